@@ -1,0 +1,1 @@
+"""nasir: networks as immutable typed graphs, rewritten by passes while they train."""

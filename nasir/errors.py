@@ -1,0 +1,71 @@
+"""Every error nasir raises on purpose: one type per cause, each message naming place, values and remedy."""
+
+from __future__ import annotations
+
+
+class NasirError(Exception):
+    """Base of all deliberate errors; the command line prints it without a traceback."""
+
+    exit_code = 1
+
+
+class UsageError(NasirError):
+    """The request itself is wrong (arguments, paths, names): exit code 2."""
+
+    exit_code = 2
+
+
+class SpecError(UsageError):
+    """A spec cannot be used; the message has one `file:line:column: path: problem` line for each problem."""
+
+
+class UnknownName(UsageError):
+    """A pass, op, block, data set, policy or backend of that name is not registered."""
+
+
+class DataError(UsageError):
+    """A data set is missing, malformed, or does not fit the network."""
+
+
+class GraphError(NasirError):
+    """A graph is structurally wrong: dangling port, cycle, duplicate label, region with several entries."""
+
+
+class TypeRuleError(GraphError):
+    """An op refuses its inputs or attributes; the message names node, axis, sizes and where each came from."""
+
+
+class TextFormatError(GraphError):
+    """The text or JSON form of a graph cannot be read."""
+
+
+class PlanError(NasirError):
+    """A transfer plan does not fit the two graphs it connects."""
+
+
+class ClaimError(NasirError):
+    """A rewrite claimed to be exact and was measured not to be."""
+
+
+class JournalError(NasirError):
+    """A journal or a blob cannot be read, or belongs to something else."""
+
+
+class CheckpointError(NasirError):
+    """No usable checkpoint: missing files, or a digest that does not match its manifest."""
+
+
+class RunError(NasirError):
+    """A run cannot start or go on (locked directory, diverged loss, missing backend)."""
+
+
+class Preempted(NasirError):  # noqa: N818 - a state of the run, not a fault
+    """The run stopped on a signal after writing a checkpoint; `exit_code` is 75 (SIGTERM) or 130 (SIGINT)."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class Decline(Exception):  # noqa: N818 - control flow: the polite refusal of a pass
+    """Raised by a pass that does not want to act on a site; the reason is journaled."""

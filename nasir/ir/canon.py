@@ -1,0 +1,68 @@
+"""Canonical order and structural hash: both depend on structure only, never on ids or labels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from nasir.errors import GraphError
+
+if TYPE_CHECKING:
+    from nasir.ir.graph import Graph
+
+
+def postorder(graph: Graph) -> tuple[int, ...]:
+    """Depth-first postorder from the outputs, inputs in their order: topological and canonical.
+
+    Raises GraphError when a node reads a missing node, lies on a cycle, or reaches no output.
+    """
+    nodes = graph.nodes
+    done: dict[int, None] = {}
+    open_: set[int] = set()
+    stack: list[int] = [port.node for port in reversed(graph.outputs)]
+    while stack:
+        node_id = stack[-1]
+        if node_id in done:
+            stack.pop()
+            continue
+        try:
+            node = nodes[node_id]
+        except KeyError:
+            raise GraphError(f"port of node {node_id}, which does not exist: rewire its readers") from None
+        missing = [port.node for port in node.inputs if port.node not in done]
+        if not missing:
+            stack.pop()
+            open_.discard(node_id)
+            done[node_id] = None
+            continue
+        open_.add(node_id)
+        for source in missing:
+            if source in open_:
+                labels = f"'{nodes[source].label}' and '{node.label}'"
+                raise GraphError(f"{labels} lie on a cycle: a network must not feed back into itself")
+        stack.extend(reversed(missing))
+    if len(done) != len(nodes):
+        unused = [nodes[node_id].label for node_id in nodes if node_id not in done]
+        raise GraphError(f"no output uses {quoted(unused)}: remove them or connect them")
+    return tuple(done)
+
+
+def quoted(labels: Iterable[str], most: int = 4) -> str:
+    """A short enumeration of labels for messages."""
+    names = [f"'{label}'" for label in labels]
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def digest(graph: Graph) -> str:
+    """sha256 over (op, attributes, inputs) of the canonically numbered nodes, and the outputs."""
+    number = {node_id: index for index, node_id in enumerate(graph.order)}
+    lines = []
+    for node_id in graph.order:
+        node = graph.nodes[node_id]
+        edges = [(number[port.node], port.output) for port in node.inputs]
+        # attributes are stored normalized and in declaration order, so their repr is canonical
+        lines.append(f"{node.op}{tuple(node.attrs.items())}{edges}")
+    lines.append(repr([(number[port.node], port.output) for port in graph.outputs]))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

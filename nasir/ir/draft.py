@@ -1,0 +1,188 @@
+"""`Draft`: the only way to make a graph, and the one surface through which passes edit.
+
+Edits are recorded, nothing is checked until `commit`, which infers and verifies the whole graph. A draft of an
+existing graph also derives, from the spaces, where every weight of the new graph comes from (`transfer.derive`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from nasir.errors import GraphError
+from nasir.ir.graph import Graph, Node, Region, RegionKind
+from nasir.ir.infer import Typing, infer_nodes, untyped
+from nasir.ir.op import op_named
+from nasir.ir.regions import closest, verify
+from nasir.ir.space import Atom, Index, atoms_of, size_after
+from nasir.ir.types import JSON, Fill, Port, ValueType
+
+Claim = Literal["exact", "approximate", "no"]
+
+
+class Draft:
+    """An editable copy of `base` (or of nothing). Ports of `base` stay valid; new nodes get fresh ids."""
+
+    def __init__(self, base: Graph | None = None) -> None:
+        self.base = base
+        self.nodes: dict[int, Node] = dict(base.nodes) if base else {}
+        self.regions: dict[str, Region] = dict(base.regions) if base else {}
+        self.outputs: list[Port] = list(base.outputs) if base else []
+        self.minted = base.minted if base else 0
+        self.selected: dict[Atom, Index] = {}  # new index -> old index, -1 a hole
+        self.noise: dict[Atom, float] = {}  # relative noise on replicated units
+        self.fills: dict[tuple[int, str], Fill] = {}  # explicit initializers of (node, slot)
+        self.copies: dict[tuple[int, str], tuple[int, str]] = {}  # (node, slot) starts as a copy of another
+        self.preserves: Claim = "no"
+        self._typing: Typing | None = None  # of the values asked for by `shape`
+
+    # -- structure
+
+    def add(self, op: str, inputs: Iterable[Port] | Port, label: str, /, **attrs: JSON) -> Port:
+        """A new node; returns its first output. Raises TypeRuleError for wrong attributes."""
+        ports = (inputs,) if isinstance(inputs, Port) else tuple(inputs)
+        node_id = self.minted
+        self.nodes[node_id] = Node(op, ports, op_named(op).normalize(attrs, label), label)
+        self.minted += 1
+        return Port(node_id)
+
+    def remove(self, node_ids: int | Iterable[int]) -> None:
+        """Delete nodes; whoever reads them must be rewired."""
+        for node_id in (node_ids,) if isinstance(node_ids, int) else tuple(node_ids):
+            del self.nodes[node_id]
+
+    def rewire(self, old: Port, new: Port, only: Iterable[int] | None = None) -> None:
+        """Let every reader of `old` (or `only` those nodes) read `new` instead; outputs too unless `only`."""
+        chosen = self.nodes.keys() if only is None else set(only)
+        for node_id in chosen:
+            node = self.nodes[node_id]
+            if old in node.inputs and node_id != new.node:
+                inputs = tuple([new if port == old else port for port in node.inputs])
+                self.nodes[node_id] = Node(node.op, inputs, node.attrs, node.label)
+        if only is None:
+            self.outputs = [new if port == old else port for port in self.outputs]
+
+    def set_attrs(self, node_id: int, **attrs: JSON) -> None:
+        """Change attributes of a node; weights whose shape changes by it need an explicit source."""
+        node = self.nodes[node_id]
+        merged = op_named(node.op).normalize({**node.attrs, **attrs}, node.label)
+        self.nodes[node_id] = Node(node.op, node.inputs, merged, node.label)
+
+    def region(self, path: str, kind: RegionKind, template: Mapping[str, JSON] | None = None) -> None:
+        """Declare the nodes labelled below `path` a stage, block or branch."""
+        if path in self.regions:
+            raise GraphError(f"region '{path}' exists already; choose another path")
+        self.regions[path] = Region(path, kind, template)
+
+    def remove_region(self, path: str) -> None:
+        """Delete a region and all its nodes."""
+        if self.base is None or path not in self.regions:
+            raise GraphError(f"no region '{path}' to remove; {closest(path, self.regions)}")
+        self.remove([node_id for node_id in self.base.members(path) if node_id in self.nodes])
+        for other in [p for p in self.regions if p == path or p.startswith(path + ".")]:
+            del self.regions[other]
+
+    def output(self, port: Port) -> None:
+        """Make a port an output of the network."""
+        self.outputs.append(port)
+
+    def shape(self, port: Port) -> tuple[int, ...]:
+        """Shape of a value under construction, without the batch axis; raises TypeRuleError where an op refuses."""
+        if self._typing is None:
+            self._typing = Typing()
+            if self.base is not None:
+                for known, value in self.base.infer.types.items():
+                    # sizes only: unifying the base's own spaces with new ones would change the base
+                    self._typing.types[known] = ValueType(value.shape)
+        if port not in self._typing.types:
+            infer_nodes(self, self._typing, untyped(self, self._typing, port))
+        return self._typing.types[port].shape
+
+    def free_label(self, prefix: str) -> str:
+        """The first `prefix.N` (N after the largest in use) that no node or region lies under."""
+        used = [-1]
+        for name in (*self.regions, *(node.label for node in self.nodes.values())):
+            if name.startswith(prefix + "."):
+                head = name[len(prefix) + 1 :].partition(".")[0]
+                used.append(int(head) if head.isdigit() else -1)
+        return f"{prefix}.{max(used) + 1}"
+
+    # -- weights
+
+    def fill(self, node_id: int, slot: str, rule: str, **args: JSON) -> None:
+        """Initialize a weight of a new node by a named rule instead of the op's default."""
+        self.fills[node_id, slot] = Fill(rule, args)
+
+    def copy(self, node_id: int, source: int) -> None:
+        """Let all weights of a new node start as copies of those of an existing node of the same op."""
+        assert self.base is not None
+        for slot in self.base.infer.slots[source]:
+            self.copies[node_id, slot] = (source, slot)
+
+    def select(self, space: Atom, index: Sequence[int] | Index, noise: float = 0.0) -> None:
+        """Resize a space: new unit i is old unit index[i]; repeats replicate, -1 is a fresh unit.
+
+        Readers of a replicated unit get shares that sum to its weight, so the function is kept; `noise` (relative
+        to the weights' spread) then separates the replicas, which plain SGD never does. Readers of a fresh unit
+        start at zero. Raises GraphError for a pinned space or an index out of range.
+        """
+        picked = np.asarray(index, dtype=np.int64)
+        if not space.resizable:
+            raise GraphError(f"space '{space.name}' cannot be resized: {space.pin}")
+        if self.base is None or space not in self.base.infer.spaces:
+            raise GraphError(
+                f"space '{space.name}' is not one of this graph's; take it from graph.infer.spaces"
+            )
+        if picked.ndim != 1 or not len(picked) or picked.min() < -1 or picked.max() >= space.size:
+            raise GraphError(
+                f"space '{space.name}': index must hold 1 or more numbers from -1 to {space.size - 1}"
+            )
+        if len(picked) == space.size and bool((picked == np.arange(space.size)).all()):
+            self.selected.pop(space, None)
+            return
+        self.selected[space] = picked
+        self.noise[space] = noise
+
+    def claim(self, preserves: Claim) -> None:
+        """State what the edit does to the function; the engine measures it and refuses a false "exact"."""
+        self.preserves = preserves
+
+    # -- end
+
+    def commit(self) -> Graph:
+        """The new graph, inferred and verified; raises GraphError or TypeRuleError and changes nothing."""
+        if self.selected:
+            self._resize()
+        if not self.outputs:
+            raise GraphError("the network has no output: call draft.output(port)")
+        graph = Graph(dict(self.nodes), tuple(self.outputs), dict(self.regions), self.minted)
+        if len(graph.labels) != len(graph.nodes):
+            seen: set[str] = set()
+            twice = next(n.label for n in graph.nodes.values() if n.label in seen or seen.add(n.label))  # type: ignore[func-returns-value]
+            raise GraphError(f"two nodes are labelled '{twice}': labels name weights, so each must be unique")
+        _ = graph.infer
+        verify(graph)
+        return graph
+
+    def _resize(self) -> None:
+        assert self.base is not None
+        mirrors = self.base.infer.mirrors
+        for node_id, entries in mirrors.items():
+            if node_id not in self.nodes:
+                continue
+            node = self.nodes[node_id]
+            attrs: dict[str, Any] = dict(node.attrs)
+            for (name, entry), axis in entries.items():
+                if not any(atom in self.selected for atom in atoms_of(axis)):
+                    continue
+                size = size_after(axis, self.selected)
+                if entry is None:
+                    attrs[name] = size
+                else:
+                    values = list(attrs[name])
+                    values[entry] = size
+                    attrs[name] = tuple(values)
+            if attrs != node.attrs:
+                self.nodes[node_id] = Node(node.op, node.inputs, attrs, node.label)

@@ -1,0 +1,183 @@
+"""Type inference: one pass over the nodes in topological order, an op's rule at each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, NoReturn
+
+from nasir.errors import TypeRuleError
+from nasir.ir.op import op_named
+from nasir.ir.space import Atom, Axis, SpaceMismatch, atoms_of, pin, size_of, unify
+from nasir.ir.types import Fill, Port, Role, Slot, SlotAxis, ValueType
+
+if TYPE_CHECKING:
+    from nasir.ir.draft import Draft
+    from nasir.ir.graph import Graph, Node
+
+Mirror = tuple[str, int | None]  # an attribute, or one entry of a list attribute
+
+
+class Typing:
+    """What inference found: value types, weight slots, attribute mirrors and the resizable spaces."""
+
+    __slots__ = ("atoms", "mirrors", "slots", "spaces", "types")
+
+    def __init__(self) -> None:
+        self.types: dict[Port, ValueType] = {}
+        self.slots: dict[int, dict[str, Slot]] = {}
+        # attributes that repeat the size of a space: resizing rewrites them
+        self.mirrors: dict[int, dict[Mirror, Axis]] = {}
+        self.atoms: list[Atom] = []
+        self.spaces: tuple[Atom, ...] = ()  # the atoms left after unification, in order of first writer
+
+
+class At:
+    """What a rule sees of its place: fresh spaces, unification, slots, and errors that name the node."""
+
+    __slots__ = ("graph", "label", "node", "node_id", "slots", "typing")
+
+    def __init__(self, graph: Graph | Draft, typing: Typing) -> None:
+        self.graph = graph
+        self.typing = typing
+        self.node_id = -1
+        self.node: Node
+        self.label = ""
+        self.slots: dict[str, Slot] = {}
+
+    def fresh(self, size: int, mirror: str | None = None, entry: int | None = None) -> Atom:
+        """A new set of `size` units; `mirror` names the attribute (and its `entry`) that repeats the size."""
+        if size < 1:
+            self.fail(f"{mirror or 'a size'} must be at least 1, not {size}")
+        atom = Atom(size, self.node_id)
+        self.typing.atoms.append(atom)
+        if mirror is not None:
+            self.mirror(mirror, atom, entry)
+        return atom
+
+    def mirror(self, attr: str, space: Axis, entry: int | None = None) -> None:
+        """Say that an attribute repeats the size of `space`."""
+        self.typing.mirrors.setdefault(self.node_id, {})[attr, entry] = space
+
+    def same(self, left: Axis, right: Axis, what: str, inputs: tuple[int, int] = (0, 1)) -> None:
+        """Unify two axes; the error names axis, sizes and the inputs they came from."""
+        try:
+            unify(left, right, f"{self.node.op} '{self.label}'")
+        except SpaceMismatch:
+            a, b = inputs
+            self.fail(
+                f"inputs differ on {what}: {size_of(left)} (from {self.source(a, left)}) and "
+                f"{size_of(right)} (from {self.source(b, right)})"
+            )
+
+    def source(self, index: int, axis: Axis) -> str:
+        """Where a size came from: the input node, and the node that first wrote the space."""
+        label = self.graph.nodes[self.node.inputs[index].node].label
+        writers = {self.graph.nodes[atom.source].label for atom in atoms_of(axis)} - {label}
+        return f"'{label}'" + (f", written by '{min(writers)}'" if writers else "")
+
+    def slot(
+        self,
+        name: str,
+        axes: tuple[tuple[Axis, Role], ...],
+        init: Fill,
+        kind: str = "param",
+        tags: frozenset[str] = frozenset(),
+        dtype: str = "float32",
+    ) -> None:
+        """Declare a weight array of this node."""
+        self.slots[name] = Slot(tuple([SlotAxis(*axis) for axis in axes]), init, kind, tags, dtype)  # type: ignore[arg-type]
+
+    def image(self, x: ValueType) -> tuple[Axis, int, int]:
+        """(C, H, W) of an input, or a TypeRuleError."""
+        if len(x.axes) != 3:
+            self.fail(
+                f"needs an image (channels, height, width), got shape {x.shape} from {self.source(0, x.axes[0])}"
+            )
+        return x.axes[0], x.shape[1], x.shape[2]
+
+    def fail(self, message: str) -> NoReturn:
+        raise TypeRuleError(f"{self.node.op} '{self.label}': {message}")
+
+
+def infer(graph: Graph) -> Typing:
+    """Types, slots and spaces of a whole graph; raises TypeRuleError at the first op that refuses."""
+    typing = Typing()
+    infer_nodes(graph, typing, graph.order)
+    _finish(graph, typing)
+    return typing
+
+
+def infer_nodes(graph: Graph | Draft, typing: Typing, order: Iterable[int]) -> None:
+    """Apply the rules of the nodes in `order`, whose inputs are typed or come earlier in it."""
+    at = At(graph, typing)
+    nodes, types = graph.nodes, typing.types
+    for node_id in order:
+        node = nodes[node_id]
+        definition = op_named(node.op)
+        at.node_id, at.node, at.label = node_id, node, node.label
+        at.slots = typing.slots[node_id] = {}
+        try:
+            inputs = [types[port] for port in node.inputs]
+        except KeyError as missing:
+            at.fail(f"input {missing} is no output of that node; use an existing one")
+        low, high = definition.arity
+        if len(inputs) < low or (high is not None and len(inputs) > high):
+            at.fail(f"takes {low if high == low else f'{low} or more'} inputs, got {len(inputs)}")
+        result = definition.rule(at, *inputs, **node.attrs)
+        if isinstance(result, ValueType):
+            types[Port(node_id)] = result
+        else:
+            for output, value in enumerate(result):
+                types[Port(node_id, output)] = value
+        if definition.mixes:
+            for atom in atoms_of(inputs[0].axes[0]):
+                atom.mixed = atom.mixed or node.label
+
+
+def untyped(draft: Draft, typing: Typing, port: Port) -> list[int]:
+    """The nodes that `port` depends on and that have no type yet, inputs first."""
+    order: dict[int, None] = {}
+    stack = [port.node]
+    while stack:
+        node_id = stack[-1]
+        missing = [p.node for p in draft.nodes[node_id].inputs if p not in typing.types and p.node not in order]
+        if missing:
+            stack.extend(missing)
+        else:
+            stack.pop()
+            order[node_id] = None
+    return list(order)
+
+
+def _finish(graph: Graph, typing: Typing) -> None:
+    for port in graph.outputs:
+        if port not in typing.types:
+            raise TypeRuleError(f"output {port}: '{graph.nodes[port.node].label}' has no such output")
+        for axis in typing.types[port].axes:
+            pin(axis, "it is the output of the network")
+    seen: dict[Atom, None] = {}
+    for atom in typing.atoms:
+        for part in atoms_of(atom):
+            seen.setdefault(part)
+    names: dict[str, int] = {}
+    for atom in seen:
+        label = graph.nodes[atom.source].label
+        names[label] = names.get(label, 0) + 1
+        # a writer of several spaces (split, grouped conv) numbers them
+        atom.name = label if names[label] == 1 else f"{label}#{names[label]}"
+    typing.spaces = tuple(seen)
+
+
+def nonnegative(graph: Graph) -> Mapping[int, bool]:
+    """Stream-sign analysis: for each node, whether all its outputs are surely >= 0.
+
+    Inserting an identity block that ends in a ReLU is exact only on such a stream.
+    """
+    sure: dict[int, bool] = {}
+    for node_id in graph.order:
+        node = graph.nodes[node_id]
+        sign = op_named(node.op).nonnegative
+        sure[node_id] = sign == "always" or (
+            sign == "keeps" and bool(node.inputs) and all(sure[port.node] for port in node.inputs)
+        )
+    return sure

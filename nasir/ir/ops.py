@@ -1,0 +1,252 @@
+"""The ops nasir ships: structure and element-wise ones here, weighted ones in `ops_weighted.py`."""
+
+from __future__ import annotations
+
+from math import prod
+
+from nasir.ir.infer import At
+from nasir.ir.op import Pair, op, pair
+from nasir.ir.space import Axis, Cat, Prod, Space, pin, size_of
+from nasir.ir.types import ValueType
+
+
+@op("input")
+def input_(at: At, shape: tuple[int, ...]) -> ValueType:
+    """The network's input; `shape` without the batch axis: [C, H, W] or [N]."""
+    if not shape or any(size < 1 for size in shape):
+        at.fail(f"shape must be one to three sizes of at least 1, not {list(shape)}")
+    channels = at.fresh(shape[0])
+    channels.pin = "it is the input of the network"
+    return ValueType((channels, *shape[1:]))
+
+
+@op("identity", nonnegative="keeps")
+def identity(at: At, x: ValueType) -> ValueType:
+    """The input, unchanged."""
+    return x
+
+
+@op("relu", nonnegative="always")
+def relu(at: At, x: ValueType) -> ValueType:
+    """max(x, 0)."""
+    return x
+
+
+@op("gelu")
+def gelu(at: At, x: ValueType) -> ValueType:
+    """x * Phi(x), the exact form."""
+    return x
+
+
+@op("silu")
+def silu(at: At, x: ValueType) -> ValueType:
+    """x * sigmoid(x)."""
+    return x
+
+
+@op("sigmoid", nonnegative="always")
+def sigmoid(at: At, x: ValueType) -> ValueType:
+    """1 / (1 + exp(-x))."""
+    return x
+
+
+@op("hardswish")
+def hardswish(at: At, x: ValueType) -> ValueType:
+    """x * relu6(x + 3) / 6."""
+    return x
+
+
+@op("softmax", nonnegative="always", mixes=True)
+def softmax(at: At, x: ValueType) -> ValueType:
+    """Softmax over the channel axis."""
+    return x
+
+
+@op("dropout", nonnegative="keeps")
+def dropout(at: At, x: ValueType, p: float = 0.5) -> ValueType:
+    """Zero each element with probability `p` while training, 0 <= p < 1."""
+    if not 0.0 <= p < 1.0:
+        at.fail(f"p must be at least 0 and below 1, not {p}")
+    return x
+
+
+def _merge(at: At, inputs: tuple[ValueType, ...]) -> ValueType:
+    first = inputs[0]
+    for index, other in enumerate(inputs[1:], start=1):
+        if len(other.axes) != len(first.axes):
+            at.fail(
+                f"inputs have shapes {first.shape} (from {at.source(0, first.axes[0])}) and "
+                f"{other.shape} (from {at.source(index, other.axes[0])})"
+            )
+        for number, (a, b) in enumerate(zip(first.axes, other.axes, strict=True)):
+            if a is not b:
+                at.same(a, b, f"axis {number + 1}", (0, index))
+    return first
+
+
+@op("add", nonnegative="keeps")
+def add(at: At, *x: ValueType) -> ValueType:
+    """Element-wise sum of inputs of one shape."""
+    return _merge(at, x)
+
+
+@op("mul", nonnegative="keeps")
+def mul(at: At, *x: ValueType) -> ValueType:
+    """Element-wise product of inputs of one shape."""
+    return _merge(at, x)
+
+
+@op("mean", nonnegative="keeps")
+def mean(at: At, *x: ValueType) -> ValueType:
+    """Element-wise mean of inputs of one shape (an ensemble of branches)."""
+    return _merge(at, x)
+
+
+@op("concat", nonnegative="keeps")
+def concat(at: At, *x: ValueType) -> ValueType:
+    """Inputs one after another along the channel axis; the other axes must agree."""
+    first = x[0]
+    for index, other in enumerate(x[1:], start=1):
+        if other.shape[1:] != first.shape[1:]:
+            at.fail(
+                f"inputs have shapes {first.shape} (from {at.source(0, first.axes[0])}) and "
+                f"{other.shape} (from {at.source(index, other.axes[0])}); only axis 1 may differ"
+            )
+    parts: list[Space] = []
+    for value in x:
+        channels = value.axes[0]
+        parts.append(at.fresh(channels) if isinstance(channels, int) else channels)
+    return ValueType((Cat(tuple(parts)), *first.axes[1:]))
+
+
+@op("split", nonnegative="keeps")
+def split(at: At, x: ValueType, sizes: tuple[int, ...]) -> tuple[ValueType, ...]:
+    """Consecutive parts of the channel axis, one output each; `sizes` must sum to it."""
+    if sum(sizes) != x.shape[0]:
+        at.fail(f"sizes {list(sizes)} sum to {sum(sizes)}, the input has {x.shape[0]} channels")
+    parts = tuple([at.fresh(size, "sizes", entry) for entry, size in enumerate(sizes)])
+    at.same(x.axes[0], Cat(parts), "channels", (0, 0))
+    return tuple([ValueType((part, *x.axes[1:])) for part in parts])
+
+
+@op("slice", nonnegative="keeps")
+def slice_(at: At, x: ValueType, start: int, stop: int) -> ValueType:
+    """Channels start <= c < stop."""
+    size = x.shape[0]
+    if not 0 <= start < stop <= size:
+        at.fail(f"needs 0 <= start < stop <= {size}, got start {start}, stop {stop}")
+    middle = at.fresh(stop - start)
+    before = (at.fresh(start),) if start else ()
+    after = (at.fresh(size - stop),) if stop < size else ()
+    at.same(x.axes[0], Cat((*before, middle, *after)), "channels", (0, 0))
+    if before:
+        at.mirror("start", before[0])
+    at.mirror("stop", Cat((*before, middle)))
+    return ValueType((middle, *x.axes[1:]))
+
+
+def window(at: At, x: ValueType, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair = 1) -> ValueType:
+    channels, *size = at.image(x)
+    out = [
+        (length + 2 * pad - step * (window - 1) - 1) // hop + 1
+        for length, window, hop, pad, step in zip(
+            size, pair(kernel), pair(stride), pair(padding), pair(dilation), strict=True
+        )
+    ]
+    if min(*pair(kernel), *pair(stride), *pair(dilation)) < 1 or min(pair(padding)) < 0:
+        at.fail(
+            f"kernel {kernel}, stride {stride} and dilation {dilation} must be >= 1, padding {padding} >= 0"
+        )
+    if min(out) < 1:
+        at.fail(
+            f"a {size[0]}x{size[1]} input is too small for kernel {kernel}, stride {stride}, padding {padding}: "
+            "use a smaller kernel or stride, or fewer downsampling steps before it"
+        )
+    return ValueType((channels, *out))
+
+
+@op("max_pool", nonnegative="keeps")
+def max_pool(at: At, x: ValueType, kernel: Pair, stride: Pair = 0, padding: Pair = 0) -> ValueType:
+    """Maximum over windows; stride 0 means the kernel size."""
+    return _pool(at, x, kernel, stride, padding)
+
+
+@op("avg_pool", nonnegative="keeps")
+def avg_pool(at: At, x: ValueType, kernel: Pair, stride: Pair = 0, padding: Pair = 0) -> ValueType:
+    """Mean over windows, padding counted; stride 0 means the kernel size."""
+    return _pool(at, x, kernel, stride, padding)
+
+
+def _pool(at: At, x: ValueType, kernel: Pair, stride: Pair, padding: Pair) -> ValueType:
+    if any(2 * pad > window for pad, window in zip(pair(padding), pair(kernel), strict=True)):
+        at.fail(f"padding {padding} is more than half the kernel {kernel}")
+    return window(at, x, kernel, stride or kernel, padding)
+
+
+@op("adaptive_avg_pool", nonnegative="keeps")
+def adaptive_avg_pool(at: At, x: ValueType, size: Pair) -> ValueType:
+    """Mean over windows chosen so that the output is `size` (height, width)."""
+    channels, _, _ = at.image(x)
+    if min(pair(size)) < 1:
+        at.fail(f"size must be at least 1, not {size}")
+    return ValueType((channels, *pair(size)))
+
+
+@op("global_avg_pool", nonnegative="keeps")
+def global_avg_pool(at: At, x: ValueType) -> ValueType:
+    """Mean over height and width: (C, H, W) -> (C,)."""
+    return ValueType((at.image(x)[0],))
+
+
+@op("flatten", nonnegative="keeps")
+def flatten(at: At, x: ValueType) -> ValueType:
+    """All axes as one, row-major: channels stay resizable."""
+    return ValueType((x.axes[0] if len(x.axes) == 1 else Prod(x.axes),))
+
+
+@op("reshape", nonnegative="keeps")
+def reshape(at: At, x: ValueType, shape: tuple[int, ...]) -> ValueType:
+    """The same elements, row-major, in another shape.
+
+    Axes that stay in front keep their space; a flattening is a product; anything else pins its atoms.
+    """
+    if prod(shape) != prod(x.shape):
+        at.fail(f"cannot reshape {x.shape} ({prod(x.shape)} elements) to {shape} ({prod(shape)})")
+    if shape == x.shape:
+        return x
+    axes: list[Axis] = []
+    rest = list(x.axes)
+    for number, size in enumerate(shape):
+        if rest and size_of(rest[0]) == size:
+            axes.append(rest.pop(0))
+            if axes[-1] is not None and not isinstance(axes[-1], int):
+                at.mirror("shape", axes[-1], number)
+            continue
+        if number == len(shape) - 1 and rest:
+            merged = Prod(tuple(rest))
+            at.mirror("shape", merged, number)
+            axes.append(merged)
+            rest = []
+            continue
+        for axis in rest:
+            pin(axis, f"reshape '{at.label}' turns {x.shape} into {shape}, which is no product of channels")
+        return ValueType((*axes, *shape[number:]))
+    return ValueType(tuple(axes))
+
+
+@op("subsample", nonnegative="keeps")
+def subsample(at: At, x: ValueType, stride: Pair = 2) -> ValueType:
+    """Every `stride`-th row and column (option-A shortcut, He et al. 2015, section 3.3)."""
+    return window(at, x, 1, stride, 0)
+
+
+@op("pad_channels", nonnegative="keeps")
+def pad_channels(at: At, x: ValueType, before: int = 0, after: int = 0) -> ValueType:
+    """Zero channels before and after those of the input (option-A shortcut)."""
+    if before < 0 or after < 0:
+        at.fail(f"before ({before}) and after ({after}) must be at least 0")
+    channels = x.axes[0]
+    middle = at.fresh(channels) if isinstance(channels, int) else channels
+    head = (at.fresh(before, "before"),) if before else ()
+    tail = (at.fresh(after, "after"),) if after else ()
+    return ValueType((Cat((*head, middle, *tail)) if head or tail else middle, *x.axes[1:]))

@@ -1,0 +1,142 @@
+"""Ops that own weights: convolution, linear, norms, scale. Slot names and default values are torch's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import sqrt
+
+from nasir.ir.infer import At
+from nasir.ir.op import Pair, op, pair
+from nasir.ir.ops import window
+from nasir.ir.space import Axis, Prod
+from nasir.ir.types import JSON, Fill, ValueType
+
+DECAY = frozenset({"decay"})
+BIAS = frozenset({"bias"})
+NORM = frozenset({"norm"})
+NORM_BIAS = frozenset({"norm", "bias"})
+KAIMING = Fill("kaiming_uniform", {"a": sqrt(5.0)})  # torch's default for conv and linear
+ZEROS = Fill("zeros")
+ONES = Fill("ones")
+
+
+def _bias_init(fan_in: int) -> Fill:
+    bound = 1.0 / sqrt(fan_in)
+    return Fill("uniform", {"low": -bound, "high": bound})
+
+
+def _conv_macs(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out: ValueType) -> int:
+    kh, kw = pair(attrs["kernel"])
+    groups: int = attrs["groups"]
+    return inputs[0].shape[0] // groups * kh * kw * out.shape[0] * out.shape[1] * out.shape[2]
+
+
+@op("conv2d", macs=_conv_macs)
+def conv2d(
+    at: At,
+    x: ValueType,
+    out: int,
+    kernel: Pair,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+    bias: bool = False,
+) -> ValueType:
+    """2-D convolution to `out` channels; `groups` = input channels is depthwise. No bias by default."""
+    kh, kw = pair(kernel)
+    size = window(at, x, kernel, stride, padding, dilation)
+    channels = x.axes[0]
+    fan_in = x.shape[0] // max(groups, 1) * kh * kw
+    if groups == 1:
+        written: Axis = at.fresh(out, "out")
+        read: Axis = channels
+    else:
+        written, read = _grouped(at, channels, x.shape[0], out, groups)
+    at.slot("weight", ((written, "write"), (read, "read"), (kh, "fixed"), (kw, "fixed")), KAIMING, tags=DECAY)
+    if bias:
+        at.slot("bias", ((written, "write"),), _bias_init(fan_in), tags=BIAS)
+    return ValueType((written, *size.axes[1:]))
+
+
+def _grouped(at: At, channels: Axis, size: int, out: int, groups: int) -> tuple[Axis, Axis]:
+    """(written, read) spaces: in = Prod(G, I), out = Prod(G, O); depthwise: G is the whole input space."""
+    if groups < 1 or size % groups or out % groups:
+        at.fail(f"groups {groups} must divide both the {size} input and the {out} output channels")
+    if groups == size:
+        at.mirror("groups", channels)
+        if out == size:
+            at.mirror("out", channels)
+            return channels, 1
+        written: Axis = Prod((channels, at.fresh(out // groups)))
+        at.mirror("out", written)
+        return written, 1
+    group = at.fresh(groups, "groups")
+    read = at.fresh(size // groups)
+    at.same(channels, Prod((group, read)), "channels", (0, 0))
+    written = Prod((group, at.fresh(out // groups)))
+    at.mirror("out", written)
+    return written, read
+
+
+def _linear_macs(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out: ValueType) -> int:
+    return inputs[0].shape[0] * out.shape[0]
+
+
+@op("linear", macs=_linear_macs)
+def linear(at: At, x: ValueType, out: int, bias: bool = True) -> ValueType:
+    """Affine map of a vector to `out` features."""
+    if len(x.axes) != 1:
+        at.fail(f"needs a vector, got shape {x.shape}; put flatten or global_avg_pool before it")
+    written = at.fresh(out, "out")
+    at.slot("weight", ((written, "write"), (x.axes[0], "read")), KAIMING, tags=DECAY)
+    if bias:
+        at.slot("bias", ((written, "write"),), _bias_init(x.shape[0]), tags=BIAS)
+    return ValueType((written,))
+
+
+def _affine(at: At, channels: Axis) -> None:
+    at.slot("weight", ((channels, "along"),), ONES, tags=NORM)
+    at.slot("bias", ((channels, "along"),), ZEROS, tags=NORM_BIAS)
+
+
+@op("batch_norm")
+def batch_norm(at: At, x: ValueType, eps: float = 1e-5, momentum: float = 0.1) -> ValueType:
+    """Batch normalization per channel; `momentum` is the weight of the new batch in the running statistics."""
+    channels = x.axes[0]
+    _affine(at, channels)
+    at.slot("running_mean", ((channels, "along"),), ZEROS, "buffer")
+    at.slot("running_var", ((channels, "along"),), ONES, "buffer")
+    at.slot("num_batches_tracked", (), ZEROS, "buffer", dtype="int64")
+    return x
+
+
+@op("group_norm", mixes=True)
+def group_norm(at: At, x: ValueType, groups: int, eps: float = 1e-5) -> ValueType:
+    """Normalization over groups of consecutive channels and all positions (Wu & He 2018)."""
+    channels, size = x.axes[0], x.shape[0]
+    if groups < 1 or size % groups:
+        at.fail(f"groups {groups} must divide the {size} channels")
+    if 1 < groups < size:
+        at.same(channels, Prod((at.fresh(groups, "groups"), at.fresh(size // groups))), "channels", (0, 0))
+    elif groups == size > 1:
+        at.mirror("groups", channels)
+    _affine(at, channels)
+    return x
+
+
+@op("layer_norm", mixes=True)
+def layer_norm(at: At, x: ValueType, eps: float = 1e-5) -> ValueType:
+    """Normalization of a vector over its features."""
+    if len(x.axes) != 1:
+        at.fail(f"needs a vector, got shape {x.shape}; use group_norm with groups: 1 for images")
+    _affine(at, x.axes[0])
+    return x
+
+
+@op("scale")
+def scale(at: At, x: ValueType, value: float = 1.0, learnable: bool = True) -> ValueType:
+    """Product with one scalar: SkipInit when learnable from 0 (De & Smith 2020), residual scaling when fixed."""
+    if learnable:
+        at.slot("weight", (), Fill("constant", {"value": value}), tags=frozenset({"scalar"}))
+    return x

@@ -1,0 +1,275 @@
+"""Spaces: what an axis runs over. `Atom` (a set of units), `Cat` (one after another), `Prod` (row-major product).
+
+Ops relate spaces (see `ops.py`); resizing is done on atoms, and everything that runs over an atom follows.
+Atoms live as long as the inference that made them: identity, not size, says that two axes run over the same units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from math import prod
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Index: TypeAlias = NDArray[np.int64]
+
+
+class Atom:
+    """An indivisible set of `size` units, first written by the node `source` (a node id)."""
+
+    __slots__ = ("link", "mixed", "name", "pin", "size", "source")
+
+    def __init__(self, size: int, source: int, pin: str | None = None) -> None:
+        self.size = size
+        self.source = source
+        self.pin = pin  # why it cannot be resized; None when it can
+        self.mixed: str | None = None  # label of an op that normalizes over it
+        self.link: Space | None = None  # set when inference found it to be another space
+        self.name = ""  # label of the node that writes it; filled when inference ends
+
+    @property
+    def resizable(self) -> bool:
+        """Whether `Draft.select` may change its size; `pin` says why not."""
+        return self.pin is None
+
+    def __repr__(self) -> str:
+        return f"Atom({self.name or self.source}: {self.size}{', pinned' if self.pin else ''})"
+
+
+class Cat:
+    """Several spaces one after another."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self, parts: tuple[Space, ...]) -> None:
+        self.parts = parts
+
+    @property
+    def size(self) -> int:
+        return sum(part.size for part in self.parts)
+
+    def __repr__(self) -> str:
+        return f"Cat{self.parts}"
+
+
+class Prod:
+    """Row-major product; a plain int is a factor of fixed size."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self, parts: tuple[Space | int, ...]) -> None:
+        self.parts = parts
+
+    @property
+    def size(self) -> int:
+        return prod(size_of(part) for part in self.parts)
+
+    def __repr__(self) -> str:
+        return f"Prod{self.parts}"
+
+
+Space: TypeAlias = Atom | Cat | Prod
+Axis: TypeAlias = Space | int  # a plain int is an axis nobody may resize
+
+
+class SpaceMismatch(Exception):
+    """Two spaces of different size were to be the same; `unify` callers turn it into a TypeRuleError."""
+
+
+def size_of(axis: Axis) -> int:
+    """Number of positions along an axis."""
+    return axis if isinstance(axis, int) else axis.size
+
+
+def resolve(axis: Axis) -> Axis:
+    """The canonical form: links followed, nested Cat and Prod flattened, factors of one dropped."""
+    if isinstance(axis, Atom):
+        if axis.link is None:
+            return axis
+        found = resolve(axis.link)
+        assert not isinstance(found, int)
+        axis.link = found  # path compression
+        return found
+    if isinstance(axis, Cat):
+        return _make_cat([resolve(part) for part in axis.parts])
+    if isinstance(axis, Prod):
+        return _make_prod([resolve(part) for part in axis.parts])
+    return axis
+
+
+def _make_cat(parts: Sequence[Axis]) -> Space:
+    flat: list[Space] = []
+    for part in parts:
+        assert not isinstance(part, int)
+        flat.extend(part.parts if isinstance(part, Cat) else (part,))
+    return flat[0] if len(flat) == 1 else Cat(tuple(flat))
+
+
+def _make_prod(parts: Sequence[Axis]) -> Axis:
+    flat: list[Space | int] = []
+    for part in parts:
+        for factor in part.parts if isinstance(part, Prod) else (part,):
+            if isinstance(factor, int):
+                if factor == 1:
+                    continue
+                if flat and isinstance(flat[-1], int):
+                    flat[-1] = flat[-1] * factor
+                    continue
+            flat.append(factor)
+    if not flat:
+        return 1
+    return flat[0] if len(flat) == 1 else Prod(tuple(flat))
+
+
+def atoms_of(axis: Axis) -> Iterator[Atom]:
+    """The atoms an axis is made of, links followed, in order."""
+    if isinstance(axis, int):
+        return
+    if isinstance(axis, Atom):
+        if axis.link is None:
+            yield axis
+        else:
+            yield from atoms_of(axis.link)
+        return
+    for part in axis.parts:
+        yield from atoms_of(part)
+
+
+def pin(axis: Axis, reason: str) -> None:
+    """Forbid resizing of every atom of `axis`; the first reason is kept."""
+    for atom in atoms_of(axis):
+        atom.pin = atom.pin or reason
+
+
+def unify(left: Axis, right: Axis, place: str) -> None:
+    """Make two axes run over the same units; `place` names the op for pins that follow.
+
+    Raises SpaceMismatch when the sizes differ. Where the two cannot be expressed as one space, all their
+    atoms are pinned: correct, merely not resizable.
+    """
+    if left is right:
+        return
+    left, right = resolve(left), resolve(right)
+    if left is right:
+        return
+    if size_of(left) != size_of(right):
+        raise SpaceMismatch
+    if isinstance(left, int) or isinstance(right, int):
+        pin(left, f"{place} ties it to a fixed size")
+        pin(right, f"{place} ties it to a fixed size")
+    elif isinstance(left, Atom):
+        _bind(left, right, place)
+    elif isinstance(right, Atom):
+        _bind(right, left, place)
+    elif isinstance(left, Cat) and isinstance(right, Cat):
+        _unify_cats(left, right, place)
+    elif isinstance(left, Prod) and isinstance(right, Prod):
+        _unify_prods(left, right, place)
+    else:
+        _give_up(left, right, place)
+
+
+def _bind(atom: Atom, space: Space, place: str) -> None:
+    if any(other is atom for other in atoms_of(space)):
+        _give_up(atom, space, place)
+        return
+    # the older atom stays, so that a stream keeps the name of its first writer
+    if isinstance(space, Atom) and space.source > atom.source:
+        atom, space = space, atom
+    atom.link = space
+    if atom.pin:
+        pin(space, atom.pin)
+    if atom.mixed:
+        for other in atoms_of(space):
+            other.mixed = other.mixed or atom.mixed
+
+
+def _give_up(left: Axis, right: Axis, place: str) -> None:
+    reason = f"{place} relates {left!r} and {right!r}, which no product or concatenation expresses"
+    pin(left, reason)
+    pin(right, reason)
+
+
+def _unify_cats(left: Cat, right: Cat, place: str) -> None:
+    """Cut both at their common boundaries and unify piece by piece."""
+    ours, theirs = list(left.parts), list(right.parts)
+    while ours and theirs:
+        a, b = ours.pop(0), theirs.pop(0)
+        if a.size == b.size:
+            unify(a, b, place)
+            continue
+        long, short, rest = (a, b, ours) if a.size > b.size else (b, a, theirs)
+        if not isinstance(long, Atom):
+            _give_up(left, right, place)
+            return
+        tail = split(long, short.size)
+        head, remainder = tail.parts
+        unify(head, short, place)
+        rest.insert(0, remainder)
+
+
+def split(atom: Atom, size: int) -> Cat:
+    """Refine an atom into its first `size` units and the rest."""
+    parts = Cat((Atom(size, atom.source, atom.pin), Atom(atom.size - size, atom.source, atom.pin)))
+    for part in parts.parts:
+        assert isinstance(part, Atom)
+        part.mixed = atom.mixed
+    atom.link = parts
+    return parts
+
+
+def _unify_prods(left: Prod, right: Prod, place: str) -> None:
+    same = len(left.parts) == len(right.parts) and all(
+        size_of(a) == size_of(b) for a, b in zip(left.parts, right.parts, strict=True)
+    )
+    if not same:
+        _give_up(left, right, place)
+        return
+    for a, b in zip(left.parts, right.parts, strict=True):
+        unify(a, b, place)
+
+
+def positions(axis: Axis, take: Mapping[Atom, Index]) -> Index | None:
+    """Old position of each new index along `axis`; None when nothing changes.
+
+    `take` gives, per atom, the kept or repeated indices (int, 0 <= i < atom.size; -1 is a hole, a fresh unit);
+    atoms not in it are whole. Prod is row-major. The result has `size(axis after take)` entries.
+    """
+    if not any(atom in take for atom in atoms_of(axis)):
+        return None
+    return _positions(axis, take)
+
+
+def _positions(axis: Axis, take: Mapping[Atom, Index]) -> Index:
+    axis = resolve(axis)
+    if isinstance(axis, int):
+        return np.arange(axis)
+    if isinstance(axis, Atom):
+        return take.get(axis, np.arange(axis.size))
+    if isinstance(axis, Cat):
+        pieces, offset = [], 0
+        for part in axis.parts:
+            piece = _positions(part, take)
+            pieces.append(np.where(piece < 0, -1, piece + offset))
+            offset += part.size
+        return np.concatenate(pieces)
+    result = np.zeros(1, dtype=np.int64)
+    hole = np.zeros(1, dtype=bool)
+    for factor in axis.parts:
+        index = _positions(factor, take)
+        result = (result[:, None] * size_of(factor) + index[None, :]).reshape(-1)
+        hole = (hole[:, None] | (index < 0)[None, :]).reshape(-1)
+    return np.where(hole, -1, result)
+
+
+def size_after(axis: Axis, take: Mapping[Atom, Index]) -> int:
+    """Size of an axis once `take` is applied."""
+    axis = resolve(axis)
+    if isinstance(axis, int):
+        return axis
+    if isinstance(axis, Atom):
+        return len(take[axis]) if axis in take else axis.size
+    sizes = [size_after(part, take) for part in axis.parts]
+    return sum(sizes) if isinstance(axis, Cat) else prod(sizes)

@@ -1,0 +1,140 @@
+"""Text and JSON forms of a graph; both round-trip: parse(to_text(g)) == g, from_json(to_json(g)) == g."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from nasir.errors import GraphError, TextFormatError, UnknownName
+from nasir.ir.graph import Graph, Node, Region
+from nasir.ir.op import op_named
+from nasir.ir.regions import verify
+from nasir.ir.types import JSON, Port
+
+FORMAT = 1
+
+
+def to_json(graph: Graph) -> dict[str, Any]:
+    """Plain data: {"format", "nodes": [[id, op, [[node, output], ...], attrs, label], ...], ...}."""
+    return {
+        "format": FORMAT,
+        "nodes": [
+            [node_id, node.op, [list(port) for port in node.inputs], dict(node.attrs), node.label]
+            for node_id, node in graph.nodes.items()
+        ],
+        "outputs": [list(port) for port in graph.outputs],
+        "regions": [[region.path, region.kind, region.template] for region in graph.regions.values()],
+        "minted": graph.minted,
+    }
+
+
+def from_json(data: Mapping[str, Any]) -> Graph:
+    """Inverse of `to_json`; raises TextFormatError for malformed data and TypeRuleError for an ill-typed graph."""
+    if not isinstance(data, Mapping) or data.get("format") != FORMAT:
+        raise TextFormatError(f"not a nasir graph of format {FORMAT}: no such 'format' field")
+    try:
+        nodes = [
+            (node_id, op, tuple([Port(*port) for port in inputs]), attrs, label)
+            for node_id, op, inputs, attrs, label in data["nodes"]
+        ]
+        outputs = tuple([Port(*port) for port in data["outputs"]])
+        regions = [Region(path, kind, template) for path, kind, template in data["regions"]]
+        minted = int(data["minted"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise TextFormatError(f"malformed graph data: {type(error).__name__}: {error}") from None
+    return _assemble(nodes, outputs, regions, minted)
+
+
+def _assemble(
+    nodes: Iterable[tuple[int, str, tuple[Port, ...], Mapping[str, JSON], str]],
+    outputs: tuple[Port, ...],
+    regions: Iterable[Region],
+    minted: int,
+) -> Graph:
+    made: dict[int, Node] = {}
+    for node_id, op, inputs, attrs, label in nodes:
+        if node_id in made or not 0 <= node_id < minted:
+            raise TextFormatError(
+                f"node id {node_id} ('{label}') is used twice or not below minted = {minted}"
+            )
+        made[node_id] = Node(op, inputs, op_named(op).normalize(attrs, label), label)
+    graph = Graph(made, outputs, {region.path: region for region in regions}, minted)
+    if len(graph.labels) != len(made):
+        raise TextFormatError("two nodes have the same label")
+    _ = graph.infer
+    verify(graph)
+    return graph
+
+
+def to_text(graph: Graph) -> str:
+    """One line a node with the attributes that differ from their defaults, then regions and outputs."""
+    lines = [f"nasir graph {FORMAT} minted {graph.minted}"]
+    for node_id, node in graph.nodes.items():
+        inputs = ", ".join(_port_text(port) for port in node.inputs)
+        lines.append(f"%{node_id} {json.dumps(node.label)} = {node.op}({inputs}){_attrs_text(node)}")
+    for region in graph.regions.values():
+        template = "" if region.template is None else " " + json.dumps(region.template)
+        lines.append(f"{region.kind} {json.dumps(region.path)}{template}")
+    lines.append("output " + ", ".join(_port_text(port) for port in graph.outputs))
+    return "\n".join(lines) + "\n"
+
+
+def _port_text(port: Port) -> str:
+    return f"%{port.node}" + (f":{port.output}" if port.output else "")
+
+
+def _attrs_text(node: Node) -> str:
+    defaults = op_named(node.op).attrs
+    shown = [
+        f" {name}={json.dumps(value, separators=(',', ':'))}"
+        for name, value in node.attrs.items()
+        if value != defaults[name].default
+    ]
+    return "".join(shown)
+
+
+_HEAD = re.compile(r"nasir graph (\d+) minted (\d+)")
+_NODE = re.compile(r'%(\d+) ("(?:[^"\\]|\\.)*") = (\w+)\(([^)]*)\)((?: \w+=\S+)*)')
+_REGION = re.compile(r'(stage|block|branch) ("(?:[^"\\]|\\.)*")(?: (\{.*\}))?')
+
+
+def parse(text: str) -> Graph:
+    """Inverse of `to_text`; TextFormatError names the line."""
+    lines = text.splitlines()
+    head = _HEAD.fullmatch(lines[0]) if lines else None
+    if head is None or int(head[1]) != FORMAT:
+        raise TextFormatError(f"line 1: expected 'nasir graph {FORMAT} minted N'")
+    nodes, regions = [], []
+    outputs: tuple[Port, ...] = ()
+    for number, line in enumerate(lines[1:], start=2):
+        try:
+            if found := _NODE.fullmatch(line):
+                attrs = {
+                    key: json.loads(value)
+                    for key, _, value in (part.partition("=") for part in found[5].split())
+                }
+                nodes.append((int(found[1]), found[3], _ports(found[4]), attrs, json.loads(found[2])))
+            elif found := _REGION.fullmatch(line):
+                template = json.loads(found[3]) if found[3] else None
+                regions.append(Region(json.loads(found[2]), found[1], template))  # type: ignore[arg-type]
+            elif line.startswith("output "):
+                outputs = _ports(line.removeprefix("output "))
+            elif line.strip():
+                raise TextFormatError(f"line {number}: cannot read {line!r}")
+        except ValueError as error:
+            raise TextFormatError(f"line {number}: {error}") from None
+    try:
+        return _assemble(nodes, outputs, regions, int(head[2]))
+    except (GraphError, UnknownName) as error:
+        error.add_note("while reading a graph from text")
+        raise
+
+
+def _ports(text: str) -> tuple[Port, ...]:
+    ports = []
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        node, _, output = part.removeprefix("%").partition(":")
+        ports.append(Port(int(node), int(output or 0)))
+    return tuple(ports)

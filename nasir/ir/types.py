@@ -1,0 +1,73 @@
+"""What flows along an edge (`ValueType`) and what a node owns (`Slot`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from nasir.ir.space import Axis, size_of
+
+JSON: TypeAlias = Any  # null, bool, int, float, str, list, dict: the borders (spec, journal) check it
+Role: TypeAlias = Literal["write", "read", "along", "fixed"]
+
+
+class Port(NamedTuple):
+    """One output of one node."""
+
+    node: int
+    output: int = 0
+
+
+class ValueType:
+    """The axes of a value without the batch axis: (C, H, W) for an image, (C,) for a vector."""
+
+    __slots__ = ("axes", "shape")
+
+    def __init__(self, axes: tuple[Axis, ...]) -> None:
+        self.axes = axes
+        self.shape: tuple[int, ...] = tuple([size_of(axis) for axis in axes])
+
+    @property
+    def channels(self) -> Axis:
+        return self.axes[0]
+
+    def __repr__(self) -> str:
+        return f"ValueType{self.shape}"
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """A named initializer and its numbers; see `nasir.transfer.fill` for the rules."""
+
+    rule: str
+    args: Mapping[str, JSON] = field(default_factory=dict)
+
+
+class SlotAxis(NamedTuple):
+    """One axis of a weight array: over which space, and whether the op writes, reads or runs along it."""
+
+    space: Axis
+    role: Role
+
+
+class Slot(NamedTuple):
+    """A weight array of a node. `tags` ("decay", "bias", "norm") drive optimizer groups."""
+
+    axes: tuple[SlotAxis, ...]
+    init: Fill
+    kind: Literal["param", "buffer"] = "param"
+    tags: frozenset[str] = frozenset()
+    dtype: Literal["float32", "int64"] = "float32"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple([size_of(axis.space) for axis in self.axes])
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        total = 1
+        for axis in self.axes:
+            total *= size_of(axis.space)
+        return total

@@ -1,0 +1,212 @@
+"""The journal of a run: an append-only file of JSON lines that survives a kill at any byte.
+
+One record a line, keys sorted, each line written in one piece and fsynced before `append` returns. So only the last line
+can ever be incomplete, and opening the journal repairs it. Nothing is edited: a run that went back to a checkpoint says so
+with a `resume` record, and `effective` leaves out what that made void.
+
+Numbers keep Python's shortest exact form; a diverged loss is written as `NaN`, as Python's `json` reads and writes it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from nasir.errors import JournalError
+
+__all__ = ["Journal", "Record", "canonical_json", "effective", "fsync_directory", "read_journal", "write_atomically"]
+
+Record = dict[str, Any]
+"""One journal line: always `kind` (str), `n` (0-based ordinal) and `time` (unix seconds); the rest depends on the kind."""
+
+TORN = "journal.torn"
+
+
+def canonical_json(value: object) -> bytes:
+    """UTF-8 JSON with sorted keys and no spaces: equal values give equal bytes, so the bytes can be addressed by digest.
+
+    NaN and infinity are refused (ValueError): they have no JSON form.
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8")
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in a directory durable; a file system that cannot do so is let off (EINVAL)."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace a file so that a reader, or a crash at any moment, sees the old bytes or the new ones, never a mixture."""
+    beside = path.with_name(f"{path.name}.tmp.{os.getpid()}")
+    try:
+        with open(beside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    fsync_directory(path.parent)
+
+
+def effective(records: Iterable[Mapping[str, Any]]) -> tuple[Record, ...]:
+    """The records that count: a `resume` voids those from its `supersedes_from` up to itself, and is left out too.
+
+    An interrupted and resumed run so has the effective records of the uninterrupted one, apart from `n` and `time`.
+    """
+    kept: list[Record] = []
+    for record in records:
+        _fold(kept, dict(record))
+    return tuple(kept)
+
+
+def _fold(kept: list[Record], record: Record) -> None:
+    if record["kind"] != "resume":
+        kept.append(record)
+        return
+    while kept and kept[-1]["n"] >= record["supersedes_from"]:
+        kept.pop()
+
+
+def read_journal(path: Path) -> tuple[tuple[Record, ...], int]:
+    """The complete records of a journal and the size of that part in bytes; what follows is a torn last line.
+
+    Changes nothing, so it may read along with a run in progress. Raises JournalError with `file:line` where a line before
+    the last is not a record or the ordinals have a gap.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise JournalError(f"{path}: there is no journal here; name the directory of a run") from None
+    size = data.rfind(b"\n") + 1
+    last = data[:size].rfind(b"\n", 0, max(size - 1, 0)) + 1
+    if b"\0" in data[last:size]:  # a power cut can leave a hole where the last line was to go
+        size = last
+    records = tuple(_parsed(path, line, n) for n, line in enumerate(data[:size].splitlines()))
+    return records, size
+
+
+def _parsed(path: Path, line: bytes, n: int) -> Record:
+    place = f"{path}:{n + 1}"
+    remedy = "the journal was damaged or edited after it was written; restore the file, or start the run again elsewhere"
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise JournalError(f"{place}: not a JSON record ({error}); {remedy}") from None
+    if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
+        raise JournalError(f"{place}: not a journal record (an object with 'kind'); {remedy}")
+    if record.get("n") != n:
+        raise JournalError(f"{place}: record number {record.get('n')!r}, expected {n}; {remedy}")
+    if record["kind"] == "resume" and not (isinstance(void := record.get("supersedes_from"), int) and 0 <= void <= n):
+        raise JournalError(f"{place}: a resume record needs 'supersedes_from' between 0 and {n}; {remedy}")
+    return record
+
+
+class Journal:
+    """A journal open for appending. One writer at a time: hold the lock of the run directory.
+
+    Opening cuts a torn last line off and appends its bytes to `journal.torn` beside the file; `repaired` tells how many.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        self.path = path
+        self._clock = clock
+        created = not path.exists()
+        self._file = open(path, "ab", buffering=0)
+        try:
+            if created:
+                fsync_directory(path.parent)
+            records, self._size = read_journal(path)
+            self.repaired = self._cut_torn_line()
+        except BaseException:
+            self._file.close()
+            raise
+        self._records = list(records)
+        self._effective = list(effective(records))
+
+    def _cut_torn_line(self) -> int:
+        torn = self.path.read_bytes()[self._size :]
+        if torn:
+            with open(self.path.with_name(TORN), "ab") as note:
+                note.write(torn + b"\n")
+                note.flush()
+                os.fsync(note.fileno())
+            self._truncate()
+        return len(torn)
+
+    def _truncate(self) -> None:
+        os.ftruncate(self._file.fileno(), self._size)
+        os.fsync(self._file.fileno())
+
+    def append(self, kind: str, fields: Mapping[str, Any] | None = None) -> Record:
+        """Write one record durably and return it as a later reader will see it (tuples have become lists).
+
+        `n` and `time` are added. A failed write leaves the journal as it was and raises JournalError.
+        """
+        body = {**(fields or {}), "kind": kind, "n": len(self._records), "time": self._clock()}
+        try:
+            line = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8") + b"\n"
+        except (TypeError, ValueError) as error:
+            raise JournalError(f"{self.path}: a {kind!r} record cannot be written as JSON: {error}") from error
+        record = _parsed(self.path, line, len(self._records))
+        try:
+            self._write(line)
+        except OSError as error:
+            raise JournalError(
+                f"{self.path}: record {record['n']} ({kind}) not written: {error.strerror}; "
+                f"free space or mend the disk, then resume the run"
+            ) from error
+        self._size += len(line)
+        self._records.append(record)
+        _fold(self._effective, record)
+        return record
+
+    def _write(self, line: bytes) -> None:
+        try:
+            written = self._file.write(line)
+            if written != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self._file.fileno())
+        except OSError:
+            self._truncate()
+            raise
+
+    def records(self, kind: str | None = None) -> tuple[Record, ...]:
+        """Every record ever written, or those of one kind, void ones included."""
+        return tuple(record for record in self._records if kind in (None, record["kind"]))
+
+    def effective(self, kind: str | None = None) -> tuple[Record, ...]:
+        """The records that count (see the function `effective`), or those of one kind: what a policy may look at."""
+        return tuple(record for record in self._effective if kind in (None, record["kind"]))
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.records())
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

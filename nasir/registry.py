@@ -1,0 +1,103 @@
+"""Named extension points: what nasir ships and what others add are found in the same way.
+
+A name resolves first to what was registered in this process (`@register`), then to an entry point, which is
+imported on first use only. A broken plugin raises at its own use, never while listing.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, TypeVar
+
+from nasir.errors import NasirError, UnknownName
+
+T = TypeVar("T")
+
+
+class Registry:
+    """Objects of one kind by kebab- or snake-case name; `group` is the entry point group third parties use."""
+
+    def __init__(self, kind: str, group: str, plural: str | None = None) -> None:
+        self.kind = kind
+        self.group = group
+        self.plural = plural or f"{kind}s"
+        self._objects: dict[str, Any] = {}
+        self._points: dict[str, EntryPoint] | None = None
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator: make an object known as `name`; a second, different object of that name is an error."""
+
+        def add(thing: T) -> T:
+            owner = self._objects.get(name)
+            if owner is not None and _origin(owner) != _origin(thing):
+                raise NasirError(
+                    f"{self.kind} {name!r} is registered twice: by {_origin(owner)} and by {_origin(thing)}; "
+                    "rename one of them"
+                )
+            self._objects[name] = thing
+            if isinstance(thing, type):
+                thing.name = name  # type: ignore[attr-defined]
+            return thing
+
+        return add
+
+    def get(self, name: str) -> Any:
+        """The object registered as `name`; raises UnknownName with the closest names otherwise."""
+        if name not in self._objects and name in self._entry_points():
+            loaded = self._load(self._entry_points()[name])
+            self._objects.setdefault(name, loaded)
+        if name not in self._objects:
+            raise UnknownName(self._unknown(name))
+        return self._objects[name]
+
+    def names(self) -> tuple[str, ...]:
+        """All known names, sorted; imports nothing."""
+        return tuple(sorted({*self._objects, *self._entry_points()}))
+
+    def _entry_points(self) -> dict[str, EntryPoint]:
+        if self._points is None:
+            self._points = {point.name: point for point in entry_points(group=self.group)}
+        return self._points
+
+    def _load(self, point: EntryPoint) -> Any:
+        try:
+            return point.load()
+        except Exception as error:
+            raise NasirError(
+                f"{self.kind} {point.name!r} (entry point {point.value!r}) failed to import: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+    def _unknown(self, name: str) -> str:
+        close = difflib.get_close_matches(name, self.names(), n=3, cutoff=0.5)
+        hint = (
+            f"did you mean {' or '.join(map(repr, close))}?" if close else f"known: {', '.join(self.names())}"
+        )
+        return (
+            f"unknown {self.kind} {name!r}: {hint} (`nasir list {self.plural}` shows all; "
+            "a plugin added to an editable install needs `pip install -e .` again)"
+        )
+
+
+def _origin(thing: Any) -> str:
+    return f"{getattr(thing, '__module__', '?')}:{getattr(thing, '__qualname__', repr(thing))}"
+
+
+passes = Registry("pass", "nasir.passes", "passes")
+policies = Registry("policy", "nasir.policies", "policies")
+backends = Registry("backend", "nasir.backends")
+ops = Registry("op", "nasir.ops")
+blocks = Registry("block", "nasir.blocks")
+datasets = Registry("data set", "nasir.datasets", "datasets")
+
+
+def register(name: str) -> Callable[[T], T]:
+    """Register a pass: `@register("insert-block")` above its frozen dataclass."""
+    return passes.register(name)
+
+
+def get_pass(name: str) -> Any:
+    """The pass class called `name`; call it with its options, then `.apply(graph, site, seen)`."""
+    return passes.get(name)

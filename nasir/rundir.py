@@ -1,0 +1,166 @@
+"""The directory of one run: who may write to it, and where each thing lies.
+
+    spec.yaml     the resolved spec                    checkpoints/step_N/   weights and optimizer state (by the backend)
+    env.json      versions, device, threads            report.html           the report
+    journal.jsonl what happened (nasir.journal)        lock                  held while a process writes here
+    blobs/        graphs and plans, <sha256>.json
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nasir.errors import JournalError, RunError, UsageError
+from nasir.journal import Journal, Record, canonical_json, effective, fsync_directory, read_journal, write_atomically
+
+__all__ = ["RunDirectory"]
+
+KNOWN = frozenset({"spec.yaml", "env.json", "journal.jsonl", "journal.torn", "blobs", "checkpoints", "lock", "report.html"})
+
+
+class RunDirectory:
+    """Paths and files of a run. Reading needs no lock; create, append and blobs belong to the process that holds it."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str]) -> RunDirectory:
+        """Make the directory, or take an empty one, or one whose run never got to its first record.
+
+        Raises UsageError where something else is kept, or a run already lies there.
+        """
+        run = cls(path)
+        if run.path.exists() and not run.path.is_dir():
+            raise UsageError(f"{run.path}: a run needs a directory, and this is a file; choose another --out")
+        found = {entry.name for entry in run.path.iterdir()} if run.path.exists() else set()
+        foreign = sorted(name for name in found if name.split(".tmp.")[0] not in KNOWN)
+        if foreign:
+            raise UsageError(f"{run.path}: not empty and not a run (it holds {foreign[0]!r}); choose another --out")
+        if "journal.jsonl" in found and run.journal_path.stat().st_size and read_journal(run.journal_path)[0]:
+            raise UsageError(f"{run.path}: a run lies here already; `nasir resume {run.path}` continues it, or choose another --out")
+        run.path.mkdir(parents=True, exist_ok=True)
+        run.blobs.mkdir(exist_ok=True)
+        run.checkpoints.mkdir(exist_ok=True)
+        fsync_directory(run.path)
+        return run
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> RunDirectory:
+        """An existing run. Raises UsageError where there is none."""
+        run = cls(path)
+        if not run.journal_path.is_file():
+            raise UsageError(f"{run.path}: no run here (journal.jsonl is missing); name a directory made by `nasir run`")
+        return run
+
+    @property
+    def journal_path(self) -> Path:
+        return self.path / "journal.jsonl"
+
+    @property
+    def spec_path(self) -> Path:
+        return self.path / "spec.yaml"
+
+    @property
+    def env_path(self) -> Path:
+        return self.path / "env.json"
+
+    @property
+    def blobs(self) -> Path:
+        return self.path / "blobs"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def report_path(self) -> Path:
+        return self.path / "report.html"
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the directory for this process; RunError names the process that has it. A killed holder lets go by itself."""
+        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "an unnamed process"
+                raise RunError(
+                    f"{self.path}: in use by {holder}; wait for it to end, or stop it, before running or resuming here"
+                ) from None
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)  # closing releases the lock; the file stays, since unlinking would race with the next one
+
+    def journal(self) -> Journal:
+        """The journal, open for appending and repaired where its last line was torn; hold the lock."""
+        return Journal(self.journal_path)
+
+    def records(self) -> tuple[Record, ...]:
+        """All records so far; safe beside a running writer."""
+        return read_journal(self.journal_path)[0]
+
+    def effective(self) -> tuple[Record, ...]:
+        """The records that count, without what a resume made void; safe beside a running writer."""
+        return effective(self.records())
+
+    def write_spec(self, text: str) -> None:
+        write_atomically(self.spec_path, text.encode("utf-8"))
+
+    def spec(self) -> str:
+        """The resolved spec as text; JournalError where it is missing."""
+        return self._text(self.spec_path)
+
+    def write_env(self, env: Mapping[str, Any]) -> None:
+        write_atomically(self.env_path, json.dumps(env, indent=2, sort_keys=True, ensure_ascii=False).encode("utf-8") + b"\n")
+
+    def env(self) -> dict[str, Any]:
+        try:
+            value = json.loads(self._text(self.env_path))
+        except ValueError as error:
+            raise JournalError(f"{self.env_path}: not JSON ({error})") from None
+        if not isinstance(value, dict):
+            raise JournalError(f"{self.env_path}: an object is expected, not {type(value).__name__}")
+        return value
+
+    def _text(self, path: Path) -> str:
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise JournalError(f"{path}: cannot be read ({error})") from None
+
+    def put_blob(self, value: object) -> str:
+        """Store a JSON value by content and return its sha256 digest; what is stored already is not written again."""
+        data = canonical_json(value)
+        digest = hashlib.sha256(data).hexdigest()
+        path = self.blobs / f"{digest}.json"
+        if not path.exists() or path.read_bytes() != data:
+            self.blobs.mkdir(exist_ok=True)
+            write_atomically(path, data)
+        return digest
+
+    def get_blob(self, digest: str) -> Any:
+        """The value stored under a digest; JournalError where it is missing or its bytes do not match."""
+        if not re.fullmatch(r"[0-9a-f]{64}", digest):
+            raise JournalError(f"{digest!r}: not the digest of a blob (64 hex digits)")
+        path = self.blobs / f"{digest}.json"
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise JournalError(f"{path}: cannot be read ({error.strerror}); restore the file from a copy of the run") from None
+        found = hashlib.sha256(data).hexdigest()
+        if found != digest:
+            raise JournalError(f"{path}: damaged: its sha256 is {found[:12]}..., its name says {digest[:12]}...; restore it from a copy")
+        return json.loads(data)

@@ -1,0 +1,98 @@
+"""Named initializers, drawn from numpy Philox streams so that a replay is bitwise on every device.
+
+The stream of an array is keyed by (run seed, rewrite ordinal, node id, slot): independent of the order in which
+arrays are filled, of the device and of the backend.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from math import prod, sqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nasir.errors import PlanError
+from nasir.ir.types import Fill
+
+Array = NDArray[Any]
+Stream = np.random.Generator
+
+
+def stream(seed: int, ordinal: int, node: int, slot: str, purpose: str = "fill") -> Stream:
+    """The random stream of one array; `ordinal` counts the rewrites of a run, 0 is the initial network."""
+    text = f"{seed}/{ordinal}/{node}/{slot}/{purpose}".encode()
+    key = int.from_bytes(hashlib.sha256(text).digest()[:16], "little")
+    return np.random.Generator(np.random.Philox(key=key))
+
+
+def fans(shape: tuple[int, ...]) -> tuple[int, int]:
+    """(fan in, fan out) of a weight [out, in, ...], as torch counts them."""
+    if len(shape) < 2:
+        raise PlanError(
+            f"fan in and fan out need at least 2 axes, the array has shape {shape}; use another rule"
+        )
+    field = prod(shape[2:])
+    return shape[1] * field, shape[0] * field
+
+
+def _uniform(shape: tuple[int, ...], rng: Stream, low: float, high: float) -> Array:
+    values = rng.random(shape, dtype=np.float32)
+    values *= np.float32(high - low)
+    values += np.float32(low)
+    return values
+
+
+def _normal(shape: tuple[int, ...], rng: Stream, mean: float = 0.0, std: float = 1.0) -> Array:
+    values = rng.standard_normal(shape, dtype=np.float32)
+    values *= np.float32(std)
+    values += np.float32(mean)
+    return values
+
+
+def _kaiming_uniform(shape: tuple[int, ...], rng: Stream, a: float = 0.0) -> Array:
+    bound = sqrt(6.0 / ((1.0 + a * a) * fans(shape)[0]))
+    return _uniform(shape, rng, -bound, bound)
+
+
+def _kaiming_normal(shape: tuple[int, ...], rng: Stream, mode: str = "fan_in", gain: float = 1.0) -> Array:
+    fan = fans(shape)[1 if mode == "fan_out" else 0]
+    return _normal(shape, rng, 0.0, gain * sqrt(2.0 / fan))
+
+
+def _xavier_uniform(shape: tuple[int, ...], rng: Stream) -> Array:
+    bound = sqrt(6.0 / sum(fans(shape)))
+    return _uniform(shape, rng, -bound, bound)
+
+
+def _dirac(shape: tuple[int, ...], rng: Stream) -> Array:
+    values = np.zeros(shape, dtype=np.float32)
+    middle = tuple(size // 2 for size in shape[2:])
+    for channel in range(min(shape[0], shape[1])):
+        values[(channel, channel, *middle)] = 1.0
+    return values
+
+
+RULES: Mapping[str, Callable[..., Array]] = {
+    "zeros": lambda shape, rng: np.zeros(shape, dtype=np.float32),
+    "ones": lambda shape, rng: np.ones(shape, dtype=np.float32),
+    "constant": lambda shape, rng, value: np.full(shape, value, dtype=np.float32),
+    "uniform": _uniform,
+    "normal": _normal,
+    "kaiming_uniform": _kaiming_uniform,  # He et al. 2015; a = sqrt(5) is torch's default for conv and linear
+    "kaiming_normal": _kaiming_normal,
+    "xavier_uniform": _xavier_uniform,  # Glorot & Bengio 2010
+    "dirac": _dirac,  # identity convolution
+}
+
+
+def fill(rule: Fill, shape: tuple[int, ...], rng: Stream) -> Array:
+    """A float32 array of `shape`; raises PlanError for an unknown rule or wrong arguments."""
+    if rule.rule not in RULES:
+        raise PlanError(f"unknown initializer {rule.rule!r}; known: {', '.join(RULES)}")
+    try:
+        return RULES[rule.rule](shape, rng, **rule.args)
+    except TypeError as error:
+        raise PlanError(f"initializer {rule.rule!r} with {dict(rule.args)}: {error}") from None

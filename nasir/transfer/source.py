@@ -1,0 +1,107 @@
+"""Where a weight array of the new graph comes from. Plain data: journaled, replayed, verified without tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nasir.errors import PlanError
+from nasir.ir.space import Index
+from nasir.ir.types import Fill
+
+Gain: TypeAlias = NDArray[np.float64]
+
+
+class Key(NamedTuple):
+    """A weight array: node id and slot name."""
+
+    node: int
+    slot: str
+
+
+@dataclass(frozen=True, slots=True)
+class AxisTake:
+    """New positions along one axis: `index` into the old ones (-1 a hole), `gain` per position, `fill` for holes."""
+
+    index: Index
+    gain: Gain | None = None
+    fill: Fill | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """A gather with holes from the array `key` of the old graph; None along an axis takes all of it.
+
+    `noise`: standard deviation, relative to the array's, of a perturbation on replicated entries.
+    Holes on several axes at once are filled by the rule of the first of them.
+    """
+
+    key: Key
+    axes: tuple[AxisTake | None, ...]
+    noise: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Several sources joined along an axis (merging branches)."""
+
+    axis: int
+    parts: tuple[Source, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A literal array computed from evidence (folding, SVD), stored by the sha256 of its bytes."""
+
+    digest: str
+    shape: tuple[int, ...]
+
+
+Source: TypeAlias = Take | Stack | Fill | Blob
+
+
+def to_json(source: Source) -> dict[str, Any]:
+    """A source as JSON data; index vectors as lists, a whole axis as null."""
+    if isinstance(source, Fill):
+        return {"fill": source.rule, "args": dict(source.args)}
+    if isinstance(source, Blob):
+        return {"blob": source.digest, "shape": list(source.shape)}
+    if isinstance(source, Stack):
+        return {"stack": [to_json(part) for part in source.parts], "axis": source.axis}
+    axes = [
+        None
+        if axis is None
+        else {
+            "index": axis.index.tolist(),
+            "gain": None if axis.gain is None else axis.gain.tolist(),
+            "fill": None if axis.fill is None else to_json(axis.fill),
+        }
+        for axis in source.axes
+    ]
+    return {"take": list(source.key), "axes": axes, "noise": source.noise}
+
+
+def from_json(data: Mapping[str, Any]) -> Source:
+    """Inverse of `to_json`; raises PlanError."""
+    try:
+        if "fill" in data:
+            return Fill(data["fill"], data["args"])
+        if "blob" in data:
+            return Blob(data["blob"], tuple(data["shape"]))
+        if "stack" in data:
+            return Stack(data["axis"], tuple([from_json(part) for part in data["stack"]]))
+        return Take(Key(*data["take"]), tuple([_axis(axis) for axis in data["axes"]]), data["noise"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise PlanError(f"malformed source {data!r}: {type(error).__name__}: {error}") from None
+
+
+def _axis(data: Mapping[str, Any] | None) -> AxisTake | None:
+    if data is None:
+        return None
+    gain = None if data["gain"] is None else np.asarray(data["gain"], dtype=np.float64)
+    fill = None if data["fill"] is None else Fill(data["fill"]["fill"], data["fill"]["args"])
+    return AxisTake(np.asarray(data["index"], dtype=np.int64), gain, fill)

@@ -1,0 +1,1 @@
+"""Shipped specs; read them through `importlib.resources.files("nasir.specs")`."""
