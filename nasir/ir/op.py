@@ -36,7 +36,7 @@ class OpDef:
 
     `nonnegative`: "always" when the output is >= 0 whatever comes in, "keeps" when it is if all inputs are, None
     otherwise. `mixes`: it normalizes over the channel axis, so resizing that axis is never exact. `macs` counts
-    multiply-accumulates for one sample. `pointwise`: each output element depends on the same element of the inputs.
+    multiply-accumulates for one sample. `several`: the rule returns a tuple of outputs.
     """
 
     name: str
@@ -46,6 +46,7 @@ class OpDef:
     nonnegative: Sign
     mixes: bool
     macs: Macs | None
+    several: bool
     doc: str
 
     def normalize(self, attrs: Mapping[str, JSON], label: str) -> dict[str, JSON]:
@@ -81,7 +82,8 @@ def op(
         arity = (1 if variadic else len(values), None if variadic else len(values))
         attrs = {p.name: p for p in parameters if p not in values}
         doc = inspect.getdoc(rule) or ""
-        ops.register(name)(OpDef(name, rule, attrs, arity, nonnegative, mixes, macs, doc))
+        several = "tuple" in str(inspect.signature(rule).return_annotation)
+        ops.register(name)(OpDef(name, rule, attrs, arity, nonnegative, mixes, macs, several, doc))
         return rule
 
     return add

@@ -1,0 +1,241 @@
+"""Lowering: a graph as a schedule of steps, block regions as `fx.GraphModule`s that share code.
+
+Every block region becomes one unit. A unit starts with the ReLU of the block before it and ends before its own: a
+compiled region that ends in a ReLU saves a boolean mask for its backward and ran 1.8 times slower than one cut
+before it. Blocks of one shape then have one signature, hence one class and one code object, so that compiling
+the next block of a known shape is a cache hit.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx, nn
+
+from nasir.backends.torch.oplowering import Call, Lowered
+from nasir.ir import Graph, Port, op_named
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A block to run as one module: `nodes` in order, the ports it reads and the ports others read of it."""
+
+    path: str
+    nodes: tuple[int, ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+
+Step = int | Unit
+
+
+def schedule(graph: Graph) -> tuple[Step, ...]:
+    """Nodes and units in an order in which every value is ready when it is read."""
+    owner = _owners(graph)
+    steps: list[Step] = []
+    members: dict[str, list[int]] = {}
+    last: dict[str, int] = {}
+    for node_id in graph.order:
+        path = owner.get(node_id)
+        if path is not None:
+            members.setdefault(path, []).append(node_id)
+            last[path] = node_id
+    for node_id in graph.order:
+        path = owner.get(node_id)
+        if path is None:
+            steps.append(node_id)
+        elif last[path] == node_id:
+            steps.append(_unit(graph, path, tuple(members[path])))
+    return tuple(steps)
+
+
+def _owners(graph: Graph) -> dict[int, str]:
+    """The block path each node runs in; absent for nodes that run at the top."""
+    blocks = {region.path for region in graph.blocks}
+    outer = [path for path in blocks if not any(path.startswith(other + ".") for other in blocks)]
+    owner = {node_id: path for path in outer for node_id in graph.members(path)}
+    outputs = {port.node for port in graph.outputs}
+    home = dict(owner)
+    for node_id, node in graph.nodes.items():
+        if node.op != "relu":
+            continue
+        path = home.get(node_id)
+        is_exit = path is not None and graph.boundary(path)[1] == node_id and len(graph.members(path)) > 1
+        if path is not None and not is_exit:
+            continue
+        readers = {home.get(user) for user in graph.users(node_id)}
+        (reader,) = readers if len(readers) == 1 else (None,)
+        if reader is not None and reader != path and node_id not in outputs:
+            owner[node_id] = reader
+        else:
+            owner.pop(node_id, None)
+    return owner
+
+
+def _unit(graph: Graph, path: str, nodes: tuple[int, ...]) -> Unit:
+    inside = set(nodes)
+    inputs: dict[Port, None] = {}
+    outputs: dict[Port, None] = {}
+    for node_id in nodes:
+        for port in graph.nodes[node_id].inputs:
+            if port.node not in inside:
+                inputs.setdefault(port)
+        for user in graph.users(node_id):
+            if user not in inside:
+                outputs.update({port: None for port in graph.nodes[user].inputs if port.node == node_id})
+    for port in graph.outputs:
+        if port.node in inside:
+            outputs.setdefault(port)
+    return Unit(path, nodes, tuple(inputs), tuple(outputs))
+
+
+def relative(label: str, path: str) -> str:
+    """A label below `path`, or the whole label with its dots replaced where it lies elsewhere."""
+    return label[len(path) + 1 :] if label.startswith(path + ".") else label.replace(".", "_")
+
+
+class Tracer:
+    """Builds an fx.Graph from nodes."""
+
+    def __init__(self, graph: Graph, lowered: Mapping[int, Lowered], path: str = "") -> None:
+        self.graph = graph
+        self.lowered = lowered
+        self.path = path
+        self.fx = fx.Graph()
+        self.values: dict[Port, fx.Node] = {}
+
+    def placeholder(self, port: Port, name: str) -> None:
+        self.values[port] = self.fx.placeholder(name)
+
+    def node(self, node_id: int, inplace: bool) -> None:
+        node = self.graph.nodes[node_id]
+        inputs = tuple([self.values[port] for port in node.inputs])
+        lowered = self.lowered[node_id]
+        if isinstance(lowered, Call):
+            first: tuple[Any, ...] = (list(inputs),) if lowered.listed else inputs
+            kwargs = dict(lowered.kwargs)
+            if inplace:
+                kwargs["inplace"] = True
+            value = self.fx.call_function(lowered.target, (*first, *lowered.args), kwargs)
+        else:
+            target = relative(node.label, self.path) if self.path else node.label
+            value = self.fx.call_module(target, inputs)
+        if not op_named(node.op).several:
+            self.values[Port(node_id)] = value
+            return
+        output = 0
+        while Port(node_id, output) in self.graph.infer.types:
+            self.values[Port(node_id, output)] = self.fx.call_function(operator.getitem, (value, output))
+            output += 1
+
+    def finish(self, ports: Iterable[Port]) -> fx.Graph:
+        values = tuple([self.values[port] for port in ports])
+        self.fx.output(values[0] if len(values) == 1 else values)
+        return self.fx
+
+
+def inplace_relus(graph: Graph, nodes: Iterable[int]) -> set[int]:
+    """ReLUs that may overwrite their input: nobody else reads it, and its producer's backward does not need it."""
+    outputs = {port.node for port in graph.outputs}
+    found = set()
+    for node_id in nodes:
+        node = graph.nodes[node_id]
+        if node.op == "relu":
+            source = node.inputs[0].node
+            free = graph.nodes[source].op in ("batch_norm", "add", "conv2d", "group_norm") and source not in outputs
+            if free and graph.users(source) == (node_id,):
+                found.add(node_id)
+    return found
+
+
+def signature(graph: Graph, unit: Unit, lowered: Mapping[int, Lowered], inplace: set[int]) -> tuple[Any, ...]:
+    """Equal for units that run the same code: calls, targets, constants and wiring; not weights or widths."""
+    outside = {port: index for index, port in enumerate(unit.inputs)}
+    position = {node_id: index for index, node_id in enumerate(unit.nodes)}
+    rows: list[Any] = []
+    for node_id in unit.nodes:
+        node = graph.nodes[node_id]
+        wires = tuple([outside[p] if p in outside else (position[p.node], p.output) for p in node.inputs])
+        lower = lowered[node_id]
+        what: Any = relative(node.label, unit.path)
+        if isinstance(lower, Call):
+            what = (lower.target, repr(lower.args), repr(dict(lower.kwargs)), node_id in inplace)
+        rows.append((what, wires))
+    return (len(unit.inputs), tuple(rows), tuple([(position[p.node], p.output) for p in unit.outputs]))
+
+
+def trace_unit(graph: Graph, unit: Unit, lowered: Mapping[int, Lowered], inplace: set[int]) -> fx.Graph:
+    """The fx graph of one unit."""
+    tracer = Tracer(graph, lowered, unit.path)
+    for index, port in enumerate(unit.inputs):
+        tracer.placeholder(port, f"x{index or ''}")
+    for node_id in unit.nodes:
+        tracer.node(node_id, node_id in inplace)
+    return tracer.finish(unit.outputs)
+
+
+def trace_top(
+    graph: Graph, steps: Iterable[Step], lowered: Mapping[int, Lowered], inplace: set[int]
+) -> fx.Graph:
+    """The fx graph of the whole network, units as calls."""
+    tracer = Tracer(graph, lowered)
+    for index, node_id in enumerate(graph.inputs):
+        tracer.placeholder(Port(node_id), f"x{index or ''}")
+    for step in steps:
+        if isinstance(step, Unit):
+            inputs = tuple([tracer.values[port] for port in step.inputs])
+            value = tracer.fx.call_module(step.path, inputs)
+            if len(step.outputs) == 1:
+                tracer.values[step.outputs[0]] = value
+            else:
+                for index, port in enumerate(step.outputs):
+                    tracer.values[port] = tracer.fx.call_function(operator.getitem, (value, index))
+        elif step not in graph.inputs:
+            tracer.node(step, step in inplace)
+    return tracer.finish(graph.outputs)
+
+
+class BlockCode:
+    """The class generated for one signature; `instantiate` makes blocks that share its code object."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        targets = {str(node.target) for node in graph.nodes if node.op == "call_module"}
+        holders: dict[str, Any] = {target: nn.Identity() for target in targets}
+        proto = fx.GraphModule(holders, graph, class_name="Block")
+        self._class = type(proto)
+        state = nn.Module().__dict__.keys()
+        self._fields = {key: value for key, value in proto.__dict__.items() if key not in state}
+
+    def instantiate(self, children: Mapping[str, nn.Module]) -> nn.Module:
+        """A block with its own modules; its forward is the shared one."""
+        block: nn.Module = object.__new__(self._class)
+        nn.Module.__init__(block)
+        block.__dict__.update(self._fields)
+        for target, module in children.items():
+            attach(block, target, module)
+        return block
+
+
+def attach(root: nn.Module, path: str, module: nn.Module) -> None:
+    """Put a module at a dotted path, making plain containers on the way."""
+    *parents, name = path.split(".")
+    place = root
+    for parent in parents:
+        if parent not in place._modules:
+            container = nn.Module()
+            container.training = root.training
+            place.add_module(parent, container)
+        inner = place._modules[parent]
+        assert inner is not None
+        place = inner
+    place.add_module(name, module)
+
+
+def children_of(graph: Graph, unit: Unit, lowered: Mapping[int, Lowered]) -> Iterator[tuple[str, int]]:
+    """(target, node id) of the modules a unit calls."""
+    for node_id in unit.nodes:
+        if not isinstance(lowered[node_id], Call):
+            yield relative(graph.nodes[node_id].label, unit.path), node_id

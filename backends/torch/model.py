@@ -1,0 +1,262 @@
+"""`Model`: a graph as an ordinary `nn.Module`, rewritten in place by passes.
+
+`state_dict` keys are node labels plus slot names. A rewrite allocates only what is new or reshaped: every other
+parameter is the same tensor object before and after, and blocks that did not change are the same modules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nasir.backends.torch.arrays import TorchArrays
+from nasir.backends.torch.lower import (
+    BlockCode,
+    Unit,
+    attach,
+    children_of,
+    inplace_relus,
+    schedule,
+    signature,
+    trace_top,
+    trace_unit,
+)
+from nasir.backends.torch.oplowering import Call, Lowered, lower_op
+from nasir.errors import GraphError, RunError
+from nasir.ir import Graph, Port
+from nasir.rewrite import Pass, Rewrite
+from nasir.transfer import Key, TransferPlan, execute
+
+_CODE: dict[Any, BlockCode] = {}  # one generated class for each block signature
+
+
+class Model(nn.Module):
+    """A network lowered from `graph`. Make one with `Model.from_graph`; change it with `apply`.
+
+    Inputs are [N, *input shape], the result is the graph's output (a tuple when it has several).
+    """
+
+    graph: Graph
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.channels_last = False
+        self.ordinal = 0  # rewrites so far: part of the key of every random fill
+        self.seed = 0
+
+    # -- making
+
+    @classmethod
+    def from_graph(
+        cls,
+        graph: Graph,
+        seed: int = 0,
+        *,
+        plan: TransferPlan | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        channels_last: bool = False,
+    ) -> Model:
+        """A freshly initialized model. `plan` overrides the ops' own initializers; `seed` keys every random fill."""
+        if plan is None:
+            plan = TransferPlan(
+                {Key(n, name): slot.init for n, slots in graph.infer.slots.items() for name, slot in slots.items()}
+            )
+        arrays = TorchArrays(torch.device(device), dtype)
+        fresh = execute(plan, graph, _nothing_to_fetch, arrays, seed=seed, ordinal=0)
+        model = cls()
+        model.seed, model.channels_last = seed, channels_last
+        model._build(graph, fresh, None)
+        return model
+
+    def _build(self, graph: Graph, fresh: Mapping[Key, Tensor], old: Model | None) -> None:
+        """Lower `graph`, taking tensors from `fresh` and everything else from `old`."""
+        types = graph.infer.types
+        changed = {key.node for key in fresh}
+        lowered: dict[int, Lowered] = {}
+        reused: set[int] = set()
+        for node_id, node in graph.nodes.items():
+            if node.op == "input":
+                continue
+            if old is not None and node_id not in changed and old._can_lend(node_id, graph):
+                lowered[node_id] = old._lowered[node_id]
+                reused.add(node_id)
+                continue
+            inputs = tuple([types[port] for port in node.inputs])
+            module = lower_op(node.op, node.attrs, inputs, types[Port(node_id)])
+            if isinstance(module, nn.Module):
+                self._fill(module, node_id, graph, fresh, old)
+            lowered[node_id] = module
+        steps = schedule(graph)
+        inplace = inplace_relus(graph, graph.order)
+        units: dict[str, tuple[Any, nn.Module]] = {}
+        for step in steps:
+            if isinstance(step, Unit):
+                units[step.path] = self._unit(graph, step, lowered, inplace, reused, old)
+                attach(self, step.path, units[step.path][1])
+            elif isinstance(module := lowered.get(step), nn.Module):
+                attach(self, graph.nodes[step].label, module)
+        code = trace_top(graph, steps, lowered, inplace).python_code("self")
+        scope = dict(code.globals)
+        exec(compile(code.src, f"<nasir {graph.digest[:8]}>", "exec"), scope)
+        # plain attributes, outside nn.Module's registries: none of these is a child
+        self.__dict__.update(
+            graph=graph, _lowered=lowered, _units=units, _forward=scope["forward"], code=code.src
+        )
+
+    def _can_lend(self, node_id: int, graph: Graph) -> bool:
+        """Whether this model's lowering of a node serves `graph` as it is."""
+        mine, node = self.graph.nodes.get(node_id), graph.nodes[node_id]
+        if mine is None or (mine.op, mine.attrs) != (node.op, node.attrs):
+            return False
+        if isinstance(self._lowered[node_id], Call):
+            return True
+        ours, theirs = self.graph.infer.types, graph.infer.types
+        return all(ours[a].shape == theirs[b].shape for a, b in zip(mine.inputs, node.inputs, strict=True))
+
+    def _fill(
+        self, module: nn.Module, node_id: int, graph: Graph, fresh: Mapping[Key, Tensor], old: Model | None
+    ) -> None:
+        """Put tensors in the place of a module's meta tensors."""
+        slots = graph.infer.slots[node_id]
+        names = [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
+        if set(names) != set(slots):
+            label = graph.nodes[node_id].label
+            raise RunError(f"'{label}': its lowering holds {sorted(names)}, its op declares {sorted(slots)}")
+        for name, slot in slots.items():
+            key = Key(node_id, name)
+            tensor = fresh.get(key)
+            if tensor is None:
+                assert old is not None
+                _put(module, name, old.tensor(key))
+                continue
+            if self.channels_last and tensor.dim() == 4:
+                tensor = tensor.contiguous(memory_format=torch.channels_last)
+            before = old.find_tensor(key) if old is not None else None
+            wanted = before.requires_grad if before is not None else True
+            _put(module, name, nn.Parameter(tensor, requires_grad=wanted) if slot.kind == "param" else tensor)
+        if old is not None:
+            module.train(old.training)
+
+    def _unit(
+        self,
+        graph: Graph,
+        unit: Unit,
+        lowered: Mapping[int, Lowered],
+        inplace: set[int],
+        reused: set[int],
+        old: Model | None,
+    ) -> tuple[Any, nn.Module]:
+        sign = signature(graph, unit, lowered, inplace)
+        if old is not None and unit.path in old._units and reused.issuperset(unit.nodes):
+            before, module = old._units[unit.path]
+            if before == sign:
+                return before, module
+        if sign not in _CODE:
+            _CODE[sign] = BlockCode(trace_unit(graph, unit, lowered, inplace))
+        children = {target: lowered[node_id] for target, node_id in children_of(graph, unit, lowered)}
+        block = _CODE[sign].instantiate(children)  # type: ignore[arg-type]
+        block.training = old.training if old is not None else True
+        return sign, block
+
+    # -- running
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self._forward(self, *inputs)
+
+    # -- looking
+
+    def tensor(self, key: Key) -> Tensor:
+        """The parameter or buffer of a (node id, slot); raises GraphError when there is none."""
+        found = self.find_tensor(key)
+        if found is None:
+            raise GraphError(f"this network has no weight {tuple(key)}")
+        return found
+
+    def find_tensor(self, key: Key) -> Tensor | None:
+        """The parameter or buffer of a (node id, slot), or None."""
+        module = self._lowered.get(key.node)
+        if not isinstance(module, nn.Module):
+            return None
+        found = module._parameters.get(key.slot)
+        return found if found is not None else module._buffers.get(key.slot)
+
+    def leaf(self, node_id: int) -> nn.Module | None:
+        """The module of a node; None for nodes that are plain calls."""
+        module = self._lowered[node_id]
+        return module if isinstance(module, nn.Module) else None
+
+    def keys(self) -> dict[str, Key]:
+        """(node id, slot) of every state_dict name."""
+        return {
+            f"{self.graph.nodes[node_id].label}.{name}": Key(node_id, name)
+            for node_id, slots in self.graph.infer.slots.items()
+            for name in slots
+        }
+
+    # -- rewriting
+
+    def rewritten(self, rewrite: Rewrite) -> Model:
+        """The model after a rewrite, sharing every unchanged tensor and block; this one stays valid."""
+        if rewrite.before is not self.graph and rewrite.before != self.graph:
+            raise GraphError("the rewrite was made for another graph than this model's; apply the pass to model.graph")
+        parameter = next((p for p in self.parameters()), None)
+        device = parameter.device if parameter is not None else torch.device("cpu")
+        dtype = parameter.dtype if parameter is not None else torch.float32
+        with torch.no_grad():
+            fresh = execute(
+                rewrite.plan,
+                rewrite.graph,
+                self.tensor,
+                TorchArrays(device, dtype),
+                seed=self.seed,
+                ordinal=self.ordinal + 1,
+            )
+            model = Model()
+            model.seed, model.ordinal, model.channels_last = self.seed, self.ordinal + 1, self.channels_last
+            model.training = self.training
+            model._build(rewrite.graph, fresh, self)
+        return model
+
+    def become(self, other: Model) -> None:
+        """Take the place of `other` (from `rewritten`), keeping this object's identity and hooks."""
+        self._modules = other._modules
+        for name in ("graph", "ordinal", "_lowered", "_units", "_forward", "code"):
+            self.__dict__[name] = other.__dict__[name]
+
+    def apply(  # type: ignore[override]
+        self, change: Any, site: Any = None, *, optimizers: Iterable[torch.optim.Optimizer] = ()
+    ) -> Rewrite | Model | None:
+        """Rewrite this model in place, with the state of its optimizers.
+
+        `change` is a Rewrite, or a Pass with its `site` (then None is returned when it declines). The Model and the
+        optimizers stay the same objects. A plain function is applied to every submodule, as in nn.Module.
+        """
+        if isinstance(change, Pass):
+            change = change.apply(self.graph, site)
+            if change is None:
+                return None
+        if not isinstance(change, Rewrite):
+            return super().apply(change)
+        from nasir.backends.torch.optimizer_transfer import transfer_optimizer
+
+        new = self.rewritten(change)
+        for optimizer in optimizers:
+            transfer_optimizer(optimizer, self, new, change.plan)
+        self.become(new)
+        return change
+
+
+def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
+    if name in module._parameters:
+        module._parameters[name] = tensor  # type: ignore[assignment]
+    else:
+        module._buffers[name] = tensor
+
+
+def _nothing_to_fetch(key: Key) -> Tensor:
+    raise GraphError(f"the first network takes nothing from another one, but its plan reads {tuple(key)}")
+

@@ -1,0 +1,120 @@
+"""Optimizer state across a rewrite: the same optimizer object, its groups and state swapped.
+
+Kept parameters keep their state; resized ones get moments mapped by the plan of their values; new ones start with
+none, so that Adam's per-parameter step counter starts at zero and SGD's first step takes the raw gradient.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from nasir.backends.torch.arrays import TorchArrays
+from nasir.transfer import Key, Source, Stack, Take, TransferPlan, execute_moment, moment_source
+
+if TYPE_CHECKING:
+    from nasir.backends.torch.model import Model
+
+# state tensors that average squared gradients; every other one of the parameter's shape follows the gradient
+SECOND_MOMENTS = frozenset({"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "exp_inf"})
+
+
+def transfer_optimizer(optimizer: torch.optim.Optimizer, old: Model, new: Model, plan: TransferPlan) -> None:
+    """Swap the parameters of `old` for those of `new` in every group, with their state.
+
+    New parameters join the group whose parameters carry the same tags. Parameters that the optimizer never held
+    (frozen ones, another model's) are left alone.
+    """
+    home = {id(p): Key(node, slot) for node, slot, p in _parameters(old)}
+    fresh = {Key(node, slot): p for node, slot, p in _parameters(new)}
+    held: set[Key] = set()
+    for group in optimizer.param_groups:
+        members = []
+        for parameter in group["params"]:
+            key = home.get(id(parameter))
+            if key is None:
+                members.append((None, parameter))
+            elif key in fresh:
+                held.add(key)
+                members.append((key, fresh[key]))
+                _move_state(optimizer, parameter, fresh[key], plan.sources.get(key), key, old)
+            else:
+                optimizer.state.pop(parameter, None)
+        _set_members(group, members, new)
+    known = set(home.values())
+    for key, parameter in fresh.items():
+        if key not in known and key not in held:
+            _join(optimizer, key, parameter, new)
+
+
+def _parameters(model: Model) -> list[tuple[int, str, nn.Parameter]]:
+    found = []
+    for node_id in model.graph.nodes:
+        module = model._lowered.get(node_id)
+        if isinstance(module, nn.Module):
+            found += [(node_id, name, p) for name, p in module._parameters.items() if p is not None]
+    return found
+
+
+def _move_state(
+    optimizer: torch.optim.Optimizer,
+    old_parameter: Tensor,
+    new_parameter: Tensor,
+    source: Source | None,
+    key: Key,
+    model: Model,
+) -> None:
+    if old_parameter is new_parameter or old_parameter not in optimizer.state:
+        return
+    state = optimizer.state.pop(old_parameter)
+    if source is None:
+        optimizer.state[new_parameter] = state
+        return
+    if not _from_itself(source, key):
+        return  # its values come from elsewhere: it is a new parameter, and new ones start without state
+    arrays = TorchArrays(new_parameter.device, new_parameter.dtype)
+    moved: dict[str, Any] = {}
+    for name, value in state.items():
+        if not isinstance(value, Tensor) or value.shape != old_parameter.shape:
+            moved[name] = value
+            continue
+        mapped = moment_source(source, 2 if name in SECOND_MOMENTS else 1)
+        assert mapped is not None
+        shape = tuple(new_parameter.shape)
+        moment = execute_moment(mapped, lambda _, value=value: value, arrays, shape)  # type: ignore[misc]
+        if new_parameter.dim() == 4 and model.channels_last:
+            moment = moment.contiguous(memory_format=torch.channels_last)
+        moved[name] = moment
+    optimizer.state[new_parameter] = moved
+
+
+def _from_itself(source: Source, key: Key) -> bool:
+    if isinstance(source, Stack):
+        return all(_from_itself(part, key) for part in source.parts)
+    return isinstance(source, Take) and source.key == key
+
+
+def _set_members(group: dict[str, Any], members: list[tuple[Key | None, Tensor]], model: Model) -> None:
+    group["params"] = [parameter for _, parameter in members]
+    if "param_names" in group:
+        names = {id(p): name for name, p in model.named_parameters()}
+        group["param_names"] = [names.get(id(p), "") for p in group["params"]]
+
+
+def _join(optimizer: torch.optim.Optimizer, key: Key, parameter: nn.Parameter, model: Model) -> None:
+    """Add a new parameter to the group that most parameters with its tags are in."""
+    slots = model.graph.infer.slots
+    tags = {id(p): slots[node][slot].tags for node, slot, p in _parameters(model)}
+    votes = Counter(
+        index
+        for index, group in enumerate(optimizer.param_groups)
+        for p in group["params"]
+        if tags.get(id(p)) == tags[id(parameter)]
+    )
+    group = optimizer.param_groups[votes.most_common(1)[0][0] if votes else 0]
+    group["params"].append(parameter)
+    if "param_names" in group:
+        group["param_names"].append(f"{model.graph.nodes[key.node].label}.{key.slot}")
