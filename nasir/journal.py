@@ -1,10 +1,10 @@
 """The journal of a run: an append-only file of JSON lines that survives a kill at any byte.
 
-One record a line, keys sorted, each line written in one piece and fsynced before `append` returns. So only the last line
-can ever be incomplete, and opening the journal repairs it. Nothing is edited: a run that went back to a checkpoint says so
-with a `resume` record, and `effective` leaves out what that made void.
+One record a line, keys sorted, each line written in one piece and fsynced before `append` returns. So only
+the last line can ever be incomplete, and opening the journal repairs it. Nothing is edited: a run that went back
+to a checkpoint says so with a `resume` record, and `effective` leaves out what that made void.
 
-Numbers keep Python's shortest exact form; a diverged loss is written as `NaN`, as Python's `json` reads and writes it.
+Numbers keep Python's shortest exact form; a diverged loss is written as `NaN`, as Python's `json` does.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from nasir.errors import JournalError
 __all__ = ["Journal", "Record", "canonical_json", "effective", "fsync_directory", "read_journal", "write_atomically"]
 
 Record = dict[str, Any]
-"""One journal line: always `kind` (str), `n` (0-based ordinal) and `time` (unix seconds); the rest depends on the kind."""
+"""One journal line: always `kind` (str), `n` (0-based ordinal) and `time` (unix seconds); the rest by kind."""
 
 TORN = "journal.torn"
 
 
 def canonical_json(value: object) -> bytes:
-    """UTF-8 JSON with sorted keys and no spaces: equal values give equal bytes, so the bytes can be addressed by digest.
+    """UTF-8 JSON with sorted keys and no spaces: equal values give equal bytes, which a digest can then name.
 
     NaN and infinity are refused (ValueError): they have no JSON form.
     """
@@ -50,7 +50,7 @@ def fsync_directory(path: Path) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file so that a reader, or a crash at any moment, sees the old bytes or the new ones, never a mixture."""
+    """Replace a file so that a reader, or a crash at any moment, sees the old bytes or the new ones, never a mix."""
     beside = path.with_name(f"{path.name}.tmp.{os.getpid()}")
     try:
         with open(beside, "wb") as file:
@@ -65,9 +65,9 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def effective(records: Iterable[Mapping[str, Any]]) -> tuple[Record, ...]:
-    """The records that count: a `resume` voids those from its `supersedes_from` up to itself, and is left out too.
+    """The records that count: a `resume` voids those from its `supersedes_from` up to itself, and itself.
 
-    An interrupted and resumed run so has the effective records of the uninterrupted one, apart from `n` and `time`.
+    An interrupted and resumed run so has the effective records of an uninterrupted one, but for `n` and `time`.
     """
     kept: list[Record] = []
     for record in records:
@@ -86,8 +86,8 @@ def _fold(kept: list[Record], record: Record) -> None:
 def read_journal(path: Path) -> tuple[tuple[Record, ...], int]:
     """The complete records of a journal and the size of that part in bytes; what follows is a torn last line.
 
-    Changes nothing, so it may read along with a run in progress. Raises JournalError with `file:line` where a line before
-    the last is not a record or the ordinals have a gap.
+    Changes nothing, so it may read along with a run in progress. Raises JournalError with `file:line` where a
+    complete line is not a record or the ordinals have a gap.
     """
     try:
         data = path.read_bytes()
@@ -103,7 +103,7 @@ def read_journal(path: Path) -> tuple[tuple[Record, ...], int]:
 
 def _parsed(path: Path, line: bytes, n: int) -> Record:
     place = f"{path}:{n + 1}"
-    remedy = "the journal was damaged or edited after it was written; restore the file, or start the run again elsewhere"
+    remedy = "the journal was damaged or edited afterwards; restore the file, or start the run again elsewhere"
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -112,7 +112,8 @@ def _parsed(path: Path, line: bytes, n: int) -> Record:
         raise JournalError(f"{place}: not a journal record (an object with 'kind'); {remedy}")
     if record.get("n") != n:
         raise JournalError(f"{place}: record number {record.get('n')!r}, expected {n}; {remedy}")
-    if record["kind"] == "resume" and not (isinstance(void := record.get("supersedes_from"), int) and 0 <= void <= n):
+    void = record.get("supersedes_from", -1)
+    if record["kind"] == "resume" and not (isinstance(void, int) and 0 <= void <= n):
         raise JournalError(f"{place}: a resume record needs 'supersedes_from' between 0 and {n}; {remedy}")
     return record
 
@@ -120,7 +121,8 @@ def _parsed(path: Path, line: bytes, n: int) -> Record:
 class Journal:
     """A journal open for appending. One writer at a time: hold the lock of the run directory.
 
-    Opening cuts a torn last line off and appends its bytes to `journal.torn` beside the file; `repaired` tells how many.
+    Opening cuts a torn last line off and appends its bytes to `journal.torn` beside the file; `repaired` counts
+    them.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
@@ -160,9 +162,10 @@ class Journal:
         """
         body = {**(fields or {}), "kind": kind, "n": len(self._records), "time": self._clock()}
         try:
-            line = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8") + b"\n"
+            text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+            line = text.encode("utf-8") + b"\n"
         except (TypeError, ValueError) as error:
-            raise JournalError(f"{self.path}: a {kind!r} record cannot be written as JSON: {error}") from error
+            raise JournalError(f"{self.path}: a {kind} record cannot be written as JSON: {error}") from error
         record = _parsed(self.path, line, len(self._records))
         try:
             self._write(line)
@@ -191,7 +194,7 @@ class Journal:
         return tuple(record for record in self._records if kind in (None, record["kind"]))
 
     def effective(self, kind: str | None = None) -> tuple[Record, ...]:
-        """The records that count (see the function `effective`), or those of one kind: what a policy may look at."""
+        """The records that count (see the function `effective`), or those of one kind: what a policy sees."""
         return tuple(record for record in self._effective if kind in (None, record["kind"]))
 
     def __len__(self) -> int:

@@ -1,9 +1,9 @@
 """The directory of one run: who may write to it, and where each thing lies.
 
-    spec.yaml     the resolved spec                    checkpoints/step_N/   weights and optimizer state (by the backend)
-    env.json      versions, device, threads            report.html           the report
-    journal.jsonl what happened (nasir.journal)        lock                  held while a process writes here
-    blobs/        graphs and plans, <sha256>.json
+spec.yaml      the resolved spec               checkpoints/step_N/   weights and optimizer state (backend)
+env.json       versions, device, threads       report.html           the report
+journal.jsonl  what happened (nasir.journal)   lock                  held while a process writes here
+blobs/         graphs and plans, <sha256>.json
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from nasir.journal import Journal, Record, canonical_json, effective, fsync_dire
 
 __all__ = ["RunDirectory"]
 
-KNOWN = frozenset({"spec.yaml", "env.json", "journal.jsonl", "journal.torn", "blobs", "checkpoints", "lock", "report.html"})
+KNOWN = frozenset(
+    {"spec.yaml", "env.json", "journal.jsonl", "journal.torn", "blobs", "checkpoints", "lock", "report.html"}
+)
 
 
 class RunDirectory:
-    """Paths and files of a run. Reading needs no lock; create, append and blobs belong to the process that holds it."""
+    """Paths and files of a run. Reading needs no lock; appending and blobs belong to the process that holds it."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -47,7 +49,9 @@ class RunDirectory:
         if foreign:
             raise UsageError(f"{run.path}: not empty and not a run (it holds {foreign[0]!r}); choose another --out")
         if "journal.jsonl" in found and run.journal_path.stat().st_size and read_journal(run.journal_path)[0]:
-            raise UsageError(f"{run.path}: a run lies here already; `nasir resume {run.path}` continues it, or choose another --out")
+            raise UsageError(
+                f"{run.path}: a run lies here already; `nasir resume {run.path}` continues it, or choose another --out"
+            )
         run.path.mkdir(parents=True, exist_ok=True)
         run.blobs.mkdir(exist_ok=True)
         run.checkpoints.mkdir(exist_ok=True)
@@ -59,7 +63,9 @@ class RunDirectory:
         """An existing run. Raises UsageError where there is none."""
         run = cls(path)
         if not run.journal_path.is_file():
-            raise UsageError(f"{run.path}: no run here (journal.jsonl is missing); name a directory made by `nasir run`")
+            raise UsageError(
+                f"{run.path}: no run here (journal.jsonl is missing); name a directory made by `nasir run`"
+            )
         return run
 
     @property
@@ -88,21 +94,21 @@ class RunDirectory:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the directory for this process; RunError names the process that has it. A killed holder lets go by itself."""
+        """Hold the directory for this process, until it is done or killed; RunError names a process that has it."""
         descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "an unnamed process"
+                holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "another process"
                 raise RunError(
-                    f"{self.path}: in use by {holder}; wait for it to end, or stop it, before running or resuming here"
+                    f"{self.path}: in use by {holder}; wait for it to end, or stop it, before running here"
                 ) from None
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
             yield
         finally:
-            os.close(descriptor)  # closing releases the lock; the file stays, since unlinking would race with the next one
+            os.close(descriptor)  # releases the lock; unlinking the file would race with the next holder
 
     def journal(self) -> Journal:
         """The journal, open for appending and repaired where its last line was torn; hold the lock."""
@@ -124,7 +130,8 @@ class RunDirectory:
         return self._text(self.spec_path)
 
     def write_env(self, env: Mapping[str, Any]) -> None:
-        write_atomically(self.env_path, json.dumps(env, indent=2, sort_keys=True, ensure_ascii=False).encode("utf-8") + b"\n")
+        text = json.dumps(env, indent=2, sort_keys=True, ensure_ascii=False)
+        write_atomically(self.env_path, text.encode("utf-8") + b"\n")
 
     def env(self) -> dict[str, Any]:
         try:
@@ -142,7 +149,7 @@ class RunDirectory:
             raise JournalError(f"{path}: cannot be read ({error})") from None
 
     def put_blob(self, value: object) -> str:
-        """Store a JSON value by content and return its sha256 digest; what is stored already is not written again."""
+        """Store a JSON value by content and return its sha256 digest; what is there already is not rewritten."""
         data = canonical_json(value)
         digest = hashlib.sha256(data).hexdigest()
         path = self.blobs / f"{digest}.json"
@@ -159,8 +166,11 @@ class RunDirectory:
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise JournalError(f"{path}: cannot be read ({error.strerror}); restore the file from a copy of the run") from None
+            raise JournalError(f"{path}: cannot be read ({error.strerror}); restore it from a copy") from None
         found = hashlib.sha256(data).hexdigest()
         if found != digest:
-            raise JournalError(f"{path}: damaged: its sha256 is {found[:12]}..., its name says {digest[:12]}...; restore it from a copy")
+            raise JournalError(
+                f"{path}: damaged: its sha256 is {found[:12]}..., its name says {digest[:12]}...; "
+                f"restore it from a copy"
+            )
         return json.loads(data)

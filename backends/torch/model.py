@@ -162,6 +162,19 @@ class Model(nn.Module):
         block.training = old.training if old is not None else True
         return sign, block
 
+    @property
+    def units(self) -> Mapping[str, tuple[Any, nn.Module]]:
+        """(signature, module) of each block that runs as one module, by region path."""
+        units: Mapping[str, tuple[Any, nn.Module]] = self._units
+        return units
+
+    def use_channels_last(self) -> None:
+        """Keep convolution weights in channels-last memory from now on, through rewrites too."""
+        self.channels_last = True
+        for parameter in self.parameters():
+            if parameter.dim() == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
     # -- running
 
     def forward(self, *inputs: Tensor) -> Any:

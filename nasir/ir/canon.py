@@ -30,8 +30,12 @@ def postorder(graph: Graph) -> tuple[int, ...]:
             node = nodes[node_id]
         except KeyError:
             raise GraphError(f"port of node {node_id}, which does not exist: rewire its readers") from None
-        missing = [port.node for port in node.inputs if port.node not in done]
-        if not missing:
+        missing = None
+        for port in node.inputs:
+            if port.node not in done:
+                missing = [port.node for port in node.inputs if port.node not in done]
+                break
+        if missing is None:
             stack.pop()
             open_.discard(node_id)
             done[node_id] = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
 from nasir.ir.op import op_named
@@ -38,12 +39,12 @@ def cost_of(graph: Graph, path: str | None = None) -> Cost:
         node = graph.nodes[node_id]
         params += sum(slot.size for slot in typing.slots[node_id].values() if slot.kind == "param")
         definition = op_named(node.op)
-        out = typing.types[Port(node_id)]
+        port = Port(node_id)
+        out = typing.types[port]
         if definition.macs is not None:
             inputs = tuple([typing.types[port] for port in node.inputs])
             macs += definition.macs(node.attrs, inputs, out)
-        size = 1
-        for length in out.shape:
-            size *= length
-        values += size
+        while port in typing.types:
+            values += prod(typing.types[port].shape)
+            port = Port(node_id, port.output + 1)
     return Cost(params, macs, values * BYTES)

@@ -52,9 +52,11 @@ class Draft:
         """Delete nodes; whoever reads them must be rewired."""
         for node_id in (node_ids,) if isinstance(node_ids, int) else tuple(node_ids):
             del self.nodes[node_id]
+        self._typing = None
 
     def rewire(self, old: Port, new: Port, only: Iterable[int] | None = None) -> None:
         """Let every reader of `old` (or `only` those nodes) read `new` instead; outputs too unless `only`."""
+        self._typing = None
         chosen = self.nodes.keys() if only is None else set(only)
         for node_id in chosen:
             node = self.nodes[node_id]
@@ -69,6 +71,7 @@ class Draft:
         node = self.nodes[node_id]
         merged = op_named(node.op).normalize({**node.attrs, **attrs}, node.label)
         self.nodes[node_id] = Node(node.op, node.inputs, merged, node.label)
+        self._typing = None
 
     def region(self, path: str, kind: RegionKind, template: Mapping[str, JSON] | None = None) -> None:
         """Declare the nodes labelled below `path` a stage, block or branch."""
@@ -92,8 +95,14 @@ class Draft:
         """Shape of a value under construction, without the batch axis; raises TypeRuleError where an op refuses."""
         if self._typing is None:
             self._typing = Typing()
-            if self.base is not None:
-                for known, value in self.base.infer.types.items():
+            same: set[int] = set()  # nodes of the base that are what they were, down to the inputs
+            base = self.base or Graph({}, (), {}, 0)
+            for node_id in base.order:
+                node = base.nodes[node_id]
+                if self.nodes.get(node_id) is node and all(port.node in same for port in node.inputs):
+                    same.add(node_id)
+            for known, value in base.infer.types.items():
+                if known.node in same:
                     # sizes only: unifying the base's own spaces with new ones would change the base
                     self._typing.types[known] = ValueType(value.shape)
         if port not in self._typing.types:
@@ -128,7 +137,13 @@ class Draft:
         to the weights' spread) then separates the replicas, which plain SGD never does. Readers of a fresh unit
         start at zero. Raises GraphError for a pinned space or an index out of range.
         """
-        picked = np.asarray(index, dtype=np.int64)
+        given = np.asarray(index)
+        if given.size and given.dtype.kind not in "iu":
+            raise GraphError(
+                f"space '{space.name}': index must hold whole numbers, not {given.dtype}; "
+                "turn a mask into an index by numpy.flatnonzero"
+            )
+        picked = given.astype(np.int64)
         if not space.resizable:
             raise GraphError(f"space '{space.name}' cannot be resized: {space.pin}")
         if self.base is None or space not in self.base.infer.spaces:

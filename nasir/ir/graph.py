@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from nasir.errors import GraphError
 from nasir.ir import canon, regions
 from nasir.ir.infer import Typing, infer, nonnegative
-from nasir.ir.types import JSON, Port
+from nasir.ir.types import JSON, Border, Port
 
 if TYPE_CHECKING:
     from nasir.ir.cost import Cost
@@ -106,6 +106,16 @@ class Graph:
             for port in self.nodes[node_id].inputs:
                 found[port.node].setdefault(node_id)
         return {node_id: tuple(users) for node_id, users in found.items()}
+
+    @cached_property
+    def owners(self) -> Mapping[int, tuple[str, ...]]:
+        """Paths of the regions each node lies in, innermost first."""
+        return regions.owners(self)
+
+    @cached_property
+    def borders(self) -> Mapping[str, Border]:
+        """For every region the outside ports it reads and its own ports that are read outside."""
+        return regions.borders(self)
 
     @cached_property
     def _members(self) -> Mapping[str, tuple[int, ...]]:

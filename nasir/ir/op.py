@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from nasir.errors import TypeRuleError
@@ -26,6 +26,7 @@ Rule: TypeAlias = Callable[..., ValueType | tuple[ValueType, ...]]
 Macs: TypeAlias = Callable[[Mapping[str, JSON], tuple[ValueType, ...], ValueType], int]
 Sign: TypeAlias = Literal["always", "keeps"] | None
 Pair: TypeAlias = int | tuple[int, int]
+SHARED = 10_000  # attribute sets an op remembers
 
 __all__ = ["At", "Fill", "OpDef", "Pair", "Role", "Slot", "SlotAxis", "op", "op_named", "pair"]
 
@@ -48,9 +49,23 @@ class OpDef:
     macs: Macs | None
     several: bool
     doc: str
+    _known: dict[Any, dict[str, JSON]] = field(default_factory=dict, compare=False, repr=False)
 
     def normalize(self, attrs: Mapping[str, JSON], label: str) -> dict[str, JSON]:
         """Attributes in declaration order, defaults filled, values in the declared type; raises TypeRuleError."""
+        # a network repeats few attribute sets: nodes share one dict of each; the types keep 1, 1.0 and True apart
+        try:
+            key = (*attrs.items(), *map(type, attrs.values()))
+            known = self._known.get(key)
+        except TypeError:  # a list among the values: tuples once normalized
+            return self._normalize(attrs, label)
+        if known is None:
+            known = self._normalize(attrs, label)
+            if len(self._known) < SHARED:
+                self._known[key] = known
+        return known
+
+    def _normalize(self, attrs: Mapping[str, JSON], label: str) -> dict[str, JSON]:
         unknown = [key for key in attrs if key not in self.attrs]
         if unknown:
             raise TypeRuleError(self._unknown_attr(unknown[0], label))
@@ -91,7 +106,7 @@ def op(
 
 def op_named(name: str) -> OpDef:
     """The op called `name`; raises UnknownName."""
-    found = _cache.get(name)
+    found = loaded.get(name)
     if found is None:
         thing = ops.get(name)
         # an entry point may name the typed function; importing its module registered the OpDef under the name
@@ -100,11 +115,11 @@ def op_named(name: str) -> OpDef:
             raise TypeRuleError(
                 f"op {name!r}: the entry point gave {thing!r}; decorate the function with @op({name!r})"
             )
-        _cache[name] = found
+        loaded[name] = found
     return found
 
 
-_cache: dict[str, OpDef] = {}
+loaded: dict[str, OpDef] = {}  # the ops that were asked for, by name
 
 
 def pair(value: Pair) -> tuple[int, int]:

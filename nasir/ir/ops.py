@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod
 
 from nasir.ir.infer import At
@@ -79,7 +80,7 @@ def _merge(at: At, inputs: tuple[ValueType, ...]) -> ValueType:
                 f"{other.shape} (from {at.source(index, other.axes[0])})"
             )
         for number, (a, b) in enumerate(zip(first.axes, other.axes, strict=True)):
-            if a is not b:
+            if a is not b and a != b:
                 at.same(a, b, f"axis {number + 1}", (0, index))
     return first
 
@@ -145,24 +146,37 @@ def slice_(at: At, x: ValueType, start: int, stop: int) -> ValueType:
     return ValueType((middle, *x.axes[1:]))
 
 
-def window(at: At, x: ValueType, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair = 1) -> ValueType:
-    channels, *size = at.image(x)
+def window(
+    at: At, x: ValueType, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair = 1
+) -> tuple[int, int]:
+    """(height, width) after sliding a window over an image; TypeRuleError when it does not fit."""
+    _, height, width = at.image(x)
+    try:
+        return _window(height, width, kernel, stride, padding, dilation)
+    except ValueError as problem:
+        at.fail(str(problem))
+
+
+@lru_cache(4096)
+def _window(
+    height: int, width: int, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
+) -> tuple[int, int]:
+    if min(*pair(kernel), *pair(stride), *pair(dilation)) < 1 or min(pair(padding)) < 0:
+        raise ValueError(
+            f"kernel {kernel}, stride {stride} and dilation {dilation} must be >= 1, padding {padding} >= 0"
+        )
     out = [
         (length + 2 * pad - step * (window - 1) - 1) // hop + 1
         for length, window, hop, pad, step in zip(
-            size, pair(kernel), pair(stride), pair(padding), pair(dilation), strict=True
+            (height, width), pair(kernel), pair(stride), pair(padding), pair(dilation), strict=True
         )
     ]
-    if min(*pair(kernel), *pair(stride), *pair(dilation)) < 1 or min(pair(padding)) < 0:
-        at.fail(
-            f"kernel {kernel}, stride {stride} and dilation {dilation} must be >= 1, padding {padding} >= 0"
-        )
     if min(out) < 1:
-        at.fail(
-            f"a {size[0]}x{size[1]} input is too small for kernel {kernel}, stride {stride}, padding {padding}: "
+        raise ValueError(
+            f"a {height}x{width} input is too small for kernel {kernel}, stride {stride}, padding {padding}: "
             "use a smaller kernel or stride, or fewer downsampling steps before it"
         )
-    return ValueType((channels, *out))
+    return out[0], out[1]
 
 
 @op("max_pool", nonnegative="keeps")
@@ -180,7 +194,7 @@ def avg_pool(at: At, x: ValueType, kernel: Pair, stride: Pair = 0, padding: Pair
 def _pool(at: At, x: ValueType, kernel: Pair, stride: Pair, padding: Pair) -> ValueType:
     if any(2 * pad > window for pad, window in zip(pair(padding), pair(kernel), strict=True)):
         at.fail(f"padding {padding} is more than half the kernel {kernel}")
-    return window(at, x, kernel, stride or kernel, padding)
+    return ValueType((x.axes[0], *window(at, x, kernel, stride or kernel, padding)))
 
 
 @op("adaptive_avg_pool", nonnegative="keeps")
@@ -237,7 +251,7 @@ def reshape(at: At, x: ValueType, shape: tuple[int, ...]) -> ValueType:
 @op("subsample", nonnegative="keeps")
 def subsample(at: At, x: ValueType, stride: Pair = 2) -> ValueType:
     """Every `stride`-th row and column (option-A shortcut, He et al. 2015, section 3.3)."""
-    return window(at, x, 1, stride, 0)
+    return ValueType((x.axes[0], *window(at, x, 1, stride, 0)))
 
 
 @op("pad_channels", nonnegative="keeps")

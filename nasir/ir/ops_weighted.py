@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import sqrt
+from typing import TypeAlias
 
 from nasir.ir.infer import At
 from nasir.ir.op import Pair, op, pair
 from nasir.ir.ops import window
 from nasir.ir.space import Axis, Prod
-from nasir.ir.types import JSON, Fill, ValueType
+from nasir.ir.types import JSON, Fill, Kind, ValueType
+
+Along: TypeAlias = tuple[str, Fill, Kind, frozenset[str]]
 
 DECAY = frozenset({"decay"})
 BIAS = frozenset({"bias"})
@@ -18,6 +21,11 @@ NORM_BIAS = frozenset({"norm", "bias"})
 KAIMING = Fill("kaiming_uniform", {"a": sqrt(5.0)})  # torch's default for conv and linear
 ZEROS = Fill("zeros")
 ONES = Fill("ones")
+AFFINE: tuple[Along, ...] = (("weight", ONES, "param", NORM), ("bias", ZEROS, "param", NORM_BIAS))
+STATISTICS: tuple[Along, ...] = (
+    ("running_mean", ZEROS, "buffer", frozenset()),
+    ("running_var", ONES, "buffer", frozenset()),
+)
 
 
 def _bias_init(fan_in: int) -> Fill:
@@ -45,7 +53,7 @@ def conv2d(
 ) -> ValueType:
     """2-D convolution to `out` channels; `groups` = input channels is depthwise. No bias by default."""
     kh, kw = pair(kernel)
-    size = window(at, x, kernel, stride, padding, dilation)
+    height, width = window(at, x, kernel, stride, padding, dilation)
     channels = x.axes[0]
     fan_in = x.shape[0] // max(groups, 1) * kh * kw
     if groups == 1:
@@ -56,7 +64,7 @@ def conv2d(
     at.slot("weight", ((written, "write"), (read, "read"), (kh, "fixed"), (kw, "fixed")), KAIMING, tags=DECAY)
     if bias:
         at.slot("bias", ((written, "write"),), _bias_init(fan_in), tags=BIAS)
-    return ValueType((written, *size.axes[1:]))
+    return ValueType((written, height, width))
 
 
 def _grouped(at: At, channels: Axis, size: int, out: int, groups: int) -> tuple[Axis, Axis]:
@@ -95,18 +103,11 @@ def linear(at: At, x: ValueType, out: int, bias: bool = True) -> ValueType:
     return ValueType((written,))
 
 
-def _affine(at: At, channels: Axis) -> None:
-    at.slot("weight", ((channels, "along"),), ONES, tags=NORM)
-    at.slot("bias", ((channels, "along"),), ZEROS, tags=NORM_BIAS)
-
-
 @op("batch_norm")
 def batch_norm(at: At, x: ValueType, eps: float = 1e-5, momentum: float = 0.1) -> ValueType:
     """Batch normalization per channel; `momentum` is the weight of the new batch in the running statistics."""
     channels = x.axes[0]
-    _affine(at, channels)
-    at.slot("running_mean", ((channels, "along"),), ZEROS, "buffer")
-    at.slot("running_var", ((channels, "along"),), ONES, "buffer")
+    at.slots_along(channels, AFFINE + STATISTICS)
     at.slot("num_batches_tracked", (), ZEROS, "buffer", dtype="int64")
     return x
 
@@ -121,7 +122,7 @@ def group_norm(at: At, x: ValueType, groups: int, eps: float = 1e-5) -> ValueTyp
         at.same(channels, Prod((at.fresh(groups, "groups"), at.fresh(size // groups))), "channels", (0, 0))
     elif groups == size > 1:
         at.mirror("groups", channels)
-    _affine(at, channels)
+    at.slots_along(channels, AFFINE)
     return x
 
 
@@ -130,7 +131,7 @@ def layer_norm(at: At, x: ValueType, eps: float = 1e-5) -> ValueType:
     """Normalization of a vector over its features."""
     if len(x.axes) != 1:
         at.fail(f"needs a vector, got shape {x.shape}; use group_norm with groups: 1 for images")
-    _affine(at, x.axes[0])
+    at.slots_along(x.axes[0], AFFINE)
     return x
 
 

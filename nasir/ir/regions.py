@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from nasir.errors import GraphError
 from nasir.ir.canon import quoted
-from nasir.ir.types import Port
+from nasir.ir.types import Border, Port
 
 if TYPE_CHECKING:
     from nasir.ir.graph import Graph, Region
@@ -23,16 +23,49 @@ def closest(name: str, known: Iterable[str]) -> str:
     return f"known: {quoted(names, 8)}" if names else "there are none"
 
 
+def owners(graph: Graph) -> Mapping[int, tuple[str, ...]]:
+    """Paths of the regions each node lies in, innermost first: those its label lies below."""
+    under: dict[str, tuple[str, ...]] = {"": ()}  # regions at or above a label prefix
+
+    def above(prefix: str) -> tuple[str, ...]:
+        known = under.get(prefix)
+        if known is None:
+            outer = above(prefix.rpartition(".")[0])
+            known = under[prefix] = (prefix, *outer) if prefix in graph.regions else outer
+        return known
+
+    return {node_id: above(node.label.rpartition(".")[0]) for node_id, node in graph.nodes.items()}
+
+
 def members(graph: Graph) -> Mapping[str, tuple[int, ...]]:
-    """Node ids of every region in topological order: those whose label lies below its path."""
+    """Node ids of every region in topological order."""
     found: dict[str, list[int]] = {path: [] for path in graph.regions}
     for node_id in graph.order:
-        prefix = graph.nodes[node_id].label
-        while "." in prefix:
-            prefix = prefix.rpartition(".")[0]
-            if prefix in found:
-                found[prefix].append(node_id)
+        for path in graph.owners[node_id]:
+            found[path].append(node_id)
     return {path: tuple(ids) for path, ids in found.items()}
+
+
+def borders(graph: Graph) -> Mapping[str, Border]:
+    """(ports read from outside, own ports read from outside) of every region, in topological order."""
+    found: dict[str, Border] = {path: ({}, {}) for path in graph.regions}
+    nodes, owners = graph.nodes, graph.owners
+    for node_id in graph.order:
+        inside = owners[node_id]
+        for port in nodes[node_id].inputs:
+            source = owners[port.node]
+            if source is inside:
+                continue
+            for path in inside:
+                if path not in source:
+                    found[path][0].setdefault(port)
+            for path in source:
+                if path not in inside:
+                    found[path][1].setdefault(port)
+    for port in graph.outputs:
+        for path in owners[port.node]:
+            found[path][1].setdefault(port)
+    return found
 
 
 def ordered(graph: Graph, kind: str) -> tuple[Region, ...]:
@@ -49,21 +82,8 @@ def boundary(graph: Graph, path: str) -> tuple[Port, int]:
 
     Raises GraphError when there are none or several.
     """
-    inside = set(graph.members(path))
-    entries: dict[Port, None] = {}
-    exits: dict[Port, None] = {}
-    for node_id in graph.members(path):
-        for port in graph.nodes[node_id].inputs:
-            if port.node not in inside:
-                entries.setdefault(port)
-        for user in graph.users(node_id):
-            if user not in inside:
-                for port in graph.nodes[user].inputs:
-                    if port.node == node_id:
-                        exits.setdefault(port)
-    for port in graph.outputs:
-        if port.node in inside:
-            exits.setdefault(port)
+    graph.members(path)  # an unknown path is refused here
+    entries, exits = graph.borders[path]
     _single(graph, path, "entry", "reads", entries)
     _single(graph, path, "exit", "is read through", exits)
     return next(iter(entries)), next(iter(exits)).node
@@ -79,7 +99,7 @@ def _single(graph: Graph, path: str, what: str, verb: str, ports: Mapping[Port, 
 
 
 def verify(graph: Graph) -> None:
-    """Every stage and block holds nodes, has one entry and one exit, and blocks lie within their stage."""
+    """Every stage and block holds nodes and has one entry and one exit; GraphError otherwise."""
     for path, region in graph.regions.items():
         if region.kind == "branch":
             continue

@@ -41,14 +41,11 @@ class Atom:
 class Cat:
     """Several spaces one after another."""
 
-    __slots__ = ("parts",)
+    __slots__ = ("parts", "size")
 
     def __init__(self, parts: tuple[Space, ...]) -> None:
         self.parts = parts
-
-    @property
-    def size(self) -> int:
-        return sum(part.size for part in self.parts)
+        self.size: int = sum([part.size for part in parts])
 
     def __repr__(self) -> str:
         return f"Cat{self.parts}"
@@ -57,14 +54,11 @@ class Cat:
 class Prod:
     """Row-major product; a plain int is a factor of fixed size."""
 
-    __slots__ = ("parts",)
+    __slots__ = ("parts", "size")
 
     def __init__(self, parts: tuple[Space | int, ...]) -> None:
         self.parts = parts
-
-    @property
-    def size(self) -> int:
-        return prod(size_of(part) for part in self.parts)
+        self.size: int = prod([size_of(part) for part in parts])
 
     def __repr__(self) -> str:
         return f"Prod{self.parts}"
@@ -88,22 +82,37 @@ def resolve(axis: Axis) -> Axis:
     if isinstance(axis, Atom):
         if axis.link is None:
             return axis
-        found = resolve(axis.link)
+        chain: list[Atom] = []
+        end: Axis = axis
+        while isinstance(end, Atom) and end.link is not None:
+            chain.append(end)
+            end = end.link
+        found = end if isinstance(end, Atom) else resolve(end)
         assert not isinstance(found, int)
-        axis.link = found  # path compression
+        for atom in chain:
+            atom.link = found  # path compression
         return found
     if isinstance(axis, Cat):
-        return _make_cat([resolve(part) for part in axis.parts])
+        return _make_cat(axis)
     if isinstance(axis, Prod):
         return _make_prod([resolve(part) for part in axis.parts])
     return axis
 
 
-def _make_cat(parts: Sequence[Axis]) -> Space:
+def _make_cat(cat: Cat) -> Space:
+    # a stack, not recursion: a dense block nests one Cat for each of its layers
     flat: list[Space] = []
-    for part in parts:
-        assert not isinstance(part, int)
-        flat.extend(part.parts if isinstance(part, Cat) else (part,))
+    stack: list[Space] = [cat]
+    while stack:
+        part = stack.pop()
+        while isinstance(part, Atom) and part.link is not None:
+            part = part.link
+        if isinstance(part, Cat):
+            stack.extend(reversed(part.parts))
+            continue
+        whole = resolve(part)
+        assert not isinstance(whole, int)
+        flat.append(whole)
     return flat[0] if len(flat) == 1 else Cat(tuple(flat))
 
 
@@ -125,16 +134,15 @@ def _make_prod(parts: Sequence[Axis]) -> Axis:
 
 def atoms_of(axis: Axis) -> Iterator[Atom]:
     """The atoms an axis is made of, links followed, in order."""
-    if isinstance(axis, int):
-        return
-    if isinstance(axis, Atom):
-        if axis.link is None:
-            yield axis
-        else:
-            yield from atoms_of(axis.link)
-        return
-    for part in axis.parts:
-        yield from atoms_of(part)
+    stack: list[Axis] = [axis]
+    while stack:
+        part = stack.pop()
+        while isinstance(part, Atom) and part.link is not None:
+            part = part.link
+        if isinstance(part, Atom):
+            yield part
+        elif not isinstance(part, int):
+            stack.extend(reversed(part.parts))
 
 
 def pin(axis: Axis, reason: str) -> None:
@@ -196,7 +204,8 @@ def _unify_cats(left: Cat, right: Cat, place: str) -> None:
     """Cut both at their common boundaries and unify piece by piece."""
     ours, theirs = list(left.parts), list(right.parts)
     while ours and theirs:
-        a, b = ours.pop(0), theirs.pop(0)
+        # a space that occurs twice may have been cut or bound since the lists were made
+        a, b = _first(ours), _first(theirs)
         if a.size == b.size:
             unify(a, b, place)
             continue
@@ -208,6 +217,16 @@ def _unify_cats(left: Cat, right: Cat, place: str) -> None:
         head, remainder = tail.parts
         unify(head, short, place)
         rest.insert(0, remainder)
+
+
+def _first(parts: list[Space]) -> Space:
+    """Take the first part off the list, links followed and cuts expanded."""
+    part = resolve(parts.pop(0))
+    assert not isinstance(part, int)
+    if isinstance(part, Cat):
+        parts[:0] = part.parts[1:]
+        return part.parts[0]
+    return part
 
 
 def split(atom: Atom, size: int) -> Cat:

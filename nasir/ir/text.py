@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from nasir.errors import GraphError, TextFormatError, UnknownName
-from nasir.ir.graph import Graph, Node, Region
+from nasir.ir.graph import Graph, Node, Region, RegionKind
+from nasir.ir.infer import collector_paused
 from nasir.ir.op import op_named
 from nasir.ir.regions import verify
 from nasir.ir.types import JSON, Port
 
 FORMAT = 1
+KINDS = get_args(RegionKind)
 
 
 def to_json(graph: Graph) -> dict[str, Any]:
@@ -34,12 +36,18 @@ def from_json(data: Mapping[str, Any]) -> Graph:
     """Inverse of `to_json`; raises TextFormatError for malformed data and TypeRuleError for an ill-typed graph."""
     if not isinstance(data, Mapping) or data.get("format") != FORMAT:
         raise TextFormatError(f"not a nasir graph of format {FORMAT}: no such 'format' field")
+    with collector_paused():
+        return _from_json(data)
+
+
+def _from_json(data: Mapping[str, Any]) -> Graph:
+    make = tuple.__new__  # not Port(*port): thousands of them; a pair of the wrong length fits no node below
     try:
         nodes = [
-            (node_id, op, tuple([Port(*port) for port in inputs]), attrs, label)
+            (node_id, op, tuple([make(Port, port) for port in inputs]), attrs, label)
             for node_id, op, inputs, attrs, label in data["nodes"]
         ]
-        outputs = tuple([Port(*port) for port in data["outputs"]])
+        outputs = tuple([make(Port, port) for port in data["outputs"]])
         regions = [Region(path, kind, template) for path, kind, template in data["regions"]]
         minted = int(data["minted"])
     except (KeyError, TypeError, ValueError) as error:
@@ -59,8 +67,16 @@ def _assemble(
             raise TextFormatError(
                 f"node id {node_id} ('{label}') is used twice or not below minted = {minted}"
             )
+        if type(node_id) is not int or type(label) is not str or not isinstance(attrs, Mapping):
+            raise TextFormatError(
+                f"node {node_id!r} ({label!r}): expected a whole number as id, a text as label, a mapping of attributes"
+            )
         made[node_id] = Node(op, inputs, op_named(op).normalize(attrs, label), label)
-    graph = Graph(made, outputs, {region.path: region for region in regions}, minted)
+    table = {region.path: region for region in regions}
+    for path, region in table.items():
+        if region.kind not in KINDS or type(path) is not str:
+            raise TextFormatError(f"region {path!r}: kind {region.kind!r} is none of {', '.join(KINDS)}")
+    graph = Graph(made, outputs, table, minted)
     if len(graph.labels) != len(made):
         raise TextFormatError("two nodes have the same label")
     _ = graph.infer
@@ -88,13 +104,15 @@ def _port_text(port: Port) -> str:
 def _attrs_text(node: Node) -> str:
     defaults = op_named(node.op).attrs
     shown = [
-        f" {name}={json.dumps(value, separators=(',', ':'))}"
+        # a space within a text would end the attribute
+        f" {name}={json.dumps(value, separators=(',', ':')).replace(' ', SPACE)}"
         for name, value in node.attrs.items()
         if value != defaults[name].default
     ]
     return "".join(shown)
 
 
+SPACE = "\\u0020"
 _HEAD = re.compile(r"nasir graph (\d+) minted (\d+)")
 _NODE = re.compile(r'%(\d+) ("(?:[^"\\]|\\.)*") = (\w+)\(([^)]*)\)((?: \w+=\S+)*)')
 _REGION = re.compile(r'(stage|block|branch) ("(?:[^"\\]|\\.)*")(?: (\{.*\}))?')

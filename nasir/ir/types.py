@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from nasir.ir.space import Axis, size_of
 
 JSON: TypeAlias = Any  # null, bool, int, float, str, list, dict: the borders (spec, journal) check it
+Kind: TypeAlias = Literal["param", "buffer"]
 Role: TypeAlias = Literal["write", "read", "along", "fixed"]
 
 
@@ -19,6 +20,9 @@ class Port(NamedTuple):
     output: int = 0
 
 
+Border: TypeAlias = tuple[dict[Port, None], dict[Port, None]]  # (ports a region reads, ports of it that are read)
+
+
 class ValueType:
     """The axes of a value without the batch axis: (C, H, W) for an image, (C,) for a vector."""
 
@@ -26,7 +30,7 @@ class ValueType:
 
     def __init__(self, axes: tuple[Axis, ...]) -> None:
         self.axes = axes
-        self.shape: tuple[int, ...] = tuple([size_of(axis) for axis in axes])
+        self.shape: tuple[int, ...] = tuple([axis if axis.__class__ is int else axis.size for axis in axes])  # type: ignore[union-attr]
 
     @property
     def channels(self) -> Axis:
@@ -56,7 +60,7 @@ class Slot(NamedTuple):
 
     axes: tuple[SlotAxis, ...]
     init: Fill
-    kind: Literal["param", "buffer"] = "param"
+    kind: Kind = "param"
     tags: frozenset[str] = frozenset()
     dtype: Literal["float32", "int64"] = "float32"
 

@@ -1,0 +1,347 @@
+"""The torch backend: one network in training on one device, for the engine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nasir.backend import Effect, Setup, Stretch
+from nasir.backends.torch import checkpoint
+from nasir.backends.torch.arrays import TorchArrays
+from nasir.backends.torch.compile import BlockCompiler
+from nasir.backends.torch.data import DataSource, open_source
+from nasir.backends.torch.model import Model
+from nasir.backends.torch.observe import observe
+from nasir.backends.torch.optim import Ema, build_optimizer, export_state, import_state
+from nasir.backends.torch.optimizer_transfer import transfer_optimizer
+from nasir.backends.torch.rawdata import DataContext
+from nasir.backends.torch.train import (
+    Sums,
+    evaluate,
+    evaluating,
+    train_epoch,
+    wants_channels_last,
+)
+from nasir.errors import CheckpointError, DataError, RunError
+from nasir.evidence import Evidence, Need
+from nasir.ir import Fill, Graph, Port
+from nasir.rewrite import Rewrite, Settle
+from nasir.training import OptimizerPlan, TrainPlan
+from nasir.transfer import Key, Source, Stack, Take, TransferPlan, execute
+
+SETTLE_EPOCHS = 1_000_000  # data order of settling epochs: far from those of ordinary ones
+
+
+class TorchBackend:
+    """Makes torch sessions."""
+
+    def open(self, setup: Setup) -> TorchSession:
+        """Data on the device, no network yet. Raises DataError, or RunError for a device that is not there."""
+        return TorchSession(setup)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device a spec names; `auto` is CUDA where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise RunError(f"device: {name} asks for a CUDA device, and torch sees none; use `device: auto` or `cpu`")
+    return torch.device(name)
+
+
+class TorchSession:
+    """See `nasir.backend.Session`."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.device = choose_device(setup.device)
+        if setup.deterministic:
+            torch.use_deterministic_algorithms(True)
+            torch.backends.cudnn.benchmark = False
+        elif self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True
+        channels_last = setup.channels_last is not False
+        self.source: DataSource = open_source(
+            setup.data, DataContext(setup.base), self.device, channels_last=channels_last
+        )
+        self.model: Model
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.ema: Ema | None = None
+        self.plan: TrainPlan | None = None
+        self.phase_epochs: int | None = None
+        self.compiler = BlockCompiler() if setup.compile == "blocks" else None
+        self._optimizer_state: Mapping[str, Mapping[str, Tensor]] | None = None  # loaded, not yet given out
+        self._optimizer_kind: str | None = None  # of that state
+        self._ema_state: Mapping[str, Tensor] | None = None
+        self._proposal: tuple[Rewrite, Model] | None = None
+        self._writer: checkpoint.AsyncWriter | None = None
+
+    def describe(self) -> dict[str, Any]:
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+        return {
+            "torch": torch.__version__,
+            "device": str(self.device),
+            "device_name": name,
+            "threads": torch.get_num_threads(),
+            "precision": self.setup.precision,
+            "channels_last": self.setup.channels_last,
+            "deterministic": self.setup.deterministic,
+        }
+
+    # -- network and phases
+
+    def build(self, graph: Graph, plan: TransferPlan) -> None:
+        self._check_fit(graph)
+        plan_all = TrainPlan(channels_last=self.setup.channels_last)  # type: ignore[arg-type]
+        self.model = Model.from_graph(graph, self.setup.seed, plan=plan, device=self.device)
+        if wants_channels_last(plan_all, self.model):
+            self.model.use_channels_last()
+        self._compile()
+
+    def _check_fit(self, graph: Graph) -> None:
+        """The network takes the data's shape and has one output for each class."""
+        if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+            raise DataError(
+                f"training needs a network of one input and one output, this has {len(graph.inputs)} and "
+                f"{len(graph.outputs)}"
+            )
+        wanted = graph.infer.types[Port(graph.inputs[0])].shape
+        if wanted != self.source.shape:
+            raise DataError(
+                f"input: the network takes {list(wanted)}, data set {self.setup.data.dataset!r} has examples of "
+                f"{list(self.source.shape)}; change `input:` (or `data.options.pad_to`)"
+            )
+        classes = graph.infer.types[graph.outputs[0]].shape
+        known = len(self.source.class_names)
+        if classes != (known,):
+            raise DataError(
+                f"classifier: the network gives {list(classes)} logits, data set {self.setup.data.dataset!r} has "
+                f"{known} classes; set `classes: {known}`"
+            )
+
+    def begin_phase(self, plan: TrainPlan, phase_epochs: int | None, resumed: bool) -> None:
+        before = self.optimizer
+        keep = before is not None and self.plan is not None and not plan.reset_optimizer
+        state = export_state(before, self.model.named_parameters()) if keep and before is not None else {}
+        same_kind = self.plan is not None and self.plan.optimizer.kind == plan.optimizer.kind
+        self.plan, self.phase_epochs = plan, phase_epochs
+        self.optimizer = build_optimizer(self._tagged(), plan.optimizer)
+        if state and same_kind:
+            import_state(self.optimizer, state, self.model.named_parameters())
+        if plan.ema_decay is None:
+            self.ema = None
+        elif self.ema is None or resumed:
+            self.ema = Ema(self.model, plan.ema_decay)
+        else:
+            self.ema.decay = plan.ema_decay
+        if self._optimizer_state is not None:
+            if resumed or (self._optimizer_kind == plan.optimizer.kind and not plan.reset_optimizer):
+                import_state(self.optimizer, self._optimizer_state, self.model.named_parameters())
+            self._optimizer_state = None
+        if self._ema_state is not None:
+            if self.ema is not None:
+                self.ema.replace(self._ema_state)
+            self._ema_state = None
+
+    def _tagged(self) -> Iterator[tuple[str, torch.nn.Parameter, frozenset[str]]]:
+        slots = self.model.graph.infer.slots
+        parameters = dict(self.model.named_parameters())
+        for name, key in self.model.keys().items():
+            if name in parameters:
+                yield name, parameters[name], slots[key.node][key.slot].tags
+
+    # -- training
+
+    def train(self, epoch: int, phase_epoch: int, stretch: Stretch | None, stop: Callable[[], bool]) -> Stretch:
+        assert self.plan is not None and self.optimizer is not None
+        result = train_epoch(
+            self.model,
+            self.optimizer,
+            self.source,
+            self.plan,
+            seed=self.setup.seed,
+            epoch=epoch,
+            phase_epoch=phase_epoch,
+            phase_epochs=self.phase_epochs,
+            start_step=stretch.steps if stretch else 0,
+            sums=Sums.from_json(stretch.sums, self.device) if stretch else None,
+            ema=self.ema,
+            stop=stop,
+        )
+        return Stretch(result.metrics, result.finished, result.steps_done, result.sums.to_json())
+
+    def evaluate(self, split: str) -> dict[str, float]:
+        assert self.plan is not None
+        if split == "val" and not self.source.validation_size:
+            return {}
+        if self.ema is not None:
+            with self.ema.applied(self.model):
+                return self._evaluate(split)
+        return self._evaluate(split)
+
+    def _evaluate(self, split: str) -> dict[str, float]:
+        assert self.plan is not None
+        batches = self.source.test() if split == "test" else self.source.validation()
+        return {f"{split}.{name}": value for name, value in evaluate(self.model, batches, self.plan).items()}
+
+    def learning_rate(self, phase_epoch: int) -> float:
+        assert self.plan is not None
+        steps = self.source.steps_per_epoch
+        return self.plan.lr(phase_epoch * steps + steps - 1, steps, self.phase_epochs)
+
+    # -- rewriting
+
+    def observe(self, needs: Iterable[Need]) -> Evidence:
+        return observe(self.model, needs, self.source.probe(self.setup.probe))
+
+    def propose(self, rewrite: Rewrite) -> Effect:
+        new = self.model.rewritten(rewrite)
+        images = self.source.probe(self.setup.probe)
+        before, after = self._logits(self.model, images), self._logits(new, images)
+        self._proposal = (rewrite, new)
+        delta = float((before - after).abs().max())
+        if not math.isfinite(delta):
+            raise RunError(f"{rewrite.made_by['pass']} at {rewrite.site}: the rewritten network gives logits that are not finite")
+        return Effect(delta, float(before.abs().max()))
+
+    def _logits(self, model: Model, images: Tensor) -> Tensor:
+        """Eval-mode logits in full precision: bf16 rounding would hide what a rewrite does."""
+        with evaluating(model), torch.no_grad():
+            logits: Tensor = model(images.to(self._dtype()))
+        return logits
+
+    def _dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
+
+    def accept(self) -> None:
+        assert self._proposal is not None
+        rewrite, new = self._proposal
+        self._proposal = None
+        if self.optimizer is not None:
+            transfer_optimizer(self.optimizer, self.model, new, rewrite.plan)
+        if self.ema is not None:
+            self.ema.replace(self._moved_average(rewrite, new, self.ema))
+        self.model.become(new)
+        self._compile()
+
+    def _moved_average(self, rewrite: Rewrite, new: Model, ema: Ema) -> dict[str, Tensor]:
+        """Averages carried through the plan; what is new starts at its own value."""
+        names = {key: name for name, key in self.model.keys().items()}
+        carried = execute(
+            TransferPlan({key: source for key, source in rewrite.plan.sources.items() if _reads_old(source)}),
+            rewrite.graph,
+            lambda key: ema.tensors[names[key]],
+            TorchArrays(self.device, self._dtype()),
+            seed=self.setup.seed,
+            ordinal=new.ordinal,
+        )
+        state = new.state_dict()
+        return {
+            name: carried[key] if key in carried
+            else ema.tensors[names[key]] if key in names and key not in rewrite.plan.sources
+            else state[name]
+            for name, key in new.keys().items()
+        }
+
+    def settle(self, settle: Settle, target: float, stop: Callable[[], bool]) -> dict[str, Any]:
+        """Train only the slots of `settle` by Adam until the training accuracy reaches `target` (a fraction)."""
+        assert self.plan is not None
+        labels = {node: self.model.graph.nodes[node].label for node, _ in settle.slots}
+        names = {f"{labels[node]}.{slot}" for node, slot in settle.slots}
+        chosen = [member for member in self._tagged() if member[0] in names]
+        decay = self.plan.optimizer.weight_decay
+        plan = TrainPlan(
+            optimizer=OptimizerPlan("adam", lr=settle.lr, weight_decay=decay),
+            batch_size=self.plan.batch_size,
+            label_smoothing=self.plan.label_smoothing,
+            precision=self.plan.precision,
+            channels_last=self.plan.channels_last,
+        )
+        optimizer = build_optimizer(chosen, plan.optimizer)
+        accuracies = []
+        for epoch in range(settle.max_epochs):
+            result = train_epoch(
+                self.model,
+                optimizer,
+                self.source,
+                plan,
+                seed=self.setup.seed,
+                epoch=SETTLE_EPOCHS * self.model.ordinal + epoch,
+                phase_epoch=epoch,
+                phase_epochs=settle.max_epochs,
+                trainable=names,
+            )
+            accuracies.append(result.metrics["train.accuracy"])
+            if accuracies[-1] > target:
+                break
+        return {"epochs": len(accuracies), "train.accuracy": accuracies, "target": target}
+
+    def _compile(self) -> None:
+        if self.compiler is not None:
+            self.compiler.compile(self.model)
+
+    def notes(self) -> dict[str, Any]:
+        """Facts about the backend that belong in the journal of an epoch or a rewrite."""
+        return {} if self.compiler is None else {"compiled_graphs": self.compiler.graphs}
+
+    # -- checkpoints
+
+    def save(self, directory: Path, step: int, meta: Mapping[str, Any], keep: int) -> Path:
+        if self._writer is None:
+            self._writer = checkpoint.AsyncWriter(directory, keep)
+        groups: dict[str, dict[str, Tensor]] = {"model": dict(self.model.state_dict())}
+        if self.optimizer is not None:
+            state = export_state(self.optimizer, self.model.named_parameters())
+            groups["optimizer"] = {f"{name}/{key}": t for name, values in state.items() for key, t in values.items()}
+        if self.ema is not None:
+            groups["ema"] = dict(self.ema.tensors)
+        kind = self.plan.optimizer.kind if self.plan is not None else None
+        self._writer.save(step, groups, {**meta, "optimizer_kind": kind})
+        return directory / f"step_{step}"
+
+    def load(self, directory: Path, restore: Callable[[Mapping[str, Any]], Graph]) -> Mapping[str, Any] | None:
+        checkpoint.clean(directory)
+        found, problems = checkpoint.latest(directory)
+        if found is None:
+            return None
+        graph = restore(found.meta)
+        zeros = {
+            Key(node, name): Fill("zeros")
+            for node, slots in graph.infer.slots.items()
+            for name in slots
+        }
+        self.build(graph, TransferPlan(zeros))
+        own, stored = self.model.state_dict(), found.tensors["model"]
+        if own.keys() != stored.keys():
+            raise CheckpointError(f"{found.path}: its weights are not those of its network; restore it from a copy")
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(stored[name])
+        self.model.ordinal = int(found.meta["ordinal"])
+        self._optimizer_kind = found.meta["optimizer_kind"]
+        self._optimizer_state = _nested(found.tensors.get("optimizer", {}))
+        if "ema" in found.tensors:
+            self._ema_state = {name: tensor.to(self.device) for name, tensor in found.tensors["ema"].items()}
+        return {**found.meta, "problems": list(problems)}
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _reads_old(source: Source) -> bool:
+    return isinstance(source, Take | Stack)
+
+
+def _nested(flat: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """{"name/key": tensor} as {name: {key: tensor}}."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for path, tensor in flat.items():
+        name, _, key = path.rpartition("/")
+        found.setdefault(name, {})[key] = tensor
+    return found

@@ -1,0 +1,180 @@
+"""Optimizers whose groups follow slot tags and whose state goes by parameter name; the moving average of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from nasir.errors import CheckpointError, GraphError
+from nasir.training import OptimizerPlan
+
+Tagged = tuple[str, nn.Parameter, frozenset[str]]
+State = dict[str, dict[str, Tensor]]
+
+
+def decays(tags: frozenset[str], plan: OptimizerPlan) -> bool:
+    """Whether weight decay acts on a slot: weights tagged `decay` always, norms and biases as the plan says."""
+    if "norm" in tags and not plan.decay_norms:
+        return False
+    if "bias" in tags and not plan.decay_biases:
+        return False
+    return bool(tags & {"decay", "norm", "bias"})
+
+
+def build_optimizer(params: Iterable[Tagged], plan: OptimizerPlan, *, fused: bool | None = None) -> Optimizer:
+    """An optimizer over (name, parameter, tags) with two groups, `decay` and `no_decay`, each also if empty.
+
+    Groups carry `name`, and `param_names` in the order of `params` (torch's own key, kept up to date by rewrites).
+    `fused=None` takes the fused kernel where all parameters are on a CUDA device. A name or tensor given twice is a
+    GraphError.
+    """
+    members = list(params)
+    names = [name for name, _, _ in members]
+    tensors = {id(parameter) for _, parameter, _ in members}
+    if len(set(names)) != len(names) or len(tensors) != len(members):
+        twice = sorted({name for name in names if names.count(name) > 1}) or ["a tied tensor under two names"]
+        raise GraphError(
+            f"optimizer: given twice: {', '.join(twice)}; list each parameter once, under its owner"
+        )
+    if fused is None:
+        fused = bool(members) and all(parameter.is_cuda for _, parameter, _ in members)
+    groups = []
+    for group_name, wanted in (("decay", True), ("no_decay", False)):
+        chosen = [(name, parameter) for name, parameter, tags in members if decays(tags, plan) is wanted]
+        groups.append(
+            {
+                "params": [parameter for _, parameter in chosen],
+                "name": group_name,
+                "param_names": [name for name, _ in chosen],
+                "weight_decay": plan.weight_decay if wanted else 0.0,
+            }
+        )
+    return _make(groups, plan, fused)
+
+
+def _make(groups: list[dict[str, object]], plan: OptimizerPlan, fused: bool) -> Optimizer:
+    if plan.kind == "sgd":
+        return torch.optim.SGD(
+            groups, lr=plan.lr, momentum=plan.momentum, nesterov=plan.nesterov, fused=fused or None
+        )
+    make = torch.optim.Adam if plan.kind == "adam" else torch.optim.AdamW
+    return make(groups, lr=plan.lr, betas=plan.betas, eps=plan.eps, fused=fused or None)
+
+
+def set_lr(optimizer: Optimizer, lr: float) -> None:
+    """Give every group the learning rate `lr`."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def export_state(optimizer: Optimizer, named: Iterable[tuple[str, Tensor]]) -> State:
+    """State by parameter name, {name: {key: tensor}}, of the parameters in `named` (`model.named_parameters()`).
+
+    Parameters without state are left out. The tensors are the optimizer's own, not copies; a plain number becomes a
+    float64 scalar. Names come from the model, not from the groups: a rewrite may have renamed or moved a parameter.
+    """
+    exported: State = {}
+    for name, parameter in named:
+        values: dict[str, Tensor] = {}
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                values[key] = value
+            elif value is not None:  # SGD without momentum stores None
+                values[key] = torch.tensor(value, dtype=torch.float64)
+        if values:
+            exported[name] = values
+    return exported
+
+
+def import_state(
+    optimizer: Optimizer, state: Mapping[str, Mapping[str, Tensor]], named: Iterable[tuple[str, Tensor]]
+) -> None:
+    """Replace all state by `state` (see `export_state`); parameters not in it start empty.
+
+    CheckpointError for a name that is not a parameter of the optimizer, or a moment of another shape than its own.
+    """
+    tensors = dict(named)
+    homes = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
+    unknown = sorted(name for name in state if name not in tensors or id(tensors[name]) not in homes)
+    if unknown:
+        raise CheckpointError(
+            f"optimizer state for {', '.join(unknown[:3])} ({len(unknown)} in all) has no parameter here; "
+            "the checkpoint belongs to another network"
+        )
+    placed: dict[Tensor, dict[str, Tensor]] = {}
+    for name, values in state.items():
+        parameter = tensors[name]
+        group = homes[id(parameter)]
+        placed[parameter] = {key: _place(name, key, value, parameter, group) for key, value in values.items()}
+    optimizer.state.clear()
+    optimizer.state.update(placed)
+
+
+def _place(name: str, key: str, value: Tensor, parameter: Tensor, group: Mapping[str, object]) -> Tensor:
+    if value.ndim == 0:
+        # Adam's step counter lives on the CPU unless a fused or capturable kernel reads it on the device
+        on_device = bool(group.get("fused") or group.get("capturable"))
+        return value.to(parameter.device if on_device else "cpu", copy=True)
+    if value.shape != parameter.shape:
+        raise CheckpointError(
+            f"optimizer state {key} of {name} has shape {tuple(value.shape)}, the parameter "
+            f"{tuple(parameter.shape)}; the checkpoint belongs to another network"
+        )
+    # like the parameter's own layout, as a fresh optimizer would have made it
+    return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+
+
+class Ema:
+    """Exponential moving average of a model's float state (weights and running statistics), by state_dict name.
+
+    After each step, average := decay * average + (1 - decay) * current; whole-number buffers are copied.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.tensors: dict[str, Tensor] = {name: t.detach().clone() for name, t in model.state_dict().items()}
+        self._blend: Callable[..., None] = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+
+    def update(self, model: nn.Module) -> None:
+        """Move the average towards the model's present state."""
+        current = model.state_dict()
+        self._match(current)
+        floats = [name for name, tensor in current.items() if tensor.is_floating_point()]
+        with torch.no_grad():
+            if floats:
+                self._blend([self.tensors[name] for name in floats], [current[name] for name in floats], None)
+            for name in current.keys() - set(floats):
+                self.tensors[name].copy_(current[name])
+
+    @contextmanager
+    def applied(self, model: nn.Module) -> Iterator[None]:
+        """For the length of a `with`, the model holds the averages (in place); then its own values again, exactly."""
+        current = model.state_dict()
+        self._match(current)
+        own = {name: tensor.clone() for name, tensor in current.items()}
+        with torch.no_grad():
+            for name, tensor in current.items():
+                tensor.copy_(self.tensors[name])
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, tensor in current.items():
+                    tensor.copy_(own[name])
+
+    def replace(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take other averages: after a rewrite, the old ones carried through its transfer plan; or a checkpoint's."""
+        self.tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+    def _match(self, current: Mapping[str, Tensor]) -> None:
+        odd = sorted(current.keys() ^ self.tensors.keys())
+        if odd:
+            raise GraphError(
+                f"moving average and model differ in {', '.join(odd[:3])} ({len(odd)} in all); "
+                "transfer the average together with the weights"
+            )

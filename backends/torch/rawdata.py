@@ -1,0 +1,137 @@
+"""A decoded data set in memory, and what a function that reads one is given."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nasir.errors import DataError
+
+
+def cache_root() -> Path:
+    """Folder for unpacked archives and decoded images: `$NASIR_CACHE`, else `~/.cache/nasir`."""
+    return Path(os.environ.get("NASIR_CACHE") or Path.home() / ".cache" / "nasir").expanduser()
+
+
+@dataclass(frozen=True, slots=True)
+class DataContext:
+    """Where a data set is read: `base` is the folder that relative paths in the spec are relative to."""
+
+    base: Path = field(default_factory=Path.cwd)
+
+    def path(self, value: str | os.PathLike[str]) -> Path:
+        """`value` with `~` expanded and, when relative, taken from `base`."""
+        return self.base / Path(value).expanduser()
+
+
+@dataclass(frozen=True, slots=True)
+class RawData:
+    """Images uint8 [N, C, H, W] (or float32, also as vectors [N, D]), labels int64 [N] in 0..classes-1, on the CPU."""
+
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for part, images, labels in (
+            ("train", self.train_images, self.train_labels),
+            ("test", self.test_images, self.test_labels),
+        ):
+            _check_split(part, images, labels, len(self.class_names))
+        train, test = self.train_images, self.test_images
+        if train.shape[1:] != test.shape[1:] or train.dtype != test.dtype:
+            raise DataError(
+                f"train images are {tuple(train.shape[1:])} {train.dtype}, test images {tuple(test.shape[1:])} "
+                f"{test.dtype}; both parts need one shape and type"
+            )
+        if not len(self.train_labels):
+            raise DataError("the training part is empty; give at least one example")
+
+
+Loader = Callable[[Mapping[str, Any], DataContext], RawData]
+
+
+def _check_split(part: str, images: Tensor, labels: Tensor, classes: int) -> None:
+    if images.dtype not in (torch.uint8, torch.float32) or images.ndim not in (2, 4):
+        raise DataError(
+            f"{part} images have shape {tuple(images.shape)} and type {images.dtype}; "
+            "use uint8 or float32, [N, C, H, W] for images or [N, D] for vectors"
+        )
+    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+        raise DataError(
+            f"{part} labels have shape {tuple(labels.shape)} and type {labels.dtype}; "
+            f"use int64 with one label for each of the {len(images)} images"
+        )
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise DataError(
+            f"{part} labels span {int(labels.min())}..{int(labels.max())}, but there are {classes} classes; "
+            f"number them 0..{classes - 1}"
+        )
+    if images.dtype == torch.float32 and not bool(torch.isfinite(images).all()):
+        raise DataError(f"{part} images hold values that are not finite; replace them before training")
+
+
+def read_options(dataset: str, options: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """`options` over `defaults`; an unknown key, or a value of another type than its default, is a DataError.
+
+    A default of None accepts anything (absent); a type in place of a default means that the key is required.
+    """
+    for key in options:
+        if key not in defaults:
+            close = difflib.get_close_matches(str(key), list(defaults), n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(defaults) or 'none'}"
+            raise DataError(f"data set {dataset!r}: unknown option {key!r}; {hint}")
+    merged: dict[str, Any] = {}
+    for key, default in defaults.items():
+        required = isinstance(default, type)
+        if required and key not in options:
+            raise DataError(f"data set {dataset!r}: option {key!r} is missing; add it under `options:`")
+        value = options.get(key, default)
+        kind = default if required else type(default)
+        if default is not None and not _is_a(value, kind):
+            raise DataError(f"data set {dataset!r}: option {key!r} is {value!r}; expected {kind.__name__}")
+        merged[key] = value
+    return merged
+
+
+def _is_a(value: object, kind: type) -> bool:
+    if kind is not bool and isinstance(value, bool):
+        return False
+    return isinstance(value, int | float) if kind is float else isinstance(value, kind)
+
+
+def split_indices(labels: np.ndarray[Any, Any], count: int, key: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """Sorted positions of `count` examples drawn from `labels` so that each class keeps its share.
+
+    Shares are rounded by largest remainder, so exactly `count` come back; `key` seeds the draw.
+    """
+    random = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+    classes, sizes = np.unique(labels, return_counts=True)
+    exact = sizes * count / max(len(labels), 1)
+    quota = np.floor(exact).astype(np.int64)
+    short = count - int(quota.sum())
+    quota[np.argsort(-(exact - quota), kind="stable")[:short]] += 1
+    picks = [
+        random.permutation(np.flatnonzero(labels == label))[:share]
+        for label, share in zip(classes, quota, strict=True)
+    ]
+    return np.sort(np.concatenate(picks)) if picks else np.zeros(0, np.int64)
+
+
+def hold_out(images: Tensor, labels: Tensor, names: tuple[str, ...], fraction: float, seed: int) -> RawData:
+    """One labelled set cut into training and test parts, stratified; the cut depends on `seed` alone."""
+    count = round(len(labels) * fraction)
+    held = split_indices(labels.numpy(), count, (seed, len(labels)))
+    kept = np.setdiff1d(np.arange(len(labels)), held, assume_unique=True)
+    train, test = torch.from_numpy(kept), torch.from_numpy(held)
+    return RawData(images[train], labels[train], images[test], labels[test], names)

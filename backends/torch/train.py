@@ -1,0 +1,242 @@
+"""One epoch of training, and evaluation: no wait for the device inside an epoch, resumable at any step bit for bit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import Optimizer
+
+from nasir.backends.torch.modes import eval_mode
+from nasir.backends.torch.optim import Ema, set_lr
+from nasir.errors import DataError, RunError
+from nasir.training import TrainPlan
+
+_DROPOUT = 4  # purpose of the draw; see data.py for the others
+
+
+class Source(Protocol):
+    """What `train_epoch` needs of a data source."""
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    def batches(self, epoch: int, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+@dataclass(slots=True)
+class Sums:
+    """Running totals on the device: `loss` float64 summed over examples, `correct` and `count` int64 scalars."""
+
+    loss: Tensor
+    correct: Tensor
+    count: Tensor
+
+    @classmethod
+    def zero(cls, device: torch.device) -> Sums:
+        """Totals of nothing, on `device`."""
+        whole = [torch.zeros((), dtype=torch.int64, device=device) for _ in range(2)]
+        return cls(torch.zeros((), dtype=torch.float64, device=device), *whole)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any], device: torch.device) -> Sums:
+        """What `to_json` wrote, on `device`."""
+        sums = cls.zero(device)
+        sums.loss.fill_(float(stored["loss"]))
+        sums.correct.fill_(int(stored["correct"]))
+        sums.count.fill_(int(stored["count"]))
+        return sums
+
+    def to_json(self) -> dict[str, float | int]:
+        """Totals as numbers, exact in JSON; waits for the device."""
+        return {
+            "loss": self.loss.item(),
+            "correct": int(self.correct.item()),
+            "count": int(self.count.item()),
+        }
+
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch: mean `loss`, logits [n, classes], labels [n]."""
+        self.loss += loss.detach().double() * len(labels)
+        self.correct += (logits.detach().argmax(1) == labels).sum()
+        self.count += len(labels)
+
+    def metrics(self) -> dict[str, float]:
+        """Mean loss and accuracy (0..1); waits for the device."""
+        totals = self.to_json()
+        return {"loss": totals["loss"] / totals["count"], "accuracy": totals["correct"] / totals["count"]}
+
+
+@dataclass(frozen=True, slots=True)
+class EpochResult:
+    """`metrics`: train.loss and train.accuracy (0..1) over the steps done so far in the epoch, with augmentation.
+
+    `steps_done` counts from the epoch's start; `finished` is false when `stop` ended it early, and then
+    `train_epoch(start_step=steps_done, sums=sums)` goes on as if nothing had happened.
+    """
+
+    metrics: dict[str, float]
+    steps_done: int
+    finished: bool
+    sums: Sums
+    lr: float
+
+
+def is_convolutional(model: nn.Module) -> bool:
+    """Whether the model has a convolution weight (four axes): such nets gain from bf16 and channels-last."""
+    return any(parameter.ndim == 4 for parameter in model.parameters())
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 natively; elsewhere autocast to it is slower than fp32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
+    # added to torch.cpu after this project's oldest supported version; without it fp32 is the safe answer
+    found: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+def wants_bf16(plan: TrainPlan, model: nn.Module, device: torch.device) -> bool:
+    """The plan's precision, with `auto` resolved for this model and device."""
+    if plan.precision == "auto":
+        return is_convolutional(model) and computes_bf16(device)
+    return plan.precision == "bf16"
+
+
+def wants_channels_last(plan: TrainPlan, model: nn.Module) -> bool:
+    """The plan's memory layout, with `auto` resolved: channels last for convolutional nets."""
+    return is_convolutional(model) if plan.channels_last == "auto" else plan.channels_last
+
+
+def prepare(model: nn.Module, plan: TrainPlan) -> None:
+    """Lay convolution weights out as the plan wants, in place: the Parameter objects stay the same."""
+    wanted = torch.channels_last if wants_channels_last(plan, model) else torch.contiguous_format
+    for parameter in model.parameters():
+        if parameter.ndim == 4 and not parameter.is_contiguous(memory_format=wanted):
+            parameter.data = parameter.data.contiguous(memory_format=wanted)
+
+
+def train_epoch(
+    model: nn.Module,
+    optimizer: Optimizer,
+    source: Source,
+    plan: TrainPlan,
+    *,
+    seed: int,
+    epoch: int,
+    phase_epoch: int,
+    phase_epochs: int | None,
+    start_step: int = 0,
+    sums: Sums | None = None,
+    ema: Ema | None = None,
+    trainable: Collection[str] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> EpochResult:
+    """Train from `start_step` to the end of the epoch, or to the first step after which `stop()` is true.
+
+    `epoch` and `phase_epoch` are 0-based: epochs done before this one, in the run and in the phase. `trainable`
+    names the parameters that change (None: all); batch statistics move all the same. Every step seeds torch's
+    global generator from (seed, epoch, step), so dropout needs no saved state. `sums` is added to in place.
+    RunError when the loss is not finite.
+    """
+    device = next(model.parameters()).device
+    prepare(model, plan)
+    model.train()
+    totals = Sums.zero(device) if sums is None else sums
+    bf16, steps = wants_bf16(plan, model, device), source.steps_per_epoch
+    step, lr = start_step, plan.lr(phase_epoch * steps + start_step, steps, phase_epochs)
+    with _only(model, trainable):
+        for x, y in source.batches(epoch, start_step):
+            lr = plan.lr(phase_epoch * steps + step, steps, phase_epochs)
+            set_lr(optimizer, lr)
+            torch.manual_seed(step_seed(seed, epoch, step))
+            _step(model, optimizer, plan, x, y, bf16, totals)
+            if ema is not None:
+                ema.update(model)
+            step += 1
+            if stop():
+                break
+        optimizer.zero_grad(set_to_none=True)
+    metrics = _checked(totals, lr, epoch, plan)
+    return EpochResult(metrics, step, step >= steps, totals, lr)
+
+
+def _step(
+    model: nn.Module, optimizer: Optimizer, plan: TrainPlan, x: Tensor, y: Tensor, bf16: bool, totals: Sums
+) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
+        logits = model(x)
+    logits = logits.float()  # the loss in fp32: bf16 has 8 bits, too few for a log-sum-exp
+    loss = functional.cross_entropy(logits, y, label_smoothing=plan.label_smoothing)
+    loss.backward()  # type: ignore[no-untyped-call]
+    if plan.gradient_clip is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), plan.gradient_clip)
+    optimizer.step()
+    totals.add(loss, logits, y)
+
+
+def step_seed(seed: int, epoch: int, step: int) -> int:
+    """63-bit seed of torch's generator for one step."""
+    words = np.random.SeedSequence((seed, _DROPOUT, epoch, step)).generate_state(1, np.uint64)
+    return int(words[0] >> np.uint64(1))
+
+
+@contextmanager
+def _only(model: nn.Module, trainable: Collection[str] | None) -> Iterator[None]:
+    """Let only the named parameters have gradients; an optimizer leaves one without gradient as it is."""
+    if trainable is None:
+        yield
+        return
+    named = dict(model.named_parameters())
+    unknown = sorted(set(trainable) - set(named))
+    if unknown or not trainable:
+        raise RunError(
+            f"train: no parameter called {', '.join(unknown) or '(none named)'}; "
+            f"the model has {len(named)}, such as {', '.join(list(named)[:3])}"
+        )
+    before = {name: parameter.requires_grad for name, parameter in named.items()}
+    for name, parameter in named.items():
+        parameter.requires_grad_(before[name] and name in trainable)
+    try:
+        yield
+    finally:
+        for name, parameter in named.items():
+            parameter.requires_grad_(before[name])
+
+
+def _checked(totals: Sums, lr: float, epoch: int, plan: TrainPlan) -> dict[str, float]:
+    metrics = totals.metrics()
+    if not math.isfinite(metrics["loss"]):
+        clip = "" if plan.gradient_clip is not None else ", set `gradient_clip: 1.0`"
+        raise RunError(
+            f"training diverged: the loss of epoch {epoch + 1} is {metrics['loss']} at learning rate {lr:g}; "
+            f"lower `lr`, add `warmup: 1 epochs`{clip}, or start a new block near the identity (init: zero)"
+        )
+    return {f"train.{name}": value for name, value in metrics.items()}
+
+
+def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], plan: TrainPlan) -> dict[str, float]:
+    """Loss (mean cross-entropy, not smoothed) and accuracy (0..1) in eval mode; train flags are put back."""
+    device = next(model.parameters()).device
+    bf16, totals = wants_bf16(plan, model, device), Sums.zero(device)
+    seen = False
+    with eval_mode(model):
+        for x, y in batches:
+            seen = True
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                logits = model(x)
+            logits = logits.float()
+            totals.add(functional.cross_entropy(logits, y), logits, y)
+    if not seen:
+        raise DataError("evaluate: there are no examples; give `data:` a `validation:` share")
+    return totals.metrics()

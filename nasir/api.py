@@ -1,0 +1,189 @@
+"""Runs as a library: `run`, `resume` and the `Run` they give back."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nasir.backend import Backend
+from nasir.engine import Engine, Signals, setup_of
+from nasir.errors import JournalError, RunError, SpecError
+from nasir.ir import Graph
+from nasir.journal import Journal, Record
+from nasir.registry import backends
+from nasir.rundir import RunDirectory
+from nasir.spec import Spec, import_plugins, load_spec
+from nasir.spec.network import build, initial_plan
+from nasir.version import VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run directory that came to its end."""
+
+    path: Path
+    graph: Graph
+    metrics: dict[str, float]  # "test.accuracy", "test.loss", "val.accuracy", ...: accuracies are fractions
+    journal: tuple[Record, ...]  # the records that count
+
+    @property
+    def report(self) -> Path:
+        """The HTML report."""
+        return self.path / "report.html"
+
+
+def _ignore(record: Record) -> None:
+    """The default listener."""
+
+
+def run(
+    spec: Spec | str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    signals: Signals | None = None,
+    listener: Callable[[Record], None] = _ignore,
+    notice: Callable[[str], None] = lambda text: None,
+) -> Run:
+    """Train what a spec describes, in the run directory `out` (default: runs/NAME, numbered when taken).
+
+    Raises SpecError or UsageError for bad input, RunError when training fails, Preempted when `signals` asked to
+    stop (a checkpoint is then written, and `resume` goes on). `listener` sees each journal record, `notice` remarks.
+    """
+    spec = spec if isinstance(spec, Spec) else load_spec(spec)
+    base = spec.source.resolve().parent
+    plugins = import_plugins(spec)
+    for plugin in plugins:
+        notice(f"imported plugin {plugin.path} (sha256 {plugin.sha256[:12]})")
+    graph = build(spec)
+    directory = RunDirectory.create(out if out is not None else _free(Path("runs") / spec.name))
+    with directory.lock():
+        session = _backend().open(setup_of(spec, base))
+        try:
+            session.build(graph, initial_plan(graph, spec))
+            directory.write_spec(spec.to_yaml())
+            env = {**_environment(), **session.describe(), "base": str(base)}
+            env["plugins"] = {Path(plugin.path).name: plugin.sha256 for plugin in plugins}
+            directory.write_env(env)
+            with directory.journal() as journal:
+                engine = Engine(spec, directory, journal, session, signals or Signals(), listener)
+                engine.graph = graph
+                cost = graph.cost()
+                engine.write(
+                    "start",
+                    name=spec.name,
+                    spec_digest=spec.digest,
+                    seed=spec.seed,
+                    graph=directory.put_blob(graph.to_json()),
+                    cost={"params": cost.params, "macs": cost.macs, "activation_bytes": cost.activation_bytes},
+                    depths=graph.depths(),
+                    nasir=VERSION,
+                )
+                return _end(engine, directory)
+        finally:
+            session.close()
+
+
+def resume(
+    path: str | os.PathLike[str],
+    *,
+    signals: Signals | None = None,
+    listener: Callable[[Record], None] = _ignore,
+    notice: Callable[[str], None] = lambda text: None,
+) -> Run:
+    """Go on with a run that was killed or stopped, bit for bit where the environment is the same.
+
+    A finished run is returned as it is. `notice` hears what differs from the environment the run began in.
+    """
+    directory = RunDirectory.open(path)
+    with directory.lock(), directory.journal() as journal:
+        records = journal.records()
+        if not records:
+            raise RunError(f"{directory.path}: killed before its first record; start it again with `nasir run`")
+        ended = journal.effective("end")
+        if ended:
+            notice("this run is finished already")
+            return finished(directory, journal)
+        spec, env = reopen(directory)
+        graph = build(spec)
+        if spec.digest != records[0]["spec_digest"]:
+            raise JournalError(f"{directory.spec_path}: not the spec this run began with; restore it from a copy")
+        session = _backend().open(setup_of(spec, Path(env["base"])))
+        try:
+            for text in _differences(env, {**_environment(), **session.describe()}):
+                notice(f"resuming will not be bit-exact: {text}")
+            engine = Engine(spec, directory, journal, session, signals or Signals(), listener)
+            engine.graph = graph
+            if not engine.restore():
+                session.build(graph, initial_plan(graph, spec))
+            return _end(engine, directory)
+        finally:
+            session.close()
+
+
+def reopen(directory: RunDirectory) -> tuple[Spec, dict[str, Any]]:
+    """(spec, environment) of a run, its plugins imported; refuses plugins that changed."""
+    env = directory.env()
+    spec = load_spec(directory.spec_path)
+    for plugin in import_plugins(spec):
+        known = env["plugins"].get(Path(plugin.path).name)
+        if known != plugin.sha256:
+            raise SpecError(
+                f"{plugin.path}: plugin changed since the run began (sha256 was {str(known)[:12]}, is "
+                f"{plugin.sha256[:12]}); restore it, or start a new run"
+            )
+    return spec, env
+
+
+def finished(directory: RunDirectory, journal: Journal) -> Run:
+    """The result of a run that ended."""
+    end = journal.effective("end")[-1]
+    graph = Graph.from_json(directory.get_blob(end["graph"]))
+    return Run(directory.path, graph, dict(end["metrics"]), journal.effective())
+
+
+def _end(engine: Engine, directory: RunDirectory) -> Run:
+    from nasir.report import write_report
+
+    try:
+        engine.execute()
+    finally:
+        if engine.journal.effective("epoch"):
+            write_report(directory.path)
+    return finished(directory, engine.journal)
+
+
+def _backend() -> Backend:
+    backend: Backend = backends.get("torch")()
+    return backend
+
+
+def _free(path: Path) -> Path:
+    """`path`, or the first numbered sibling that is not taken."""
+    candidate, number = path, 2
+    while candidate.exists() and any(candidate.iterdir()):
+        candidate = path.with_name(f"{path.name}-{number}")
+        number += 1
+    return candidate
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "nasir": VERSION,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs of the things that bit-exact resuming depends on."""
+    keys = ("nasir", "torch", "device", "device_name", "threads", "precision", "channels_last", "deterministic")
+    return [
+        f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in keys if before.get(key) != now.get(key)
+    ]

@@ -1,0 +1,83 @@
+"""What the engine asks of a backend. Nothing here knows about torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from nasir.evidence import Evidence, Need
+from nasir.ir import Graph
+from nasir.rewrite import Rewrite, Settle
+from nasir.training import DataPlan, TrainPlan
+from nasir.transfer import TransferPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """Everything a session needs that does not change between phases."""
+
+    data: DataPlan
+    base: Path  # folder that relative paths of the spec refer to
+    seed: int
+    device: str = "auto"
+    precision: str = "auto"
+    channels_last: bool | str = "auto"
+    compile: str | bool = False
+    deterministic: bool = False
+    probe: int = 64  # samples whose logits measure the effect of a rewrite
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """The outcome of training for (part of) an epoch. `finished` is False when a signal stopped it."""
+
+    metrics: Mapping[str, float]
+    finished: bool
+    steps: int  # optimizer steps of the epoch so far
+    sums: Mapping[str, float] = field(default_factory=dict)  # partial metrics, to go on from
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What a rewrite does to the logits of the probe batch, in eval mode."""
+
+    delta_logits: float  # largest absolute difference
+    scale: float  # largest absolute logit before
+
+
+class Session(Protocol):
+    """One network in training on one device.
+
+    The engine calls `build` (or `load`) once, `begin_phase` at each phase, then `train` and `evaluate` by turns.
+    A rewrite is measured by `propose`, which leaves the current network untouched, and takes effect by `accept`.
+    """
+
+    def describe(self) -> dict[str, Any]:
+        """Device, threads, precision and versions: what bit-exact resuming depends on."""
+
+    def build(self, graph: Graph, plan: TransferPlan) -> None: ...
+    def begin_phase(self, plan: TrainPlan, phase_epochs: int | None, resumed: bool) -> None: ...
+    def train(self, epoch: int, phase_epoch: int, stretch: Stretch | None, stop: Callable[[], bool]) -> Stretch:
+        """Train epoch `epoch` (counted from 0 over the run), going on from `stretch` if it was interrupted."""
+
+    def evaluate(self, split: str) -> dict[str, float]:
+        """{"val.loss": ..., "val.accuracy": ...} for split "val" or "test" (read only at the end of a run)."""
+
+    def observe(self, needs: Iterable[Need]) -> Evidence: ...
+    def propose(self, rewrite: Rewrite) -> Effect: ...
+    def accept(self) -> None: ...
+    def settle(self, settle: Settle, target: float, stop: Callable[[], bool]) -> dict[str, Any]: ...
+    def learning_rate(self, phase_epoch: int) -> float: ...
+    def save(self, directory: Path, step: int, meta: Mapping[str, Any], keep: int) -> Path: ...
+    def load(self, directory: Path, restore: Callable[[Mapping[str, Any]], Graph]) -> Mapping[str, Any] | None:
+        """Load the newest usable checkpoint; `restore` gives the graph its meta data names. None without one."""
+
+    def close(self) -> None: ...
+
+
+class Backend(Protocol):
+    """Makes sessions; registered under the entry point group `nasir.backends`."""
+
+    def open(self, setup: Setup) -> Session: ...

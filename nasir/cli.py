@@ -1,0 +1,355 @@
+"""The command line. Data goes to stdout, progress and errors to stderr; nothing here imports torch by itself.
+
+Exit codes: 0 done, 1 failed, 2 bad input, 3 `diff` found differences, 75 preempted (checkpoint written), 130
+interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasir.errors import NasirError, UsageError
+
+if TYPE_CHECKING:
+    from nasir.engine import Signals
+    from nasir.ir import Graph
+    from nasir.spec import Spec
+
+KINDS = ("passes", "ops", "blocks", "datasets", "specs", "backends", "policies")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code; never lets a NasirError become a traceback."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return 0
+    command: Callable[[argparse.Namespace], int] = options.run
+    try:
+        return command(options)
+    except NasirError as error:
+        _complain(error)
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader went away; nothing more to say to it
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:
+        print(f"error: {error.filename or 'file system'}: {error.strerror}; free space or fix permissions", file=sys.stderr)
+        return 1
+
+
+def _complain(error: NasirError) -> None:
+    for line in str(error).splitlines():
+        print(line if error.exit_code in (75, 130) else f"error: {line}", file=sys.stderr)
+    for note in getattr(error, "__notes__", ()):
+        print(f"  {note}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nasir", description="Declarative architecture search: networks that are rewritten while they train."
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    parser.set_defaults(command=None)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    def add(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text)
+        made.set_defaults(command=name, run=run)
+        made.add_argument("--json", action="store_true", help="machine-readable output on stdout")
+        return made
+
+    def with_overrides(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        made.add_argument(
+            "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
+            help="override a value of the spec, such as phases.0.rules.0.every=5",
+        )
+        return made
+
+    made = with_overrides(add("check", _check, "check a spec and describe what it would do; trains nothing"))
+    made.add_argument("spec")
+    made.add_argument("--simulate", metavar="CSV", help="metrics by epoch: show which rewrite would happen when")
+    made.add_argument("--epochs", type=int, default=1000, help="most epochs to simulate (default %(default)s)")
+    made = with_overrides(add("show", _show, "draw a network: of a spec, a run or a graph file"))
+    made.add_argument("what", metavar="SPEC|RUN|GRAPH")
+    made.add_argument("--html", metavar="FILE", help="write the drawing as a page")
+    made.add_argument("--text", action="store_true", help="print the graph itself, a line a node")
+    made = with_overrides(add("run", _run, "train what a spec describes"))
+    made.add_argument("spec")
+    made.add_argument("--out", metavar="DIR", help="run directory (default: runs/NAME)")
+    made = add("resume", _resume, "go on with a run that was stopped or killed")
+    made.add_argument("run_dir", metavar="RUN")
+    made = add("replay", _replay, "rebuild every network of a run from its journal and compare")
+    made.add_argument("run_dir", metavar="RUN")
+    made.add_argument("--train", metavar="DIR", help="also train again from the seed, into DIR, and compare everything")
+    made = add("diff", _diff, "what changed between two networks (exit code 3 when something did)")
+    made.add_argument("first", metavar="SPEC|RUN|GRAPH")
+    made.add_argument("second", metavar="SPEC|RUN|GRAPH")
+    made = add("report", _report, "write the HTML report of a run")
+    made.add_argument("run_dir", metavar="RUN")
+    made = add("list", _list, "what is available, plugins included")
+    made.add_argument("kind", choices=KINDS)
+    add("schema", _schema, "print the JSON Schema of specs, for editors")
+    parser.set_defaults(run=_version)
+    return parser
+
+
+def _version(options: argparse.Namespace) -> int:
+    from nasir.version import VERSION
+
+    print(VERSION)
+    return 0
+
+
+def _print(data: Any) -> None:
+    print(json.dumps(data, indent=2, sort_keys=True))
+
+
+# -- looking at specs and networks
+
+
+def _load(path: str, overrides: Sequence[str]) -> Spec:
+    from nasir.spec import load_spec
+
+    spec = load_spec(path, overrides)
+    for note in spec.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return spec
+
+
+def _graph(what: str, overrides: Sequence[str] = ()) -> Graph:
+    """The network of a spec, of a run directory (its last one), or of a graph file in text or JSON form."""
+    from nasir.ir import Graph, parse
+    from nasir.rundir import RunDirectory
+    from nasir.spec.network import build
+
+    path = Path(what)
+    if path.is_dir():
+        directory = RunDirectory.open(path)
+        digests = [record["graph"] for record in directory.effective() if record["kind"] in ("start", "rewrite", "end")]
+        if not digests:
+            raise UsageError(f"{path}: the run has no network yet; wait for its first record")
+        return Graph.from_json(directory.get_blob(digests[-1]))
+    if path.suffix in (".json", ".txt"):
+        try:
+            text = path.read_text()
+            return parse(text) if path.suffix == ".txt" else Graph.from_json(json.loads(text))
+        except OSError as error:
+            raise UsageError(f"{path}: {error.strerror}; name a spec, a run directory or a graph file") from None
+        except ValueError as error:
+            raise UsageError(f"{path}: not a graph in JSON form ({error}); write one with `nasir show --json`") from None
+    return build(_load(what, overrides))
+
+
+def _check(options: argparse.Namespace) -> int:
+    from nasir.show import render
+    from nasir.spec.network import build
+
+    spec = _load(options.spec, options.overrides)
+    if options.simulate:
+        return _simulate(spec, options)
+    graph = build(spec)
+    cost = graph.cost()
+    if options.json:
+        _print(
+            {
+                "name": spec.name,
+                "digest": spec.digest,
+                "graph": graph.digest,
+                "params": cost.params,
+                "macs": cost.macs,
+                "depths": graph.depths(),
+                "phases": [phase.name for phase in spec.phases],
+            }
+        )
+        return 0
+    print(f"{spec.name}: correct\n\n{render(graph)}\n")
+    for phase in spec.phases:
+        print(_phase_line(phase))
+    return 0
+
+
+def _phase_line(phase: Any) -> str:
+    length = f"{phase.epochs} epochs" if phase.epochs else f"until {phase.until or 'its budget'}"
+    rules = ", ".join(f"{rule.pass_name} every {rule.every}" if rule.every else rule.pass_name for rule in phase.plan().rules)
+    return f"phase {phase.name}: {length}; " + (f"rules: {rules}" if rules else "no rules")
+
+
+def _simulate(spec: Spec, options: argparse.Namespace) -> int:
+    from nasir.engine import simulate_spec
+
+    records = simulate_spec(spec, Path(options.simulate), options.epochs)
+    if options.json:
+        _print(records)
+        return 0
+    from nasir.report.progress import line
+
+    for record in records:
+        if record["kind"] != "epoch":
+            print(line(record))
+    epochs = [record for record in records if record["kind"] == "epoch"]
+    depths = "-".join(str(depth) for depth in epochs[-1]["depths"].values()) if epochs else "none"
+    print(f"{len(epochs)} epochs simulated, depth {depths}")
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    from nasir.show import render
+
+    graph = _graph(options.what, options.overrides)
+    if options.html:
+        from nasir.report import write_drawing
+
+        print(f"wrote {write_drawing(graph, Path(options.html), options.what)}")
+    elif options.json:
+        print(json.dumps(graph.to_json()))
+    elif options.text:
+        print(graph.to_text(), end="")
+    else:
+        print(render(graph))
+    return 0
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from nasir.diff import difference
+
+    found = difference(_graph(options.first), _graph(options.second))
+    if options.json:
+        _print([asdict(change) for change in found])
+    else:
+        for change in found:
+            print(change)
+        if not found:
+            print("the same architecture")
+    return 3 if found else 0
+
+
+# -- running
+
+
+def _run(options: argparse.Namespace) -> int:
+    from nasir.api import run
+    from nasir.report.progress import Progress
+
+    spec = _load(options.spec, options.overrides)
+    with Progress(spec.name, quiet=options.json) as progress:
+        done = run(spec, options.out, signals=_signals(), listener=progress.record, notice=progress.notice)
+    return _finished(done, options)
+
+
+def _resume(options: argparse.Namespace) -> int:
+    from nasir.api import resume
+    from nasir.report.progress import Progress
+
+    with Progress(Path(options.run_dir).name, quiet=options.json) as progress:
+        done = resume(options.run_dir, signals=_signals(), listener=progress.record, notice=progress.notice)
+    return _finished(done, options)
+
+
+def _finished(done: Any, options: argparse.Namespace) -> int:
+    cost = done.graph.cost()
+    facts = {
+        "run": str(done.path),
+        "report": str(done.report),
+        "metrics": done.metrics,
+        "depths": done.graph.depths(),
+        "params": cost.params,
+        "macs": cost.macs,
+    }
+    if options.json:
+        _print(facts)
+        return 0
+    depths = "-".join(str(depth) for depth in done.graph.depths().values())
+    print(f"test accuracy {100 * done.metrics['test.accuracy']:.2f} %  depth {depths}  "
+          f"{cost.params:,} params  {cost.macs:,} MACs")
+    print(f"report: {done.report}")
+    return 0
+
+
+def _signals() -> Signals:
+    """SIGTERM and SIGUSR1 ask for a checkpoint and exit 75, SIGINT for a checkpoint and 130; a second stops at once."""
+    from nasir.engine import Signals
+
+    asked = Signals()
+
+    def handle(number: int, frame: Any) -> None:
+        code = 130 if number == signal.SIGINT else 75
+        if asked.exit_code:
+            os._exit(code)
+        asked.exit_code = code
+        os.write(2, b"\nstopping after this step; once more to stop at once\n")
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, handle)
+    return asked
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from nasir.replay import replay_graphs, replay_training
+    from nasir.rundir import RunDirectory
+
+    directory = RunDirectory.open(options.run_dir)
+    graphs = replay_graphs(directory)
+    facts: dict[str, Any] = {"rewrites": len(graphs) - 1, "graph": graphs[-1].digest, "differences": []}
+    if options.train:
+        _, facts["differences"] = replay_training(directory, Path(options.train))
+    if options.json:
+        _print(facts)
+    else:
+        print(f"{facts['rewrites']} rewrites replayed, every network as recorded; the last is {facts['graph'][:12]}")
+        for text in facts["differences"]:
+            print(text)
+        if options.train and not facts["differences"]:
+            print("trained again: all decisions and metrics equal bit for bit")
+    return 1 if facts["differences"] else 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from nasir.report import write_report
+    from nasir.rundir import RunDirectory
+
+    path = write_report(RunDirectory.open(options.run_dir).path)
+    if options.json:
+        _print({"report": str(path)})
+    else:
+        print(f"report: {path}")
+    return 0
+
+
+# -- catalogues
+
+
+def _list(options: argparse.Namespace) -> int:
+    from nasir.catalogue import entries
+
+    rows = entries(options.kind)
+    if options.json:
+        _print([{"name": name, "about": about} for name, about in rows])
+        return 0
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, about in rows:
+        print(f"{name.ljust(width)}  {about}".rstrip())
+    return 0
+
+
+def _schema(options: argparse.Namespace) -> int:
+    from nasir.spec import json_schema
+
+    _print(json_schema())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

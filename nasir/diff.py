@@ -1,0 +1,90 @@
+"""What changed between two graphs, in words: stages, blocks, nodes, widths, cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from nasir.ir import Graph, Port
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One change: `kind` is stage, added, removed, changed or cost."""
+
+    kind: str
+    where: str
+    before: Any
+    after: Any
+
+    def __str__(self) -> str:
+        if self.kind == "added":
+            return f"+ {self.where}: {self.after}"
+        if self.kind == "removed":
+            return f"- {self.where}: {self.before}"
+        return f"~ {self.where}: {_figure(self.before)} -> {_figure(self.after)}"
+
+
+def _figure(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def difference(before: Graph, after: Graph) -> tuple[Difference, ...]:
+    """All changes from one graph to another, by label; empty when the architectures are equal."""
+    if before.digest == after.digest and before.labels.keys() == after.labels.keys():
+        return ()
+    found = [*_stages(before, after), *_blocks(before, after), *_nodes(before, after)]
+    old, new = before.cost(), after.cost()
+    for name in ("params", "macs"):
+        if getattr(old, name) != getattr(new, name):
+            found.append(Difference("cost", name, getattr(old, name), getattr(new, name)))
+    return tuple(found)
+
+
+def _stages(before: Graph, after: Graph) -> list[Difference]:
+    old, new = before.depths(), after.depths()
+    return [
+        Difference("stage", f"depth of {stage}", old.get(stage, 0), new.get(stage, 0))
+        for stage in {**old, **new}
+        if old.get(stage) != new.get(stage)
+    ]
+
+
+def _blocks(before: Graph, after: Graph) -> list[Difference]:
+    old = {block.path for block in before.blocks}
+    new = {block.path for block in after.blocks}
+    added = [Difference("added", f"block {b.path}", None, _block(after, b.path)) for b in after.blocks if b.path not in old]
+    gone = [Difference("removed", f"block {b.path}", _block(before, b.path), None) for b in before.blocks if b.path not in new]
+    return [*added, *gone]
+
+
+def _block(graph: Graph, path: str) -> str:
+    ops = " ".join(graph.nodes[node_id].op for node_id in graph.members(path))
+    return f"{ops} ({graph.cost(path).params:,} params)"
+
+
+def _nodes(before: Graph, after: Graph) -> list[Difference]:
+    """Nodes outside added and removed blocks."""
+    old_blocks, new_blocks = {b.path for b in before.blocks}, {b.path for b in after.blocks}
+    whole = (old_blocks ^ new_blocks)
+    found = []
+    for label in {**before.labels, **after.labels}:
+        if any(label.startswith(path + ".") for path in whole):
+            continue
+        a, b = before.labels.get(label), after.labels.get(label)
+        was = None if a is None else _node(before, a)
+        now = None if b is None else _node(after, b)
+        if was is None:
+            found.append(Difference("added", label, None, now))
+        elif now is None:
+            found.append(Difference("removed", label, was, None))
+        elif was != now:
+            found.append(Difference("changed", label, was, now))
+    return found
+
+
+def _node(graph: Graph, node_id: int) -> str:
+    node = graph.nodes[node_id]
+    attrs = ", ".join(f"{name} {value}" for name, value in node.attrs.items())
+    shape = "x".join(map(str, graph.infer.types[Port(node_id)].shape))
+    return f"{node.op}({attrs}) {shape}"

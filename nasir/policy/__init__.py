@@ -1,0 +1,51 @@
+"""Policies: pure state machines that choose, from recorded history, which pass acts where and when."""
+
+from __future__ import annotations
+
+from nasir.policy.base import (
+    ALL_FROZEN,
+    At,
+    Budget,
+    Condition,
+    Decision,
+    History,
+    Options,
+    PhasePlan,
+    PhaseView,
+    Plateau,
+    Policy,
+    Record,
+    RulePlan,
+    Threshold,
+    Where,
+)
+from nasir.policy.conditions import Verdict, evaluate
+from nasir.policy.rules import RulesPolicy
+from nasir.policy.schedule import Progress
+from nasir.policy.simulate import Apply, Row, read_metrics, simulate
+
+__all__ = [
+    "ALL_FROZEN",
+    "Apply",
+    "At",
+    "Budget",
+    "Condition",
+    "Decision",
+    "History",
+    "Options",
+    "PhasePlan",
+    "PhaseView",
+    "Plateau",
+    "Policy",
+    "Progress",
+    "Record",
+    "Row",
+    "RulePlan",
+    "RulesPolicy",
+    "Threshold",
+    "Verdict",
+    "Where",
+    "evaluate",
+    "read_metrics",
+    "simulate",
+]

@@ -1,0 +1,300 @@
+"""Plans, conditions and decisions: the vocabulary of the policy engine, without behaviour.
+
+Everything here is a frozen value, checked on construction (ValueError naming field, value and remedy). Units:
+durations are whole epochs, accuracies are fractions 0..1, costs are those of `Graph.cost()` (one MAC is one
+multiply-accumulate), seconds are wall-clock. A history is the sequence of journal records that are still in
+effect, oldest first, as plain mappings; see `Policy` for what it must hold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeAlias, get_args
+
+Record: TypeAlias = Mapping[str, Any]
+"""One journal record: at least `kind`; the other keys depend on it."""
+History: TypeAlias = Sequence[Record]
+Options: TypeAlias = Mapping[str, Any]
+"""Options of a pass: JSON values by field name."""
+
+Smoothing = Literal["running_max", "ema", "none"]
+Order = Literal["round_robin", "random", "all"]
+Action = Literal["rewrite", "freeze", "end_phase"]
+
+ALL_FROZEN: Literal["all_frozen"] = "all_frozen"
+
+
+@dataclass(frozen=True, slots=True)
+class Plateau:
+    """True when a metric improved by less than `less_than` over the last `window` epochs of the phase.
+
+    With S the smoothed metric of the phase, one entry per epoch, delta = S[-1] - S[-1 - window]. While there
+    are fewer than window + 1 entries delta is S[-1] itself (the AutoGrow code), so that the rule cannot fire
+    early on an accuracy. For a metric whose last part is `loss` an improvement is a decrease, `running_max`
+    means the best value so far, and delta is infinite until there are window + 1 entries.
+    """
+
+    metric: str = "val.accuracy"
+    window: int = 100  # epochs, >= 1
+    less_than: float = 0.0005  # unit of the metric: 0.0005 is 0.05 percentage points of an accuracy
+    smooth: Smoothing = "running_max"
+    decay: float = 0.95  # of the exponential moving average, 0 < decay < 1
+
+    def __post_init__(self) -> None:
+        _metric("plateau", self.metric)
+        _positive_int("plateau.window", self.window, "epochs")
+        _finite("plateau.less_than", self.less_than)
+        _one_of("plateau.smooth", self.smooth, get_args(Smoothing))
+        if not 0.0 < self.decay < 1.0:
+            raise ValueError(f"plateau.decay is {self.decay}; it must lie strictly between 0 and 1 (default 0.95)")
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """True when the latest value of a metric is strictly above `above` and strictly below `below`, if given."""
+
+    metric: str
+    above: float | None = None
+    below: float | None = None
+
+    def __post_init__(self) -> None:
+        _metric("threshold", self.metric)
+        if self.above is None and self.below is None:
+            raise ValueError(f"a threshold on {self.metric} needs `above`, `below` or both")
+        for name, bound in (("above", self.above), ("below", self.below)):
+            if bound is not None:
+                _finite(f"threshold.{name}", bound)
+        if self.above is not None and self.below is not None and self.above >= self.below:
+            raise ValueError(f"a threshold on {self.metric} above {self.above} and below {self.below} never holds")
+
+
+@dataclass(frozen=True, slots=True)
+class At:
+    """True when the number of epochs done in the phase is one of `epochs` (each >= 1)."""
+
+    epochs: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.epochs:
+            raise ValueError("`at` needs at least one epoch, such as at: [10, 20]")
+        for epoch in self.epochs:
+            _positive_int("at", epoch, "phase epochs, counted from 1")
+
+
+Condition: TypeAlias = Plateau | Threshold | At
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Which sites a rule acts on, in which order, and how many rewrites one action makes at each of them."""
+
+    stages: tuple[str, ...] = ()  # region paths; empty: every stage of the network
+    order: Order = "round_robin"
+    count: int = 1  # blocks per action and site, >= 1
+
+    def __post_init__(self) -> None:
+        _one_of("where.order", self.order, get_args(Order))
+        _positive_int("where.count", self.count, "blocks per action")
+        if len(set(self.stages)) != len(self.stages):
+            raise ValueError(f"where.stages names a stage twice: {', '.join(self.stages)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Upper bounds; None is unbounded. `seconds` and `epochs` count within the phase."""
+
+    params: float | None = None
+    macs: float | None = None  # per sample, forward
+    seconds: float | None = None
+    epochs: float | None = None
+
+    def __post_init__(self) -> None:
+        bounds = [(name, getattr(self, name)) for name in ("params", "macs", "seconds", "epochs")]
+        if all(bound is None for _, bound in bounds):
+            raise ValueError("a budget needs at least one of params, macs, seconds, epochs")
+        for name, bound in bounds:
+            if bound is not None and not (_is_number(bound) and 0 < bound < math.inf):
+                raise ValueError(f"budget.{name} is {bound!r}; it must be a finite number above 0")
+
+    def excess(
+        self, params: float = 0, macs: float = 0, seconds: float = 0, epochs: float = 0, *, reached: bool = False
+    ) -> str | None:
+        """Which bound the values lie past (or have reached, if `reached`), as a sentence; None if within all.
+
+        The engine asks this about the rewritten graph before it adopts it and declines with the sentence.
+        """
+        values = {"params": params, "macs": macs, "seconds": seconds, "epochs": epochs}
+        for name, value in values.items():
+            bound = getattr(self, name)
+            if bound is not None and (value > bound or (reached and value >= bound)):
+                relation = "past" if value > bound else "at"
+                return f"{name} {_figure(value)} is {relation} the budget of {_figure(bound)}"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class RulePlan:
+    """One rule of a phase: when (`every` and `when` must both hold), what (`pass_name`), and where.
+
+    freeze     tested at every moment the rule is due, on the site it rewrote last; a frozen site stays frozen
+    at_most    largest depth (blocks) of a stage; a stage that has reached it is frozen
+    budget     a rewrite that would lead past its params or macs is declined by the engine, which freezes the
+               site for this rule; once its seconds or epochs are reached every site of the rule is frozen
+    """
+
+    name: str
+    pass_name: str
+    options: Options = field(default_factory=dict)
+    every: int | None = None
+    when: Condition | None = None
+    where: Where = field(default_factory=Where)
+    freeze: Condition | None = None
+    at_most: int | None = None
+    budget: Budget | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.pass_name:
+            raise ValueError(f"a rule needs a name and a pass, got {self.name!r} and {self.pass_name!r}")
+        if self.every is None and self.when is None:
+            raise ValueError(f"rule {self.name}: say when it acts, with `every: 3 epochs`, `when: ...` or both")
+        if self.every is not None:
+            _positive_int(f"rule {self.name}: every", self.every, "epochs")
+        if self.at_most is not None:
+            _positive_int(f"rule {self.name}: at_most", self.at_most, "blocks")
+
+
+@dataclass(frozen=True, slots=True)
+class PhasePlan:
+    """One phase of training: its length, its rules and what ends it early.
+
+    A phase is over after `epochs` epochs, when `until` holds, or when `budget` is reached, whichever comes
+    first. `all_frozen` holds when no rule of the phase can act on any site any more. The budget is tested
+    after an epoch, so a single growth step may land past it; a bound that must hold belongs on the rule.
+    """
+
+    name: str
+    epochs: int | None = None
+    rules: tuple[RulePlan, ...] = ()
+    until: Condition | Literal["all_frozen"] | None = None
+    budget: Budget | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("a phase needs a name")
+        if self.epochs is not None:
+            _positive_int(f"phase {self.name}: epochs", self.epochs, "epochs")
+        if self.epochs is None and self.until is None and self.budget is None:
+            raise ValueError(f"phase {self.name} would never end: give `epochs`, `until` or `budget`")
+        if self.until == ALL_FROZEN and not self.rules:
+            raise ValueError(f"phase {self.name}: `until: all_frozen` needs at least one rule")
+        names = [rule.name for rule in self.rules]
+        if len(set(names)) != len(names):
+            raise ValueError(f"phase {self.name}: two rules share a name: {', '.join(names)}")
+
+    def rule(self, name: str) -> RulePlan:
+        """The rule of that name; raises KeyError with the known names."""
+        for rule in self.rules:
+            if rule.name == name:
+                return rule
+        raise KeyError(f"phase {self.name} has no rule {name!r}; it has {', '.join(r.name for r in self.rules)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do now, and why. `budget` bounds the rewritten graph: past it the engine must decline."""
+
+    action: Action
+    rule: str = ""  # "" where the phase itself decides (end of the phase)
+    pass_name: str = ""
+    options: Options = field(default_factory=dict)
+    site: str | None = None  # a stage path; None for end_phase
+    reason: str = ""  # a sentence with the numbers
+    budget: Budget | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("decision.action", self.action, get_args(Action))
+        if self.action == "rewrite" and not self.pass_name:
+            raise ValueError("a rewrite decision needs the name of a pass")
+        if self.action != "end_phase" and self.site is None:
+            raise ValueError(f"a {self.action} decision needs a site")
+
+    def to_record(self) -> dict[str, Any]:
+        """The keys of a `decision` journal record that the policy knows; the engine adds epoch and phase."""
+        return {
+            "kind": "decision",
+            "action": self.action,
+            "rule": self.rule,
+            "pass": self.pass_name,
+            "options": dict(self.options),
+            "site": self.site,
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseView:
+    """What a policy sees of the current graph: stage paths in network order, blocks per stage, cost."""
+
+    stages: tuple[str, ...]
+    depths: Mapping[str, int]
+    params: int = 0
+    macs: int = 0
+
+    def __post_init__(self) -> None:
+        missing = [stage for stage in self.stages if stage not in self.depths]
+        if missing:
+            raise ValueError(f"no depth given for stage {', '.join(missing)}")
+
+
+class Policy(Protocol):
+    """Decides which pass acts where and when, as a function of recorded history alone.
+
+    Lifecycle. The engine makes one policy for each phase, with the plan of the phase and the seed of the run.
+    After each epoch it appends the `epoch` record and calls `decide`. It then carries out the decisions in
+    order; for each it appends a `decision` record and, for a rewrite, one `rewrite` record (adopted) or one
+    `declined` record (refused by the pass or past `Decision.budget`). It may call `decide` again in the same
+    epoch: the answer then holds replacements for what was declined, and is empty once nothing is left to do.
+    A loop "while decisions" ends. `end_phase` is always the last decision of its tuple, and nothing follows it.
+    A phase whose `epochs` are used up is over without such a decision (see `Progress`).
+
+    History holds, oldest first, every journal record still in effect (superseded ones removed). Read are
+    `phase` {phase}: the records after the last of them belong to the current phase; `epoch` {phase_epoch,
+    epoch, metrics, seconds}; `decision` {rule, action, pass, site, reason}; `rewrite` {pass, site, seconds};
+    `declined` {pass, site, reason}. Other kinds are ignored. Because of this a resumed or replayed run
+    decides as the uninterrupted one did: no other state may influence the answer, a clock or a global random
+    generator least of all.
+    """
+
+    def decide(self, history: History, view: PhaseView) -> tuple[Decision, ...]:
+        """All decisions of this moment, in order of execution; empty when there is nothing to do."""
+        ...
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.6g}"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _positive_int(place: str, value: object, unit: str) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{place} is {value!r}; it must be a whole number of at least 1 ({unit})")
+
+
+def _finite(place: str, value: object) -> None:
+    if not (isinstance(value, int | float) and _is_number(value) and math.isfinite(value)):
+        raise ValueError(f"{place} is {value!r}; it must be a finite number")
+
+
+def _metric(place: str, name: object) -> None:
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"{place}.metric is {name!r}; it must name a metric, such as val.accuracy")
+
+
+def _one_of(place: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{place} is {value!r}; it must be one of {', '.join(known)}")

@@ -1,0 +1,182 @@
+"""The policy that a spec's `rules` describe: grow, freeze and end a phase as a pure function of history.
+
+With one rule `every: K`, order round_robin and `freeze: {plateau: ...}` it is AutoGrow (arXiv:1906.02909) as its
+published code has it. After every K-th epoch, in this order: the plateau is tested and freezes the stage grown
+last; the next stage in cyclic order that is not frozen grows by one block; if there is none the phase ends. The
+history of the metric is not reset by growth, so after a plateau each further interval freezes one more stage
+while the next one still grows. With `when: {plateau: ...}` in place of `every` it is the convergent variant
+(c-AutoGrow): growth whenever the metric improved too little since the growth before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from nasir.errors import RunError
+from nasir.policy.base import ALL_FROZEN, At, Decision, History, PhasePlan, PhaseView, Plateau, RulePlan
+from nasir.policy.conditions import evaluate
+from nasir.policy.phase_log import PhaseLog
+
+Frozen = Mapping[str, str]
+"""Sites a rule may not act on any more, with the reason."""
+
+
+class RulesPolicy:
+    """The rules of one phase (see `Policy` for the lifecycle); keeps nothing between calls.
+
+    When several rules are due after one epoch all their freezes come first, then all rewrites, in the order of
+    the rules. Where the phase ends after this epoch only rules with `when: {at: ...}` still act: a change that
+    the phase would not train is made on explicit demand only.
+    """
+
+    def __init__(self, plan: PhasePlan, seed: int) -> None:
+        self.plan = plan
+        self.seed = seed
+
+    def decide(self, history: History, view: PhaseView) -> tuple[Decision, ...]:
+        """All decisions of this moment. Raises RunError for a stage or metric that does not exist."""
+        log = PhaseLog.of(history)
+        if not log.epochs or log.ended:
+            return ()
+        due = {rule.name: self._due(rule, log) for rule in self.plan.rules}
+        freezes: list[Decision] = []
+        frozen: dict[str, Frozen] = {}
+        for rule in self.plan.rules:
+            fresh = _freezes(rule, log, view) if due[rule.name] else []
+            frozen[rule.name] = {**log.rule(rule.name).frozen, **{str(f.site): f.reason for f in fresh}}
+            freezes += fresh
+        used_up = self.plan.epochs is not None and log.done >= self.plan.epochs
+        ending = None if used_up else self._ending(log, view, frozen)
+        rewrites: list[Decision] = []
+        planned: Counter[str] = Counter()
+        for rule in self.plan.rules:
+            reason = due[rule.name]
+            if reason and (isinstance(rule.when, At) or not (used_up or ending)):
+                rewrites += self._rewrites(rule, reason, log, view, frozen[rule.name], planned)
+        return (*freezes, *rewrites, *([Decision("end_phase", reason=ending)] if ending else []))
+
+    def _due(self, rule: RulePlan, log: PhaseLog) -> str | None:
+        """Why the rule acts now, or None."""
+        state, reasons = log.rule(rule.name), []
+        if state.acted:
+            return None
+        if rule.every is not None:
+            if log.done % rule.every:
+                return None
+            reasons.append(f"every {rule.every} epochs" if rule.every > 1 else "every epoch")
+        if rule.when is not None:
+            # A plateau lasts while nothing is done about it; it has to form again after each rewrite.
+            rest = rule.when.window if isinstance(rule.when, Plateau) else 0
+            if state.last_epoch is not None and log.done - state.last_epoch < rest:
+                return None
+            verdict = evaluate(rule.when, log.epochs)
+            if not verdict.holds:
+                return None
+            reasons.append(verdict.sentence)
+        return "; ".join(reasons)
+
+    def _ending(self, log: PhaseLog, view: PhaseView, frozen: Mapping[str, Frozen]) -> str | None:
+        """Why the phase ends after this epoch, or None."""
+        if self.plan.budget is not None:
+            excess = self.plan.budget.excess(view.params, view.macs, log.seconds, log.done, reached=True)
+            if excess:
+                return excess
+        if self.plan.until is None:
+            return None
+        if self.plan.until != ALL_FROZEN:
+            verdict = evaluate(self.plan.until, log.epochs)
+            return verdict.sentence if verdict.holds else None
+        # A rule that nothing can stop must not keep the phase from ending, unless all rules are like that.
+        stoppable = [rule for rule in self.plan.rules if _can_stop(rule)] or self.plan.rules
+        if all(_finished(rule, log) or not _open(rule, view, frozen[rule.name]) for rule in stoppable):
+            depths = "-".join(str(view.depths[stage]) for stage in view.stages)
+            return f"every stage is frozen at depths {depths} after {log.done} epochs of the phase"
+        return None
+
+    def _rewrites(
+        self, rule: RulePlan, due: str, log: PhaseLog, view: PhaseView, frozen: Frozen, planned: Counter[str]
+    ) -> list[Decision]:
+        decisions = []
+        for site, chosen in self._choose(rule, log, view, _open(rule, view, frozen)):
+            count = rule.where.count
+            if rule.at_most is not None:
+                count = min(count, rule.at_most - view.depths[site] - planned[site])
+                planned[site] += max(0, count)
+            reason = f"{due}; {site} {chosen}, {_blocks(view.depths[site])} now"
+            decision = Decision("rewrite", rule.name, rule.pass_name, rule.options, site, reason, rule.budget)
+            decisions += [decision] * count
+        return decisions
+
+    def _choose(self, rule: RulePlan, log: PhaseLog, view: PhaseView, sites: Sequence[str]) -> list[tuple[str, str]]:
+        """The sites to act on now, each with the reason for the choice."""
+        if not sites:
+            return []
+        if rule.where.order == "all":
+            return [(site, "like all stages") for site in sites]
+        if rule.where.order == "random":
+            key = f"{self.seed}/{log.epochs[-1]['epoch']}/{rule.name}"
+            draw = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
+            return [(sites[draw % len(sites)], f"drawn from {len(sites)}")]
+        every = _stages(rule, view)
+        last = log.rule(rule.name).last_sites
+        start = every.index(last[-1]) + 1 if last else 0
+        turn = [*every[start:], *every[:start]]
+        return [(next(site for site in turn if site in sites), f"is next after {last[-1]}" if last else "is first")]
+
+
+def _freezes(rule: RulePlan, log: PhaseLog, view: PhaseView) -> list[Decision]:
+    """Freeze decisions of a rule that is due: its stop condition, its cap, its budget."""
+    state = log.rule(rule.name)
+    reasons: dict[str, str] = {}
+    if rule.freeze is not None and state.last_sites:
+        verdict = evaluate(rule.freeze, log.epochs)
+        if verdict.holds:
+            reasons.update({site: f"{verdict.sentence}; {site} was rewritten last" for site in state.last_sites})
+    for site in _stages(rule, view):
+        if rule.at_most is not None and view.depths[site] >= rule.at_most:
+            reasons.setdefault(site, f"{site} has {_blocks(view.depths[site])}, at most {rule.at_most} are allowed")
+    if rule.budget is not None:
+        excess = rule.budget.excess(view.params, view.macs, log.seconds, log.done, reached=True)
+        if excess:
+            reasons = {**{site: excess for site in _stages(rule, view)}, **reasons}
+    return [
+        Decision(
+            "freeze", rule.name, rule.pass_name, site=site, reason=f"{reason}; it stays at {_blocks(view.depths[site])}"
+        )
+        for site, reason in reasons.items()
+        if site not in state.frozen
+    ]
+
+
+def _stages(rule: RulePlan, view: PhaseView) -> tuple[str, ...]:
+    """The stages a rule may act on, in network order, or in the order the rule lists them."""
+    unknown = [stage for stage in rule.where.stages if stage not in view.stages]
+    if unknown:
+        raise RunError(
+            f"rule {rule.name} names stage {', '.join(map(repr, unknown))}, which the network does not have; "
+            f"its stages are {', '.join(view.stages) or 'none'}"
+        )
+    return rule.where.stages or view.stages
+
+
+def _open(rule: RulePlan, view: PhaseView, frozen: Frozen) -> list[str]:
+    """The sites a rule may still act on."""
+    return [site for site in _stages(rule, view) if site not in frozen]
+
+
+def _can_stop(rule: RulePlan) -> bool:
+    return bool(rule.freeze or rule.at_most or rule.budget or isinstance(rule.when, At))
+
+
+def _finished(rule: RulePlan, log: PhaseLog) -> bool:
+    """Whether the rule is bound to listed epochs and the last of them is over."""
+    if not isinstance(rule.when, At):
+        return False
+    last = max(rule.when.epochs)
+    return log.done > last or (log.done == last and log.rule(rule.name).acted)
+
+
+def _blocks(depth: int) -> str:
+    return f"{depth} block" if depth == 1 else f"{depth} blocks"

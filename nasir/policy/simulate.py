@@ -1,0 +1,195 @@
+"""Run policies over given metrics, without training: which rewrite would fire when."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nasir.errors import DataError, Decline, RunError
+from nasir.policy.base import Decision, PhasePlan, PhaseView
+from nasir.policy.rules import RulesPolicy
+from nasir.policy.schedule import Progress
+
+Row = Mapping[str, float]
+"""The values of one epoch by column name; `seconds` is the time the epoch takes, all others are metrics."""
+
+Apply = Callable[[Decision], PhaseView | None]
+"""Carries out a rewrite decision on structure alone and returns the new view. To decline, return None or raise
+Decline with the reason; a rewrite past `Decision.budget` is to be declined, see `Budget.excess`."""
+
+MAX_EPOCHS = 10_000
+_ROUNDS = 1000
+
+
+def simulate(
+    phases: Sequence[PhasePlan],
+    seed: int,
+    rows: Sequence[Row],
+    view: PhaseView,
+    apply: Apply | None = None,
+    max_epochs: int = MAX_EPOCHS,
+) -> list[dict[str, Any]]:
+    """The journal-like records that a run with these metrics would write (kind, n; no time).
+
+    rows[e - 1] holds the metrics after epoch e of the run; when rows run out the last one is held. `view` is the
+    network at the start. Without `apply` a rewrite only changes the depth of its stage by one (see `counted`).
+    The last record is `end` with status "done", or "capped" when max_epochs were not enough.
+    Raises DataError without rows, RunError where the policy names a stage or metric that is not there.
+    """
+    if not rows:
+        raise DataError("a simulation needs the metrics of at least one epoch")
+    return _Simulation(phases, seed, rows, view, apply).run(max_epochs)
+
+
+def counted(view: PhaseView, decision: Decision) -> PhaseView | None:
+    """The toy rewrite: one block more in the stage, or one less for a pass called remove-...; costs stay."""
+    site = str(decision.site)
+    depth = view.depths[site] + (-1 if decision.pass_name.startswith("remove") else 1)
+    return replace(view, depths={**view.depths, site: depth}) if depth >= 1 else None
+
+
+class _Simulation:
+    def __init__(
+        self, phases: Sequence[PhasePlan], seed: int, rows: Sequence[Row], view: PhaseView, apply: Apply | None
+    ) -> None:
+        self.phases = phases
+        self.seed = seed
+        self.rows = rows
+        self.view = view
+        self.apply = apply
+        self.records: list[dict[str, Any]] = []
+        self.rewrites = 0
+
+    def run(self, max_epochs: int) -> list[dict[str, Any]]:
+        while True:
+            progress = Progress.of(self.records, self.phases)
+            if progress.phase_index is None or progress.total_epochs >= max_epochs:
+                break
+            phase = self.phases[progress.phase_index]
+            if not progress.begun:
+                self._write("phase", phase=phase.name, epoch=progress.total_epochs)
+            self._epoch(phase, progress)
+            self._decide(phase, progress.total_epochs + 1)
+        status = "done" if progress.phase_index is None else "capped"
+        self._write("end", status=status, epoch=progress.total_epochs, **self._structure())
+        return self.records
+
+    def _write(self, kind: str, **fields: Any) -> None:
+        self.records.append({"kind": kind, "n": len(self.records), **fields})
+
+    def _structure(self) -> dict[str, Any]:
+        return {"depths": dict(self.view.depths), "params": self.view.params, "macs": self.view.macs}
+
+    def _epoch(self, phase: PhasePlan, progress: Progress) -> None:
+        row = self.rows[min(progress.total_epochs, len(self.rows) - 1)]
+        self._write(
+            "epoch",
+            phase=phase.name,
+            epoch=progress.total_epochs + 1,
+            phase_epoch=progress.phase_epoch + 1,
+            metrics={name: value for name, value in row.items() if name != "seconds"},
+            seconds=row.get("seconds", 0.0),
+            **self._structure(),
+        )
+
+    def _decide(self, phase: PhasePlan, epoch: int) -> None:
+        policy = RulesPolicy(phase, self.seed)
+        for _ in range(_ROUNDS):
+            decisions = policy.decide(self.records, self.view)
+            for decision in decisions:
+                fields = {key: value for key, value in decision.to_record().items() if key != "kind"}
+                self._write("decision", epoch=epoch, phase=phase.name, **fields)
+                if decision.action == "rewrite":
+                    self._rewrite(decision, phase, epoch)
+            if not decisions or decisions[-1].action == "end_phase":
+                return
+        raise RunError(f"phase {phase.name}: {_ROUNDS} rounds of decisions after epoch {epoch}; the policy loops")
+
+    def _rewrite(self, decision: Decision, phase: PhasePlan, epoch: int) -> None:
+        named = {"pass": decision.pass_name, "options": dict(decision.options), "site": decision.site}
+        place = {"epoch": epoch, "phase": phase.name}
+        reason = "the pass refused"
+        try:
+            view = self.apply(decision) if self.apply else counted(self.view, decision)
+        except Decline as refusal:
+            view, reason = None, str(refusal)
+        if view is None:
+            self._write("declined", **place, **named, reason=reason)
+            return
+        self.view = view
+        self.rewrites += 1
+        self._write("rewrite", **place, **named, ordinal=self.rewrites, seconds=0.0, **self._structure())
+
+
+def read_metrics(path: str | Path) -> list[dict[str, float]]:
+    """Rows of a CSV file with the columns `epoch` (1, 2, 3, ...) and metrics, such as `val.accuracy`.
+
+    Accuracies are fractions 0..1; `nan` is a diverged metric; a column `seconds` is the duration of an epoch.
+    Raises DataError with file:line:column for anything else.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as a CSV file in UTF-8: {error}") from None
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if not lines:
+        raise DataError(f"{path}:1:1: the file is empty; expected a header such as epoch,val.accuracy")
+    names = _header(path, *lines[0])
+    rows = [_row(path, number, line, names, epoch) for epoch, (number, line) in enumerate(lines[1:], 1)]
+    if not rows:
+        raise DataError(f"{path}:{lines[0][0]}:1: there are no epochs below the header")
+    return rows
+
+
+def _header(path: str | Path, number: int, line: str) -> list[str]:
+    names = [cell.strip() for cell in _cells(line)]
+    for index, name in enumerate(names):
+        place = f"{path}:{number}:{_column(line, index)}"
+        if not name:
+            raise DataError(f"{place}: the column has no name; the header is such as epoch,val.accuracy")
+        if name in names[:index]:
+            raise DataError(f"{place}: column {name!r} occurs twice; remove one")
+    if "epoch" not in names:
+        raise DataError(f"{path}:{number}:1: no column 'epoch'; the columns are {', '.join(names)}")
+    if set(names) <= {"epoch", "seconds"}:
+        raise DataError(f"{path}:{number}:1: no metric beside 'epoch'; add a column such as val.accuracy")
+    return names
+
+
+def _row(path: str | Path, number: int, line: str, names: Sequence[str], epoch: int) -> dict[str, float]:
+    cells = _cells(line)
+    if len(cells) != len(names):
+        column = _column(line, min(len(cells), len(names)) - 1)
+        raise DataError(f"{path}:{number}:{column}: {len(cells)} values for {len(names)} columns ({', '.join(names)})")
+    values = {}
+    for index, (name, cell) in enumerate(zip(names, cells, strict=True)):
+        place = f"{path}:{number}:{_column(line, index)}"
+        values[name] = _value(place, name, cell)
+        if name == "epoch" and values[name] != epoch:
+            raise DataError(f"{place}: epoch {cell.strip()}, expected {epoch}; rows count the epochs 1, 2, 3, ...")
+    del values["epoch"]
+    return values
+
+
+def _value(place: str, name: str, cell: str) -> float:
+    try:
+        value = float(cell)
+    except ValueError:
+        raise DataError(f"{place}: {name} is {cell.strip()!r}, which is not a number") from None
+    if name.endswith("accuracy") and value > 1:
+        raise DataError(f"{place}: {name} is {cell.strip()}; accuracies are fractions 0..1, so divide per cent by 100")
+    if name == "seconds" and not value >= 0:
+        raise DataError(f"{place}: seconds is {cell.strip()}; it must be at least 0")
+    return value
+
+
+def _cells(line: str) -> list[str]:
+    return next(csv.reader([line]))
+
+
+def _column(line: str, index: int) -> int:
+    """Character column, from 1, of a cell; exact for cells without quotes."""
+    return sum(len(cell) + 1 for cell in _cells(line)[:index]) + 1

@@ -1,0 +1,72 @@
+"""Replaying a run: its rewrites from the journal alone, or the whole training from its seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nasir.api import Run, reopen, run
+from nasir.engine import find_site, make_pass
+from nasir.errors import JournalError
+from nasir.ir import Graph
+from nasir.rundir import RunDirectory
+from nasir.transfer import TransferPlan
+
+VOLATILE = frozenset({"n", "time", "seconds", "path", "step", "supersedes_from", "checkpoint_step", "spec_digest"})
+
+
+def replay_graphs(directory: RunDirectory) -> tuple[Graph, ...]:
+    """Rebuild every network of a run from its journal: each pass is applied again and must give the same graph and
+    plan as recorded, bit for bit. Passes that used measurements are replayed from their recorded plan.
+
+    Raises JournalError at the first rewrite that does not come out as recorded.
+    """
+    reopen(directory)  # the passes of plugins
+    records = directory.effective()
+    if not records:
+        raise JournalError(f"{directory.path}: the journal is empty")
+    graphs = [Graph.from_json(directory.get_blob(records[0]["graph"]))]
+    for record in records:
+        if record["kind"] == "rewrite":
+            graphs.append(_replay(directory, graphs[-1], record))
+    return tuple(graphs)
+
+
+def _replay(directory: RunDirectory, graph: Graph, record: Mapping[str, Any]) -> Graph:
+    place = f"{directory.path}: rewrite {record['ordinal']} ({record['pass']} at {record['site']})"
+    if graph.digest != record["before"]:
+        raise JournalError(f"{place}: begins with another network than the one before it ended with")
+    after = Graph.from_json(directory.get_blob(record["graph"]))
+    plan = TransferPlan.from_json(directory.get_blob(record["plan"]))
+    plan.verify(graph, after)
+    change = make_pass(record["pass"], record["options"])
+    if not change.needs:
+        again = change.attempt(graph, find_site(change, graph, record["site"]))
+        if again.graph != after or again.plan.to_json() != plan.to_json():
+            raise JournalError(f"{place}: the pass now gives another network; was it changed since?")
+    if after.digest != record["after"]:
+        raise JournalError(f"{place}: its stored network does not match the journal")
+    return after
+
+
+def replay_training(directory: RunDirectory, out: Path) -> tuple[Run, list[str]]:
+    """Train again from the seed into `out`; returns the new run and every difference of decisions and metrics."""
+    spec, _ = reopen(directory)
+    again = run(spec, out)
+    return again, compare(directory.effective(), again.journal)
+
+
+def compare(first: tuple[Mapping[str, Any], ...], second: tuple[Mapping[str, Any], ...]) -> list[str]:
+    """Differences of two journals in what must be equal bit for bit: decisions, rewrites, metrics."""
+    kinds = {"phase", "epoch", "decision", "rewrite", "declined", "end"}
+    left = [_stable(record) for record in first if record["kind"] in kinds]
+    right = [_stable(record) for record in second if record["kind"] in kinds]
+    found = [f"record {i}: {a} != {b}" for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b]
+    if len(left) != len(right):
+        found.append(f"{len(left)} records against {len(right)}")
+    return found
+
+
+def _stable(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key not in VOLATILE}

@@ -1,0 +1,87 @@
+"""Progress on stderr: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+
+def line(record: Mapping[str, Any]) -> str:
+    """A journal record in one line; "" for records that users need not see."""
+    kind = record["kind"]
+    if kind == "epoch":
+        metrics = record["metrics"]
+        depth = "-".join(str(depth) for depth in record["depths"].values())
+        parts = [f"epoch {record['epoch']:>4}  {record['phase']}"]
+        for name, label in (("train.accuracy", "train"), ("val.accuracy", "val")):
+            if name in metrics:
+                parts.append(f"{label} {100 * metrics[name]:.2f} %")
+        parts.append(f"loss {metrics['train.loss']:.4f}" if "train.loss" in metrics else "")
+        parts.append(f"depth {depth}" if depth else "")
+        if "lr" in record:
+            parts.append(f"lr {record['lr']:.4g}")
+        if "seconds" in record:
+            parts.append(f"{record['seconds']:.1f} s")
+        return "  ".join(filter(None, parts))
+    if kind == "decision" and record["action"] == "rewrite":
+        return f"epoch {record['epoch']:>4}  {record['pass']} at {record['site']}: {record['reason']}"
+    if kind == "decision":
+        place = f" {record['site']}" if record.get("site") else ""
+        return f"epoch {record['epoch']:>4}  {record['action'].replace('_', ' ')}{place}: {record['reason']}"
+    if kind == "rewrite" and "delta_logits" in record:
+        return f"            {record['preserves']}, largest change of a logit {record['delta_logits']:.3g}"
+    if kind == "declined":
+        return f"epoch {record['epoch']:>4}  declined at {record['site']}: {record['reason']}"
+    if kind == "phase":
+        return f"phase {record['phase']}"
+    if kind == "resume":
+        return f"resumed at checkpoint {record['checkpoint_step']}"
+    return ""
+
+
+class Progress:
+    """Shows journal records as they come. A terminal gets one status line that is rewritten, pipes get plain lines."""
+
+    def __init__(self, name: str, quiet: bool = False) -> None:
+        self.name = name
+        self.quiet = quiet
+        self._status: Any = None
+
+    def __enter__(self) -> Self:
+        if not self.quiet and sys.stderr.isatty():
+            from rich.console import Console
+
+            console = Console(stderr=True)
+            self._status = console.status(f"{self.name}: starting")
+            self._status.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def notice(self, text: str) -> None:
+        """A remark that is not part of the journal."""
+        self._say(text)
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        """Show one journal record."""
+        text = line(record)
+        if self.quiet or not text:
+            return
+        if self._status is not None and record["kind"] == "epoch":
+            self._status.update(f"{self.name}: {text}")
+            if record["epoch"] % 10 == 0:
+                self._say(text)
+        else:
+            self._say(text)
+
+    def _say(self, text: str) -> None:
+        if self._status is not None:
+            self._status.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=sys.stderr, flush=True)

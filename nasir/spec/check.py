@@ -1,0 +1,243 @@
+"""What a spec must satisfy beyond the shape of its parts: names that exist, phases that end, rules that can fire."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import nasir.ir  # noqa: F401 - registers the ops that ship
+from nasir.errors import NasirError
+from nasir.registry import Registry, blocks, datasets, ops, passes
+from nasir.spec.model import Phase, Spec
+from nasir.spec.model_network import StageStep, Step
+from nasir.spec.model_phase import METRICS, Condition, Rule
+from nasir.spec.passes import find, option_faults
+from nasir.spec.problems import Path, Problem, suggestion
+from nasir.spec.tree import Tree, key_place, locate
+
+
+@dataclass(slots=True)
+class Findings:
+    """Problems and notes so far; `lenient` when plugins that are not imported may supply unknown names."""
+
+    tree: Tree
+    lenient: bool = False
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, path: Path, text: str, remedy: str) -> None:
+        """A problem with the value at `path`."""
+        self.problems.append(Problem(locate(self.tree, path), path, text, remedy))
+
+    def add_key(self, path: Path, text: str, remedy: str) -> None:
+        """A problem with the last key of `path` itself."""
+        self.problems.append(Problem(key_place(self.tree, path), path, text, remedy))
+
+    def unknown(
+        self, registry: Registry, path: Path, name: str, known: Sequence[str] = (), is_key: bool = False, what: str = ""
+    ) -> None:
+        """A name that is neither registered nor otherwise `known`; a note if a plugin may know it."""
+        place = key_place(self.tree, path) if is_key else locate(self.tree, path)
+        text = f"unknown {what or registry.kind} {name!r}"
+        if self.lenient:
+            self.notes.append(f"{place}: {text} here; a run must find it in the plugins the spec lists")
+        else:
+            self.problems.append(Problem(place, path, text, suggestion(name, known or registry.names())))
+
+
+def check_tree(tree: Tree, findings: Findings) -> None:
+    """Checks that need no valid model: `choose` outside a search, and the passes of all rules."""
+    for key, below in _children(tree):
+        if key != "search":
+            for path in _choices(below, (key,)):
+                findings.add(
+                    path, "`choose` gives several values, and only `nasir search` can choose", "give one value"
+                )
+    for path, action in _actions(tree):
+        _check_pass(path, action, findings)
+
+
+def _children(tree: Tree | None) -> Iterator[tuple[str | int, Tree]]:
+    if tree is None:
+        return
+    if isinstance(tree.value, Mapping):
+        for key, entry in tree.value.items():
+            yield key, entry.tree
+    elif isinstance(tree.value, tuple):
+        yield from enumerate(tree.value)
+
+
+def _choices(tree: Tree, path: Path) -> Iterator[Path]:
+    if isinstance(tree.value, Mapping) and "choose" in tree.value:
+        yield path
+        return
+    for key, below in _children(tree):
+        yield from _choices(below, (*path, key))
+
+
+def _actions(tree: Tree) -> Iterator[tuple[Path, Tree]]:
+    """Path and value of each `do:`."""
+    for phase_index, phase in _children(tree.child("phases")):
+        for rule_index, rule in _children(phase.child("rules")):
+            action = rule.child("do")
+            if action is not None:
+                yield ("phases", phase_index, "rules", rule_index, "do"), action
+
+
+def _check_pass(path: Path, action: Tree, findings: Findings) -> None:
+    name: str
+    options: Any
+    if isinstance(action.value, str):
+        name, options = action.value, {}
+    elif isinstance(action.value, Mapping) and len(action.value) == 1:
+        [(name, entry)] = action.value.items()
+        options = entry.tree.plain() or {}
+    else:
+        return
+    at = (*path, name)
+    try:
+        made = find(passes, name)
+    except NasirError as error:
+        findings.add_key(at, str(error), "mend or remove it")
+        return
+    if made is None:
+        findings.unknown(passes, at, name, is_key=True)
+        return
+    if not isinstance(options, dict) or not isinstance(made, type):
+        return
+    for below, text, remedy in option_faults(made, options):
+        where = (*at, *below)
+        if text == "unknown option":
+            findings.add_key(where, f"unknown option of {name}", remedy)
+        else:
+            findings.add(where, text, remedy)
+
+
+def check_spec(spec: Spec, findings: Findings) -> None:
+    """Checks of a valid model as a whole."""
+    _check_network(spec, findings)
+    _check_data(spec, findings)
+    _unique([(("phases", i, "name"), phase.name) for i, phase in enumerate(spec.phases)], "phase", findings)
+    if spec.phases[0].optimizer is None:
+        findings.add(("phases", 0), "the first phase has no optimizer", "add `optimizer: {sgd: {lr: 0.1}}`")
+    for index, phase in enumerate(spec.phases):
+        before = len(findings.problems)
+        _check_phase(spec, phase, ("phases", index), findings)
+        if len(findings.problems) == before:
+            _check_plans(spec, phase, ("phases", index), findings)
+
+
+def _unique(
+    named: Iterable[tuple[Path, str]], what: str, findings: Findings, remedy: str = "give each its own name"
+) -> None:
+    seen: dict[str, Path] = {}
+    for path, name in named:
+        if name in seen:
+            first = locate(findings.tree, seen[name])
+            findings.add(path, f"the {what} {name!r} exists already, at line {first.line}", remedy)
+        seen.setdefault(name, path)
+
+
+def _stages(spec: Spec) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for index, step in enumerate(spec.steps):
+        if isinstance(step.chosen, StageStep):
+            found.setdefault(step.chosen.name, ("network", index, "stage", "name"))
+    return found
+
+
+def _check_network(spec: Spec, findings: Findings) -> None:
+    stages = [(i, step.chosen) for i, step in enumerate(spec.steps) if isinstance(step.chosen, StageStep)]
+    _unique([(("network", i, "stage", "name"), stage.name) for i, stage in stages], "stage", findings)
+    known_blocks = sorted({*blocks.names(), *spec.blocks})
+    for index, stage in stages:
+        if blocks.names() and stage.block not in known_blocks:
+            findings.unknown(blocks, ("network", index, "stage", "block"), stage.block, known_blocks)
+    known_steps = [*Step.kinds(), *ops.names(), *known_blocks]
+    for index, step in enumerate(spec.steps):
+        if ops.names() and step.kind not in known_steps:
+            findings.unknown(ops, ("network", index, step.kind), step.kind, known_steps, is_key=True, what="step")
+
+
+def _check_data(spec: Spec, findings: Findings) -> None:
+    name = spec.data.dataset
+    if datasets.names() and name not in datasets.names():
+        findings.unknown(datasets, ("data", "dataset"), name)
+    if spec.input.vector is not None and spec.data.augment:
+        findings.add(("data", "augment"), "only images can be augmented, the input is a vector", "remove `augment`")
+    kinds = [(("data", "augment", i), item.kind) for i, item in enumerate(spec.data.augment)]
+    _unique(kinds, "augmentation", findings, "name each once")
+    if findings.problems:
+        return
+    try:
+        spec.data.plan()
+    except (ValueError, NasirError) as error:
+        findings.add(("data",), str(error), "")
+
+
+def _check_phase(spec: Spec, phase: Phase, path: Path, findings: Findings) -> None:
+    if phase.epochs is None and phase.until is None and phase.budget is None:
+        remedy = "add `epochs`, `until` or `budget`"
+        findings.add(path, f"the phase {phase.name!r} never ends", remedy)
+    if phase.epochs is None and phase.schedule.needs_length:
+        findings.add(
+            (*path, "schedule"),
+            f"{phase.schedule.kind} needs to know how long the phase is",
+            f"add `epochs` to the phase or `restart` to {phase.schedule.kind}",
+        )
+    if phase.until == "all_frozen" and not any(rule.can_freeze for rule in phase.rules):
+        remedy = "add `freeze`, `at_most` or `budget` to a rule"
+        findings.add((*path, "until"), "no rule of the phase ever freezes a stage", remedy)
+    if isinstance(phase.until, Condition):
+        _check_condition(spec, phase, phase.until, (*path, "until"), findings)
+    for index, rule in enumerate(phase.rules):
+        _check_rule(spec, phase, rule, (*path, "rules", index), findings)
+
+
+def _check_rule(spec: Spec, phase: Phase, rule: Rule, path: Path, findings: Findings) -> None:
+    stages = _stages(spec)
+    if spec.steps and rule.where.stages != "all":
+        for index, name in enumerate(rule.where.stages):
+            if name not in stages:
+                remedy = suggestion(name, stages) if stages else "the network has no stages; add a `stage` step"
+                findings.add((*path, "where", "stages", index), f"unknown stage {name!r}", remedy)
+        named = [((*path, "where", "stages", i), name) for i, name in enumerate(rule.where.stages)]
+        _unique(named, "stage", findings, "name each once")
+    for key, condition in (("when", rule.when), ("freeze", rule.freeze)):
+        if condition is not None:
+            _check_condition(spec, phase, condition, (*path, key), findings)
+    if phase.epochs is not None and rule.every is not None and rule.every > phase.epochs:
+        place = locate(findings.tree, (*path, "every"))
+        findings.notes.append(f"{place}: the rule acts every {rule.every} epochs, the phase has only {phase.epochs}")
+
+
+def _check_condition(spec: Spec, phase: Phase, condition: Condition, path: Path, findings: Findings) -> None:
+    metric = condition.metric
+    if metric is None:
+        late = [epoch for epoch in condition.at or () if phase.epochs is not None and epoch > phase.epochs]
+        if late:
+            place = locate(findings.tree, (*path, "at"))
+            findings.notes.append(f"{place}: epoch {late[0]} is after the end of the phase ({phase.epochs} epochs)")
+        return
+    at = (*path, condition.kind, "metric")
+    if metric not in METRICS:
+        findings.add(at, f"unknown metric {metric!r}", suggestion(metric, METRICS))
+    elif metric.startswith("val.") and spec.data.validation == 0:
+        remedy = "set `data.validation`, such as 0.1, or use a train metric"
+        findings.add(at, f"{metric} needs validation data, and `data.validation` is 0", remedy)
+
+
+def _check_plans(spec: Spec, phase: Phase, path: Path, findings: Findings) -> None:
+    """The plans check themselves too; whatever they refuse is a problem of the phase."""
+    try:
+        phase.plan()
+    except (ValueError, NasirError) as error:
+        findings.add(path, str(error), "")
+    for key, make in (("optimizer", phase.optimizer_plan), ("schedule", phase.schedule_plan)):
+        if key == "optimizer" and phase.optimizer is None:
+            continue
+        try:
+            make()
+        except (ValueError, NasirError) as error:
+            findings.add((*path, key), str(error), "")

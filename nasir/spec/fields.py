@@ -1,0 +1,160 @@
+"""Field types and model bases that all parts of a spec share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
+
+from nasir.spec.problems import suggestion
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+LABEL = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*$"
+DEVICE = r"^(auto|cpu|cuda(:[0-9]+)?)$"
+INITIALIZER = r"^[a-z][a-z0-9_]*$"
+FORMS = {
+    NAME: "letters, digits, `_`, `-` and `.`, a letter or digit first",
+    LABEL: "letters, digits and `_`, parts joined by dots, a letter first",
+    DEVICE: "auto, cpu, cuda or cuda:N",
+    INITIALIZER: "the name of an initializer, such as default",
+}
+"""What a pattern asks for, in words."""
+
+
+class Strict(BaseModel):
+    """A mapping with known keys and no conversions: text is not a number, a number is finite.
+
+    `elsewhere` says where keys belong that one might look for here.
+    """
+
+    elsewhere: ClassVar[str] = ""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, populate_by_name=True, protected_namespaces=()
+    )
+
+    def plain(self) -> dict[str, Any]:
+        """As YAML would hold it: dicts, lists and scalars, absent optional keys left out."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def fault(text: str, remedy: str, *keys: str) -> PydanticCustomError:
+    """An error for a validator to raise, about the value or some `keys` of it; it becomes a Problem of these parts."""
+    return PydanticCustomError("nasir", "{text}", {"text": text, "remedy": remedy, "keys": keys})
+
+
+class OneOf(Strict):
+    """A mapping of exactly one key, the kind, to the options of that kind; `bare` kinds may be written alone."""
+
+    bare: ClassVar[frozenset[str]] = frozenset()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, data: Any) -> Any:
+        if isinstance(data, str):
+            return {cls._checked(data): {}}
+        if isinstance(data, Mapping) and len(data) == 1:
+            [(kind, options)] = data.items()
+            return {cls._checked(kind): {}} if options is None and kind in cls.kinds() else data
+        return data
+
+    @classmethod
+    def kinds(cls) -> tuple[str, ...]:
+        """The kinds this choice offers, in order of declaration."""
+        return tuple(info.alias or name for name, info in cls.model_fields.items())
+
+    @classmethod
+    def _checked(cls, kind: str) -> str:
+        if kind in cls.bare or (cls.model_config.get("extra") == "allow" and kind not in cls.kinds()):
+            return kind
+        if kind in cls.kinds():
+            raise fault(f"{kind} needs options", f"write {{{kind}: {{...}}}}")
+        raise fault(f"unknown value {kind!r}", suggestion(kind, cls.kinds()))
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> OneOf:
+        given = self._given()
+        if not given:
+            raise fault("expected one key, found none", f"give one of {', '.join(self.kinds())}")
+        if len(given) > 1:
+            remedy = "keep one; `key: null` takes out one that an extended spec brings in"
+            raise fault(f"expected one key, found {' and '.join(given)}", remedy, *given)
+        return self
+
+    def _given(self) -> list[str]:
+        extra = list(self.model_extra or ())
+        return [name for name in type(self).model_fields if getattr(self, name) is not None] + extra
+
+    @property
+    def kind(self) -> str:
+        """The one key that is given."""
+        name = self._given()[0]
+        info = type(self).model_fields.get(name)
+        return info.alias or name if info else name
+
+    @property
+    def chosen(self) -> Any:
+        """The value under the one key that is given."""
+        return getattr(self, self._given()[0])
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        made = handler(schema)
+        target = handler.resolve_ref_schema(made)
+        target.update(minProperties=1, maxProperties=1)
+        return {"anyOf": [{"enum": sorted(cls.bare)}, made]} if cls.bare else made
+
+
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s+epochs?")
+
+
+def _in_epochs(value: Any) -> Any:
+    """`3 epochs` as 3; numbers pass unchanged."""
+    if not isinstance(value, str):
+        return value
+    match = _DURATION.fullmatch(value.strip())
+    if match is None:
+        raise fault(f"expected a duration in epochs, found {value!r}", "write `3 epochs`, or just 3")
+    number = float(match[1])
+    return int(number) if number.is_integer() else number
+
+
+def _duration_schema(number: dict[str, Any]) -> WithJsonSchema:
+    return WithJsonSchema({"anyOf": [number, {"type": "string", "pattern": "^[0-9]+(\\.[0-9]+)? +epochs?$"}]})
+
+
+Epochs = Annotated[int, Field(ge=1), BeforeValidator(_in_epochs), _duration_schema({"type": "integer", "minimum": 1})]
+"""A whole number of epochs, at least 1: `3 epochs` or 3."""
+EpochLength = Annotated[
+    float, Field(ge=0), BeforeValidator(_in_epochs), _duration_schema({"type": "number", "minimum": 0})
+]
+"""A length in epochs that need not be whole: `0.5 epochs`."""
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Options = dict[str, Any]
+"""Options that something registered checks: JSON values by name."""
+
+
+def kind_tag(value: Any) -> str:
+    """Tag for a union of text, list and mapping; in angle brackets so that no key of a spec can equal it."""
+    if isinstance(value, str):
+        return "<text>"
+    return "<list>" if isinstance(value, list | tuple) else "<map>"
+
+
+def empty_if_none(value: Any) -> Any:
+    """`key:` with nothing after it, where a mapping of options is meant."""
+    return {} if value is None else value

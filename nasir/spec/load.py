@@ -1,0 +1,183 @@
+"""Spec files to one raw tree: reading, `extends:` and `--set`; every value keeps the file and line it came from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path as File
+
+from nasir.errors import SpecError
+from nasir.spec.problems import Path, Place, Problem, close_match, dotted
+from nasir.spec.tree import Entry, Tree, locate, parse
+
+MAX_BYTES = 1 << 20
+MAX_EXTENDS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """A merged, unvalidated spec: the tree, and the files it came from, the spec itself first."""
+
+    tree: Tree
+    files: tuple[File, ...]
+
+
+def load_raw(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Raw:
+    """Read a spec with everything it extends, then apply `a.b.0=value` overrides in their order."""
+    raw = _extended(File(path), None, ())
+    tree = raw.tree
+    for override in overrides:
+        tree = override_tree(tree, override)
+    return Raw(tree, raw.files)
+
+
+def read_text(path: File) -> str:
+    """The text of a spec file; every reason why there is none is a SpecError."""
+    if path.is_dir():
+        inside = path / "spec.yaml"
+        hint = f"give {inside}, or continue that run with `nasir resume {path}`" if inside.is_file() else "give a file"
+        raise SpecError(f"{path}: is a directory, not a spec; {hint}")
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise SpecError(f"{path}: no such file; {_nearby(path)}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SpecError(f"{path}: cannot be read ({reason}); check the path and its permissions") from None
+    if len(data) > MAX_BYTES:
+        raise SpecError(f"{path}: is larger than {MAX_BYTES} bytes; a spec describes data, it does not contain it")
+    if b"\0" in data:
+        raise SpecError(f"{path}: is a binary file; a spec is YAML text")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = data[: error.start]
+        place = Place(str(path), before.count(b"\n") + 1, len(before) - before.rfind(b"\n"))
+        raise SpecError(f"{place}: is not UTF-8 text (byte 0x{data[error.start]:02x}); save it as UTF-8") from None
+
+
+def _nearby(path: File) -> str:
+    if not path.parent.is_dir():
+        return f"the folder {path.parent} does not exist either"
+    close = close_match(path.name, sorted(file.name for file in path.parent.glob("*.y*ml")))
+    return f"did you mean {path.parent / close}?" if close else f"{path.parent} holds no spec of a similar name"
+
+
+def parse_mapping(text: str, file: str) -> Tree:
+    """The tree of a spec's text, which must be a mapping of keys."""
+    tree = parse(text, file)
+    if tree is None or tree.value is None:
+        raise SpecError(f"{file}:1:1: the spec is empty; start with `nasir: 1`")
+    if not isinstance(tree.value, Mapping):
+        kind = "a list" if isinstance(tree.value, tuple) else f"one value ({tree.value!r:.40})"
+        raise SpecError(f"{tree.place}: a spec is a mapping of keys, not {kind}; start with `nasir: 1`")
+    return tree
+
+
+def _extended(path: File, asked_by: Problem | None, chain: tuple[File, ...]) -> Raw:
+    """`path` merged over the files it extends; `asked_by` stands for the `extends:` that names it."""
+    try:
+        text = read_text(path)
+    except SpecError as error:
+        if asked_by is None:
+            raise
+        # the file that names it is the one to mend
+        raise SpecError(f"{asked_by.place}: extends: {error}") from None
+    identity = path.resolve()
+    if asked_by is not None:
+        _check_chain(asked_by, chain, identity)
+    tree = parse_mapping(text, str(path))
+    base = tree.child("extends")
+    if base is None:
+        return Raw(tree, (path,))
+    asking = Problem(locate(tree, ("extends",)), ("extends",), "expected the path of one spec, relative to this file")
+    if not isinstance(base.value, str) or not base.value:
+        raise SpecError(str(replace(asking, remedy="write `extends: base.yaml`")))
+    below = _extended(path.parent / base.value, asking, (*chain, identity))
+    return Raw(merge(below.tree, without(tree, "extends")), (path, *below.files))
+
+
+def _check_chain(asked_by: Problem, chain: tuple[File, ...], identity: File) -> None:
+    if identity in chain:
+        ring = " -> ".join(file.name for file in (*chain[chain.index(identity) :], identity))
+        raise SpecError(str(replace(asked_by, text=f"extends itself ({ring})", remedy="break the circle")))
+    if len(chain) > MAX_EXTENDS:
+        text = f"more than {MAX_EXTENDS} specs extend each other"
+        raise SpecError(str(replace(asked_by, text=text, remedy="flatten some of them")))
+
+
+def without(tree: Tree, key: str) -> Tree:
+    """A mapping without one of its keys."""
+    assert isinstance(tree.value, Mapping)
+    return Tree({name: entry for name, entry in tree.value.items() if name != key}, tree.place)
+
+
+def merge(base: Tree, over: Tree) -> Tree:
+    """`over` laid on `base`: mappings merge key by key, everything else (lists too) replaces."""
+    if not (isinstance(base.value, Mapping) and isinstance(over.value, Mapping)):
+        return over
+    entries = dict(base.value)
+    for key, entry in over.value.items():
+        old = entries.get(key)
+        entries[key] = Entry(entry.key, merge(old.tree, entry.tree)) if old else entry
+    return Tree(entries, over.place)
+
+
+def override_tree(tree: Tree, override: str) -> Tree:
+    """`tree` with `a.b.0=value` applied; the value is YAML, list items go by index, new keys by their full path.
+
+    A key that does not exist yet is added, so that it can be told to be unknown by the same rules as in a file.
+    """
+    place = Place(f"--set {override}")
+    target, equals, text = override.partition("=")
+    steps = tuple(step.strip() for step in target.split("."))
+    if not equals or not all(steps):
+        raise SpecError(f"{place}: expected PATH=VALUE; for example --set data.batch_size=64")
+    if steps[0] == "extends":
+        raise SpecError(f"{place}: `extends` is read before overrides; write it in a file")
+    try:
+        value = parse(text, place.file) or Tree(None, place)
+    except SpecError as error:
+        line = str(error).splitlines()[0].removeprefix(f"{place}:")
+        raise SpecError(f"{place}: the value{_after_column(line)}") from None
+    return _assigned(tree, steps, (), _moved(value, place), place)
+
+
+def _after_column(line: str) -> str:
+    """Drop the `line:column` of a one-line value, which says nothing a reader could not see."""
+    return line[line.index(": ") :] if ": " in line else f": {line}"
+
+
+def _moved(tree: Tree, place: Place) -> Tree:
+    if isinstance(tree.value, Mapping):
+        return Tree({key: Entry(place, _moved(entry.tree, place)) for key, entry in tree.value.items()}, place)
+    if isinstance(tree.value, tuple):
+        return Tree(tuple(_moved(item, place) for item in tree.value), place)
+    return Tree(tree.value, place)
+
+
+def _assigned(tree: Tree, steps: tuple[str, ...], done: Path, value: Tree, place: Place) -> Tree:
+    """`tree` with `value` put under `steps`; `done` is the path walked so far."""
+    if not steps:
+        return value
+    step, rest = steps[0], steps[1:]
+    if tree.value is None and done:
+        tree = Tree({}, place)
+    if isinstance(tree.value, Mapping):
+        old = tree.value.get(step)
+        inner = _assigned(old.tree if old else Tree({}, place), rest, (*done, step), value, place)
+        return Tree({**tree.value, step: Entry(old.key if old and rest else place, inner)}, tree.place)
+    if isinstance(tree.value, tuple):
+        if not step.isdecimal() or int(step) >= len(tree.value):
+            held = f"has items 0 to {len(tree.value) - 1}" if tree.value else "is an empty list"
+            raise SpecError(f"{place}: {dotted(done)} {held}, not {step!r}; address a list item by its index")
+        index = int(step)
+        items = list(tree.value)
+        items[index] = _assigned(items[index], rest, (*done, index), value, place)
+        return Tree(tuple(items), tree.place)
+    whole = f"--set '{dotted(done)}={{{step}: ...}}'"
+    raise SpecError(
+        f"{place}: {dotted(done)} is the value {tree.value!r:.40}, it has no {step!r}; replace it as a whole: {whole}"
+    )

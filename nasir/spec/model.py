@@ -1,0 +1,174 @@
+"""The spec: one pydantic model of the whole file, with its digest and the places its values were written at."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path as File
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import BeforeValidator, Field, PrivateAttr
+
+from nasir.errors import SpecError
+from nasir.policy.base import PhasePlan
+from nasir.spec.dump import dump
+from nasir.spec.fields import DEVICE, INITIALIZER, NAME, Count, Epochs, Options, Positive, Strict, empty_if_none, fault
+from nasir.spec.model_data import Data
+from nasir.spec.model_network import Input, Network, Step
+from nasir.spec.model_phase import Budget, Condition, Ema, Optimizer, Rule, Schedule, Until, Warmup, as_warmup
+from nasir.spec.problems import Path, Place, Problem
+from nasir.spec.tree import Tree, locate
+from nasir.training import OptimizerKind, OptimizerPlan, ScheduleKind, SchedulePlan, TrainPlan
+
+
+class Phase(Strict):
+    """A stretch of training with one optimizer and schedule, and the rules that act in it."""
+
+    name: str = Field(pattern=NAME)
+    epochs: Epochs | None = None
+    optimizer: Optimizer | None = Field(default=None, description="default: that of the phase before")
+    schedule: Schedule = Schedule.model_validate("constant")
+    warmup: Annotated[Warmup, BeforeValidator(as_warmup)] | None = None
+    gradient_clip: Positive | None = Field(default=None, description="largest norm of the gradient")
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    ema: Annotated[Ema, BeforeValidator(empty_if_none)] | None = None
+    reset_optimizer: bool = Field(default=False, description="start the phase with an empty optimizer state")
+    rules: Annotated[tuple[Rule, ...], Field(strict=False)] = ()
+    until: Until | None = None
+    budget: Budget | None = None
+
+    def plan(self) -> PhasePlan:
+        """The policy's form of it."""
+        until = self.until.plan() if isinstance(self.until, Condition) else self.until
+        return PhasePlan(
+            name=self.name,
+            epochs=self.epochs,
+            rules=tuple(rule.plan(index) for index, rule in enumerate(self.rules)),
+            until=until,
+            budget=self.budget.plan() if self.budget else None,
+        )
+
+    def training(self, spec: Spec) -> TrainPlan:
+        """The backend's form of it; precision, layout and batch size are those of the whole spec."""
+        return TrainPlan(
+            optimizer=self.optimizer_plan(),
+            schedule=self.schedule_plan(),
+            batch_size=spec.data.batch_size,
+            gradient_clip=self.gradient_clip,
+            label_smoothing=self.label_smoothing,
+            ema_decay=self.ema.decay if self.ema else None,
+            precision=spec.precision,
+            channels_last=spec.channels_last,
+            reset_optimizer=self.reset_optimizer,
+        )
+
+    def optimizer_plan(self) -> OptimizerPlan:
+        """Raises SpecError if neither this phase nor one before names an optimizer."""
+        if self.optimizer is None:
+            raise SpecError(f"phase {self.name!r}: no optimizer; add `optimizer: {{sgd: {{lr: 0.1}}}}`")
+        options = dict(self.optimizer.chosen)
+        return OptimizerPlan(kind=cast(OptimizerKind, self.optimizer.kind), **options)
+
+    def schedule_plan(self) -> SchedulePlan:
+        """Factors on the learning rate over the phase."""
+        chosen = dict(self.schedule.chosen)
+        return SchedulePlan(
+            kind=cast(ScheduleKind, self.schedule.kind),
+            at=chosen.get("at", ()),
+            factor=chosen.get("factor", 0.1),
+            floor=chosen.get("floor", 0.0),
+            restart=chosen.get("restart"),
+            warmup=self.warmup.epochs if self.warmup else 0.0,
+            warmup_start=self.warmup.start if self.warmup else 0.0,
+        )
+
+
+class Checkpoint(Strict):
+    every: Epochs = 1
+    keep: Count = Field(default=2, description="newest checkpoints kept")
+
+
+def _version(value: Any) -> Any:
+    if value != 1 or not isinstance(value, int) or isinstance(value, bool):
+        raise fault(f"unknown version {value!r} of the spec language", "this nasir reads `nasir: 1`")
+    return value
+
+
+class Spec(Strict):
+    """A nasir spec; see `nasir schema` for an editor's view of it."""
+
+    nasir: Annotated[
+        int,
+        BeforeValidator(_version),
+        Field(description="language version", json_schema_extra={"const": 1}),
+    ]
+    name: str = Field(default="run", pattern=NAME, description="default: name of the file")
+    seed: Annotated[int, Field(ge=0)] = 0
+    input: Input
+    blocks: Annotated[dict[str, Any], BeforeValidator(empty_if_none)] = Field(
+        default={}, description="templates of blocks"
+    )
+    network: Network
+    init: str = Field(default="default", pattern=INITIALIZER, description="initializer of weights")
+    data: Data
+    device: str = Field(default="auto", pattern=DEVICE, description="auto, cpu, cuda or cuda:N")
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    channels_last: Literal["auto", True, False] = "auto"
+    compile: Literal[False, "blocks"] = False
+    deterministic: bool = False
+    checkpoint: Checkpoint = Checkpoint()
+    probe: Count = Field(default=64, description="samples whose change of logits measures a rewrite")
+    plugins: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        default=(), description="Python files to import for a run"
+    )
+    phases: Annotated[tuple[Phase, ...], Field(min_length=1, strict=False)]
+    search: Options | None = Field(default=None, description="read by `nasir search`")
+
+    _tree: Tree | None = PrivateAttr(None)
+    _source: str = PrivateAttr("<spec>")
+    _notes: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def source(self) -> File:
+        """The file the spec was read from."""
+        return File(self._source)
+
+    @property
+    def tree(self) -> Tree | None:
+        """The values as written, with their places; None for a spec that was not read from text."""
+        return self._tree
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks of the check that are no errors, such as names that only a plugin can know."""
+        return self._notes
+
+    def resolved(self) -> dict[str, Any]:
+        """Everything the spec says, defaults and extended files included, as data that YAML dumps and loads back."""
+        return self.plain()
+
+    def to_yaml(self) -> str:
+        """The resolved spec as YAML text, which loads back to an equal spec."""
+        return dump(self.resolved())
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the resolved spec; of plugins only the file names count, not the folder they lie in."""
+        data = self.resolved()
+        data["plugins"] = [File(plugin).name for plugin in self.plugins]
+        text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The steps of the network, none if it is imported."""
+        return self.network if isinstance(self.network, tuple) else ()
+
+    def locate(self, path: Path) -> str:
+        """`file:line:column` of the deepest written part of a path such as `("network", 3, "stage", "out")`."""
+        return str(locate(self._tree, path) if self._tree is not None else Place(self._source))
+
+    def problem(self, path: Path, message: str, remedy: str = "") -> SpecError:
+        """The error to raise about the value at `path`."""
+        place = locate(self._tree, path) if self._tree is not None else Place(self._source)
+        return SpecError(str(Problem(place, path, message, remedy)))

@@ -1,0 +1,277 @@
+"""Models of `phases:`: how the network trains, which rules rewrite it, and what ends the phase."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema, model_validator
+
+from nasir.policy import base
+from nasir.spec.fields import (
+    Count,
+    EpochLength,
+    Epochs,
+    NotNegative,
+    OneOf,
+    Options,
+    Positive,
+    Strict,
+    empty_if_none,
+    fault,
+    kind_tag,
+)
+
+METRICS = ("train.loss", "train.accuracy", "val.loss", "val.accuracy", "lr", "seconds")
+"""What an epoch record of the journal can be asked for; accuracies are fractions, seconds are of the epoch."""
+
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Decay(Strict):
+    lr: Positive
+    weight_decay: NotNegative = 0.0
+    decay_norms: bool = Field(default=True, description="weight decay also acts on the scales and shifts of norms")
+    decay_biases: bool = Field(default=True, description="weight decay also acts on biases")
+
+
+class Sgd(Decay):
+    momentum: Momentum = 0.9
+    nesterov: bool = False
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> Sgd:
+        if self.nesterov and self.momentum == 0:
+            raise fault("nesterov needs a momentum above 0", "set `momentum: 0.9` or `nesterov: false`")
+        return self
+
+
+class Adam(Decay):
+    betas: Annotated[tuple[Momentum, ...], Field(min_length=2, max_length=2, strict=False)] = (0.9, 0.999)
+    eps: Positive = 1e-8
+
+
+class Optimizer(OneOf):
+    sgd: Sgd | None = None
+    adam: Adam | None = None
+    adamw: Adam | None = None
+
+
+class Constant(Strict):
+    pass
+
+
+def _rising(at: tuple[float, ...]) -> tuple[float, ...]:
+    if list(at) != sorted(set(at)):
+        raise fault(f"the steps {list(at)} do not rise", "sort them, each once")
+    return at
+
+
+class Staircase(Strict):
+    """The learning rate is multiplied by `factor` at each of these fractions of the phase (or of a restart)."""
+
+    at: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1, strict=False)]
+    factor: Positive = 0.1
+    restart: Epochs | None = Field(default=None, description="start over after so many epochs")
+
+    @model_validator(mode="after")
+    def _sorted(self) -> Staircase:
+        _rising(self.at)
+        return self
+
+
+class Cosine(Strict):
+    """The learning rate falls along half a cosine to `floor` times its start over the phase (or a restart)."""
+
+    floor: Annotated[float, Field(ge=0, le=1)] = 0.0
+    restart: Epochs | None = Field(default=None, description="start over after so many epochs")
+
+
+class Schedule(OneOf):
+    bare = frozenset({"constant", "cosine"})
+
+    constant: Constant | None = None
+    staircase: Staircase | None = None
+    cosine: Cosine | None = None
+
+    @property
+    def needs_length(self) -> bool:
+        """True when the schedule cannot be computed without knowing how long the phase is."""
+        return self.kind != "constant" and self.chosen.restart is None
+
+
+class Ema(Strict):
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
+
+
+Metric = Annotated[str, WithJsonSchema({"enum": list(METRICS)})]
+
+
+class Plateau(Strict):
+    """The metric improved by less than `less_than` over the last `window` epochs."""
+
+    metric: Metric = "val.accuracy"
+    window: Epochs = 100
+    less_than: float = Field(default=0.0005, description="in the unit of the metric: 0.0005 is 0.05 points of accuracy")
+    smooth: Literal["running_max", "ema", "none"] = "running_max"
+    decay: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.95, description="of the moving average, for `smooth: ema`"
+    )
+
+    def plan(self) -> base.Plateau:
+        """The policy's form of it."""
+        return base.Plateau(self.metric, self.window, self.less_than, self.smooth, self.decay)
+
+
+class Bound(Strict):
+    metric: Metric
+    value: float
+
+
+def _epoch_list(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+class Condition(OneOf):
+    plateau: Annotated[Plateau, BeforeValidator(empty_if_none)] | None = None
+    above: Bound | None = Field(default=None, description="the latest value of the metric is above this")
+    below: Bound | None = Field(default=None, description="the latest value of the metric is below this")
+    at: Annotated[tuple[Epochs, ...], Field(min_length=1, strict=False), BeforeValidator(_epoch_list)] | None = Field(
+        default=None, description="after these epochs of the phase, counted from 1"
+    )
+    bare = frozenset({"plateau"})
+
+    def plan(self) -> base.Condition:
+        """The policy's form of it."""
+        if self.plateau is not None:
+            return self.plateau.plan()
+        if self.at is not None:
+            return base.At(self.at)
+        bound: Bound = self.chosen
+        above, below = (bound.value, None) if self.above is not None else (None, bound.value)
+        return base.Threshold(bound.metric, above, below)
+
+    @property
+    def metric(self) -> str | None:
+        """The metric it reads, None for a list of epochs."""
+        return None if self.at is not None else str(self.chosen.metric)
+
+
+class Budget(Strict):
+    """Upper bounds; at least one."""
+
+    params: Positive | None = None
+    macs: Positive | None = Field(default=None, description="multiply-accumulates of one sample, forward")
+    seconds: Positive | None = Field(default=None, description="wall-clock time within the phase")
+    epochs: Epochs | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> Budget:
+        if not self.plain():
+            raise fault("a budget needs a bound", "give params, macs, seconds or epochs")
+        return self
+
+    def plan(self) -> base.Budget:
+        """The policy's form of it."""
+        return base.Budget(self.params, self.macs, self.seconds, self.epochs)
+
+
+Stages = Annotated[
+    Annotated[Literal["all"], Tag("<text>")]
+    | Annotated[Annotated[tuple[str, ...], Field(min_length=1, strict=False)], Tag("<list>")],
+    Discriminator(lambda value: "<text>" if isinstance(value, str) else "<list>"),
+]
+
+
+def _stage_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) and value != "all" else value
+
+
+class Where(Strict):
+    stages: Annotated[Stages, BeforeValidator(_stage_list)] = "all"
+    order: Literal["round_robin", "random", "all"] = "round_robin"
+    count: Count = Field(default=1, description="blocks per action and stage")
+
+    def plan(self) -> base.Where:
+        """The policy's form of it."""
+        stages = () if self.stages == "all" else tuple(self.stages)
+        return base.Where(stages, self.order, self.count)
+
+
+def _action(value: Any) -> Any:
+    """`do: name` as `do: {name: {}}`."""
+    if isinstance(value, str):
+        return {value: {}}
+    if isinstance(value, Mapping):
+        if len(value) != 1:
+            found = " and ".join(map(repr, value)) or "none"
+            raise fault(
+                f"expected one pass, found {found}", "write `do: {insert-block: {...}}`, one rule for each pass"
+            )
+        return {name: {} if options is None else options for name, options in value.items()}
+    raise fault("expected a pass", "write `do: insert-block` or `do: {insert-block: {...}}`")
+
+
+class Rule(Strict):
+    """When (`every` and `when` must both hold), what and where to rewrite."""
+
+    every: Epochs | None = None
+    when: Condition | None = None
+    do: Annotated[dict[str, Options], BeforeValidator(_action)] = Field(description="a pass and its options")
+    where: Where = Where()
+    freeze: Condition | None = Field(default=None, description="no more growth for the stage that grew last")
+    at_most: Count | None = Field(default=None, description="largest number of blocks of a stage")
+    budget: Budget | None = None
+
+    @model_validator(mode="after")
+    def _acts(self) -> Rule:
+        if self.every is None and self.when is None:
+            raise fault("the rule never acts", "add `every: 3 epochs` or `when: {at: [10]}`")
+        return self
+
+    @property
+    def pass_name(self) -> str:
+        """The name of the pass."""
+        return next(iter(self.do))
+
+    @property
+    def options(self) -> Options:
+        """The options of the pass, as written."""
+        return self.do[self.pass_name]
+
+    @property
+    def can_freeze(self) -> bool:
+        """Whether the rule can ever stop acting on a stage."""
+        return self.freeze is not None or self.at_most is not None or self.budget is not None
+
+    def plan(self, index: int) -> base.RulePlan:
+        """The policy's form of it; rules are named by their index in the phase."""
+        return base.RulePlan(
+            name=f"rules.{index}",
+            pass_name=self.pass_name,
+            options=self.options,
+            every=self.every,
+            when=self.when.plan() if self.when else None,
+            where=self.where.plan(),
+            freeze=self.freeze.plan() if self.freeze else None,
+            at_most=self.at_most,
+            budget=self.budget.plan() if self.budget else None,
+        )
+
+
+Until = Annotated[
+    Annotated[Literal["all_frozen"], Tag("<text>")] | Annotated[Condition, Tag("<map>")],
+    Discriminator(lambda value: "<text>" if kind_tag(value) == "<text>" else "<map>"),
+]
+
+
+class Warmup(Strict):
+    """The learning rate rises linearly from `start` times its value over the first epochs of the phase."""
+
+    epochs: EpochLength
+    start: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+def as_warmup(value: Any) -> Any:
+    """`warmup: 5 epochs` as `warmup: {epochs: 5}`."""
+    return {"epochs": value} if isinstance(value, int | float | str) else value

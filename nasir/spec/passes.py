@@ -1,0 +1,178 @@
+"""Options of a pass: a frozen dataclass whose fields are the options, checked by their annotations."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from nasir.errors import NasirError, SpecError, UnknownName
+from nasir.registry import Registry, passes
+from nasir.spec.problems import Path, Place, Problem, suggestion
+from nasir.spec.translate import shown
+
+Fault = tuple[Path, str, str]
+"""Path below the options, what is wrong, remedy."""
+
+
+def options_of(made: type) -> dict[str, tuple[Any, dataclasses.Field[Any]]]:
+    """Annotation and field of each option of a pass, in order; raises TypeError if it is not a dataclass."""
+    hints = get_type_hints(made, include_extras=True)
+    return {item.name: (hints[item.name], item) for item in dataclasses.fields(made) if item.init}
+
+
+def required(item: dataclasses.Field[Any]) -> bool:
+    """True for an option without a default."""
+    return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+
+
+def make_pass(name: str, options: Mapping[str, Any]) -> Any:
+    """The pass `name` with JSON options; raises UnknownName, or SpecError naming each wrong option."""
+    made = passes.get(name)
+    faults = option_faults(made, options)
+    if faults:
+        lines = [Problem(Place(f"pass {name}"), path, text, remedy) for path, text, remedy in faults]
+        raise SpecError("\n".join(map(str, lines)))
+    return made(**_converted(made, options))
+
+
+def option_faults(made: type, options: Mapping[str, Any]) -> list[Fault]:
+    """All that is wrong with the options of a pass; what its own checks refuse only if the types are right."""
+    known = options_of(made)
+    faults: list[Fault] = []
+    for key, value in options.items():
+        if key in known:
+            faults += [((key, *path), text, remedy) for path, text, remedy in _faults(value, known[key][0])]
+        else:
+            remedy = suggestion(key, known) if known else "this pass takes none"
+            faults.append(((key,), "unknown option", remedy))
+    for key, (_, item) in known.items():
+        if key not in options and required(item):
+            faults.append(((key,), "this option is required", f"add `{key}: ...`"))
+    if faults:
+        return faults
+    try:
+        made(**_converted(made, options))
+    except (ValueError, TypeError, NasirError) as error:
+        path = next(((key,) for key in options if key in str(error)), ())
+        return [(path, str(error), "see `nasir list passes` for its options" if not str(error) else "")]
+    return []
+
+
+def _converted(made: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as the dataclass wants them: JSON lists become tuples where tuples are annotated."""
+    known = options_of(made)
+    return {key: _convert(value, known[key][0]) for key, value in options.items()}
+
+
+def _convert(value: Any, annotation: Any) -> Any:
+    if not isinstance(value, list):
+        return value
+    for plain in alternatives(annotation):
+        if get_origin(plain) is tuple or plain is tuple:
+            items = get_args(plain)
+            return tuple(_convert(item, _item_type(items, index)) for index, item in enumerate(value))
+    return value
+
+
+def _item_type(items: tuple[Any, ...], index: int) -> Any:
+    if not items:
+        return Any
+    return items[0] if len(items) == 2 and items[1] is Ellipsis else items[min(index, len(items) - 1)]
+
+
+def alternatives(annotation: Any) -> list[Any]:
+    """The members of a union, without `Annotated`, `type` aliases and NewTypes."""
+    if hasattr(annotation, "__value__"):  # `type X = ...` of Python 3.12, which 3.11 cannot import the class of
+        return alternatives(annotation.__value__)
+    if get_origin(annotation) is Annotated:
+        return alternatives(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [plain for member in get_args(annotation) for plain in alternatives(member)]
+    return [getattr(annotation, "__supertype__", annotation)]
+
+
+def _faults(value: Any, annotation: Any) -> list[Fault]:
+    """Why a JSON value does not fit an annotation; empty if it fits, or if the annotation is not a JSON type."""
+    collected: list[list[Fault]] = []
+    for plain in (members := alternatives(annotation)):
+        faults = _fits(value, plain)
+        if not faults:
+            return []
+        collected.append(faults)
+    inside = [faults for faults in collected if faults[0][0]]
+    if inside:
+        return inside[0]
+    if len(collected) == 1:
+        return collected[0]
+    choices = [choice for plain in members if get_origin(plain) is Literal for choice in get_args(plain)]
+    expected = " or ".join(dict.fromkeys(_name(plain) for plain in members))
+    remedy = suggestion(str(value), map(str, choices)) if choices and isinstance(value, str) else f"write {expected}"
+    return [((), f"expected {expected}, found {shown(value)}", remedy)]
+
+
+_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "nothing"}
+
+
+def _name(plain: Any) -> str:
+    if get_origin(plain) is Literal:
+        return "one of " + ", ".join(map(str, get_args(plain)))
+    origin = get_origin(plain) or plain
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return "a mapping"
+    return _NAMES.get(plain, "a list")
+
+
+def _fits(value: Any, plain: Any) -> list[Fault]:
+    wrong: list[Fault] = [((), f"expected {_name(plain)}, found {shown(value)}", f"write {_name(plain)}")]
+    if get_origin(plain) is Literal:
+        choices = get_args(plain)
+        if any(value == choice and type(value) is type(choice) for choice in choices):
+            return []
+        return [
+            (
+                (),
+                f"unknown value {value!r:.60}" if isinstance(value, str) else wrong[0][1],
+                suggestion(str(value), map(str, choices)),
+            )
+        ]
+    if plain is bool or plain is str:
+        return [] if isinstance(value, plain) else wrong
+    if plain is type(None):
+        return [] if value is None else wrong
+    if plain is int or plain is float:
+        kinds = (int,) if plain is int else (int, float)
+        fine = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+        return [] if fine else wrong
+    origin = get_origin(plain) or plain
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return _entries(value, get_args(plain)) if isinstance(value, Mapping) else wrong
+    if isinstance(origin, type) and issubclass(origin, Sequence | frozenset | set):
+        return _items(value, get_args(plain), origin is tuple) if isinstance(value, list | tuple) else wrong
+    return []
+
+
+def _entries(value: Mapping[str, Any], arguments: tuple[Any, ...]) -> list[Fault]:
+    inner = arguments[1] if len(arguments) == 2 else Any
+    return [((key, *p), text, cure) for key, item in value.items() for p, text, cure in _faults(item, inner)]
+
+
+def _items(value: Sequence[Any], arguments: tuple[Any, ...], is_tuple: bool) -> list[Fault]:
+    fixed = is_tuple and arguments and arguments[-1] is not Ellipsis
+    if fixed and len(value) != len(arguments):
+        return [((), f"expected {len(arguments)} items, found {len(value)}", f"give {len(arguments)}")]
+    return [
+        ((index, *path), text, remedy)
+        for index, item in enumerate(value)
+        for path, text, remedy in _faults(item, _item_type(arguments, index))
+    ]
+
+
+def find(registry: Registry, name: str) -> Any | None:
+    """What is registered as `name`, None if nothing is; raises NasirError where it is broken."""
+    try:
+        return registry.get(name)
+    except UnknownName:
+        return None

@@ -1,0 +1,89 @@
+"""Python files a spec lists under `plugins:`; importing one runs its code, so only a run does it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path as File
+from types import ModuleType
+
+from nasir.spec.check import Findings, check_spec, check_tree
+from nasir.spec.model import Spec
+from nasir.spec.problems import Path, raise_problems
+
+ALLOW = "NASIR_ALLOW_LOCAL_CODE"
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """An imported plugin; `sha256` is of the bytes that were run, for the record of the run."""
+
+    path: str
+    sha256: str
+    module: str
+
+
+def import_plugins(spec: Spec) -> tuple[Plugin, ...]:
+    """Read all that the spec lists, import it in order, then check the names that only the plugins could know.
+
+    Raises SpecError where a file is missing or fails, where a name is still unknown, or where the environment
+    forbids local code (NASIR_ALLOW_LOCAL_CODE=0).
+    """
+    if not spec.plugins:
+        return ()
+    if os.environ.get(ALLOW, "1") == "0":
+        raise spec.problem(("plugins",), f"{ALLOW}=0 forbids plugins by path", "install them as packages instead")
+    sources = [_read(spec, index) for index in range(len(spec.plugins))]
+    for index, (plugin, data) in enumerate(sources):
+        if plugin.module not in sys.modules:
+            _execute(plugin, data, spec, ("plugins", index))
+    check_names(spec)
+    return tuple(plugin for plugin, _ in sources)
+
+
+def hash_plugins(spec: Spec) -> tuple[Plugin, ...]:
+    """What `import_plugins` would run, without running it: to compare with the record of a run first."""
+    return tuple(_read(spec, index)[0] for index in range(len(spec.plugins)))
+
+
+def check_names(spec: Spec) -> None:
+    """All names of the spec by what is registered now; raises SpecError for unknown ones."""
+    if spec.tree is None:
+        return
+    findings = Findings(spec.tree)
+    check_tree(spec.tree, findings)
+    check_spec(spec, findings)
+    raise_problems(findings.problems)
+
+
+def _read(spec: Spec, index: int) -> tuple[Plugin, bytes]:
+    path: Path = ("plugins", index)
+    file = File(spec.plugins[index])
+    try:
+        data = file.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise spec.problem(path, f"{file} cannot be read ({reason})", "paths are relative to the spec") from None
+    digest = hashlib.sha256(data).hexdigest()
+    stem = re.sub(r"\W", "_", file.stem)
+    return Plugin(str(file), digest, f"nasir_plugin_{stem}_{digest[:16]}"), data
+
+
+def _execute(plugin: Plugin, data: bytes, spec: Spec, path: Path) -> None:
+    """Run exactly the bytes that were hashed; the module is forgotten again if it fails."""
+    module = ModuleType(plugin.module)
+    module.__file__ = plugin.path
+    module.__spec__ = importlib.util.spec_from_file_location(plugin.module, plugin.path)
+    sys.modules[plugin.module] = module  # dataclasses look their module up there
+    try:
+        exec(compile(data, plugin.path, "exec"), module.__dict__)
+    except BaseException as error:
+        del sys.modules[plugin.module]
+        if not isinstance(error, Exception | SystemExit):
+            raise
+        text = f"{plugin.path} failed: {type(error).__name__}: {error}"
+        raise spec.problem(path, text, "mend the plugin") from error

@@ -1,0 +1,173 @@
+"""pydantic's errors as problems: in the words of a spec, at the place where the value was written."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from nasir.spec.fields import FORMS, Strict
+from nasir.spec.problems import Path, Place, Problem, close_match, suggestion
+from nasir.spec.tree import Tree, key_place, locate
+
+_EXPECTED = {
+    "int_type": ("a whole number", "write digits only, such as 3"),
+    "int_from_float": ("a whole number", "write digits only, such as 3"),
+    "float_type": ("a number", "write a number such as 0.1"),
+    "string_type": ("text", "put it into quotes if it is text"),
+    "bool_type": ("true or false", "write true or false"),
+    "tuple_type": ("a list", "write a list such as [a, b]"),
+    "list_type": ("a list", "write a list such as [a, b]"),
+    "dict_type": ("a mapping", "write `key: value` pairs"),
+    "model_type": ("a mapping", "write `key: value` pairs"),
+}
+_BOUNDS = {
+    "greater_than": ("gt", "must be above"),
+    "greater_than_equal": ("ge", "must be at least"),
+    "less_than": ("lt", "must be below"),
+    "less_than_equal": ("le", "must be at most"),
+}
+
+
+def translate(error: ValidationError, tree: Tree, model: type[BaseModel]) -> list[Problem]:
+    """One problem for each error of validating `tree.plain()` as `model`."""
+    errors = error.errors(include_url=False)
+    # an item that is refused is also missing from the count of its list
+    counted = [one for one in errors if one["type"] != "too_short" or not _has_below(one["loc"], errors)]
+    return [_problem(details, tree, model) for details in counted]
+
+
+def _has_below(location: tuple[int | str, ...], errors: list[ErrorDetails]) -> bool:
+    size = len(location)
+    return any(len(one["loc"]) > size and one["loc"][:size] == location for one in errors)
+
+
+def _problem(details: ErrorDetails, tree: Tree, model: type[BaseModel]) -> Problem:
+    location = tuple(step for step in details["loc"] if step != "[key]")
+    path = _written(location, tree)
+    kind, context = details["type"], details.get("ctx", {})
+    if kind == "missing":
+        key = str(location[-1])
+        return Problem(locate(tree, path), (*path, key), "is required", f"add `{key}: ...`")
+    if kind == "extra_forbidden":
+        return Problem(key_place(tree, path), path, "unknown key", _known_keys(model, location))
+    if kind == "nasir" and context["keys"]:
+        path = max(((*path, key) for key in context["keys"]), key=lambda one: _newest(one, tree))
+        return Problem(key_place(tree, path), path, context["text"], context["remedy"])
+    if kind == "nasir":
+        return Problem(locate(tree, path), path, context["text"], context["remedy"])
+    text, remedy = _words(kind, context, details)
+    return Problem(locate(tree, path), path, text, remedy)
+
+
+def _words(kind: str, context: Mapping[str, Any], details: ErrorDetails) -> tuple[str, str]:
+    value = details["input"]
+    if kind in _EXPECTED:
+        expected, remedy = _EXPECTED[kind]
+        return f"expected {expected}, found {shown(value)}", remedy
+    if kind in _BOUNDS:
+        key, words = _BOUNDS[kind]
+        return (
+            f"{words} {context[key]:g}, found {shown(value)}",
+            f"use a value {words.removeprefix('must be ')} {context[key]:g}",
+        )
+    if kind == "literal_error":
+        names = [name.strip("'") for name in _listed(context["expected"])]
+        shown_names = [name.lower() if name in ("True", "False") else name for name in names]
+        return f"unknown value {_bare(value)}", suggestion(str(value), shown_names)
+    if kind in ("too_short", "too_long"):
+        wanted = context["min_length"] if kind == "too_short" else context["max_length"]
+        few = "few" if kind == "too_short" else "many"
+        bound = "at least" if kind == "too_short" else "at most"
+        return f"too {few} items: {context['actual_length']}", f"give {bound} {wanted}"
+    if kind == "string_too_short":
+        return "expected text, found none", "write it out"
+    if kind == "string_pattern_mismatch":
+        pattern = context["pattern"]
+        return f"cannot be {value!r:.60}", f"write {FORMS.get(pattern, f'text that matches {pattern}')}"
+    return details["msg"][:1].lower() + details["msg"][1:], f"found {shown(value)}"
+
+
+def _newest(path: Path, tree: Tree) -> tuple[bool, bool, Place]:
+    """Orders keys of one mapping: overrides over files, the extending file over its base, later over earlier."""
+    place = key_place(tree, path)
+    return not place.line, place.file == locate(tree, path[:-1]).file, place
+
+
+def _bare(value: Any) -> str:
+    return f"{value!r:.60}" if isinstance(value, str) else shown(value)
+
+
+def _listed(expected: str) -> list[str]:
+    return expected.replace(" or ", ", ").split(", ")
+
+
+def shown(value: Any) -> str:
+    """A value in an error message: its YAML kind, and itself if it is short."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return f"a mapping of {', '.join(map(str, list(value)[:4])) or 'nothing'}"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
+    return f"the text {value!r:.60}" if isinstance(value, str) else f"{value!r:.60}"
+
+
+def _written(location: tuple[Any, ...], tree: Tree) -> Path:
+    """The part of pydantic's location that stands in the tree; tags of unions and normalised keys do not."""
+    path: list[str | int] = []
+    for step in location:
+        below = tree.child(step)
+        if below is None:
+            continue
+        path.append(step)
+        tree = below
+    return tuple(path)
+
+
+def _known_keys(model: type[BaseModel], location: tuple[Any, ...]) -> str:
+    """The remedy for an unknown key at a location of pydantic's: the keys known there, by following the annotations."""
+    here: list[Any] = [model]
+    for step in location[:-1]:
+        here = [below for annotation in here for below in _below(annotation, step)] or here
+    found = list(_models(here))
+    keys = [info.alias or name for one in found for name, info in one.model_fields.items()]
+    elsewhere = " ".join(one.elsewhere for one in found if issubclass(one, Strict) and one.elsewhere)
+    if elsewhere and close_match(str(location[-1]), keys) is None:
+        return elsewhere
+    return suggestion(str(location[-1]), keys)
+
+
+def _models(annotations: list[Any]) -> Iterator[type[BaseModel]]:
+    for annotation in annotations:
+        for plain in _plain_types(annotation):
+            if isinstance(plain, type) and issubclass(plain, BaseModel):
+                yield plain
+
+
+def _below(annotation: Any, step: Any) -> Iterator[Any]:
+    for plain in _plain_types(annotation):
+        if isinstance(plain, type) and issubclass(plain, BaseModel):
+            for name, info in plain.model_fields.items():
+                if step in (name, info.alias):
+                    yield info.annotation
+        elif get_origin(plain) in (tuple, list) and isinstance(step, int):
+            yield get_args(plain)[0]
+        elif get_origin(plain) is dict:
+            yield get_args(plain)[1]
+
+
+def _plain_types(annotation: Any) -> Iterator[Any]:
+    """The members of a union, without `Annotated`."""
+    if get_origin(annotation) is Annotated:
+        yield from _plain_types(get_args(annotation)[0])
+    elif get_origin(annotation) in (Union, types.UnionType):
+        for member in get_args(annotation):
+            yield from _plain_types(member)
+    else:
+        yield annotation

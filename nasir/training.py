@@ -1,0 +1,266 @@
+"""What is trained, how and on what, as plain numbers: plans that a spec yields and a backend carries out.
+
+Nothing here trains. The plans check themselves when made, so a backend never meets an impossible number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+OptimizerKind = Literal["sgd", "adam", "adamw"]
+ScheduleKind = Literal["constant", "staircase", "cosine"]
+Precision = Literal["auto", "fp32", "bf16"]
+AUGMENTATIONS = ("pad_crop", "hflip")
+
+
+def _require(ok: bool, place: str, value: object, remedy: str) -> None:
+    if not ok:
+        raise ValueError(f"{place}: {value!r} is not usable; {remedy}")
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _count(value: object, least: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _within(value: Any, low: float, high: float, open_high: bool = False) -> bool:
+    return _number(value) and low <= value and (value < high if open_high else value <= high)
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerPlan:
+    """An optimizer and its constants; `lr` is the base rate that a schedule multiplies.
+
+    `decay_norms` and `decay_biases` say whether weight decay also acts on slots tagged `norm` and `bias`.
+    """
+
+    kind: OptimizerKind = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    decay_norms: bool = True
+    decay_biases: bool = True
+
+    def __post_init__(self) -> None:
+        kinds = get_args(OptimizerKind)
+        _require(self.kind in kinds, "optimizer kind", self.kind, f"use one of {', '.join(kinds)}")
+        place = f"optimizer {self.kind}"
+        _require(_number(self.lr) and self.lr > 0, f"{place}: lr", self.lr, "give a finite number above 0")
+        _require(
+            _within(self.momentum, 0, 1, True), f"{place}: momentum", self.momentum, "give 0 <= momentum < 1"
+        )
+        ok = len(self.betas) == 2 and all(_within(beta, 0, 1, True) for beta in self.betas)
+        _require(ok, f"{place}: betas", self.betas, "give two numbers, each 0 <= beta < 1")
+        _require(
+            _number(self.eps) and self.eps > 0, f"{place}: eps", self.eps, "give a finite number above 0"
+        )
+        ok = _number(self.weight_decay) and self.weight_decay >= 0
+        _require(ok, f"{place}: weight_decay", self.weight_decay, "give a finite number, 0 or more")
+        ok = not self.nesterov or (self.kind == "sgd" and self.momentum > 0)
+        _require(ok, f"{place}: nesterov", self.nesterov, "it needs sgd with momentum above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulePlan:
+    """The learning rate over a phase, as a factor on the base rate.
+
+    `at`: where the staircase drops by `factor`, as fractions of the phase, or of the interval when `restart` is
+    set. `floor`: where the cosine ends, as a fraction of the base rate. `restart`: epochs after which the shape
+    begins anew. `warmup`: epochs at the start of the phase in which a ramp from `warmup_start` to 1 multiplies the
+    shape; the shape itself is not displaced by it.
+    """
+
+    kind: ScheduleKind = "constant"
+    at: tuple[float, ...] = ()
+    factor: float = 0.1
+    floor: float = 0.0
+    restart: int | None = None
+    warmup: float = 0.0
+    warmup_start: float = 0.0
+
+    def __post_init__(self) -> None:
+        kinds = get_args(ScheduleKind)
+        _require(self.kind in kinds, "schedule kind", self.kind, f"use one of {', '.join(kinds)}")
+        place = f"schedule {self.kind}"
+        rising = all(_within(f, 0, 1, True) and f > 0 for f in self.at) and list(self.at) == sorted(
+            set(self.at)
+        )
+        _require(rising, f"{place}: at", self.at, "give rising fractions of the phase, each 0 < f < 1")
+        ok = self.kind != "staircase" or bool(self.at)
+        _require(ok, f"{place}: at", self.at, "give at least one fraction, such as [0.5, 0.75]")
+        ok = _number(self.factor) and self.factor > 0
+        _require(ok, f"{place}: factor", self.factor, "give a finite number above 0, such as 0.1")
+        _require(
+            _within(self.floor, 0, 1), f"{place}: floor", self.floor, "give a fraction of the rate, 0 to 1"
+        )
+        ok = self.restart is None or _count(self.restart)
+        _require(ok, f"{place}: restart", self.restart, "give a whole number of epochs, 1 or more")
+        ok = _number(self.warmup) and self.warmup >= 0
+        _require(ok, f"{place}: warmup", self.warmup, "give a number of epochs, 0 or more")
+        ok = _within(self.warmup_start, 0, 1)
+        _require(ok, f"{place}: warmup_start", self.warmup_start, "give a fraction of the rate, 0 to 1")
+
+    def multiplier(self, phase_step: int, steps_per_epoch: int, phase_epochs: int | None) -> float:
+        """Factor on the base rate for the step number `phase_step` (0-based, counted from the phase's start).
+
+        `phase_epochs` may be None (a phase that ends on a condition) only where the shape needs no end: a constant
+        schedule, or one that restarts. Past the end of the phase the last value holds.
+        """
+        _require(_count(phase_step, 0), "schedule: phase_step", phase_step, "steps count from 0")
+        _require(
+            _count(steps_per_epoch),
+            "schedule: steps_per_epoch",
+            steps_per_epoch,
+            "an epoch has a step or more",
+        )
+        return self._ramp(phase_step, steps_per_epoch) * self._shape(
+            phase_step, steps_per_epoch, phase_epochs
+        )
+
+    def _ramp(self, phase_step: int, steps_per_epoch: int) -> float:
+        length = self.warmup * steps_per_epoch
+        if phase_step >= length:
+            return 1.0
+        return self.warmup_start + (1.0 - self.warmup_start) * phase_step / length
+
+    def _shape(self, phase_step: int, steps_per_epoch: int, phase_epochs: int | None) -> float:
+        if self.kind == "constant":
+            return 1.0
+        epochs = self.restart if self.restart is not None else phase_epochs
+        if epochs is None:
+            raise ValueError(
+                f"schedule {self.kind}: the phase has no fixed length to spread over; "
+                "give the phase `epochs:`, or the schedule `restart:`"
+            )
+        total = epochs * steps_per_epoch
+        step = phase_step % total if self.restart is not None else min(phase_step, total)
+        if self.kind == "staircase":
+            # a fraction times an integer may land just above the integer it means (0.7 * 10)
+            return self.factor ** sum(step >= fraction * total - 1e-6 for fraction in self.at)
+        return self.floor + (1.0 - self.floor) * 0.5 * (1.0 + math.cos(math.pi * step / total))
+
+
+@dataclass(frozen=True, slots=True)
+class TrainPlan:
+    """One phase of training. `gradient_clip` bounds the global L2 norm; `ema_decay` is per step.
+
+    `precision`: `auto` takes bf16 autocast for conv nets where the device computes it natively, else fp32.
+    `reset_optimizer`: begin the phase with an empty optimizer state.
+    """
+
+    optimizer: OptimizerPlan = field(default_factory=OptimizerPlan)
+    schedule: SchedulePlan = field(default_factory=SchedulePlan)
+    batch_size: int = 128
+    gradient_clip: float | None = None
+    label_smoothing: float = 0.0
+    ema_decay: float | None = None
+    precision: Precision = "auto"
+    channels_last: bool | Literal["auto"] = "auto"
+    reset_optimizer: bool = False
+
+    def __post_init__(self) -> None:
+        _require(
+            _count(self.batch_size), "train: batch_size", self.batch_size, "give a whole number, 1 or more"
+        )
+        clip = self.gradient_clip
+        ok = clip is None or (_number(clip) and clip > 0)
+        _require(ok, "train: gradient_clip", clip, "give a norm above 0, or leave it out")
+        smoothing = self.label_smoothing
+        _require(
+            _within(smoothing, 0, 1, True), "train: label_smoothing", smoothing, "give 0 <= smoothing < 1"
+        )
+        ok = self.ema_decay is None or _within(self.ema_decay, 0, 1, True)
+        _require(
+            ok, "train: ema_decay", self.ema_decay, "give 0 <= decay < 1, such as 0.999, or leave it out"
+        )
+        known = get_args(Precision)
+        _require(
+            self.precision in known, "train: precision", self.precision, f"use one of {', '.join(known)}"
+        )
+        ok = self.channels_last is True or self.channels_last is False or self.channels_last == "auto"
+        _require(ok, "train: channels_last", self.channels_last, "use true, false or auto")
+
+    def lr(self, phase_step: int, steps_per_epoch: int, phase_epochs: int | None) -> float:
+        """Learning rate of one step: the base rate times the schedule's multiplier."""
+        return self.optimizer.lr * self.schedule.multiplier(phase_step, steps_per_epoch, phase_epochs)
+
+
+@dataclass(frozen=True, slots=True)
+class DataPlan:
+    """A data set by registered name, and how its training part is split, ordered and augmented.
+
+    `validation`: images (int) or fraction (float, 0 <= f < 1) taken from the training data, stratified by class.
+    `subset`: fraction of what remains that is trained on. `augment`: `pad_crop`, `hflip`, or a one-key mapping with
+    options, `{"pad_crop": {"pad": 4}}`. `normalize`: `auto` subtracts the mean and divides by the standard deviation
+    of each channel over the training part; None only scales uint8 to 0..1. `options` go to the data set; the key
+    `pad_to` is taken by the backend and pads images with zeros to that side length (28 -> 32).
+    """
+
+    dataset: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    batch_size: int = 128
+    eval_batch_size: int = 512
+    augment: tuple[str | Mapping[str, Any], ...] = ()
+    validation: int | float = 0
+    subset: float = 1.0
+    normalize: Literal["auto"] | None = "auto"
+    seed: int = 0
+    drop_last: bool = False
+
+    def __post_init__(self) -> None:
+        _require(
+            isinstance(self.dataset, str) and bool(self.dataset), "data: dataset", self.dataset, "give a name"
+        )
+        for name in ("batch_size", "eval_batch_size"):
+            value = getattr(self, name)
+            _require(_count(value), f"data: {name}", value, "give a whole number, 1 or more")
+        held = self.validation
+        ok = _count(held, 0) or (isinstance(held, float) and _within(held, 0, 1, True))
+        _require(ok, "data: validation", held, "give a whole number of examples, or a fraction 0 <= f < 1")
+        ok = _within(self.subset, 0, 1) and self.subset > 0
+        _require(ok, "data: subset", self.subset, "give a fraction, 0 < f <= 1")
+        _require(self.normalize in ("auto", None), "data: normalize", self.normalize, "use auto or null")
+        ok = _count(self.seed, 0) and self.seed < 2**63
+        _require(ok, "data: seed", self.seed, "give a whole number, 0 or more and below 2**63")
+        _ = self.pad, self.flips
+
+    @property
+    def pad(self) -> int:
+        """Pixels of zero padding on each side before the random crop; 0 without `pad_crop`."""
+        options = self._augmentation("pad_crop", ("pad",))
+        if options is None:
+            return 0
+        pad = options.get("pad", 4)
+        _require(_count(pad), "data: augment: pad_crop: pad", pad, "give a whole number of pixels, 1 or more")
+        return int(pad)
+
+    @property
+    def flips(self) -> bool:
+        """Whether images are mirrored left to right with probability 1/2."""
+        return self._augmentation("hflip", ()) is not None
+
+    def _augmentation(self, wanted: str, keys: tuple[str, ...]) -> Mapping[str, Any] | None:
+        found: Mapping[str, Any] | None = None
+        for entry in self.augment:
+            items = {entry: {}} if isinstance(entry, str) else entry
+            ok = isinstance(items, Mapping) and len(items) == 1 and next(iter(items)) in AUGMENTATIONS
+            _require(
+                ok, "data: augment", entry, f"use {' or '.join(AUGMENTATIONS)}, or one of them with options"
+            )
+            options = items.get(wanted)
+            if wanted not in items:
+                continue
+            _require(found is None, "data: augment", self.augment, f"name {wanted} once")
+            found = {} if options is None else options
+            ok = isinstance(found, Mapping) and set(found) <= set(keys)
+            _require(ok, f"data: augment: {wanted}", options, f"its options are: {', '.join(keys) or 'none'}")
+        return found

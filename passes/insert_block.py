@@ -1,0 +1,209 @@
+"""`insert-block`: one more block in a stage, initialized so that it starts silent, loud, or as a copy.
+
+The initializers are AutoGrow's (Wen et al., KDD 2020, section 3; released code where it differs from the text) and
+act on the last norm of the new block's residual branch; everything else keeps the stage's initializer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any, Literal
+
+from nasir.blocks import build_block
+from nasir.errors import Decline, GraphError
+from nasir.evidence import Evidence
+from nasir.ir import Draft, Graph, Port, Region
+from nasir.registry import register
+from nasir.rewrite import Pass, Settle
+
+Init = Literal["zero", "gaussian", "uniform", "uniform_std1", "adam", "near_zero", "copy", "default"]
+
+TRANSPARENT = ("identity", "dropout")  # carry the branch's value on without weights of their own
+
+
+@register("insert-block")
+@dataclass(frozen=True)
+class InsertBlock(Pass):
+    """Append a block to a stage, or insert one after a given block.
+
+    init          zero: silent, exact behind a ReLU (last norm's scale and shift 0); gaussian: both N(0, 1);
+                  uniform: both U(0, 1), as AutoGrow's code; uniform_std1: both U(-sqrt 3, sqrt 3), as its text;
+                  adam: only that norm is trained after insertion, until the old training accuracy - 0.5 points is
+                  back, 10 epochs at most; near_zero: N(0, sigma); copy: the weights of the block before it;
+                  default: nothing special
+    block         template of the new block: null for the stage's, "copy" for the structure of a neighbour, or a
+                  mapping {block: name or definition, options: {...}}
+    sigma         standard deviation of near_zero
+    settle_lr     learning rate of Adam for init: adam
+    settle_epochs most epochs of that training
+    tolerance     accuracy (fraction) below the old training accuracy at which it may stop
+    """
+
+    init: Init = "zero"
+    block: Mapping[str, Any] | Literal["copy"] | None = None
+    sigma: float = 1e-3
+    settle_lr: float = 1e-3
+    settle_epochs: int = 10
+    tolerance: float = 0.005
+
+    def __post_init__(self) -> None:
+        if self.sigma <= 0 or self.settle_lr <= 0 or self.settle_epochs < 1 or not 0 <= self.tolerance < 1:
+            raise ValueError("sigma and settle_lr must be above 0, settle_epochs at least 1, tolerance in [0, 1)")
+
+    def sites(self, graph: Graph) -> Iterable[str]:
+        """Every stage (append at its end) and every block (insert after it)."""
+        return [region.path for region in (*graph.stages, *graph.blocks)]
+
+    def rewrite(self, draft: Draft, site: str, seen: Evidence) -> Settle | None:
+        """Build the block behind the site's exit and let everything that read the exit read the block."""
+        graph = draft.base
+        assert graph is not None
+        stage, previous = _place(graph, site)
+        before = Port(graph.boundary(previous.path)[1])
+        path = draft.free_label(stage)
+        old_nodes = set(draft.nodes)
+        if self.block == "copy" or (self.block is None and _template(graph, stage, previous) is None):
+            after = _clone(draft, graph, stage, previous, path, before)
+        else:
+            after = build_block(draft, before, path, self.block or _template(graph, stage, previous))
+        if draft.shape(after) != draft.shape(before):
+            raise Decline(f"the block turns {draft.shape(before)} into {draft.shape(after)}; it must keep the shape")
+        draft.rewire(before, after, only=[*old_nodes])
+        draft.outputs = [after if port == before else port for port in draft.outputs]
+        if self.init == "copy":
+            _copy_weights(draft, graph, stage, previous, path)
+            return None
+        if self.init == "default":
+            return None
+        return self._initialize(draft, graph, before, after)
+
+    def _initialize(self, draft: Draft, graph: Graph, before: Port, after: Port) -> Settle | None:
+        tail, relu_after_sum = _branch_tail(draft, before, after)
+        op = draft.nodes[tail].op
+        weights = _weights(draft, tail)
+        if self.init == "zero":
+            if op == "relu":
+                raise Decline("its branch ends in a ReLU: at zero it would never get a gradient; use init: near_zero")
+            for slot in weights:
+                draft.fill(tail, slot, "zeros")
+            # behind the sum's ReLU an identity is only exact on a stream that is never negative
+            draft.claim("exact" if not relu_after_sum or graph.nonnegative[before.node] else "no")
+            return None
+        if self.init == "near_zero":
+            tail = draft.nodes[tail].inputs[0].node if op == "relu" else tail
+            for slot in _weights(draft, tail):
+                if slot == "weight":
+                    draft.fill(tail, slot, "normal", std=self.sigma)
+                else:
+                    draft.fill(tail, slot, "zeros")
+            draft.claim("approximate")
+            return None
+        if op not in ("batch_norm", "group_norm", "layer_norm"):
+            raise Decline(f"init: {self.init} sets the last norm of the branch, which ends in a {op}; use near_zero")
+        if self.init == "adam":
+            return Settle(
+                ((tail, "weight"), (tail, "bias")), self.settle_lr, self.tolerance, self.settle_epochs
+            )
+        for slot in weights:
+            if self.init == "gaussian":
+                draft.fill(tail, slot, "normal", mean=0.0, std=1.0)
+            else:
+                low, high = (0.0, 1.0) if self.init == "uniform" else (-sqrt(3.0), sqrt(3.0))
+                draft.fill(tail, slot, "uniform", low=low, high=high)
+        return None
+
+
+def _place(graph: Graph, site: str) -> tuple[str, Region]:
+    """(stage path, the block the new one follows)."""
+    region = graph.regions.get(site)
+    if region is None:
+        raise GraphError(f"no stage or block {site!r}; known: {', '.join(graph.regions)}")
+    if region.kind == "stage":
+        blocks = graph.blocks_of(site)
+        if not blocks:
+            raise Decline(f"stage '{site}' has no block to append to")
+        return site, blocks[-1]
+    return region.parent, region
+
+
+def _template(graph: Graph, stage: str, previous: Region) -> Mapping[str, Any] | None:
+    parent = graph.regions.get(stage)
+    return (parent.template if parent is not None else None) or previous.template
+
+
+def _keeps_shape(graph: Graph, block: Region) -> bool:
+    entry, exit_ = graph.boundary(block.path)
+    return graph.infer.types[entry].shape == graph.infer.types[Port(exit_)].shape
+
+
+def _relative(graph: Graph, path: str) -> dict[str, int]:
+    return {graph.nodes[node_id].label[len(path) + 1 :]: node_id for node_id in graph.members(path)}
+
+
+def _clone(draft: Draft, graph: Graph, stage: str, previous: Region, path: str, before: Port) -> Port:
+    """The structure of the nearest block of the stage that keeps its shape, `previous` first."""
+    blocks = graph.blocks_of(stage)
+    model = next((b for b in (previous, *reversed(blocks)) if _keeps_shape(graph, b)), None)
+    if model is None:
+        raise Decline(f"no block of '{stage}' keeps its shape: nothing to copy; name a template with `block:`")
+    entry, exit_ = graph.boundary(model.path)
+    ports = {entry: before}
+    for node_id in graph.members(model.path):
+        node = graph.nodes[node_id]
+        label = f"{path}.{node.label[len(model.path) + 1 :]}"
+        made = draft.add(node.op, [ports[port] for port in node.inputs], label, **node.attrs)
+        for output in range(sum(port.node == node_id for port in graph.infer.types)):
+            ports[Port(node_id, output)] = Port(made.node, output)
+    draft.region(path, "block", model.template)
+    return ports[Port(exit_)]
+
+
+def _copy_weights(draft: Draft, graph: Graph, stage: str, previous: Region, path: str) -> None:
+    """Copy from the nearest earlier block with the same nodes; FRAGrow falls back to a fresh start, so do we."""
+    made = {
+        node.label[len(path) + 1 :]: node_id
+        for node_id, node in draft.nodes.items()
+        if node.label.startswith(path + ".")
+    }
+    blocks = graph.blocks_of(stage)
+    upto = blocks[: [b.path for b in blocks].index(previous.path) + 1]
+    for block in reversed(upto):
+        known = _relative(graph, block.path)
+        if known.keys() == made.keys() and all(
+            (graph.nodes[known[name]].op, graph.nodes[known[name]].attrs) == (draft.nodes[n].op, draft.nodes[n].attrs)
+            for name, n in made.items()
+        ):
+            for name, node_id in made.items():
+                draft.copy(node_id, known[name])
+            return
+
+
+def _branch_tail(draft: Draft, before: Port, after: Port) -> tuple[int, bool]:
+    """(last weighted or rectifying node of the residual branch, whether a ReLU follows the sum)."""
+    node_id, relu = after.node, False
+    while draft.nodes[node_id].op in ("relu", *TRANSPARENT):
+        relu = relu or draft.nodes[node_id].op == "relu"
+        node_id = draft.nodes[node_id].inputs[0].node
+    branches = [port for port in draft.nodes[node_id].inputs if port != before]
+    if draft.nodes[node_id].op != "add" or len(branches) != 1:
+        raise Decline("the block has no identity shortcut around one branch; only init: default or copy apply")
+    tail = branches[0].node
+    while draft.nodes[tail].op in TRANSPARENT:
+        tail = draft.nodes[tail].inputs[0].node
+    return tail, relu
+
+
+def _weights(draft: Draft, node_id: int) -> list[str]:
+    """Names of the parameters of a weighted node; Decline when it has none."""
+    node = draft.nodes[node_id]
+    names = {
+        "conv2d": ["weight", "bias"] if node.attrs.get("bias") else ["weight"],
+        "linear": ["weight", "bias"] if node.attrs.get("bias") else ["weight"],
+        "scale": ["weight"] if node.attrs.get("learnable") else [],
+        "relu": [],
+    }.get(node.op, ["weight", "bias"] if node.op.endswith("_norm") else None)
+    if names is None or (not names and node.op != "relu"):
+        raise Decline(f"the branch ends in '{node.label}' ({node.op}), which has no weights to set")
+    return names

@@ -1,0 +1,163 @@
+"""The lowered network: what it computes, what its parameters are called, what a rewrite leaves untouched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from networks import small_resnet
+
+from nasir.backends.torch import Model
+from nasir.errors import GraphError
+from nasir.evidence import Evidence
+from nasir.ir import Atom, Draft, Graph
+from nasir.rewrite import Pass
+
+
+def batch(size: int = 8, count: int = 5) -> torch.Tensor:
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def reference(model: Model, x: torch.Tensor) -> torch.Tensor:
+    """The small ResNet by hand, reading the model's own modules."""
+    relu = torch.relu
+    x = relu(model.bn1(model.conv1(x)))
+    for stage in ("s1", "s2"):
+        for block in getattr(model, stage).children():
+            y = block.bn2(block.conv2(relu(block.bn1(block.conv1(x)))))
+            x = relu(y + (block.downsample(x) if hasattr(block, "downsample") else x))
+    return model.fc(x.mean((2, 3)))
+
+
+class _Chain(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for child in self.children():
+            x = child(x)
+        return x
+
+
+def test_lowered_network_computes_what_the_same_modules_compute_by_hand() -> None:
+    model = Model.from_graph(small_resnet()).double()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-1, 1)
+            module.running_var.uniform_(0.5, 2)
+    for name, block in model.s2.named_children():
+        if hasattr(block, "downsample"):
+            chain = _Chain()
+            for key, child in block.downsample.named_children():
+                chain.add_module(key, child)
+            block.downsample = chain
+    for training in (False, True):
+        model.train(training)
+        difference = (model(batch().double()) - reference(model, batch().double())).abs().max().item()
+        assert difference < 1e-12, difference
+
+
+def test_state_dict_keys_are_labels_and_slots() -> None:
+    graph = small_resnet()
+    model = Model.from_graph(graph)
+    assert set(model.state_dict()) == set(model.keys())
+    assert "s2.0.downsample.1.running_var" in model.state_dict()
+
+
+def test_equal_blocks_share_one_code_object() -> None:
+    model = Model.from_graph(small_resnet((4, 3)))
+    blocks = [*model.s1.children(), *model.s2.children()]
+    codes = [type(block).forward.__code__ for block in blocks]
+    assert codes[0] is codes[1] is codes[2] is codes[3] is codes[5] is codes[6]
+    assert codes[4] is not codes[0]
+
+
+def test_units_begin_with_the_relu_of_the_block_before_and_end_before_their_own() -> None:
+    model = Model.from_graph(small_resnet())
+    code = model.s1.get_submodule("0").code
+    assert code.index("relu(x") < code.index("conv1") and code.rstrip().endswith("return add")
+
+
+def test_same_seed_same_weights_other_seed_others() -> None:
+    graph = small_resnet()
+    one, two, other = (Model.from_graph(graph, seed).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert not torch.equal(one["conv1.weight"], other["conv1.weight"])
+
+
+@dataclass(frozen=True)
+class Select(Pass):
+    """Resize one space by an index."""
+
+    index: tuple[int, ...] = ()
+
+    def sites(self, graph: Graph) -> list[Atom]:
+        return [space for space in graph.infer.spaces if space.resizable]
+
+    def rewrite(self, draft: Draft, site: Atom, seen: Evidence) -> None:
+        draft.select(site, self.index)
+
+
+def space(graph: Graph, name: str) -> Atom:
+    return next(atom for atom in graph.infer.spaces if atom.name == name)
+
+
+@pytest.mark.parametrize("name", ["conv1", "s1.0.conv1", "s2.0.conv2"])
+def test_replicating_and_adding_units_keeps_the_function(name: str) -> None:
+    model = Model.from_graph(small_resnet()).double().eval()
+    before = model(batch().double())
+    size = space(model.graph, name).size
+    rewrite = Select((*range(size), 0, 0, 1, -1)).apply(model.graph, space(model.graph, name))
+    assert model.apply(rewrite) is rewrite
+    difference = (model(batch().double()) - before).abs().max().item()
+    assert difference < 1e-12, difference
+
+
+def test_a_rewrite_shares_everything_it_does_not_change_and_the_old_model_stays_valid() -> None:
+    model = Model.from_graph(small_resnet((2, 2)))
+    old_parameters = {name: parameter for name, parameter in model.named_parameters()}
+    x = batch()
+    before = model.eval()(x)
+    rewrite = Select((0, 1)).apply(model.graph, space(model.graph, "s2.1.conv1"))
+    new = model.rewritten(rewrite)
+    changed = {"s2.1.conv1.weight", "s2.1.bn1.weight", "s2.1.bn1.bias", "s2.1.conv2.weight"}
+    same = {name for name, parameter in new.named_parameters() if parameter is old_parameters[name]}
+    assert old_parameters.keys() - same == changed
+    assert new.s1.get_submodule("0") is model.s1.get_submodule("0")
+    assert torch.equal(model(x), before)
+    assert not new.training and not new.s2.get_submodule("1").training
+
+
+def test_optimizer_object_stays_and_every_parameter_is_in_exactly_one_group() -> None:
+    model = Model.from_graph(small_resnet((1, 2)))
+    weights = [p for name, p in model.named_parameters() if p.dim() > 1]
+    others = [p for name, p in model.named_parameters() if p.dim() <= 1]
+    optimizer = torch.optim.SGD([{"params": weights}, {"params": others, "weight_decay": 0.0}], lr=0.1, momentum=0.9)
+    model(batch()).square().mean().backward()
+    optimizer.step()
+    momentum = {name: optimizer.state[p]["momentum_buffer"].clone() for name, p in model.named_parameters()}
+    rewrite = Select((0, 1, 2, 2)).apply(model.graph, space(model.graph, "s1.0.conv1"))
+    model.apply(rewrite, optimizers=[optimizer])
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(map(id, held)) == sorted(id(p) for p in model.parameters())
+    for name, parameter in model.named_parameters():
+        buffer = optimizer.state[parameter]["momentum_buffer"]
+        assert buffer.shape == parameter.shape, name
+        if name == "s1.0.conv1.weight":
+            # a replica receives the gradient its weight would have shared: half each
+            assert torch.allclose(buffer, momentum[name][[0, 1, 2, 2]] * torch.tensor([1, 1, 0.5, 0.5]).view(4, 1, 1, 1))
+        elif name != "s1.0.conv2.weight" and not name.startswith("s1.0.bn1"):
+            assert torch.equal(buffer, momentum[name])
+
+
+def test_a_rewrite_of_another_graph_is_refused() -> None:
+    model = Model.from_graph(small_resnet())
+    other = small_resnet((2, 2))
+    rewrite = Select((0, 1)).apply(other, space(other, "s2.1.conv1"))
+    with pytest.raises(GraphError, match="another graph"):
+        model.apply(rewrite)
+
+
+def test_apply_with_a_plain_function_visits_submodules() -> None:
+    model = Model.from_graph(small_resnet())
+    seen: list[str] = []
+    model.apply(lambda module: seen.append(type(module).__name__))
+    assert "Conv2d" in seen and seen[-1] == "Model"

@@ -1,0 +1,114 @@
+"""Schedules have golden values; plans refuse what cannot be trained."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from nasir.training import DataPlan, OptimizerPlan, SchedulePlan, TrainPlan
+
+
+def _by_epoch(plan: SchedulePlan, epochs: int, phase_epochs: int | None, steps: int = 10) -> list[float]:
+    return [plan.multiplier(epoch * steps, steps, phase_epochs) for epoch in range(epochs)]
+
+
+def test_constant_needs_no_length() -> None:
+    assert _by_epoch(SchedulePlan(), 4, None) == [1.0] * 4
+
+
+def test_staircase_drops_at_fractions_of_the_phase() -> None:
+    plan = SchedulePlan("staircase", at=(0.5, 0.75), factor=0.1)
+    golden = [1.0] * 100 + [0.1] * 50 + [0.1**2] * 50
+    assert _by_epoch(plan, 200, 200, steps=391) == golden
+
+
+def test_staircase_drops_on_the_exact_step_in_spite_of_rounding() -> None:
+    plan = SchedulePlan("staircase", at=(0.7,), factor=0.5)  # 0.7 * 10 is 7.000000000000001 in some orders
+    assert [plan.multiplier(step, 1, 10) for step in range(10)] == [1.0] * 7 + [0.5] * 3
+
+
+def test_staircase_restarts_as_the_cyclic_growth_schedule_does() -> None:
+    plan = SchedulePlan("staircase", at=(0.5, 0.75), factor=0.1, restart=4)
+    assert _by_epoch(plan, 8, None) == [1.0, 1.0, 0.1, 0.1**2] * 2
+
+
+def test_cosine_goes_from_one_to_the_floor_per_step() -> None:
+    plan = SchedulePlan("cosine", floor=0.2)
+    assert plan.multiplier(0, 10, 4) == 1.0
+    assert plan.multiplier(10, 10, 4) == pytest.approx(0.2 + 0.8 * 0.5 * (1 + math.cos(math.pi / 4)))
+    assert plan.multiplier(20, 10, 4) == pytest.approx(0.6)
+    assert plan.multiplier(40, 10, 4) == pytest.approx(0.2)
+    assert plan.multiplier(99, 10, 4) == pytest.approx(0.2)
+
+
+def test_cosine_restarts() -> None:
+    plan = SchedulePlan("cosine", restart=2)
+    assert _by_epoch(plan, 4, None) == pytest.approx([1.0, 0.5, 1.0, 0.5])
+
+
+def test_warm_up_multiplies_the_shape_at_the_start_of_the_phase_only() -> None:
+    plan = SchedulePlan("constant", warmup=2, warmup_start=0.1)
+    assert [plan.multiplier(step, 2, None) for step in range(6)] == pytest.approx([0.1, 0.325, 0.55, 0.775, 1, 1])
+    cyclic = SchedulePlan("cosine", restart=2, warmup=1)
+    assert _by_epoch(cyclic, 4, None) == pytest.approx([0.0, 0.5, 1.0, 0.5])
+
+
+def test_a_shape_without_end_names_the_remedy() -> None:
+    with pytest.raises(ValueError, match=r"schedule cosine: .*`epochs:`, or the schedule `restart:`"):
+        SchedulePlan("cosine").multiplier(0, 10, None)
+
+
+def test_lr_is_the_base_rate_times_the_multiplier() -> None:
+    plan = TrainPlan(optimizer=OptimizerPlan(lr=0.4), schedule=SchedulePlan("staircase", at=(0.5,)))
+    assert plan.lr(7, 1, 10) == pytest.approx(0.04)
+
+
+@pytest.mark.parametrize(
+    ("make", "values", "place"),
+    [
+        (OptimizerPlan, {"kind": "lamb"}, "optimizer kind: 'lamb'"),
+        (OptimizerPlan, {"lr": 0.0}, "lr: 0.0"),
+        (OptimizerPlan, {"lr": math.nan}, "lr: nan"),
+        (OptimizerPlan, {"momentum": 1.0}, "momentum: 1.0"),
+        (OptimizerPlan, {"betas": (0.9, 1.5)}, "betas"),
+        (OptimizerPlan, {"weight_decay": -1.0}, "weight_decay: -1.0"),
+        (OptimizerPlan, {"kind": "adam", "nesterov": True}, "nesterov"),
+        (SchedulePlan, {"kind": "linear"}, "schedule kind: 'linear'"),
+        (SchedulePlan, {"kind": "staircase"}, "at: "),
+        (SchedulePlan, {"kind": "staircase", "at": (0.75, 0.5)}, "rising fractions"),
+        (SchedulePlan, {"kind": "staircase", "at": (100.0,)}, "rising fractions"),
+        (SchedulePlan, {"restart": 0}, "restart: 0"),
+        (SchedulePlan, {"floor": 2.0}, "floor: 2.0"),
+        (SchedulePlan, {"warmup": -1}, "warmup: -1"),
+        (TrainPlan, {"batch_size": 0}, "batch_size: 0"),
+        (TrainPlan, {"batch_size": True}, "batch_size: True"),
+        (TrainPlan, {"gradient_clip": 0.0}, "gradient_clip: 0.0"),
+        (TrainPlan, {"label_smoothing": 1.0}, "label_smoothing: 1.0"),
+        (TrainPlan, {"ema_decay": 1.0}, "ema_decay: 1.0"),
+        (TrainPlan, {"precision": "fp16"}, "precision: 'fp16'"),
+        (TrainPlan, {"channels_last": "yes"}, "channels_last: 'yes'"),
+        (DataPlan, {"dataset": ""}, "dataset: ''"),
+        (DataPlan, {"dataset": "x", "validation": 1.0}, "validation: 1.0"),
+        (DataPlan, {"dataset": "x", "validation": -1}, "validation: -1"),
+        (DataPlan, {"dataset": "x", "subset": 0.0}, "subset: 0.0"),
+        (DataPlan, {"dataset": "x", "seed": -1}, "seed: -1"),
+        (DataPlan, {"dataset": "x", "augment": ("rotate",)}, "augment: 'rotate'"),
+        (DataPlan, {"dataset": "x", "augment": ("hflip", "hflip")}, "name hflip once"),
+        (DataPlan, {"dataset": "x", "augment": ({"pad_crop": {"pad": 0}},)}, "pad: 0"),
+        (DataPlan, {"dataset": "x", "augment": ({"pad_crop": {"pax": 1}},)}, "its options are: pad"),
+    ],
+)
+def test_plans_refuse_impossible_numbers(make: Any, values: dict[str, Any], place: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        make(**values)
+    assert place in str(caught.value)
+
+
+def test_augmentations_are_read_from_names_and_mappings() -> None:
+    plain = DataPlan("x", augment=("pad_crop", "hflip"))
+    assert (plain.pad, plain.flips) == (4, True)
+    given = DataPlan("x", augment=({"pad_crop": {"pad": 2}},))
+    assert (given.pad, given.flips) == (2, False)
+    assert (DataPlan("x").pad, DataPlan("x").flips) == (0, False)
