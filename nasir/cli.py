@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code; never lets a NasirError become a traceback."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    if options.command is None:
+    if options.command is None and not options.version:
         parser.print_help()
         return 0
     command: Callable[[argparse.Namespace], int] = options.run
@@ -60,12 +60,12 @@ def _parser() -> argparse.ArgumentParser:
         prog="nasir", description="Declarative architecture search: networks that are rewritten while they train."
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
-    parser.set_defaults(command=None)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    parser.set_defaults(run=_version)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
 
     def add(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=text, description=text)
-        made.set_defaults(command=name, run=run)
+        made.set_defaults(run=run)
         made.add_argument("--json", action="store_true", help="machine-readable output on stdout")
         return made
 
@@ -100,7 +100,6 @@ def _parser() -> argparse.ArgumentParser:
     made = add("list", _list, "what is available, plugins included")
     made.add_argument("kind", choices=KINDS)
     add("schema", _schema, "print the JSON Schema of specs, for editors")
-    parser.set_defaults(run=_version)
     return parser
 
 
@@ -156,9 +155,9 @@ def _check(options: argparse.Namespace) -> int:
     from nasir.spec.network import build
 
     spec = _load(options.spec, options.overrides)
-    if options.simulate:
-        return _simulate(spec, options)
     graph = build(spec)
+    if options.simulate:
+        return _simulate(spec, graph, options)
     cost = graph.cost()
     if options.json:
         _print(
@@ -185,10 +184,10 @@ def _phase_line(phase: Any) -> str:
     return f"phase {phase.name}: {length}; " + (f"rules: {rules}" if rules else "no rules")
 
 
-def _simulate(spec: Spec, options: argparse.Namespace) -> int:
-    from nasir.engine import simulate_spec
+def _simulate(spec: Spec, graph: Graph, options: argparse.Namespace) -> int:
+    from nasir.simulate import simulate_spec
 
-    records = simulate_spec(spec, Path(options.simulate), options.epochs)
+    records = simulate_spec(spec, graph, Path(options.simulate), options.epochs)
     if options.json:
         _print(records)
         return 0

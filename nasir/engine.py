@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ class Engine:
 
     def _epoch(self, progress: Progress) -> None:
         assert progress.phase_index is not None
-        started = time.monotonic()
+        started, cpu_started = time.monotonic(), time.process_time()
         phase = self.plans[progress.phase_index]
         epoch, phase_epoch = progress.total_epochs, progress.phase_epoch
         self.stretch = self.session.train(epoch, phase_epoch, self.stretch, self.signals.wanted)
@@ -104,6 +104,7 @@ class Engine:
             metrics=metrics,
             lr=self.session.learning_rate(phase_epoch),
             seconds=round(time.monotonic() - started, 3),
+            cpu_seconds=round(time.process_time() - cpu_started, 3),
             params=cost.params,
             macs=cost.macs,
             depths=self.graph.depths(),
@@ -146,7 +147,7 @@ class Engine:
     def _decide(self, phase: PhasePlan, epoch: int) -> None:
         policy = policies.get("rules")(phase, self.spec.seed)
         for _ in range(1000):  # decide() is asked again after declined rewrites; a policy that never ends is a bug
-            decisions = policy.decide(self.journal.effective(), view(self.graph))
+            decisions = policy.decide(self.journal.effective(), view(self.graph, self.plans))
             if not decisions:
                 return
             for decision in decisions:
@@ -266,10 +267,17 @@ def find_site(change: Pass, graph: Graph, name: str) -> Site:
     raise Decline(f"{change.name} has no site '{name}' in the network as it is now")
 
 
-def view(graph: Graph) -> PhaseView:
-    """What a policy sees of a graph."""
+def view(graph: Graph, phases: Sequence[PhasePlan]) -> PhaseView:
+    """What a policy sees of a graph: stages, and for rules whose pass acts elsewhere the names of its sites."""
     cost = graph.cost()
-    return PhaseView(tuple(stage.path for stage in graph.stages), graph.depths(), cost.params, cost.macs)
+    stages = tuple(stage.path for stage in graph.stages)
+    sites = {}
+    for rule in (rule for phase in phases for rule in phase.rules):
+        names = tuple(site_name(site) for site in make_pass(rule.pass_name, rule.options).sites(graph))
+        wanted = rule.where.stages
+        if not set(names) & set(stages) or any(place in names and place not in stages for place in wanted):
+            sites[rule.name] = names
+    return PhaseView(stages, graph.depths(), cost.params, cost.macs, sites)
 
 
 def setup_of(spec: Spec, base: Path) -> Setup:

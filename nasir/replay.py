@@ -13,7 +13,7 @@ from nasir.ir import Graph
 from nasir.rundir import RunDirectory
 from nasir.transfer import TransferPlan
 
-VOLATILE = frozenset({"n", "time", "seconds", "path", "step", "supersedes_from", "checkpoint_step", "spec_digest"})
+VOLATILE = frozenset({"n", "time", "seconds", "cpu_seconds", "path", "step", "supersedes_from", "checkpoint_step", "spec_digest"})
 
 
 def replay_graphs(directory: RunDirectory) -> tuple[Graph, ...]:

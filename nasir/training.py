@@ -55,14 +55,10 @@ class OptimizerPlan:
         _require(self.kind in kinds, "optimizer kind", self.kind, f"use one of {', '.join(kinds)}")
         place = f"optimizer {self.kind}"
         _require(_number(self.lr) and self.lr > 0, f"{place}: lr", self.lr, "give a finite number above 0")
-        _require(
-            _within(self.momentum, 0, 1, True), f"{place}: momentum", self.momentum, "give 0 <= momentum < 1"
-        )
+        _require(_within(self.momentum, 0, 1, True), f"{place}: momentum", self.momentum, "give 0 <= momentum < 1")
         ok = len(self.betas) == 2 and all(_within(beta, 0, 1, True) for beta in self.betas)
         _require(ok, f"{place}: betas", self.betas, "give two numbers, each 0 <= beta < 1")
-        _require(
-            _number(self.eps) and self.eps > 0, f"{place}: eps", self.eps, "give a finite number above 0"
-        )
+        _require(_number(self.eps) and self.eps > 0, f"{place}: eps", self.eps, "give a finite number above 0")
         ok = _number(self.weight_decay) and self.weight_decay >= 0
         _require(ok, f"{place}: weight_decay", self.weight_decay, "give a finite number, 0 or more")
         ok = not self.nesterov or (self.kind == "sgd" and self.momentum > 0)
@@ -91,17 +87,13 @@ class SchedulePlan:
         kinds = get_args(ScheduleKind)
         _require(self.kind in kinds, "schedule kind", self.kind, f"use one of {', '.join(kinds)}")
         place = f"schedule {self.kind}"
-        rising = all(_within(f, 0, 1, True) and f > 0 for f in self.at) and list(self.at) == sorted(
-            set(self.at)
-        )
+        rising = all(_within(f, 0, 1, True) and f > 0 for f in self.at) and list(self.at) == sorted(set(self.at))
         _require(rising, f"{place}: at", self.at, "give rising fractions of the phase, each 0 < f < 1")
         ok = self.kind != "staircase" or bool(self.at)
         _require(ok, f"{place}: at", self.at, "give at least one fraction, such as [0.5, 0.75]")
         ok = _number(self.factor) and self.factor > 0
         _require(ok, f"{place}: factor", self.factor, "give a finite number above 0, such as 0.1")
-        _require(
-            _within(self.floor, 0, 1), f"{place}: floor", self.floor, "give a fraction of the rate, 0 to 1"
-        )
+        _require(_within(self.floor, 0, 1), f"{place}: floor", self.floor, "give a fraction of the rate, 0 to 1")
         ok = self.restart is None or _count(self.restart)
         _require(ok, f"{place}: restart", self.restart, "give a whole number of epochs, 1 or more")
         ok = _number(self.warmup) and self.warmup >= 0
@@ -122,9 +114,7 @@ class SchedulePlan:
             steps_per_epoch,
             "an epoch has a step or more",
         )
-        return self._ramp(phase_step, steps_per_epoch) * self._shape(
-            phase_step, steps_per_epoch, phase_epochs
-        )
+        return self._ramp(phase_step, steps_per_epoch) * self._shape(phase_step, steps_per_epoch, phase_epochs)
 
     def _ramp(self, phase_step: int, steps_per_epoch: int) -> float:
         length = self.warmup * steps_per_epoch
@@ -168,24 +158,16 @@ class TrainPlan:
     reset_optimizer: bool = False
 
     def __post_init__(self) -> None:
-        _require(
-            _count(self.batch_size), "train: batch_size", self.batch_size, "give a whole number, 1 or more"
-        )
+        _require(_count(self.batch_size), "train: batch_size", self.batch_size, "give a whole number, 1 or more")
         clip = self.gradient_clip
         ok = clip is None or (_number(clip) and clip > 0)
         _require(ok, "train: gradient_clip", clip, "give a norm above 0, or leave it out")
         smoothing = self.label_smoothing
-        _require(
-            _within(smoothing, 0, 1, True), "train: label_smoothing", smoothing, "give 0 <= smoothing < 1"
-        )
+        _require(_within(smoothing, 0, 1, True), "train: label_smoothing", smoothing, "give 0 <= smoothing < 1")
         ok = self.ema_decay is None or _within(self.ema_decay, 0, 1, True)
-        _require(
-            ok, "train: ema_decay", self.ema_decay, "give 0 <= decay < 1, such as 0.999, or leave it out"
-        )
+        _require(ok, "train: ema_decay", self.ema_decay, "give 0 <= decay < 1, such as 0.999, or leave it out")
         known = get_args(Precision)
-        _require(
-            self.precision in known, "train: precision", self.precision, f"use one of {', '.join(known)}"
-        )
+        _require(self.precision in known, "train: precision", self.precision, f"use one of {', '.join(known)}")
         ok = self.channels_last is True or self.channels_last is False or self.channels_last == "auto"
         _require(ok, "train: channels_last", self.channels_last, "use true, false or auto")
 
@@ -217,9 +199,7 @@ class DataPlan:
     drop_last: bool = False
 
     def __post_init__(self) -> None:
-        _require(
-            isinstance(self.dataset, str) and bool(self.dataset), "data: dataset", self.dataset, "give a name"
-        )
+        _require(isinstance(self.dataset, str) and bool(self.dataset), "data: dataset", self.dataset, "give a name")
         for name in ("batch_size", "eval_batch_size"):
             value = getattr(self, name)
             _require(_count(value), f"data: {name}", value, "give a whole number, 1 or more")
@@ -253,9 +233,7 @@ class DataPlan:
         for entry in self.augment:
             items = {entry: {}} if isinstance(entry, str) else entry
             ok = isinstance(items, Mapping) and len(items) == 1 and next(iter(items)) in AUGMENTATIONS
-            _require(
-                ok, "data: augment", entry, f"use {' or '.join(AUGMENTATIONS)}, or one of them with options"
-            )
+            _require(ok, "data: augment", entry, f"use {' or '.join(AUGMENTATIONS)}, or one of them with options")
             options = items.get(wanted)
             if wanted not in items:
                 continue

@@ -1,9 +1,9 @@
-"""Checkpoints: named groups of tensors on disk, written so that a crash at any moment leaves a usable one behind.
+"""Checkpoints: named groups of tensors on disk, written so that a crash at any moment leaves one to use.
 
     checkpoints/step_N/GROUP.safetensors    one file a group ("model", "optimizer", "ema", ...); no pickle anywhere
     checkpoints/step_N/manifest.json        written last: sha256 and size of each file, aliases, the caller's meta data
 
-A checkpoint is built aside in `step_N.tmp.PID`, fsynced file by file, renamed, its parent fsynced; so `step_N` is whole or
+A checkpoint is built aside in `step_N.tmp.PID`, fsynced, renamed, and its parent fsynced; so `step_N` is whole or
 absent as far as the disk keeps its word, and the digests find out where it did not. Tensors are stored contiguous,
 whatever their memory format; keys of one tensor (tied weights) share one entry and come back as one tensor again.
 """
@@ -117,7 +117,7 @@ def steps(directory: Path) -> tuple[int, ...]:
 def clean(directory: Path) -> tuple[str, ...]:
     """Remove what killed writers left half done, and return the names. Call it at start, holding the run's lock.
 
-    Leftovers of living processes stay, except under this process's own id: in a container ids repeat from start to start.
+    Leftovers of living processes stay, except under our own id: in a container ids repeat from start to start.
     """
     removed = []
     for entry in sorted(directory.glob("step_*.tmp.*")):
@@ -225,11 +225,11 @@ def _to_host(
         }, None
     # Cloned on the training stream, hence before the next update; then carried over beside the training.
     clones = {name: {key: _contiguous(tensor, True) for key, tensor in group.items()} for name, group in groups.items()}
-    side = torch.cuda.Stream(device)
+    side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(side):
         host = {name: {key: _pinned(tensor, side) for key, tensor in group.items()} for name, group in clones.items()}
-        copied = torch.cuda.Event()
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         copied.record(side)
     return host, copied
 

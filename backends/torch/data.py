@@ -53,9 +53,7 @@ class DataSource:
     and `shape` (one example, without batch) are what a network must fit.
     """
 
-    def __init__(
-        self, raw: RawData, plan: DataPlan, device: torch.device, *, channels_last: bool = False
-    ) -> None:
+    def __init__(self, raw: RawData, plan: DataPlan, device: torch.device, *, channels_last: bool = False) -> None:
         self.plan = plan
         self.device = device
         self.channels_last = channels_last
@@ -173,9 +171,7 @@ class DataSource:
         return values
 
 
-def open_source(
-    plan: DataPlan, where: DataContext, device: torch.device, *, channels_last: bool = False
-) -> DataSource:
+def open_source(plan: DataPlan, where: DataContext, device: torch.device, *, channels_last: bool = False) -> DataSource:
     """Read the data set that `plan` names and place it on `device`; DataError names the remedies."""
     options = dict(plan.options)
     pad_to = options.pop("pad_to", None)
@@ -206,9 +202,7 @@ def _random(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
-def _partition(
-    labels: np.ndarray[Any, Any], plan: DataPlan
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _partition(labels: np.ndarray[Any, Any], plan: DataPlan) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Sorted positions of the training part (after `subset`) and of the validation part."""
     wanted = plan.validation if isinstance(plan.validation, int) else round(plan.validation * len(labels))
     if wanted >= len(labels):
@@ -265,7 +259,7 @@ def _moments(images: Tensor) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]
     for start in range(0, len(images), 2048):
         values = images[start : start + 2048].numpy()
         total = total + values.sum(axis=axes, dtype=kind)
-        wide = values.astype(np.uint32 if images.dtype == torch.uint8 else np.float64)
+        wide: Any = values.astype(np.uint32 if images.dtype == torch.uint8 else np.float64)
         squares = squares + (wide * wide).sum(axis=axes, dtype=kind)
     count = images.numel() // images.shape[1]
     mean = np.asarray(total, np.float64) / count

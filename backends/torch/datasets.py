@@ -43,9 +43,7 @@ def digits(options: Mapping[str, Any], where: DataContext) -> RawData:
     images, labels = load_digits(return_X_y=True)
     pixels = np.rint(images.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
     names = tuple(str(digit) for digit in range(10))
-    return hold_out(
-        torch.from_numpy(pixels), torch.from_numpy(labels.astype(np.int64)), names, 0.2, _SPLIT_SEED
-    )
+    return hold_out(torch.from_numpy(pixels), torch.from_numpy(labels.astype(np.int64)), names, 0.2, _SPLIT_SEED)
 
 
 def image_folder(options: Mapping[str, Any], where: DataContext) -> RawData:
@@ -57,9 +55,7 @@ def image_folder(options: Mapping[str, Any], where: DataContext) -> RawData:
     chosen = read_options("image_folder", options, known)
     path = where.path(chosen["path"])
     if not path.is_dir():
-        raise DataError(
-            f"data set 'image_folder': no folder {path}; correct `path:` (relative to the spec's folder)"
-        )
+        raise DataError(f"data set 'image_folder': no folder {path}; correct `path:` (relative to the spec's folder)")
     size, channels = _size(chosen["size"]), chosen["channels"]
     if channels not in (1, 3):
         raise DataError(f"data set 'image_folder': channels is {channels!r}; use 3 (colour) or 1 (grey)")
@@ -93,9 +89,7 @@ def _size(value: object) -> tuple[int, int] | None:
     if value is None:
         return None
     pair: list[Any] = list(value) if isinstance(value, list | tuple) else [value, value]
-    if len(pair) == 2 and all(
-        isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in pair
-    ):
+    if len(pair) == 2 and all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in pair):
         return int(pair[0]), int(pair[1])
     raise DataError(f"data set 'image_folder': size is {value!r}; give a side in pixels, or [height, width]")
 
@@ -113,14 +107,10 @@ def npz(options: Mapping[str, Any], where: DataContext) -> RawData:
         with np.load(path, allow_pickle=False) as stored:
             missing = [name for name in wanted if name not in stored]
             if missing:
-                raise DataError(
-                    f"data set 'npz': {path} lacks {', '.join(missing)}; it has {', '.join(stored)}"
-                )
+                raise DataError(f"data set 'npz': {path} lacks {', '.join(missing)}; it has {', '.join(stored)}")
             arrays = {name: stored[name] for name in wanted}
     except (OSError, ValueError, EOFError, TypeError) as error:
-        raise DataError(
-            f"data set 'npz': {path} cannot be read ({error}); write it with numpy.savez"
-        ) from error
+        raise DataError(f"data set 'npz': {path} cannot be read ({error}); write it with numpy.savez") from error
     y_train, y_test = (_npz_labels(path, name, arrays[name]) for name in ("y_train", "y_test"))
     classes = 1 + max((int(part.max()) for part in (y_train, y_test) if len(part)), default=0)
     x_train, x_test = (_npz_values(path, name, arrays[name]) for name in ("x_train", "x_test"))
@@ -161,9 +151,7 @@ def synthetic(options: Mapping[str, Any], where: DataContext) -> RawData:
     patterns = random.standard_normal((classes, *shape)).astype(np.float32)
     if not chosen["features"]:
         # averaging neighbours makes patterns that survive a crop by a few pixels
-        patterns = (
-            patterns + np.roll(patterns, 1, 2) + np.roll(patterns, 1, 3) + np.roll(patterns, (1, 1), (2, 3))
-        )
+        patterns = patterns + np.roll(patterns, 1, 2) + np.roll(patterns, 1, 3) + np.roll(patterns, (1, 1), (2, 3))
         patterns *= 0.5
     parts: list[Tensor] = []
     for count in (chosen["train"], chosen["test"]):

@@ -37,14 +37,10 @@ def read_tree(
     found = tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()))
     if names is not None and found != names:
         odd = sorted(set(found) ^ set(names))
-        raise DataError(
-            f"{folder} has other classes than the training folder: {', '.join(odd)}; make them equal"
-        )
+        raise DataError(f"{folder} has other classes than the training folder: {', '.join(odd)}; make them equal")
     files, digest = _listing(folder, found, size, channels)
     if not files:
-        raise DataError(
-            f"{folder} holds no images; expected <class>/<image>.jpg (or {', '.join(_SUFFIXES[1:4])})"
-        )
+        raise DataError(f"{folder} holds no images; expected <class>/<image>.jpg (or {', '.join(_SUFFIXES[1:4])})")
     labels = np.array([label for label, _ in files], dtype=np.int64)
     kept = cache_root() / "decoded" / f"{digest}.npy"
     images = _load(kept, len(files), channels)
@@ -75,9 +71,7 @@ def _decode(paths: Sequence[str], size: tuple[int, int] | None, channels: int) -
     first = _decode_one(paths[0], size, channels)
     images = np.empty((len(paths), *first.shape), np.uint8)
     decode = partial(_decode_one, size=size, channels=channels)
-    with ThreadPoolExecutor(
-        min(os.cpu_count() or 1, 16)
-    ) as pool:  # the decoder releases the interpreter lock
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:  # the decoder releases the interpreter lock
         for position, image in enumerate(pool.map(decode, paths)):
             if image.shape != first.shape:
                 raise DataError(
@@ -121,9 +115,7 @@ def _store(path: Path, images: np.ndarray[Any, Any]) -> None:
             np.save(file, images, allow_pickle=False)
         aside.replace(path)
     except OSError as error:
-        _log.warning(
-            "decoded images are not kept in %s (%s); set NASIR_CACHE to a writable folder", path, error
-        )
+        _log.warning("decoded images are not kept in %s (%s); set NASIR_CACHE to a writable folder", path, error)
         aside.unlink(missing_ok=True)
 
 
@@ -134,11 +126,7 @@ def unpack(archive: Path) -> Path:
     """
     facts = archive.stat()
     key = json.dumps([str(archive.resolve()), facts.st_size, facts.st_mtime_ns])
-    target = (
-        cache_root()
-        / "unpacked"
-        / f"{archive.name.split('.')[0]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-    )
+    target = cache_root() / "unpacked" / f"{archive.name.split('.')[0]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     if target.is_dir():
         return target
     aside = target.with_name(f"{target.name}.{os.getpid()}.tmp")

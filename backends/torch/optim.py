@@ -38,9 +38,7 @@ def build_optimizer(params: Iterable[Tagged], plan: OptimizerPlan, *, fused: boo
     tensors = {id(parameter) for _, parameter, _ in members}
     if len(set(names)) != len(names) or len(tensors) != len(members):
         twice = sorted({name for name in names if names.count(name) > 1}) or ["a tied tensor under two names"]
-        raise GraphError(
-            f"optimizer: given twice: {', '.join(twice)}; list each parameter once, under its owner"
-        )
+        raise GraphError(f"optimizer: given twice: {', '.join(twice)}; list each parameter once, under its owner")
     if fused is None:
         fused = bool(members) and all(parameter.is_cuda for _, parameter, _ in members)
     groups = []
@@ -59,9 +57,7 @@ def build_optimizer(params: Iterable[Tagged], plan: OptimizerPlan, *, fused: boo
 
 def _make(groups: list[dict[str, object]], plan: OptimizerPlan, fused: bool) -> Optimizer:
     if plan.kind == "sgd":
-        return torch.optim.SGD(
-            groups, lr=plan.lr, momentum=plan.momentum, nesterov=plan.nesterov, fused=fused or None
-        )
+        return torch.optim.SGD(groups, lr=plan.lr, momentum=plan.momentum, nesterov=plan.nesterov, fused=fused or None)
     make = torch.optim.Adam if plan.kind == "adam" else torch.optim.AdamW
     return make(groups, lr=plan.lr, betas=plan.betas, eps=plan.eps, fused=fused or None)
 
@@ -138,7 +134,6 @@ class Ema:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.tensors: dict[str, Tensor] = {name: t.detach().clone() for name, t in model.state_dict().items()}
-        self._blend: Callable[..., None] = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
 
     def update(self, model: nn.Module) -> None:
         """Move the average towards the model's present state."""
@@ -147,7 +142,8 @@ class Ema:
         floats = [name for name, tensor in current.items() if tensor.is_floating_point()]
         with torch.no_grad():
             if floats:
-                self._blend([self.tensors[name] for name in floats], [current[name] for name in floats], None)
+                blend: Callable[..., None] = get_ema_multi_avg_fn(self.decay)  # type: ignore[no-untyped-call]
+                blend([self.tensors[name] for name in floats], [current[name] for name in floats], None)
             for name in current.keys() - set(floats):
                 self.tensors[name].copy_(current[name])
 

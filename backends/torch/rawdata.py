@@ -122,8 +122,7 @@ def split_indices(labels: np.ndarray[Any, Any], count: int, key: tuple[int, ...]
     short = count - int(quota.sum())
     quota[np.argsort(-(exact - quota), kind="stable")[:short]] += 1
     picks = [
-        random.permutation(np.flatnonzero(labels == label))[:share]
-        for label, share in zip(classes, quota, strict=True)
+        random.permutation(np.flatnonzero(labels == label))[:share] for label, share in zip(classes, quota, strict=True)
     ]
     return np.sort(np.concatenate(picks)) if picks else np.zeros(0, np.int64)
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from nasir.backends.torch.modes import eval_mode
 from nasir.backends.torch.optim import Ema, set_lr
 from nasir.errors import DataError, RunError
 from nasir.training import TrainPlan
@@ -230,7 +229,7 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], plan: T
     device = next(model.parameters()).device
     bf16, totals = wants_bf16(plan, model, device), Sums.zero(device)
     seen = False
-    with eval_mode(model):
+    with evaluating(model), torch.no_grad():
         for x, y in batches:
             seen = True
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -240,3 +239,15 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], plan: T
     if not seen:
         raise DataError("evaluate: there are no examples; give `data:` a `validation:` share")
     return totals.metrics()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode for the length of a `with`; then each module's own train flag again (frozen norms stay frozen)."""
+    flags = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag

@@ -63,13 +63,13 @@ def _assemble(
 ) -> Graph:
     made: dict[int, Node] = {}
     for node_id, op, inputs, attrs, label in nodes:
-        if node_id in made or not 0 <= node_id < minted:
-            raise TextFormatError(
-                f"node id {node_id} ('{label}') is used twice or not below minted = {minted}"
-            )
         if type(node_id) is not int or type(label) is not str or not isinstance(attrs, Mapping):
             raise TextFormatError(
                 f"node {node_id!r} ({label!r}): expected a whole number as id, a text as label, a mapping of attributes"
+            )
+        if node_id in made or not 0 <= node_id < minted:
+            raise TextFormatError(
+                f"node id {node_id} ('{label}') is used twice or not below minted = {minted}"
             )
         made[node_id] = Node(op, inputs, op_named(op).normalize(attrs, label), label)
     table = {region.path: region for region in regions}

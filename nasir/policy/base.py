@@ -172,6 +172,8 @@ class PhasePlan:
     A phase is over after `epochs` epochs, when `until` holds, or when `budget` is reached, whichever comes
     first. `all_frozen` holds when no rule of the phase can act on any site any more. The budget is tested
     after an epoch, so a single growth step may land past it; a bound that must hold belongs on the rule.
+    After the last epoch of a phase no rule acts, because nothing would train the change, but for rules with
+    `when: {at: ...}`, which name that epoch on purpose. An epoch with a rewrite does not end an open phase.
     """
 
     name: str
@@ -235,12 +237,16 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class PhaseView:
-    """What a policy sees of the current graph: stage paths in network order, blocks per stage, cost."""
+    """What a policy sees of the current graph: stage paths in network order, blocks per stage, cost.
+
+    `sites` names, by rule, the places of passes that act on something else than stages (blocks, channel spaces).
+    """
 
     stages: tuple[str, ...]
     depths: Mapping[str, int]
     params: int = 0
     macs: int = 0
+    sites: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         missing = [stage for stage in self.stages if stage not in self.depths]

@@ -79,6 +79,8 @@ class RulesPolicy:
 
     def _ending(self, log: PhaseLog, view: PhaseView, frozen: Mapping[str, Frozen]) -> str | None:
         """Why the phase ends after this epoch, or None."""
+        if any(state.last_epoch == log.done for state in log.rules.values()):
+            return None  # asked again after a rewrite: what is new is trained for at least one epoch
         if self.plan.budget is not None:
             excess = self.plan.budget.excess(view.params, view.macs, log.seconds, log.done, reached=True)
             if excess:
@@ -90,7 +92,7 @@ class RulesPolicy:
             return verdict.sentence if verdict.holds else None
         # A rule that nothing can stop must not keep the phase from ending, unless all rules are like that.
         stoppable = [rule for rule in self.plan.rules if _can_stop(rule)] or self.plan.rules
-        if all(_finished(rule, log) or not _open(rule, view, frozen[rule.name]) for rule in stoppable):
+        if all(_expired(rule, log) or not _open(rule, view, frozen[rule.name]) for rule in stoppable):
             depths = "-".join(str(view.depths[stage]) for stage in view.stages)
             return f"every stage is frozen at depths {depths} after {log.done} epochs of the phase"
         return None
@@ -102,9 +104,9 @@ class RulesPolicy:
         for site, chosen in self._choose(rule, log, view, _open(rule, view, frozen)):
             count = rule.where.count
             if rule.at_most is not None:
-                count = min(count, rule.at_most - view.depths[site] - planned[site])
+                count = min(count, rule.at_most - _depth(view, site) - planned[site])
                 planned[site] += max(0, count)
-            reason = f"{due}; {site} {chosen}, {_blocks(view.depths[site])} now"
+            reason = f"{due}; {site} {chosen}" + (f", {_blocks(view.depths[site])} now" if site in view.depths else "")
             decision = Decision("rewrite", rule.name, rule.pass_name, rule.options, site, reason, rule.budget)
             decisions += [decision] * count
         return decisions
@@ -121,7 +123,7 @@ class RulesPolicy:
             return [(sites[draw % len(sites)], f"drawn from {len(sites)}")]
         every = _stages(rule, view)
         last = log.rule(rule.name).last_sites
-        start = every.index(last[-1]) + 1 if last else 0
+        start = every.index(last[-1]) + 1 if last and last[-1] in every else 0
         turn = [*every[start:], *every[:start]]
         return [(next(site for site in turn if site in sites), f"is next after {last[-1]}" if last else "is first")]
 
@@ -135,15 +137,15 @@ def _freezes(rule: RulePlan, log: PhaseLog, view: PhaseView) -> list[Decision]:
         if verdict.holds:
             reasons.update({site: f"{verdict.sentence}; {site} was rewritten last" for site in state.last_sites})
     for site in _stages(rule, view):
-        if rule.at_most is not None and view.depths[site] >= rule.at_most:
-            reasons.setdefault(site, f"{site} has {_blocks(view.depths[site])}, at most {rule.at_most} are allowed")
+        if rule.at_most is not None and _depth(view, site) >= rule.at_most:
+            reasons.setdefault(site, f"{site} has {_blocks(_depth(view, site))}, at most {rule.at_most} are allowed")
     if rule.budget is not None:
         excess = rule.budget.excess(view.params, view.macs, log.seconds, log.done, reached=True)
         if excess:
             reasons = {**{site: excess for site in _stages(rule, view)}, **reasons}
     return [
         Decision(
-            "freeze", rule.name, rule.pass_name, site=site, reason=f"{reason}; it stays at {_blocks(view.depths[site])}"
+            "freeze", rule.name, rule.pass_name, site=site, reason=f"{reason}; it stays at {_blocks(_depth(view, site))}"
         )
         for site, reason in reasons.items()
         if site not in state.frozen
@@ -151,14 +153,21 @@ def _freezes(rule: RulePlan, log: PhaseLog, view: PhaseView) -> list[Decision]:
 
 
 def _stages(rule: RulePlan, view: PhaseView) -> tuple[str, ...]:
-    """The stages a rule may act on, in network order, or in the order the rule lists them."""
-    unknown = [stage for stage in rule.where.stages if stage not in view.stages]
-    if unknown:
-        raise RunError(
-            f"rule {rule.name} names stage {', '.join(map(repr, unknown))}, which the network does not have; "
-            f"its stages are {', '.join(view.stages) or 'none'}"
-        )
-    return rule.where.stages or view.stages
+    """The sites a rule may act on, in network order, or in the order the rule lists them.
+
+    A listed stage stands for itself, or, for a pass that does not act on stages, for every site that lies in it.
+    """
+    known = view.sites.get(rule.name, view.stages)
+    found: dict[str, None] = {}
+    for wanted in rule.where.stages:
+        matches = [site for site in known if site == wanted] or [s for s in known if s.startswith(f"{wanted}.")]
+        if not matches and wanted not in view.stages:
+            raise RunError(
+                f"rule {rule.name} names stage {wanted!r}, which the network does not have; "
+                f"its stages are {', '.join(view.stages) or 'none'}"
+            )
+        found.update(dict.fromkeys(matches))
+    return tuple(found) if rule.where.stages else known
 
 
 def _open(rule: RulePlan, view: PhaseView, frozen: Frozen) -> list[str]:
@@ -166,16 +175,18 @@ def _open(rule: RulePlan, view: PhaseView, frozen: Frozen) -> list[str]:
     return [site for site in _stages(rule, view) if site not in frozen]
 
 
+def _depth(view: PhaseView, site: str) -> int:
+    """Blocks of the stage that a site is or lies in; 0 for a site outside all stages."""
+    return next((depth for stage, depth in view.depths.items() if f"{site}.".startswith(f"{stage}.")), 0)
+
+
 def _can_stop(rule: RulePlan) -> bool:
     return bool(rule.freeze or rule.at_most or rule.budget or isinstance(rule.when, At))
 
 
-def _finished(rule: RulePlan, log: PhaseLog) -> bool:
+def _expired(rule: RulePlan, log: PhaseLog) -> bool:
     """Whether the rule is bound to listed epochs and the last of them is over."""
-    if not isinstance(rule.when, At):
-        return False
-    last = max(rule.when.epochs)
-    return log.done > last or (log.done == last and log.rule(rule.name).acted)
+    return isinstance(rule.when, At) and log.done > max(rule.when.epochs)
 
 
 def _blocks(depth: int) -> str:

@@ -1,4 +1,4 @@
-"""Drawings of a network: an overview with one box a block, and every block layer by layer, folded away until asked for."""
+"""Drawings of a network: an overview with one box a block, and each block layer by layer, folded until asked for."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ FAMILIES = {
     "pool": ("max_pool", "avg_pool", "adaptive_avg_pool", "global_avg_pool", "flatten", "reshape", "subsample"),
 }
 FAMILY = {op: family for family, ops in FAMILIES.items() for op in ops}
+TIMES = "\u00d7"
 BOX_WIDTH, BOX_HEIGHT, PITCH = 178.0, 36.0, 56.0
 
 
@@ -50,7 +51,7 @@ def overview(graph: Graph, born: Mapping[str, str] | None = None) -> str:
     colours = {stage.path: f"s{index % COLOURS}" for index, stage in enumerate(graph.stages)}
     sizes = {item: _extent(graph, node_id) for item, node_id in shown.items()}
     middle = max((height for _, height in sizes.values()), default=40.0) / 2 + 26
-    x, boxes, spans = 8.0, [], dict[str, tuple[float, float]]()
+    x, boxes, wires, spans = 8.0, list[str](), list[str](), dict[str, tuple[float, float]]()
     for item, (width, height) in sizes.items():
         stage = stage_of.get(str(item), "") if isinstance(item, str) else ""
         style = f"{colours.get(stage, 'loose')}{' grown' if item in born else ''}"
@@ -61,13 +62,15 @@ def overview(graph: Graph, born: Mapping[str, str] | None = None) -> str:
         if stage:
             spans[stage] = (spans.get(stage, (x, x))[0], x + width)
         x += width + 7
-    wire = f'<line class="wire" x1="2" x2="{x - 1:.1f}" y1="{middle:.1f}" y2="{middle:.1f}"/>'
+        wires.append(f'<line class="wire" x1="{x - 7:.1f}" x2="{x:.1f}" y1="{middle:.1f}" y2="{middle:.1f}"/>')
     names = "".join(_span(graph, stage, ends, 2 * middle - 8) for stage, ends in spans.items())
     height = 2 * middle + 22
     total = max(x, *(ends[0] + 90 for ends in spans.values())) if spans else x
+    zoom = min(1.6, max(1.0, 900 / total))
     return (
-        f'<svg class="overview" width="{total:.0f}" height="{height:.0f}" viewBox="0 0 {total:.1f} {height:.1f}" '
-        f'role="img" aria-label="The network, one box a block">{wire}{"".join(boxes)}{names}</svg>'
+        f'<svg class="overview" width="{zoom * total:.0f}" height="{zoom * height:.0f}" '
+        f'viewBox="0 0 {total:.1f} {height:.1f}" role="img" '
+        f'aria-label="The network, one box a block">{"".join([*wires, *boxes])}{names}</svg>'
     )
 
 
@@ -92,7 +95,7 @@ def _span(graph: Graph, stage: str, ends: tuple[float, float], y: float) -> str:
     count = graph.depths().get(stage, 0)
     return (
         f'<path class="span" d="M{left:.1f} {y:.1f}v5H{right:.1f}v-5"/>'
-        f'<text class="legend" x="{left:.1f}" y="{y + 20:.1f}">{escape(stage)} × {count}</text>'
+        f'<text class="legend" x="{left:.1f}" y="{y + 20:.1f}">{escape(stage)} {TIMES} {count}</text>'
     )
 
 
@@ -232,12 +235,13 @@ def _box(graph: Graph, node_id: int, prefix: str, x: float, layer: int) -> str:
     node = graph.nodes[node_id]
     left, top = x - BOX_WIDTH / 2 + 4, layer * PITCH + 4
     name = node.label.removeprefix(prefix)
+    facts = _summary(graph, node_id)
     name = name if len(name) <= 24 else f"…{name[-23:]}"
     return (
         f'<g class="op-{FAMILY.get(node.op, "other")}">'
         f'<rect x="{left:.1f}" y="{top:.1f}" width="{BOX_WIDTH:g}" height="{BOX_HEIGHT:g}" rx="6"/>'
         f'<text class="name" x="{left + BOX_WIDTH / 2:.1f}" y="{top + 15:.1f}">{escape(name)}</text>'
-        f'<text class="op" x="{left + BOX_WIDTH / 2:.1f}" y="{top + 29:.1f}">{escape(_summary(graph, node_id))}</text></g>'
+        f'<text class="op" x="{left + BOX_WIDTH / 2:.1f}" y="{top + 29:.1f}">{escape(facts)}</text></g>'
     )
 
 
@@ -246,7 +250,7 @@ def _summary(graph: Graph, node_id: int) -> str:
     kernel, stride, groups = (node.attrs.get(key) for key in ("kernel", "stride", "groups"))
     parts = [node.op.replace("_", " ")]
     if kernel is not None:
-        parts.append("×".join(map(str, kernel)) if isinstance(kernel, (list, tuple)) else f"{kernel}×{kernel}")
+        parts.append(TIMES.join(map(str, kernel)) if isinstance(kernel, (list, tuple)) else f"{kernel}{TIMES}{kernel}")
     if stride not in (None, 0, 1, [1, 1], (1, 1)):
         parts.append(f"/{stride[0] if isinstance(stride, (list, tuple)) else stride}")
     if groups not in (None, 1):
@@ -255,4 +259,4 @@ def _summary(graph: Graph, node_id: int) -> str:
 
 
 def _shape(graph: Graph, node_id: int) -> str:
-    return "×".join(map(str, graph.infer.types[Port(node_id)].shape))
+    return TIMES.join(map(str, graph.infer.types[Port(node_id)].shape))

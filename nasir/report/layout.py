@@ -104,11 +104,8 @@ def _positions(
     gap: float,
 ) -> dict[Hashable, float]:
     x: dict[Hashable, float] = {}
-    for row in rows:
-        cursor = -(sum(size[item] for item in row) + gap * (len(row) - 1)) / 2
-        for item in row:
-            x[item] = cursor + size[item] / 2
-            cursor += size[item] + gap
+    for row in rows:  # the first of the widest items at 0 in every row, so that a chain is straight from the start
+        _spread(row, dict.fromkeys(row, 0.0), x, size, gap)
     for _ in range(SWEEPS):
         for row in rows:
             wish = {item: _pull(item, x, size, above, below) for item in row}

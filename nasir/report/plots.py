@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Literal
@@ -71,11 +71,11 @@ def nice_ticks(low: float, high: float, count: int = 5, whole: bool = False) -> 
 
 
 def _log_ticks(low: float, high: float) -> tuple[float, ...]:
-    every = [m * 10.0**p for p in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1) for m in (1, 2, 5)]
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    every = [m * 10.0**p for p in decades for m in ((1, 2, 5) if len(decades) < 4 else (1,))]
     first = max(index for index, tick in enumerate(every) if tick <= low * 1.0001)
     last = min(index for index, tick in enumerate(every) if tick >= high * 0.9999)
-    inside = every[first : last + 1]
-    return tuple(inside if len(inside) <= 7 else [inside[0], *inside[1:-1:2], inside[-1]])
+    return tuple(every[first : last + 1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def render(chart: Chart) -> str:
         ticks = nice_ticks(min(values, default=0.0) * 100, max(values, default=1.0) * 100)
         ticks = tuple(tick / 100 for tick in ticks if -1e-9 <= tick <= 100 + 1e-9) if len(ticks) > 1 else (0.0, 1.0)
     else:
-        ticks = nice_ticks(0.0, max(values, default=1.0), whole=chart.unit == "count")
+        ticks = nice_ticks(min([0.0, *values]), max(values, default=1.0), whole=chart.unit == "count")
     x_ticks = nice_ticks(0.0, max((x for line in chart.series for x, _ in line.points), default=1.0), 8, whole=True)
     x_high = max([x for line in chart.series for x, _ in line.points] or [1.0])
     frame = _Frame(0.0, max(x_high, 1.0), ticks[0], ticks[-1], log)
@@ -159,7 +159,7 @@ def _marks(chart: Chart, frame: _Frame) -> Iterator[str]:
         if mark.kind == "rewrite":
             yield f'<path d="M{x - 3.5:.1f} {base + 7:g}L{x:.1f} {base:g}L{x + 3.5:.1f} {base + 7:g}Z"/>'
         elif x >= free_from:
-            yield _text(x + 4, TOP + 10, mark.text[:24], "tick")
+            yield _text(x + 4, TOP - 4, mark.text[:24], "tick")
             free_from = x + 8 + 6.2 * len(mark.text[:24])
         yield "</g>"
 

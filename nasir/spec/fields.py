@@ -148,13 +148,6 @@ Options = dict[str, Any]
 """Options that something registered checks: JSON values by name."""
 
 
-def kind_tag(value: Any) -> str:
-    """Tag for a union of text, list and mapping; in angle brackets so that no key of a spec can equal it."""
-    if isinstance(value, str):
-        return "<text>"
-    return "<list>" if isinstance(value, list | tuple) else "<map>"
-
-
 def empty_if_none(value: Any) -> Any:
     """`key:` with nothing after it, where a mapping of options is meant."""
     return {} if value is None else value

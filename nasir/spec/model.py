@@ -43,7 +43,7 @@ class Phase(Strict):
         return PhasePlan(
             name=self.name,
             epochs=self.epochs,
-            rules=tuple(rule.plan(index) for index, rule in enumerate(self.rules)),
+            rules=tuple(rule.plan(f"{self.name}.rules.{index}") for index, rule in enumerate(self.rules)),
             until=until,
             budget=self.budget.plan() if self.budget else None,
         )

@@ -92,8 +92,8 @@ class StageStep(StepOptions):
         """A key one slip away from a key of the stage is taken for that slip, not for an option of the block."""
         known = [name for name in cls.model_fields if not isinstance(data, dict) or name not in data]
         for key in data if isinstance(data, dict) else ():
-            close = close_match(key, known)
-            if key not in cls.model_fields and close and abs(len(close) - len(key)) <= 1:
+            close = close_match(key, known, likeness=0.8)  # `width` is 0.6 like `depth`, `strid` 0.91 like `stride`
+            if key not in cls.model_fields and close is not None:
                 raise fault("unknown key", f"did you mean {close!r}?", key)
         return data
 

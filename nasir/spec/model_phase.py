@@ -19,7 +19,6 @@ from nasir.spec.fields import (
     Strict,
     empty_if_none,
     fault,
-    kind_tag,
 )
 
 METRICS = ("train.loss", "train.accuracy", "val.loss", "val.accuracy", "lr", "seconds")
@@ -244,10 +243,10 @@ class Rule(Strict):
         """Whether the rule can ever stop acting on a stage."""
         return self.freeze is not None or self.at_most is not None or self.budget is not None
 
-    def plan(self, index: int) -> base.RulePlan:
-        """The policy's form of it; rules are named by their index in the phase."""
+    def plan(self, name: str) -> base.RulePlan:
+        """The policy's form of it; `name` is that of the phase and the rule's index, such as "grow.rules.0"."""
         return base.RulePlan(
-            name=f"rules.{index}",
+            name=name,
             pass_name=self.pass_name,
             options=self.options,
             every=self.every,
@@ -261,7 +260,7 @@ class Rule(Strict):
 
 Until = Annotated[
     Annotated[Literal["all_frozen"], Tag("<text>")] | Annotated[Condition, Tag("<map>")],
-    Discriminator(lambda value: "<text>" if kind_tag(value) == "<text>" else "<map>"),
+    Discriminator(lambda value: "<text>" if isinstance(value, str) and value not in Condition.bare else "<map>"),
 ]
 
 

@@ -19,8 +19,11 @@ Fault = tuple[Path, str, str]
 
 def options_of(made: type) -> dict[str, tuple[Any, dataclasses.Field[Any]]]:
     """Annotation and field of each option of a pass, in order; raises TypeError if it is not a dataclass."""
-    hints = get_type_hints(made, include_extras=True)
-    return {item.name: (hints[item.name], item) for item in dataclasses.fields(made) if item.init}
+    try:
+        hints = get_type_hints(made, include_extras=True)
+    except NameError:  # a name imported for type checkers only: such options are left to the pass itself
+        hints = {}
+    return {item.name: (hints.get(item.name, Any), item) for item in dataclasses.fields(made) if item.init}
 
 
 def required(item: dataclasses.Field[Any]) -> bool:
@@ -40,6 +43,8 @@ def make_pass(name: str, options: Mapping[str, Any]) -> Any:
 
 def option_faults(made: type, options: Mapping[str, Any]) -> list[Fault]:
     """All that is wrong with the options of a pass; what its own checks refuse only if the types are right."""
+    if not dataclasses.is_dataclass(made):
+        return [((), f"{made.__qualname__} is not a dataclass", "write @dataclass(frozen=True) above the pass")]
     known = options_of(made)
     faults: list[Fault] = []
     for key, value in options.items():
@@ -55,9 +60,10 @@ def option_faults(made: type, options: Mapping[str, Any]) -> list[Fault]:
         return faults
     try:
         made(**_converted(made, options))
-    except (ValueError, TypeError, NasirError) as error:
+    except Exception as error:  # the checks of a pass are its author's; what they raise is about the options
         path = next(((key,) for key in options if key in str(error)), ())
-        return [(path, str(error), "see `nasir list passes` for its options" if not str(error) else "")]
+        text = str(error) if isinstance(error, ValueError | NasirError) else f"{type(error).__name__}: {error}"
+        return [(path, text, "" if "; " in text else "see `nasir list passes` for its options")]
     return []
 
 
@@ -118,7 +124,8 @@ _NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or 
 
 def _name(plain: Any) -> str:
     if get_origin(plain) is Literal:
-        return "one of " + ", ".join(map(str, get_args(plain)))
+        choices = ", ".join(map(str, get_args(plain)))
+        return f"one of {choices}" if len(get_args(plain)) > 1 else f"the word {choices}"
     origin = get_origin(plain) or plain
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return "a mapping"

@@ -50,11 +50,11 @@ def raise_problems(problems: Sequence[Problem]) -> None:
         raise SpecError("\n".join(dict.fromkeys(map(str, ordered))))
 
 
-def close_match(name: str, known: Iterable[str]) -> str | None:
-    """The known name that `name` is most likely a slip of."""
+def close_match(name: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
+    """The known name that `name` is most likely a slip of; `likeness` is difflib's ratio, 0 to 1."""
     names = list(known)
     folded = {item.lower().replace("-", "_"): item for item in names}
-    found = difflib.get_close_matches(name.lower().replace("-", "_"), folded, n=1, cutoff=0.6)
+    found = difflib.get_close_matches(name.lower().replace("-", "_"), folded, n=1, cutoff=likeness)
     return folded[found[0]] if found else None
 
 

@@ -28,7 +28,20 @@ def json_schema() -> Schema:
     # a spec that extends another may leave out what the other says
     needed = schema.pop("required")
     rule = {"if": {"not": {"required": ["extends"]}}, "then": {"required": needed}}
-    return {"$schema": DRAFT, **schema, "title": "nasir spec", **rule}
+    made: Schema = _without_null_defaults({"$schema": DRAFT, **schema, "title": "nasir spec", **rule})
+    return made
+
+
+def _without_null_defaults(node: Any) -> Any:
+    """Absent keys of a default are written as nulls by pydantic, which no user would do."""
+    if isinstance(node, list):
+        return [_without_null_defaults(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    made = {key: _without_null_defaults(item) for key, item in node.items()}
+    if isinstance(made.get("default"), dict):
+        made["default"] = {key: item for key, item in made["default"].items() if item is not None}
+    return made
 
 
 def _action() -> Schema:

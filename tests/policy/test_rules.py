@@ -120,15 +120,7 @@ def test_several_rules_act_in_their_order_with_freezes_first() -> None:
     shrink = rule("rules.1", "remove-block", every=2, where=Where(("c",)))
     records = run(shrink, grow, epochs=3)
     second = [(r["rule"], r["action"], r["site"]) for r in records if r["kind"] == "decision" and r["epoch"] == 2]
-    assert (
-        second == [("rules.0", "freeze", "a"), ("rules.1", "rewrite", "c")]
-        or second
-        == [
-            ("rules.0", "freeze", "a"),
-            ("rules.1", "rewrite", "c"),
-        ][::-1]
-        or [entry[1] for entry in second] == ["freeze", "rewrite"]
-    )
+    assert second == [("rules.0", "freeze", "a"), ("rules.1", "rewrite", "c")]
 
 
 def test_a_second_question_in_the_same_epoch_has_no_answer() -> None:
@@ -238,7 +230,7 @@ def test_a_condition_ends_the_phase() -> None:
 def test_listed_epochs_that_are_over_end_a_phase() -> None:
     records = run(rule(every=None, when=At((2, 4))), epochs=None, until="all_frozen")
     assert grown(records) == [(2, "a"), (4, "b")]
-    assert records[-1]["epoch"] == 4
+    assert records[-1]["epoch"] == 5
 
 
 def test_a_rule_that_cannot_stop_does_not_keep_the_phase_open() -> None:
@@ -443,17 +435,17 @@ def test_a_truncated_run_is_a_prefix(plan: PhasePlan, rows: list[dict[str, float
 @given(plans(), curves)
 def test_a_frozen_or_refused_site_never_changes_again(plan: PhasePlan, rows: list[dict[str, float]]) -> None:
     records = simulate((plan,), 0, rows, VIEW)
-    frozen: set[tuple[str, str]] = set()
+    frozen: dict[tuple[str, str], int] = {}
     for index, record in enumerate(records):
         if record["kind"] == "decision" and record["action"] == "rewrite":
             site = (record["rule"], record["site"])
-            sibling = plan.rule(record["rule"]).where.count > 1
-            assert site not in frozen or sibling
+            # the second of two rewrites at one site is still tried where the first was refused
+            assert frozen.get(site, record["epoch"]) == record["epoch"]
             if records[index + 1]["kind"] == "declined":
-                frozen.add(site)
+                frozen.setdefault(site, record["epoch"])
         elif record["kind"] == "decision" and record["action"] == "freeze":
             assert (record["rule"], record["site"]) not in frozen
-            frozen.add((record["rule"], record["site"]))
+            frozen[record["rule"], record["site"]] = 0
 
 
 @settings(max_examples=100, deadline=None)

@@ -1,0 +1,17 @@
+"""Blocks and the steps they are made of: what a network's stages repeat, and what passes insert more of.
+
+A block is named and registered (here, or by third parties: entry point group `nasir.blocks`), or defined as data.
+Either way its template is JSON, kept in the region it builds, so that a pass needs nothing else to build another one.
+"""
+
+from nasir.blocks import library as library
+from nasir.blocks.build import Shortcut as Shortcut
+from nasir.blocks.build import build_block as build_block
+from nasir.blocks.build import check_definition as check_definition
+from nasir.blocks.build import close_residual as close_residual
+from nasir.blocks.build import shortcut_of as shortcut_of
+from nasir.blocks.init import INITS as INITS
+from nasir.blocks.init import init_fill as init_fill
+from nasir.blocks.make import Maker as Maker
+from nasir.blocks.steps import STEPS as STEPS
+from nasir.blocks.steps import add_step as add_step

@@ -1,0 +1,88 @@
+"""`Maker`: adds labelled nodes to a draft, all below one path and all by one initializer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from nasir.blocks.init import INITS, init_fill
+from nasir.ir import JSON, Draft, Port
+
+SHORT = {
+    "conv2d": "conv",
+    "batch_norm": "bn",
+    "group_norm": "gn",
+    "layer_norm": "ln",
+    "max_pool": "maxpool",
+    "avg_pool": "avgpool",
+    "adaptive_avg_pool": "avgpool",
+    "global_avg_pool": "avgpool",
+}
+"""What nodes of an op are called in labels, where it is not the op's name: torchvision's words."""
+
+
+class Maker:
+    """Labels are `path.name`, or just `name` for an empty path; `init` is a name of `INITS`."""
+
+    def __init__(self, draft: Draft, path: str = "", init: str = "default") -> None:
+        self.draft = draft
+        self.path = path
+        self.init = init
+        self.used: set[str] = set()
+
+    def node(self, op: str, inputs: Port | Iterable[Port], name: str | None = None, /, **attrs: JSON) -> Port:
+        """A new node; without a name it is numbered: conv1, bn1, relu1, conv2. Raises TypeRuleError."""
+        name = name or self.numbered(op)
+        self.used.add(name)
+        port = self.draft.add(op, inputs, self.label(name), **attrs)
+        for named_op, slot in INITS.get(self.init, {}):
+            fill = init_fill(self.init, op, slot) if named_op == op else None
+            if fill is not None:
+                self.draft.fill(port.node, slot, fill.rule, **fill.args)
+        return port
+
+    def label(self, name: str) -> str:
+        """The label of a node or region of this name."""
+        return f"{self.path}.{name}" if self.path else name
+
+    def numbered(self, op: str) -> str:
+        """The first of conv1, conv2, ... that is free."""
+        word = SHORT.get(op, op)
+        number = 1
+        while f"{word}{number}" in self.used:
+            number += 1
+        return f"{word}{number}"
+
+    def shape(self, port: Port) -> tuple[int, ...]:
+        """(C, H, W) or (C,); raises TypeRuleError where an op refuses its input."""
+        return self.draft.shape(port)
+
+    def channels(self, port: Port) -> int:
+        """Size of the channel axis."""
+        return self.shape(port)[0]
+
+    # -- what blocks are made of
+
+    def conv(
+        self,
+        x: Port,
+        out: int,
+        name: str | None = None,
+        kernel: int = 3,
+        stride: int = 1,
+        padding: int | None = None,
+        groups: int = 1,
+        bias: bool = False,
+    ) -> Port:
+        """A convolution whose default padding keeps the size at stride 1 (kernel // 2)."""
+        pad = kernel // 2 if padding is None else padding
+        return self.node(
+            "conv2d", x, name, out=out, kernel=kernel, stride=stride, padding=pad, groups=groups, bias=bias
+        )
+
+    def norm(self, x: Port, name: str | None = None) -> Port:
+        """A batch norm."""
+        return self.node("batch_norm", x, name)
+
+    def relu(self, x: Port, name: str | None = None) -> Port:
+        """A ReLU."""
+        return self.node("relu", x, name)

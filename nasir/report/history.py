@@ -1,0 +1,167 @@
+"""What the records of a run say, in the shapes that charts, tables and the command line want."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from nasir.report.plots import Chart, Mark, Series, quantity
+
+__all__ = ["charts", "decision_rows", "duration", "marks", "summary_rows"]
+
+Records = Sequence[Mapping[str, Any]]
+
+METRICS = {
+    "val.accuracy": "validation",
+    "train.accuracy": "training",
+    "val.loss": "validation",
+    "train.loss": "training",
+}
+ACTIONS = {"freeze": "freeze", "end_phase": "end of phase", "restart": "restart", "rewrite": "rewrite"}
+
+
+def of_kind(records: Records, kind: str) -> list[Mapping[str, Any]]:
+    return [record for record in records if record["kind"] == kind]
+
+
+def duration(seconds: float) -> str:
+    """41.2 s, 12 min 5 s, 3 h 20 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+
+
+def percent(value: Any) -> str:
+    known = isinstance(value, (int, float)) and math.isfinite(value)
+    return f"{100 * value:.2f} %" if known else "-"
+
+
+def summary_rows(records: Records) -> list[tuple[str, str]]:
+    """(what, value) pairs of a run, finished or not, for the head of the report and `nasir report` on a terminal."""
+    start, end = (next(iter(of_kind(records, kind)[-1:]), {}) for kind in ("start", "end"))
+    epochs = of_kind(records, "epoch")
+    last = epochs[-1] if epochs else {}
+    cost = end.get("cost") or {key: last[key] for key in ("params", "macs") if key in last} or start.get("cost") or {}
+    depths = end.get("depths") or last.get("depths") or start.get("depths") or {}
+    best = max((value for record in epochs if _is_number(value := record["metrics"].get("val.accuracy"))), default=None)
+    seconds = end.get("seconds", sum(record.get("seconds", 0.0) for record in epochs))
+    rows = [("status", "done" if end else f"unfinished after {len(epochs)} epochs")]
+    if "test.accuracy" in end.get("metrics", {}):
+        rows.append(("test accuracy", percent(end["metrics"]["test.accuracy"])))
+    if best is not None:
+        rows.append(("best validation", percent(best)))
+    if depths:
+        rows.append(("depth", "-".join(str(depth) for depth in depths.values())))
+    rows += [(name, quantity(cost[key])) for key, name in (("params", "parameters"), ("macs", "MACs")) if key in cost]
+    rows += [("epochs", str(len(epochs))), ("rewrites", str(len(of_kind(records, "rewrite"))))]
+    declined = len(of_kind(records, "declined"))
+    if declined:
+        rows.append(("declined", str(declined)))
+    return [*rows, ("training time", duration(seconds))]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def marks(records: Records) -> tuple[Mark, ...]:
+    """Rewrites, and the phases after the first, on the axis of epochs."""
+    found = [
+        Mark(
+            record["epoch"],
+            "rewrite",
+            f"after epoch {record['epoch']}: {record['pass']} at {record['site']}"
+            + (f", |Δ logits| {record['delta_logits']:.3g}" if _is_number(record.get("delta_logits")) else ""),
+        )
+        for record in of_kind(records, "rewrite")
+    ]
+    return (*found, *(Mark(record["epoch"], "phase", record["phase"]) for record in of_kind(records, "phase")[1:]))
+
+
+def charts(records: Records) -> tuple[Chart, ...]:
+    """Accuracy, loss, depth per stage, parameters, MACs and learning rate over epochs, where recorded."""
+    epochs, events = of_kind(records, "epoch"), marks(records)
+    stages = list(dict.fromkeys(stage for record in epochs for stage in record.get("depths", {})))
+    fields = {
+        "accuracy": (
+            "Accuracy",
+            [_metric(epochs, name) for name in METRICS if name.endswith("accuracy")],
+            "percent",
+            False,
+        ),
+        "loss": ("Loss", [_metric(epochs, name) for name in METRICS if name.endswith("loss")], "number", False),
+        "depth": ("Depth: blocks in each stage", [_depth(epochs, stage) for stage in stages], "count", True),
+        "params": ("Parameters", [_field(epochs, "params", "parameters")], "count", True),
+        "macs": ("Multiply-accumulates per sample", [_field(epochs, "macs", "MACs")], "count", True),
+        "lr": ("Learning rate", [_field(epochs, "lr", "learning rate")], "number", True),
+    }
+    made = (
+        Chart(key, title, tuple(line for line in series if line.points), events, unit, step)  # type: ignore[arg-type]
+        for key, (title, series, unit, step) in fields.items()
+    )
+    return tuple(chart for chart in made if chart.series)
+
+
+def _metric(epochs: Records, name: str) -> Series:
+    return Series(METRICS[name], _points((record["epoch"], record["metrics"].get(name)) for record in epochs))
+
+
+def _field(epochs: Records, key: str, name: str) -> Series:
+    return Series(name, _points((record["epoch"], record.get(key)) for record in epochs))
+
+
+def _depth(epochs: Records, stage: str) -> Series:
+    return Series(stage, _points((record["epoch"], record.get("depths", {}).get(stage)) for record in epochs))
+
+
+def _points(pairs: Iterable[tuple[Any, Any]]) -> tuple[tuple[float, float], ...]:
+    return tuple((float(x), float(y)) for x, y in pairs if isinstance(y, (int, float)))
+
+
+def decision_rows(records: Records) -> list[dict[str, str]]:
+    """What was decided and what came of it, one row a decision, in order: for the table of the report.
+
+    Keys: kind, epoch, phase, action, site, reason, claim, delta, depth, params, seconds.
+    """
+    rows: list[dict[str, str]] = []
+    waiting: dict[str, str] | None = None  # a rewrite decided on: its outcome is the next record
+    for record in records:
+        if record["kind"] == "decision":
+            row = _row(record)
+            rows.append(row)
+            waiting = row if record["action"] == "rewrite" else None
+        elif record["kind"] in ("rewrite", "declined"):
+            if waiting is None:  # applied by hand, without a policy
+                rows.append(waiting := _row({**record, "action": "rewrite"}))
+            waiting.update(_outcome(record, waiting["reason"]))
+            waiting = None
+    return rows
+
+
+def _row(record: Mapping[str, Any]) -> dict[str, str]:
+    action = (
+        record.get("pass") or "" if record["action"] == "rewrite" else ACTIONS.get(record["action"], record["action"])
+    )
+    kind = {"rewrite": "rewrite", "freeze": "freeze"}.get(record["action"], "end")
+    options = record.get("options") or {}
+    shown = ", ".join(f"{key}={value}" for key, value in options.items() if isinstance(value, (str, int, float)))
+    facts = {"kind": kind, "action": str(action), "options": shown, "reason": str(record.get("reason") or "")}
+    place = {key: str(record.get(key) if record.get(key) is not None else "") for key in ("epoch", "phase", "site")}
+    return {**place, **facts, "claim": "", "delta": "", "depth": "", "params": "", "seconds": ""}
+
+
+def _outcome(record: Mapping[str, Any], reason: str) -> dict[str, str]:
+    if record["kind"] == "declined":
+        because = f"declined: {record.get('reason', '')}"
+        return {"kind": "declined", "reason": f"{reason}; {because}" if reason else because}
+    delta = record.get("delta_logits")
+    return {
+        "claim": str(record.get("preserves", "")),
+        "delta": f"{delta:.3g}" if isinstance(delta, (int, float)) else "",
+        "depth": "-".join(str(depth) for depth in record.get("depths", {}).values()),
+        "params": quantity(record["cost"]["params"]) if record.get("cost") else "",
+        "seconds": f"{record['seconds']:.3g} s" if "seconds" in record else "",
+    }

@@ -1,0 +1,172 @@
+"""The HTML report of a run, and the drawing of a network: single pages that need nothing but a browser."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from nasir.errors import NasirError
+from nasir.ir import Graph
+from nasir.journal import write_atomically
+from nasir.report.graph_svg import draw
+from nasir.report.history import charts, decision_rows, of_kind, summary_rows
+from nasir.report.page import page
+from nasir.report.plots import Chart, label, quantity, render
+from nasir.rundir import RunDirectory
+
+__all__ = ["write_drawing", "write_report"]
+
+COLUMNS = (
+    ("epoch", "epoch", "number"),
+    ("phase", "phase", ""),
+    ("action", "action", "kind"),
+    ("site", "site", ""),
+    ("reason", "reason", "why"),
+    ("claim", "claim", ""),
+    ("delta", "|Δ logits|", "number"),
+    ("depth", "depth", ""),
+    ("params", "params", "number"),
+    ("seconds", "took", "number"),
+)
+
+
+def write_report(run_dir: str | Path) -> Path:
+    """Write `report.html` of a run from its journal and blobs, and return its path.
+
+    The run may be under way or have been interrupted; a missing graph, spec or environment leaves its section out and
+    says so. Raises JournalError where the journal itself cannot be read.
+    """
+    run = RunDirectory.open(run_dir)
+    records = run.effective()
+    drawn = charts(records)
+    start = next(iter(of_kind(records, "start")), {})
+    name = str(start.get("name") or run.path.resolve().name)
+    sections = [
+        _head(name, records, len(of_kind(run.records(), "resume"))),
+        _figures(drawn),
+        _network(run, records),
+        _decisions(records),
+        _fold("Spec", _spec(run)),
+        _fold("Environment", _environment(run)),
+        f"<footer>nasir {escape(str(start.get('nasir', '')))} · spec {escape(str(start.get('spec_digest', ''))[:12])}"
+        f" · seed {escape(str(start.get('seed', '')))}</footer>",
+    ]
+    text = page(f"{name} - nasir", "\n".join(sections), {chart.key: _readout(chart) for chart in drawn})
+    write_atomically(run.report_path, text.encode("utf-8"))
+    return run.report_path
+
+
+def write_drawing(graph: Graph, path: Path, title: str) -> Path:
+    """Write a page with the drawing of one network, and return its path."""
+    cost = graph.cost()
+    rows = [("parameters", quantity(cost.params)), ("MACs", quantity(cost.macs)), ("nodes", str(len(graph.nodes)))]
+    if graph.depths():
+        rows.insert(0, ("depth", "-".join(str(depth) for depth in graph.depths().values())))
+    body = f"<header><h1>{escape(title)}</h1>{_facts(rows)}</header>{_panel(draw(graph))}"
+    write_atomically(path, page(title, body, {}).encode("utf-8"))
+    return path
+
+
+def _head(name: str, records: Sequence[Mapping[str, Any]], resumes: int) -> str:
+    rows = summary_rows(records)
+    done = rows[0][1] == "done"
+    badge = f'<span class="badge{" done" if done else ""}">{escape(rows[0][1])}</span>'
+    phases = " → ".join(str(record["phase"]) for record in of_kind(records, "phase"))
+    remarks = [
+        f"phases: {phases}" if phases else "",
+        f"resumed {resumes} time{'s' * (resumes != 1)}" if resumes else "",
+    ]
+    remark = " · ".join(filter(None, remarks))
+    return f'<header><h1>{escape(name)}{badge}</h1><p class="sub">{escape(remark)}</p>{_facts(rows[1:])}</header>'
+
+
+def _facts(rows: Sequence[tuple[str, str]]) -> str:
+    cells = "".join(f"<div><dt>{escape(what)}</dt><dd>{escape(value)}</dd></div>" for what, value in rows)
+    return f'<dl class="facts">{cells}</dl>'
+
+
+def _figures(drawn: Sequence[Chart]) -> str:
+    if not drawn:
+        return "<h2>Training</h2><p>No epoch has been finished yet.</p>"
+    figures = "".join(
+        f"<figure><figcaption>{escape(chart.title)}<output></output></figcaption>{render(chart)}</figure>"
+        for chart in drawn
+    )
+    return f'<h2>Training</h2><div class="charts">{figures}</div>'
+
+
+def _readout(chart: Chart) -> list[dict[str, Any]]:
+    return [{"name": line.name, "at": {f"{x:g}": label(chart, y) for x, y in line.points}} for line in chart.series]
+
+
+def _network(run: RunDirectory, records: Sequence[Mapping[str, Any]]) -> str:
+    holders = [record for record in records if record["kind"] in ("start", "rewrite", "end") and record.get("graph")]
+    if not holders:
+        return ""
+    title = "Network" if holders[-1]["kind"] == "end" else "Network so far"
+    try:
+        graph = Graph.from_json(run.get_blob(holders[-1]["graph"]))
+        drawing = draw(graph, _born(run, holders))
+    except NasirError as error:
+        return f"<h2>{title}</h2><p>It cannot be drawn: {escape(str(error))}</p>"
+    buttons = '<button data-open="1">unfold all</button><button data-open="0">fold all</button>'
+    key = "One box a block: height is image size, width is channels. Solid boxes were added while training."
+    tools = f'<p class="sub">{key}</p><div class="tools">{buttons}</div>'
+    return f'<h2>{title}</h2><div id="network">{_panel(tools + drawing)}</div>'
+
+
+def _panel(content: str) -> str:
+    return f'<div class="panel">{content}</div>'
+
+
+def _born(run: RunDirectory, holders: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """When each block region appeared, from the graphs recorded with the rewrites."""
+    born: dict[str, str] = {}
+    known: set[str] | None = None
+    for record in holders:
+        try:
+            regions = {str(path) for path, *_ in run.get_blob(record["graph"])["regions"]}
+        except (NasirError, KeyError, TypeError, ValueError):
+            continue  # one lost graph only blurs when its blocks came
+        for path in regions - (known if known is not None else regions):
+            born[path] = f"added after epoch {record.get('epoch', '?')}"
+        known = regions
+    return born
+
+
+def _decisions(records: Sequence[Mapping[str, Any]]) -> str:
+    rows = decision_rows(records)
+    if not rows:
+        return "<h2>Decisions</h2><p>None yet.</p>"
+    shown = [column for column in COLUMNS if any(row[column[0]] for row in rows)]
+    head = "".join(f'<th class="{style if style == "number" else ""}">{escape(text)}</th>' for _, text, style in shown)
+    body = "".join(f"<tr>{''.join(_cell(row, key, style) for key, _, style in shown)}</tr>" for row in rows)
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<h2>Decisions</h2><div class="panel scroll tall">{table}</div>'
+
+
+def _cell(row: Mapping[str, str], key: str, style: str) -> str:
+    name = f"kind {row['kind']}" if style == "kind" else style
+    hint = f' title="{escape(row["options"])}"' if style == "kind" and row["options"] else ""
+    return f'<td class="{name}"{hint}>{escape(row[key])}</td>'
+
+
+def _fold(title: str, text: str) -> str:
+    return f'<h2>{title}</h2><div class="panel"><pre>{escape(text)}</pre></div>'
+
+
+def _spec(run: RunDirectory) -> str:
+    try:
+        return run.spec()
+    except NasirError as error:
+        return str(error)
+
+
+def _environment(run: RunDirectory) -> str:
+    try:
+        return json.dumps(run.env(), indent=2, ensure_ascii=False)
+    except NasirError as error:
+        return str(error)

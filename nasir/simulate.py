@@ -1,0 +1,38 @@
+"""`nasir check --simulate`: which rewrite would fire when, from given metrics; real rewrites, no weights, no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nasir.engine import find_site, make_pass, view
+from nasir.errors import Decline
+from nasir.ir import Graph
+from nasir.policy import Decision, PhaseView, read_metrics, simulate
+from nasir.spec import Spec
+
+
+def simulate_spec(spec: Spec, graph: Graph, metrics: Path, epochs: int) -> list[dict[str, Any]]:
+    """The records a run of `spec` with the metrics of a CSV file would write; the last metrics are held.
+
+    Passes that want measurements cannot act without a trained network: they count as declined, with that reason.
+    Raises DataError for a malformed file.
+    """
+    current = graph
+
+    def apply(decision: Decision) -> PhaseView:
+        nonlocal current
+        change = make_pass(decision.pass_name, decision.options)
+        if change.needs:
+            raise Decline(f"{decision.pass_name} measures the network, which a simulation has not trained")
+        rewrite = change.attempt(current, find_site(change, current, str(decision.site)))
+        if decision.budget is not None:
+            cost = rewrite.graph.cost()
+            excess = decision.budget.excess(params=cost.params, macs=cost.macs)
+            if excess:
+                raise Decline(f"past the budget: {excess}")
+        current = rewrite.graph
+        return view(current, plans)
+
+    plans = tuple(phase.plan() for phase in spec.phases)
+    return simulate(plans, spec.seed, read_metrics(metrics), view(graph, plans), apply, epochs)

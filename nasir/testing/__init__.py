@@ -1,0 +1,25 @@
+"""What tests of ops, passes and policies need: generated networks, a reference interpreter, contract suites.
+
+A third party subclasses a suite in its own tests; pytest collects it from there:
+
+    class TestMyPass(PassContract):
+        make = staticmethod(lambda: MyPass(fraction=0.5))
+"""
+
+from nasir.testing.graphs import MIXING as MIXING
+from nasir.testing.graphs import STIRRING as STIRRING
+from nasir.testing.graphs import random_graph as random_graph
+from nasir.testing.graphs import random_graphs as random_graphs
+from nasir.testing.interpreter import evaluate as evaluate
+from nasir.testing.interpreter import evaluate_op as evaluate_op
+from nasir.testing.interpreter import reference as reference
+from nasir.testing.interpreter import trace as trace
+from nasir.testing.op_contract import OpCase as OpCase
+from nasir.testing.op_contract import OpContract as OpContract
+from nasir.testing.op_contract import shipped_cases as shipped_cases
+from nasir.testing.pass_contract import PassContract as PassContract
+from nasir.testing.policy_contract import PolicyContract as PolicyContract
+from nasir.testing.weights import random_batch as random_batch
+from nasir.testing.weights import random_weights as random_weights
+from nasir.testing.weights import silence as silence
+from nasir.testing.weights import transferred as transferred

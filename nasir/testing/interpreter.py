@@ -1,0 +1,230 @@
+"""A reference interpreter: every op in plain numpy, float64, written from its definition and nothing else.
+
+It is the oracle that transfers and lowerings are compared with, so it shares no code with either. A third-party op
+joins by its own reference:
+
+    @reference("my_op")
+    def _(attrs, weights, train, x): return np.sinh(x)
+
+Arrays carry the batch as first axis. Dropout is the identity and batch norm's statistics are read, never updated:
+a reference has no randomness and no state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from nasir.errors import NasirError
+from nasir.ir import JSON, Graph, Port, pair
+from nasir.ir.op import Pair
+from nasir.transfer import Key
+
+Array: TypeAlias = NDArray[Any]
+Weights: TypeAlias = Mapping[Key, Array]
+Attrs: TypeAlias = Mapping[str, JSON]
+Reference: TypeAlias = Callable[..., Array | tuple[Array, ...]]
+
+REFERENCES: dict[str, Reference] = {}
+
+
+def reference(op: str) -> Callable[[Reference], Reference]:
+    """Register `function(attrs, weights, train, *inputs)`; `weights` holds the arrays of the node by slot name."""
+
+    def add(function: Reference) -> Reference:
+        REFERENCES[op] = function
+        return function
+
+    return add
+
+
+def evaluate_op(op: str, attrs: Attrs, weights: Mapping[str, Array], inputs: Sequence[Array], train: bool) -> Any:
+    """The output of one op, or the tuple of its outputs; raises NasirError for an op without a reference."""
+    if op not in REFERENCES:
+        raise NasirError(f"op {op!r} has no reference; register one with @nasir.testing.reference({op!r})")
+    return REFERENCES[op](attrs, weights, train, *inputs)
+
+
+def trace(graph: Graph, weights: Weights, x: Array | Sequence[Array], train: bool = False) -> dict[Port, Array]:
+    """Every value of the network for a batch `x` ([N, C, H, W] or [N, C]; a sequence for several inputs)."""
+    given = dict(zip(graph.inputs, [x] if isinstance(x, np.ndarray) else x, strict=True))
+    values: dict[Port, Array] = {}
+    for node_id in graph.order:
+        node = graph.nodes[node_id]
+        if node.op == "input":
+            values[Port(node_id)] = given[node_id]
+            continue
+        own = {slot: weights[Key(node_id, slot)] for slot in graph.infer.slots[node_id]}
+        result = evaluate_op(node.op, node.attrs, own, [values[port] for port in node.inputs], train)
+        for output, value in enumerate(result if isinstance(result, tuple) else (result,)):
+            values[Port(node_id, output)] = value
+    return values
+
+
+def evaluate(graph: Graph, weights: Weights, x: Array | Sequence[Array], train: bool = False) -> Array:
+    """The (first) output of the network for a batch; `train` lets batch norm use the batch's own statistics."""
+    return trace(graph, weights, x, train)[graph.outputs[0]]
+
+
+def _elementwise(op: str, function: Callable[[Array], Array]) -> None:
+    REFERENCES[op] = lambda attrs, weights, train, x: function(x)
+
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+_elementwise("identity", lambda x: x)
+_elementwise("dropout", lambda x: x)
+_elementwise("relu", lambda x: np.maximum(x, 0.0))
+_elementwise("gelu", lambda x: 0.5 * x * (1.0 + _erf(x / math.sqrt(2.0))))
+_elementwise("sigmoid", lambda x: 0.5 * (1.0 + np.tanh(0.5 * x)))
+_elementwise("silu", lambda x: 0.5 * x * (1.0 + np.tanh(0.5 * x)))
+_elementwise("hardswish", lambda x: x * np.clip(x + 3.0, 0.0, 6.0) / 6.0)
+_elementwise("flatten", lambda x: x.reshape(len(x), -1))
+_elementwise("global_avg_pool", lambda x: x.mean(axis=(2, 3)))
+
+
+@reference("softmax")
+def _softmax(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
+    powers = np.exp(x - x.max(axis=1, keepdims=True))
+    shares: Array = powers / powers.sum(axis=1, keepdims=True)
+    return shares
+
+
+@reference("add")
+def _add(attrs: Attrs, weights: Weights, train: bool, *x: Array) -> Array:
+    return np.sum(np.stack(x), axis=0)  # type: ignore[no-any-return]
+
+
+@reference("mul")
+def _mul(attrs: Attrs, weights: Weights, train: bool, *x: Array) -> Array:
+    return np.prod(np.stack(x), axis=0)  # type: ignore[no-any-return]
+
+
+@reference("mean")
+def _mean(attrs: Attrs, weights: Weights, train: bool, *x: Array) -> Array:
+    return np.mean(np.stack(x), axis=0)  # type: ignore[no-any-return]
+
+
+@reference("concat")
+def _concat(attrs: Attrs, weights: Weights, train: bool, *x: Array) -> Array:
+    return np.concatenate(x, axis=1)
+
+
+@reference("split")
+def _split(attrs: Attrs, weights: Weights, train: bool, x: Array) -> tuple[Array, ...]:
+    ends = np.cumsum(attrs["sizes"])
+    return tuple([x[:, end - size : end] for end, size in zip(ends, attrs["sizes"], strict=True)])
+
+
+@reference("slice")
+def _slice(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
+    return x[:, attrs["start"] : attrs["stop"]]
+
+
+@reference("reshape")
+def _reshape(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
+    return x.reshape(len(x), *attrs["shape"])
+
+
+@reference("subsample")
+def _subsample(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
+    down, right = pair(attrs["stride"])
+    return x[:, :, ::down, ::right]
+
+
+@reference("pad_channels")
+def _pad_channels(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
+    return np.pad(x, [(0, 0), (attrs["before"], attrs["after"])] + [(0, 0)] * (x.ndim - 2))
+
+
+def _windows(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair = 1, value: float = 0.0) -> Array:
+    """[N, C, H', W', kh, kw]: what the window sees at each of its places."""
+    (kh, kw), (sh, sw), (ph, pw), (dh, dw) = pair(kernel), pair(stride), pair(padding), pair(dilation)
+    padded = np.pad(x, [(0, 0), (0, 0), (ph, ph), (pw, pw)], constant_values=value)
+    seen = sliding_window_view(padded, (dh * (kh - 1) + 1, dw * (kw - 1) + 1), axis=(2, 3))
+    windows: Array = seen[:, :, ::sh, ::sw, ::dh, ::dw]
+    return windows
+
+
+@reference("max_pool")
+def _max_pool(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
+    stride = attrs["stride"] or attrs["kernel"]
+    return _windows(x, attrs["kernel"], stride, attrs["padding"], value=-np.inf).max(axis=(4, 5))  # type: ignore[no-any-return]
+
+
+@reference("avg_pool")
+def _avg_pool(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
+    stride = attrs["stride"] or attrs["kernel"]
+    return _windows(x, attrs["kernel"], stride, attrs["padding"]).mean(axis=(4, 5))  # type: ignore[no-any-return]
+
+
+@reference("adaptive_avg_pool")
+def _adaptive_avg_pool(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
+    """Bin i of n over a length L is [floor(i L / n), ceil((i + 1) L / n))."""
+    rows, columns = pair(attrs["size"])
+    height, width = x.shape[2:]
+    out = np.empty((*x.shape[:2], rows, columns))
+    for row in range(rows):
+        for column in range(columns):
+            top, bottom = row * height // rows, -(-(row + 1) * height // rows)
+            left, right = column * width // columns, -(-(column + 1) * width // columns)
+            out[:, :, row, column] = x[:, :, top:bottom, left:right].mean(axis=(2, 3))
+    return out
+
+
+def _bias(weights: Mapping[str, Array], value: Array) -> Array:
+    return value + _along(weights["bias"], value) if "bias" in weights else value
+
+
+def _along(vector: Array, like: Array) -> Array:
+    """A vector over channels, shaped to broadcast over a batch."""
+    return vector.reshape(1, -1, *(1,) * (like.ndim - 2))
+
+
+@reference("conv2d")
+def _conv2d(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Array) -> Array:
+    groups = attrs["groups"]
+    seen = _windows(x, attrs["kernel"], attrs["stride"], attrs["padding"], attrs["dilation"])
+    seen = seen.reshape(len(x), groups, -1, *seen.shape[2:])
+    weight = weights["weight"]
+    weight = weight.reshape(groups, -1, *weight.shape[1:])
+    out: Array = np.einsum("ngihwkl,goikl->ngohw", seen, weight, optimize=True)
+    return _bias(weights, out.reshape(len(x), -1, *out.shape[3:]))
+
+
+@reference("linear")
+def _linear(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Array) -> Array:
+    return _bias(weights, x @ weights["weight"].T)
+
+
+@reference("batch_norm")
+def _batch_norm(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Array) -> Array:
+    mean, var = weights["running_mean"], weights["running_var"]
+    if train:
+        axes = (0, *range(2, x.ndim))
+        mean, var = x.mean(axis=axes), x.var(axis=axes)
+    centred = (x - _along(mean, x)) / np.sqrt(_along(var, x) + attrs["eps"])
+    return _bias(weights, centred * _along(weights["weight"], x))
+
+
+@reference("group_norm")
+def _group_norm(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Array) -> Array:
+    grouped = x.reshape(len(x), attrs["groups"], -1)
+    mean, var = grouped.mean(axis=2, keepdims=True), grouped.var(axis=2, keepdims=True)
+    centred = ((grouped - mean) / np.sqrt(var + attrs["eps"])).reshape(x.shape)
+    return _bias(weights, centred * _along(weights["weight"], x))
+
+
+@reference("layer_norm")
+def _layer_norm(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Array) -> Array:
+    return _group_norm({"groups": 1, "eps": attrs["eps"]}, weights, train, x)  # type: ignore[return-value]
+
+
+@reference("scale")
+def _scale(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Array) -> Array:
+    return x * (weights["weight"] if attrs["learnable"] else attrs["value"])

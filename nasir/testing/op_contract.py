@@ -1,0 +1,158 @@
+"""What every op owes: stable attributes, a shape rule and flags that agree with a reference implementation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from nasir.ir import JSON, Atom, Draft, Graph, Port, op_named, parse, positions
+from nasir.ir.infer import Typing, infer_nodes
+from nasir.ir.space import size_after
+from nasir.testing.interpreter import Array, evaluate_op, trace
+from nasir.testing.weights import random_batch, random_weights
+from nasir.transfer import Key
+
+BOUND = 1e-12
+
+
+@dataclass(frozen=True)
+class OpCase:
+    """An op with attributes and the shapes of its inputs, without the batch axis."""
+
+    op: str
+    shapes: tuple[tuple[int, ...], ...]
+    attrs: Mapping[str, JSON] = field(default_factory=dict)
+
+    def graph(self) -> Graph:
+        """Inputs, the op as node "op", and every output of it as an output of the network."""
+        draft = Draft()
+        inputs = [draft.add("input", (), f"input{n}", shape=shape) for n, shape in enumerate(self.shapes)]
+        node = draft.add(self.op, inputs, "op", **self.attrs)
+        typing = Typing()
+        infer_nodes(draft, typing, draft.nodes)
+        for port in typing.types:
+            if port.node == node.node:
+                draft.output(port)
+        return draft.commit()
+
+
+class OpContract:
+    """Subclass with `cases`, one or more of every op; a reference must be registered for each (`reference`)."""
+
+    cases: ClassVar[Sequence[OpCase]] = ()
+
+    def test_attributes_normalize_once_and_for_all(self) -> None:
+        for case in self.cases:
+            definition = op_named(case.op)
+            once = definition.normalize(case.attrs, "op")
+            again = definition.normalize(once, "op")
+            from_json = definition.normalize(json.loads(json.dumps(once)), "op")
+            assert repr(once) == repr(again) == repr(from_json), f"{case}: {once} {again} {from_json}"
+            assert list(once) == list(definition.attrs), f"{case}: attributes are not in declaration order"
+
+    def test_text_and_json_forms_read_back_equal(self) -> None:
+        for case in self.cases:
+            graph = case.graph()
+            assert parse(graph.to_text()) == graph, f"{case}: {graph.to_text()}"
+            assert Graph.from_json(json.loads(json.dumps(graph.to_json()))) == graph, f"{case}"
+
+    def test_the_shape_rule_agrees_with_the_reference(self) -> None:
+        for case in self.cases:
+            graph = case.graph()
+            values = trace(graph, random_weights(graph, 0), random_batch(graph, 1))
+            assert values.keys() == graph.infer.types.keys(), f"{case}: another number of outputs"
+            for port, value in graph.infer.types.items():
+                assert values[port].shape[1:] == value.shape, f"{case}: {values[port].shape[1:]} against {value.shape}"
+
+    def test_the_sign_flag_holds_on_random_values(self) -> None:
+        for case in self.cases:
+            sign = op_named(case.op).nonnegative
+            graph = case.graph()
+            for seed in range(3) if sign is not None else ():
+                batch = [abs(x) if sign == "keeps" else 3.0 * x for x in random_batch(graph, seed)]
+                values = trace(graph, random_weights(graph, seed), batch)
+                for port in graph.outputs:
+                    assert values[port].min() >= 0.0, f"{case}: {sign!r}, yet {values[port].min()}"
+
+    def test_the_mixes_flag_is_honest(self) -> None:
+        """Where output channels are the input's, dropping one leaves the others alone exactly if nothing mixes."""
+        for case in self.cases:
+            graph = case.graph()
+            flag, change = op_named(case.op).mixes, _change_of_others(graph)
+            if change is not None and not flag:
+                assert change < BOUND, f"{case}: not flagged as mixing, yet other channels change by {change}"
+        changes = [_change_of_others(case.graph()) for case in self.cases if op_named(case.op).mixes]
+        known = [change for change in changes if change is not None]
+        assert not known or max(known) > BOUND, "flagged as mixing, yet no channel depends on another in any case"
+
+
+def _change_of_others(graph: Graph) -> float | None:
+    """How far the other channels move when channel 0 is dropped everywhere; None where that is not defined."""
+    node_id = graph.outputs[0].node
+    node = graph.nodes[node_id]
+    slots = graph.infer.slots[node_id]
+    space = graph.infer.types[node.inputs[0]].channels if node.inputs else 0
+    shared = isinstance(space, Atom) and space.link is None and space.size > 1
+    if not shared or graph.infer.types[graph.outputs[0]].channels is not space or len(graph.outputs) > 1:
+        return None
+    if any(role in ("write", "read") for slot in slots.values() for _, role in slot.axes):
+        return None
+    assert isinstance(space, Atom)
+    kept = {space: np.arange(1, space.size)}
+    batch, weights = random_batch(graph, 2), random_weights(graph, 2)
+    own: dict[str, Array] = {}
+    for name, slot in slots.items():
+        array = weights[Key(node_id, name)]
+        for number, (axis, _) in enumerate(slot.axes):
+            index = positions(axis, kept)
+            array = array if index is None else np.take(array, index, axis=number)
+        own[name] = array
+    attrs = {name: value for name, value in node.attrs.items()}
+    for (name, entry), axis in graph.infer.mirrors.get(node_id, {}).items():
+        size = size_after(axis, kept)
+        attrs[name] = size if entry is None else [*attrs[name][:entry], size, *attrs[name][entry + 1 :]]
+    whole = trace(graph, weights, batch)[Port(node_id)]
+    part = evaluate_op(node.op, attrs, own, [x[:, 1:] for x in batch], False)
+    return float(abs(whole[:, 1:] - part).max()) if part.shape == whole[:, 1:].shape else None
+
+
+IMAGE, VECTOR = (4, 5, 6), (6,)
+
+
+def shipped_cases() -> dict[str, tuple[OpCase, ...]]:
+    """Cases of every op nasir ships, by op."""
+    either = ["identity", "relu", "gelu", "silu", "sigmoid", "hardswish", "softmax", "dropout", "batch_norm", "scale"]
+    found: dict[str, tuple[OpCase, ...]] = {op: (OpCase(op, (IMAGE,)), OpCase(op, (VECTOR,))) for op in either}
+    found["scale"] += (OpCase("scale", (IMAGE,), {"value": 2, "learnable": False}),)
+    for op in ("add", "mul", "mean"):
+        found[op] = (OpCase(op, (IMAGE,)), OpCase(op, (IMAGE, IMAGE)), OpCase(op, (VECTOR,) * 3))
+    attrs: dict[str, list[tuple[tuple[tuple[int, ...], ...], dict[str, JSON]]]] = {
+        "input": [((), {"shape": [3, 4, 4]}), ((), {"shape": (7,)})],
+        "concat": [((IMAGE, (2, 5, 6)), {}), ((VECTOR, (3,), (1,)), {})],
+        "split": [((IMAGE,), {"sizes": [1, 3]}), ((VECTOR,), {"sizes": (1, 2, 3)})],
+        "slice": [((IMAGE,), {"start": 1, "stop": 3}), ((VECTOR,), {"start": 0, "stop": 6})],
+        "max_pool": [((IMAGE,), {"kernel": 2}), ((IMAGE,), {"kernel": [3, 2], "stride": 1, "padding": [1, 0]})],
+        "avg_pool": [((IMAGE,), {"kernel": [2, 2]}), ((IMAGE,), {"kernel": 3, "stride": 2, "padding": 1})],
+        "adaptive_avg_pool": [((IMAGE,), {"size": 1}), ((IMAGE,), {"size": [2, 4]})],
+        "global_avg_pool": [((IMAGE,), {})],
+        "flatten": [((IMAGE,), {}), ((VECTOR,), {})],
+        "reshape": [((IMAGE,), {"shape": [4, 30]}), ((IMAGE,), {"shape": [8, 15]}), ((IMAGE,), {"shape": IMAGE})],
+        "subsample": [((IMAGE,), {}), ((IMAGE,), {"stride": [1, 3]})],
+        "pad_channels": [((IMAGE,), {"before": 1, "after": 2}), ((VECTOR,), {})],
+        "conv2d": [
+            ((IMAGE,), {"out": 3, "kernel": 3, "padding": 1}),
+            ((IMAGE,), {"out": 4, "kernel": [3, 2], "stride": [2, 1], "dilation": [1, 2], "groups": 2, "bias": True}),
+            ((IMAGE,), {"out": 8, "kernel": 1, "groups": 4}),
+            ((IMAGE,), {"out": 4, "kernel": 3, "groups": 4, "bias": True}),
+        ],
+        "linear": [((VECTOR,), {"out": 3}), ((VECTOR,), {"out": 1, "bias": False})],
+        "group_norm": [((IMAGE,), {"groups": 2}), ((IMAGE,), {"groups": 1}), ((VECTOR,), {"groups": 3})],
+        "layer_norm": [((VECTOR,), {})],
+    }
+    for op, cases in attrs.items():
+        found[op] = tuple([OpCase(op, shapes, given) for shapes, given in cases])
+    return found

@@ -1,0 +1,129 @@
+"""What every pass owes: it is a value, leaves its input alone, plans all weights, and keeps its claim."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import ClassVar
+
+import numpy as np
+
+from nasir.errors import Decline
+from nasir.evidence import Evidence
+from nasir.ir import Graph
+from nasir.rewrite import Pass, Rewrite, Site, site_name
+from nasir.testing.graphs import random_graph
+from nasir.testing.interpreter import evaluate
+from nasir.testing.weights import random_batch, random_weights, transferred
+from nasir.transfer import TransferPlan
+
+BOUND = 1e-9  # relative; float64
+SITES = 4  # tried per network
+
+
+class PassContract:
+    """Subclass with `make`, which gives the pass with some options; override `graphs` where random ones do not do."""
+
+    make: ClassVar[Callable[[], Pass]]
+    bound: ClassVar[float] = BOUND
+    seconds: ClassVar[float] = 0.1  # that `sites` may take on a network of `graphs`
+
+    def graphs(self) -> Iterable[Graph]:
+        """Networks to try the pass on."""
+        return [random_graph(seed, steps=4) for seed in range(4)]
+
+    def evidence(self, graph: Graph) -> Evidence:
+        """Positive random numbers for every measurement the pass needs."""
+        rng = np.random.default_rng(0)
+        measured = {
+            need.kind: {space.name: rng.uniform(0.1, 1.0, space.size) for space in graph.infer.spaces}
+            for need in type(self).make().needs
+        }
+        return Evidence(measured)
+
+    def rewrites(self) -> Iterator[tuple[Graph, Site, Rewrite]]:
+        """Every rewrite that the pass agrees to."""
+        rule = type(self).make()
+        for graph in self.graphs():
+            for site in list(rule.sites(graph))[:SITES]:
+                rewrite = rule.apply(graph, site, self.evidence(graph))
+                if rewrite is not None:
+                    yield graph, site, rewrite
+
+    def test_it_is_a_frozen_value_with_json_options(self) -> None:
+        rule = type(self).make()
+        assert dataclasses.is_dataclass(rule), "decorate the pass with @dataclass(frozen=True)"
+        assert type(rule).__dataclass_params__.frozen, "decorate the pass with @dataclass(frozen=True)"
+        options = json.loads(json.dumps(rule.options()))
+        assert options.keys() == {field.name for field in dataclasses.fields(rule)}
+        assert rule.name, "register the pass: @register('its-name')"
+        assert type(self).make() == rule, "two passes with equal options differ"
+
+    def test_sites_are_stable_and_cheap(self) -> None:
+        rule = type(self).make()
+        for graph in self.graphs():
+            _ = graph.infer
+            taken = []
+            for _ in range(3):
+                start = time.perf_counter()
+                first = [site_name(site) for site in rule.sites(graph)]
+                taken.append(time.perf_counter() - start)
+            assert min(taken) < self.seconds, f"sites took {min(taken):.3f} s"
+            assert first == [site_name(site) for site in rule.sites(graph)]
+
+    def test_some_site_is_accepted(self) -> None:
+        assert any(True for _ in self.rewrites()), "the pass declines everything; override `graphs`"
+
+    def test_the_input_graph_stays_as_it_was(self) -> None:
+        rule = type(self).make()
+        for graph in self.graphs():
+            before, spaces = graph.to_json(), [(s.name, s.size, s.pin) for s in graph.infer.spaces]
+            for site in list(rule.sites(graph))[:SITES]:
+                rule.apply(graph, site, self.evidence(graph))
+                assert graph.to_json() == before, f"{site_name(site)}: the input graph was changed"
+                assert [(s.name, s.size, s.pin) for s in graph.infer.spaces] == spaces, "its spaces were changed"
+
+    def test_graph_and_plan_verify_and_read_back_equal(self) -> None:
+        for graph, site, rewrite in self.rewrites():
+            place = site_name(site)
+            rewrite.plan.verify(graph, rewrite.graph)
+            again = Graph.from_json(json.loads(json.dumps(rewrite.graph.to_json())))
+            assert again == rewrite.graph and again.digest == rewrite.graph.digest, place
+            data = json.loads(json.dumps(rewrite.plan.to_json()))
+            assert TransferPlan.from_json(data).to_json() == data, place
+            assert rewrite.graph.minted >= graph.minted, f"{place}: node ids were handed out again"
+            kept = graph.nodes.keys() & rewrite.graph.nodes.keys()
+            changed = [n for n in kept if graph.nodes[n].op != rewrite.graph.nodes[n].op]
+            assert not changed, f"{place}: node ids {changed} changed their op; make new nodes"
+
+    def test_refusing_is_decline_inside_and_none_outside(self) -> None:
+        rule = type(self).make()
+        for graph in self.graphs():
+            seen = self.evidence(graph)
+            for site in list(rule.sites(graph))[:SITES]:
+                reason = ""
+                try:
+                    rule.attempt(graph, site, seen)
+                except Decline as refusal:
+                    reason = str(refusal) or "no reason"
+                assert reason != "no reason", f"{site_name(site)}: a Decline needs a reason"
+                assert (rule.apply(graph, site, seen) is None) == bool(reason), site_name(site)
+
+    def test_equal_inputs_give_equal_rewrites(self) -> None:
+        for (_, _, first), (_, _, second) in zip(self.rewrites(), self.rewrites(), strict=True):
+            assert first.graph == second.graph, first.site
+            assert first.plan.to_json() == second.plan.to_json(), first.site
+            assert (first.made_by, first.preserves, first.settle) == (second.made_by, second.preserves, second.settle)
+
+    def test_a_claim_of_exactness_holds(self) -> None:
+        for graph, site, rewrite in self.rewrites():
+            if rewrite.preserves != "exact":
+                continue
+            weights = random_weights(graph, 0)
+            batch = random_batch(graph, 1)
+            old = evaluate(graph, weights, batch)
+            new = evaluate(rewrite.graph, transferred(rewrite.plan, rewrite.graph, weights), batch)
+            error = float(abs(new - old).max() / max(1.0, abs(old).max()))
+            assert error <= self.bound, f"{site_name(site)}: claims to be exact, outputs differ by {error:.1e}"

@@ -1,0 +1,62 @@
+"""Weights of generated networks, and transfers of them, in float64 numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nasir.ir import Graph
+from nasir.ir.space import Atom, positions
+from nasir.testing.interpreter import Array
+from nasir.transfer import Key, NumpyArrays, TransferPlan, execute
+
+
+def random_weights(graph: Graph, seed: int) -> dict[Key, Array]:
+    """Generic float64 weights: nothing is zero, one or equal, variances are positive, readers keep the scale."""
+    rng = np.random.default_rng(seed)
+    made: dict[Key, Array] = {}
+    for node_id in graph.order:
+        for name, slot in graph.infer.slots[node_id].items():
+            if slot.dtype == "int64":
+                made[Key(node_id, name)] = np.array(3, dtype=np.int64)
+            elif name == "running_var" or "norm" in slot.tags:
+                made[Key(node_id, name)] = rng.uniform(0.5, 1.5, slot.shape)
+            else:
+                fan_in = max(1, int(np.prod(slot.shape[1:])))
+                made[Key(node_id, name)] = rng.normal(0.0, fan_in**-0.5, slot.shape)
+    return made
+
+
+def random_batch(graph: Graph, seed: int, n: int = 3) -> list[Array]:
+    """`n` standard normal samples for each input."""
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=(n, *graph.nodes[node_id].attrs["shape"])) for node_id in graph.inputs]
+
+
+def transferred(
+    plan: TransferPlan, new: Graph, old: dict[Key, Array], *, seed: int = 0, ordinal: int = 1
+) -> dict[Key, Array]:
+    """All weights of `new` by a plan: made ones from the executor, kept ones the very arrays of `old`."""
+    made = execute(plan, new, lambda key: old[key], NumpyArrays(), seed=seed, ordinal=ordinal)
+    weights: dict[Key, Array] = {}
+    for node_id in new.order:
+        for name in new.infer.slots[node_id]:
+            key = Key(node_id, name)
+            weights[key] = made[key] if key in made else old[key]
+    return weights
+
+
+def silence(graph: Graph, weights: dict[Key, Array], units: dict[Atom, Array]) -> None:
+    """Zero the `units` (positions) of spaces in everything that writes or normalizes them: they put out 0."""
+    takes = {}
+    for space, dead in units.items():
+        index = np.arange(space.size)
+        index[dead] = -1
+        takes[space] = index
+    for node_id, slots in graph.infer.slots.items():
+        for name, slot in slots.items():
+            for number, (axis, role) in enumerate(slot.axes):
+                index_or_none = positions(axis, takes) if role in ("write", "along") else None
+                # variances stay: they divide
+                if index_or_none is not None and name != "running_var":
+                    array = weights[Key(node_id, name)] = weights[Key(node_id, name)].copy()
+                    np.moveaxis(array, number, 0)[index_or_none < 0] = 0.0

@@ -1,0 +1,186 @@
+"""Every parameter in exactly one group by its tags; state by name; the moving average comes and goes exactly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nasir.backends.torch.optim import Ema, Tagged, build_optimizer, decays, export_state, import_state, set_lr
+from nasir.errors import CheckpointError, GraphError
+from nasir.training import OptimizerKind, OptimizerPlan
+
+
+def _model(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+
+
+def _tagged(model: nn.Module) -> list[Tagged]:
+    tags = {"weight": frozenset({"decay"}), "bias": frozenset({"bias"})}
+    found = []
+    for name, parameter in model.named_parameters():
+        kind = tags[name.split(".")[1]]
+        norm = {"1.weight": frozenset({"norm"}), "1.bias": frozenset({"norm", "bias"})}
+        found.append((name, parameter, norm.get(name, kind)))
+    return found
+
+
+def _steps(model: nn.Module, optimizer: torch.optim.Optimizer, count: int, seed: int = 5) -> None:
+    random = torch.Generator().manual_seed(seed)
+    for _ in range(count):
+        optimizer.zero_grad()
+        model(torch.randn(6, 1, 4, 4, generator=random)).square().mean().backward()
+        optimizer.step()
+
+
+def _decayed(plan: OptimizerPlan) -> set[str]:
+    groups = build_optimizer(_tagged(_model()), plan).param_groups
+    return {name for group in groups if group["weight_decay"] > 0 for name in group["param_names"]}
+
+
+def test_switches_decide_which_parameters_decay() -> None:
+    weights, biases, norms = {"0.weight", "4.weight"}, {"0.bias", "4.bias"}, {"1.weight"}
+    both = {"1.bias"}
+
+    def plan(norms_too: bool, biases_too: bool) -> OptimizerPlan:
+        return OptimizerPlan(weight_decay=1e-2, decay_norms=norms_too, decay_biases=biases_too)
+
+    assert _decayed(plan(True, True)) == weights | biases | norms | both
+    assert _decayed(plan(False, True)) == weights | biases
+    assert _decayed(plan(True, False)) == weights | norms
+    assert _decayed(plan(False, False)) == weights
+    assert not decays(frozenset({"scalar"}), plan(True, True))
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
+def test_every_parameter_is_in_exactly_one_group(kind: OptimizerKind) -> None:
+    model = _model()
+    optimizer = build_optimizer(_tagged(model), OptimizerPlan(kind, weight_decay=0.1, decay_norms=False))
+    held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    assert sorted(held) == sorted(id(parameter) for parameter in model.parameters())
+    for group in optimizer.param_groups:
+        named = dict(model.named_parameters())
+        assert [id(named[name]) for name in group["param_names"]] == [id(p) for p in group["params"]]
+
+
+def test_an_empty_group_is_kept_for_parameters_to_come() -> None:
+    optimizer = build_optimizer(_tagged(_model()), OptimizerPlan())
+    assert [group["name"] for group in optimizer.param_groups] == ["decay", "no_decay"]
+    assert optimizer.param_groups[1]["params"] == []
+    copy = build_optimizer(_tagged(_model()), OptimizerPlan())
+    copy.load_state_dict(optimizer.state_dict())
+
+
+def test_a_parameter_given_twice_is_refused() -> None:
+    tagged = _tagged(_model())
+    with pytest.raises(GraphError, match=r"given twice: 0\.weight"):
+        build_optimizer([*tagged, tagged[0]], OptimizerPlan())
+    with pytest.raises(GraphError, match="tied tensor"):
+        build_optimizer([*tagged, ("other", tagged[0][1], frozenset())], OptimizerPlan())
+
+
+def test_sgd_equals_the_textbook_step() -> None:
+    weight = nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
+    plan = OptimizerPlan("sgd", lr=0.5, momentum=0.9, nesterov=True, weight_decay=0.1)
+    optimizer = build_optimizer([("w", weight, frozenset({"decay"}))], plan)
+    weight.grad = torch.tensor([0.2, 0.4], dtype=torch.float64)
+    slope = weight.grad + 0.1 * weight.detach()
+    wanted = weight.detach() - 0.5 * (slope + 0.9 * slope)
+    optimizer.step()
+    assert torch.allclose(weight, wanted, rtol=0, atol=1e-15)
+
+
+def test_set_lr_reaches_every_group() -> None:
+    optimizer = build_optimizer(_tagged(_model()), OptimizerPlan())
+    set_lr(optimizer, 0.03)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.03, 0.03]
+
+
+@pytest.mark.parametrize(
+    "options", [{"kind": "sgd"}, {"kind": "sgd", "momentum": 0.0}, {"kind": "adam"}, {"kind": "adamw"}]
+)
+def test_state_goes_by_name_and_training_goes_on_bit_for_bit(options: dict[str, Any]) -> None:
+    plan = OptimizerPlan(lr=0.01, weight_decay=0.01, decay_norms=False, **options)
+    model = _model()
+    optimizer = build_optimizer(_tagged(model), plan)
+    _steps(model, optimizer, 3)
+    state = {
+        name: {k: t.clone() for k, t in values.items()}
+        for name, values in export_state(optimizer, model.named_parameters()).items()
+    }
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    _steps(model, optimizer, 2, seed=9)
+
+    other = _model(seed=1)
+    other.load_state_dict(weights)
+    fresh = build_optimizer(reversed(_tagged(other)), plan)  # another order: only names connect
+    import_state(fresh, state, other.named_parameters())
+    _steps(other, fresh, 2, seed=9)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[name]), name
+
+
+def test_parameters_absent_from_the_state_start_empty() -> None:
+    model = _model()
+    optimizer = build_optimizer(_tagged(model), OptimizerPlan("adam"))
+    _steps(model, optimizer, 1)
+    state = export_state(optimizer, [("4.weight", model.get_parameter("4.weight"))])
+    assert set(state) == {"4.weight"} and set(state["4.weight"]) == {"step", "exp_avg", "exp_avg_sq"}
+    import_state(optimizer, state, model.named_parameters())
+    assert set(export_state(optimizer, model.named_parameters())) == {"4.weight"}
+
+
+def test_state_of_another_network_is_refused() -> None:
+    model = _model()
+    optimizer = build_optimizer(_tagged(model), OptimizerPlan())
+    with pytest.raises(CheckpointError, match=r"for 9\.weight"):
+        import_state(optimizer, {"9.weight": {"momentum_buffer": torch.zeros(1)}}, model.named_parameters())
+    with pytest.raises(CheckpointError, match=r"has shape \(2,\)"):
+        import_state(optimizer, {"0.weight": {"momentum_buffer": torch.zeros(2)}}, model.named_parameters())
+
+
+def test_the_average_follows_its_formula_and_copies_counters() -> None:
+    model = _model()
+    ema = Ema(model, 0.75)
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    _steps(model, build_optimizer(_tagged(model), OptimizerPlan()), 1)
+    ema.update(model)
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            assert torch.allclose(ema.tensors[name], 0.75 * start[name] + 0.25 * tensor, atol=1e-6), name
+    assert int(ema.tensors["1.num_batches_tracked"]) == 1
+
+
+def test_a_changed_decay_counts_from_the_next_update() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    ema = Ema(model, 0.5)
+    before = float(ema.tensors["weight"])
+    ema.decay = 0.0
+    with torch.no_grad():
+        model.weight.add_(1.0)
+    ema.update(model)
+    assert float(ema.tensors["weight"]) == pytest.approx(before + 1.0)
+
+
+def test_applying_the_average_is_undone_exactly_even_after_an_error() -> None:
+    model = _model()
+    ema = Ema(model, 0.5)
+    _steps(model, build_optimizer(_tagged(model), OptimizerPlan()), 2)
+    own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(KeyError), ema.applied(model):
+        assert torch.equal(model.get_parameter("0.weight"), ema.tensors["0.weight"])
+        raise KeyError
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, own[name]), name
+
+
+def test_the_average_is_replaced_by_name_and_never_used_on_another_network() -> None:
+    ema = Ema(_model(), 0.5)
+    grown: dict[str, Tensor] = {**ema.tensors, "5.weight": torch.ones(2)}
+    ema.replace(grown)
+    assert set(ema.tensors) == set(grown)
+    with pytest.raises(GraphError, match=r"differ in 5\.weight"):
+        ema.update(_model())

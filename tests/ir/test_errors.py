@@ -1,0 +1,199 @@
+"""Refusals: each message has the place, the values and where they came from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from nasir.errors import GraphError, NasirError, TextFormatError, TypeRuleError, UnknownName
+from nasir.ir import Draft, Graph, Node, Port, op_named, parse
+
+
+def vector(draft: Draft, size: int, label: str) -> Port:
+    return draft.add("linear", draft.add("input", (), f"{label}_in", shape=[2]), label, out=size)
+
+
+def test_a_sum_of_other_sizes_names_node_axis_sizes_and_origins() -> None:
+    draft = Draft()
+    left = draft.add("relu", vector(draft, 64, "wide"), "act")
+    draft.output(draft.add("add", (left, vector(draft, 48, "narrow")), "sum3"))
+    with pytest.raises(TypeRuleError) as caught:
+        draft.commit()
+    text = str(caught.value)
+    for part in ("add 'sum3'", "axis 1", "64 (from 'act', written by 'wide')", "48 (from 'narrow')"):
+        assert part in text, text
+
+
+def build(op: str, shape: list[int], /, **attrs: Any) -> Callable[[], object]:
+    def run() -> object:
+        draft = Draft()
+        draft.output(draft.add(op, draft.add("input", (), "x", shape=shape), "it", **attrs))
+        return draft.commit()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "run, parts",
+    [
+        (build("linear", [3, 4, 4], out=2), ["linear 'it'", "(3, 4, 4)", "flatten"]),
+        (build("conv2d", [3], out=2, kernel=3), ["conv2d 'it'", "(3,)", "'x'", "image"]),
+        (build("conv2d", [3, 2, 2], out=2, kernel=5), ["conv2d 'it'", "2x2", "kernel 5"]),
+        (build("conv2d", [3, 4, 4], out=0, kernel=1), ["conv2d 'it'", "out", "at least 1", "0"]),
+        (build("conv2d", [6, 4, 4], out=4, kernel=1, groups=4), ["groups 4", "6", "4"]),
+        (build("conv2d", [3, 4, 4], out=2), ["conv2d 'it'", "'kernel' is missing"]),
+        (build("conv2d", [3, 4, 4], out=2, kernel=1, strde=2), ["unknown attribute 'strde'", "'stride'"]),
+        (build("conv2d", [3, 4, 4], out=2.5, kernel=1), ["out", "whole number", "2.5"]),
+        (build("conv2d", [3, 4, 4], out=True, kernel=1), ["out", "whole number", "True"]),
+        (build("dropout", [3], p=1), ["p must be", "1.0"]),
+        (build("max_pool", [3, 4, 4], kernel=2, padding=2), ["padding 2", "half the kernel 2"]),
+        (build("split", [5], sizes=[2, 2]), ["[2, 2]", "4", "5"]),
+        (build("slice", [5], start=3, stop=7), ["start 3", "stop 7", "5"]),
+        (build("reshape", [5], shape=[2, 3]), ["(5,)", "(2, 3)", "6"]),
+        (build("group_norm", [6, 2, 2], groups=4), ["groups 4", "6"]),
+        (build("input", [3], shape=[2]), ["input 'it'", "takes 0 inputs, got 1"]),
+        (build("no_such_op", [3]), ["no_such_op"]),
+    ],
+)
+def test_refusals_name_place_and_values(run: Callable[[], object], parts: list[str]) -> None:
+    with pytest.raises(NasirError) as caught:
+        run()
+    for part in parts:
+        assert part in str(caught.value), str(caught.value)
+
+
+def test_misspelt_ops_get_a_hint() -> None:
+    with pytest.raises(UnknownName, match="batch_norm"):
+        op_named("batchnorm")
+
+
+def test_cycles_are_named() -> None:
+    nodes = {
+        0: Node("input", (), {"shape": (2,)}, "x"),
+        1: Node("add", (Port(0), Port(2)), {}, "a"),
+        2: Node("relu", (Port(1),), {}, "b"),
+    }
+    with pytest.raises(GraphError, match=r"'(a|b)' and '(a|b)' lie on a cycle"):
+        _ = Graph(nodes, (Port(2),), {}, 3).order
+
+
+def test_unused_nodes_are_named() -> None:
+    draft = Draft()
+    x = vector(draft, 3, "used")
+    draft.add("relu", x, "forgotten")
+    draft.output(x)
+    with pytest.raises(GraphError, match="'forgotten'"):
+        draft.commit()
+
+
+def test_dangling_ports_missing_outputs_and_twin_labels_are_refused() -> None:
+    draft = Draft()
+    x = vector(draft, 3, "fc")
+    with pytest.raises(GraphError, match="no output"):
+        draft.commit()
+    draft.output(x)
+    draft.output(draft.add("relu", x, "fc"))
+    with pytest.raises(GraphError, match="two nodes are labelled 'fc'"):
+        draft.commit()
+    draft = Draft()
+    draft.output(draft.add("relu", Port(17), "r"))
+    with pytest.raises(GraphError, match="17"):
+        draft.commit()
+    draft = Draft()
+    draft.output(Port(vector(draft, 3, "fc").node, 1))
+    with pytest.raises(TypeRuleError, match="'fc' has no such output"):
+        draft.commit()
+
+
+def test_unknown_labels_and_regions_get_hints() -> None:
+    draft = Draft()
+    draft.output(vector(draft, 3, "classifier"))
+    graph = draft.commit()
+    with pytest.raises(GraphError, match="'classifier'"):
+        graph.find("clasifier")
+    with pytest.raises(GraphError, match="there are none"):
+        graph.members("s1")
+
+
+def regions(**labels: str) -> Draft:
+    """x -> a -> b -> (c, d) -> sum, with some labels replaced."""
+    draft = Draft()
+    names = {name: labels.get(name, name) for name in ("a", "b", "c", "d", "sum")}
+    x = draft.add("input", (), "x", shape=[3])
+    a = draft.add("relu", x, names["a"])
+    b = draft.add("relu", a, names["b"])
+    c, d = draft.add("relu", b, names["c"]), draft.add("gelu", b, names["d"])
+    draft.output(draft.add("add", (c, d), names["sum"]))
+    return draft
+
+
+@pytest.mark.parametrize(
+    "labels, problem",
+    [
+        ({"c": "s.c", "d": "s.d"}, "one exit.*'s.c', 's.d'"),
+        ({"c": "s.c", "sum": "s.sum"}, "one entry.*'b', 'd'"),
+        ({}, "holds no nodes"),
+    ],
+)
+def test_regions_need_one_entry_and_one_exit(labels: dict[str, str], problem: str) -> None:
+    draft = regions(**labels)
+    draft.region("s", "stage")
+    with pytest.raises(GraphError, match=problem):
+        draft.commit()
+
+
+def test_a_good_region_knows_its_boundary_and_branches_may_be_anything() -> None:
+    draft = regions(b="s.b", c="s.c", d="s.d", sum="s.sum")
+    draft.region("s", "stage")
+    graph = draft.commit()
+    assert graph.boundary("s") == (Port(graph.find("a")), graph.find("s.sum"))
+    draft = regions(c="s.c", d="s.d")
+    draft.region("s", "branch")
+    draft.commit()
+    with pytest.raises(GraphError, match="exists already"):
+        draft.region("s", "stage")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": 2},
+        {"nodes": [[0, "input", [], {"shape": [2]}]]},
+        {"nodes": [["0", "input", [], {"shape": [2]}, "x"]]},
+        {"nodes": [[0, "input", [], ["shape"], "x"]]},
+        {"nodes": [[0, "input", [], {"shape": [2]}, 5]]},
+        {"nodes": [[0, "input", [], {"shape": [2]}, "x"]] * 2},
+        {"nodes": [[9, "input", [], {"shape": [2]}, "x"]]},
+        {"nodes": [[0, "input", [], {"shape": "2"}, "x"]]},
+        {"outputs": [[3, 0]]},
+        {"outputs": [[0]]},
+        {"outputs": [[0, 0, 0]]},
+        {"outputs": 3},
+        {"regions": [["x", "district", None]]},
+        {"minted": "many"},
+    ],
+)
+def test_malformed_data_is_a_graph_error_never_a_crash(change: dict[str, object]) -> None:
+    data = {
+        "format": 1,
+        "nodes": [[0, "input", [], {"shape": [2]}, "x"]],
+        "outputs": [[0, 0]],
+        "regions": [],
+        "minted": 1,
+    }
+    assert Graph.from_json(data).infer.types[Port(0)].shape == (2,)
+    with pytest.raises(GraphError):
+        Graph.from_json(data | change)
+
+
+def test_text_errors_name_the_line() -> None:
+    text = 'nasir graph 1 minted 2\n%0 "x" = input() shape=[2]\n%1 "r" relu(%0)\noutput %1\n'
+    with pytest.raises(TextFormatError, match="line 3"):
+        parse(text)
+    with pytest.raises(TextFormatError, match="line 1"):
+        parse("graph")
+    with pytest.raises(TextFormatError, match="line 2"):
+        parse(re.sub(r"\[2\]", "[2", text))

@@ -1,0 +1,24 @@
+"""Every shipped op keeps the op contract."""
+
+from __future__ import annotations
+
+import pytest
+
+from nasir.registry import ops
+from nasir.testing import OpContract, shipped_cases
+
+CASES = shipped_cases()
+
+
+def test_every_shipped_op_has_cases() -> None:
+    shipped = {name for name in ops.names() if ops.get(name).rule.__module__.startswith("nasir.")}
+    assert shipped == set(CASES)
+
+
+@pytest.mark.parametrize("op", sorted(CASES))
+@pytest.mark.parametrize("law", sorted(name for name in vars(OpContract) if name.startswith("test_")))
+def test_shipped_op(op: str, law: str) -> None:
+    class Suite(OpContract):
+        cases = CASES[op]
+
+    getattr(Suite(), law)()

@@ -1,0 +1,66 @@
+"""Small runs for tests: a spec that grows a tiny network on generated images in a second or two."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+SPEC = """\
+nasir: 1
+name: tiny
+seed: 3
+device: cpu
+input: {image: [3, 8, 8]}
+network:
+  - conv_bn_relu: {out: 4, kernel: 3}
+  - stage: {name: s1, block: basic, out: 4, depth: 1}
+  - stage: {name: s2, block: basic, out: 8, depth: 1, stride: 2}
+  - classifier: {classes: 3}
+data:
+  dataset: synthetic
+  options: {classes: 3, size: 8, channels: 3, train: 96, test: 48}
+  batch_size: 16
+  augment: [{pad_crop: {pad: 1}}, hflip]
+  validation: 24
+precision: fp32
+phases:
+  - name: grow
+    optimizer: {sgd: {lr: 0.05, momentum: 0.9, weight_decay: 1.0e-4}}
+    ema: {decay: 0.9}
+    rules:
+      - every: 1
+        do: {insert-block: {init: gaussian}}
+        where: {stages: [s1, s2]}
+        at_most: 3
+    until: all_frozen
+  - name: finetune
+    epochs: 2
+    optimizer: {sgd: {lr: 0.05, momentum: 0.9, weight_decay: 1.0e-4}}
+    schedule: {cosine: {}}
+    reset_optimizer: false
+"""
+
+STABLE = ("phase", "epoch", "decision", "rewrite", "declined", "end")
+VOLATILE = ("n", "time", "seconds", "cpu_seconds")
+
+
+def write_spec(folder: Path, text: str = SPEC) -> Path:
+    """The spec as a file."""
+    path = folder / "tiny.yaml"
+    path.write_text(text)
+    return path
+
+
+def stable(records: Any) -> list[dict[str, Any]]:
+    """Journal records without what may differ between two equal runs."""
+    return [
+        {key: value for key, value in record.items() if key not in VOLATILE}
+        for record in records
+        if record["kind"] in STABLE
+    ]
+
+
+def weights(run: Path) -> bytes:
+    """The bytes of the newest checkpoint's weights."""
+    newest = max((run / "checkpoints").glob("step_*"), key=lambda path: int(path.name.split("_")[1]))
+    return (newest / "model.safetensors").read_bytes() + (newest / "optimizer.safetensors").read_bytes()

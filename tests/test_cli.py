@@ -1,0 +1,93 @@
+"""The command line as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from runs import SPEC, write_spec
+
+from nasir.cli import main
+
+
+def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    code = main(arguments)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["check", "SPEC"], ["show", "SPEC"], ["diff", "SPEC", "SPEC"], ["schema"]]
+)
+def test_looking_never_imports_torch(arguments: list[str], tmp_path: Path) -> None:
+    spec = str(write_spec(tmp_path))
+    words = [spec if word == "SPEC" else word for word in arguments]
+    code = (
+        "import sys; from nasir.cli import main\n"
+        f"try: main({words!r})\nexcept SystemExit: pass\n"
+        "assert 'torch' not in sys.modules, 'torch was imported'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_check_describes_network_and_phases(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(["check", str(write_spec(tmp_path))], capsys)
+    assert code == 0
+    assert "tiny: correct" in out and "phase finetune: 2 epochs" in out and "s2.0" in out
+    code, out, _ = run(["check", "--json", str(write_spec(tmp_path))], capsys)
+    assert json.loads(out)["depths"] == {"s1": 1, "s2": 1}
+
+
+def test_simulation_prints_which_rewrite_fires_when(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = tmp_path / "metrics.csv"
+    metrics.write_text("epoch,val.accuracy\n1,0.5\n2,0.6\n")
+    code, out, _ = run(["check", str(write_spec(tmp_path)), "--simulate", str(metrics)], capsys)
+    assert code == 0
+    assert out.count("insert-block at") == 4 and "depth 3-3" in out
+
+
+def test_show_and_diff(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = write_spec(tmp_path)
+    second = tmp_path / "deeper.yaml"
+    second.write_text(SPEC.replace("out: 4, depth: 1", "out: 4, depth: 2"))
+    code, out, _ = run(["show", str(first)], capsys)
+    assert code == 0 and "total:" in out
+    code, out, _ = run(["diff", str(first), str(second)], capsys)
+    assert code == 3 and "depth of s1: 1 -> 2" in out and "+ block s1.1" in out
+    code, out, _ = run(["diff", str(first), str(first)], capsys)
+    assert code == 0 and out == "the same architecture\n"
+    code, out, _ = run(["show", str(first), "--text"], capsys)
+    graph = tmp_path / "graph.txt"
+    graph.write_text(out)
+    assert run(["diff", str(first), str(graph)], capsys)[0] == 0
+    code, out, _ = run(["show", str(first), "--json"], capsys)
+    (tmp_path / "graph.json").write_text(out)
+    assert run(["diff", str(graph), str(tmp_path / "graph.json")], capsys)[0] == 0
+
+
+@pytest.mark.parametrize("kind", ["passes", "ops", "blocks", "datasets", "specs", "backends", "policies"])
+def test_list(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(["list", kind, "--json"], capsys)
+    assert code == 0 and json.loads(out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["check", "missing.yaml"], "no such file"),
+        (["resume", "missing"], "no run here"),
+        (["report", "missing"], "no run here"),
+        (["show", "missing.json"], "missing.json"),
+        (["replay", "."], "no run here"),
+    ],
+)
+def test_bad_arguments_end_with_2_and_a_message(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(arguments, capsys)
+    assert code == 2 and message in err and "Traceback" not in err

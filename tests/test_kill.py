@@ -1,0 +1,112 @@
+"""Kill, stop and resume real processes: what comes out must equal the uninterrupted run bit for bit."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from runs import stable, weights, write_spec
+
+from nasir.rundir import RunDirectory
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
+
+
+def nasir(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "nasir", *arguments]
+
+
+def complete(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(nasir(*arguments), capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(spec, run directory) of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("reference")
+    spec = write_spec(folder)
+    done = complete("run", str(spec), "--out", str(folder / "run"))
+    assert done.returncode == 0, done.stderr
+    return spec, folder / "run"
+
+
+def assert_equal(run: Path, reference: Path) -> None:
+    assert stable(RunDirectory.open(run).effective()) == stable(RunDirectory.open(reference).effective())
+    assert weights(run) == weights(reference)
+
+
+@pytest.mark.slow
+def test_kill_9_at_random_moments_then_resume_equals_the_uninterrupted_run(
+    reference: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """20 kills over several runs, in start-up, epochs, rewrites and checkpoint writes alike."""
+    spec, expected = reference
+    chance = random.Random(0)
+    kills = 0
+    while kills < 20:
+        run = tmp_path / f"run{kills}"
+        arguments = nasir("run", str(spec), "--out", str(run))
+        while True:
+            process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=ENVIRONMENT)
+            journal = run / "journal.jsonl"
+            while process.poll() is None and not (journal.exists() and journal.stat().st_size):
+                time.sleep(0.002)  # importing torch takes seconds; a moment before the first record tells nothing new
+            try:
+                process.wait(timeout=chance.uniform(0.0, 1.2) if kills < 20 else 300)
+                break
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                kills += 1
+                arguments = nasir("resume", str(run))
+        error = process.stderr.read().decode() if process.stderr else ""
+        assert process.returncode == 0, error
+        assert_equal(run, expected)
+    assert kills >= 20
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGUSR1, 75)])
+def test_a_signal_writes_a_checkpoint_and_resume_equals_the_uninterrupted_run(
+    reference: tuple[Path, Path], tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    spec, expected = reference
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        nasir("run", str(spec), "--out", str(run)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=ENVIRONMENT
+    )
+    journal = run / "journal.jsonl"
+    while process.poll() is None and not (journal.exists() and b'"epoch"' in journal.read_bytes()):
+        time.sleep(0.005)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == code, process.stderr.read().decode() if process.stderr else ""
+    records = RunDirectory.open(run).records()
+    assert records[-1]["kind"] == "checkpoint"
+    done = complete("resume", str(run))
+    assert done.returncode == 0, done.stderr
+    assert_equal(run, expected)
+
+
+def test_a_finished_run_resumes_to_itself_and_a_locked_one_is_refused(reference: tuple[Path, Path]) -> None:
+    _, run = reference
+    before = (run / "journal.jsonl").read_bytes()
+    assert complete("resume", str(run)).returncode == 0
+    assert (run / "journal.jsonl").read_bytes() == before
+    with RunDirectory.open(run).lock():
+        refused = complete("resume", str(run))
+    assert refused.returncode == 1 and "in use by pid" in refused.stderr
+
+
+def test_replay_rebuilds_every_network_and_training_again_gives_the_same_run(
+    reference: tuple[Path, Path], tmp_path: Path
+) -> None:
+    _, run = reference
+    done = complete("replay", str(run), "--train", str(tmp_path / "again"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "equal bit for bit" in done.stdout
+    assert weights(tmp_path / "again") == weights(run)
