@@ -17,7 +17,7 @@ from nasir.ir import Graph
 from nasir.journal import Journal, Record
 from nasir.registry import backends
 from nasir.rundir import RunDirectory
-from nasir.spec import Spec, import_plugins, load_spec
+from nasir.spec import Spec, hash_plugins, import_plugins, load_spec
 from nasir.spec.network import build, initial_plan
 from nasir.version import VERSION
 
@@ -126,16 +126,17 @@ def resume(
 
 
 def reopen(directory: RunDirectory) -> tuple[Spec, dict[str, Any]]:
-    """(spec, environment) of a run, its plugins imported; refuses plugins that changed."""
+    """(spec, environment) of a run, its plugins imported; refuses plugins that changed, before running them."""
     env = directory.env()
     spec = load_spec(directory.spec_path)
-    for plugin in import_plugins(spec):
+    for plugin in hash_plugins(spec):
         known = env["plugins"].get(Path(plugin.path).name)
         if known != plugin.sha256:
             raise SpecError(
                 f"{plugin.path}: plugin changed since the run began (sha256 was {str(known)[:12]}, is "
                 f"{plugin.sha256[:12]}); restore it, or start a new run"
             )
+    import_plugins(spec)
     return spec, env
 
 

@@ -14,10 +14,10 @@ from nasir.evidence import Evidence
 from nasir.ir import Graph
 from nasir.journal import Journal, Record
 from nasir.policy import Decision, PhasePlan, PhaseView, Progress
-from nasir.registry import get_pass, policies
+from nasir.registry import policies
 from nasir.rewrite import Pass, Rewrite, Site, site_name
 from nasir.rundir import RunDirectory
-from nasir.spec import Spec
+from nasir.spec import Spec, make_pass
 
 EXACT = 1e-4  # largest |delta logits| of an "exact" rewrite, relative to the largest logit (float32 rounding)
 
@@ -249,14 +249,6 @@ class Engine:
                 n += 1
         self.write("resume", supersedes_from=n, checkpoint_step=None if meta is None else meta["n"])
         return meta is not None
-
-
-def make_pass(name: str, options: Mapping[str, Any]) -> Pass:
-    """The pass called `name` with its options."""
-    made = get_pass(name)(**options)
-    if not isinstance(made, Pass):
-        raise RunError(f"pass {name!r} is a {type(made).__name__}, not a nasir.rewrite.Pass; subclass it")
-    return made
 
 
 def find_site(change: Pass, graph: Graph, name: str) -> Site:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from nasir.api import Run, reopen, run
-from nasir.engine import find_site, make_pass
+from nasir.engine import find_site
 from nasir.errors import JournalError
 from nasir.ir import Graph
 from nasir.rundir import RunDirectory
+from nasir.spec import make_pass
 from nasir.transfer import TransferPlan
 
 VOLATILE = frozenset({"n", "time", "seconds", "cpu_seconds", "path", "step", "supersedes_from", "checkpoint_step", "spec_digest"})

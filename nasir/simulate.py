@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nasir.engine import find_site, make_pass, view
+from nasir.engine import find_site, view
 from nasir.errors import Decline
 from nasir.ir import Graph
 from nasir.policy import Decision, PhaseView, read_metrics, simulate
-from nasir.spec import Spec
+from nasir.spec import Spec, make_pass
 
 
 def simulate_spec(spec: Spec, graph: Graph, metrics: Path, epochs: int) -> list[dict[str, Any]]:

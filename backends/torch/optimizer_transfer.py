@@ -114,7 +114,16 @@ def _join(optimizer: torch.optim.Optimizer, key: Key, parameter: nn.Parameter, m
         for p in group["params"]
         if tags.get(id(p)) == tags[id(parameter)]
     )
-    group = optimizer.param_groups[votes.most_common(1)[0][0] if votes else 0]
+    group = optimizer.param_groups[votes.most_common(1)[0][0] if votes else _by_decay(optimizer, tags[id(parameter)])]
     group["params"].append(parameter)
     if "param_names" in group:
         group["param_names"].append(f"{model.graph.nodes[key.node].label}.{key.slot}")
+
+
+def _by_decay(optimizer: torch.optim.Optimizer, tags: frozenset[str]) -> int:
+    """The first group that decays weights, for tags that decay, or the first that does not, for others; else group 0."""
+    wanted = bool(tags & {"decay", "norm", "bias"})
+    for index, group in enumerate(optimizer.param_groups):
+        if bool(group.get("weight_decay")) is wanted:
+            return index
+    return 0

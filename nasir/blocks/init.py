@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from nasir.errors import UnknownName
 from nasir.ir import Fill
-from nasir.registry import suggest
+from nasir.ir.regions import closest
 
 HE = Fill("kaiming_normal", {"mode": "fan_out"})
 GLOROT = Fill("xavier_uniform")
@@ -28,5 +28,5 @@ INITS: Mapping[str, Mapping[tuple[str, str], Fill]] = {
 def init_fill(init: str, op: str, slot: str) -> Fill | None:
     """The rule that replaces the op's own for a weight, None for most; raises UnknownName."""
     if init not in INITS:
-        raise UnknownName(f"unknown initializer {init!r}: {suggest(init, INITS)}")
+        raise UnknownName(f"unknown initializer {init!r}: {closest(init, INITS)}")
     return INITS[init].get((op, slot))

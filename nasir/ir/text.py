@@ -41,13 +41,12 @@ def from_json(data: Mapping[str, Any]) -> Graph:
 
 
 def _from_json(data: Mapping[str, Any]) -> Graph:
-    make = tuple.__new__  # not Port(*port): thousands of them; a pair of the wrong length fits no node below
     try:
         nodes = [
-            (node_id, op, tuple([make(Port, port) for port in inputs]), attrs, label)
+            (node_id, op, tuple([Port(*port) for port in inputs]), attrs, label)
             for node_id, op, inputs, attrs, label in data["nodes"]
         ]
-        outputs = tuple([make(Port, port) for port in data["outputs"]])
+        outputs = tuple([Port(*port) for port in data["outputs"]])
         regions = [Region(path, kind, template) for path, kind, template in data["regions"]]
         minted = int(data["minted"])
     except (KeyError, TypeError, ValueError) as error:

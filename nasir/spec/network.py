@@ -1,128 +1,121 @@
-"""From a spec to its first graph: steps in order, stages of repeated blocks, torchvision's ResNets by name."""
+"""A spec's network as a graph, and where the weights of the untrained network come from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from nasir.blocks import INITIALIZERS, Steps, build_block
-from nasir.errors import Decline, GraphError, UnknownName
+from nasir.blocks import INITS, Maker, add_step, build_block, check_definition, init_fill
+from nasir.blocks.steps import STEPS
+from nasir.errors import GraphError, UnknownName
 from nasir.ir import Draft, Graph, Port
+from nasir.registry import blocks, ops
+from nasir.spec import presets
 from nasir.spec.model import Spec
-from nasir.spec.model_network import ImportedNetwork, StageStep
-from nasir.transfer import Key, TransferPlan
+from nasir.spec.model_network import ImportedNetwork
+from nasir.spec.problems import Path, suggestion
+from nasir.transfer import TransferPlan
+from nasir.transfer.source import Key
 
-# torchvision's ResNets: block and depths of the four stages (He et al. 2015, table 1)
-RESNETS: Mapping[str, tuple[str, tuple[int, ...]]] = {
-    "resnet18": ("basic", (2, 2, 2, 2)),
-    "resnet34": ("basic", (3, 4, 6, 3)),
-    "resnet50": ("bottleneck", (3, 4, 6, 3)),
-    "resnet101": ("bottleneck", (3, 4, 23, 3)),
-    "resnet152": ("bottleneck", (3, 8, 36, 3)),
-}
+STAGE_KEYS = ("name", "block", "out", "depth", "stride", "label")
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One step, and the path of its options in the spec."""
+
+    kind: str
+    options: Mapping[str, Any]
+    label: str | None
+    path: Path
 
 
 def build(spec: Spec) -> Graph:
-    """The network a spec describes, typed and verified. Raises SpecError at the step that does not fit."""
-    if spec.init not in INITIALIZERS:
-        raise spec.problem(("init",), f"unknown initializer {spec.init!r}", f"use one of {', '.join(INITIALIZERS)}")
+    """The untrained network of a spec; raises SpecError that names the line of a step that does not fit."""
+    init = init_of(spec)
+    for name, definition in spec.blocks.items():
+        for path, text, remedy in check_definition(definition):
+            raise spec.problem(("blocks", name, *path), text, remedy)
     draft = Draft()
-    try:
-        x = draft.add("input", (), "x", shape=list(spec.input.shape))
-        draft.shape(x)
-    except GraphError as error:
-        raise spec.problem(("input",), str(error)) from None
-    x = _imported(spec, draft, x) if isinstance(spec.network, ImportedNetwork) else _steps(spec, draft, x)
+    make = Maker(draft, init=init)
+    x = draft.add("input", (), "x", shape=list(spec.input.shape))
+    step = None
+    for step in _steps(spec):
+        try:
+            x = _add(spec, make, x, step)
+            draft.shape(x)
+        except (GraphError, UnknownName) as error:
+            raise spec.problem(step.path, str(error)) from error
+    if len(draft.shape(x)) != 1 and step is not None:
+        found = f"the network puts out an image {draft.shape(x)}, not one number a class"
+        raise spec.problem(step.path, found, "end it with `- classifier: {classes: 10}`")
     draft.output(x)
     try:
         return draft.commit()
     except GraphError as error:
-        raise spec.problem(("network",), str(error)) from None
+        raise spec.problem(("network",), str(error)) from error
 
 
 def initial_plan(graph: Graph, spec: Spec) -> TransferPlan:
-    """Where the first weights come from: the spec's `init`, else the ops' own initializers."""
-    chosen = INITIALIZERS[spec.init]
+    """A source for every weight of the untrained network: the op's default, or what `init` says instead."""
+    init = init_of(spec)
     return TransferPlan(
         {
-            Key(node_id, name): chosen.get((graph.nodes[node_id].op, name), slot.init)
+            Key(node_id, name): init_fill(init, graph.nodes[node_id].op, name) or slot.init
             for node_id, slots in graph.infer.slots.items()
             for name, slot in slots.items()
         }
     )
 
 
-def _steps(spec: Spec, draft: Draft, x: Port) -> Port:
-    steps = Steps(draft)
+def init_of(spec: Spec) -> str:
+    """Name of the initializer; "default" means torch's, or that of an imported model. Raises SpecError."""
+    if spec.init not in INITS:
+        raise spec.problem(("init",), f"unknown initializer {spec.init!r}", suggestion(spec.init, INITS))
+    if spec.init == "default" and isinstance(spec.network, ImportedNetwork):
+        return presets.INIT
+    return spec.init
+
+
+def _steps(spec: Spec) -> Iterator[_Step]:
+    if isinstance(spec.network, ImportedNetwork):
+        model = spec.network.model
+        if model not in presets.names():
+            raise spec.problem(("network", "model"), f"unknown model {model!r}", suggestion(model, presets.names()))
+        for kind, options in presets.steps_of(model, spec.network.classes):
+            yield _Step(kind, options, options.pop("label", None), ("network",))
+        return
     for index, step in enumerate(spec.steps):
-        path: tuple[str | int, ...] = ("network", index, step.kind)
-        try:
-            chosen = step.chosen
-            if isinstance(chosen, StageStep):
-                x = _stage(spec, draft, x, chosen)
-            elif step.kind in spec.blocks:
-                label = step.label or steps.label(step.kind)
-                options = step.options
-                stride = options.pop("stride", 1)
-                x = build_block(draft, x, label, _template(spec, step.kind, options), stride=stride)
-            else:
-                x = steps.apply(x, step.kind, step.options, step.label)
-            draft.shape(x)
-        except (GraphError, UnknownName, Decline) as error:
-            raise spec.problem(path, str(error)) from None
+        yield _Step(step.kind, step.options, step.label, ("network", index, step.kind))
+
+
+def _add(spec: Spec, make: Maker, x: Port, step: _Step) -> Port:
+    if step.kind == "stage":
+        return _stage(spec, make, x, step)
+    named = step.kind in spec.blocks or (step.kind in blocks.names() and step.kind not in {*STEPS, *ops.names()})
+    if not named:
+        return add_step(make, x, step.kind, step.options, step.label)
+    options = {key: value for key, value in step.options.items() if key not in ("stride", "label")}
+    name = step.label or make.numbered(step.kind)
+    make.used.add(name)
+    template = _template(spec, make, step.kind, options)
+    return build_block(make.draft, x, name, template, stride=step.options.get("stride", 1))
+
+
+def _stage(spec: Spec, make: Maker, x: Port, step: _Step) -> Port:
+    given = step.options
+    options = {"out": given["out"], **{key: value for key, value in given.items() if key not in STAGE_KEYS}}
+    template = _template(spec, make, given["block"], options)
+    path = given["name"]
+    make.draft.region(path, "stage", template)
+    for index in range(given.get("depth", 1)):
+        stride = given.get("stride", 1) if index == 0 else 1
+        x = build_block(make.draft, x, f"{path}.{index}", template, stride=stride)
     return x
 
 
-def _stage(spec: Spec, draft: Draft, x: Port, step: StageStep) -> Port:
-    options = {"out": step.out, **(step.model_extra or {})}
-    return add_stage(draft, x, step.name, _template(spec, step.block, options), step.depth, step.stride)
-
-
-def _template(spec: Spec, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The template of a block by name; one defined in the spec is written out, to be known without the spec."""
-    kind: Any = spec.blocks.get(name, name)
-    template = {"block": kind, "options": dict(options)}
-    if spec.init != "default":
-        template["init"] = spec.init
-    return template
-
-
-def add_stage(
-    draft: Draft, x: Port, name: str, template: Mapping[str, Any], depth: int, stride: int
-) -> Port:
-    """A stage region of `depth` blocks, the first with the stride."""
-    draft.region(name, "stage", dict(template))
-    for index in range(depth):
-        x = build_block(draft, x, f"{name}.{index}", template, stride=stride if index == 0 else 1)
-        draft.shape(x)  # the error of a block that does not fit should name this block
-    return x
-
-
-def _imported(spec: Spec, draft: Draft, x: Port) -> Port:
-    source = spec.network
-    assert isinstance(source, ImportedNetwork)
-    if source.model not in RESNETS:
-        raise spec.problem(
-            ("network", "model"), f"no model {source.model!r} to import", f"use one of {', '.join(RESNETS)}"
-        )
-    try:
-        return add_resnet(draft, x, source.model, source.classes or 1000, spec.init)
-    except (GraphError, Decline) as error:
-        raise spec.problem(("network", "model"), str(error)) from None
-
-
-def add_resnet(draft: Draft, x: Port, model: str, classes: int, init: str = "default") -> Port:
-    """torchvision's ResNet under torchvision's names, so that its state_dict loads with no key map."""
-    kind, depths = RESNETS[model]
-    x = draft.add("conv2d", x, "conv1", out=64, kernel=7, stride=2, padding=3)
-    x = draft.add("batch_norm", x, "bn1")
-    x = draft.add("relu", x, "relu")
-    x = draft.add("max_pool", x, "maxpool", kernel=3, stride=2, padding=1)
-    for stage, depth in enumerate(depths):
-        template: dict[str, Any] = {"block": kind, "options": {"out": 64 << stage}}
-        if init != "default":
-            template["init"] = init
-        x = add_stage(draft, x, f"layer{stage + 1}", template, depth, 1 if stage == 0 else 2)
-    x = draft.add("global_avg_pool", x, "avgpool")
-    return draft.add("linear", x, "fc", out=classes)
-
+def _template(spec: Spec, make: Maker, block: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON that builds the block without the spec: a definition of the spec is written out."""
+    kept = {} if make.init == "default" else {"init": make.init}
+    return {"block": spec.blocks.get(block, block), "options": dict(options), **kept}

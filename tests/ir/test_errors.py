@@ -169,7 +169,7 @@ def test_a_good_region_knows_its_boundary_and_branches_may_be_anything() -> None
         {"nodes": [[9, "input", [], {"shape": [2]}, "x"]]},
         {"nodes": [[0, "input", [], {"shape": "2"}, "x"]]},
         {"outputs": [[3, 0]]},
-        {"outputs": [[0]]},
+        {"outputs": [[]]},
         {"outputs": [[0, 0, 0]]},
         {"outputs": 3},
         {"regions": [["x", "district", None]]},

@@ -1,0 +1,157 @@
+"""The blocks nasir ships. Labels inside are torchvision's, so that its state_dicts load without a key map.
+
+A builder is called as `builder(make, x, stride, **options)`: it adds nodes through `make` and returns the output.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from nasir.blocks.build import Shortcut, close_residual
+from nasir.blocks.make import Maker
+from nasir.errors import TypeRuleError
+from nasir.ir import Port
+from nasir.registry import blocks
+
+Norm = Literal["batch", "none"]
+Scale = float | Literal["skipinit"] | None
+
+
+def _conv_norm(
+    make: Maker, x: Port, out: int, number: int, norm: Norm, kernel: int = 3, stride: int = 1, groups: int = 1
+) -> Port:
+    bare = norm == "none"
+    x = make.conv(x, out, f"conv{number}", kernel=kernel, stride=stride, groups=groups, bias=bare)
+    return x if bare else make.norm(x, f"bn{number}")
+
+
+def _scaled(make: Maker, y: Port, branch_scale: Scale) -> Port:
+    if branch_scale is None:
+        return y
+    if branch_scale == "skipinit":  # De & Smith 2020: learnable, from 0
+        return make.node("scale", y, "scale", value=0.0, learnable=True)
+    return make.node("scale", y, "scale", value=float(branch_scale), learnable=False)
+
+
+@blocks.register("basic")
+def basic(
+    make: Maker,
+    x: Port,
+    stride: int,
+    out: int = 0,
+    shortcut: Shortcut = "projection",
+    norm: Norm = "batch",
+    branch_scale: Scale = None,
+) -> Port:
+    """Post-activation residual block: 3x3 - norm - ReLU - 3x3 - norm, sum, ReLU (He et al. 2015).
+
+    out           channels; 0: those of the input
+    shortcut      where shapes differ: projection (1x1 convolution and norm, option B) or pad (option A)
+    norm          batch, or none: convolutions then have biases
+    branch_scale  skipinit (a learnable scalar from 0) or a fixed number at the end of the branch
+    """
+    out = out or make.channels(x)
+    y = make.relu(_conv_norm(make, x, out, 1, norm, stride=stride), "relu")
+    y = _scaled(make, _conv_norm(make, y, out, 2, norm), branch_scale)
+    return make.relu(close_residual(make, x, y, shortcut, stride), "relu_out")
+
+
+@blocks.register("bottleneck")
+def bottleneck(
+    make: Maker,
+    x: Port,
+    stride: int,
+    out: int = 0,
+    expansion: int = 4,
+    groups: int = 1,
+    base_width: int = 64,
+    shortcut: Shortcut = "projection",
+    branch_scale: Scale = None,
+) -> Port:
+    """1x1 - norm - ReLU - 3x3 - norm - ReLU - 1x1 - norm, sum, ReLU; the stride is on the 3x3 (torchvision's v1.5).
+
+    out           width ("planes"): the block puts out `expansion` times as many channels; 0: as many as come in
+    groups        groups of the 3x3 (ResNeXt)
+    base_width    channels of the 3x3 per group at out = 64 (wide ResNets have 128)
+    shortcut, branch_scale   as in `basic`
+    """
+    channels = make.channels(x)
+    if not out and channels % expansion:
+        raise TypeRuleError(f"block '{make.path}': {channels} channels are no multiple of {expansion}; give `out`")
+    out = out or channels // expansion
+    inner = int(out * (base_width / 64.0)) * groups
+    y = make.relu(_conv_norm(make, x, inner, 1, "batch", kernel=1), "relu1")
+    y = make.relu(_conv_norm(make, y, inner, 2, "batch", stride=stride, groups=groups), "relu2")
+    y = _scaled(make, _conv_norm(make, y, out * expansion, 3, "batch", kernel=1), branch_scale)
+    return make.relu(close_residual(make, x, y, shortcut, stride), "relu_out")
+
+
+@blocks.register("plain")
+def plain(make: Maker, x: Port, stride: int, out: int = 0, norm: Norm = "batch") -> Port:
+    """3x3 - norm - ReLU without a shortcut (AutoGrow's plain nets).
+
+    out           channels; 0: those of the input
+    norm          batch, or none: the convolution then has a bias
+    """
+    return make.relu(_conv_norm(make, x, out or make.channels(x), 1, norm, stride=stride), "relu")
+
+
+@blocks.register("preact_basic")
+def preact_basic(
+    make: Maker,
+    x: Port,
+    stride: int,
+    out: int = 0,
+    shortcut: Shortcut = "projection",
+    norm: Norm = "batch",
+    dropout: float = 0.0,
+    branch_scale: Scale = None,
+) -> Port:
+    """Pre-activation residual block: norm - ReLU - 3x3, twice, and a sum without ReLU (He et al. 2016).
+
+    out           channels; 0: those of the input
+    shortcut      where shapes differ: projection (a bare 1x1 convolution of the activated input) or pad
+    norm          batch, or none: convolutions then have biases
+    dropout       between the last ReLU and the last convolution, where no norm follows (Kim et al., UAI 2023)
+    branch_scale  skipinit (a learnable scalar from 0) or a fixed number at the end of the branch
+    """
+    out = out or make.channels(x)
+    bare = norm == "none"
+    active = make.relu(x if bare else make.norm(x, "bn1"), "relu1")
+    y = make.conv(active, out, "conv1", stride=stride, bias=bare)
+    y = make.relu(y if bare else make.norm(y, "bn2"), "relu2")
+    if dropout:
+        y = make.node("dropout", y, "dropout", p=float(dropout))
+    y = _scaled(make, make.conv(y, out, "conv2", bias=bare), branch_scale)
+    if shortcut == "projection" and make.shape(x) != make.shape(y):
+        x = make.conv(active, out, "downsample.0", kernel=1, stride=stride, padding=0, bias=bare)
+    return close_residual(make, x, y, shortcut, stride)
+
+
+@blocks.register("resbuilder")
+def resbuilder(make: Maker, x: Port, stride: int, out: int = 0, convs: int = 2) -> Port:
+    """ResBuilder's unit: y = x + ReLU(conv(norm(...))), `convs` times, no ReLU after the sum (released code).
+
+    Where channels differ the narrower side is padded with zero channels; where sizes differ the shortcut is a 1x1
+    convolution with bias. Norms have Keras' eps 1e-3 and momentum 0.99 (0.01 here).
+    out           channels; 0: those of the input
+    convs         convolutions of the branch
+    """
+    if convs < 1:
+        raise TypeRuleError(f"block '{make.path}': option 'convs' must be at least 1, not {convs}")
+    out = out or make.channels(x)
+    y = x
+    for number in range(1, convs + 1):
+        y = make.node("batch_norm", y, f"bn{number}", eps=1e-3, momentum=0.01)
+        y = make.conv(y, out, f"conv{number}", stride=stride if number == 1 else 1, bias=True)
+        y = make.relu(y, f"relu{number}")
+    channels = max(out, make.channels(x))
+    x, y = _padded(make, x, channels, "pad_in"), _padded(make, y, channels, "pad_out")
+    if make.shape(x) != make.shape(y):
+        x = make.conv(x, channels, "downsample", kernel=1, stride=stride, padding=0, bias=True)
+    return make.node("add", (x, y), "add")
+
+
+def _padded(make: Maker, x: Port, channels: int, name: str) -> Port:
+    missing = channels - make.channels(x)
+    return make.node("pad_channels", x, name, after=missing) if missing else x
