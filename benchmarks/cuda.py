@@ -75,7 +75,12 @@ def hand_loop(widths: tuple[int, ...], depth: int, compiled: bool) -> Callable[[
             batch = F.pad(x[index].float().mul_(1 / 128).sub_(1), (4, 4, 4, 4))
             top, left = torch.randint(0, 9, (2, BATCH, 1), device="cuda")
             rows, columns = (top + offsets)[:, None, :, None], (left + offsets)[:, None, None, :]
-            batch = batch[torch.arange(BATCH, device="cuda")[:, None, None, None], torch.arange(3, device="cuda")[None, :, None, None], rows, columns]
+            batch = batch[
+                torch.arange(BATCH, device="cuda")[:, None, None, None],
+                torch.arange(3, device="cuda")[None, :, None, None],
+                rows,
+                columns,
+            ]
             flip = torch.rand(BATCH, 1, 1, 1, device="cuda") < 0.5
             batch = torch.where(flip, batch.flip(3), batch).contiguous(memory_format=torch.channels_last)
             optimizer.zero_grad(set_to_none=True)

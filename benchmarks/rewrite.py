@@ -29,7 +29,7 @@ def main() -> None:
     hand = resnet152()
     hand_optimizer = torch.optim.SGD(hand.parameters(), lr=0.1, momentum=0.9)
     change = InsertBlock(init="zero")
-    for turn in range(12):
+    for _ in range(12):
         before = {name: parameter for name, parameter in model.named_parameters()}
         started = time.perf_counter()
         rewrite = change.attempt(model.graph, "layer3")

@@ -60,11 +60,13 @@ def run(
     for plugin in plugins:
         notice(f"imported plugin {plugin.path} (sha256 {plugin.sha256[:12]})")
     graph = build(spec)
-    directory = RunDirectory.create(out if out is not None else _free(Path("runs") / spec.name))
-    with directory.lock():
-        session = _backend().open(setup_of(spec, base))
-        try:
-            session.build(graph, initial_plan(graph, spec))
+    path = Path(out) if out is not None else _free(Path("runs") / spec.name)
+    RunDirectory(path).check_vacant()
+    session = _backend().open(setup_of(spec, base))
+    try:
+        session.build(graph, initial_plan(graph, spec))
+        directory = RunDirectory.create(path)  # only now, so that bad input leaves no directory behind
+        with directory.lock():
             directory.write_spec(spec.to_yaml())
             env = {**_environment(), **session.describe(), "base": str(base)}
             env["plugins"] = {Path(plugin.path).name: plugin.sha256 for plugin in plugins}
@@ -84,8 +86,8 @@ def run(
                     nasir=VERSION,
                 )
                 return _end(engine, directory)
-        finally:
-            session.close()
+    finally:
+        session.close()
 
 
 def resume(
@@ -120,6 +122,8 @@ def resume(
             engine.graph = graph
             if not engine.restore():
                 session.build(graph, initial_plan(graph, spec))
+            for text in engine.problems:
+                notice(text)
             return _end(engine, directory)
         finally:
             session.close()
@@ -185,6 +189,4 @@ def _environment() -> dict[str, Any]:
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What differs of the things that bit-exact resuming depends on."""
     keys = ("nasir", "torch", "device", "device_name", "threads", "precision", "channels_last", "deterministic")
-    return [
-        f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in keys if before.get(key) != now.get(key)
-    ]
+    return [f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in keys if before.get(key) != now.get(key)]

@@ -27,6 +27,7 @@ class Setup:
     compile: str | bool = False
     deterministic: bool = False
     probe: int = 64  # samples whose logits measure the effect of a rewrite
+    weights: tuple[str, str] | None = None  # (model, name of published weights) that a new network starts from
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,12 @@ class Session(Protocol):
     def observe(self, needs: Iterable[Need]) -> Evidence: ...
     def propose(self, rewrite: Rewrite) -> Effect: ...
     def accept(self) -> None: ...
-    def settle(self, settle: Settle, target: float, stop: Callable[[], bool]) -> dict[str, Any]: ...
+    def settle(self, settle: Settle, target: float, stop: Callable[[], bool]) -> dict[str, Any] | None:
+        """Train only the slots of `settle` until the training accuracy exceeds `target`; None if `stop` ended it."""
+
+    def notes(self) -> dict[str, Any]:
+        """Facts for the journal of an epoch, such as the number of graphs compiled so far."""
+
     def learning_rate(self, phase_epoch: int) -> float: ...
     def save(self, directory: Path, step: int, meta: Mapping[str, Any], keep: int) -> Path: ...
     def load(self, directory: Path, restore: Callable[[Mapping[str, Any]], Graph]) -> Mapping[str, Any] | None:

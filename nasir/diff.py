@@ -53,8 +53,14 @@ def _stages(before: Graph, after: Graph) -> list[Difference]:
 def _blocks(before: Graph, after: Graph) -> list[Difference]:
     old = {block.path for block in before.blocks}
     new = {block.path for block in after.blocks}
-    added = [Difference("added", f"block {b.path}", None, _block(after, b.path)) for b in after.blocks if b.path not in old]
-    gone = [Difference("removed", f"block {b.path}", _block(before, b.path), None) for b in before.blocks if b.path not in new]
+    added = [
+        Difference("added", f"block {b.path}", None, _block(after, b.path)) for b in after.blocks if b.path not in old
+    ]
+    gone = [
+        Difference("removed", f"block {b.path}", _block(before, b.path), None)
+        for b in before.blocks
+        if b.path not in new
+    ]
     return [*added, *gone]
 
 
@@ -66,7 +72,7 @@ def _block(graph: Graph, path: str) -> str:
 def _nodes(before: Graph, after: Graph) -> list[Difference]:
     """Nodes outside added and removed blocks."""
     old_blocks, new_blocks = {b.path for b in before.blocks}, {b.path for b in after.blocks}
-    whole = (old_blocks ^ new_blocks)
+    whole = old_blocks ^ new_blocks
     found = []
     for label in {**before.labels, **after.labels}:
         if any(label.startswith(path + ".") for path in whole):

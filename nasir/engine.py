@@ -18,6 +18,7 @@ from nasir.registry import policies
 from nasir.rewrite import Pass, Rewrite, Site, site_name
 from nasir.rundir import RunDirectory
 from nasir.spec import Spec, make_pass
+from nasir.spec.model_network import ImportedNetwork
 
 EXACT = 1e-4  # largest |delta logits| of an "exact" rewrite, relative to the largest logit (float32 rounding)
 
@@ -55,7 +56,7 @@ class Engine:
         self.stretch: Stretch | None = None  # of an epoch that was interrupted
         self.ordinal = 0  # rewrites so far
         self.begun: int | None = None  # index of the phase the session is set up for
-        self.started = time.monotonic()
+        self.problems: tuple[str, ...] = ()  # damaged checkpoints that were passed over
 
     def write(self, kind: str, **fields: Any) -> Record:
         """Append a journal record and show it."""
@@ -70,6 +71,9 @@ class Engine:
         while True:
             progress = Progress.of(self.journal.effective(), self.plans)
             if progress.phase_index is None:
+                if self.begun is None:  # resumed between the last epoch and the end
+                    last = self.spec.phases[-1]
+                    self.session.begin_phase(last.training(self.spec), last.epochs, resumed=True)
                 return self._finish()
             if self.begun != progress.phase_index:
                 self._begin(progress)
@@ -108,6 +112,7 @@ class Engine:
             params=cost.params,
             macs=cost.macs,
             depths=self.graph.depths(),
+            **self.session.notes(),
         )
         self._decide(phase, epoch + 1)
         every = self.spec.checkpoint.every
@@ -123,9 +128,7 @@ class Engine:
 
     def _stopped(self, epoch: int) -> Preempted:
         where = f"after {epoch} epochs" + (f" and {self.stretch.steps} steps" if self.stretch else "")
-        return Preempted(
-            f"stopped {where}; `nasir resume {self.run.path}` goes on from here", self.signals.exit_code
-        )
+        return Preempted(f"stopped {where}; `nasir resume {self.run.path}` goes on from here", self.signals.exit_code)
 
     def _finish(self) -> dict[str, float]:
         metrics = {**self.session.evaluate("test"), **self.session.evaluate("val")}
@@ -216,7 +219,13 @@ class Engine:
         assert rewrite.settle is not None
         epochs = [record for record in self.journal.effective() if record["kind"] == "epoch"]
         before = epochs[-1]["metrics"]["train.accuracy"] if epochs else 0.0
-        return self.session.settle(rewrite.settle, before - rewrite.settle.tolerance, lambda: False)
+        settled = self.session.settle(rewrite.settle, before - rewrite.settle.tolerance, self.signals.wanted)
+        if settled is None:
+            raise Preempted(
+                f"stopped while a new block settled; `nasir resume {self.run.path}` goes on from the last checkpoint",
+                self.signals.exit_code,
+            )
+        return settled
 
     # -- checkpoints
 
@@ -235,9 +244,7 @@ class Engine:
 
     def restore(self) -> bool:
         """Load the newest checkpoint and void the records after it; False when there is none."""
-        meta = self.session.load(
-            self.run.checkpoints, lambda found: Graph.from_json(self.run.get_blob(found["graph"]))
-        )
+        meta = self.session.load(self.run.checkpoints, lambda found: Graph.from_json(self.run.get_blob(found["graph"])))
         n = 1 if meta is None else int(meta["n"])  # record 0 is the start
         records = self.journal.records()
         if meta is not None:
@@ -248,6 +255,7 @@ class Engine:
             if n < len(records) and records[n]["kind"] == "checkpoint":
                 n += 1
         self.write("resume", supersedes_from=n, checkpoint_step=None if meta is None else meta["n"])
+        self.problems = () if meta is None else tuple(meta["problems"])
         return meta is not None
 
 
@@ -284,4 +292,12 @@ def setup_of(spec: Spec, base: Path) -> Setup:
         compile=spec.compile,
         deterministic=spec.deterministic,
         probe=spec.probe,
+        weights=_published(spec),
     )
+
+
+def _published(spec: Spec) -> tuple[str, str] | None:
+    network = spec.network
+    if isinstance(network, ImportedNetwork) and network.weights is not None:
+        return network.model, network.weights
+    return None

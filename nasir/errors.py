@@ -59,7 +59,7 @@ class RunError(NasirError):
     """A run cannot start or go on (locked directory, diverged loss, missing backend)."""
 
 
-class Preempted(NasirError):  # noqa: N818 - a state of the run, not a fault
+class Preempted(NasirError):
     """The run stopped on a signal after writing a checkpoint; `exit_code` is 75 (SIGTERM) or 130 (SIGINT)."""
 
     def __init__(self, message: str, exit_code: int) -> None:
@@ -67,5 +67,5 @@ class Preempted(NasirError):  # noqa: N818 - a state of the run, not a fault
         self.exit_code = exit_code
 
 
-class Decline(Exception):  # noqa: N818 - control flow: the polite refusal of a pass
+class Decline(Exception):
     """Raised by a pass that does not want to act on a site; the reason is journaled."""

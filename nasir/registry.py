@@ -72,9 +72,7 @@ class Registry:
 
     def _unknown(self, name: str) -> str:
         close = difflib.get_close_matches(name, self.names(), n=3, cutoff=0.5)
-        hint = (
-            f"did you mean {' or '.join(map(repr, close))}?" if close else f"known: {', '.join(self.names())}"
-        )
+        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"known: {', '.join(self.names())}"
         return (
             f"unknown {self.kind} {name!r}: {hint} (`nasir list {self.plural}` shows all; "
             "a plugin added to an editable install needs `pip install -e .` again)"

@@ -14,7 +14,20 @@ from nasir.rundir import RunDirectory
 from nasir.spec import make_pass
 from nasir.transfer import TransferPlan
 
-VOLATILE = frozenset({"n", "time", "seconds", "cpu_seconds", "path", "step", "supersedes_from", "checkpoint_step", "spec_digest"})
+VOLATILE = frozenset(
+    {
+        "n",
+        "time",
+        "seconds",
+        "cpu_seconds",
+        "compiled_graphs",
+        "path",
+        "step",
+        "supersedes_from",
+        "checkpoint_step",
+        "spec_digest",
+    }
+)
 
 
 def replay_graphs(directory: RunDirectory) -> tuple[Graph, ...]:

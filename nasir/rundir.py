@@ -42,21 +42,25 @@ class RunDirectory:
         Raises UsageError where something else is kept, or a run already lies there.
         """
         run = cls(path)
-        if run.path.exists() and not run.path.is_dir():
-            raise UsageError(f"{run.path}: a run needs a directory, and this is a file; choose another --out")
-        found = {entry.name for entry in run.path.iterdir()} if run.path.exists() else set()
-        foreign = sorted(name for name in found if name.split(".tmp.")[0] not in KNOWN)
-        if foreign:
-            raise UsageError(f"{run.path}: not empty and not a run (it holds {foreign[0]!r}); choose another --out")
-        if "journal.jsonl" in found and run.journal_path.stat().st_size and read_journal(run.journal_path)[0]:
-            raise UsageError(
-                f"{run.path}: a run lies here already; `nasir resume {run.path}` continues it, or choose another --out"
-            )
+        run.check_vacant()
         run.path.mkdir(parents=True, exist_ok=True)
         run.blobs.mkdir(exist_ok=True)
         run.checkpoints.mkdir(exist_ok=True)
         fsync_directory(run.path)
         return run
+
+    def check_vacant(self) -> None:
+        """Raise UsageError unless a run may be created here; makes nothing."""
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError(f"{self.path}: a run needs a directory, and this is a file; choose another --out")
+        found = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
+        foreign = sorted(name for name in found if name.split(".tmp.")[0] not in KNOWN)
+        if foreign:
+            raise UsageError(f"{self.path}: not empty and not a run (it holds {foreign[0]!r}); choose another --out")
+        if "journal.jsonl" in found and self.journal_path.stat().st_size and read_journal(self.journal_path)[0]:
+            raise UsageError(
+                f"{self.path}: a run lies here already; `nasir resume {self.path}` continues it, or choose another --out"
+            )
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> RunDirectory:

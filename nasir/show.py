@@ -26,7 +26,9 @@ def render(graph: Graph) -> str:
     depths = ", ".join(f"{stage} {depth}" for stage, depth in graph.depths().items())
     lines.append("")
     lines.append(f"depth: {depths or 'no stages'}")
-    lines.append(f"total: {cost.params:,} params, {cost.macs:,} MACs, {cost.activation_bytes / 2**20:.2f} MiB activations per sample")
+    lines.append(
+        f"total: {cost.params:,} params, {cost.macs:,} MACs, {cost.activation_bytes / 2**20:.2f} MiB activations per sample"
+    )
     return "\n".join(lines)
 
 
@@ -55,7 +57,9 @@ def _block_row(graph: Graph, blocks: list[Region]) -> tuple[str, str, str, str, 
     name = first if len(blocks) == 1 else f"{first} .. {last}"
     weighted = [graph.nodes[n] for n in graph.members(first) if graph.nodes[n].op in ("conv2d", "linear")]
     convs = " ".join(
-        f"{node.attrs['kernel']}x{node.attrs['kernel']}:{node.attrs['out']}" if node.op == "conv2d" else f"fc:{node.attrs['out']}"
+        f"{node.attrs['kernel']}x{node.attrs['kernel']}:{node.attrs['out']}"
+        if node.op == "conv2d"
+        else f"fc:{node.attrs['out']}"
         for node in weighted
     )
     what = f"{len(blocks)} x [{convs}]" if len(blocks) > 1 else f"[{convs}]"

@@ -64,10 +64,11 @@ class InsertBlock(Pass):
         before = Port(graph.boundary(previous.path)[1])
         path = draft.free_label(stage)
         old_nodes = set(draft.nodes)
-        if self.block == "copy" or (self.block is None and _template(graph, stage, previous) is None):
+        template = _template(graph, stage, previous) if self.block is None else self.block
+        if template is None or isinstance(template, str):
             after = _clone(draft, graph, stage, previous, path, before)
         else:
-            after = build_block(draft, before, path, self.block or _template(graph, stage, previous))
+            after = build_block(draft, before, path, template)
         if draft.shape(after) != draft.shape(before):
             raise Decline(f"the block turns {draft.shape(before)} into {draft.shape(after)}; it must keep the shape")
         draft.rewire(before, after, only=[*old_nodes])
@@ -103,9 +104,7 @@ class InsertBlock(Pass):
         if op not in ("batch_norm", "group_norm", "layer_norm"):
             raise Decline(f"init: {self.init} sets the last norm of the branch, which ends in a {op}; use near_zero")
         if self.init == "adam":
-            return Settle(
-                ((tail, "weight"), (tail, "bias")), self.settle_lr, self.tolerance, self.settle_epochs
-            )
+            return Settle(((tail, "weight"), (tail, "bias")), self.settle_lr, self.tolerance, self.settle_epochs)
         for slot in weights:
             if self.init == "gaussian":
                 draft.fill(tail, slot, "normal", mean=0.0, std=1.0)

@@ -86,7 +86,11 @@ def test_list(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_bad_arguments_end_with_2_and_a_message(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     code, _, err = run(arguments, capsys)

@@ -19,6 +19,7 @@ from nasir.backends.torch.model import Model
 from nasir.backends.torch.observe import observe
 from nasir.backends.torch.optim import Ema, build_optimizer, export_state, import_state
 from nasir.backends.torch.optimizer_transfer import transfer_optimizer
+from nasir.backends.torch.pretrained import load_pretrained
 from nasir.backends.torch.rawdata import DataContext
 from nasir.backends.torch.train import (
     Sums,
@@ -96,6 +97,11 @@ class TorchSession:
     # -- network and phases
 
     def build(self, graph: Graph, plan: TransferPlan) -> None:
+        self._place(graph, plan)
+        if self.setup.weights is not None:
+            load_pretrained(self.model, *self.setup.weights)
+
+    def _place(self, graph: Graph, plan: TransferPlan) -> None:
         self._check_fit(graph)
         plan_all = TrainPlan(channels_last=self.setup.channels_last)  # type: ignore[arg-type]
         self.model = Model.from_graph(graph, self.setup.seed, plan=plan, device=self.device)
@@ -206,7 +212,9 @@ class TorchSession:
         self._proposal = (rewrite, new)
         delta = float((before - after).abs().max())
         if not math.isfinite(delta):
-            raise RunError(f"{rewrite.made_by['pass']} at {rewrite.site}: the rewritten network gives logits that are not finite")
+            raise RunError(
+                f"{rewrite.made_by['pass']} at {rewrite.site}: the rewritten network gives logits that are not finite"
+            )
         return Effect(delta, float(before.abs().max()))
 
     def _logits(self, model: Model, images: Tensor) -> Tensor:
@@ -242,14 +250,16 @@ class TorchSession:
         )
         state = new.state_dict()
         return {
-            name: carried[key] if key in carried
-            else ema.tensors[names[key]] if key in names and key not in rewrite.plan.sources
+            name: carried[key]
+            if key in carried
+            else ema.tensors[names[key]]
+            if key in names and key not in rewrite.plan.sources
             else state[name]
             for name, key in new.keys().items()
         }
 
-    def settle(self, settle: Settle, target: float, stop: Callable[[], bool]) -> dict[str, Any]:
-        """Train only the slots of `settle` by Adam until the training accuracy reaches `target` (a fraction)."""
+    def settle(self, settle: Settle, target: float, stop: Callable[[], bool]) -> dict[str, Any] | None:
+        """Train only the slots of `settle` by Adam until the training accuracy exceeds `target` (a fraction)."""
         assert self.plan is not None
         labels = {node: self.model.graph.nodes[node].label for node, _ in settle.slots}
         names = {f"{labels[node]}.{slot}" for node, slot in settle.slots}
@@ -275,7 +285,10 @@ class TorchSession:
                 phase_epoch=epoch,
                 phase_epochs=settle.max_epochs,
                 trainable=names,
+                stop=stop,
             )
+            if not result.finished:
+                return None
             accuracies.append(result.metrics["train.accuracy"])
             if accuracies[-1] > target:
                 break
@@ -310,12 +323,8 @@ class TorchSession:
         if found is None:
             return None
         graph = restore(found.meta)
-        zeros = {
-            Key(node, name): Fill("zeros")
-            for node, slots in graph.infer.slots.items()
-            for name in slots
-        }
-        self.build(graph, TransferPlan(zeros))
+        zeros = {Key(node, name): Fill("zeros") for node, slots in graph.infer.slots.items() for name in slots}
+        self._place(graph, TransferPlan(zeros))
         own, stored = self.model.state_dict(), found.tensors["model"]
         if own.keys() != stored.keys():
             raise CheckpointError(f"{found.path}: its weights are not those of its network; restore it from a copy")

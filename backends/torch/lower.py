@@ -177,9 +177,7 @@ def trace_unit(graph: Graph, unit: Unit, lowered: Mapping[int, Lowered], inplace
     return tracer.finish(unit.outputs)
 
 
-def trace_top(
-    graph: Graph, steps: Iterable[Step], lowered: Mapping[int, Lowered], inplace: set[int]
-) -> fx.Graph:
+def trace_top(graph: Graph, steps: Iterable[Step], lowered: Mapping[int, Lowered], inplace: set[int]) -> fx.Graph:
     """The fx graph of the whole network, units as calls."""
     tracer = Tracer(graph, lowered)
     for index, node_id in enumerate(graph.inputs):

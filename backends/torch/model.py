@@ -6,7 +6,7 @@ parameter is the same tensor object before and after, and blocks that did not ch
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -40,6 +40,10 @@ class Model(nn.Module):
     """
 
     graph: Graph
+    code: str  # the generated forward, blocks as calls; each block prints its own
+    _lowered: dict[int, Lowered]  # by node id
+    _units: dict[str, tuple[Any, nn.Module]]  # (signature, module) by block path
+    _forward: Callable[..., Any]
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,15 +101,13 @@ class Model(nn.Module):
             if isinstance(step, Unit):
                 units[step.path] = self._unit(graph, step, lowered, inplace, reused, old)
                 attach(self, step.path, units[step.path][1])
-            elif isinstance(module := lowered.get(step), nn.Module):
-                attach(self, graph.nodes[step].label, module)
+            elif isinstance(single := lowered.get(step), nn.Module):
+                attach(self, graph.nodes[step].label, single)
         code = trace_top(graph, steps, lowered, inplace).python_code("self")
         scope = dict(code.globals)
         exec(compile(code.src, f"<nasir {graph.digest[:8]}>", "exec"), scope)
         # plain attributes, outside nn.Module's registries: none of these is a child
-        self.__dict__.update(
-            graph=graph, _lowered=lowered, _units=units, _forward=scope["forward"], code=code.src
-        )
+        self.__dict__.update(graph=graph, _lowered=lowered, _units=units, _forward=scope["forward"], code=code.src)
 
     def _can_lend(self, node_id: int, graph: Graph) -> bool:
         """Whether this model's lowering of a node serves `graph` as it is."""
@@ -165,8 +167,7 @@ class Model(nn.Module):
     @property
     def units(self) -> Mapping[str, tuple[Any, nn.Module]]:
         """(signature, module) of each block that runs as one module, by region path."""
-        units: Mapping[str, tuple[Any, nn.Module]] = self._units
-        return units
+        return self._units
 
     def use_channels_last(self) -> None:
         """Keep convolution weights in channels-last memory from now on, through rewrites too."""
@@ -272,4 +273,3 @@ def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
 
 def _nothing_to_fetch(key: Key) -> Tensor:
     raise GraphError(f"the first network takes nothing from another one, but its plan reads {tuple(key)}")
-

@@ -32,7 +32,7 @@ def transfer_optimizer(optimizer: torch.optim.Optimizer, old: Model, new: Model,
     fresh = {Key(node, slot): p for node, slot, p in _parameters(new)}
     held: set[Key] = set()
     for group in optimizer.param_groups:
-        members = []
+        members: list[tuple[Key | None, Tensor]] = []
         for parameter in group["params"]:
             key = home.get(id(parameter))
             if key is None:
@@ -121,7 +121,7 @@ def _join(optimizer: torch.optim.Optimizer, key: Key, parameter: nn.Parameter, m
 
 
 def _by_decay(optimizer: torch.optim.Optimizer, tags: frozenset[str]) -> int:
-    """The first group that decays weights, for tags that decay, or the first that does not, for others; else group 0."""
+    """The first group that decays weights, for tags that decay, else the first that does not; group 0 without either."""
     wanted = bool(tags & {"decay", "norm", "bias"})
     for index, group in enumerate(optimizer.param_groups):
         if bool(group.get("weight_decay")) is wanted:

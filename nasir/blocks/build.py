@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias, cast, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from nasir.blocks.make import Maker
 from nasir.blocks.options import checked, words_resolved
@@ -36,13 +36,13 @@ def build_block(draft: Draft, x: Port, path: str, template: Mapping[str, JSON], 
     make = Maker(draft, path, init)
     place = f"block '{path}'"
     if isinstance(block, Mapping):
-        out = defined(make, x, stride, definition=block, **checked(defined, options, place, skip=4))
+        y = defined(make, x, stride, definition=block, **checked(defined, options, place, skip=4))
     else:
         builder = blocks.get(block)
-        out = builder(make, x, stride, **checked(builder, options, f"{place} ({block})", skip=3))
+        y = builder(make, x, stride, **checked(builder, options, f"{place} ({block})", skip=3))
     kept = {} if init == "default" else {"init": init}
     draft.region(path, "block", {"block": block, "options": options, **kept})
-    return cast(Port, out)
+    return y
 
 
 def _inherited(draft: Draft, path: str) -> str:

@@ -147,13 +147,9 @@ class Draft:
         if not space.resizable:
             raise GraphError(f"space '{space.name}' cannot be resized: {space.pin}")
         if self.base is None or space not in self.base.infer.spaces:
-            raise GraphError(
-                f"space '{space.name}' is not one of this graph's; take it from graph.infer.spaces"
-            )
+            raise GraphError(f"space '{space.name}' is not one of this graph's; take it from graph.infer.spaces")
         if picked.ndim != 1 or not len(picked) or picked.min() < -1 or picked.max() >= space.size:
-            raise GraphError(
-                f"space '{space.name}': index must hold 1 or more numbers from -1 to {space.size - 1}"
-            )
+            raise GraphError(f"space '{space.name}': index must hold 1 or more numbers from -1 to {space.size - 1}")
         if len(picked) == space.size and bool((picked == np.arange(space.size)).all()):
             self.selected.pop(space, None)
             return

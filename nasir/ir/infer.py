@@ -98,9 +98,7 @@ class At:
     def image(self, x: ValueType) -> tuple[Axis, int, int]:
         """(C, H, W) of an input, or a TypeRuleError."""
         if len(x.axes) != 3:
-            self.fail(
-                f"needs an image (channels, height, width), got shape {x.shape} from {self.source(0, x.axes[0])}"
-            )
+            self.fail(f"needs an image (channels, height, width), got shape {x.shape} from {self.source(0, x.axes[0])}")
         return x.axes[0], x.shape[1], x.shape[2]
 
     def fail(self, message: str) -> NoReturn:

@@ -85,9 +85,7 @@ class OpDef:
         return f"{self.name} '{label}': unknown attribute {name!r}; {hint}"
 
 
-def op(
-    name: str, *, nonnegative: Sign = None, mixes: bool = False, macs: Macs | None = None
-) -> Callable[[Rule], Rule]:
+def op(name: str, *, nonnegative: Sign = None, mixes: bool = False, macs: Macs | None = None) -> Callable[[Rule], Rule]:
     """Register a typed function as an op; see `OpDef` for the flags."""
 
     def add(rule: Rule) -> Rule:

@@ -146,9 +146,7 @@ def slice_(at: At, x: ValueType, start: int, stop: int) -> ValueType:
     return ValueType((middle, *x.axes[1:]))
 
 
-def window(
-    at: At, x: ValueType, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair = 1
-) -> tuple[int, int]:
+def window(at: At, x: ValueType, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair = 1) -> tuple[int, int]:
     """(height, width) after sliding a window over an image; TypeRuleError when it does not fit."""
     _, height, width = at.image(x)
     try:
@@ -158,9 +156,7 @@ def window(
 
 
 @lru_cache(4096)
-def _window(
-    height: int, width: int, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
-) -> tuple[int, int]:
+def _window(height: int, width: int, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> tuple[int, int]:
     if min(*pair(kernel), *pair(stride), *pair(dilation)) < 1 or min(pair(padding)) < 0:
         raise ValueError(
             f"kernel {kernel}, stride {stride} and dilation {dilation} must be >= 1, padding {padding} >= 0"

@@ -71,9 +71,7 @@ def borders(graph: Graph) -> Mapping[str, Border]:
 def ordered(graph: Graph, kind: str) -> tuple[Region, ...]:
     """Regions of a kind, by the place of their exit in topological order."""
     position = {node_id: index for index, node_id in enumerate(graph.order)}
-    chosen = [
-        region for region in graph.regions.values() if region.kind == kind and graph.members(region.path)
-    ]
+    chosen = [region for region in graph.regions.values() if region.kind == kind and graph.members(region.path)]
     return tuple(sorted(chosen, key=lambda region: position[graph.members(region.path)[-1]]))
 
 
@@ -93,9 +91,7 @@ def _single(graph: Graph, path: str, what: str, verb: str, ports: Mapping[Port, 
     if len(ports) == 1:
         return
     labels = quoted(graph.nodes[port.node].label for port in ports) or "nothing"
-    raise GraphError(
-        f"region '{path}' must have one {what}, but {verb} {labels}; move those nodes in or out of it"
-    )
+    raise GraphError(f"region '{path}' must have one {what}, but {verb} {labels}; move those nodes in or out of it")
 
 
 def verify(graph: Graph) -> None:

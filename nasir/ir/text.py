@@ -67,9 +67,7 @@ def _assemble(
                 f"node {node_id!r} ({label!r}): expected a whole number as id, a text as label, a mapping of attributes"
             )
         if node_id in made or not 0 <= node_id < minted:
-            raise TextFormatError(
-                f"node id {node_id} ('{label}') is used twice or not below minted = {minted}"
-            )
+            raise TextFormatError(f"node id {node_id} ('{label}') is used twice or not below minted = {minted}")
         made[node_id] = Node(op, inputs, op_named(op).normalize(attrs, label), label)
     table = {region.path: region for region in regions}
     for path, region in table.items():
@@ -128,10 +126,7 @@ def parse(text: str) -> Graph:
     for number, line in enumerate(lines[1:], start=2):
         try:
             if found := _NODE.fullmatch(line):
-                attrs = {
-                    key: json.loads(value)
-                    for key, _, value in (part.partition("=") for part in found[5].split())
-                }
+                attrs = {key: json.loads(value) for key, _, value in (part.partition("=") for part in found[5].split())}
                 nodes.append((int(found[1]), found[3], _ports(found[4]), attrs, json.loads(found[2])))
             elif found := _REGION.fullmatch(line):
                 template = json.loads(found[3]) if found[3] else None

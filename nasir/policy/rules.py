@@ -145,7 +145,11 @@ def _freezes(rule: RulePlan, log: PhaseLog, view: PhaseView) -> list[Decision]:
             reasons = {**{site: excess for site in _stages(rule, view)}, **reasons}
     return [
         Decision(
-            "freeze", rule.name, rule.pass_name, site=site, reason=f"{reason}; it stays at {_blocks(_depth(view, site))}"
+            "freeze",
+            rule.name,
+            rule.pass_name,
+            site=site,
+            reason=f"{reason}; it stays at {_blocks(_depth(view, site))}",
         )
         for site, reason in reasons.items()
         if site not in state.frozen

@@ -31,9 +31,7 @@ def stream(seed: int, ordinal: int, node: int, slot: str, purpose: str = "fill")
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:
     """(fan in, fan out) of a weight [out, in, ...], as torch counts them."""
     if len(shape) < 2:
-        raise PlanError(
-            f"fan in and fan out need at least 2 axes, the array has shape {shape}; use another rule"
-        )
+        raise PlanError(f"fan in and fan out need at least 2 axes, the array has shape {shape}; use another rule")
     field = prod(shape[2:])
     return shape[1] * field, shape[0] * field
 

@@ -38,9 +38,7 @@ class TransferPlan:
                 raise PlanError(f"{_name(new, key)}: the new network has no such weight; drop this source")
             shape = _shape(source, old, _name(new, key), slot.shape)
             if shape != slot.shape:
-                raise PlanError(
-                    f"{_name(new, key)}: its source has shape {shape}, the weight has {slot.shape}"
-                )
+                raise PlanError(f"{_name(new, key)}: its source has shape {shape}, the weight has {slot.shape}")
         for node_id, slots in after.items():
             was = before.get(node_id)
             for name, slot in slots.items():
@@ -48,9 +46,7 @@ class TransferPlan:
                     continue
                 kept = was.get(name) if was is not None else None
                 if kept is None:
-                    raise PlanError(
-                        f"{_name(new, Key(node_id, name))}: new weight without a source; fill or take it"
-                    )
+                    raise PlanError(f"{_name(new, Key(node_id, name))}: new weight without a source; fill or take it")
                 if kept.shape != slot.shape or old.nodes[node_id].op != new.nodes[node_id].op:
                     raise PlanError(
                         f"{_name(new, Key(node_id, name))}: kept, but its shape changes from {kept.shape} "
@@ -84,6 +80,8 @@ def _shape(source: Source, old: Graph, name: str, want: tuple[int, ...]) -> tupl
     slot = old.infer.slots.get(source.key.node, {}).get(source.key.slot)
     if slot is None:
         raise PlanError(f"{name}: its source {tuple(source.key)} is not a weight of the old network")
+    if not 0.0 <= source.noise < np.inf:
+        raise PlanError(f"{name}: noise must be a finite number of at least 0, not {source.noise}")
     if len(source.axes) != len(slot.shape):
         raise PlanError(f"{name}: its source has {len(slot.shape)} axes, the plan indexes {len(source.axes)}")
     return tuple([_axis_size(axis, size, name) for axis, size in zip(source.axes, slot.shape, strict=True)])
@@ -93,10 +91,14 @@ def _axis_size(axis: AxisTake | None, size: int, name: str) -> int:
     if axis is None:
         return size
     index = axis.index
+    if index.dtype.kind not in "iu":
+        raise PlanError(f"{name}: an index holds whole numbers, not {index.dtype}")
     if index.ndim != 1 or (len(index) and (index.min() < -1 or index.max() >= size)):
         raise PlanError(f"{name}: index out of range -1..{size - 1}")
     if axis.gain is not None and axis.gain.shape != index.shape:
         raise PlanError(f"{name}: {len(axis.gain)} gains for {len(index)} positions")
+    if axis.gain is not None and not bool(np.isfinite(axis.gain).all()):
+        raise PlanError(f"{name}: gains must be finite numbers")
     if axis.fill is None and bool((index < 0).any()):
         raise PlanError(f"{name}: the index has holes but names no initializer for them")
     if axis.fill is not None and axis.fill.rule not in RULES:
@@ -108,9 +110,7 @@ def _stack_shape(source: Stack, old: Graph, name: str, want: tuple[int, ...]) ->
     if not 0 <= source.axis < len(want) or not source.parts:
         raise PlanError(f"{name}: cannot join {len(source.parts)} parts along axis {source.axis} of {want}")
     if any(isinstance(part, Fill) for part in source.parts):
-        raise PlanError(
-            f"{name}: a part of a Stack needs a shape of its own; take it with holes instead of filling"
-        )
+        raise PlanError(f"{name}: a part of a Stack needs a shape of its own; take it with holes instead of filling")
     shapes = [_shape(part, old, name, want) for part in source.parts]
     rests = {shape[: source.axis] + shape[source.axis + 1 :] for shape in shapes}
     if len(rests) != 1:

@@ -90,9 +90,7 @@ def execute(
     return results
 
 
-def execute_moment(
-    source: Source, fetch: Callable[[Key], Any], arrays: Arrays, shape: tuple[int, ...]
-) -> Any:
+def execute_moment(source: Source, fetch: Callable[[Key], Any], arrays: Arrays, shape: tuple[int, ...]) -> Any:
     """One optimizer moment, by the source that `moment_source` derived."""
     worker = _Worker(fetch, arrays, stream(0, 0, 0, "moment"), {}, "float32")
     return worker.make(source, shape)

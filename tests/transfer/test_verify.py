@@ -43,6 +43,8 @@ def corruptions(plan: TransferPlan, old: Graph, new: Graph) -> Iterator[tuple[st
         yield "slot not in the old network", having(replace(source, key=Key(source.key.node, "wieght")))
         yield "too few axes", having(replace(source, axes=source.axes[:-1]))
         yield "too many axes", having(replace(source, axes=(*source.axes, None)))
+        yield "negative noise", having(replace(source, noise=-0.1))
+        yield "noise that is no number", having(replace(source, noise=float("nan")))
         yield "empty stack", having(Stack(0, ()))
         yield "stack along no axis", having(Stack(9, (source,)))
         yield "stack of a shapeless fill", having(Stack(0, (Fill("zeros"),)))

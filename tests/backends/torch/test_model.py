@@ -43,7 +43,7 @@ def test_lowered_network_computes_what_the_same_modules_compute_by_hand() -> Non
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.uniform_(-1, 1)
             module.running_var.uniform_(0.5, 2)
-    for name, block in model.s2.named_children():
+    for block in model.s2.children():
         if hasattr(block, "downsample"):
             chain = _Chain()
             for key, child in block.downsample.named_children():
@@ -143,7 +143,9 @@ def test_optimizer_object_stays_and_every_parameter_is_in_exactly_one_group() ->
         assert buffer.shape == parameter.shape, name
         if name == "s1.0.conv1.weight":
             # a replica receives the gradient its weight would have shared: half each
-            assert torch.allclose(buffer, momentum[name][[0, 1, 2, 2]] * torch.tensor([1, 1, 0.5, 0.5]).view(4, 1, 1, 1))
+            assert torch.allclose(
+                buffer, momentum[name][[0, 1, 2, 2]] * torch.tensor([1, 1, 0.5, 0.5]).view(4, 1, 1, 1)
+            )
         elif name != "s1.0.conv2.weight" and not name.startswith("s1.0.bn1"):
             assert torch.equal(buffer, momentum[name])
 

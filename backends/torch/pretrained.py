@@ -1,0 +1,72 @@
+"""Published weights for imported networks: torchvision's, loaded by their own names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nasir.backends.torch.model import Model
+from nasir.errors import DataError, RunError
+
+CLASSIFIER = "fc."  # torchvision's name for it in every ResNet
+
+
+def load_pretrained(model: Model, architecture: str, weights: str) -> tuple[str, ...]:
+    """Copy torchvision's weights called `weights` (IMAGENET1K_V2) into `model`; returns the names left as they were.
+
+    Keys of the state dict are the model's own. The classifier stays fresh where its number of classes differs. Raises
+    DataError for weights that do not exist or do not fit, RunError where they cannot be fetched.
+    """
+    place = f"network: weights: {weights} of {architecture}"
+    stored = _fetch(place, architecture, weights)
+    own = model.state_dict()
+    fresh = _fresh(place, own, stored)
+    with torch.no_grad():
+        for name in own.keys() - set(fresh):
+            own[name].copy_(stored[name])
+    return fresh
+
+
+def _fetch(place: str, architecture: str, weights: str) -> Mapping[str, Tensor]:
+    from torchvision import models  # slow to import, and most runs start from fresh weights
+
+    try:
+        known: Any = models.get_model_weights(architecture)
+    except ValueError:
+        raise DataError(
+            f"{place}: torchvision publishes no weights for {architecture!r}; remove `weights:`"
+        ) from None
+    names = [member.name for member in known]
+    if weights not in names:
+        raise DataError(f"{place}: no such weights; use {' or '.join(names)}, or null for fresh ones")
+    try:
+        found: Mapping[str, Tensor] = models.get_weight(f"{known.__name__}.{weights}").get_state_dict(
+            progress=False, check_hash=True
+        )
+    except (OSError, RuntimeError) as error:  # no network; a file that does not have its hash
+        raise RunError(
+            f"{place}: cannot be fetched ({error}); check the network, put the file of "
+            f"{known[weights].url} into {torch.hub.get_dir()}/checkpoints, or remove `weights:`"
+        ) from error
+    return found
+
+
+def _fresh(place: str, own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Names that the stored weights do not set; raises DataError where there is no good reason for it."""
+    unknown = sorted(stored.keys() - own.keys())
+    # files written before torch counted batches lack the counter
+    missing = [name for name in own if name not in stored and not name.endswith(".num_batches_tracked")]
+    if unknown or missing:
+        names = ", ".join([*unknown, *missing][:3])
+        raise DataError(f"{place}: {names} are not in both the file and the network; remove `weights:`")
+    odd = [name for name, tensor in own.items() if name in stored and stored[name].shape != tensor.shape]
+    for name in odd:
+        if not name.startswith(CLASSIFIER):
+            raise DataError(
+                f"{place}: {name} has shape {tuple(stored[name].shape)} there and {tuple(own[name].shape)} here; "
+                "let `input:` have 3 channels, or remove `weights:`"
+            )
+    return tuple([name for name in own if name in odd or name not in stored])

@@ -1,0 +1,139 @@
+"""The layering: a part imports only from the parts to its left, and nothing but the torch backend knows torch."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import nasir
+
+ROOT = Path(__file__).parent.parent
+LAYERS = (
+    ("errors", "version"),
+    ("registry",),
+    ("ir",),
+    ("blocks",),
+    ("transfer",),
+    ("evidence", "training"),
+    ("rewrite",),
+    ("backend",),
+    ("policy",),
+    ("journal",),
+    ("rundir",),
+    ("spec",),
+    ("testing",),
+    ("engine",),
+    ("report", "diff", "show"),
+    ("api", "catalogue", "simulate"),
+    ("replay",),
+    ("cli",),
+    ("__main__", "__init__"),  # __init__: the public names, loaded on first use
+)
+RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
+FOR_PASSES = {"errors", "registry", "ir", "blocks", "transfer", "evidence", "rewrite"}
+HEAVY = {"torch", "torchvision", "optuna"}
+
+
+def sources(folder: str) -> list[Path]:
+    """Python files below a folder; the links from nasir/ to the folders at the root are not followed."""
+    files = sorted((ROOT / folder).rglob("*.py"))
+    return [path for path in files if not any(parent.is_symlink() for parent in path.parents)]
+
+
+def imported(path: Path) -> Iterator[tuple[str, int]]:
+    """(dotted module, line) of every import, those inside functions and type-checking blocks included."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: imports are absolute"
+            module = node.module or ""
+            if module == "nasir":  # a submodule, or a name that nasir/__init__.py loads from one
+                for alias in node.names:
+                    yield nasir._HOME.get(alias.name, f"nasir.{alias.name}"), node.lineno
+            else:
+                yield module, node.lineno
+
+
+def part_of(module: str) -> str | None:
+    """The part of nasir a module lies in; None outside nasir, and for the package itself."""
+    head, _, rest = module.partition(".")
+    return rest.partition(".")[0] or None if head == "nasir" else None
+
+
+def faults(folder: str, allowed: set[str] | None = None) -> list[str]:
+    """Imports of parts of nasir that are not `allowed` (None: not left of the file's own part)."""
+    found = []
+    for path in sources(folder):
+        own = path.relative_to(ROOT / folder).parts[0].removesuffix(".py")
+        for module, line in imported(path):
+            part = part_of(module)
+            if part is None or (allowed is None and part == own):
+                continue
+            fine = RANK.get(part, 99) < RANK[own] if allowed is None else part in allowed
+            if not fine:
+                found.append(f"{path.relative_to(ROOT)}:{line}: imports {module}")
+    return found
+
+
+def test_every_part_has_a_place() -> None:
+    entries = [path for path in (ROOT / "nasir").iterdir() if not path.is_symlink()]
+    parts = {path.stem for path in entries if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert parts - RANK.keys() - {"search"} == set()
+
+
+def test_parts_import_only_from_their_left() -> None:
+    assert faults("nasir") == []
+
+
+def test_passes_see_graphs_transfers_and_evidence_only() -> None:
+    assert faults("passes", FOR_PASSES) == []
+    outside = {module for path in sources("passes") for module, _ in imported(path)}
+    assert {module.partition(".")[0] for module in outside} & HEAVY == set()
+
+
+def test_the_backend_does_not_know_the_engine() -> None:
+    below = {part for part, rank in RANK.items() if rank < RANK["engine"]} - {"policy", "spec", "testing"}
+    assert faults("backends", below | {"backends"}) == []
+
+
+def test_nasir_itself_imports_neither_torch_nor_optuna() -> None:
+    heavy = [
+        f"{path.relative_to(ROOT)}:{line}: imports {module}"
+        for path in sources("nasir")
+        for module, line in imported(path)
+        if module.partition(".")[0] in HEAVY and path.parent.name != "search"
+    ]
+    assert heavy == []
+
+
+def loaded_after(code: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("module", ["nasir", "nasir.ir", "nasir.testing", "nasir.cli", "nasir.api"])
+def test_importing_leaves_torch_out(module: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"{module} is not there")
+    assert not loaded_after(f"import {module}") & HEAVY
+
+
+@pytest.mark.parametrize("command", [["--help"], ["check", "specs/quickstart.yaml"], ["show", "specs/quickstart.yaml"]])
+def test_looking_at_specs_leaves_torch_out(command: list[str]) -> None:
+    code = (
+        "import contextlib, io\nfrom nasir.cli import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()):\n"
+        f"    try:\n        code = main({command!r})\n    except SystemExit as stop:\n        code = stop.code\n"
+        "assert not code, code"
+    )
+    assert not loaded_after(code) & HEAVY
