@@ -59,7 +59,8 @@ class RunDirectory:
             raise UsageError(f"{self.path}: not empty and not a run (it holds {foreign[0]!r}); choose another --out")
         if "journal.jsonl" in found and self.journal_path.stat().st_size and read_journal(self.journal_path)[0]:
             raise UsageError(
-                f"{self.path}: a run lies here already; `nasir resume {self.path}` continues it, or choose another --out"
+                f"{self.path}: a run lies here already; `nasir resume {self.path}` continues it, "
+                "or choose another --out"
             )
 
     @classmethod

@@ -27,7 +27,8 @@ def render(graph: Graph) -> str:
     lines.append("")
     lines.append(f"depth: {depths or 'no stages'}")
     lines.append(
-        f"total: {cost.params:,} params, {cost.macs:,} MACs, {cost.activation_bytes / 2**20:.2f} MiB activations per sample"
+        f"total: {cost.params:,} params, {cost.macs:,} MACs, "
+        f"{cost.activation_bytes / 2**20:.2f} MiB activations per sample"
     )
     return "\n".join(lines)
 

@@ -121,7 +121,7 @@ def _join(optimizer: torch.optim.Optimizer, key: Key, parameter: nn.Parameter, m
 
 
 def _by_decay(optimizer: torch.optim.Optimizer, tags: frozenset[str]) -> int:
-    """The first group that decays weights, for tags that decay, else the first that does not; group 0 without either."""
+    """The first group that decays weights if the tags do, else the first that does not; group 0 without either."""
     wanted = bool(tags & {"decay", "norm", "bias"})
     for index, group in enumerate(optimizer.param_groups):
         if bool(group.get("weight_decay")) is wanted:

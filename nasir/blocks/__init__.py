@@ -11,7 +11,7 @@ from nasir.blocks.build import check_definition as check_definition
 from nasir.blocks.build import close_residual as close_residual
 from nasir.blocks.build import shortcut_of as shortcut_of
 from nasir.blocks.init import INITS as INITS
-from nasir.blocks.init import init_fill as init_fill
+from nasir.blocks.init import init_rules as init_rules
 from nasir.blocks.make import Maker as Maker
 from nasir.blocks.steps import STEPS as STEPS
 from nasir.blocks.steps import add_step as add_step

@@ -25,8 +25,8 @@ INITS: Mapping[str, Mapping[tuple[str, str], Fill]] = {
 """By name: {(op, weight): rule}; what is not listed keeps the default of its op."""
 
 
-def init_fill(init: str, op: str, slot: str) -> Fill | None:
-    """The rule that replaces the op's own for a weight, None for most; raises UnknownName."""
+def init_rules(init: str) -> Mapping[tuple[str, str], Fill]:
+    """{(op, weight): rule} of a name; raises UnknownName."""
     if init not in INITS:
         raise UnknownName(f"unknown initializer {init!r}: {closest(init, INITS)}")
-    return INITS[init].get((op, slot))
+    return INITS[init]

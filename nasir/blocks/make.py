@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from nasir.blocks.init import INITS, init_fill
+from nasir.blocks.init import init_rules
 from nasir.ir import JSON, Draft, Port
 
 SHORT = {
@@ -21,12 +21,13 @@ SHORT = {
 
 
 class Maker:
-    """Labels are `path.name`, or just `name` for an empty path; `init` is a name of `INITS`."""
+    """Labels are `path.name`, or just `name` for an empty path; `init` is a name of `INITS`, else UnknownName."""
 
     def __init__(self, draft: Draft, path: str = "", init: str = "default") -> None:
         self.draft = draft
         self.path = path
         self.init = init
+        self.rules = init_rules(init)
         self.used: set[str] = set()
 
     def node(self, op: str, inputs: Port | Iterable[Port], name: str | None = None, /, **attrs: JSON) -> Port:
@@ -34,10 +35,9 @@ class Maker:
         name = name or self.numbered(op)
         self.used.add(name)
         port = self.draft.add(op, inputs, self.label(name), **attrs)
-        for named_op, slot in INITS.get(self.init, {}):
-            fill = init_fill(self.init, op, slot) if named_op == op else None
-            if fill is not None:
-                self.draft.fill(port.node, slot, fill.rule, **fill.args)
+        for (filled, slot), rule in self.rules.items():
+            if filled == op:
+                self.draft.fill(port.node, slot, rule.rule, **rule.args)
         return port
 
     def label(self, name: str) -> str:

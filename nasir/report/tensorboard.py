@@ -1,4 +1,4 @@
-"""TensorBoard events of a run: every metric, learning rate, cost and depth as a scalar by epoch. Needs `nasir[tensorboard]`."""
+"""TensorBoard events of a run: metrics, learning rate, costs and depths by epoch. Needs `nasir[tensorboard]`."""
 
 from __future__ import annotations
 

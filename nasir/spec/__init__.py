@@ -1,6 +1,5 @@
 """Specs: YAML with line numbers, checked as a whole, turned into plans for the policy and the backend."""
 
-import nasir.blocks as _blocks  # registers the blocks that a stage may name
 from nasir.spec.model import Spec
 from nasir.spec.passes import make_pass
 from nasir.spec.plugins import Plugin, hash_plugins, import_plugins

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nasir.blocks import INITS, Maker, add_step, build_block, check_definition, init_fill
+from nasir.blocks import INITS, Maker, add_step, build_block, check_definition, init_rules
 from nasir.blocks.steps import STEPS
 from nasir.errors import GraphError, UnknownName
 from nasir.ir import Draft, Graph, Port
@@ -59,10 +59,10 @@ def build(spec: Spec) -> Graph:
 
 def initial_plan(graph: Graph, spec: Spec) -> TransferPlan:
     """A source for every weight of the untrained network: the op's default, or what `init` says instead."""
-    init = init_of(spec)
+    rules = init_rules(init_of(spec))
     return TransferPlan(
         {
-            Key(node_id, name): init_fill(init, graph.nodes[node_id].op, name) or slot.init
+            Key(node_id, name): rules.get((graph.nodes[node_id].op, name), slot.init)
             for node_id, slots in graph.infer.slots.items()
             for name, slot in slots.items()
         }
