@@ -26,9 +26,9 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 bench: $(READY)
-	$(BIN)/python benchmarks/ir.py
-	$(BIN)/python benchmarks/rewrite.py
-	$(BIN)/python benchmarks/lowering.py
+	$(BIN)/python -m benchmarks.ir
+	$(BIN)/python -m benchmarks.rewrite
+	$(BIN)/python -m benchmarks.lowering
 
 $(READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "nasir needs Python 3.11 or later; none was found (set PYTHON=...)"; exit 1; }

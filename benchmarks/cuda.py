@@ -1,6 +1,6 @@
 """On one CUDA device: training speed against a hand-written tight loop, a growth step, memory of a rewrite.
 
-    python benchmarks/cuda.py --out benchmarks/results/cuda.json
+    python -m benchmarks.cuda --out benchmarks/results/cuda.json
 
 CIFAR-10-sized random images, batch 512, bf16, channels last, SGD with momentum; the loops are run by turns.
 """
@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import HandResNet, cifar_resnet, report
 from torch.nn import functional as F
 
+from benchmarks.common import HandResNet, cifar_resnet, report
 from nasir.backend import Setup
 from nasir.backends.torch.backend import TorchSession
 from nasir.ir import Graph

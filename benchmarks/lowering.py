@@ -6,10 +6,10 @@ import statistics
 from typing import Any
 
 import torch
-from common import HandResNet, cifar_resnet, imagenet_resnet, interleaved, report, summary
 from torch import Tensor, nn
 from torchvision.models import resnet50
 
+from benchmarks.common import HandResNet, cifar_resnet, imagenet_resnet, interleaved, report, summary
 from nasir.backends.torch import Model
 
 

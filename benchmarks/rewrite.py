@@ -6,9 +6,9 @@ import time
 from typing import Any
 
 import torch
-from common import imagenet_resnet, report, summary
 from torchvision.models import resnet152
 
+from benchmarks.common import imagenet_resnet, report, summary
 from nasir.backends.torch import Model
 from nasir.passes.insert_block import InsertBlock
 

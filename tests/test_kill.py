@@ -26,6 +26,11 @@ def complete(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(nasir(*arguments), capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
 
 
+def started(arguments: list[str], errors: Path) -> subprocess.Popen[bytes]:
+    with errors.open("wb") as stderr:
+        return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=stderr, env=ENVIRONMENT)
+
+
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(spec, run directory) of an uninterrupted run."""
@@ -53,7 +58,7 @@ def test_kill_9_at_random_moments_then_resume_equals_the_uninterrupted_run(
         run = tmp_path / f"run{kills}"
         arguments = nasir("run", str(spec), "--out", str(run))
         while True:
-            process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=ENVIRONMENT)
+            process = started(arguments, tmp_path / "stderr")
             journal = run / "journal.jsonl"
             while process.poll() is None and not (journal.exists() and journal.stat().st_size):
                 time.sleep(0.002)  # importing torch takes seconds; a moment before the first record tells nothing new
@@ -65,8 +70,7 @@ def test_kill_9_at_random_moments_then_resume_equals_the_uninterrupted_run(
                 process.wait()
                 kills += 1
                 arguments = nasir("resume", str(run))
-        error = process.stderr.read().decode() if process.stderr else ""
-        assert process.returncode == 0, error
+        assert process.returncode == 0, (tmp_path / "stderr").read_text()
         assert_equal(run, expected)
     assert kills >= 20
 
@@ -77,14 +81,12 @@ def test_a_signal_writes_a_checkpoint_and_resume_equals_the_uninterrupted_run(
 ) -> None:
     spec, expected = reference
     run = tmp_path / "run"
-    process = subprocess.Popen(
-        nasir("run", str(spec), "--out", str(run)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=ENVIRONMENT
-    )
+    process = started(nasir("run", str(spec), "--out", str(run)), tmp_path / "stderr")
     journal = run / "journal.jsonl"
     while process.poll() is None and not (journal.exists() and b'"epoch"' in journal.read_bytes()):
         time.sleep(0.005)
     process.send_signal(number)
-    assert process.wait(timeout=60) == code, process.stderr.read().decode() if process.stderr else ""
+    assert process.wait(timeout=60) == code, (tmp_path / "stderr").read_text()
     records = RunDirectory.open(run).records()
     assert records[-1]["kind"] == "checkpoint"
     done = complete("resume", str(run))

@@ -105,7 +105,7 @@ class Model(nn.Module):
                 attach(self, graph.nodes[step].label, single)
         code = trace_top(graph, steps, lowered, inplace).python_code("self")
         scope = dict(code.globals)
-        exec(compile(code.src, f"<nasir {graph.digest[:8]}>", "exec"), scope)
+        exec(compile(code.src, "<nasir network>", "exec"), scope)
         # plain attributes, outside nn.Module's registries: none of these is a child
         self.__dict__.update(graph=graph, _lowered=lowered, _units=units, _forward=scope["forward"], code=code.src)
 

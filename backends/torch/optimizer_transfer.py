@@ -45,9 +45,9 @@ def transfer_optimizer(optimizer: torch.optim.Optimizer, old: Model, new: Model,
                 optimizer.state.pop(parameter, None)
         _set_members(group, members, new)
     known = set(home.values())
-    for key, parameter in fresh.items():
-        if key not in known and key not in held:
-            _join(optimizer, key, parameter, new)
+    added = {key: parameter for key, parameter in fresh.items() if key not in known and key not in held}
+    if added:
+        _join(optimizer, added, fresh, new)
 
 
 def _parameters(model: Model) -> list[tuple[int, str, nn.Parameter]]:
@@ -104,20 +104,23 @@ def _set_members(group: dict[str, Any], members: list[tuple[Key | None, Tensor]]
         group["param_names"] = [names.get(id(p), "") for p in group["params"]]
 
 
-def _join(optimizer: torch.optim.Optimizer, key: Key, parameter: nn.Parameter, model: Model) -> None:
-    """Add a new parameter to the group that most parameters with its tags are in."""
+def _join(
+    optimizer: torch.optim.Optimizer, added: dict[Key, nn.Parameter], fresh: dict[Key, nn.Parameter], model: Model
+) -> None:
+    """Add new parameters, each to the group that most parameters with its tags are in."""
     slots = model.graph.infer.slots
-    tags = {id(p): slots[node][slot].tags for node, slot, p in _parameters(model)}
-    votes = Counter(
-        index
-        for index, group in enumerate(optimizer.param_groups)
-        for p in group["params"]
-        if tags.get(id(p)) == tags[id(parameter)]
-    )
-    group = optimizer.param_groups[votes.most_common(1)[0][0] if votes else _by_decay(optimizer, tags[id(parameter)])]
-    group["params"].append(parameter)
-    if "param_names" in group:
-        group["param_names"].append(f"{model.graph.nodes[key.node].label}.{key.slot}")
+    tags = {id(p): slots[key.node][key.slot].tags for key, p in fresh.items()}
+    votes: dict[frozenset[str], Counter[int]] = {}
+    for index, group in enumerate(optimizer.param_groups):
+        for p in group["params"]:
+            if id(p) in tags:
+                votes.setdefault(tags[id(p)], Counter())[index] += 1
+    for key, parameter in added.items():
+        tag = tags[id(parameter)]
+        group = optimizer.param_groups[votes[tag].most_common(1)[0][0] if tag in votes else _by_decay(optimizer, tag)]
+        group["params"].append(parameter)
+        if "param_names" in group:
+            group["param_names"].append(f"{model.graph.nodes[key.node].label}.{key.slot}")
 
 
 def _by_decay(optimizer: torch.optim.Optimizer, tags: frozenset[str]) -> int:

@@ -36,9 +36,7 @@ def _fetch(place: str, architecture: str, weights: str) -> Mapping[str, Tensor]:
     try:
         known: Any = models.get_model_weights(architecture)
     except ValueError:
-        raise DataError(
-            f"{place}: torchvision publishes no weights for {architecture!r}; remove `weights:`"
-        ) from None
+        raise DataError(f"{place}: torchvision publishes no weights for {architecture!r}; remove `weights:`") from None
     names = [member.name for member in known]
     if weights not in names:
         raise DataError(f"{place}: no such weights; use {' or '.join(names)}, or null for fresh ones")

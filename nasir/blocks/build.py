@@ -40,6 +40,9 @@ def build_block(draft: Draft, x: Port, path: str, template: Mapping[str, JSON], 
     else:
         builder = blocks.get(block)
         y = builder(make, x, stride, **checked(builder, options, f"{place} ({block})", skip=3))
+    before, after = draft.shape(x), draft.shape(y)
+    if stride > 1 and before[1:] == after[1:] and max(before[1:], default=1) > 1:
+        raise TypeRuleError(f"{place}: puts out {after} at stride {stride}; give one of its steps `stride: stride`")
     kept = {} if init == "default" else {"init": init}
     draft.region(path, "block", {"block": block, "options": options, **kept})
     return y
@@ -128,7 +131,9 @@ def shortcut_of(make: Maker, x: Port, wanted: tuple[int, ...], shortcut: str, st
     if shape == wanted:
         return x
     place = f"block '{make.path}'"
-    if shortcut == "projection":
+    if shortcut == "projection" and len(shape) == 1:
+        y = make.norm(make.node("linear", x, "downsample.0", out=wanted[0], bias=False), "downsample.1")
+    elif shortcut == "projection":
         y = make.conv(x, wanted[0], "downsample.0", kernel=1, stride=stride, padding=0)
         y = make.norm(y, "downsample.1")
     elif shortcut == "pad":

@@ -76,6 +76,8 @@ def bottleneck(
     shortcut, branch_scale   as in `basic`
     """
     channels = make.channels(x)
+    if expansion < 1:
+        raise TypeRuleError(f"block '{make.path}': option 'expansion' must be at least 1, not {expansion}")
     if not out and channels % expansion:
         raise TypeRuleError(f"block '{make.path}': {channels} channels are no multiple of {expansion}; give `out`")
     out = out or channels // expansion

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from nasir.blocks.init import init_rules
+from nasir.errors import TypeRuleError
 from nasir.ir import JSON, Draft, Port
 
 SHORT = {
@@ -33,6 +34,8 @@ class Maker:
     def node(self, op: str, inputs: Port | Iterable[Port], name: str | None = None, /, **attrs: JSON) -> Port:
         """A new node; without a name it is numbered: conv1, bn1, relu1, conv2. Raises TypeRuleError."""
         name = name or self.numbered(op)
+        if name in self.used:
+            raise TypeRuleError(f"two nodes would be labelled '{self.label(name)}': give one of them another label")
         self.used.add(name)
         port = self.draft.add(op, inputs, self.label(name), **attrs)
         for (filled, slot), rule in self.rules.items():

@@ -20,7 +20,7 @@ def add_step(make: Maker, x: Port, kind: str, options: Mapping[str, JSON], label
     `label` names the node of a one-node step; of a composite it is the path its nodes lie below. Raises UnknownName
     for an unknown step and TypeRuleError for wrong options or an input that the step refuses.
     """
-    place = f"{kind} '{make.label(label)}'" if label else kind
+    place = f"{kind} '{make.label(label)}'" if label else f"{kind} in '{make.path}'" if make.path else kind
     if kind in STEPS:
         return STEPS[kind](make, x, label, **checked(STEPS[kind], options, place, skip=3))
     if kind not in ops.names():

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nasir.ir.draft import Draft
     from nasir.ir.graph import Graph, Node
 
+_new = tuple.__new__  # what a NamedTuple's constructor calls, without the call around it: made by the thousand
 Mirror = tuple[str, int | None]  # an attribute, or one entry of a list attribute
 
 
@@ -87,7 +88,7 @@ class At:
         dtype: str = "float32",
     ) -> None:
         """Declare a weight array of this node."""
-        self.slots[name] = Slot(tuple([SlotAxis(*axis) for axis in axes]), init, kind, tags, dtype)  # type: ignore[arg-type]
+        self.slots[name] = Slot(tuple([_new(SlotAxis, axis) for axis in axes]), init, kind, tags, dtype)  # type: ignore[arg-type]
 
     def slots_along(self, space: Axis, slots: Iterable[tuple[str, Fill, Kind, frozenset[str]]]) -> None:
         """Declare several float arrays with one entry per unit of `space`: (name, init, kind, tags) each."""
@@ -149,7 +150,7 @@ def infer_nodes(graph: Graph | Draft, typing: Typing, order: Iterable[int]) -> N
             at.fail(f"takes {low if high == low else f'{low} or more'} inputs, got {len(inputs)}")
         result = definition.rule(at, *inputs, **node.attrs)
         if isinstance(result, ValueType):
-            types[Port(node_id)] = result
+            types[_new(Port, (node_id, 0))] = result
         else:
             for output, value in enumerate(result):
                 types[Port(node_id, output)] = value

@@ -35,6 +35,8 @@ def build(spec: Spec) -> Graph:
     """The untrained network of a spec; raises SpecError that names the line of a step that does not fit."""
     init = init_of(spec)
     for name, definition in spec.blocks.items():
+        if name in STEPS or name in ops.names():
+            raise spec.problem(("blocks", name), f"{name!r} is a step already", "give the block another name")
         for path, text, remedy in check_definition(definition):
             raise spec.problem(("blocks", name, *path), text, remedy)
     draft = Draft()
@@ -93,8 +95,7 @@ def _steps(spec: Spec) -> Iterator[_Step]:
 def _add(spec: Spec, make: Maker, x: Port, step: _Step) -> Port:
     if step.kind == "stage":
         return _stage(spec, make, x, step)
-    named = step.kind in spec.blocks or (step.kind in blocks.names() and step.kind not in {*STEPS, *ops.names()})
-    if not named:
+    if step.kind in STEPS or step.kind in ops.names() or step.kind not in {*spec.blocks, *blocks.names()}:
         return add_step(make, x, step.kind, step.options, step.label)
     options = {key: value for key, value in step.options.items() if key not in ("stride", "label")}
     name = step.label or make.numbered(step.kind)
@@ -105,6 +106,8 @@ def _add(spec: Spec, make: Maker, x: Port, step: _Step) -> Port:
 
 def _stage(spec: Spec, make: Maker, x: Port, step: _Step) -> Port:
     given = step.options
+    if step.label is not None:
+        raise spec.problem((*step.path, "label"), "a stage has no label", f"its name is {given['name']!r}")
     options = {"out": given["out"], **{key: value for key, value in given.items() if key not in STAGE_KEYS}}
     template = _template(spec, make, given["block"], options)
     path = given["name"]

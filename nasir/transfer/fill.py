@@ -7,7 +7,10 @@ arrays are filled, of the device and of the backend.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from math import prod, sqrt
 from typing import Any
 
@@ -16,6 +19,8 @@ from numpy.typing import NDArray
 
 from nasir.errors import PlanError
 from nasir.ir.types import Fill
+
+PIECE = 1 << 18  # entries drawn from one stream; part of what a seed means, so it never changes
 
 Array = NDArray[Any]
 Stream = np.random.Generator
@@ -36,15 +41,35 @@ def fans(shape: tuple[int, ...]) -> tuple[int, int]:
     return shape[1] * field, shape[0] * field
 
 
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="fill")
+
+
+def _drawn(shape: tuple[int, ...], rng: Stream, method: str) -> Array:
+    """Float32 draws in pieces of fixed size, each from its own jump of the stream: equal for any number of threads."""
+    values = np.empty(prod(shape), dtype=np.float32)
+    pieces = [values[start : start + PIECE] for start in range(0, len(values), PIECE)]
+    if len(pieces) == 1:
+        getattr(rng, method)(out=pieces[0], dtype=np.float32)
+    elif pieces:
+        root = rng.bit_generator
+        assert isinstance(root, np.random.Philox)
+        streams = [np.random.Generator(root.jumped(index)) for index in range(len(pieces))]
+        # numpy lets go of the interpreter lock while it draws
+        list(_pool().map(lambda draw, out: getattr(draw, method)(out=out, dtype=np.float32), streams, pieces))
+    return values.reshape(shape)
+
+
 def _uniform(shape: tuple[int, ...], rng: Stream, low: float, high: float) -> Array:
-    values = rng.random(shape, dtype=np.float32)
+    values = _drawn(shape, rng, "random")
     values *= np.float32(high - low)
     values += np.float32(low)
     return values
 
 
 def _normal(shape: tuple[int, ...], rng: Stream, mean: float = 0.0, std: float = 1.0) -> Array:
-    values = rng.standard_normal(shape, dtype=np.float32)
+    values = _drawn(shape, rng, "standard_normal")
     values *= np.float32(std)
     values += np.float32(mean)
     return values

@@ -1,0 +1,204 @@
+"""The shipped suites, on what nasir ships and on a custom pass; and that they notice a breach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import pytest
+
+from nasir.errors import Decline, PlanError
+from nasir.evidence import Evidence, Need
+from nasir.ir import Atom, Draft, Graph
+from nasir.ir.op import loaded, op_named
+from nasir.policy import At, PhasePlan, Plateau, RulePlan, RulesPolicy, Where
+from nasir.policy.base import Decision, History, PhaseView
+from nasir.registry import get_pass, passes
+from nasir.rewrite import Pass
+from nasir.testing import MIXING, OpCase, OpContract, PassContract, PolicyContract, random_graph
+
+OPTIONS: Mapping[str, tuple[dict[str, Any], ...]] = {
+    "insert-block": ({}, {"init": "copy"}, {"init": "near_zero"}, {"init": "gaussian"}, {"init": "adam"}),
+}
+SHIPPED = [
+    pytest.param(name, options, id=f"{name}-{number}")
+    for name in passes.names()
+    if passes._entry_points()[name].value.startswith("nasir.")
+    for number, options in enumerate(OPTIONS.get(name, ({},)))
+]
+LAWS = sorted(name for name in vars(PassContract) if name.startswith("test_"))
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("name, options", SHIPPED)
+def test_shipped_pass(name: str, options: dict[str, Any], law: str) -> None:
+    class Suite(PassContract):
+        make = staticmethod(lambda: get_pass(name)(**options))
+
+    getattr(Suite(), law)()
+
+
+@dataclass(frozen=True)
+class PruneQuiet(Pass):
+    """Remove the quietest units of a space."""
+
+    fraction: float = 0.5
+    floor: int = 2
+    name = "prune-quiet"
+    needs = (Need("activation_mean"),)
+
+    def sites(self, graph: Graph) -> Iterable[Atom]:
+        return [space for space in graph.infer.spaces if space.resizable]
+
+    def rewrite(self, draft: Draft, site: Atom, seen: Evidence) -> None:
+        keep = max(self.floor, round(site.size * (1 - self.fraction)))
+        if keep >= site.size:
+            raise Decline(f"{site.size} units, floor {self.floor}")
+        draft.select(site, seen.per_index("activation_mean", site).argsort()[::-1][:keep])
+        draft.claim("approximate")
+
+
+@dataclass(frozen=True)
+class Widen(PruneQuiet):
+    """Every unit once more, exact as long as nothing normalizes over them."""
+
+    name = "widen"
+
+    def rewrite(self, draft: Draft, site: Atom, seen: Evidence) -> None:
+        draft.select(site, [*range(site.size), *range(site.size)])
+        draft.claim("exact")
+
+
+class TestPruneQuiet(PassContract):
+    make = PruneQuiet
+
+
+class TestWiden(PassContract):
+    make = Widen
+
+    def graphs(self) -> Iterable[Graph]:
+        return [random_graph(seed, without=MIXING) for seed in range(3)]
+
+
+def test_an_exact_claim_over_a_mixing_op_is_refused_by_name() -> None:
+    graph = random_graph(0)
+    mixed = [space for seed in range(9) for space in random_graph(seed).infer.spaces if space.mixed and space.resizable]
+    assert mixed
+    for seed in range(9):
+        graph = random_graph(seed)
+        for space in graph.infer.spaces:
+            if space.resizable and space.mixed:
+                with pytest.raises(PlanError, match=f"widen claims to be exact.*'{space.mixed}'"):
+                    Widen().apply(graph, space)
+
+
+@dataclass(frozen=True)
+class Liar(PruneQuiet):
+    """Claims that pruning loud units is exact."""
+
+    def rewrite(self, draft: Draft, site: Atom, seen: Evidence) -> None:
+        super().rewrite(draft, site, seen)
+        draft.claim("exact")
+
+
+@dataclass(frozen=True)
+class Fickle(PruneQuiet):
+    """Prunes other units each time."""
+
+    calls: ClassVar[list[int]] = [0]
+
+    def rewrite(self, draft: Draft, site: Atom, seen: Evidence) -> None:
+        self.calls[0] += 1
+        if site.size < 3:
+            raise Decline("small")
+        draft.select(site, [self.calls[0] % site.size])
+
+
+@dataclass(frozen=True)
+class Vandal(PruneQuiet):
+    """Writes into its input."""
+
+    def rewrite(self, draft: Draft, site: Atom, seen: Evidence) -> None:
+        assert draft.base is not None
+        site.pin = "vandalized"
+        raise Decline("done")
+
+
+@pytest.mark.parametrize(
+    "make, law",
+    [
+        (Liar, "test_a_claim_of_exactness_holds"),
+        (Fickle, "test_equal_inputs_give_equal_rewrites"),
+        (Vandal, "test_the_input_graph_stays_as_it_was"),
+        (Vandal, "test_some_site_is_accepted"),
+    ],
+)
+def test_breaches_are_noticed(make: type[Pass], law: str) -> None:
+    chosen = make
+
+    class Suite(PassContract):
+        make = chosen
+
+        def graphs(self) -> Iterable[Graph]:
+            return [random_graph(seed, without=MIXING) for seed in range(3)]
+
+    with pytest.raises(AssertionError):
+        getattr(Suite(), law)()
+
+
+def autogrow() -> RulesPolicy:
+    freeze = Plateau(window=6, less_than=0.01)
+    grow = RulePlan("rules.0", "insert-block", every=2, freeze=freeze, at_most=4)
+    return RulesPolicy(PhasePlan("phase", rules=(grow,), until="all_frozen"), seed=0)
+
+
+def mixed_rules() -> RulesPolicy:
+    grow = RulePlan("rules.0", "insert-block", when=At((3, 5, 9)), where=Where(order="random", count=2))
+    shrink = RulePlan("rules.1", "remove-block", every=7, where=Where(stages=("s2",), order="all"))
+    return RulesPolicy(PhasePlan("phase", epochs=30, rules=(grow, shrink)), seed=3)
+
+
+class TestAutoGrow(PolicyContract):
+    make = staticmethod(autogrow)
+
+
+class TestMixedRules(PolicyContract):
+    make = staticmethod(mixed_rules)
+
+
+class Forgetful:
+    """Counts its own calls, which a resumed run would not."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def decide(self, history: History, view: PhaseView) -> tuple[Decision, ...]:
+        self.calls += 1
+        if self.calls % 3:
+            return ()
+        return (Decision("rewrite", "rules.0", "insert-block", {}, "s1", f"call {self.calls}"),)
+
+
+@pytest.mark.parametrize(
+    "law", ["test_decisions_follow_from_history_alone", "test_later_records_do_not_change_earlier_decisions"]
+)
+def test_a_policy_with_hidden_state_is_noticed(law: str) -> None:
+    class Suite(PolicyContract):
+        make = Forgetful
+
+    with pytest.raises(AssertionError):
+        getattr(Suite(), law)()
+
+
+@pytest.mark.parametrize(
+    "op, law", [("softmax", "test_the_mixes_flag_is_honest"), ("gelu", "test_the_sign_flag_holds_on_random_values")]
+)
+def test_a_wrong_flag_is_noticed(op: str, law: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(loaded, op, replace(op_named(op), mixes=False, nonnegative="always"))
+
+    class Suite(OpContract):
+        cases = (OpCase(op, ((4, 3, 3),)),)
+
+    with pytest.raises(AssertionError):
+        getattr(Suite(), law)()
