@@ -87,7 +87,7 @@ class Engine:
         self.session.begin_phase(phase.training(self.spec), phase.epochs, resumed=not fresh)
         self.begun = progress.phase_index
         if fresh:
-            self.write("phase", phase=phase.name, epoch=progress.total_epochs)
+            self.write("phase", phase=phase.name, epoch=progress.total_epochs, epochs=phase.epochs)
 
     def _epoch(self, progress: Progress) -> None:
         assert progress.phase_index is not None

@@ -42,27 +42,31 @@ def line(record: Mapping[str, Any]) -> str:
 
 
 class Progress:
-    """Shows journal records as they come. A terminal gets one status line that is rewritten, pipes get plain lines."""
+    """Shows journal records as they come: a bar for each phase on a terminal, plain lines elsewhere."""
 
     def __init__(self, name: str, quiet: bool = False) -> None:
         self.name = name
         self.quiet = quiet
-        self._status: Any = None
+        self._bar: Any = None
+        self._task: Any = None
 
     def __enter__(self) -> Self:
         if not self.quiet and sys.stderr.isatty():
             from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+            from rich.progress import Progress as Bars
 
-            console = Console(stderr=True)
-            self._status = console.status(f"{self.name}: starting")
-            self._status.start()
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            self._bar = Bars(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True))
+            self._task = self._bar.add_task(self.name, total=None, note="")
+            self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._status is not None:
-            self._status.stop()
+        if self._bar is not None:
+            self._bar.stop()
 
     def notice(self, text: str) -> None:
         """A remark that is not part of the journal."""
@@ -73,15 +77,25 @@ class Progress:
         text = line(record)
         if self.quiet or not text:
             return
-        if self._status is not None and record["kind"] == "epoch":
-            self._status.update(f"{self.name}: {text}")
-            if record["epoch"] % 10 == 0:
-                self._say(text)
+        if self._bar is None:
+            self._say(text)
+        elif record["kind"] == "phase":
+            description = f"{self.name}: {record['phase']}"
+            self._bar.reset(self._task, total=record.get("epochs"), description=description, note="")
+        elif record["kind"] == "epoch":
+            # after a resume the bar begins in the middle of its phase
+            self._bar.update(self._task, completed=record["phase_epoch"], note=_note(record))
         else:
             self._say(text)
 
     def _say(self, text: str) -> None:
-        if self._status is not None:
-            self._status.console.print(text, markup=False, highlight=False)
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False)
         else:
             print(text, file=sys.stderr, flush=True)
+
+
+def _note(record: Mapping[str, Any]) -> str:
+    depth = "-".join(str(depth) for depth in record["depths"].values())
+    accuracy = record["metrics"].get("val.accuracy", record["metrics"].get("train.accuracy", 0.0))
+    return f"accuracy {100 * accuracy:.2f} %" + (f", depth {depth}" if depth else "")
