@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 OptimizerKind = Literal["sgd", "adam", "adamw"]
 ScheduleKind = Literal["constant", "staircase", "cosine"]
 Precision = Literal["auto", "fp32", "bf16"]
-AUGMENTATIONS = ("pad_crop", "hflip")
+AUGMENTATIONS = ("pad_crop", "random_resized_crop", "hflip")
 
 
 def _require(ok: bool, place: str, value: object, remedy: str) -> None:
@@ -177,14 +177,40 @@ class TrainPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class ResizedCrop:
+    """A random part of an image, resized: `scale` bounds its share of the area, `ratio` its width over its height.
+
+    `size`: side of the result in pixels; None: the size that the data set's images have.
+    """
+
+    size: int | None = None
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+
+    def __post_init__(self) -> None:
+        place = "data: augment: random_resized_crop"
+        ok = self.size is None or _count(self.size)
+        _require(ok, f"{place}: size", self.size, "give a whole number of pixels, 1 or more")
+        ok = _range(self.scale) and self.scale[1] <= 1
+        _require(ok, f"{place}: scale", self.scale, "give two shares of the area, 0 < least <= most <= 1")
+        _require(_range(self.ratio), f"{place}: ratio", self.ratio, "give two ratios, 0 < least <= most")
+
+
+def _range(pair: Any) -> bool:
+    return len(pair) == 2 and all(_number(value) for value in pair) and 0 < pair[0] <= pair[1]
+
+
+@dataclass(frozen=True, slots=True)
 class DataPlan:
     """A data set by registered name, and how its training part is split, ordered and augmented.
 
     `validation`: images (int) or fraction (float, 0 <= f < 1) taken from the training data, stratified by class.
-    `subset`: fraction of what remains that is trained on. `augment`: `pad_crop`, `hflip`, or a one-key mapping with
-    options, `{"pad_crop": {"pad": 4}}`. `normalize`: `auto` subtracts the mean and divides by the standard deviation
-    of each channel over the training part; None only scales uint8 to 0..1. `options` go to the data set; the key
-    `pad_to` is taken by the backend and pads images with zeros to that side length (28 -> 32).
+    `subset`: fraction of what remains that is trained on. `augment`: `pad_crop`, `random_resized_crop`, `hflip`, or a
+    one-key mapping with options, `{"pad_crop": {"pad": 4}}`; the two crops exclude each other. `normalize`: `auto`
+    subtracts the mean and divides by the standard deviation of each channel, which the data set gives or which are
+    measured on the training part (on a sample of it when images are streamed); None only scales uint8 to 0..1.
+    `options` go to the data set; the key `pad_to` is taken by the backend and pads images with zeros to that side
+    length (28 -> 32).
     """
 
     dataset: str
@@ -211,7 +237,9 @@ class DataPlan:
         _require(self.normalize in ("auto", None), "data: normalize", self.normalize, "use auto or null")
         ok = _count(self.seed, 0) and self.seed < 2**63
         _require(ok, "data: seed", self.seed, "give a whole number, 0 or more and below 2**63")
-        _ = self.pad, self.flips
+        both = self.pad and self.resized_crop
+        _require(not both, "data: augment", self.augment, "keep one of pad_crop and random_resized_crop")
+        _ = self.flips
 
     @property
     def pad(self) -> int:
@@ -224,6 +252,21 @@ class DataPlan:
         return int(pad)
 
     @property
+    def resized_crop(self) -> ResizedCrop | None:
+        """The random part of each image that is resized and trained on; None without `random_resized_crop`."""
+        options = self._augmentation("random_resized_crop", ("size", "scale", "ratio"))
+        if options is None:
+            return None
+        given = dict(options)
+        for name in ("scale", "ratio"):
+            pair = given.get(name)
+            if name in given:
+                ok = isinstance(pair, list | tuple)
+                _require(ok, f"data: augment: random_resized_crop: {name}", pair, "give a list of two numbers")
+                given[name] = tuple(given[name])
+        return ResizedCrop(**given)
+
+    @property
     def flips(self) -> bool:
         """Whether images are mirrored left to right with probability 1/2."""
         return self._augmentation("hflip", ()) is not None
@@ -233,7 +276,7 @@ class DataPlan:
         for entry in self.augment:
             items = {entry: {}} if isinstance(entry, str) else entry
             ok = isinstance(items, Mapping) and len(items) == 1 and next(iter(items)) in AUGMENTATIONS
-            _require(ok, "data: augment", entry, f"use {' or '.join(AUGMENTATIONS)}, or one of them with options")
+            _require(ok, "data: augment", entry, f"use one of {', '.join(AUGMENTATIONS)}, with or without options")
             options = items.get(wanted)
             if wanted not in items:
                 continue

@@ -68,7 +68,7 @@ class InsertBlock(Pass):
         if template is None or isinstance(template, str):
             after = _clone(draft, graph, stage, previous, path, before)
         else:
-            after = build_block(draft, before, path, template)
+            after = _build(draft, before, path, template)
         if draft.shape(after) != draft.shape(before):
             raise Decline(f"the block turns {draft.shape(before)} into {draft.shape(after)}; it must keep the shape")
         draft.rewire(before, after, only=[*old_nodes])
@@ -132,6 +132,17 @@ def _template(graph: Graph, stage: str, previous: Region) -> Mapping[str, Any] |
     return (parent.template if parent is not None else None) or previous.template
 
 
+def _build(draft: Draft, before: Port, path: str, template: Mapping[str, Any]) -> Port:
+    """The template's block, at the stage's width of today: pruning and widening leave the template's `out` behind."""
+    first = draft.minted
+    after = build_block(draft, before, path, template)
+    options = dict(template.get("options") or {})
+    if draft.shape(after)[0] != draft.shape(before)[0] and options.pop("out", None) is not None:
+        draft.retract(first)
+        after = build_block(draft, before, path, {**template, "options": options})
+    return after
+
+
 def _keeps_shape(graph: Graph, block: Region) -> bool:
     entry, exit_ = graph.boundary(block.path)
     return graph.infer.types[entry].shape == graph.infer.types[Port(exit_)].shape
@@ -189,9 +200,15 @@ def _branch_tail(draft: Draft, before: Port, after: Port) -> tuple[int, bool]:
     if draft.nodes[node_id].op != "add" or len(branches) != 1:
         raise Decline("the block has no identity shortcut around one branch; only init: default or copy apply")
     tail = branches[0].node
-    while draft.nodes[tail].op in TRANSPARENT:
+    while draft.nodes[tail].op in TRANSPARENT or _fixed_scale(draft, tail):
         tail = draft.nodes[tail].inputs[0].node
     return tail, relu
+
+
+def _fixed_scale(draft: Draft, node_id: int) -> bool:
+    """Whether a node only multiplies by a constant: zero stays zero through it."""
+    node = draft.nodes[node_id]
+    return node.op == "scale" and not node.attrs["learnable"]
 
 
 def _weights(draft: Draft, node_id: int) -> list[str]:

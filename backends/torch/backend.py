@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +204,8 @@ class TorchSession:
     # -- rewriting
 
     def observe(self, needs: Iterable[Need]) -> Evidence:
-        return observe(self.model, needs, self.source.probe(self.setup.probe))
+        with self._eagerly():
+            return observe(self.model, needs, self.source.probe(self.setup.probe))
 
     def propose(self, rewrite: Rewrite) -> Effect:
         new = self.model.rewritten(rewrite)
@@ -219,9 +221,16 @@ class TorchSession:
 
     def _logits(self, model: Model, images: Tensor) -> Tensor:
         """Eval-mode logits in full precision: bf16 rounding would hide what a rewrite does."""
-        with evaluating(model), torch.no_grad():
+        with evaluating(model), torch.no_grad(), self._eagerly():
             logits: Tensor = model(images.to(self._dtype()))
         return logits
+
+    def _eagerly(self) -> AbstractContextManager[object]:
+        """One probe batch, of a size that nothing else has, is not worth compiling blocks for."""
+        if self.compiler is None:
+            return nullcontext()
+        stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+        return stance
 
     def _dtype(self) -> torch.dtype:
         return next(self.model.parameters()).dtype

@@ -9,8 +9,9 @@ import os
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,47 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from nasir.backends.torch.rawdata import cache_root
+from nasir.backends.torch.rawdata import Files, View, cache_root
 from nasir.errors import DataError
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff", ".gif")
 _log = logging.getLogger(__name__)
+
+
+def find_files(folder: Path, names: tuple[str, ...] | None = None) -> tuple[Files, tuple[str, ...]]:
+    """The images `folder/<class>/*.jpg`, sorted by class and name, and the classes; `names`: the classes expected."""
+    found = tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()))
+    if names is not None and found != names:
+        odd = sorted(set(found) ^ set(names))
+        raise DataError(f"{folder} has other classes than the training folder: {', '.join(odd)}; make them equal")
+    paths: list[str] = []
+    counts: list[int] = []
+    for name in found:
+        with os.scandir(folder / name) as entries:
+            images = sorted(entry.path for entry in entries if entry.name.lower().endswith(_SUFFIXES))
+        paths += images
+        counts.append(len(images))
+    if not paths:
+        raise DataError(f"{folder} holds no images; expected <class>/<image>.jpg (or {', '.join(_SUFFIXES[1:4])})")
+    return Files(tuple(paths), np.repeat(np.arange(len(found), dtype=np.int64), counts)), found
+
+
+def view_of(files: Files, size: tuple[int, int] | None, channels: int, shorter: int | None = None) -> View:
+    """The view that options ask for; without `size`, that of the first image, which all others must share."""
+    if size is not None:
+        return View(size, channels, shorter)
+    with opened(files.paths[0]) as image:
+        return View((image.height, image.width), channels, fixed=True)
+
+
+def read_files(folder: Path, files: Files, view: View) -> Tensor:
+    """All of `files`, which lie in `folder`, as uint8 [N, channels, H, W]; decoded once and kept in the cache."""
+    kept = cache_root() / "decoded" / f"{_digest(folder, files, view)}.npy"
+    images = _load(kept, (len(files), view.channels, *view.size))
+    if images is None:
+        images = _decode(files.paths, view)
+        _store(kept, images)
+    return torch.from_numpy(images)
 
 
 def read_tree(
@@ -34,67 +71,87 @@ def read_tree(
 
     `size` = (H, W) to resize to; without it all images must already agree. `names`: the classes expected.
     """
-    found = tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()))
-    if names is not None and found != names:
-        odd = sorted(set(found) ^ set(names))
-        raise DataError(f"{folder} has other classes than the training folder: {', '.join(odd)}; make them equal")
-    files, digest = _listing(folder, found, size, channels)
-    if not files:
-        raise DataError(f"{folder} holds no images; expected <class>/<image>.jpg (or {', '.join(_SUFFIXES[1:4])})")
-    labels = np.array([label for label, _ in files], dtype=np.int64)
-    kept = cache_root() / "decoded" / f"{digest}.npy"
-    images = _load(kept, len(files), channels)
-    if images is None:
-        images = _decode([path for _, path in files], size, channels)
-        _store(kept, images)
-    return torch.from_numpy(images), torch.from_numpy(labels), found
+    files, found = find_files(folder, names)
+    images = read_files(folder, files, view_of(files, size, channels))
+    return images, torch.from_numpy(files.labels), found
 
 
-def _listing(
-    folder: Path, names: Sequence[str], size: tuple[int, int] | None, channels: int
-) -> tuple[list[tuple[int, str]], str]:
-    files: list[tuple[int, str]] = []
+def _digest(folder: Path, files: Files, view: View) -> str:
+    """Name of the decoded images in the cache: other files, newer ones or another view give another name."""
     total = newest = 0
-    for label, name in enumerate(names):
-        with os.scandir(folder / name) as entries:
-            images = sorted((e for e in entries if e.name.lower().endswith(_SUFFIXES)), key=lambda e: e.name)
-        for entry in images:
-            facts = entry.stat()
-            total += facts.st_size
-            newest = max(newest, facts.st_mtime_ns)
-            files.append((label, entry.path))
-    key = [str(folder.resolve()), list(names), len(files), total, newest, size, channels]
-    return files, hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
+    for path in files.paths:
+        facts = os.stat(path)
+        total += facts.st_size
+        newest = max(newest, facts.st_mtime_ns)
+    names = sorted({os.path.basename(os.path.dirname(path)) for path in files.paths})
+    key = [str(folder.resolve()), names, len(files), total, newest, view.size, view.channels, view.shorter, view.fixed]
+    return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
 
 
-def _decode(paths: Sequence[str], size: tuple[int, int] | None, channels: int) -> np.ndarray[Any, Any]:
-    first = _decode_one(paths[0], size, channels)
-    images = np.empty((len(paths), *first.shape), np.uint8)
-    decode = partial(_decode_one, size=size, channels=channels)
+def _decode(paths: Sequence[str], view: View) -> np.ndarray[Any, Any]:
+    images = np.empty((len(paths), view.channels, *view.size), np.uint8)
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:  # the decoder releases the interpreter lock
-        for position, image in enumerate(pool.map(decode, paths)):
-            if image.shape != first.shape:
-                raise DataError(
-                    f"{paths[position]} is {image.shape[2]}x{image.shape[1]}, {paths[0]} is "
-                    f"{first.shape[2]}x{first.shape[1]}; give `size:` to resize all of them"
-                )
-            images[position] = image
+        for position, image in enumerate(pool.map(partial(decode, view=view), paths)):
+            images[position] = image.transpose(2, 0, 1)
     return images
 
 
-def _decode_one(path: str, size: tuple[int, int] | None, channels: int) -> np.ndarray[Any, Any]:
+def decode(path: str, view: View) -> np.ndarray[Any, Any]:
+    """One image as uint8 [H, W, C]; DataError names the file."""
+    return pixels(fitted(load(path, view.channels), view, path))
+
+
+@contextmanager
+def opened(path: str) -> Iterator[Image.Image]:
+    """An image file of which so far only the header is read; whatever Pillow finds wrong becomes a DataError."""
     try:
-        with Image.open(path) as opened:
-            image: Image.Image = opened.convert("RGB" if channels == 3 else "L")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        with Image.open(path) as image:
+            yield image
+    # damaged files of several formats end in the last two
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
         raise DataError(f"{path} is not a readable image ({error}); remove or replace it") from error
-    if size is not None and image.size != (size[1], size[0]):
-        image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    pixels = np.asarray(image)
-    return pixels.transpose(2, 0, 1) if channels == 3 else pixels[None]
 
 
-def _load(path: Path, count: int, channels: int) -> np.ndarray[Any, Any] | None:
+def load(path: str, channels: int) -> Image.Image:
+    """The whole image, in colour (3 channels) or grey (1)."""
+    with opened(path) as image:
+        return image.convert("RGB" if channels == 3 else "L")
+
+
+def fitted(image: Image.Image, view: View, path: str) -> Image.Image:
+    """`image` at the size of `view`; the file's name is for the error message."""
+    height, width = view.size
+    if view.shorter is not None:
+        # sizes and offsets as in torchvision's resize and center_crop
+        least = min(image.size)
+        wide, high = (side * view.shorter // least for side in image.size)
+        left, top = round((wide - width) / 2), round((high - height) / 2)
+        return _resized(image, wide, high).crop((left, top, left + width, top + height))
+    if view.fixed and image.size != (width, height):
+        raise DataError(
+            f"{path} is {image.width}x{image.height}, the first image is {width}x{height}; "
+            "give `size:` to resize all of them"
+        )
+    return _resized(image, width, height)
+
+
+def resized_part(image: Image.Image, box: tuple[int, int, int, int], size: tuple[int, int]) -> Image.Image:
+    """The part (top, left, height, width) of `image`, resized to (height, width)."""
+    top, left, height, width = box
+    return _resized(image.crop((left, top, left + width, top + height)), size[1], size[0])
+
+
+def pixels(image: Image.Image) -> np.ndarray[Any, Any]:
+    """uint8 [H, W, C]."""
+    values = np.asarray(image)
+    return values if values.ndim == 3 else values[..., None]
+
+
+def _resized(image: Image.Image, width: int, height: int) -> Image.Image:
+    return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def _load(path: Path, shape: tuple[int, ...]) -> np.ndarray[Any, Any] | None:
     try:
         images: np.ndarray[Any, Any] = np.load(path, allow_pickle=False)
     except FileNotFoundError:
@@ -102,8 +159,7 @@ def _load(path: Path, count: int, channels: int) -> np.ndarray[Any, Any] | None:
     except (OSError, ValueError, EOFError) as error:
         _log.warning("decoded images %s cannot be read (%s); decoding again", path, error)
         return None
-    usable = images.dtype == np.uint8 and images.ndim == 4 and images.shape[:2] == (count, channels)
-    return images if usable else None
+    return images if images.dtype == np.uint8 and images.shape == shape else None
 
 
 def _store(path: Path, images: np.ndarray[Any, Any]) -> None:

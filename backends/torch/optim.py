@@ -29,7 +29,8 @@ def decays(tags: frozenset[str], plan: OptimizerPlan) -> bool:
 def build_optimizer(params: Iterable[Tagged], plan: OptimizerPlan, *, fused: bool | None = None) -> Optimizer:
     """An optimizer over (name, parameter, tags) with two groups, `decay` and `no_decay`, each also if empty.
 
-    Groups carry `name`, and `param_names` in the order of `params` (torch's own key, kept up to date by rewrites).
+    Groups carry `name`, `param_names` in the order of `params` (torch's own key, kept up to date by rewrites), and
+    `spared`, the tags that the plan does not decay: parameters that a rewrite adds are sorted by them.
     `fused=None` takes the fused kernel where all parameters are on a CUDA device. A name or tensor given twice is a
     GraphError.
     """
@@ -42,6 +43,7 @@ def build_optimizer(params: Iterable[Tagged], plan: OptimizerPlan, *, fused: boo
     if fused is None:
         fused = bool(members) and all(parameter.is_cuda for _, parameter, _ in members)
     groups = []
+    spared = (() if plan.decay_norms else ("norm",)) + (() if plan.decay_biases else ("bias",))
     for group_name, wanted in (("decay", True), ("no_decay", False)):
         chosen = [(name, parameter) for name, parameter, tags in members if decays(tags, plan) is wanted]
         groups.append(
@@ -50,6 +52,7 @@ def build_optimizer(params: Iterable[Tagged], plan: OptimizerPlan, *, fused: boo
                 "name": group_name,
                 "param_names": [name for name, _ in chosen],
                 "weight_decay": plan.weight_decay if wanted else 0.0,
+                "spared": spared,
             }
         )
     return _make(groups, plan, fused)

@@ -124,8 +124,9 @@ def _join(
 
 
 def _by_decay(optimizer: torch.optim.Optimizer, tags: frozenset[str]) -> int:
-    """The first group that decays weights if the tags do, else the first that does not; group 0 without either."""
-    wanted = bool(tags & {"decay", "norm", "bias"})
+    """For tags new to the optimizer: the first group that decays weights if they do, else the first that does not."""
+    spared = optimizer.param_groups[0].get("spared", ())
+    wanted = bool(tags & {"decay", "norm", "bias"}) and not tags & set(spared)
     for index, group in enumerate(optimizer.param_groups):
         if bool(group.get("weight_decay")) is wanted:
             return index

@@ -1,4 +1,4 @@
-"""A decoded data set in memory, and what a function that reads one is given."""
+"""A data set as the function that reads it gives it back, decoded or as files, and what that function is given."""
 
 from __future__ import annotations
 
@@ -33,14 +33,71 @@ class DataContext:
 
 
 @dataclass(frozen=True, slots=True)
+class Constants:
+    """Mean and standard deviation of each channel, for pixels scaled to 0..1."""
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """How a whole image file becomes pixels of one size: (height, width), channels (3: colour, 1: grey).
+
+    `shorter`: side that the shorter one is resized to before the middle is cut out; None: height and width are
+    each resized to `size`, or, where `fixed`, must already be so.
+    """
+
+    size: tuple[int, int]
+    channels: int = 3
+    shorter: int | None = None
+    fixed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Paths of image files, and the label of each: int64 [N] in 0..classes-1."""
+
+    paths: tuple[str, ...]
+    labels: np.ndarray[Any, Any]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def take(self, positions: np.ndarray[Any, Any]) -> Files:
+        """Those at `positions`, in that order."""
+        return Files(tuple(self.paths[position] for position in positions), self.labels[positions])
+
+
+@dataclass(frozen=True, slots=True)
+class FileData:
+    """A data set that stays in its files: `workers` processes decode a batch when it is needed (0: this process)."""
+
+    train: Files
+    test: Files
+    class_names: tuple[str, ...]
+    view: View
+    workers: int = 0
+    constants: Constants | None = None
+
+    def __post_init__(self) -> None:
+        if not len(self.train):
+            raise DataError("the training part is empty; give at least one example")
+
+
+@dataclass(frozen=True, slots=True)
 class RawData:
-    """Images uint8 [N, C, H, W] (or float32, also as vectors [N, D]), labels int64 [N] in 0..classes-1, on the CPU."""
+    """Images uint8 [N, C, H, W] (or float32, also as vectors [N, D]), labels int64 [N] in 0..classes-1, on the CPU.
+
+    `constants`: what `normalize: auto` subtracts and divides by; None: measured on the training part.
+    """
 
     train_images: Tensor
     train_labels: Tensor
     test_images: Tensor
     test_labels: Tensor
     class_names: tuple[str, ...]
+    constants: Constants | None = None
 
     def __post_init__(self) -> None:
         for part, images, labels in (
@@ -58,7 +115,7 @@ class RawData:
             raise DataError("the training part is empty; give at least one example")
 
 
-Loader = Callable[[Mapping[str, Any], DataContext], RawData]
+Loader = Callable[[Mapping[str, Any], DataContext], RawData | FileData]
 
 
 def _check_split(part: str, images: Tensor, labels: Tensor, classes: int) -> None:
@@ -129,8 +186,13 @@ def split_indices(labels: np.ndarray[Any, Any], count: int, key: tuple[int, ...]
 
 def hold_out(images: Tensor, labels: Tensor, names: tuple[str, ...], fraction: float, seed: int) -> RawData:
     """One labelled set cut into training and test parts, stratified; the cut depends on `seed` alone."""
-    count = round(len(labels) * fraction)
-    held = split_indices(labels.numpy(), count, (seed, len(labels)))
-    kept = np.setdiff1d(np.arange(len(labels)), held, assume_unique=True)
-    train, test = torch.from_numpy(kept), torch.from_numpy(held)
+    train, test = (torch.from_numpy(part) for part in cut(labels.numpy(), fraction, seed))
     return RawData(images[train], labels[train], images[test], labels[test], names)
+
+
+def cut(
+    labels: np.ndarray[Any, Any], fraction: float, seed: int
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Sorted positions of the training part and of the test part, which is `fraction` of each class."""
+    held = split_indices(labels, round(len(labels) * fraction), (seed, len(labels)))
+    return np.setdiff1d(np.arange(len(labels)), held, assume_unique=True), held

@@ -54,6 +54,17 @@ class Draft:
             del self.nodes[node_id]
         self._typing = None
 
+    def retract(self, since: int) -> None:
+        """Take back every node minted from id `since` on, with its fills, and the regions that are empty without."""
+        for node_id in range(since, self.minted):
+            self.nodes.pop(node_id, None)
+        self.fills = {key: rule for key, rule in self.fills.items() if key[0] < since}
+        self.copies = {key: source for key, source in self.copies.items() if key[0] < since}
+        labels = [node.label for node in self.nodes.values()]
+        for path in [p for p in self.regions if not any(label.startswith(f"{p}.") for label in labels)]:
+            del self.regions[path]
+        self._typing = None
+
     def rewire(self, old: Port, new: Port, only: Iterable[int] | None = None) -> None:
         """Let every reader of `old` (or `only` those nodes) read `new` instead; outputs too unless `only`."""
         self._typing = None

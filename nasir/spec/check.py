@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import nasir.ir  # noqa: F401 - registers the ops that ship
+from nasir.blocks import STEPS
 from nasir.errors import NasirError
 from nasir.registry import Registry, blocks, datasets, ops, passes
 from nasir.spec.model import Phase, Spec
@@ -155,7 +156,7 @@ def _check_network(spec: Spec, findings: Findings) -> None:
     for index, stage in stages:
         if blocks.names() and stage.block not in known_blocks:
             findings.unknown(blocks, ("network", index, "stage", "block"), stage.block, known_blocks)
-    known_steps = [*Step.kinds(), *ops.names(), *known_blocks]
+    known_steps = [*Step.kinds(), *STEPS, *ops.names(), *known_blocks]
     for index, step in enumerate(spec.steps):
         if ops.names() and step.kind not in known_steps:
             findings.unknown(ops, ("network", index, step.kind), step.kind, known_steps, is_key=True, what="step")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from nasir.spec.fields import Count, OneOf, Options, Strict, empty_if_none, fault
+from nasir.spec.fields import Count, OneOf, Options, Positive, Strict, empty_if_none, fault
 from nasir.training import DataPlan
+
+
+Range = Annotated[tuple[Positive, ...], Field(strict=False, min_length=2, max_length=2)]
 
 
 class PadCrop(Strict):
@@ -16,14 +19,30 @@ class PadCrop(Strict):
     )
 
 
+class RandomResizedCrop(Strict):
+    size: Count | None = Field(default=None, description="side of the result; default: that of the data set's images")
+    scale: Range = Field(default=(0.08, 1.0), description="least and greatest share of the area that is kept")
+    ratio: Range = Field(default=(3 / 4, 4 / 3), description="least and greatest width over height of that part")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> RandomResizedCrop:
+        for name, (least, most) in (("scale", self.scale), ("ratio", self.ratio)):
+            if least > most:
+                raise fault(f"{name} goes from {least:g} down to {most:g}", "write the smaller number first", name)
+        if self.scale[1] > 1:
+            raise fault(f"scale reaches {self.scale[1]:g} times the area", "write shares of at most 1", "scale")
+        return self
+
+
 class Flip(Strict):
     """Left and right swapped for half of the images."""
 
 
 class Augmentation(OneOf):
-    bare = frozenset({"pad_crop", "hflip"})
+    bare = frozenset({"pad_crop", "random_resized_crop", "hflip"})
 
     pad_crop: PadCrop | None = None
+    random_resized_crop: RandomResizedCrop | None = None
     hflip: Flip | None = None
 
 

@@ -1,4 +1,4 @@
-"""What tests of ops, passes and policies need: generated networks, a reference interpreter, contract suites.
+"""What tests of ops, passes, policies and backends need: generated networks, a reference interpreter, contract suites.
 
 A third party subclasses a suite in its own tests; pytest collects it from there:
 
@@ -6,6 +6,7 @@ A third party subclasses a suite in its own tests; pytest collects it from there
         make = staticmethod(lambda: MyPass(fraction=0.5))
 """
 
+from nasir.testing.backend_contract import BackendContract as BackendContract
 from nasir.testing.graphs import MIXING as MIXING
 from nasir.testing.graphs import STIRRING as STIRRING
 from nasir.testing.graphs import random_graph as random_graph

@@ -181,4 +181,5 @@ def _shares(index: np.ndarray) -> Gain | None:
     counts = np.bincount(real, minlength=1)
     if len(real) == 0 or counts.max() <= 1:
         return None
-    return np.where(index >= 0, 1.0 / counts[np.maximum(index, 0)], 1.0)
+    # a hole reads unit 0's count, which may be none
+    return np.where(index >= 0, 1.0 / np.maximum(counts[np.maximum(index, 0)], 1), 1.0)

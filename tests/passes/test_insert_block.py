@@ -1,8 +1,9 @@
-"""`insert-block`: what each initializer does to the function, to gradients and to weights (AutoGrow; Wen et al. 2020)."""
+"""`insert-block`: what each initializer does to the function, to gradients and to weights (Wen et al. 2020)."""
 
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,7 @@ def test_the_effect_of_near_zero_is_linear_in_sigma(block: str) -> None:
         assert rewrite.preserves == "approximate"
         changes.append(logits(model.rewritten(rewrite), x) - before)
     assert 0 < changes[0].abs().max() < 1e-2
-    for larger, smaller in zip(changes, changes[1:], strict=False):
+    for larger, smaller in pairwise(changes):
         assert float((smaller * 10 - larger).norm() / larger.norm()) < 0.01
 
 
@@ -302,7 +303,7 @@ def test_sites_are_stages_and_blocks() -> None:
 @pytest.mark.parametrize("init", ["zero", "near_zero", "gaussian", "adam"])
 def test_plain_blocks_have_no_branch_to_initialize(init: Any) -> None:
     graph = pyramid((1, 1), 4, block="plain")
-    with pytest.raises(Decline, match="no identity shortcut.*init: default or copy"):
+    with pytest.raises(Decline, match=r"no identity shortcut.*init: default or copy"):
         InsertBlock(init=init).attempt(graph, "s1")
     assert InsertBlock(init=init).apply(graph, "s1") is None
     assert InsertBlock(init="default").attempt(graph, "s1").graph.depths()["s1"] == 2

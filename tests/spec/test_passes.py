@@ -124,7 +124,7 @@ def test_the_schema_is_json_whose_references_resolve() -> None:
 
 def test_the_schema_offers_short_forms() -> None:
     schema = json_schema()
-    assert {"enum": ["hflip", "pad_crop"]} in schema["$defs"]["Augmentation"]["anyOf"]
+    assert {"enum": ["hflip", "pad_crop", "random_resized_crop"]} in schema["$defs"]["Augmentation"]["anyOf"]
     assert schema["$defs"]["Phase"]["properties"]["schedule"]["default"] == {"constant": {}}
     assert schema["properties"]["nasir"]["const"] == 1
     assert "extends" in schema["properties"]

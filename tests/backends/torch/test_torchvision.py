@@ -75,7 +75,8 @@ def test_the_state_dict_loads_as_it_is_and_the_logits_agree(name: str) -> None:
 def test_names_shapes_and_counts(name: str) -> None:
     made = graph(name, size=224)
     with torch.device("meta"):
-        wanted = {key: tuple(t.shape) for key, t in torchvision.models.get_model(name, weights=None).state_dict().items()}
+        reference = torchvision.models.get_model(name, weights=None).state_dict()
+    wanted = {key: tuple(tensor.shape) for key, tensor in reference.items()}
     labels = {node_id: node.label for node_id, node in made.nodes.items()}
     found = {f"{labels[n]}.{slot}": s.shape for n, slots in made.infer.slots.items() for slot, s in slots.items()}
     assert found == wanted

@@ -1,0 +1,21 @@
+"""The torch backend keeps the contract that any backend owes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from nasir.backend import Setup
+from nasir.backends.torch.backend import TorchBackend
+from nasir.testing import BackendContract
+
+
+class TestTorchBackend(BackendContract):
+    make = staticmethod(TorchBackend)
+
+
+class TestTorchBackendContiguous(BackendContract):
+    make = staticmethod(TorchBackend)
+
+    def setup(self, folder: Path) -> Setup:
+        return replace(super().setup(folder), channels_last=False)

@@ -1,0 +1,136 @@
+"""A plugin file beside a spec adds an op with its lowering, a block, a data set and a pass; one run uses them all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from runs import stable
+
+import nasir
+from nasir.cli import main
+from nasir.rundir import RunDirectory
+
+PLUGIN = '''
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from nasir import Decline, Need, Pass, op, register
+from nasir.backends.torch import Call, lowering
+from nasir.backends.torch.rawdata import RawData
+from nasir.blocks import Maker
+from nasir.ir import At, Port, ValueType
+from nasir.registry import blocks, datasets
+
+
+@op("elu")
+def elu(at: At, x: ValueType) -> ValueType:
+    """x for x > 0, else exp(x) - 1."""
+    return x
+
+
+@lowering("elu")
+def _(attrs, inputs, out):
+    return Call(functional.elu)
+
+
+@blocks.register("elu_block")
+def elu_block(make: Maker, x: Port, stride: int, out: int = 0) -> Port:
+    """conv3x3 - norm - ELU."""
+    y = make.conv(x, out or make.channels(x), "conv1", stride=stride)
+    return make.node("elu", make.norm(y, "bn1"), "elu")
+
+
+@datasets.register("stripes")
+def stripes(options, where):
+    """Horizontal against vertical stripes."""
+    images = torch.zeros(80, 1, 8, 8, dtype=torch.uint8)
+    labels = torch.arange(80) % 2
+    images[labels == 0, :, ::2] = 255
+    images[labels == 1, :, :, ::2] = 255
+    return RawData(images[:60], labels[:60], images[60:], labels[60:], ("horizontal", "vertical"))
+
+
+@register("prune-quiet-channels")
+@dataclass(frozen=True)
+class PruneQuietChannels(Pass):
+    """Remove the channels whose mean absolute activation is smallest."""
+
+    fraction: float = 0.25
+    floor: int = 2
+    needs = (Need("activation_mean"),)
+
+    def sites(self, graph):
+        return [space for space in graph.infer.spaces if space.resizable]
+
+    def rewrite(self, draft, site, seen):
+        score = seen.per_index("activation_mean", site)
+        keep = max(self.floor, round(site.size * (1 - self.fraction)))
+        if keep >= site.size:
+            raise Decline(f"{site.size} channels, floor {self.floor}")
+        draft.select(site, score.argsort()[::-1][:keep].copy())
+'''
+
+SPEC = """\
+nasir: 1
+name: plugged
+device: cpu
+plugins: [./my_plugin.py]
+input: {image: [1, 8, 8]}
+network:
+  - conv: {out: 4, kernel: 3}
+  - elu
+  - stage: {name: s1, block: elu_block, out: 4, depth: 1}
+  - classifier: {classes: 2}
+data: {dataset: stripes, batch_size: 10, validation: 0.2}
+precision: fp32
+phases:
+  - name: shrink
+    epochs: 4
+    optimizer: {adamw: {lr: 0.01, weight_decay: 0.01}}
+    rules:
+      - every: 1
+        do: {prune-quiet-channels: {fraction: 0.25}}
+        where: {order: all}
+      - when: {at: [2]}
+        do: {insert-block: {init: default}}
+        where: {stages: [s1]}
+"""
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    (tmp_path / "my_plugin.py").write_text(PLUGIN)
+    path = tmp_path / "plugged.yaml"
+    path.write_text(SPEC)
+    return path
+
+
+def test_a_run_uses_an_op_a_block_a_data_set_and_a_pass_of_a_plugin(spec: Path, tmp_path: Path) -> None:
+    notices: list[str] = []
+    run = nasir.run(spec, out=tmp_path / "run", notice=notices.append)
+    assert "my_plugin.py" in notices[0]
+    pruned = [r["site"] for r in run.journal if r["kind"] == "rewrite" and r["pass"] == "prune-quiet-channels"]
+    assert {"s1.0.conv1", "conv1"} <= set(pruned), pruned
+    assert run.graph.depths() == {"s1": 2}
+    sizes = {space.name: space.size for space in run.graph.infer.spaces}
+    assert sizes["s1.0.conv1"] < 4
+    assert run.metrics["test.accuracy"] > 0.9
+    assert RunDirectory.open(tmp_path / "run").env()["plugins"].keys() == {"my_plugin.py"}
+
+
+def test_a_plugin_that_changed_is_refused_on_resume(
+    spec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nasir.run(spec, out=tmp_path / "run")
+    journal = tmp_path / "run" / "journal.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(line for line in lines if json.loads(line)["kind"] != "end"))
+    before = stable(RunDirectory.open(tmp_path / "run").effective())
+    (tmp_path / "my_plugin.py").write_text(PLUGIN + "\n# changed\n")
+    assert main(["resume", str(tmp_path / "run")]) == 2
+    assert "changed since the run began" in capsys.readouterr().err
+    assert stable(RunDirectory.open(tmp_path / "run").effective()) == before
