@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -14,8 +15,9 @@ from torch import Tensor
 from nasir.backend import Effect, Setup, Stretch
 from nasir.backends.torch import checkpoint
 from nasir.backends.torch.arrays import TorchArrays
+from nasir.backends.torch.batches import BatchSource
 from nasir.backends.torch.compile import BlockCompiler
-from nasir.backends.torch.data import DataSource, open_source
+from nasir.backends.torch.data import open_source
 from nasir.backends.torch.model import Model
 from nasir.backends.torch.observe import observe
 from nasir.backends.torch.optim import Ema, build_optimizer, export_state, import_state
@@ -63,12 +65,14 @@ class TorchSession:
         self.setup = setup
         self.device = choose_device(setup.device)
         if setup.deterministic:
+            # cuBLAS reads it with its first product; unset, torch refuses every product on the device
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
             torch.backends.cudnn.benchmark = False
         elif self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
         channels_last = setup.channels_last is not False
-        self.source: DataSource = open_source(
+        self.source: BatchSource = open_source(
             setup.data, DataContext(setup.base), self.device, channels_last=channels_last
         )
         self.model: Model

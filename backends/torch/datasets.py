@@ -1,4 +1,4 @@
-"""The data sets nasir ships: each is `fn(options, where) -> RawData`, as a third party's would be.
+"""The data sets nasir ships: each is `fn(options, where) -> RawData` (or `FileData`), as a third party's would be.
 
 Others add theirs through the entry point group `nasir.datasets`, or `@nasir.registry.datasets.register("name")`.
 """
@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nasir.backends.torch.images import read_tree
+from nasir.backends.torch.folder import image_folder
 from nasir.backends.torch.named import cifar10, cifar100, fashion_mnist, mnist, svhn
-from nasir.backends.torch.rawdata import DataContext, RawData, hold_out, read_options
+from nasir.backends.torch.rawdata import SPLIT_SEED, DataContext, FileData, RawData, hold_out, read_options
 from nasir.errors import DataError
 
 __all__ = [
     "DataContext",
+    "FileData",
     "RawData",
     "cifar10",
     "cifar100",
@@ -32,8 +33,6 @@ __all__ = [
     "synthetic",
 ]
 
-_SPLIT_SEED = 20  # fixed, so that every run of every seed is judged on the same held-out digits
-
 
 def digits(options: Mapping[str, Any], where: DataContext) -> RawData:
     """1,797 real 8x8 grey handwritten digits that scikit-learn carries; a fixed stratified fifth is the test set."""
@@ -43,55 +42,7 @@ def digits(options: Mapping[str, Any], where: DataContext) -> RawData:
     images, labels = load_digits(return_X_y=True)
     pixels = np.rint(images.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
     names = tuple(str(digit) for digit in range(10))
-    return hold_out(torch.from_numpy(pixels), torch.from_numpy(labels.astype(np.int64)), names, 0.2, _SPLIT_SEED)
-
-
-def image_folder(options: Mapping[str, Any], where: DataContext) -> RawData:
-    """One folder a class, images in it; tested on `test_path`, a `test_fraction`, or `test/` beside `train/` in `path`.
-
-    `size`: side length (or [height, width]) to resize to, needed when the images differ; `channels`: 3 or 1 (grey).
-    """
-    known = {"path": str, "test_path": None, "test_fraction": None, "size": None, "channels": 3}
-    chosen = read_options("image_folder", options, known)
-    path = where.path(chosen["path"])
-    if not path.is_dir():
-        raise DataError(f"data set 'image_folder': no folder {path}; correct `path:` (relative to the spec's folder)")
-    size, channels = _size(chosen["size"]), chosen["channels"]
-    if channels not in (1, 3):
-        raise DataError(f"data set 'image_folder': channels is {channels!r}; use 3 (colour) or 1 (grey)")
-    fraction = chosen["test_fraction"]
-    if fraction is not None:
-        if not isinstance(fraction, float) or not 0 < fraction < 1:
-            raise DataError(f"data set 'image_folder': test_fraction is {fraction!r}; give 0 < f < 1")
-        images, labels, names = read_tree(path, size, channels)
-        return hold_out(images, labels, names, fraction, _SPLIT_SEED)
-    train, test = _folder_parts(path, chosen["test_path"], where)
-    train_images, train_labels, names = read_tree(train, size, channels)
-    test_images, test_labels, _ = read_tree(test, size, channels, names)
-    return RawData(train_images, train_labels, test_images, test_labels, names)
-
-
-def _folder_parts(path: Path, test_path: object, where: DataContext) -> tuple[Path, Path]:
-    if isinstance(test_path, str):
-        test = where.path(test_path)
-        if not test.is_dir():
-            raise DataError(f"data set 'image_folder': no folder {test}; correct `test_path:`")
-        return path, test
-    if (path / "train").is_dir() and (path / "test").is_dir():
-        return path / "train", path / "test"
-    raise DataError(
-        f"data set 'image_folder': {path} says nothing about test data; give `test_path:` or `test_fraction:`, "
-        "or put the classes below train/ and test/"
-    )
-
-
-def _size(value: object) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    pair: list[Any] = list(value) if isinstance(value, list | tuple) else [value, value]
-    if len(pair) == 2 and all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in pair):
-        return int(pair[0]), int(pair[1])
-    raise DataError(f"data set 'image_folder': size is {value!r}; give a side in pixels, or [height, width]")
+    return hold_out(torch.from_numpy(pixels), torch.from_numpy(labels.astype(np.int64)), names, 0.2, SPLIT_SEED)
 
 
 def npz(options: Mapping[str, Any], where: DataContext) -> RawData:

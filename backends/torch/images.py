@@ -84,7 +84,9 @@ def _digest(folder: Path, files: Files, view: View) -> str:
         total += facts.st_size
         newest = max(newest, facts.st_mtime_ns)
     names = sorted({os.path.basename(os.path.dirname(path)) for path in files.paths})
-    key = [str(folder.resolve()), names, len(files), total, newest, view.size, view.channels, view.shorter, view.fixed]
+    size = None if view.fixed else view.size
+    key: list[object] = [str(folder.resolve()), names, len(files), total, newest, size, view.channels]
+    key += [] if view.shorter is None else [view.shorter]
     return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
 
 

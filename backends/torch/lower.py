@@ -16,6 +16,7 @@ from typing import Any
 from torch import fx, nn
 
 from nasir.backends.torch.oplowering import Call, Lowered
+from nasir.errors import UsageError
 from nasir.ir import Graph, Port, op_named
 
 
@@ -162,7 +163,7 @@ def signature(graph: Graph, unit: Unit, lowered: Mapping[int, Lowered], inplace:
         lower = lowered[node_id]
         what: Any = relative(node.label, unit.path)
         if isinstance(lower, Call):
-            what = (lower.target, repr(lower.args), repr(dict(lower.kwargs)), node_id in inplace)
+            what = (lower.target, lower.listed, repr(lower.args), repr(dict(lower.kwargs)), node_id in inplace)
         rows.append((what, wires))
     return (len(unit.inputs), tuple(rows), tuple([(position[p.node], p.output) for p in unit.outputs]))
 
@@ -218,18 +219,25 @@ class BlockCode:
 
 
 def attach(root: nn.Module, path: str, module: nn.Module) -> None:
-    """Put a module at a dotted path, making plain containers on the way."""
+    """Put a module at a dotted path, making plain containers on the way; UsageError where the place is taken."""
     *parents, name = path.split(".")
     place = root
     for parent in parents:
         if parent not in place._modules:
+            _check_free(place, parent, path)
             container = nn.Module()
             container.training = root.training
             place.add_module(parent, container)
         inner = place._modules[parent]
         assert inner is not None
         place = inner
+    _check_free(place, name, path)
     place.add_module(name, module)
+
+
+def _check_free(place: nn.Module, name: str, path: str) -> None:
+    if hasattr(place, name):
+        raise UsageError(f"label '{path}': torch modules have something called {name!r} already; choose another label")
 
 
 def children_of(graph: Graph, unit: Unit, lowered: Mapping[int, Lowered]) -> Iterator[tuple[str, int]]:

@@ -47,6 +47,8 @@ class Model(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        # there from the start, so that no label can take their names
+        self.__dict__.update(dict.fromkeys(("graph", "code", "_lowered", "_units", "_forward")))
         self.channels_last = False
         self.ordinal = 0  # rewrites so far: part of the key of every random fill
         self.seed = 0
@@ -112,10 +114,8 @@ class Model(nn.Module):
     def _can_lend(self, node_id: int, graph: Graph) -> bool:
         """Whether this model's lowering of a node serves `graph` as it is."""
         mine, node = self.graph.nodes.get(node_id), graph.nodes[node_id]
-        if mine is None or (mine.op, mine.attrs) != (node.op, node.attrs):
+        if mine is None or (mine.op, mine.attrs) != (node.op, node.attrs) or len(mine.inputs) != len(node.inputs):
             return False
-        if isinstance(self._lowered[node_id], Call):
-            return True
         ours, theirs = self.graph.infer.types, graph.infer.types
         return all(ours[a].shape == theirs[b].shape for a, b in zip(mine.inputs, node.inputs, strict=True))
 
@@ -141,7 +141,8 @@ class Model(nn.Module):
             wanted = before.requires_grad if before is not None else True
             _put(module, name, nn.Parameter(tensor, requires_grad=wanted) if slot.kind == "param" else tensor)
         if old is not None:
-            module.train(old.training)
+            was = old._lowered.get(node_id)
+            module.train(was.training if isinstance(was, nn.Module) else old.training)
 
     def _unit(
         self,

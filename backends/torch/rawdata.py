@@ -15,6 +15,8 @@ from torch import Tensor
 
 from nasir.errors import DataError
 
+SPLIT_SEED = 20  # of test parts cut out here: fixed, so that every run of every seed is judged on the same images
+
 
 def cache_root() -> Path:
     """Folder for unpacked archives and decoded images: `$NASIR_CACHE`, else `~/.cache/nasir`."""
@@ -190,9 +192,7 @@ def hold_out(images: Tensor, labels: Tensor, names: tuple[str, ...], fraction: f
     return RawData(images[train], labels[train], images[test], labels[test], names)
 
 
-def cut(
-    labels: np.ndarray[Any, Any], fraction: float, seed: int
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def cut(labels: np.ndarray[Any, Any], fraction: float, seed: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Sorted positions of the training part and of the test part, which is `fraction` of each class."""
     held = split_indices(labels, round(len(labels) * fraction), (seed, len(labels)))
     return np.setdiff1d(np.arange(len(labels)), held, assume_unique=True), held

@@ -9,7 +9,6 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from nasir.spec.fields import Count, OneOf, Options, Positive, Strict, empty_if_none, fault
 from nasir.training import DataPlan
 
-
 Range = Annotated[tuple[Positive, ...], Field(strict=False, min_length=2, max_length=2)]
 
 

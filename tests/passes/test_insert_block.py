@@ -310,9 +310,15 @@ def test_plain_blocks_have_no_branch_to_initialize(init: Any) -> None:
 
 
 def test_a_block_that_changes_the_shape_is_declined() -> None:
+    template = {"branch": [{"conv": {"out": "out", "stride": 2}}], "shortcut": "none"}
+    with pytest.raises(Decline, match=r"\(4, 32, 32\) into \(4, 16, 16\)"):
+        InsertBlock(block=template, init="default").attempt(pyramid((1, 1), 4), "s1")
+
+
+def test_a_block_takes_the_width_that_its_stage_has_today() -> None:
     template = {"block": "basic", "options": {"out": 8}}
-    with pytest.raises(Decline, match=r"\(4, 32, 32\) into \(8, 32, 32\)"):
-        InsertBlock(block=template).attempt(pyramid((1, 1), 4), "s1")
+    graph = InsertBlock(block=template).attempt(pyramid((1, 1), 4), "s1").graph
+    assert graph.infer.types[Port(graph.find("s1.1.conv1"))].shape == (4, 32, 32)
 
 
 @pytest.mark.parametrize(
