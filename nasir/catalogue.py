@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from importlib.metadata import entry_points
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
@@ -25,12 +24,6 @@ def entries(kind: str) -> list[tuple[str, str]]:
     """(name, one line about it) of everything of a kind; a plugin that fails to import says so."""
     if kind == "specs":
         return sorted(_specs(files("nasir.specs"), ""))
-    if kind == "blocks":
-        import nasir.blocks  # noqa: F401 - registers the built-in ones
-    if kind in ("backends", "datasets"):
-        # their modules import torch: name where they come from instead
-        points = {point.name: point.value for point in entry_points(group=f"nasir.{kind}")}
-        return [(name, points.get(name, "")) for name in REGISTRIES[kind].names()]
     return [(name, _about(kind, name)) for name in REGISTRIES[kind].names()]
 
 

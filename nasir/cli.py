@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasir.errors import NasirError, SpecError, UnknownName, UsageError
+from nasir.errors import NasirError, SpecError, TextFormatError, UnknownName, UsageError
 
 if TYPE_CHECKING:
     from nasir.engine import Signals
@@ -91,7 +91,11 @@ def _parser() -> argparse.ArgumentParser:
     made = with_overrides(add("show", _show, "draw a network: of a spec, a run or a graph file"))
     made.add_argument("what", metavar="SPEC|RUN|GRAPH")
     made.add_argument("--html", metavar="FILE", help="write the drawing as a page")
-    made.add_argument("--text", action="store_true", help="print the graph itself, a line a node")
+    made.add_argument(
+        "--text",
+        action="store_true",
+        help="print the graph, a line a node (--json: as data); both can be shown and diffed again",
+    )
     made = with_overrides(add("run", _run, "train what a spec describes"))
     made.add_argument("spec")
     made.add_argument("--out", metavar="DIR", help="run directory (default: runs/NAME)")
@@ -127,12 +131,13 @@ def _print(data: Any) -> None:
 # -- looking at specs and networks
 
 
-def _load(path: str, overrides: Sequence[str]) -> Spec:
+def _load(path: str, overrides: Sequence[str], runs: bool = False) -> Spec:
     from nasir.spec import load_spec
 
     spec = load_spec(path, overrides)
-    for note in spec.notes:
-        print(f"note: {note}", file=sys.stderr)
+    if not (runs and spec.plugins):  # a run imports its plugins and then checks every name for good
+        for note in spec.notes:
+            print(f"note: {note}", file=sys.stderr)
     return spec
 
 
@@ -148,16 +153,23 @@ def _graph(what: str, overrides: Sequence[str] = ()) -> Graph:
         digests = [record["graph"] for record in directory.effective() if record["kind"] in ("start", "rewrite", "end")]
         if not digests:
             raise UsageError(f"{path}: the run has no network yet; wait for its first record")
-        return Graph.from_json(directory.get_blob(digests[-1]))
+        try:
+            return Graph.from_json(directory.get_blob(digests[-1]))
+        except UnknownName as error:
+            plugins = ", ".join(directory.env().get("plugins", ())) or "a plugin that is not installed"
+            raise UsageError(
+                f"{path}: the network uses something of {plugins}, which looking at a run never imports: "
+                f"{str(error).partition(':')[0]}; install the plugin as a package to look at it"
+            ) from None
     if path.suffix in (".json", ".txt"):
         try:
             text = path.read_text()
             return parse(text) if path.suffix == ".txt" else Graph.from_json(json.loads(text))
         except OSError as error:
             raise UsageError(f"{path}: {error.strerror}; name a spec, a run directory or a graph file") from None
-        except ValueError as error:
+        except (ValueError, TextFormatError) as error:
             raise UsageError(
-                f"{path}: not a graph in JSON form ({error}); write one with `nasir show --json`"
+                f"{path}: not a graph ({error}); write one with `nasir show --json` (.json) or `--text` (.txt)"
             ) from None
     return build(_load(what, overrides))
 
@@ -261,7 +273,7 @@ def _diff(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     from nasir.api import run
 
-    spec = _load(options.spec, options.overrides)
+    spec = _load(options.spec, options.overrides, runs=True)
     return _watched(spec.name, options, lambda **watch: run(spec, options.out, **watch))
 
 

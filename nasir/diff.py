@@ -34,6 +34,8 @@ def difference(before: Graph, after: Graph) -> tuple[Difference, ...]:
     if before.digest == after.digest and before.labels.keys() == after.labels.keys():
         return ()
     found = [*_stages(before, after), *_blocks(before, after), *_nodes(before, after)]
+    if not found and before.digest != after.digest:
+        found = _wiring(before, after)
     old, new = before.cost(), after.cost()
     for name in ("params", "macs"):
         if getattr(old, name) != getattr(new, name):
@@ -87,6 +89,24 @@ def _nodes(before: Graph, after: Graph) -> list[Difference]:
         elif was != now:
             found.append(Difference("changed", label, was, now))
     return found
+
+
+def _wiring(before: Graph, after: Graph) -> list[Difference]:
+    """Nodes that read something else, and the outputs; told only where nothing else differs, as growth rewires too."""
+    found = []
+    for label, node_id in before.labels.items():
+        was = _sources(before, before.nodes[node_id].inputs)
+        now = _sources(after, after.nodes[after.labels[label]].inputs)
+        if was != now:
+            found.append(Difference("changed", f"inputs of {label}", was, now))
+    was, now = _sources(before, before.outputs), _sources(after, after.outputs)
+    if was != now:
+        found.append(Difference("changed", "outputs", was, now))
+    return found
+
+
+def _sources(graph: Graph, ports: tuple[Port, ...]) -> str:
+    return ", ".join(f"{graph.nodes[port.node].label}:{port.output}" for port in ports)
 
 
 def _node(graph: Graph, node_id: int) -> str:

@@ -275,7 +275,8 @@ def view(graph: Graph, phases: Sequence[PhasePlan]) -> PhaseView:
     for rule in (rule for phase in phases for rule in phase.rules):
         names = tuple(site_name(site) for site in make_pass(rule.pass_name, rule.options).sites(graph))
         wanted = rule.where.stages
-        if not set(names) & set(stages) or any(place in names and place not in stages for place in wanted):
+        elsewhere = any(name not in graph.regions for name in names)  # channel spaces
+        if elsewhere or any(place in names and place not in stages for place in wanted):
             sites[rule.name] = names
     return PhaseView(stages, graph.depths(), cost.params, cost.macs, sites)
 

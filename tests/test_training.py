@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nasir.training import DataPlan, OptimizerPlan, SchedulePlan, TrainPlan
+from nasir.training import DataPlan, OptimizerPlan, ResizedCrop, SchedulePlan, TrainPlan
 
 
 def _by_epoch(plan: SchedulePlan, epochs: int, phase_epochs: int | None, steps: int = 10) -> list[float]:
@@ -98,6 +98,11 @@ def test_lr_is_the_base_rate_times_the_multiplier() -> None:
         (DataPlan, {"dataset": "x", "augment": ("hflip", "hflip")}, "name hflip once"),
         (DataPlan, {"dataset": "x", "augment": ({"pad_crop": {"pad": 0}},)}, "pad: 0"),
         (DataPlan, {"dataset": "x", "augment": ({"pad_crop": {"pax": 1}},)}, "its options are: pad"),
+        (DataPlan, {"dataset": "x", "augment": ("pad_crop", "random_resized_crop")}, "keep one of"),
+        (DataPlan, {"dataset": "x", "augment": ({"random_resized_crop": {"size": 0}},)}, "size: 0"),
+        (DataPlan, {"dataset": "x", "augment": ({"random_resized_crop": {"scale": [0.5, 2]}},)}, "scale: (0.5, 2)"),
+        (DataPlan, {"dataset": "x", "augment": ({"random_resized_crop": {"ratio": [2, 1]}},)}, "ratio: (2, 1)"),
+        (DataPlan, {"dataset": "x", "augment": ({"random_resized_crop": {"ratio": 1}},)}, "list of two numbers"),
     ],
 )
 def test_plans_refuse_impossible_numbers(make: Any, values: dict[str, Any], place: str) -> None:
@@ -112,3 +117,6 @@ def test_augmentations_are_read_from_names_and_mappings() -> None:
     given = DataPlan("x", augment=({"pad_crop": {"pad": 2}},))
     assert (given.pad, given.flips) == (2, False)
     assert (DataPlan("x").pad, DataPlan("x").flips) == (0, False)
+    assert plain.resized_crop is None and DataPlan("x", augment=("random_resized_crop",)).resized_crop == ResizedCrop()
+    given = DataPlan("x", augment=({"random_resized_crop": {"size": 9, "scale": [0.5, 1]}},))
+    assert given.resized_crop == ResizedCrop(9, (0.5, 1)) and not given.pad

@@ -64,6 +64,16 @@ class TorchSession:
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
         self.device = choose_device(setup.device)
+        channels_last = setup.channels_last is not False
+        self.source: BatchSource = open_source(
+            setup.data, DataContext(setup.base), self.device, channels_last=channels_last
+        )
+        # switches of the whole process: put back by `close`
+        self._switches = (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+            torch.backends.cudnn.benchmark,
+        )
         if setup.deterministic:
             # cuBLAS reads it with its first product; unset, torch refuses every product on the device
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -71,10 +81,6 @@ class TorchSession:
             torch.backends.cudnn.benchmark = False
         elif self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
-        channels_last = setup.channels_last is not False
-        self.source: BatchSource = open_source(
-            setup.data, DataContext(setup.base), self.device, channels_last=channels_last
-        )
         self.model: Model
         self.optimizer: torch.optim.Optimizer | None = None
         self.ema: Ema | None = None
@@ -352,6 +358,9 @@ class TorchSession:
         return {**found.meta, "problems": list(problems)}
 
     def close(self) -> None:
+        deterministic, warn_only, benchmark = self._switches
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.backends.cudnn.benchmark = benchmark
         if self._writer is not None:
             self._writer.close()
 

@@ -237,7 +237,7 @@ def attach(root: nn.Module, path: str, module: nn.Module) -> None:
 
 def _check_free(place: nn.Module, name: str, path: str) -> None:
     if hasattr(place, name):
-        raise UsageError(f"label '{path}': torch modules have something called {name!r} already; choose another label")
+        raise UsageError(f"label '{path}': {name!r} is taken there, by another label or by torch; choose another one")
 
 
 def children_of(graph: Graph, unit: Unit, lowered: Mapping[int, Lowered]) -> Iterator[tuple[str, int]]:

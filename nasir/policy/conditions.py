@@ -12,6 +12,7 @@ from nasir.policy.base import Condition, Plateau, Record, Threshold
 # A validation accuracy is a count over a fixed size, so an improvement of exactly `less_than` does occur (5 images
 # of 10,000 are 0.0005). In binary fractions it lands on either side; this slack makes a tie never count as less.
 SLACK = 1e-12
+BESIDE = ("lr", "seconds")  # numbers that an epoch record keeps beside its metrics
 
 
 class Verdict(NamedTuple):
@@ -42,7 +43,7 @@ def metric_values(name: str, epochs: Sequence[Record]) -> list[float]:
     """One value per epoch record; raises RunError naming the epoch and the metrics it does have."""
     values = []
     for record in epochs:
-        metrics = record["metrics"]
+        metrics = {**{key: record[key] for key in BESIDE if key in record}, **record["metrics"]}
         if name not in metrics:
             known = ", ".join(sorted(metrics)) or "none"
             raise RunError(f"epoch {record['epoch']} has no metric {name!r} for a condition; it has {known}")

@@ -31,7 +31,8 @@ def line(record: Mapping[str, Any]) -> str:
         place = f" {record['site']}" if record.get("site") else ""
         return f"epoch {record['epoch']:>4}  {record['action'].replace('_', ' ')}{place}: {record['reason']}"
     if kind == "rewrite" and "delta_logits" in record:
-        return f"            {record['preserves']}, largest change of a logit {record['delta_logits']:.3g}"
+        claim = "" if record["preserves"] == "no" else f" (claimed {record['preserves']})"
+        return f"            done{claim}: the largest change of a logit is {record['delta_logits']:.3g}"
     if kind == "declined":
         return f"epoch {record['epoch']:>4}  declined at {record['site']}: {record['reason']}"
     if kind == "phase":

@@ -122,7 +122,7 @@ class Spec(Strict):
         default=(), description="Python files to import for a run"
     )
     phases: Annotated[tuple[Phase, ...], Field(min_length=1, strict=False)]
-    search: Options | None = Field(default=None, description="read by `nasir search`")
+    search: Options | None = Field(default=None, description="reserved for policy search")
 
     _tree: Tree | None = PrivateAttr(None)
     _source: str = PrivateAttr("<spec>")

@@ -58,6 +58,7 @@ def _drawn(shape: tuple[int, ...], rng: Stream, method: str) -> Array:
         streams = [np.random.Generator(root.jumped(index)) for index in range(len(pieces))]
         # numpy lets go of the interpreter lock while it draws
         list(_pool().map(lambda draw, out: getattr(draw, method)(out=out, dtype=np.float32), streams, pieces))
+        root.state = root.jumped(len(pieces)).state  # the next array of this stream draws something else
     return values.reshape(shape)
 
 

@@ -1,0 +1,216 @@
+"""The torch backend on a CUDA device: what the CPU computes, nothing waiting for the host, bit-exact resuming."""
+
+from __future__ import annotations
+
+import os
+
+# read by cuBLAS when the first handle is made: without it matrix products are not reproducible
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from grown import pyramid, same_tensors
+
+from nasir.backend import Setup
+from nasir.backends.torch.backend import TorchBackend, TorchSession
+from nasir.ir import Graph
+from nasir.passes.insert_block import InsertBlock
+from nasir.testing import BackendContract
+from nasir.testing.backend_contract import Resize, initial
+from nasir.training import DataPlan, OptimizerPlan, TrainPlan
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch.cuda.is_available() is false: no CUDA device"),
+    pytest.mark.filterwarnings("default"),  # warnings of drivers and of torch's compiler are not ours
+]
+
+OPTIMIZERS = {
+    "sgd": OptimizerPlan("sgd", lr=0.05, weight_decay=1e-3, decay_norms=False),
+    "nesterov": OptimizerPlan("sgd", lr=0.05, nesterov=True),
+    "adamw": OptimizerPlan("adamw", lr=1e-3, weight_decay=0.05),
+}
+
+
+@pytest.fixture(autouse=True)
+def exact_and_restored() -> Iterator[None]:
+    """Full float32 products, and torch's global switches as they were afterwards."""
+    flags = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    benchmark, deterministic = torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = flags
+    torch.backends.cudnn.benchmark = benchmark
+    torch.use_deterministic_algorithms(deterministic)
+
+
+def setup(folder: Path, **more: Any) -> Setup:
+    options = {"classes": 10, "size": 16, "channels": 3, "train": 192, "test": 32}
+    augment = ({"pad_crop": {"pad": 2}}, "hflip")
+    data = DataPlan("synthetic", options, batch_size=32, augment=augment, validation=32)
+    return Setup(data, folder, **{"seed": 3, "device": "cuda", "precision": "fp32", "probe": 32, **more})
+
+
+def opened(folder: Path, plan: TrainPlan | None = None, **more: Any) -> TorchSession:
+    session = TorchBackend().open(setup(folder, **more))
+    graph = pyramid((1, 1, 1), 8, size=16)
+    session.build(graph, initial(graph))
+    session.begin_phase(plan or TrainPlan(OPTIMIZERS["sgd"], precision="fp32"), 8, resumed=False)
+    return session
+
+
+def train(session: TorchSession, epoch: int) -> dict[str, float]:
+    return dict(session.train(epoch, epoch, None, lambda: False).metrics)
+
+
+def grow(session: TorchSession, site: str, **options: Any) -> None:
+    session.propose(InsertBlock(**options).attempt(session.model.graph, site))
+    session.accept()
+
+
+def moments(session: TorchSession) -> dict[str, dict[str, torch.Tensor]]:
+    assert session.optimizer is not None
+    held = session.optimizer.state
+    return {name: dict(held[p]) for name, p in session.model.named_parameters() if p in held}
+
+
+class TestTorchBackendOnCuda(BackendContract):
+    """The contract of every backend, on the device. Equal sessions agree up to the order of sums."""
+
+    make = staticmethod(TorchBackend)
+    bound = 1e-3
+
+    def setup(self, folder: Path) -> Setup:
+        return replace(super().setup(folder), device="cuda")
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_training_steps_are_those_of_the_cpu(kind: str, tmp_path: Path) -> None:
+    plan = TrainPlan(OPTIMIZERS[kind], precision="fp32", gradient_clip=5.0, label_smoothing=0.1, ema_decay=0.9)
+    sessions = [opened(tmp_path, plan, device=device) for device in ("cpu", "cuda")]
+    host, device = ([train(session, 0), session.evaluate("val")] for session in sessions)
+    for first, second in zip(host, device, strict=True):
+        assert second == pytest.approx(first, rel=1e-3, abs=0.04)  # one example of 32 may fall the other way
+    before = dict(sessions[0].model.state_dict())
+    for name, tensor in sessions[1].model.state_dict().items():
+        assert tensor.is_cuda
+        error = (tensor.cpu().double() - before[name].double()).norm() / before[name].double().norm().clamp(min=1e-3)
+        assert float(error) < 5e-3, (name, float(error))
+
+
+def test_initial_weights_and_augmented_batches_are_bit_equal_to_the_cpus(tmp_path: Path) -> None:
+    host, device = (opened(tmp_path, device=name) for name in ("cpu", "cuda"))
+    state = {name: tensor.cpu() for name, tensor in device.model.state_dict().items()}
+    assert same_tensors(state, dict(host.model.state_dict()))
+    for (x, y), (x_device, y_device) in zip(host.source.batches(1), device.source.batches(1), strict=True):
+        assert torch.equal(y, y_device.cpu())
+        assert torch.allclose(x, x_device.cpu(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_a_rewrite_keeps_everything_on_the_device_and_needs_no_host(kind: str, tmp_path: Path) -> None:
+    session = opened(tmp_path, TrainPlan(OPTIMIZERS[kind], precision="fp32", ema_decay=0.9))
+    train(session, 0)
+    kept = {
+        name: (p, {k: v.clone() for k, v in moments(session)[name].items()})
+        for name, p in session.model.named_parameters()
+    }
+    grow(session, "s2", init="gaussian")
+    space = next(s for s in session.model.graph.infer.spaces if s.name == "s3.0.conv1")
+    session.propose(Resize((*range(space.size - 4), 0, 1, -1)).attempt(session.model.graph, space))
+    session.accept()
+    assert all(tensor.is_cuda for tensor in session.model.state_dict().values())
+    assert all(tensor.is_cuda for tensor in session.ema.tensors.values())
+    found = moments(session)
+    for name, values in found.items():
+        # fused kernels read Adam's step counter on the device
+        assert all(value.is_cuda for value in values.values()), name
+        if not name.startswith("s3.0."):
+            assert session.model.get_parameter(name) is kept[name][0]
+            assert same_tensors(values, kept[name][1]), name
+    assert not [name for name in found if name.startswith("s2.1.")]
+    train(session, 1)
+    assert moments(session).keys() == dict(session.model.named_parameters()).keys()
+
+
+def test_the_weights_of_a_rewrite_are_those_the_cpu_makes(tmp_path: Path) -> None:
+    sessions = [opened(tmp_path, device=name) for name in ("cpu", "cuda")]
+    for session in sessions:
+        grow(session, "s1", init="gaussian")
+        space = next(s for s in session.model.graph.infer.spaces if s.name == "s2.0.conv1")
+        session.propose(Resize((*range(space.size), 0, -1)).attempt(session.model.graph, space))
+        session.accept()
+    host, device = (dict(session.model.state_dict()) for session in sessions)
+    assert same_tensors({name: tensor.cpu() for name, tensor in device.items()}, host)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_resuming_is_bit_exact_with_deterministic_kernels(precision: Any, tmp_path: Path) -> None:
+    plan = TrainPlan(OPTIMIZERS["adamw"], precision=precision, ema_decay=0.9)
+    first = opened(tmp_path, plan, deterministic=True, precision=precision)
+    train(first, 0)
+    grow(first, "s1", init="gaussian")
+    stretch = first.train(1, 1, None, iter([False, False, True]).__next__)
+    assert not stretch.finished
+    first.save(tmp_path / "c", 1, {"ordinal": 1, "graph": first.model.graph.to_json()}, 2)
+    wanted = first.train(1, 1, stretch, lambda: False).metrics
+    grow(first, "s2", init="gaussian")
+    wanted = [wanted, train(first, 2), first.evaluate("val")]
+    first.close()
+
+    torch.manual_seed(99)
+    second = TorchBackend().open(setup(tmp_path, deterministic=True, precision=precision))
+    assert second.load(tmp_path / "c", lambda meta: Graph.from_json(meta["graph"])) is not None
+    second.begin_phase(plan, 8, resumed=True)
+    rest = second.train(1, 1, stretch, lambda: False).metrics
+    grow(second, "s2", init="gaussian")
+    assert [rest, train(second, 2), second.evaluate("val")] == wanted
+    assert same_tensors(dict(second.model.state_dict()), dict(first.model.state_dict()))
+    second.close()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_no_step_of_an_epoch_waits_for_the_device(kind: str, precision: Any, tmp_path: Path) -> None:
+    plan = TrainPlan(OPTIMIZERS[kind], precision=precision, gradient_clip=1.0, ema_decay=0.99, label_smoothing=0.1)
+    session = opened(tmp_path, plan, precision=precision)
+    train(session, 0)  # first steps may choose kernels and allocate
+    steps = session.source.steps_per_epoch
+
+    def watch(armed: list[int]) -> bool:
+        """Asked after every step; the last one reads the metrics, which is where an epoch may wait."""
+        armed[0] += 1
+        torch.cuda.set_sync_debug_mode("error" if armed[0] < steps else "default")
+        return False
+
+    counter = [0]
+    try:
+        session.train(1, 1, None, lambda: watch(counter))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert counter[0] == steps
+
+
+@pytest.mark.slow
+def test_compiled_blocks_train_like_eager_ones_and_a_known_shape_costs_no_compilation(tmp_path: Path) -> None:
+    torch._dynamo.reset()
+    eager, compiled = opened(tmp_path), opened(tmp_path, compile="blocks")
+    for session in (eager, compiled):
+        grow(session, "s1", init="zero")
+    for epoch in range(2):
+        assert train(compiled, epoch)["train.loss"] == pytest.approx(train(eager, epoch)["train.loss"], rel=1e-3)
+    compiled.evaluate("val")
+    known = compiled.notes()["compiled_graphs"]
+    assert known > 0
+    for session in (eager, compiled):
+        grow(session, "s1", init="zero")
+    assert train(compiled, 2)["train.loss"] == pytest.approx(train(eager, 2)["train.loss"], rel=5e-3)
+    compiled.evaluate("val")
+    assert compiled.notes()["compiled_graphs"] == known
+    assert list(compiled.model.state_dict()) == list(eager.model.state_dict())

@@ -1,0 +1,224 @@
+"""What README and docs show is true: links resolve, specs build, marked Python runs, commands and names exist.
+
+Two comments mark a fenced block: `<!-- run -->` before Python that runs by itself from the root of the repository, and
+`<!-- file: NAME -->` before text that is written to a file of that name, beside the specs of the same page.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nasir import cli
+from nasir.registry import blocks, datasets, ops, passes
+from nasir.spec import json_schema
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+FENCE = re.compile(r"(?:<!-- (?P<mark>[^>]*?) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
+
+BUILD = """
+import sys
+from pathlib import Path
+from nasir import build, load_spec
+from nasir.spec import import_plugins
+for path in sys.argv[1:]:
+    spec = load_spec(path)
+    import_plugins(spec)
+    assert build(spec).cost().params > 0, path
+"""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page; `mark` is the text of a comment right before it."""
+
+    page: str
+    language: str
+    text: str
+    mark: str
+
+    @property
+    def file(self) -> str | None:
+        return self.mark.removeprefix("file: ") if self.mark.startswith("file: ") else None
+
+
+def fenced(page: Path) -> Iterator[Block]:
+    for found in FENCE.finditer(page.read_text()):
+        yield Block(page.name, found["language"], found["text"], (found["mark"] or "").strip())
+
+
+ALL = [block for page in PAGES for block in fenced(page)]
+RUNNABLE = [block for block in ALL if block.mark == "run"]
+
+
+def whole_spec(block: Block) -> bool:
+    return block.language == "yaml" and block.text.startswith("nasir: 1")
+
+
+def python(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+
+
+def anchors(page: Path) -> set[str]:
+    """Fragment names of the headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_relative_link_resolves(page: Path) -> None:
+    for target in LINK.findall(page.read_text()):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, fragment = target.partition("#")
+        file = page.parent / name if name else page
+        assert file.exists(), f"{page.name} links to {target}, which does not exist"
+        assert not fragment or fragment in anchors(file), f"{page.name} links to {target}: no such heading"
+
+
+@pytest.mark.parametrize("page", sorted({block.page for block in ALL if whole_spec(block)}))
+def test_every_spec_loads_and_builds(page: str, tmp_path: Path) -> None:
+    specs = []
+    for number, block in enumerate(block for block in ALL if block.page == page):
+        name = block.file or f"spec{number}.yaml"
+        if block.file or whole_spec(block):
+            (tmp_path / name).write_text(block.text)
+        if whole_spec(block):
+            specs.append(str(tmp_path / name))
+    done = python("-c", BUILD, *specs)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", RUNNABLE, ids=lambda block: block.page)
+def test_marked_python_runs(block: Block) -> None:
+    done = python("-W", "error", "-c", block.text)
+    assert done.returncode == 0, done.stderr
+
+
+def files_of(page: str) -> dict[str, str]:
+    return {block.file: block.text for block in ALL if block.page == page and block.file}
+
+
+def test_the_pass_of_the_readme_is_short() -> None:
+    text = files_of("README.md")["my_pass.py"]
+    assert "@register(" in text
+    assert len(text.splitlines()) <= 25
+
+
+@pytest.mark.slow
+def test_the_pass_of_the_readme_works_by_path_from_any_folder(tmp_path: Path) -> None:
+    for name, text in files_of("README.md").items():
+        (tmp_path / name).write_text(text)
+    overrides = ["data.dataset=synthetic", "data.options={classes: 10, train: 320, test: 40}", "phases.0.epochs=1"]
+    command = ["run", "prune.yaml", "--out", "runs/prune", "--json"]
+    done = python("-m", "nasir", *command, *[f"--set={one}" for one in overrides], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "imported plugin" in done.stderr
+    records = [json.loads(line) for line in (tmp_path / "runs/prune/journal.jsonl").read_text().splitlines()]
+    rewrites = [record for record in records if record["kind"] == "rewrite"]
+    assert {record["pass"] for record in rewrites} == {"prune-quiet-channels"}
+    assert rewrites[-1]["cost"]["params"] < records[0]["cost"]["params"]
+    drawn = python("-m", "nasir", "show", "runs/prune", cwd=tmp_path)
+    assert "18x4x4" in drawn.stdout, drawn.stdout + drawn.stderr  # 32 channels, 3/4 of them twice
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    """(page, arguments) of every `nasir ...` line that the pages show as typed."""
+    found = []
+    for block in ALL:
+        for line in block.text.splitlines() if block.language == "console" else ():
+            if line.startswith("$ nasir "):
+                found.append((block.page, shlex.split(line.partition(" > ")[0])[2:]))
+    return found
+
+
+def subcommands(parser: ArgumentParser) -> set[str]:
+    return {name for action in parser._actions if isinstance(action.choices, dict) for name in action.choices}
+
+
+def test_commands_as_typed_are_understood() -> None:
+    typed = commands()
+    assert typed
+    for page, arguments in typed:
+        try:
+            cli._parser().parse_args(arguments)
+        except SystemExit:
+            pytest.fail(f"{page}: nasir {shlex.join(arguments)}")
+
+
+def test_commands_named_in_the_text_exist() -> None:
+    known = subcommands(cli._parser())
+    make = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
+    for page in PAGES:
+        text = page.read_text()
+        for name in re.findall(r"`nasir ([a-z]+)\b", text):
+            assert name in known, f"{page.name}: nasir {name}"
+        for name in re.findall(r"(?:`|\$ )make ([\w-]+)", text):
+            assert name in make, f"{page.name}: make {name}"
+
+
+def keys_of(schema: Any) -> Iterator[str]:
+    """All property names in a JSON Schema."""
+    if isinstance(schema, dict):
+        if isinstance(properties := schema.get("properties"), dict):
+            yield from properties
+        for inner in schema.values():
+            yield from keys_of(inner)
+    elif isinstance(schema, list):
+        for inner in schema:
+            yield from keys_of(inner)
+
+
+def mentioned(page: str) -> set[str]:
+    """Words between backticks outside fenced blocks."""
+    text = FENCE.sub("", (ROOT / page).read_text())
+    return {word for code in re.findall(r"`([^`\n]+)`", text) for word in re.findall(r"[\w-]+", code)}
+
+
+def test_every_key_of_a_spec_is_described() -> None:
+    described = mentioned("docs/specs.md") | mentioned("docs/passes.md")
+    missing = sorted(set(keys_of(json_schema())) - described)
+    assert not missing, f"docs/specs.md lacks {', '.join(missing)}"
+
+
+def shipped(registry: Any) -> set[str]:
+    """Names that come from nasir itself, not from what else is installed or was registered by other tests."""
+    points = {name for name, point in registry._entry_points().items() if point.value.startswith("nasir.")}
+    here = {name for name, thing in registry._objects.items() if home(thing).startswith("nasir.")}
+    return {name for name in points | here if "nasir_plugin" not in home(registry._objects.get(name))}
+
+
+def home(thing: Any) -> str:
+    """The module that a registered thing was defined in."""
+    return str(getattr(getattr(thing, "rule", thing), "__module__", ""))
+
+
+def test_all_that_ships_is_named() -> None:
+    table = mentioned("README.md")
+    for registry in (passes, ops, blocks, datasets):
+        missing = sorted(shipped(registry) - table)
+        assert not missing, f"README.md does not name the {registry.plural} {', '.join(missing)}"
+    specs = {path.stem for path in (ROOT / "specs/autogrow").glob("*.yaml")}
+    missing = sorted(specs - mentioned("docs/autogrow.md"))
+    assert not missing, f"docs/autogrow.md does not name the specs {', '.join(missing)}"
+
+
+def test_every_option_of_a_pass_is_described() -> None:
+    described = mentioned("docs/passes.md")
+    for name in shipped(passes):
+        missing = sorted(set(passes.get(name).__dataclass_fields__) - described)
+        assert not missing, f"docs/passes.md lacks options of {name}: {', '.join(missing)}"
