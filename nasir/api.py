@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,7 @@ def run(
         session.build(graph, initial_plan(graph, spec))
         directory = RunDirectory.create(path)  # only now, so that bad input leaves no directory behind
         with directory.lock():
+            directory.check_vacant()  # another process may have run here since
             directory.write_spec(spec.to_yaml())
             env = {**_environment(), **session.describe(), "base": str(base)}
             env["plugins"] = {Path(plugin.path).name: plugin.sha256 for plugin in plugins}
@@ -156,9 +158,12 @@ def _end(engine: Engine, directory: RunDirectory) -> Run:
 
     try:
         engine.execute()
-    finally:
-        if engine.journal.effective("epoch"):
-            write_report(directory.path)
+    except BaseException:
+        with suppress(OSError):  # what stopped the run matters more, and so does its exit code
+            if engine.journal.effective("epoch"):
+                write_report(directory.path)
+        raise
+    write_report(directory.path)
     return finished(directory, engine.journal)
 
 

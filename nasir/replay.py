@@ -9,6 +9,7 @@ from typing import Any
 from nasir.api import Run, reopen, run
 from nasir.engine import find_site
 from nasir.errors import JournalError
+from nasir.evidence import Evidence
 from nasir.ir import Graph
 from nasir.rundir import RunDirectory
 from nasir.spec import make_pass
@@ -41,13 +42,13 @@ def replay_graphs(directory: RunDirectory) -> tuple[Graph, ...]:
     if not records:
         raise JournalError(f"{directory.path}: the journal is empty")
     graphs = [Graph.from_json(directory.get_blob(records[0]["graph"]))]
-    for record in records:
+    for index, record in enumerate(records):
         if record["kind"] == "rewrite":
-            graphs.append(_replay(directory, graphs[-1], record))
+            graphs.append(_replay(directory, graphs[-1], record, Evidence(history=records[:index])))
     return tuple(graphs)
 
 
-def _replay(directory: RunDirectory, graph: Graph, record: Mapping[str, Any]) -> Graph:
+def _replay(directory: RunDirectory, graph: Graph, record: Mapping[str, Any], seen: Evidence) -> Graph:
     place = f"{directory.path}: rewrite {record['ordinal']} ({record['pass']} at {record['site']})"
     if graph.digest != record["before"]:
         raise JournalError(f"{place}: begins with another network than the one before it ended with")
@@ -56,7 +57,7 @@ def _replay(directory: RunDirectory, graph: Graph, record: Mapping[str, Any]) ->
     plan.verify(graph, after)
     change = make_pass(record["pass"], record["options"])
     if not change.needs:
-        again = change.attempt(graph, find_site(change, graph, record["site"]))
+        again = change.attempt(graph, find_site(change, graph, record["site"]), seen)
         if again.graph != after or again.plan.to_json() != plan.to_json():
             raise JournalError(f"{place}: the pass now gives another network; was it changed since?")
     if after.digest != record["after"]:

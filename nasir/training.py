@@ -237,8 +237,8 @@ class DataPlan:
         _require(self.normalize in ("auto", None), "data: normalize", self.normalize, "use auto or null")
         ok = _count(self.seed, 0) and self.seed < 2**63
         _require(ok, "data: seed", self.seed, "give a whole number, 0 or more and below 2**63")
-        both = self.pad and self.resized_crop
-        _require(not both, "data: augment", self.augment, "keep one of pad_crop and random_resized_crop")
+        pad, crop = self.pad, self.resized_crop
+        _require(not pad or crop is None, "data: augment", self.augment, "keep one of pad_crop and random_resized_crop")
         _ = self.flips
 
     @property

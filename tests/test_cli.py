@@ -11,6 +11,8 @@ import pytest
 from runs import SPEC, write_spec
 
 from nasir.cli import main
+from nasir.diff import difference
+from nasir.ir import Draft, Graph
 
 
 def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -95,3 +97,25 @@ def test_bad_arguments_end_with_2_and_a_message(
     monkeypatch.chdir(tmp_path)
     code, _, err = run(arguments, capsys)
     assert code == 2 and message in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.json", "{}"), ("b.json", "null"), ("c.txt", "garbage")])
+def test_a_file_that_is_no_graph_is_bad_input(
+    name: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text(text)
+    code, _, err = run(["show", str(tmp_path / name)], capsys)
+    assert code == 2 and name in err and "--json" in err
+
+
+def test_diff_finds_networks_that_only_differ_in_their_wiring() -> None:
+    def network(source: int) -> Graph:
+        draft = Draft()
+        ports = [draft.add("input", (), "x", shape=[4, 4, 4])]
+        for label in ("a", "b"):
+            ports.append(draft.add("conv2d", ports[-1], label, out=4, kernel=1))
+        draft.output(draft.add("add", (ports[2], ports[source]), "sum"))
+        return draft.commit()
+
+    assert difference(network(0), network(0)) == ()
+    assert [str(change) for change in difference(network(0), network(1))] == ["~ inputs of sum: b:0, x:0 -> b:0, a:0"]

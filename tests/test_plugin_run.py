@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from runs import stable
+from runs import SPEC as TINY
+from runs import stable, write_spec
 
 import nasir
 from nasir.cli import main
+from nasir.replay import replay_graphs
 from nasir.rundir import RunDirectory
 
 PLUGIN = '''
@@ -134,3 +136,32 @@ def test_a_plugin_that_changed_is_refused_on_resume(
     assert main(["resume", str(tmp_path / "run")]) == 2
     assert "changed since the run began" in capsys.readouterr().err
     assert stable(RunDirectory.open(tmp_path / "run").effective()) == before
+
+
+HISTORIC = '''
+from dataclasses import dataclass
+
+from nasir import Pass, register
+from nasir.passes.insert_block import InsertBlock
+
+
+@register("insert-by-history")
+@dataclass(frozen=True)
+class InsertByHistory(Pass):
+    """A loud block once an epoch is over."""
+
+    def sites(self, graph):
+        return InsertBlock().sites(graph)
+
+    def rewrite(self, draft, site, seen):
+        over = [record for record in seen.history if record["kind"] == "epoch"]
+        return InsertBlock(init="gaussian" if over else "default").rewrite(draft, site, seen)
+'''
+
+
+def test_a_pass_that_reads_the_history_is_replayed_with_it(tmp_path: Path) -> None:
+    (tmp_path / "historic.py").write_text(HISTORIC)
+    text = TINY.replace("insert-block: {init: gaussian}", "insert-by-history: {}") + "plugins: [./historic.py]\n"
+    run = nasir.run(write_spec(tmp_path, text), out=tmp_path / "run")
+    graphs = replay_graphs(RunDirectory.open(tmp_path / "run"))
+    assert len(graphs) == 5 and graphs[-1] == run.graph

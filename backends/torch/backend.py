@@ -341,6 +341,7 @@ class TorchSession:
         found, problems = checkpoint.latest(directory)
         if found is None:
             return None
+        checkpoint.set_aside(directory, found.step)
         graph = restore(found.meta)
         zeros = {Key(node, name): Fill("zeros") for node, slots in graph.infer.slots.items() for name in slots}
         self._place(graph, TransferPlan(zeros))

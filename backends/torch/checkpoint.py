@@ -30,7 +30,7 @@ from torch import Tensor
 from nasir.errors import CheckpointError
 from nasir.journal import fsync_directory
 
-__all__ = ["AsyncWriter", "Checkpoint", "Groups", "clean", "latest", "load", "save", "steps"]
+__all__ = ["AsyncWriter", "Checkpoint", "Groups", "clean", "latest", "load", "save", "set_aside", "steps"]
 
 Groups = Mapping[str, Mapping[str, Tensor]]
 """Tensors by group name (a file name without suffix: letters, digits, `_`, `-`) and key."""
@@ -106,6 +106,15 @@ def latest(directory: Path, device: torch.device | str = "cpu") -> tuple[Checkpo
             f"{directory}: none of {len(problems)} checkpoints is usable ({'; '.join(problems)}); start the run again"
         )
     return None, ()
+
+
+def set_aside(directory: Path, step: int) -> None:
+    """Rename the checkpoints after `step`, which proved damaged: they must not count among the newest that are kept."""
+    for number in steps(directory):
+        if number > step:
+            damaged = directory / f"step_{number}.damaged"
+            shutil.rmtree(damaged, ignore_errors=True)
+            os.rename(directory / f"step_{number}", damaged)
 
 
 def steps(directory: Path) -> tuple[int, ...]:

@@ -64,25 +64,22 @@ def image_folder(options: Mapping[str, Any], where: DataContext) -> RawData | Fi
         raise _fault(f"channels is {channels!r}; use 3 (colour) or 1 (grey)")
     shorter, constants = _shorter(chosen["resize"], size), _constants(chosen["mean"], chosen["std"], channels)
     workers, fraction = _workers(chosen["workers"]), _fraction(chosen["test_fraction"])
-    if fraction is not None:
+    if fraction is None:
+        train_root, test_root = _folders(path, chosen["test_path"], where)
+        train, names = find_files(train_root)
+        test, _ = find_files(test_root, names)
+    else:
         whole, names = find_files(path)
         train, test = (whole.take(part) for part in cut(whole.labels, fraction, SPLIT_SEED))
-        view = view_of(train, size, channels, shorter)
-        if not _streams(chosen["stream"], train, view):
-            images = read_files(path, whole, view)
-            return replace(
-                hold_out(images, torch.from_numpy(whole.labels), names, fraction, SPLIT_SEED), constants=constants
-            )
-        return FileData(train, test, names, view, workers, constants)
-    train_root, test_root = _folders(path, chosen["test_path"], where)
-    train, names = find_files(train_root)
-    test, _ = find_files(test_root, names)
     view = view_of(train, size, channels, shorter)
     if _streams(chosen["stream"], train, view):
         return FileData(train, test, names, view, workers, constants)
-    train_images, test_images = read_files(train_root, train, view), read_files(test_root, test, view)
-    labels = [torch.from_numpy(files.labels) for files in (train, test)]
-    return RawData(train_images, labels[0], test_images, labels[1], names, constants)
+    if fraction is None:
+        images = [read_files(root, files, view) for root, files in ((train_root, train), (test_root, test))]
+        labels = [torch.from_numpy(files.labels) for files in (train, test)]
+        return RawData(images[0], labels[0], images[1], labels[1], names, constants)
+    both = read_files(path, whole, view), torch.from_numpy(whole.labels)
+    return replace(hold_out(*both, names, fraction, SPLIT_SEED), constants=constants)
 
 
 def _streams(wanted: object, train: Files, view: View) -> bool:

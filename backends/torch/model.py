@@ -24,7 +24,7 @@ from nasir.backends.torch.lower import (
     trace_top,
     trace_unit,
 )
-from nasir.backends.torch.oplowering import Call, Lowered, lower_op
+from nasir.backends.torch.oplowering import Lowered, lower_op
 from nasir.errors import GraphError, RunError
 from nasir.ir import Graph, Port
 from nasir.rewrite import Pass, Rewrite
@@ -256,11 +256,10 @@ class Model(nn.Module):
                 return None
         if not isinstance(change, Rewrite):
             return super().apply(change)
-        from nasir.backends.torch.optimizer_transfer import transfer_optimizer
+        from nasir.backends.torch.optimizer_transfer import transfer_optimizers
 
         new = self.rewritten(change)
-        for optimizer in optimizers:
-            transfer_optimizer(optimizer, self, new, change.plan)
+        transfer_optimizers(optimizers, self, new, change.plan)
         self.become(new)
         return change
 

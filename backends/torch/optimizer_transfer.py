@@ -7,6 +7,7 @@ none, so that Adam's per-parameter step counter starts at zero and SGD's first s
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,14 +24,62 @@ SECOND_MOMENTS = frozenset({"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum",
 
 
 def transfer_optimizer(optimizer: torch.optim.Optimizer, old: Model, new: Model, plan: TransferPlan) -> None:
+    """`transfer_optimizers` for one."""
+    transfer_optimizers((optimizer,), old, new, plan)
+
+
+def transfer_optimizers(
+    optimizers: Iterable[torch.optim.Optimizer], old: Model, new: Model, plan: TransferPlan
+) -> None:
     """Swap the parameters of `old` for those of `new` in every group, with their state.
 
-    New parameters join the group whose parameters carry the same tags. Parameters that the optimizer never held
-    (frozen ones, another model's) are left alone.
+    New parameters join the group whose parameters carry the same tags; of several optimizers the one whose
+    parameters lie nearest by label. Parameters that no optimizer ever held (frozen ones, another model's) are left
+    alone.
     """
     home = {id(p): Key(node, slot) for node, slot, p in _parameters(old)}
     fresh = {Key(node, slot): p for node, slot, p in _parameters(new)}
-    held: set[Key] = set()
+    chosen = tuple(dict.fromkeys(optimizers))
+    for optimizer in chosen:
+        _swap(optimizer, home, fresh, old, new, plan)
+    known = set(home.values())
+    shares: dict[int, dict[Key, nn.Parameter]] = {}
+    for key, parameter in fresh.items():
+        if key not in known and chosen:
+            shares.setdefault(_nearest(chosen, key, fresh, new), {})[key] = parameter
+    for index, added in shares.items():
+        _join(chosen[index], added, fresh, new)
+
+
+def _nearest(
+    optimizers: tuple[torch.optim.Optimizer, ...], key: Key, fresh: dict[Key, nn.Parameter], model: Model
+) -> int:
+    """The optimizer that holds the parameter with the longest common path with that of `key`."""
+    if len(optimizers) == 1:
+        return 0
+    label = model.graph.nodes[key.node].label.split(".")
+    homes = {id(p): model.graph.nodes[other.node].label.split(".") for other, p in fresh.items()}
+
+    def shared(optimizer: torch.optim.Optimizer) -> int:
+        held = [homes[id(p)] for group in optimizer.param_groups for p in group["params"] if id(p) in homes]
+        return max((_common(label, other) for other in held), default=-1)
+
+    return max(range(len(optimizers)), key=lambda index: shared(optimizers[index]))
+
+
+def _common(left: list[str], right: list[str]) -> int:
+    """Number of equal parts at the beginning of two paths."""
+    return next((n for n, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
+
+
+def _swap(
+    optimizer: torch.optim.Optimizer,
+    home: dict[int, Key],
+    fresh: dict[Key, nn.Parameter],
+    old: Model,
+    new: Model,
+    plan: TransferPlan,
+) -> None:
     for group in optimizer.param_groups:
         members: list[tuple[Key | None, Tensor]] = []
         for parameter in group["params"]:
@@ -38,16 +87,11 @@ def transfer_optimizer(optimizer: torch.optim.Optimizer, old: Model, new: Model,
             if key is None:
                 members.append((None, parameter))
             elif key in fresh:
-                held.add(key)
                 members.append((key, fresh[key]))
                 _move_state(optimizer, parameter, fresh[key], plan.sources.get(key), key, old)
             else:
                 optimizer.state.pop(parameter, None)
         _set_members(group, members, new)
-    known = set(home.values())
-    added = {key: parameter for key, parameter in fresh.items() if key not in known and key not in held}
-    if added:
-        _join(optimizer, added, fresh, new)
 
 
 def _parameters(model: Model) -> list[tuple[int, str, nn.Parameter]]:

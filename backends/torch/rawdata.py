@@ -85,6 +85,8 @@ class FileData:
     def __post_init__(self) -> None:
         if not len(self.train):
             raise DataError("the training part is empty; give at least one example")
+        if not len(self.test):
+            raise DataError("the test part, which the end of a run reads, is empty; give at least one example")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,8 @@ class RawData:
             )
         if not len(self.train_labels):
             raise DataError("the training part is empty; give at least one example")
+        if not len(self.test_labels):
+            raise DataError("the test part, which the end of a run reads, is empty; give at least one example")
 
 
 Loader = Callable[[Mapping[str, Any], DataContext], RawData | FileData]

@@ -9,14 +9,18 @@ Pillow does here what torchvision's v2 transforms make it do (the tests compare)
 
 from __future__ import annotations
 
+import atexit
 import math
+import multiprocessing
 import signal
 import warnings
+import weakref
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,7 +43,7 @@ from nasir.errors import DataError, RunError
 from nasir.training import DataPlan, ResizedCrop
 
 MEASURED = 2000  # images that give mean and deviation: both are then known to about 1 % of the deviation
-_GRACE = 30  # seconds that workers outlive a request to stop, for the step at hand
+_started: weakref.WeakSet[BaseProcess] = weakref.WeakSet()
 
 
 class Job(NamedTuple):
@@ -228,7 +232,10 @@ class StreamSource(BatchSource):
                 worker_init_fn=_outlive_signals,
                 generator=torch.Generator(),  # the global one is not to move
             )
-            return iter(loader)
+            others = set(multiprocessing.active_children())
+            iterator = iter(loader)
+            _started.update(set(multiprocessing.active_children()) - others)
+            return iterator
 
 
 def _stacked(items: list[tuple[Any, int]]) -> tuple[Any, Tensor]:
@@ -254,9 +261,17 @@ def _same_handler() -> Iterator[None]:
 
 
 def _outlive_signals(worker: int) -> None:
-    """Let the main process finish its step when a terminal or a scheduler signals all processes of a job at once."""
-    for name in ("SIGINT", "SIGUSR1"):
+    """Let the main process come to its checkpoint when a terminal or a scheduler signals all processes of a job.
+
+    Workers end when their pass does, or within seconds of the main process.
+    """
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if hasattr(signal, "alarm"):
-        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
+
+
+@atexit.register
+def _end_workers() -> None:
+    """Those of a pass that an exception cut short: they ignore the SIGTERM that Python sends, and then waits for."""
+    for process in list(_started):
+        process.kill()

@@ -122,6 +122,10 @@ def _stack_shape(source: Stack, old: Graph, name: str, want: tuple[int, ...]) ->
 
 def derive(draft: Draft, new: Graph) -> TransferPlan:
     """The plan of a committed draft: kept, resized, copied and fresh arrays; raises PlanError where none follows."""
+    for node_id, name in (*draft.fills, *draft.copies):
+        if node_id in new.nodes and name not in new.infer.slots[node_id]:
+            known = ", ".join(new.infer.slots[node_id]) or "none"
+            raise PlanError(f"{_name(new, Key(node_id, name))}: there is no such weight to set, only {known}")
     found: dict[Key, Source] = {}
     old = draft.base
     before = old.infer.slots if old else {}

@@ -454,3 +454,11 @@ def test_a_cap_holds(plan: PhasePlan, rows: list[dict[str, float]]) -> None:
     growing = tuple(replace(rule, pass_name="insert-block", at_most=4) for rule in plan.rules)
     records = simulate((replace(plan, rules=growing),), 0, rows, VIEW)
     assert all(depth <= 4 for depth in records[-1]["depths"].values())
+
+
+def test_conditions_read_the_learning_rate_and_the_seconds_that_lie_beside_the_metrics() -> None:
+    record = {"kind": "epoch", "epoch": 1, "metrics": {"val.accuracy": 0.5}, "lr": 0.01, "seconds": 3.0}
+    assert evaluate(Threshold("lr", below=0.1), [record]).holds
+    assert not evaluate(Threshold("seconds", above=5.0), [record]).holds
+    with pytest.raises(RunError, match="no metric 'loss'"):
+        evaluate(Threshold("loss", below=0.1), [record])

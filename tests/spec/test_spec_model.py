@@ -16,7 +16,7 @@ from nasir.errors import SpecError
 from nasir.policy.base import At, Budget, PhasePlan, Plateau, RulePlan, Threshold, Where
 from nasir.spec import Spec, load_spec, loads_spec
 from nasir.spec.model_network import ImportedNetwork
-from nasir.training import DataPlan, OptimizerPlan, SchedulePlan, TrainPlan
+from nasir.training import DataPlan, OptimizerPlan, ResizedCrop, SchedulePlan, TrainPlan
 
 
 def test_the_resolved_spec_loads_back_equal() -> None:
@@ -87,6 +87,22 @@ def test_the_data_becomes_the_plan_of_the_backend() -> None:
     assert spec.data.plan() == DataPlan(
         "digits", {"path": "x"}, augment=({"hflip": {}}, {"pad_crop": {"pad": 2}}), validation=9, seed=7
     )
+
+
+def test_random_resized_crop_is_read_and_checked() -> None:
+    def read(text: str) -> DataPlan:
+        return loads_spec(changed("validation: 0.2", f"augment: [{text}]")).data.plan()
+
+    assert read("random_resized_crop").resized_crop == ResizedCrop()
+    assert read("random_resized_crop: {size: 9, scale: [0.2, 1]}").resized_crop == ResizedCrop(9, (0.2, 1.0))
+    for text, message in (
+        ("random_resized_crop: {scale: [0.9, 0.1]}", "write the smaller number first"),
+        ("random_resized_crop: {scale: [0.9, 2]}", "shares of at most 1"),
+        ("random_resized_crop: {ratio: [1]}", "give at least 2"),
+        ("random_resized_crop, pad_crop", "keep one of pad_crop and random_resized_crop"),
+    ):
+        with pytest.raises(SpecError, match=message):
+            read(text)
 
 
 def test_the_defaults_of_the_models_are_those_of_the_plans() -> None:

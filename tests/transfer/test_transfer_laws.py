@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from nasir.ir import Atom, Graph, Index, positions
+from nasir.ir import Atom, Fill, Graph, Index, positions
 from nasir.testing import (
     MIXING,
     STIRRING,
@@ -18,7 +18,8 @@ from nasir.testing import (
     silence,
     transferred,
 )
-from nasir.transfer import Key, TransferPlan, derive
+from nasir.transfer import Key, TransferPlan, derive, fill, stream
+from nasir.transfer.fill import PIECE
 
 SEEDS = range(20)
 BOUND = 1e-12  # relative to the largest output
@@ -181,3 +182,10 @@ def test_filling_depends_on_seed_ordinal_node_and_slot_only() -> None:
     for seed, ordinal in ((3, 5), (4, 4)):
         other = transferred(plan, new, weights, seed=seed, ordinal=ordinal)
         assert any(not np.array_equal(array, first[key]) for key, array in other.items())
+
+
+def test_large_arrays_drawn_one_after_another_from_a_stream_differ() -> None:
+    rng = stream(0, 1, 2, "weight")
+    first, second = (fill(Fill("normal"), (2, PIECE), rng) for _ in range(2))
+    assert not (first == second).any()
+    assert (first == fill(Fill("normal"), (2, PIECE), stream(0, 1, 2, "weight"))).all()

@@ -121,3 +121,14 @@ def test_a_stack_joins_what_fits() -> None:
     fit.verify(old, new)
     with pytest.raises(PlanError, match="do not join"):
         TransferPlan({**fit.sources, Key(joined.node, "weight"): Stack(1, tuple(takes))}).verify(old, new)
+
+
+def test_an_initializer_for_a_weight_that_is_not_there_is_refused() -> None:
+    graph = random_graph(0)
+    draft = graph.draft()
+    before = draft.outputs[0]
+    added = draft.add("batch_norm", before, "late")
+    draft.outputs = [added]
+    draft.fill(added.node, "wieght", "zeros")
+    with pytest.raises(PlanError, match=r"late\.wieght: there is no such weight to set, only weight, bias"):
+        derive(draft, draft.commit())

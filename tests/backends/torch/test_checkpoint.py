@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 
 from nasir.backends.torch import checkpoint
-from nasir.backends.torch.checkpoint import AsyncWriter, clean, latest, load, save, steps
+from nasir.backends.torch.checkpoint import AsyncWriter, clean, latest, load, save, set_aside, steps
 from nasir.errors import CheckpointError
 
 
@@ -112,6 +112,18 @@ def test_damage_is_found_and_the_previous_checkpoint_used(tmp_path: Path, damage
     DAMAGE[damage](tmp_path / "step_1" / name)
     with pytest.raises(CheckpointError, match="none of 2 checkpoints"):
         latest(tmp_path)
+
+
+def test_damaged_ones_set_aside_do_not_count_among_those_kept(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save(tmp_path, step, tensors(step), {})
+    (tmp_path / "step_3" / "manifest.json").write_text("{}")
+    found, _ = latest(tmp_path)
+    assert found is not None and found.step == 2
+    set_aside(tmp_path, found.step)
+    save(tmp_path, 4, tensors(4), {})
+    assert steps(tmp_path) == (2, 4)
+    assert (tmp_path / "step_3.damaged").is_dir()
 
 
 def test_nothing_saved_yet_is_not_an_error(tmp_path: Path) -> None:

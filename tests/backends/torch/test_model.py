@@ -8,10 +8,13 @@ import pytest
 import torch
 from networks import small_resnet
 
-from nasir.backends.torch import Model
-from nasir.errors import GraphError
+from nasir.backends.torch import Call, Model, lowering
+from nasir.backends.torch.oplowering import LOWERINGS
+from nasir.errors import GraphError, UsageError
 from nasir.evidence import Evidence
-from nasir.ir import Atom, Draft, Graph
+from nasir.ir import At, Atom, Draft, Graph, ValueType, op
+from nasir.ir.op import loaded
+from nasir.registry import ops
 from nasir.rewrite import Pass
 
 
@@ -163,3 +166,59 @@ def test_apply_with_a_plain_function_visits_submodules() -> None:
     seen: list[str] = []
     model.apply(lambda module: seen.append(type(module).__name__))
     assert "Conv2d" in seen and seen[-1] == "Model"
+
+
+@pytest.mark.parametrize("labels", [["half"], ["graph"], ["code.conv"], ["a.b", "a"], ["a", "a.weight"]])
+def test_a_label_that_torch_or_another_label_takes_is_refused(labels: list[str]) -> None:
+    draft = Draft()
+    x = draft.add("input", (), "x", shape=[3, 4, 4])
+    for label in labels:
+        x = draft.add("conv2d", x, label, out=3, kernel=1)
+    draft.output(x)
+    with pytest.raises(UsageError, match="choose another"):
+        Model.from_graph(draft.commit())
+
+
+def test_a_frozen_norm_stays_frozen_when_it_is_resized() -> None:
+    model = Model.from_graph(small_resnet()).train()
+    norm, other = model.graph.find("s1.0.bn1"), model.graph.find("s1.0.bn2")
+    model.leaf(norm).eval()
+    inner = next(space for space in model.graph.infer.spaces if space.name == "s1.0.conv1")
+    before = model.leaf(norm)
+    model.apply(_Narrow(), inner)
+    assert model.leaf(norm) is not before
+    assert not model.leaf(norm).training and model.leaf(other).training
+
+
+@dataclass(frozen=True)
+class _Narrow(Pass):
+    """Drop the last unit of a space."""
+
+    def sites(self, graph: Graph) -> list[Atom]:
+        return [space for space in graph.infer.spaces if space.resizable]
+
+    def rewrite(self, draft: Draft, site: Atom, seen: Evidence) -> None:
+        draft.select(site, range(site.size - 1))
+
+
+def _checked(x: torch.Tensor, channels: int) -> torch.Tensor:
+    assert x.shape[1] == channels
+    return x
+
+
+def test_a_call_with_a_constant_from_its_input_is_lowered_anew_when_that_is_resized() -> None:
+    @op("sized")
+    def sized(at: At, x: ValueType) -> ValueType:
+        """The input; its lowering knows the number of channels."""
+        return x
+
+    lowering("sized")(lambda attrs, inputs, out: Call(_checked, (inputs[0].shape[0],)))
+    try:
+        draft = Draft()
+        x = draft.add("conv2d", draft.add("input", (), "x", shape=[3, 4, 4]), "conv", out=6, kernel=1)
+        draft.output(draft.add("conv2d", draft.add("sized", x, "sized"), "last", out=2, kernel=1))
+        model = Model.from_graph(draft.commit())
+        model.apply(_Narrow(), next(space for space in model.graph.infer.spaces if space.name == "conv"))
+        assert model(batch(4)).shape == (5, 2, 4, 4)
+    finally:
+        del LOWERINGS["sized"], ops._objects["sized"], loaded["sized"]

@@ -263,3 +263,16 @@ def test_parameters_that_the_optimizer_did_not_hold_stay_outside() -> None:
     optimizer = torch.optim.SGD(chosen, lr=0.1, momentum=0.9)
     model.apply(Select((0, 1)), space(model.graph, "s1.0.conv1"), optimizers=[optimizer])
     assert [id(p) for p in optimizer.param_groups[0]["params"]] == [id(p) for p in chosen]
+
+
+def test_of_two_optimizers_the_nearest_one_gets_the_new_parameters() -> None:
+    model = Model.from_graph(pyramid((1, 1), 4, size=8, classes=3))
+    named = dict(model.named_parameters())
+    parts = [[p for name, p in named.items() if name.startswith("s1.") is mine] for mine in (False, True)]
+    rest, stage = (torch.optim.SGD(part, lr=0.1) for part in parts)
+    model.apply(InsertBlock(init="zero"), "s1", optimizers=[rest, stage])
+    model.apply(InsertBlock(init="zero"), "s2", optimizers=[rest, stage, rest])
+    held = [{id(p) for group in o.param_groups for p in group["params"]} for o in (rest, stage)]
+    for name, parameter in model.named_parameters():
+        assert [id(parameter) in ids for ids in held] == [not name.startswith("s1."), name.startswith("s1.")], name
+    assert sum(len(group["params"]) for o in (rest, stage) for group in o.param_groups) == len(list(model.parameters()))

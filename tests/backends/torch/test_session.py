@@ -17,7 +17,8 @@ from runs import SPEC, write_spec
 import nasir.api
 from nasir.backend import Setup
 from nasir.backends.torch.backend import TorchBackend, TorchSession, choose_device
-from nasir.errors import CheckpointError, ClaimError, DataError, RunError
+from nasir.engine import Signals
+from nasir.errors import CheckpointError, ClaimError, DataError, Preempted, RunError
 from nasir.evidence import Evidence
 from nasir.ir import Draft, Graph
 from nasir.journal import read_journal
@@ -358,13 +359,36 @@ def test_adam_init_settles_within_a_run_and_its_outcome_is_journaled(tmp_path: P
         assert not any(accuracy > outcome["target"] for accuracy in outcome["train.accuracy"][:-1])
 
 
-def test_a_deterministic_session_sets_what_cublas_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deterministic_session_sets_what_cublas_needs_and_puts_the_switches_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    assert not before[0]
+    session = TorchBackend().open(setup(tmp_path, deterministic=True))
     try:
-        TorchBackend().open(setup(tmp_path, deterministic=True)).close()
         assert torch.are_deterministic_algorithms_enabled()
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     finally:
-        torch.use_deterministic_algorithms(before[0])
-        torch.backends.cudnn.benchmark = before[1]
+        session.close()
+    assert (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark) == before
+
+
+def test_a_report_that_cannot_be_written_does_not_hide_why_a_run_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    class AfterTwoEpochs(Signals):
+        asked = 0
+
+        def wanted(self) -> bool:
+            self.asked += 1
+            self.exit_code = 75 if self.asked > 12 else 0
+            return self.exit_code != 0
+
+    monkeypatch.setattr("nasir.report.write_report", full)
+    with pytest.raises(Preempted):
+        nasir.api.run(write_spec(tmp_path), tmp_path / "run", signals=AfterTwoEpochs())
+    assert [r["kind"] for r in read_journal(tmp_path / "run" / "journal.jsonl")[0]][-1] == "checkpoint"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from nasir.backends.torch.images import fitted, pixels, resized_part
 from nasir.backends.torch.rawdata import DataContext, View
 from nasir.backends.torch.streaming import Job, StreamSource, draw_box
 from nasir.errors import DataError, RunError
+from nasir.spec import load_spec
 from nasir.training import DataPlan, OptimizerPlan, ResizedCrop, TrainPlan
 from nasir.transfer import Key, TransferPlan
 
@@ -229,6 +231,17 @@ def test_a_job_is_all_that_an_image_needs(tree: Path) -> None:
     first, again, other = (decoder[Job(path, 1, (0, 5, 2, place), (0, 0))][0] for place in (4, 4, 5))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
     assert np.array_equal(decoder[Job(path, 1, (0, 5, 2, 4), (0, 0), True)][0], first[:, ::-1])
+
+
+@pytest.mark.parametrize("name", ["basic4_imagenet", "plain4_imagenet", "bottleneck4"])
+def test_the_imagenet_specs_would_run_on_such_a_tree(tree: Path, name: str) -> None:
+    paths = [f"data.options.{key}={tree / 'pets' / part}" for key, part in (("path", "train"), ("test_path", "test"))]
+    with as_file(files("nasir.specs")) as specs:
+        plan = load_spec(specs / "autogrow" / f"{name}.yaml", [*paths, "data.validation=2"]).data.plan()
+    source = open_source(plan, DataContext(tree), CPU)
+    assert isinstance(source, StreamSource) and source.shape == (3, 224, 224) and source.plan.flips
+    assert plan.resized_crop == ResizedCrop() and plan.batch_size == 256
+    assert source.probe(2).shape == (2, 3, 224, 224)
 
 
 def _session(root: Path, workers: int) -> TorchSession:
