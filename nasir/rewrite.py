@@ -11,6 +11,7 @@ from nasir.errors import Decline, PlanError
 from nasir.evidence import Evidence, Need
 from nasir.ir.draft import Claim, Draft
 from nasir.ir.graph import Graph
+from nasir.ir.infer import collector_paused
 from nasir.ir.space import Atom
 from nasir.transfer.plan import TransferPlan, derive
 
@@ -74,9 +75,10 @@ class Pass(ABC):
     def attempt(self, graph: Graph, site: Site, seen: Evidence | None = None) -> Rewrite:
         """Like `apply`, but a refusal raises Decline with its reason."""
         draft = graph.draft()
-        settle = self.rewrite(draft, site, seen or Evidence())
-        new = draft.commit()
-        plan = derive(draft, new)
+        with collector_paused():
+            settle = self.rewrite(draft, site, seen or Evidence())
+            new = draft.commit()
+            plan = derive(draft, new)
         if not plan.sources and new == graph:
             raise Decline("nothing to change")
         if draft.preserves == "exact":

@@ -34,7 +34,7 @@ class BlockCompiler:
 
     def compile(self, model: Model) -> None:
         """Let every block that is not compiled yet run through the compiler; known shapes cost nothing."""
-        for _, block in model.units.values():
+        for block in model.units.values():
             if "forward" not in block.__dict__:
                 # dynamic=False: with symbolic shapes the first pruned block cost 7.9 s instead of 2.5 s
                 block.__dict__["forward"] = torch.compile(block.forward, backend=self._counted, dynamic=False)

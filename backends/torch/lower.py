@@ -56,7 +56,7 @@ def schedule(graph: Graph) -> tuple[Step, ...]:
 def _owners(graph: Graph) -> dict[int, str]:
     """The block path each node runs in; absent for nodes that run at the top."""
     blocks = {region.path for region in graph.blocks}
-    outer = [path for path in blocks if not any(path.startswith(other + ".") for other in blocks)]
+    outer = [path for path in blocks if not _inside(path, blocks)]
     owner = {node_id: path for path in outer for node_id in graph.members(path)}
     outputs = {port.node for port in graph.outputs}
     home = dict(owner)
@@ -74,6 +74,15 @@ def _owners(graph: Graph) -> dict[int, str]:
         else:
             owner.pop(node_id, None)
     return owner
+
+
+def _inside(path: str, others: set[str]) -> bool:
+    """Whether a path lies below one of `others`."""
+    while "." in path:
+        path = path.rpartition(".")[0]
+        if path in others:
+            return True
+    return False
 
 
 def _unit(graph: Graph, path: str, nodes: tuple[int, ...]) -> Unit:

@@ -7,7 +7,7 @@ parameter is the same tensor object before and after, and blocks that did not ch
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +27,11 @@ from nasir.backends.torch.lower import (
 from nasir.backends.torch.oplowering import Lowered, lower_op
 from nasir.errors import GraphError, RunError
 from nasir.ir import Graph, Port
+from nasir.ir.infer import collector_paused
 from nasir.rewrite import Pass, Rewrite
 from nasir.transfer import Key, TransferPlan, execute
+
+LoweredUnit: TypeAlias = tuple[Unit, Any, nn.Module]  # what runs, its signature, its module
 
 _CODE: dict[Any, BlockCode] = {}  # one generated class for each block signature
 
@@ -42,13 +45,14 @@ class Model(nn.Module):
     graph: Graph
     code: str  # the generated forward, blocks as calls; each block prints its own
     _lowered: dict[int, Lowered]  # by node id
-    _units: dict[str, tuple[Any, nn.Module]]  # (signature, module) by block path
+    _units: dict[str, LoweredUnit]  # by block path
+    _inplace: set[int]  # ReLUs that overwrite their input
     _forward: Callable[..., Any]
 
     def __init__(self) -> None:
         super().__init__()
         # there from the start, so that no label can take their names
-        self.__dict__.update(dict.fromkeys(("graph", "code", "_lowered", "_units", "_forward")))
+        self.__dict__.update(dict.fromkeys(("graph", "code", "_lowered", "_units", "_inplace", "_forward")))
         self.channels_last = False
         self.ordinal = 0  # rewrites so far: part of the key of every random fill
         self.seed = 0
@@ -98,18 +102,20 @@ class Model(nn.Module):
             lowered[node_id] = module
         steps = schedule(graph)
         inplace = inplace_relus(graph, graph.order)
-        units: dict[str, tuple[Any, nn.Module]] = {}
+        units: dict[str, LoweredUnit] = {}
         for step in steps:
             if isinstance(step, Unit):
                 units[step.path] = self._unit(graph, step, lowered, inplace, reused, old)
-                attach(self, step.path, units[step.path][1])
+                attach(self, step.path, units[step.path][2])
             elif isinstance(single := lowered.get(step), nn.Module):
                 attach(self, graph.nodes[step].label, single)
         code = trace_top(graph, steps, lowered, inplace).python_code("self")
         scope = dict(code.globals)
         exec(compile(code.src, "<nasir network>", "exec"), scope)
         # plain attributes, outside nn.Module's registries: none of these is a child
-        self.__dict__.update(graph=graph, _lowered=lowered, _units=units, _forward=scope["forward"], code=code.src)
+        self.__dict__.update(
+            graph=graph, _lowered=lowered, _units=units, _inplace=inplace, _forward=scope["forward"], code=code.src
+        )
 
     def _can_lend(self, node_id: int, graph: Graph) -> bool:
         """Whether this model's lowering of a node serves `graph` as it is."""
@@ -152,23 +158,28 @@ class Model(nn.Module):
         inplace: set[int],
         reused: set[int],
         old: Model | None,
-    ) -> tuple[Any, nn.Module]:
+    ) -> LoweredUnit:
+        before = old._units.get(unit.path) if old is not None else None
+        if before is not None and old is not None and reused.issuperset(unit.nodes):
+            # the same nodes, wired alike, need no new signature
+            nodes, known = graph.nodes, old.graph.nodes
+            alike = before[0] == unit and all(nodes[n] is known[n] for n in unit.nodes)
+            if alike and not (inplace ^ old._inplace).intersection(unit.nodes):
+                return before
         sign = signature(graph, unit, lowered, inplace)
-        if old is not None and unit.path in old._units and reused.issuperset(unit.nodes):
-            before, module = old._units[unit.path]
-            if before == sign:
-                return before, module
+        if before is not None and reused.issuperset(unit.nodes) and before[1] == sign:
+            return unit, sign, before[2]
         if sign not in _CODE:
             _CODE[sign] = BlockCode(trace_unit(graph, unit, lowered, inplace))
         children = {target: lowered[node_id] for target, node_id in children_of(graph, unit, lowered)}
         block = _CODE[sign].instantiate(children)  # type: ignore[arg-type]
         block.training = old.training if old is not None else True
-        return sign, block
+        return unit, sign, block
 
     @property
-    def units(self) -> Mapping[str, tuple[Any, nn.Module]]:
-        """(signature, module) of each block that runs as one module, by region path."""
-        return self._units
+    def units(self) -> Mapping[str, nn.Module]:
+        """The blocks that run as one module each, by region path."""
+        return {path: block for path, (_, _, block) in self._units.items()}
 
     def use_channels_last(self) -> None:
         """Keep convolution weights in channels-last memory from now on, through rewrites too."""
@@ -221,7 +232,7 @@ class Model(nn.Module):
         parameter = next((p for p in self.parameters()), None)
         device = parameter.device if parameter is not None else torch.device("cpu")
         dtype = parameter.dtype if parameter is not None else torch.float32
-        with torch.no_grad():
+        with torch.no_grad(), collector_paused():
             fresh = execute(
                 rewrite.plan,
                 rewrite.graph,
@@ -239,7 +250,7 @@ class Model(nn.Module):
     def become(self, other: Model) -> None:
         """Take the place of `other` (from `rewritten`), keeping this object's identity and hooks."""
         self._modules = other._modules
-        for name in ("graph", "ordinal", "_lowered", "_units", "_forward", "code"):
+        for name in ("graph", "ordinal", "_lowered", "_units", "_inplace", "_forward", "code"):
             self.__dict__[name] = other.__dict__[name]
 
     def apply(  # type: ignore[override]
@@ -258,9 +269,10 @@ class Model(nn.Module):
             return super().apply(change)
         from nasir.backends.torch.optimizer_transfer import transfer_optimizers
 
-        new = self.rewritten(change)
-        transfer_optimizers(optimizers, self, new, change.plan)
-        self.become(new)
+        with collector_paused():
+            new = self.rewritten(change)
+            transfer_optimizers(optimizers, self, new, change.plan)
+            self.become(new)
         return change
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nasir.backends.torch.arrays import TorchArrays
+from nasir.ir.infer import collector_paused
 from nasir.transfer import Key, Source, Stack, Take, TransferPlan, execute_moment, moment_source
 
 if TYPE_CHECKING:
@@ -37,9 +38,13 @@ def transfer_optimizers(
     parameters lie nearest by label. Parameters that no optimizer ever held (frozen ones, another model's) are left
     alone.
     """
+    with collector_paused():
+        _transfer(tuple(dict.fromkeys(optimizers)), old, new, plan)
+
+
+def _transfer(chosen: tuple[torch.optim.Optimizer, ...], old: Model, new: Model, plan: TransferPlan) -> None:
     home = {id(p): Key(node, slot) for node, slot, p in _parameters(old)}
     fresh = {Key(node, slot): p for node, slot, p in _parameters(new)}
-    chosen = tuple(dict.fromkeys(optimizers))
     for optimizer in chosen:
         _swap(optimizer, home, fresh, old, new, plan)
     known = set(home.values())

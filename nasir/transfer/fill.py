@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from nasir.errors import PlanError
 from nasir.ir.types import Fill
 
-PIECE = 1 << 18  # entries drawn from one stream; part of what a seed means, so it never changes
+WORTH_THREADS = {"random": 16, "standard_normal": 4}  # least number of pieces, by the time they take
+PIECE = 1 << 16  # entries drawn from one stream; part of what a seed means, so it never changes
 
 Array = NDArray[Any]
 Stream = np.random.Generator
@@ -46,34 +47,36 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="fill")
 
 
-def _drawn(shape: tuple[int, ...], rng: Stream, method: str) -> Array:
-    """Float32 draws in pieces of fixed size, each from its own jump of the stream: equal for any number of threads."""
+def _drawn(shape: tuple[int, ...], rng: Stream, method: str, scale: float, shift: float) -> Array:
+    """scale * draw + shift in float32, in pieces that each have their own jump of the stream: equal for any number of
+    threads."""
     values = np.empty(prod(shape), dtype=np.float32)
+
+    def draw(stream: Stream, piece: Array) -> None:
+        getattr(stream, method)(out=piece, dtype=np.float32)
+        piece *= np.float32(scale)
+        if shift:
+            piece += np.float32(shift)
+
     pieces = [values[start : start + PIECE] for start in range(0, len(values), PIECE)]
     if len(pieces) == 1:
-        getattr(rng, method)(out=pieces[0], dtype=np.float32)
+        draw(rng, pieces[0])
     elif pieces:
         root = rng.bit_generator
         assert isinstance(root, np.random.Philox)
         streams = [np.random.Generator(root.jumped(index)) for index in range(len(pieces))]
-        # numpy lets go of the interpreter lock while it draws
-        list(_pool().map(lambda draw, out: getattr(draw, method)(out=out, dtype=np.float32), streams, pieces))
+        # waking threads costs milliseconds; numpy lets go of the interpreter lock while it draws
+        list((_pool().map if len(pieces) >= WORTH_THREADS[method] else map)(draw, streams, pieces))
         root.state = root.jumped(len(pieces)).state  # the next array of this stream draws something else
     return values.reshape(shape)
 
 
 def _uniform(shape: tuple[int, ...], rng: Stream, low: float, high: float) -> Array:
-    values = _drawn(shape, rng, "random")
-    values *= np.float32(high - low)
-    values += np.float32(low)
-    return values
+    return _drawn(shape, rng, "random", high - low, low)
 
 
 def _normal(shape: tuple[int, ...], rng: Stream, mean: float = 0.0, std: float = 1.0) -> Array:
-    values = _drawn(shape, rng, "standard_normal")
-    values *= np.float32(std)
-    values += np.float32(mean)
-    return values
+    return _drawn(shape, rng, "standard_normal", std, mean)
 
 
 def _kaiming_uniform(shape: tuple[int, ...], rng: Stream, a: float = 0.0) -> Array:
@@ -112,8 +115,11 @@ RULES: Mapping[str, Callable[..., Array]] = {
 }
 
 
-def fill(rule: Fill, shape: tuple[int, ...], rng: Stream) -> Array:
-    """A float32 array of `shape`; raises PlanError for an unknown rule or wrong arguments."""
+CONSTANT = frozenset({"zeros", "ones", "constant", "dirac"})  # rules that draw nothing
+
+
+def fill(rule: Fill, shape: tuple[int, ...], rng: Stream | None) -> Array:
+    """A float32 array of `shape`; rules in CONSTANT need no stream. PlanError: unknown rule or wrong arguments."""
     if rule.rule not in RULES:
         raise PlanError(f"unknown initializer {rule.rule!r}; known: {', '.join(RULES)}")
     try:

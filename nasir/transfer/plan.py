@@ -39,7 +39,10 @@ class TransferPlan:
             shape = _shape(source, old, _name(new, key), slot.shape)
             if shape != slot.shape:
                 raise PlanError(f"{_name(new, key)}: its source has shape {shape}, the weight has {slot.shape}")
+        touched = {key.node for key in self.sources}
         for node_id, slots in after.items():
+            if node_id not in touched and _unchanged(old, new, node_id):
+                continue
             was = before.get(node_id)
             for name, slot in slots.items():
                 if (node_id, name) in self.sources:
@@ -61,6 +64,15 @@ class TransferPlan:
     def from_json(data: list[Any]) -> TransferPlan:
         """Inverse of `to_json`."""
         return TransferPlan({Key(node, slot): sources.from_json(source) for node, slot, source in data})
+
+
+def _unchanged(old: Graph, new: Graph, node_id: int) -> bool:
+    """Whether a node is the very same and reads the same shapes: its weights then have the same shapes."""
+    node = new.nodes[node_id]
+    if old.nodes.get(node_id) is not node:
+        return False
+    before, after = old.infer.types, new.infer.types
+    return all(port in before and before[port].shape == after[port].shape for port in node.inputs)
 
 
 def _name(graph: Graph, key: Key) -> str:
@@ -129,8 +141,11 @@ def derive(draft: Draft, new: Graph) -> TransferPlan:
     found: dict[Key, Source] = {}
     old = draft.base
     before = old.infer.slots if old else {}
+    explicit_nodes = {node_id for node_id, _ in (*draft.fills, *draft.copies)}
     for node_id, slots in new.infer.slots.items():
         was = before.get(node_id)
+        if was is not None and not draft.selected and node_id not in explicit_nodes and was.keys() == slots.keys():
+            continue  # nothing was resized: all of it is kept
         for name, slot in slots.items():
             key = Key(node_id, name)
             explicit = _explicit(draft, key, slot)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from nasir.errors import PlanError
 from nasir.ir.graph import Graph
 from nasir.ir.types import Fill
-from nasir.transfer.fill import Array, Stream, fill, stream
+from nasir.transfer.fill import CONSTANT, Array, Stream, fill, stream
 from nasir.transfer.plan import TransferPlan
 from nasir.transfer.source import Blob, Key, Source, Stack, Take
 
@@ -84,15 +85,14 @@ def execute(
     results: dict[Key, Any] = {}
     for key, source in plan.sources.items():
         slot = new.infer.slots[key.node][key.slot]
-        rng = stream(seed, ordinal, key.node, key.slot)
-        worker = _Worker(fetch, arrays, rng, blobs or {}, slot.dtype)
+        worker = _Worker(fetch, arrays, partial(stream, seed, ordinal, *key), blobs or {}, slot.dtype)
         results[key] = worker.make(source, slot.shape)
     return results
 
 
 def execute_moment(source: Source, fetch: Callable[[Key], Any], arrays: Arrays, shape: tuple[int, ...]) -> Any:
     """One optimizer moment, by the source that `moment_source` derived."""
-    worker = _Worker(fetch, arrays, stream(0, 0, 0, "moment"), {}, "float32")
+    worker = _Worker(fetch, arrays, partial(stream, 0, 0, 0, "moment"), {}, "float32")
     return worker.make(source, shape)
 
 
@@ -100,17 +100,30 @@ class _Worker:
     """Builds one array from its source."""
 
     def __init__(
-        self, fetch: Callable[[Key], Any], arrays: Arrays, rng: Stream, blobs: Mapping[str, Array], dtype: str
+        self,
+        fetch: Callable[[Key], Any],
+        arrays: Arrays,
+        open_stream: Callable[[], Stream],
+        blobs: Mapping[str, Array],
+        dtype: str,
     ) -> None:
         self.fetch = fetch
         self.arrays = arrays
-        self.rng = rng
+        self.open_stream = open_stream
         self.blobs = blobs
         self.dtype = dtype
 
+    @cached_property
+    def rng(self) -> Stream:
+        """The array's random stream, opened when something random is drawn: most fills are constants."""
+        return self.open_stream()
+
+    def filled(self, rule: Fill, shape: tuple[int, ...]) -> Array:
+        return fill(rule, shape, None if rule.rule in CONSTANT else self.rng)
+
     def make(self, source: Source, shape: tuple[int, ...]) -> Any:
         if isinstance(source, Fill):
-            return self.arrays.host(fill(source, shape, self.rng), self.dtype, None)
+            return self.arrays.host(self.filled(source, shape), self.dtype, None)
         if isinstance(source, Blob):
             if source.digest not in self.blobs:
                 raise PlanError(f"array {source.digest[:12]} is not at hand: pass it in `blobs`")
@@ -145,7 +158,7 @@ class _Worker:
         if rule.rule == "mean":
             values = self.arrays.filled(new, shape, self.arrays.mean(old))
         else:
-            values = self.arrays.host(fill(rule, shape, self.rng), self.dtype, new)
+            values = self.arrays.host(self.filled(rule, shape), self.dtype, new)
         return self.arrays.overwrite(new, axis, np.flatnonzero(where), values)
 
     def _perturb(self, source: Take, old: Any, new: Any) -> Any:

@@ -89,7 +89,7 @@ def test_a_rewritten_network_is_the_one_lowered_anew(seed: int) -> None:
             model.apply(rewrite)
     again = Model.from_graph(model.graph, seed, dtype=torch.float64)
     assert again.code == model.code
-    assert {path: sign for path, (sign, _) in again.units.items()} == {p: s for p, (s, _) in model.units.items()}
+    assert {path: unit[1] for path, unit in again._units.items()} == {path: u[1] for path, u in model._units.items()}
     again.load_state_dict(model.state_dict())
     batch = [torch.from_numpy(x) for x in random_batch(model.graph, seed)]
     for training in (True, False):
