@@ -83,10 +83,15 @@ class HandResNet(nn.Module):
 
 
 def interleaved(functions: Mapping[str, Callable[[], Any]], repeats: int, warmup: int = 2) -> dict[str, list[float]]:
-    """Seconds of each function, called by turns, so that a machine that slows down slows all of them."""
+    """Seconds of each function, called by turns, so that a machine that slows down slows all of them.
+
+    Each turn begins with another function: what runs first after the others finds warmer or colder caches.
+    """
     times: dict[str, list[float]] = {name: [] for name in functions}
+    order = list(functions.items())
     for turn in range(warmup + repeats):
-        for name, function in functions.items():
+        order = [*order[1:], order[0]]
+        for name, function in order:
             started = time.perf_counter()
             function()
             if turn >= warmup:
