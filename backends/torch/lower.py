@@ -187,23 +187,80 @@ def trace_unit(graph: Graph, unit: Unit, lowered: Mapping[int, Lowered], inplace
     return tracer.finish(unit.outputs)
 
 
-def trace_top(graph: Graph, steps: Iterable[Step], lowered: Mapping[int, Lowered], inplace: set[int]) -> fx.Graph:
-    """The fx graph of the whole network, units as calls."""
-    tracer = Tracer(graph, lowered)
-    for index, node_id in enumerate(graph.inputs):
-        tracer.placeholder(Port(node_id), f"x{index or ''}")
+def write_top(
+    graph: Graph, steps: Iterable[Step], lowered: Mapping[int, Lowered], inplace: set[int]
+) -> tuple[str, dict[str, Any]]:
+    """(source of the whole network's forward, the functions it calls by name), blocks as calls.
+
+    Written directly: tracing it through fx again at every rewrite took most of the time of inserting a block.
+    """
+    scope: dict[str, Any] = {}
+    names = {Port(node_id): f"x{index or ''}" for index, node_id in enumerate(graph.inputs)}
+    rows: list[tuple[str, str, tuple[Port, ...], tuple[Port, ...]]] = []  # before and after the inputs, inputs, results
     for step in steps:
         if isinstance(step, Unit):
-            inputs = tuple([tracer.values[port] for port in step.inputs])
-            value = tracer.fx.call_module(step.path, inputs)
-            if len(step.outputs) == 1:
-                tracer.values[step.outputs[0]] = value
-            else:
-                for index, port in enumerate(step.outputs):
-                    tracer.values[port] = tracer.fx.call_function(operator.getitem, (value, index))
+            rows.append((f"{_attribute(step.path)}(", ")", step.inputs, step.outputs))
         elif step not in graph.inputs:
-            tracer.node(step, step in inplace)
-    return tracer.finish(graph.outputs)
+            node, call = graph.nodes[step], lowered[step]
+            several = op_named(node.op).several
+            results = tuple([p for p in _outputs(graph, step)]) if several else (Port(step),)
+            if isinstance(call, Call):
+                kwargs = {**call.kwargs, "inplace": True} if step in inplace else call.kwargs
+                rows.append((*_call_text(call, kwargs, scope), node.inputs, results))
+            else:
+                rows.append((f"{_attribute(node.label)}(", ")", node.inputs, results))
+    return _source(graph, rows, names), scope
+
+
+def _outputs(graph: Graph, node_id: int) -> Iterator[Port]:
+    output = 0
+    while Port(node_id, output) in graph.infer.types:
+        yield Port(node_id, output)
+        output += 1
+
+
+def _attribute(label: str) -> str:
+    """The expression for the module at a dotted path."""
+    text = "self"
+    for part in label.split("."):
+        text = f"{text}.{part}" if part.isidentifier() else f'getattr({text}, "{part}")'
+    return text
+
+
+def _call_text(call: Call, kwargs: Mapping[str, Any], scope: dict[str, Any]) -> tuple[str, str]:
+    """Text before and after the inputs of a call; the function and its constants go into `scope`."""
+    name = f"f{len(scope)}"
+    scope[name] = call.target
+    constants = []
+    for key, value in (*((None, v) for v in call.args), *kwargs.items()):
+        constant = f"c{len(scope)}"
+        scope[constant] = value
+        constants.append(constant if key is None else f"{key}={constant}")
+    head, tail = (f"{name}([", "]") if call.listed else (f"{name}(", "")
+    return head, f"{tail}{''.join(f', {text}' for text in constants)})"
+
+
+def _source(
+    graph: Graph, rows: list[tuple[str, str, tuple[Port, ...], tuple[Port, ...]]], names: dict[Port, str]
+) -> str:
+    """The rows as Python, each value dropped after its last use so that its memory is free again."""
+    last = {port: index for index, (_, _, inputs, _) in enumerate(rows) for port in inputs}
+    kept = set(graph.outputs)
+    lines = [f"def forward(self, {', '.join(names.values())}):"]
+    for index, (head, tail, inputs, results) in enumerate(rows):
+        for port in results:
+            names[port] = f"v{port.node}" + (f"_{port.output}" if port.output else "")
+        text = f"{head}{', '.join([names[port] for port in inputs])}{tail}"
+        done = [
+            names[port]
+            for port in dict.fromkeys((*inputs, *results))
+            if last.get(port, -1) <= index and port not in kept
+        ]
+        drop = f";  {' = '.join(done)} = None" if done else ""
+        lines.append(f"    {', '.join([names[port] for port in results])} = {text}{drop}")
+    values = [names[port] for port in graph.outputs]
+    lines.append(f"    return {values[0] if len(values) == 1 else '(' + ', '.join(values) + ')'}")
+    return "\n".join(lines) + "\n"
 
 
 class BlockCode:

@@ -21,8 +21,8 @@ from nasir.backends.torch.lower import (
     inplace_relus,
     schedule,
     signature,
-    trace_top,
     trace_unit,
+    write_top,
 )
 from nasir.backends.torch.oplowering import Lowered, lower_op
 from nasir.errors import GraphError, RunError
@@ -88,10 +88,11 @@ class Model(nn.Module):
         changed = {key.node for key in fresh}
         lowered: dict[int, Lowered] = {}
         reused: set[int] = set()
+        reshaped = set() if old is None else _reshaped(old.graph, graph)
         for node_id, node in graph.nodes.items():
             if node.op == "input":
                 continue
-            if old is not None and node_id not in changed and old._can_lend(node_id, graph):
+            if old is not None and node_id not in changed and old._can_lend(node_id, graph, reshaped):
                 lowered[node_id] = old._lowered[node_id]
                 reused.add(node_id)
                 continue
@@ -109,17 +110,18 @@ class Model(nn.Module):
                 attach(self, step.path, units[step.path][2])
             elif isinstance(single := lowered.get(step), nn.Module):
                 attach(self, graph.nodes[step].label, single)
-        code = trace_top(graph, steps, lowered, inplace).python_code("self")
-        scope = dict(code.globals)
-        exec(compile(code.src, "<nasir network>", "exec"), scope)
+        code, scope = write_top(graph, steps, lowered, inplace)
+        exec(compile(code, "<nasir network>", "exec"), scope)
         # plain attributes, outside nn.Module's registries: none of these is a child
         self.__dict__.update(
-            graph=graph, _lowered=lowered, _units=units, _inplace=inplace, _forward=scope["forward"], code=code.src
+            graph=graph, _lowered=lowered, _units=units, _inplace=inplace, _forward=scope["forward"], code=code
         )
 
-    def _can_lend(self, node_id: int, graph: Graph) -> bool:
-        """Whether this model's lowering of a node serves `graph` as it is."""
+    def _can_lend(self, node_id: int, graph: Graph, reshaped: set[Port]) -> bool:
+        """Whether this model's lowering of a node serves `graph` as it is; `reshaped` ports changed their shape."""
         mine, node = self.graph.nodes.get(node_id), graph.nodes[node_id]
+        if mine is node:
+            return reshaped.isdisjoint(node.inputs)
         if mine is None or (mine.op, mine.attrs) != (node.op, node.attrs) or len(mine.inputs) != len(node.inputs):
             return False
         ours, theirs = self.graph.infer.types, graph.infer.types
@@ -274,6 +276,12 @@ class Model(nn.Module):
             transfer_optimizers(optimizers, self, new, change.plan)
             self.become(new)
         return change
+
+
+def _reshaped(old: Graph, new: Graph) -> set[Port]:
+    """Ports of both graphs whose shapes differ."""
+    before = old.infer.types
+    return {p for p, value in new.infer.types.items() if p in before and before[p].shape != value.shape}
 
 
 def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
