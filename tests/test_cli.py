@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import SPEC, write_spec
+from small_runs import SPEC, write_spec
 
 from nasir.cli import main
 from nasir.diff import difference

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import stable, weights, write_spec
+from small_runs import stable, weights, write_spec
 
 from nasir.rundir import RunDirectory
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from runs import SPEC as TINY
-from runs import stable, write_spec
+from small_runs import SPEC as TINY
+from small_runs import stable, write_spec
 
 import nasir
 from nasir.cli import main

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from grown import images, pyramid, same_tensors
-from runs import SPEC, write_spec
+from small_runs import SPEC, write_spec
 
 import nasir.api
 from nasir.backend import Setup
