@@ -110,7 +110,7 @@ def relative(label: str, path: str) -> str:
 class Tracer:
     """Builds an fx.Graph from nodes."""
 
-    def __init__(self, graph: Graph, lowered: Mapping[int, Lowered], path: str = "") -> None:
+    def __init__(self, graph: Graph, lowered: Mapping[int, Lowered], path: str) -> None:
         self.graph = graph
         self.lowered = lowered
         self.path = path
@@ -131,7 +131,7 @@ class Tracer:
                 kwargs["inplace"] = True
             value = self.fx.call_function(lowered.target, (*first, *lowered.args), kwargs)
         else:
-            target = relative(node.label, self.path) if self.path else node.label
+            target = relative(node.label, self.path)
             value = self.fx.call_module(target, inputs)
         if not op_named(node.op).several:
             self.values[Port(node_id)] = value
@@ -203,7 +203,7 @@ def write_top(
         elif step not in graph.inputs:
             node, call = graph.nodes[step], lowered[step]
             several = op_named(node.op).several
-            results = tuple([p for p in _outputs(graph, step)]) if several else (Port(step),)
+            results = tuple(_outputs(graph, step)) if several else (Port(step),)
             if isinstance(call, Call):
                 kwargs = {**call.kwargs, "inplace": True} if step in inplace else call.kwargs
                 rows.append((*_call_text(call, kwargs, scope), node.inputs, results))
