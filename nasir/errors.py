@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 
 class NasirError(Exception):
     """Base of all deliberate errors; the command line prints it without a traceback."""
@@ -68,4 +72,6 @@ class Preempted(NasirError):
 
 
 class Decline(Exception):
-    """Raised by a pass that does not want to act on a site; the reason is journaled."""
+    """Raised by a pass that does not want to act on a site; the reason is journaled, and so is what the pass noted."""
+
+    noted: Mapping[str, Any] = MappingProxyType({})

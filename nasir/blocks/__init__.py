@@ -4,7 +4,9 @@ A block is named and registered (here, or by third parties: entry point group `n
 Either way its template is JSON, kept in the region it builds, so that a pass needs nothing else to build another one.
 """
 
+from nasir.blocks import dense as dense
 from nasir.blocks import library as library
+from nasir.blocks import transformer as transformer
 from nasir.blocks.build import Shortcut as Shortcut
 from nasir.blocks.build import build_block as build_block
 from nasir.blocks.build import check_definition as check_definition
@@ -12,6 +14,7 @@ from nasir.blocks.build import close_residual as close_residual
 from nasir.blocks.build import shortcut_of as shortcut_of
 from nasir.blocks.init import INITS as INITS
 from nasir.blocks.init import init_rules as init_rules
+from nasir.blocks.init import made_with as made_with
 from nasir.blocks.make import Maker as Maker
 from nasir.blocks.steps import STEPS as STEPS
 from nasir.blocks.steps import add_step as add_step

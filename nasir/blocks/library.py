@@ -131,20 +131,21 @@ def preact_basic(
 
 
 @blocks.register("resbuilder")
-def resbuilder(make: Maker, x: Port, stride: int, out: int = 0, convs: int = 2) -> Port:
+def resbuilder(make: Maker, x: Port, stride: int, out: int = 0, convs: int = 2, momentum: float = 0.01) -> Port:
     """ResBuilder's unit: y = x + ReLU(conv(norm(...))), `convs` times, no ReLU after the sum (released code).
 
     Where channels differ the narrower side is padded with zero channels; where sizes differ the shortcut is a 1x1
-    convolution with bias. Norms have Keras' eps 1e-3 and momentum 0.99 (0.01 here).
+    convolution with bias. Norms have Keras' eps 1e-3.
     out           channels; 0: those of the input
     convs         convolutions of the branch
+    momentum      weight of a new batch in the running statistics; Keras has 0.99 for the rest
     """
     if convs < 1:
         raise TypeRuleError(f"block '{make.path}': option 'convs' must be at least 1, not {convs}")
     out = out or make.channels(x)
     y = x
     for number in range(1, convs + 1):
-        y = make.node("batch_norm", y, f"bn{number}", eps=1e-3, momentum=0.01)
+        y = make.node("batch_norm", y, f"bn{number}", eps=1e-3, momentum=float(momentum))
         y = make.conv(y, out, f"conv{number}", stride=stride if number == 1 else 1, bias=True)
         y = make.relu(y, f"relu{number}")
     channels = max(out, make.channels(x))

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from nasir.blocks.init import init_rules
 from nasir.errors import TypeRuleError
 from nasir.ir import JSON, Draft, Port
+from nasir.ir.types import channel_axis
 
 SHORT = {
     "conv2d": "conv",
@@ -17,6 +18,9 @@ SHORT = {
     "avg_pool": "avgpool",
     "adaptive_avg_pool": "avgpool",
     "global_avg_pool": "avgpool",
+    "mean_tokens": "avgpool",
+    "position_embedding": "pos",
+    "self_attention": "attention",
 }
 """What nodes of an op are called in labels, where it is not the op's name: torchvision's words."""
 
@@ -56,12 +60,13 @@ class Maker:
         return f"{word}{number}"
 
     def shape(self, port: Port) -> tuple[int, ...]:
-        """(C, H, W) or (C,); raises TypeRuleError where an op refuses its input."""
+        """(C, H, W), (C,) or (T, C); raises TypeRuleError where an op refuses its input."""
         return self.draft.shape(port)
 
     def channels(self, port: Port) -> int:
         """Size of the channel axis."""
-        return self.shape(port)[0]
+        shape = self.shape(port)
+        return shape[channel_axis(len(shape))]
 
     # -- what blocks are made of
 

@@ -108,15 +108,22 @@ def avg_pool(
     return make.node("avg_pool", x, label, kernel=kernel, stride=stride or 0, padding=padding)
 
 
+def patchify(make: Maker, x: Port, label: str | None, out: int, patch: int = 16) -> Port:
+    """Patches of an image as tokens: a convolution with kernel and stride `patch`, its places one after another."""
+    x = make.conv(x, out, _named(label, "conv"), kernel=patch, stride=patch, padding=0, bias=True)
+    return make.node("tokens", x, _named(label, "tokens"))
+
+
 def classifier(make: Maker, x: Port, label: str | None, classes: int, dropout: float = 0.0) -> Port:
-    """Dropout if any, global average pooling of an image, a linear layer to the classes ("fc").
+    """Dropout if any, global average pooling of an image or of tokens, a linear layer to the classes ("fc").
 
     Dropout lies before the pooling, which then averages its noise over all positions (Kim et al., UAI 2023).
     """
     if dropout:
         x = make.node("dropout", x, p=dropout)
-    if len(make.shape(x)) == 3:
-        x = make.node("global_avg_pool", x, None if "avgpool" in make.used else "avgpool")
+    if len(make.shape(x)) > 1:
+        pool = "global_avg_pool" if len(make.shape(x)) == 3 else "mean_tokens"
+        x = make.node(pool, x, None if "avgpool" in make.used else "avgpool")
     return make.node("linear", x, label or "fc", out=classes)
 
 
@@ -127,6 +134,7 @@ STEPS: Mapping[str, Step] = {
     "bn_relu_conv": bn_relu_conv,
     "max_pool": max_pool,
     "avg_pool": avg_pool,
+    "patchify": patchify,
     "classifier": classifier,
 }
 """Steps beside the registered ops, by name."""

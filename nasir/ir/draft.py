@@ -6,20 +6,28 @@ existing graph also derives, from the spaces, where every weight of the new grap
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nasir.errors import GraphError
 from nasir.ir.graph import Graph, Node, Region, RegionKind
 from nasir.ir.infer import Typing, infer_nodes, untyped
 from nasir.ir.op import op_named
-from nasir.ir.regions import closest, verify
+from nasir.ir.regions import closest, covers, verify
 from nasir.ir.space import Atom, Index, atoms_of, size_after
 from nasir.ir.types import JSON, Fill, Port, ValueType
 
 Claim = Literal["exact", "approximate", "no"]
+
+
+def digest_of(array: NDArray[Any]) -> str:
+    """Sha256 of an array's type, shape and bytes: the name of a blob."""
+    head = f"{array.dtype.str}{list(array.shape)}".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
 class Draft:
@@ -33,9 +41,14 @@ class Draft:
         self.minted = base.minted if base else 0
         self.selected: dict[Atom, Index] = {}  # new index -> old index, -1 a hole
         self.noise: dict[Atom, float] = {}  # relative noise on replicated units
+        self.paired: set[Atom] = set()  # selected spaces whose fresh units come in pairs
         self.fills: dict[tuple[int, str], Fill] = {}  # explicit initializers of (node, slot)
         self.copies: dict[tuple[int, str], tuple[int, str]] = {}  # (node, slot) starts as a copy of another
+        self.sources: dict[tuple[int, str], Any] = {}  # explicit transfer sources (`nasir.transfer`) of (node, slot)
+        self.blobs: dict[str, NDArray[Any]] = {}  # literal arrays by digest
+        self.frozen: set[str] = set(base.frozen) if base else set()
         self.preserves: Claim = "no"
+        self.noted: dict[str, JSON] = {}  # journaled, whatever becomes of the draft
         self._typing: Typing | None = None  # of the values asked for by `shape`
 
     # -- structure
@@ -60,6 +73,7 @@ class Draft:
             self.nodes.pop(node_id, None)
         self.fills = {key: rule for key, rule in self.fills.items() if key[0] < since}
         self.copies = {key: source for key, source in self.copies.items() if key[0] < since}
+        self.sources = {key: source for key, source in self.sources.items() if key[0] < since}
         labels = [node.label for node in self.nodes.values()]
         for path in [p for p in self.regions if not any(label.startswith(f"{p}.") for label in labels)]:
             del self.regions[path]
@@ -76,6 +90,14 @@ class Draft:
                 self.nodes[node_id] = Node(node.op, inputs, node.attrs, node.label)
         if only is None:
             self.outputs = [new if port == old else port for port in self.outputs]
+
+    def rewire_node(self, node_id: int, inputs: Iterable[Port]) -> None:
+        """Replace all inputs of one node; raises GraphError when there is no such node."""
+        if node_id not in self.nodes:
+            raise GraphError(f"no node {node_id} to rewire; it was removed, or never was one of this draft")
+        node = self.nodes[node_id]
+        self.nodes[node_id] = Node(node.op, tuple(inputs), node.attrs, node.label)
+        self._typing = None
 
     def set_attrs(self, node_id: int, **attrs: JSON) -> None:
         """Change attributes of a node; weights whose shape changes by it need an explicit source."""
@@ -97,6 +119,40 @@ class Draft:
         self.remove([node_id for node_id in self.base.members(path) if node_id in self.nodes])
         for other in [p for p in self.regions if p == path or p.startswith(path + ".")]:
             del self.regions[other]
+
+    def freeze(self, prefix: str) -> None:
+        """Let nothing labelled `prefix` or below it learn any more; raises GraphError where nothing is."""
+        self._check_label(prefix)
+        self.frozen = {other for other in self.frozen if not covers(prefix, other)}
+        if not any(covers(other, prefix) for other in self.frozen):
+            self.frozen.add(prefix)
+
+    def unfreeze(self, prefix: str) -> None:
+        """Let what is labelled `prefix` or below it learn again.
+
+        Where it was frozen as a part of something larger, the rest of that stays frozen part by part. Raises GraphError
+        where nothing is labelled so.
+        """
+        self._check_label(prefix)
+        above = [other for other in self.frozen if covers(other, prefix) and other != prefix]
+        self.frozen = {other for other in self.frozen if not covers(prefix, other)} - set(above)
+        for whole in above:
+            self.frozen |= self._beside(whole, prefix)
+
+    def _beside(self, whole: str, prefix: str) -> set[str]:
+        """The widest label prefixes below `whole` that cover all of it but `prefix`."""
+        found = set()
+        for label in (node.label for node in self.nodes.values()):
+            if covers(whole, label) and not covers(prefix, label):
+                parts, stem = label.split("."), prefix.split(".")
+                same = next((i for i, (a, b) in enumerate(zip(parts, stem, strict=False)) if a != b), len(stem))
+                found.add(".".join(parts[: same + 1]))
+        return found
+
+    def _check_label(self, prefix: str) -> None:
+        labels = [node.label for node in self.nodes.values()]
+        if not any(covers(prefix, label) for label in labels):
+            raise GraphError(f"nothing is labelled '{prefix}' or below it; {closest(prefix, [*self.regions, *labels])}")
 
     def output(self, port: Port) -> None:
         """Make a port an output of the network."""
@@ -141,12 +197,31 @@ class Draft:
         for slot in self.base.infer.slots[source]:
             self.copies[node_id, slot] = (source, slot)
 
-    def select(self, space: Atom, index: Sequence[int] | Index, noise: float = 0.0) -> None:
+    def source(self, node_id: int, slot: str, source: Any) -> None:
+        """Say where a weight of a node, old or new, comes from: a Take, Stack, Fill or Blob of `nasir.transfer`.
+
+        It goes before whatever the spaces, `fill` or `copy` would give, and is checked after `commit`.
+        """
+        self.sources[node_id, slot] = source
+
+    def blob(self, array: NDArray[Any]) -> str:
+        """Keep a literal array for a `Blob` source; returns its digest. Floats stay float32 or float64."""
+        kept = np.ascontiguousarray(array).reshape(array.shape)
+        if kept.dtype not in (np.float32, np.float64, np.int64) or not bool(np.isfinite(kept).all()):
+            raise GraphError(f"a blob must hold finite float32, float64 or int64 numbers, not {kept.dtype}")
+        digest = digest_of(kept)
+        self.blobs[digest] = kept
+        return digest
+
+    def select(self, space: Atom, index: Sequence[int] | Index, noise: float = 0.0, paired: bool = False) -> None:
         """Resize a space: new unit i is old unit index[i]; repeats replicate, -1 is a fresh unit.
 
         Readers of a replicated unit get shares that sum to its weight, so the function is kept; `noise` (relative
         to the weights' spread) then separates the replicas, which plain SGD never does. Readers of a fresh unit
-        start at zero. Raises GraphError for a pinned space or an index out of range.
+        start at zero. With `paired` the fresh units come in consecutive pairs, whose two are written by equal and read
+        by opposite random weights (V, V and Z, -Z): the function is kept and both get gradients. An odd last one is
+        read by zeros.
+        Raises GraphError for a pinned space or an index out of range.
         """
         given = np.asarray(index)
         if given.size and given.dtype.kind not in "iu":
@@ -164,8 +239,16 @@ class Draft:
         if len(picked) == space.size and bool((picked == np.arange(space.size)).all()):
             self.selected.pop(space, None)
             return
+        fresh = np.flatnonzero(picked < 0)
+        if paired and bool((fresh[1::2] != fresh[0::2][: len(fresh) // 2] + 1).any()):
+            raise GraphError(f"space '{space.name}': fresh units (-1) must stand two by two side by side to be paired")
         self.selected[space] = picked
         self.noise[space] = noise
+        (self.paired.add if paired else self.paired.discard)(space)
+
+    def note(self, key: str, value: JSON) -> None:
+        """Have `value` (JSON data) journaled with the rewrite, or with the refusal; passes find it in their history."""
+        self.noted[key] = value
 
     def claim(self, preserves: Claim) -> None:
         """State what the edit does to the function; the engine measures it and refuses a false "exact"."""
@@ -179,7 +262,9 @@ class Draft:
             self._resize()
         if not self.outputs:
             raise GraphError("the network has no output: call draft.output(port)")
-        graph = Graph(dict(self.nodes), tuple(self.outputs), dict(self.regions), self.minted)
+        labels = [node.label for node in self.nodes.values()]
+        frozen = tuple(sorted(p for p in self.frozen if any(covers(p, label) for label in labels)))
+        graph = Graph(dict(self.nodes), tuple(self.outputs), dict(self.regions), self.minted, frozen)
         if len(graph.labels) != len(graph.nodes):
             seen: set[str] = set()
             twice = next(n.label for n in graph.nodes.values() if n.label in seen or seen.add(n.label))  # type: ignore[func-returns-value]

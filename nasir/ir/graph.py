@@ -48,20 +48,23 @@ class Graph:
     """An immutable typed network. `minted` is the next free node id of the lineage; ids are never reused.
 
     Three identities: `==` compares ids, labels and everything; a node id follows weights through rewrites;
-    `digest` is equal for equal architectures whatever their ids and labels.
+    `digest` is equal for equal architectures whatever their ids and labels. `frozen`: label prefixes (sorted) below
+    which nothing learns; part of the value, not of the digest.
     """
 
     nodes: Mapping[int, Node]
     outputs: tuple[Port, ...]
     regions: Mapping[str, Region]
     minted: int
+    frozen: tuple[str, ...] = ()
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Graph):
             return NotImplemented
-        return (self.minted, self.outputs, self.regions, self.nodes) == (
+        return (self.minted, self.outputs, self.frozen, self.regions, self.nodes) == (
             other.minted,
             other.outputs,
+            other.frozen,
             other.regions,
             other.nodes,
         )
@@ -127,6 +130,11 @@ class Graph:
             raise GraphError(f"no node is labelled {label!r}; {regions.closest(label, self.labels)}")
         return self.labels[label]
 
+    def is_frozen(self, node_id: int) -> bool:
+        """Whether a node lies below a frozen label prefix: its parameters and statistics then stay as they are."""
+        label = self.nodes[node_id].label
+        return any(regions.covers(prefix, label) for prefix in self.frozen)
+
     def users(self, node_id: int) -> tuple[int, ...]:
         """Ids of the nodes that read any output of a node, in topological order."""
         return self._users[node_id]
@@ -163,8 +171,22 @@ class Graph:
                 counts[block.parent] += 1
         return counts
 
+    @cached_property
+    def costs(self) -> Mapping[int, Cost]:
+        """Cost of each node for one sample, by id in topological order."""
+        from nasir.ir.cost import count
+
+        return count(self)
+
+    @cached_property
+    def total_cost(self) -> Cost:
+        """Cost of the whole network for one sample: what `cost()` gives."""
+        from nasir.ir.cost import total
+
+        return total(self.costs.values())
+
     def cost(self, path: str | None = None) -> Cost:
-        """Parameters, MACs and activation bytes of the network, a region or a node label, for one sample."""
+        """Parameters, MACs, activation and weight bytes of the network, a region or a node label, for one sample."""
         from nasir.ir.cost import cost_of
 
         return cost_of(self, path)

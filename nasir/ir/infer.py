@@ -99,8 +99,17 @@ class At:
     def image(self, x: ValueType) -> tuple[Axis, int, int]:
         """(C, H, W) of an input, or a TypeRuleError."""
         if len(x.axes) != 3:
-            self.fail(f"needs an image (channels, height, width), got shape {x.shape} from {self.source(0, x.axes[0])}")
+            source = self.source(0, x.channels)
+            self.fail(f"needs an image (channels, height, width), got shape {x.shape} from {source}")
         return x.axes[0], x.shape[1], x.shape[2]
+
+    def tokens(self, x: ValueType) -> tuple[int, Axis]:
+        """(T, C) of an input, or a TypeRuleError."""
+        if len(x.axes) != 2:
+            self.fail(f"needs tokens (tokens, channels), got shape {x.shape} from {self.source(0, x.channels)}")
+        # an image's channels may have become a sequence by a reshape
+        pin(x.axes[0], f"{self.node.op} '{self.label}' takes it for a sequence")
+        return x.shape[0], x.axes[1]
 
     def fail(self, message: str) -> NoReturn:
         raise TypeRuleError(f"{self.node.op} '{self.label}': {message}")
@@ -155,7 +164,7 @@ def infer_nodes(graph: Graph | Draft, typing: Typing, order: Iterable[int]) -> N
             for output, value in enumerate(result):
                 types[Port(node_id, output)] = value
         if definition.mixes:
-            for atom in atoms_of(inputs[0].axes[0]):
+            for atom in atoms_of(inputs[0].channels):
                 atom.mixed = atom.mixed or node.label
 
 

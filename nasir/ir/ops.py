@@ -1,4 +1,4 @@
-"""The ops nasir ships: structure and element-wise ones here, weighted ones in `ops_weighted.py`."""
+"""The ops nasir ships: structure and element-wise ones here; see also `ops_weighted.py` and `ops_tokens.py`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from nasir.ir.types import ValueType
 
 @op("input")
 def input_(at: At, shape: tuple[int, ...]) -> ValueType:
-    """The network's input; `shape` without the batch axis: [C, H, W] or [N]."""
+    """The network's input; `shape` without the batch axis: [C, H, W], [N], or [T, C] for tokens."""
     if not shape or any(size < 1 for size in shape):
         at.fail(f"shape must be one to three sizes of at least 1, not {list(shape)}")
-    channels = at.fresh(shape[0])
+    value = ValueType(shape)
+    channels = at.fresh(shape[value.channel_axis])
     channels.pin = "it is the input of the network"
-    return ValueType((channels, *shape[1:]))
+    return value.with_channels(channels)
 
 
 @op("identity", nonnegative="keeps")
@@ -107,43 +108,45 @@ def mean(at: At, *x: ValueType) -> ValueType:
 def concat(at: At, *x: ValueType) -> ValueType:
     """Inputs one after another along the channel axis; the other axes must agree."""
     first = x[0]
+    rest = first.with_channels(0).shape
     for index, other in enumerate(x[1:], start=1):
-        if other.shape[1:] != first.shape[1:]:
+        if other.with_channels(0).shape != rest:
             at.fail(
-                f"inputs have shapes {first.shape} (from {at.source(0, first.axes[0])}) and "
-                f"{other.shape} (from {at.source(index, other.axes[0])}); only axis 1 may differ"
+                f"inputs have shapes {first.shape} (from {at.source(0, first.channels)}) and {other.shape} "
+                f"(from {at.source(index, other.channels)}); only axis {first.channel_axis + 1} may differ"
             )
     parts: list[Space] = []
     for value in x:
-        channels = value.axes[0]
+        channels = value.channels
         parts.append(at.fresh(channels) if isinstance(channels, int) else channels)
-    return ValueType((Cat(tuple(parts)), *first.axes[1:]))
+    return first.with_channels(Cat(tuple(parts)))
 
 
 @op("split", nonnegative="keeps")
 def split(at: At, x: ValueType, sizes: tuple[int, ...]) -> tuple[ValueType, ...]:
     """Consecutive parts of the channel axis, one output each; `sizes` must sum to it."""
-    if sum(sizes) != x.shape[0]:
-        at.fail(f"sizes {list(sizes)} sum to {sum(sizes)}, the input has {x.shape[0]} channels")
+    channels = x.shape[x.channel_axis]
+    if sum(sizes) != channels:
+        at.fail(f"sizes {list(sizes)} sum to {sum(sizes)}, the input has {channels} channels")
     parts = tuple([at.fresh(size, "sizes", entry) for entry, size in enumerate(sizes)])
-    at.same(x.axes[0], Cat(parts), "channels", (0, 0))
-    return tuple([ValueType((part, *x.axes[1:])) for part in parts])
+    at.same(x.channels, Cat(parts), "channels", (0, 0))
+    return tuple([x.with_channels(part) for part in parts])
 
 
 @op("slice", nonnegative="keeps")
 def slice_(at: At, x: ValueType, start: int, stop: int) -> ValueType:
     """Channels start <= c < stop."""
-    size = x.shape[0]
+    size = x.shape[x.channel_axis]
     if not 0 <= start < stop <= size:
         at.fail(f"needs 0 <= start < stop <= {size}, got start {start}, stop {stop}")
     middle = at.fresh(stop - start)
     before = (at.fresh(start),) if start else ()
     after = (at.fresh(size - stop),) if stop < size else ()
-    at.same(x.axes[0], Cat((*before, middle, *after)), "channels", (0, 0))
+    at.same(x.channels, Cat((*before, middle, *after)), "channels", (0, 0))
     if before:
         at.mirror("start", before[0])
     at.mirror("stop", Cat((*before, middle)))
-    return ValueType((middle, *x.axes[1:]))
+    return x.with_channels(middle)
 
 
 def window(at: At, x: ValueType, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair = 1) -> tuple[int, int]:
@@ -253,8 +256,8 @@ def pad_channels(at: At, x: ValueType, before: int = 0, after: int = 0) -> Value
     """Zero channels before and after those of the input (option-A shortcut)."""
     if before < 0 or after < 0:
         at.fail(f"before ({before}) and after ({after}) must be at least 0")
-    channels = x.axes[0]
+    channels = x.channels
     middle = at.fresh(channels) if isinstance(channels, int) else channels
     head = (at.fresh(before, "before"),) if before else ()
     tail = (at.fresh(after, "after"),) if after else ()
-    return ValueType((Cat((*head, middle, *tail)) if head or tail else middle, *x.axes[1:]))
+    return x.with_channels(Cat((*head, middle, *tail)) if head or tail else middle)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import sqrt
+from math import prod, sqrt
 from typing import TypeAlias
 
 from nasir.ir.infer import At
@@ -88,24 +88,30 @@ def _grouped(at: At, channels: Axis, size: int, out: int, groups: int) -> tuple[
 
 
 def _linear_macs(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out: ValueType) -> int:
-    return inputs[0].shape[0] * out.shape[0]
+    return inputs[0].shape[-1] * prod(out.shape)
 
 
 @op("linear", macs=_linear_macs)
 def linear(at: At, x: ValueType, out: int, bias: bool = True) -> ValueType:
-    """Affine map of a vector to `out` features."""
-    if len(x.axes) != 1:
-        at.fail(f"needs a vector, got shape {x.shape}; put flatten or global_avg_pool before it")
+    """Affine map of a vector, or of each token, to `out` features."""
+    if len(x.axes) > 2:
+        at.fail(f"needs a vector or tokens, got shape {x.shape}; put flatten, global_avg_pool or tokens before it")
     written = at.fresh(out, "out")
-    at.slot("weight", ((written, "write"), (x.axes[0], "read")), KAIMING, tags=DECAY)
+    at.slot("weight", ((written, "write"), (x.axes[-1], "read")), KAIMING, tags=DECAY)
     if bias:
-        at.slot("bias", ((written, "write"),), _bias_init(x.shape[0]), tags=BIAS)
-    return ValueType((written,))
+        at.slot("bias", ((written, "write"),), _bias_init(x.shape[-1]), tags=BIAS)
+    return ValueType((*x.axes[:-1], written))
+
+
+def _no_tokens(at: At, x: ValueType) -> None:
+    if len(x.axes) == 2:
+        at.fail(f"needs an image or a vector, got shape {x.shape}; use layer_norm for tokens")
 
 
 @op("batch_norm")
 def batch_norm(at: At, x: ValueType, eps: float = 1e-5, momentum: float = 0.1) -> ValueType:
     """Batch normalization per channel; `momentum` is the weight of the new batch in the running statistics."""
+    _no_tokens(at, x)
     channels = x.axes[0]
     at.slots_along(channels, AFFINE + STATISTICS)
     at.slot("num_batches_tracked", (), ZEROS, "buffer", dtype="int64")
@@ -115,6 +121,7 @@ def batch_norm(at: At, x: ValueType, eps: float = 1e-5, momentum: float = 0.1) -
 @op("group_norm", mixes=True)
 def group_norm(at: At, x: ValueType, groups: int, eps: float = 1e-5) -> ValueType:
     """Normalization over groups of consecutive channels and all positions (Wu & He 2018)."""
+    _no_tokens(at, x)
     channels, size = x.axes[0], x.shape[0]
     if groups < 1 or size % groups:
         at.fail(f"groups {groups} must divide the {size} channels")
@@ -128,10 +135,10 @@ def group_norm(at: At, x: ValueType, groups: int, eps: float = 1e-5) -> ValueTyp
 
 @op("layer_norm", mixes=True)
 def layer_norm(at: At, x: ValueType, eps: float = 1e-5) -> ValueType:
-    """Normalization of a vector over its features."""
-    if len(x.axes) != 1:
-        at.fail(f"needs a vector, got shape {x.shape}; use group_norm with groups: 1 for images")
-    at.slots_along(x.axes[0], AFFINE)
+    """Normalization of a vector, or of each token, over its features."""
+    if len(x.axes) > 2:
+        at.fail(f"needs a vector or tokens, got shape {x.shape}; use group_norm with groups: 1 for images")
+    at.slots_along(x.axes[-1], AFFINE)
     return x
 
 

@@ -14,6 +14,23 @@ if TYPE_CHECKING:
     from nasir.ir.graph import Graph, Region
 
 
+BRANCHES = "branches"  # labels of the nodes of parallel branches begin with it and the branch's number
+
+
+def depth_text(depths: Mapping[str, int]) -> str:
+    """Blocks per stage in one line: "3-4-6-3", and with 8 branches of equal depth "1-1-8x(1-1)"."""
+    trunk: list[str] = []
+    branches: dict[str, list[str]] = {}
+    for stage, depth in depths.items():
+        head, number, *_ = (*stage.split(".", 2), "")
+        (branches.setdefault(number, []) if head == BRANCHES else trunk).append(str(depth))
+    alike: dict[str, int] = {}
+    for stages in branches.values():
+        text = "-".join(stages)
+        alike[text] = alike.get(text, 0) + 1
+    return "-".join([*trunk, *(f"{count}x({text})" for text, count in alike.items())])
+
+
 def closest(name: str, known: Iterable[str]) -> str:
     """A hint for an unknown name."""
     names = list(known)
@@ -21,6 +38,11 @@ def closest(name: str, known: Iterable[str]) -> str:
     if close:
         return "did you mean " + " or ".join(f"'{other}'" for other in close) + "?"
     return f"known: {quoted(names, 8)}" if names else "there are none"
+
+
+def covers(prefix: str, label: str) -> bool:
+    """Whether a label is `prefix` or lies below it: "s1.0" covers "s1.0" and "s1.0.conv1", but not "s1.01"."""
+    return label == prefix or label.startswith(prefix + ".")
 
 
 def owners(graph: Graph) -> Mapping[int, tuple[str, ...]]:

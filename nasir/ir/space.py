@@ -25,7 +25,7 @@ class Atom:
         self.size = size
         self.source = source
         self.pin = pin  # why it cannot be resized; None when it can
-        self.mixed: str | None = None  # label of an op that normalizes over it
+        self.mixed: str | None = None  # label of an op that normalizes over it or multiplies it with itself
         self.link: Space | None = None  # set when inference found it to be another space
         self.name = ""  # label of the node that writes it; filled when inference ends
 
@@ -281,6 +281,27 @@ def _positions(axis: Axis, take: Mapping[Atom, Index]) -> Index:
         result = (result[:, None] * size_of(factor) + index[None, :]).reshape(-1)
         hole = (hole[:, None] | (index < 0)[None, :]).reshape(-1)
     return np.where(hole, -1, result)
+
+
+def positions_after(axis: Axis, take: Mapping[Atom, Index], then: Mapping[Atom, Index]) -> Index:
+    """Positions as `positions` gives them, along the axis as it is once `take` is applied, for the selection `then`.
+
+    `then` is keyed by the atoms of `axis` itself and indexes their new units.
+    """
+    standins: dict[Atom, Atom] = {}
+
+    def rebuilt(part: Axis) -> Axis:
+        part = resolve(part)
+        if isinstance(part, int):
+            return part
+        if isinstance(part, Atom):
+            return standins.setdefault(part, Atom(size_after(part, take), part.source))
+        if isinstance(part, Cat):
+            return Cat(tuple([rebuilt(p) for p in part.parts]))  # type: ignore[misc]
+        return Prod(tuple([rebuilt(p) for p in part.parts]))
+
+    after = rebuilt(axis)
+    return _positions(after, {standins[atom]: index for atom, index in then.items() if atom in standins})
 
 
 def size_after(axis: Axis, take: Mapping[Atom, Index]) -> int:

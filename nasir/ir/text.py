@@ -11,7 +11,7 @@ from nasir.errors import GraphError, TextFormatError, UnknownName
 from nasir.ir.graph import Graph, Node, Region, RegionKind
 from nasir.ir.infer import collector_paused
 from nasir.ir.op import op_named
-from nasir.ir.regions import verify
+from nasir.ir.regions import covers, verify
 from nasir.ir.types import JSON, Port
 
 FORMAT = 1
@@ -29,6 +29,7 @@ def to_json(graph: Graph) -> dict[str, Any]:
         "outputs": [list(port) for port in graph.outputs],
         "regions": [[region.path, region.kind, region.template] for region in graph.regions.values()],
         "minted": graph.minted,
+        **({"frozen": list(graph.frozen)} if graph.frozen else {}),
     }
 
 
@@ -49,9 +50,10 @@ def _from_json(data: Mapping[str, Any]) -> Graph:
         outputs = tuple([Port(*port) for port in data["outputs"]])
         regions = [Region(path, kind, template) for path, kind, template in data["regions"]]
         minted = int(data["minted"])
+        frozen = tuple(data.get("frozen", ()))
     except (KeyError, TypeError, ValueError) as error:
         raise TextFormatError(f"malformed graph data: {type(error).__name__}: {error}") from None
-    return _assemble(nodes, outputs, regions, minted)
+    return _assemble(nodes, outputs, regions, minted, frozen)
 
 
 def _assemble(
@@ -59,6 +61,7 @@ def _assemble(
     outputs: tuple[Port, ...],
     regions: Iterable[Region],
     minted: int,
+    frozen: tuple[str, ...],
 ) -> Graph:
     made: dict[int, Node] = {}
     for node_id, op, inputs, attrs, label in nodes:
@@ -73,7 +76,10 @@ def _assemble(
     for path, region in table.items():
         if region.kind not in KINDS or type(path) is not str:
             raise TextFormatError(f"region {path!r}: kind {region.kind!r} is none of {', '.join(KINDS)}")
-    graph = Graph(made, outputs, table, minted)
+    for prefix in frozen:
+        if type(prefix) is not str or not any(covers(prefix, node.label) for node in made.values()):
+            raise TextFormatError(f"frozen {prefix!r}: no node is labelled so, or below it")
+    graph = Graph(made, outputs, table, minted, tuple(sorted(frozen)))
     if len(graph.labels) != len(made):
         raise TextFormatError("two nodes have the same label")
     _ = graph.infer
@@ -90,6 +96,7 @@ def to_text(graph: Graph) -> str:
     for region in graph.regions.values():
         template = "" if region.template is None else " " + json.dumps(region.template)
         lines.append(f"{region.kind} {json.dumps(region.path)}{template}")
+    lines += [f"frozen {json.dumps(prefix)}" for prefix in graph.frozen]
     lines.append("output " + ", ".join(_port_text(port) for port in graph.outputs))
     return "\n".join(lines) + "\n"
 
@@ -121,7 +128,7 @@ def parse(text: str) -> Graph:
     head = _HEAD.fullmatch(lines[0]) if lines else None
     if head is None or int(head[1]) != FORMAT:
         raise TextFormatError(f"line 1: expected 'nasir graph {FORMAT} minted N'")
-    nodes, regions = [], []
+    nodes, regions, frozen = [], [], []
     outputs: tuple[Port, ...] = ()
     for number, line in enumerate(lines[1:], start=2):
         try:
@@ -131,6 +138,8 @@ def parse(text: str) -> Graph:
             elif found := _REGION.fullmatch(line):
                 template = json.loads(found[3]) if found[3] else None
                 regions.append(Region(json.loads(found[2]), found[1], template))  # type: ignore[arg-type]
+            elif line.startswith("frozen "):
+                frozen.append(json.loads(line.removeprefix("frozen ")))
             elif line.startswith("output "):
                 outputs = _ports(line.removeprefix("output "))
             elif line.strip():
@@ -138,7 +147,7 @@ def parse(text: str) -> Graph:
         except ValueError as error:
             raise TextFormatError(f"line {number}: {error}") from None
     try:
-        return _assemble(nodes, outputs, regions, int(head[2]))
+        return _assemble(nodes, outputs, regions, int(head[2]), tuple(frozen))
     except (GraphError, UnknownName) as error:
         error.add_note("while reading a graph from text")
         raise

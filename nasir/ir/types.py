@@ -23,8 +23,13 @@ class Port(NamedTuple):
 Border: TypeAlias = tuple[dict[Port, None], dict[Port, None]]  # (ports a region reads, ports of it that are read)
 
 
+def channel_axis(axes: int) -> int:
+    """Number of the channel axis of a value with so many axes, batch left out: tokens (T, C) have it last."""
+    return 1 if axes == 2 else 0
+
+
 class ValueType:
-    """The axes of a value without the batch axis: (C, H, W) for an image, (C,) for a vector."""
+    """The axes of a value without the batch axis: (C, H, W) for an image, (C,) for a vector, (T, C) for tokens."""
 
     __slots__ = ("axes", "shape")
 
@@ -33,8 +38,18 @@ class ValueType:
         self.shape: tuple[int, ...] = tuple([axis if axis.__class__ is int else axis.size for axis in axes])  # type: ignore[union-attr]
 
     @property
+    def channel_axis(self) -> int:
+        """Number of the channel axis: the last one of tokens, else the first."""
+        return channel_axis(len(self.axes))
+
+    @property
     def channels(self) -> Axis:
-        return self.axes[0]
+        return self.axes[channel_axis(len(self.axes))]
+
+    def with_channels(self, channels: Axis) -> ValueType:
+        """The same value over other channels."""
+        number = channel_axis(len(self.axes))
+        return ValueType((*self.axes[:number], channels, *self.axes[number + 1 :]))
 
     def __repr__(self) -> str:
         return f"ValueType{self.shape}"

@@ -20,6 +20,9 @@ from nasir.testing.op_contract import OpContract as OpContract
 from nasir.testing.op_contract import shipped_cases as shipped_cases
 from nasir.testing.pass_contract import PassContract as PassContract
 from nasir.testing.policy_contract import PolicyContract as PolicyContract
+from nasir.testing.token_graphs import random_transformer as random_transformer
+from nasir.testing.token_graphs import varied_graph as varied_graph
+from nasir.testing.token_graphs import varied_graphs as varied_graphs
 from nasir.testing.weights import random_batch as random_batch
 from nasir.testing.weights import random_weights as random_weights
 from nasir.testing.weights import silence as silence

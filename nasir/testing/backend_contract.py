@@ -12,10 +12,11 @@ from typing import Any, ClassVar
 from nasir.backend import Backend, Session, Setup
 from nasir.blocks import build_block
 from nasir.errors import DataError
-from nasir.evidence import KINDS, Evidence, Need
+from nasir.evidence import KINDS, PER_UNIT, Evidence, Need
 from nasir.ir import Atom, Draft, Graph
+from nasir.ir.roofline import estimate
 from nasir.registry import passes
-from nasir.rewrite import Pass, Settle
+from nasir.rewrite import Pass, Refresh, Settle
 from nasir.training import DataPlan, OptimizerPlan, TrainPlan
 from nasir.transfer import Key, TransferPlan
 
@@ -155,11 +156,13 @@ class BackendContract:
     def test_evidence_has_a_number_for_each_unit(self, tmp_path: Path) -> None:
         graph = self.graph()
         with self.session(tmp_path, graph) as session:
-            for kind in KINDS:
+            for kind in PER_UNIT:
                 seen = session.observe([Need(kind)])
                 for space in graph.infer.spaces:
                     if space.resizable:
-                        assert bool((seen.per_index(kind, space) >= 0.0).all()), (kind, space.name)
+                        rows = seen.members(kind, space)
+                        assert len(rows) >= (kind != "norm_scale"), (kind, space.name)
+                        assert bool((rows >= 0.0).all()), (kind, space.name)
 
     # -- rewriting
 
@@ -241,6 +244,64 @@ class BackendContract:
             session.accept()
             self.same({name: value for name, value in before.items() if "val" in name}, session.evaluate("val"))
 
+    def test_refreshing_moves_statistics_alone_and_is_a_function_of_the_seed(self, tmp_path: Path) -> None:
+        graph = self.graph()
+        with self.session(tmp_path, graph) as one, self.session(tmp_path, graph) as two:
+            for session in (one, two):
+                self.epoch(session, 0)
+                before = session.evaluate("val")
+                found = session.refresh(Refresh(batches=3), lambda: False)
+                assert found is not None and found["batches"] == 3 and json.loads(json.dumps(found)) == found
+                assert session.evaluate("val")["val.loss"] != before["val.loss"], "no statistics moved"
+            self.same(one.evaluate("val"), two.evaluate("val"))
+            assert one.refresh(Refresh(epochs=1), lambda: True) is None
+
+    def test_refreshed_averages_do_not_depend_on_what_was_there(self, tmp_path: Path) -> None:
+        """Statistics that start anew over the same batches end alike, whatever they were."""
+        graph = self.graph()
+        with self.session(tmp_path, graph) as one, self.session(tmp_path, graph) as two:
+            self.epoch(one, 0)
+            self.epoch(two, 0)
+            two.refresh(Refresh(batches=2), lambda: False)
+            for session in (one, two):
+                session.refresh(Refresh(batches=4, cumulative=True), lambda: False)
+            self.same(one.evaluate("val"), two.evaluate("val"))
+
+    def test_what_a_phase_freezes_neither_learns_nor_moves(self, tmp_path: Path) -> None:
+        """With all but the classifier frozen no statistics move; with the classifier frozen the rest learns."""
+        graph = self.graph()
+        frozen = tuple(sorted({node.label.partition(".")[0] for node in graph.nodes.values()} - {"fc", "x"}))
+        with self.session(tmp_path, graph, freeze=frozen) as session, self.session(tmp_path, graph) as free:
+            first = session.evaluate("val")
+            self.epoch(session, 0)
+            assert session.evaluate("val")["val.loss"] != first["val.loss"], "the classifier learns"
+            norms = session.refresh(Refresh(batches=2), lambda: False)
+            assert norms is not None and norms["norms"] == 0
+            free.begin_phase(self.plan(freeze=("fc",)), 8, resumed=False)
+            self.epoch(free, 0)
+            assert free.evaluate("val")["val.loss"] != first["val.loss"]
+
+    def test_a_session_put_back_goes_on_as_if_nothing_had_been(self, tmp_path: Path) -> None:
+        """Training, rewriting and refreshing leave no trace behind a restore, which may be repeated."""
+        graph = self.graph()
+        plan: dict[str, Any] = {"ema_decay": 0.9, "optimizer": OptimizerPlan("adamw", lr=0.01, weight_decay=0.1)}
+        with self.session(tmp_path, graph, **plan) as session, self.session(tmp_path, graph, **plan) as straight:
+            self.same(self.epoch(session, 0), self.epoch(straight, 0))
+            saved = session.snapshot()
+            trials = []
+            for stage in ("s1", "s2", "s1"):
+                there = passes.get("insert-block")(init="gaussian").attempt(graph, stage)
+                session.propose(there)
+                session.accept()
+                session.refresh(Refresh(batches=1), lambda: False)
+                trials.append(self.epoch(session, 7))
+                session.restore(saved)
+            self.same(trials[0], trials[2])
+            assert trials[0]["train.loss"] != trials[1]["train.loss"]
+            self.same(session.evaluate("val"), straight.evaluate("val"))
+            for epoch in (1, 2):
+                self.same(self.epoch(session, epoch), self.epoch(straight, epoch))
+
     # -- checkpoints
 
     def test_a_session_read_back_goes_on_like_the_one_that_wrote_it(self, tmp_path: Path) -> None:
@@ -267,6 +328,12 @@ class BackendContract:
         repeated = second.propose(again)
         assert abs(repeated.delta_logits - effect.delta_logits) <= self.bound * effect.scale
         second.close()
+
+    def test_networks_and_the_device_can_be_timed(self) -> None:
+        backend = type(self).make()
+        found = backend.measure(self.graph(), batch=2, device="cpu", threads=1)
+        assert 0 < found.minimum <= found.median and (found.batch, found.threads) == (2, 1)
+        assert estimate(self.graph(), backend.calibrate("cpu", threads=1), batch=2) > 0
 
     def test_without_a_checkpoint_there_is_nothing_to_load(self, tmp_path: Path) -> None:
         session = type(self).make().open(self.setup(tmp_path))

@@ -7,7 +7,7 @@ splits, option-A shortcuts and flatten -> linear. Equal seeds give equal graphs.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from nasir.ir import Draft, Graph, Port
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
-Step = Callable[["_Maker", Port], Port]
+Step = Callable[["GraphMaker", Port], Port]
 
 
 MIXING = frozenset({"group_norm", "layer_norm", "softmax"})  # normalize over channels: no resize is exact
@@ -29,7 +29,7 @@ def random_graph(seed: int, steps: int = 8, blocks: int = 2, without: Collection
     `blocks` residual blocks form a stage "s1". `without` names ops to avoid, such as `MIXING`; honoured for
     activations, norms and "mul".
     """
-    return _Maker(random.Random(seed), frozenset(without)).make(steps, blocks)
+    return GraphMaker(random.Random(seed), frozenset(without)).make(steps, blocks)
 
 
 def random_graphs(steps: int = 8, blocks: int = 2, without: Collection[str] = ()) -> SearchStrategy[Graph]:
@@ -43,11 +43,12 @@ def random_graphs(steps: int = 8, blocks: int = 2, without: Collection[str] = ()
     )
 
 
-class _Maker:
-    """One network under construction; `pool` holds the image values that later steps may read."""
+class GraphMaker:
+    """One network under construction; `pool` holds the image values that later steps may read, `kinds` the steps."""
 
-    def __init__(self, rng: random.Random, without: frozenset[str]) -> None:
+    def __init__(self, rng: random.Random, without: frozenset[str], kinds: Sequence[Step] | None = None) -> None:
         self.rng = rng
+        self.kinds = STEPS if kinds is None else kinds
         self.draft = Draft()
         self.pool: list[Port] = []
         self.without = without
@@ -62,7 +63,7 @@ class _Maker:
             x = self.stage(x, blocks)
         self.pool = [x]
         for _ in range(steps):
-            step = rng.choice(STEPS)
+            step = rng.choice(self.kinds)
             self.pool.append(step(self, rng.choice(self.pool)))
         self.draft.output(self.head())
         return self.draft.commit()
@@ -127,33 +128,33 @@ class _Maker:
         return self.add("global_avg_pool", x)
 
 
-def _conv(maker: _Maker, x: Port) -> Port:
+def _conv(maker: GraphMaker, x: Port) -> Port:
     out = maker.rng.choice((3, 4, 6))
     return maker.add("relu", maker.norm(maker.conv(x, out, maker.rng.choice((1, 3)))))
 
 
-def _grouped(maker: _Maker, x: Port) -> Port:
+def _grouped(maker: GraphMaker, x: Port) -> Port:
     size = maker.shape(x)[0]
     groups = maker.rng.choice([n for n in range(1, size + 1) if size % n == 0])
     return maker.conv(x, groups * maker.rng.choice((1, 2)), 3, groups=groups)
 
 
-def _add(maker: _Maker, x: Port) -> Port:
+def _add(maker: GraphMaker, x: Port) -> Port:
     return maker.add(maker.rng.choice(("add", "mean")), [x, maker.like(x)])
 
 
-def _mul(maker: _Maker, x: Port) -> Port:
+def _mul(maker: GraphMaker, x: Port) -> Port:
     if "mul" in maker.without:
         return _add(maker, x)
     gate = "silu" if "sigmoid" in maker.without else "sigmoid"
     return maker.add("mul", [x, maker.add(gate, maker.like(x))])
 
 
-def _concat(maker: _Maker, x: Port) -> Port:
+def _concat(maker: GraphMaker, x: Port) -> Port:
     return maker.add("concat", [x, maker.like(x)])
 
 
-def _cut_sum(maker: _Maker, x: Port) -> Port:
+def _cut_sum(maker: GraphMaker, x: Port) -> Port:
     """Two concatenations of equal size with boundaries at other places, added: their atoms are cut."""
     a, b, c = (maker.rng.randint(1, 4) for _ in range(3))
     left = maker.add("concat", [maker.conv(x, a + b, 1), maker.conv(x, c, 1)])
@@ -161,7 +162,7 @@ def _cut_sum(maker: _Maker, x: Port) -> Port:
     return maker.add("add", [left, right])
 
 
-def _split(maker: _Maker, x: Port) -> Port:
+def _split(maker: GraphMaker, x: Port) -> Port:
     size = maker.shape(x)[0]
     if size < 2:
         return _conv(maker, x)
@@ -171,13 +172,13 @@ def _split(maker: _Maker, x: Port) -> Port:
     return maker.add("silu", parts)
 
 
-def _slice(maker: _Maker, x: Port) -> Port:
+def _slice(maker: GraphMaker, x: Port) -> Port:
     size = maker.shape(x)[0]
     start = maker.rng.randint(0, size - 1)
     return maker.add("slice", x, start=start, stop=maker.rng.randint(start + 1, size))
 
 
-def _shortcut(maker: _Maker, x: Port) -> Port:
+def _shortcut(maker: GraphMaker, x: Port) -> Port:
     """Option A: subsample and pad, added to a convolution."""
     before, after = maker.rng.randint(0, 2), maker.rng.randint(0, 2)
     y = maker.add("pad_channels", maker.add("subsample", x), before=before, after=after)
@@ -185,7 +186,7 @@ def _shortcut(maker: _Maker, x: Port) -> Port:
     return maker.add("add", [maker.norm(maker.conv(x, out, 3, stride=2)), y])
 
 
-def _pool(maker: _Maker, x: Port) -> Port:
+def _pool(maker: GraphMaker, x: Port) -> Port:
     if maker.rng.random() < 0.3:
         return maker.add("adaptive_avg_pool", x, size=[2, 1])
     if min(maker.shape(x)[1:]) < 2:
@@ -193,16 +194,16 @@ def _pool(maker: _Maker, x: Port) -> Port:
     return maker.add(maker.rng.choice(("max_pool", "avg_pool")), x, kernel=2)
 
 
-def _activation(maker: _Maker, x: Port) -> Port:
+def _activation(maker: GraphMaker, x: Port) -> Port:
     ops = ("relu", "gelu", "silu", "sigmoid", "hardswish", "identity")
     return maker.add(maker.rng.choice([op for op in ops if op not in maker.without]), x)
 
 
-def _regularize(maker: _Maker, x: Port) -> Port:
+def _regularize(maker: GraphMaker, x: Port) -> Port:
     return maker.add("dropout", maker.add("scale", x, value=0.5, learnable=maker.rng.random() < 0.5), p=0.2)
 
 
-def _mix(maker: _Maker, x: Port) -> Port:
+def _mix(maker: GraphMaker, x: Port) -> Port:
     ops = [op for op in ("group_norm", "group_norm", "softmax") if op not in maker.without]
     op = maker.rng.choice(ops or ["batch_norm"])
     if op != "group_norm":

@@ -86,12 +86,22 @@ _elementwise("silu", lambda x: 0.5 * x * (1.0 + np.tanh(0.5 * x)))
 _elementwise("hardswish", lambda x: x * np.clip(x + 3.0, 0.0, 6.0) / 6.0)
 _elementwise("flatten", lambda x: x.reshape(len(x), -1))
 _elementwise("global_avg_pool", lambda x: x.mean(axis=(2, 3)))
+_elementwise("tokens", lambda x: x.reshape(*x.shape[:2], -1).swapaxes(1, 2))
+_elementwise("mean_tokens", lambda x: x.mean(axis=1))
+
+
+def _channel_axis(x: Array) -> int:
+    return 2 if x.ndim == 3 else 1
 
 
 @reference("softmax")
 def _softmax(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
-    powers = np.exp(x - x.max(axis=1, keepdims=True))
-    shares: Array = powers / powers.sum(axis=1, keepdims=True)
+    return _shares(x, _channel_axis(x))
+
+
+def _shares(x: Array, axis: int) -> Array:
+    powers = np.exp(x - x.max(axis=axis, keepdims=True))
+    shares: Array = powers / powers.sum(axis=axis, keepdims=True)
     return shares
 
 
@@ -110,20 +120,30 @@ def _mean(attrs: Attrs, weights: Weights, train: bool, *x: Array) -> Array:
     return np.mean(np.stack(x), axis=0)  # type: ignore[no-any-return]
 
 
+@reference("ensemble")
+def _ensemble(attrs: Attrs, weights: Weights, train: bool, *x: Array) -> Array:
+    logits = np.stack(x, axis=1)
+    if train and attrs["train"] == "separate":
+        return logits
+    if attrs["average"] == "logits":
+        return logits.mean(axis=1)  # type: ignore[no-any-return]
+    return np.log(np.mean([_softmax({}, {}, False, one) for one in x], axis=0))  # type: ignore[no-any-return]
+
+
 @reference("concat")
 def _concat(attrs: Attrs, weights: Weights, train: bool, *x: Array) -> Array:
-    return np.concatenate(x, axis=1)
+    return np.concatenate(x, axis=_channel_axis(x[0]))
 
 
 @reference("split")
 def _split(attrs: Attrs, weights: Weights, train: bool, x: Array) -> tuple[Array, ...]:
-    ends = np.cumsum(attrs["sizes"])
-    return tuple([x[:, end - size : end] for end, size in zip(ends, attrs["sizes"], strict=True)])
+    ends = [int(end) for end in np.cumsum(attrs["sizes"])]
+    return tuple(np.split(x, ends[:-1], axis=_channel_axis(x)))
 
 
 @reference("slice")
 def _slice(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
-    return x[:, attrs["start"] : attrs["stop"]]
+    return np.take(x, range(attrs["start"], attrs["stop"]), axis=_channel_axis(x))
 
 
 @reference("reshape")
@@ -139,7 +159,9 @@ def _subsample(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
 
 @reference("pad_channels")
 def _pad_channels(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
-    return np.pad(x, [(0, 0), (attrs["before"], attrs["after"])] + [(0, 0)] * (x.ndim - 2))
+    widths = [(0, 0)] * x.ndim
+    widths[_channel_axis(x)] = (attrs["before"], attrs["after"])
+    return np.pad(x, widths)
 
 
 def _windows(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair = 1, value: float = 0.0) -> Array:
@@ -183,7 +205,7 @@ def _bias(weights: Mapping[str, Array], value: Array) -> Array:
 
 def _along(vector: Array, like: Array) -> Array:
     """A vector over channels, shaped to broadcast over a batch."""
-    return vector.reshape(1, -1, *(1,) * (like.ndim - 2))
+    return vector if like.ndim == 3 else vector.reshape(1, -1, *(1,) * (like.ndim - 2))
 
 
 @reference("conv2d")
@@ -222,9 +244,35 @@ def _group_norm(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Arra
 
 @reference("layer_norm")
 def _layer_norm(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Array) -> Array:
-    return _group_norm({"groups": 1, "eps": attrs["eps"]}, weights, train, x)  # type: ignore[return-value]
+    centred = x - x.mean(axis=-1, keepdims=True)
+    normal = centred / np.sqrt(x.var(axis=-1, keepdims=True) + attrs["eps"])
+    return _bias(weights, normal * weights["weight"])
 
 
 @reference("scale")
 def _scale(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Array) -> Array:
     return x * (weights["weight"] if attrs["learnable"] else attrs["value"])
+
+
+@reference("class_token")
+def _class_token(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Array) -> Array:
+    return np.concatenate([np.repeat(weights["weight"], len(x), axis=0), x], axis=1)
+
+
+@reference("position_embedding")
+def _position_embedding(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Array) -> Array:
+    return x + weights["weight"]
+
+
+@reference("select_token")
+def _select_token(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
+    return x[:, attrs["index"]]
+
+
+@reference("self_attention")
+def _self_attention(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
+    heads, matched = attrs["heads"], attrs["heads"] * attrs["head_dim"]
+    q, k, v = (part.reshape(*x.shape[:2], heads, -1) for part in np.split(x, [matched, 2 * matched], axis=2))
+    shares = _shares(attrs["scale"] * np.einsum("nqhd,nkhd->nhqk", q, k), 3)
+    out: Array = np.einsum("nhqk,nkhd->nqhd", shares, v)
+    return out.reshape(*x.shape[:2], -1)

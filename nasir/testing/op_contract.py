@@ -12,6 +12,7 @@ import numpy as np
 from nasir.ir import JSON, Atom, Draft, Graph, Port, op_named, parse, positions
 from nasir.ir.infer import Typing, infer_nodes
 from nasir.ir.space import size_after
+from nasir.ir.types import channel_axis
 from nasir.testing.interpreter import Array, evaluate_op, trace
 from nasir.testing.weights import random_batch, random_weights
 from nasir.transfer import Key
@@ -115,43 +116,67 @@ def _change_of_others(graph: Graph) -> float | None:
     for (name, entry), axis in graph.infer.mirrors.get(node_id, {}).items():
         size = size_after(axis, kept)
         attrs[name] = size if entry is None else [*attrs[name][:entry], size, *attrs[name][entry + 1 :]]
-    whole = trace(graph, weights, batch)[Port(node_id)]
-    part = evaluate_op(node.op, attrs, own, [x[:, 1:] for x in batch], False)
-    return float(abs(whole[:, 1:] - part).max()) if part.shape == whole[:, 1:].shape else None
+    others = _others(trace(graph, weights, batch)[Port(node_id)])
+    part = evaluate_op(node.op, attrs, own, [_others(x) for x in batch], False)
+    return float(abs(others - part).max()) if part.shape == others.shape else None
 
 
-IMAGE, VECTOR = (4, 5, 6), (6,)
+def _others(x: Array) -> Array:
+    """All channels but the first."""
+    return np.delete(x, 0, axis=1 + channel_axis(x.ndim - 1))
+
+
+IMAGE, VECTOR, TOKENS = (4, 5, 6), (6,), (5, 6)
 
 
 def shipped_cases() -> dict[str, tuple[OpCase, ...]]:
     """Cases of every op nasir ships, by op."""
-    either = ["identity", "relu", "gelu", "silu", "sigmoid", "hardswish", "softmax", "dropout", "batch_norm", "scale"]
-    found: dict[str, tuple[OpCase, ...]] = {op: (OpCase(op, (IMAGE,)), OpCase(op, (VECTOR,))) for op in either}
+    anything = ["identity", "relu", "gelu", "silu", "sigmoid", "hardswish", "softmax", "dropout", "scale"]
+    found: dict[str, tuple[OpCase, ...]] = {
+        op: tuple([OpCase(op, (shape,)) for shape in (IMAGE, VECTOR, TOKENS)]) for op in anything
+    }
+    found["batch_norm"] = (OpCase("batch_norm", (IMAGE,)), OpCase("batch_norm", (VECTOR,)))
     found["scale"] += (OpCase("scale", (IMAGE,), {"value": 2, "learnable": False}),)
+    ways = [{}, {"average": "logits"}, {"train": "joint"}, {"average": "logits", "train": "joint"}]
+    found["ensemble"] = tuple([OpCase("ensemble", (VECTOR,) * (n + 1), way) for n, way in enumerate(ways)])
     for op in ("add", "mul", "mean"):
         found[op] = (OpCase(op, (IMAGE,)), OpCase(op, (IMAGE, IMAGE)), OpCase(op, (VECTOR,) * 3))
+        found[op] += (OpCase(op, (TOKENS, TOKENS)),)
     attrs: dict[str, list[tuple[tuple[tuple[int, ...], ...], dict[str, JSON]]]] = {
-        "input": [((), {"shape": [3, 4, 4]}), ((), {"shape": (7,)})],
-        "concat": [((IMAGE, (2, 5, 6)), {}), ((VECTOR, (3,), (1,)), {})],
-        "split": [((IMAGE,), {"sizes": [1, 3]}), ((VECTOR,), {"sizes": (1, 2, 3)})],
-        "slice": [((IMAGE,), {"start": 1, "stop": 3}), ((VECTOR,), {"start": 0, "stop": 6})],
+        "input": [((), {"shape": [3, 4, 4]}), ((), {"shape": (7,)}), ((), {"shape": TOKENS})],
+        "concat": [((IMAGE, (2, 5, 6)), {}), ((VECTOR, (3,), (1,)), {}), ((TOKENS, (5, 2)), {})],
+        "split": [((TOKENS,), {"sizes": [2, 4]}), ((IMAGE,), {"sizes": [1, 3]}), ((VECTOR,), {"sizes": (1, 2, 3)})],
+        "slice": [
+            ((IMAGE,), {"start": 1, "stop": 3}),
+            ((VECTOR,), {"start": 0, "stop": 6}),
+            ((TOKENS,), {"start": 2, "stop": 5}),
+        ],
         "max_pool": [((IMAGE,), {"kernel": 2}), ((IMAGE,), {"kernel": [3, 2], "stride": 1, "padding": [1, 0]})],
         "avg_pool": [((IMAGE,), {"kernel": [2, 2]}), ((IMAGE,), {"kernel": 3, "stride": 2, "padding": 1})],
         "adaptive_avg_pool": [((IMAGE,), {"size": 1}), ((IMAGE,), {"size": [2, 4]})],
         "global_avg_pool": [((IMAGE,), {})],
-        "flatten": [((IMAGE,), {}), ((VECTOR,), {})],
+        "flatten": [((IMAGE,), {}), ((VECTOR,), {}), ((TOKENS,), {})],
         "reshape": [((IMAGE,), {"shape": [4, 30]}), ((IMAGE,), {"shape": [8, 15]}), ((IMAGE,), {"shape": IMAGE})],
         "subsample": [((IMAGE,), {}), ((IMAGE,), {"stride": [1, 3]})],
-        "pad_channels": [((IMAGE,), {"before": 1, "after": 2}), ((VECTOR,), {})],
+        "pad_channels": [((IMAGE,), {"before": 1, "after": 2}), ((VECTOR,), {}), ((TOKENS,), {"before": 2})],
         "conv2d": [
             ((IMAGE,), {"out": 3, "kernel": 3, "padding": 1}),
             ((IMAGE,), {"out": 4, "kernel": [3, 2], "stride": [2, 1], "dilation": [1, 2], "groups": 2, "bias": True}),
             ((IMAGE,), {"out": 8, "kernel": 1, "groups": 4}),
             ((IMAGE,), {"out": 4, "kernel": 3, "groups": 4, "bias": True}),
         ],
-        "linear": [((VECTOR,), {"out": 3}), ((VECTOR,), {"out": 1, "bias": False})],
+        "linear": [((VECTOR,), {"out": 3}), ((VECTOR,), {"out": 1, "bias": False}), ((TOKENS,), {"out": 4})],
         "group_norm": [((IMAGE,), {"groups": 2}), ((IMAGE,), {"groups": 1}), ((VECTOR,), {"groups": 3})],
-        "layer_norm": [((VECTOR,), {})],
+        "layer_norm": [((VECTOR,), {}), ((TOKENS,), {})],
+        "tokens": [((IMAGE,), {})],
+        "class_token": [((TOKENS,), {})],
+        "position_embedding": [((TOKENS,), {})],
+        "self_attention": [
+            ((TOKENS,), {"heads": 2, "head_dim": 1, "scale": 1.0}),
+            (((4, 14),), {"heads": 2, "head_dim": 2, "scale": 0.5}),
+        ],
+        "select_token": [((TOKENS,), {}), ((TOKENS,), {"index": 4})],
+        "mean_tokens": [((TOKENS,), {})],
     }
     for op, cases in attrs.items():
         found[op] = tuple([OpCase(op, shapes, given) for shapes, given in cases])

@@ -6,12 +6,13 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nasir.errors import Decline
-from nasir.evidence import Evidence
+from nasir.evidence import PER_UNIT, Evidence
 from nasir.ir import Graph
 from nasir.rewrite import Pass, Rewrite, Site, site_name
 from nasir.testing.graphs import random_graph
@@ -35,13 +36,20 @@ class PassContract:
         return [random_graph(seed, steps=4) for seed in range(4)]
 
     def evidence(self, graph: Graph) -> Evidence:
-        """Positive random numbers for every measurement the pass needs."""
+        """What the pass needs: positive random numbers, and the weights that the claim is checked with."""
         rng = np.random.default_rng(0)
-        measured = {
-            need.kind: {space.name: rng.uniform(0.1, 1.0, space.size) for space in graph.infer.spaces}
-            for need in type(self).make().needs
-        }
-        return Evidence(measured)
+        nodes = graph.nodes
+        weights = {f"{nodes[key.node].label}.{key.slot}": array for key, array in random_weights(graph, 0).items()}
+        measured: dict[str, dict[str, NDArray[Any]]] = {}
+        for kind in [need.kind for need in type(self).make().needs]:
+            if kind in PER_UNIT:
+                measured[kind] = {space.name: rng.uniform(0.1, 1.0, space.size) for space in graph.infer.spaces}
+            elif kind == "weight_abs":
+                labels = [node.label for node in nodes.values() if node.op in ("conv2d", "linear")]
+                measured[kind] = {label: np.array([rng.uniform(0.1, 1.0), 10.0]) for label in labels}
+            elif kind == "weights":
+                measured[kind] = weights
+        return Evidence(measured, latency=lambda candidate: 1e-9 * (candidate.cost().macs + 1000))
 
     def rewrites(self) -> Iterator[tuple[Graph, Site, Rewrite]]:
         """Every rewrite that the pass agrees to."""
@@ -124,6 +132,7 @@ class PassContract:
             weights = random_weights(graph, 0)
             batch = random_batch(graph, 1)
             old = evaluate(graph, weights, batch)
-            new = evaluate(rewrite.graph, transferred(rewrite.plan, rewrite.graph, weights), batch)
+            moved = transferred(rewrite.plan, rewrite.graph, weights, blobs=rewrite.blobs)
+            new = evaluate(rewrite.graph, moved, batch)
             error = float(abs(new - old).max() / max(1.0, abs(old).max()))
             assert error <= self.bound, f"{site_name(site)}: claims to be exact, outputs differ by {error:.1e}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from nasir.ir import Graph
@@ -33,16 +35,27 @@ def random_batch(graph: Graph, seed: int, n: int = 3) -> list[Array]:
 
 
 def transferred(
-    plan: TransferPlan, new: Graph, old: dict[Key, Array], *, seed: int = 0, ordinal: int = 1
+    plan: TransferPlan,
+    new: Graph,
+    old: dict[Key, Array],
+    *,
+    seed: int = 0,
+    ordinal: int = 1,
+    blobs: Mapping[str, Array] | None = None,
 ) -> dict[Key, Array]:
     """All weights of `new` by a plan: made ones from the executor, kept ones the very arrays of `old`."""
-    made = execute(plan, new, lambda key: old[key], NumpyArrays(), seed=seed, ordinal=ordinal)
+    made = execute(plan, new, lambda key: old[key], NumpyArrays(), seed=seed, ordinal=ordinal, blobs=blobs)
     weights: dict[Key, Array] = {}
     for node_id in new.order:
         for name in new.infer.slots[node_id]:
             key = Key(node_id, name)
-            weights[key] = made[key] if key in made else old[key]
+            weights[key] = old[key] if key not in made else _exact(made[key])
     return weights
+
+
+def _exact(array: Array) -> Array:
+    """Fills are drawn in float32; what is computed from them later must not round like that."""
+    return array.astype(np.float64) if array.dtype == np.float32 else array
 
 
 def silence(graph: Graph, weights: dict[Key, Array], units: dict[Atom, Array]) -> None:

@@ -15,3 +15,6 @@ from nasir.transfer.source import Key as Key
 from nasir.transfer.source import Source as Source
 from nasir.transfer.source import Stack as Stack
 from nasir.transfer.source import Take as Take
+from nasir.transfer.source import Twin as Twin
+from nasir.transfer.source import digests_of as digests_of
+from nasir.transfer.source import keys_of as keys_of

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from math import prod, sqrt
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,30 +71,33 @@ def _drawn(shape: tuple[int, ...], rng: Stream, method: str, scale: float, shift
     return values.reshape(shape)
 
 
-def _uniform(shape: tuple[int, ...], rng: Stream, low: float, high: float) -> Array:
+Shape: TypeAlias = tuple[int, ...]
+
+
+def _uniform(shape: Shape, whole: Shape, rng: Stream, low: float, high: float) -> Array:
     return _drawn(shape, rng, "random", high - low, low)
 
 
-def _normal(shape: tuple[int, ...], rng: Stream, mean: float = 0.0, std: float = 1.0) -> Array:
+def _normal(shape: Shape, whole: Shape, rng: Stream, mean: float = 0.0, std: float = 1.0) -> Array:
     return _drawn(shape, rng, "standard_normal", std, mean)
 
 
-def _kaiming_uniform(shape: tuple[int, ...], rng: Stream, a: float = 0.0) -> Array:
-    bound = sqrt(6.0 / ((1.0 + a * a) * fans(shape)[0]))
-    return _uniform(shape, rng, -bound, bound)
+def _kaiming_uniform(shape: Shape, whole: Shape, rng: Stream, a: float = 0.0) -> Array:
+    bound = sqrt(6.0 / ((1.0 + a * a) * fans(whole)[0]))
+    return _uniform(shape, whole, rng, -bound, bound)
 
 
-def _kaiming_normal(shape: tuple[int, ...], rng: Stream, mode: str = "fan_in", gain: float = 1.0) -> Array:
-    fan = fans(shape)[1 if mode == "fan_out" else 0]
-    return _normal(shape, rng, 0.0, gain * sqrt(2.0 / fan))
+def _kaiming_normal(shape: Shape, whole: Shape, rng: Stream, mode: str = "fan_in", gain: float = 1.0) -> Array:
+    fan = fans(whole)[1 if mode == "fan_out" else 0]
+    return _normal(shape, whole, rng, 0.0, gain * sqrt(2.0 / fan))
 
 
-def _xavier_uniform(shape: tuple[int, ...], rng: Stream) -> Array:
-    bound = sqrt(6.0 / sum(fans(shape)))
-    return _uniform(shape, rng, -bound, bound)
+def _xavier_uniform(shape: Shape, whole: Shape, rng: Stream) -> Array:
+    bound = sqrt(6.0 / sum(fans(whole)))
+    return _uniform(shape, whole, rng, -bound, bound)
 
 
-def _dirac(shape: tuple[int, ...], rng: Stream) -> Array:
+def _dirac(shape: Shape, whole: Shape, rng: Stream) -> Array:
     values = np.zeros(shape, dtype=np.float32)
     middle = tuple(size // 2 for size in shape[2:])
     for channel in range(min(shape[0], shape[1])):
@@ -102,10 +105,11 @@ def _dirac(shape: tuple[int, ...], rng: Stream) -> Array:
     return values
 
 
+# (shape to draw, shape of the whole array that it is a part of, stream, arguments)
 RULES: Mapping[str, Callable[..., Array]] = {
-    "zeros": lambda shape, rng: np.zeros(shape, dtype=np.float32),
-    "ones": lambda shape, rng: np.ones(shape, dtype=np.float32),
-    "constant": lambda shape, rng, value: np.full(shape, value, dtype=np.float32),
+    "zeros": lambda shape, whole, rng: np.zeros(shape, dtype=np.float32),
+    "ones": lambda shape, whole, rng: np.ones(shape, dtype=np.float32),
+    "constant": lambda shape, whole, rng, value: np.full(shape, value, dtype=np.float32),
     "uniform": _uniform,
     "normal": _normal,
     "kaiming_uniform": _kaiming_uniform,  # He et al. 2015; a = sqrt(5) is torch's default for conv and linear
@@ -118,11 +122,14 @@ RULES: Mapping[str, Callable[..., Array]] = {
 CONSTANT = frozenset({"zeros", "ones", "constant", "dirac"})  # rules that draw nothing
 
 
-def fill(rule: Fill, shape: tuple[int, ...], rng: Stream | None) -> Array:
-    """A float32 array of `shape`; rules in CONSTANT need no stream. PlanError: unknown rule or wrong arguments."""
+def fill(rule: Fill, shape: Shape, rng: Stream | None, whole: Shape | None = None) -> Array:
+    """A float32 array of `shape`; rules in CONSTANT need no stream. PlanError: unknown rule or wrong arguments.
+
+    `whole`: the shape of the array that it is a part of, whose fans give the scale.
+    """
     if rule.rule not in RULES:
         raise PlanError(f"unknown initializer {rule.rule!r}; known: {', '.join(RULES)}")
     try:
-        return RULES[rule.rule](shape, rng, **rule.args)
+        return RULES[rule.rule](shape, whole or shape, rng, **rule.args)
     except TypeError as error:
         raise PlanError(f"initializer {rule.rule!r} with {dict(rule.args)}: {error}") from None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
+from math import prod
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,64 +12,83 @@ import numpy as np
 from nasir.errors import PlanError
 from nasir.ir.graph import Graph
 from nasir.ir.types import Fill
-from nasir.transfer.fill import CONSTANT, Array, Stream, fill, stream
+from nasir.transfer.fill import CONSTANT, PIECE, Array, Stream, fill, stream
 from nasir.transfer.plan import TransferPlan
-from nasir.transfer.source import Blob, Key, Source, Stack, Take
+from nasir.transfer.source import AxisTake, Blob, Key, Source, Stack, Take, keys_of
 
 
 class Arrays(Protocol):
     """The few array operations a transfer needs; arrays stay on their device."""
 
-    def gather(self, array: Any, axis: int, index: Array) -> Any: ...
-    def scale(self, array: Any, axis: int, gain: Array) -> Any: ...
-    def overwrite(self, array: Any, axis: int, where: Array, values: Any) -> Any:
-        """Replace the positions `where` along `axis` by those of `values` (an array of the same shape)."""
+    def take(self, array: Any, index: Sequence[Array | None], out: Any | None) -> Any:
+        """The positions `index[axis]` along every axis (None: all of them) as one new array, or into `out`.
 
-    def add(self, array: Any, values: Any) -> Any: ...
-    def concat(self, arrays: list[Any], axis: int) -> Any: ...
+        The memory layout is that of `array`; nothing else of the result's size is allocated.
+        """
+
+    def scale(self, array: Any, axis: int, gain: Array) -> None:
+        """Multiply in place along `axis`."""
+
+    def overwrite(self, array: Any, axis: int, where: Array, values: Any) -> None:
+        """Replace the positions `where` along `axis` by `values`: one number, or an array of their shape."""
+
+    def add(self, array: Any, start: int, values: Array) -> None:
+        """Add numbers to the rows from `start` on, in place."""
+
+    def empty(self, like: Any, shape: tuple[int, ...]) -> Any: ...
+    def part(self, array: Any, axis: int, start: int, size: int) -> Any:
+        """A view of positions start <= i < start + size along `axis`."""
+
+    def assign(self, array: Any, values: Any) -> None: ...
     def host(self, array: Array, dtype: str, like: Any | None) -> Any:
         """A numpy array as an array of this namespace, on the device and in the dtype of `like`."""
 
     def mean(self, array: Any) -> Any: ...
     def spread(self, array: Any) -> float: ...
-    def filled(self, array: Any, shape: tuple[int, ...], value: Any) -> Any:
-        """An array like `array` of `shape` filled with one value."""
 
 
 class NumpyArrays:
     """`Arrays` over numpy."""
 
-    def gather(self, array: Array, axis: int, index: Array) -> Array:
-        return np.take(array, index, axis=axis)
+    def take(self, array: Array, index: Sequence[Array | None], out: Array | None) -> Array:
+        ranges = [np.arange(size) if i is None else i for i, size in zip(index, array.shape, strict=True)]
+        new: Array = array[np.ix_(*ranges)] if ranges else array.copy()
+        if out is None:
+            return new
+        out[...] = new
+        return out
 
-    def scale(self, array: Array, axis: int, gain: Array) -> Array:
+    def scale(self, array: Array, axis: int, gain: Array) -> None:
         shape = [1] * array.ndim
         shape[axis] = -1
-        scaled: Array = array * gain.astype(array.dtype).reshape(shape)
-        return scaled
+        array *= gain.astype(array.dtype).reshape(shape)
 
-    def overwrite(self, array: Array, axis: int, where: Array, values: Array) -> Array:
-        chosen = (slice(None),) * axis + (where,)
-        array[chosen] = values[chosen]
-        return array
+    def overwrite(self, array: Array, axis: int, where: Array, values: Array) -> None:
+        array[(slice(None),) * axis + (where,)] = values
 
-    def add(self, array: Array, values: Array) -> Array:
-        return array + values
+    def add(self, array: Array, start: int, values: Array) -> None:
+        array[start : start + len(values)] += values
 
-    def concat(self, arrays: list[Array], axis: int) -> Array:
-        return np.concatenate(arrays, axis=axis)
+    def empty(self, like: Array, shape: tuple[int, ...]) -> Array:
+        return np.empty(shape, like.dtype)
+
+    def part(self, array: Array, axis: int, start: int, size: int) -> Array:
+        return array[(slice(None),) * axis + (slice(start, start + size),)]
+
+    def assign(self, array: Array, values: Array) -> None:
+        array[...] = values
 
     def host(self, array: Array, dtype: str, like: Array | None) -> Array:
-        return array.astype(like.dtype if like is not None else dtype, copy=False)
+        if like is not None:
+            return array.astype(like.dtype, copy=False)
+        # a literal array may be more exact than float32
+        return array if array.dtype == np.float64 and dtype == "float32" else array.astype(dtype, copy=False)
 
     def mean(self, array: Array) -> Any:
         return array.mean()
 
     def spread(self, array: Array) -> float:
         return float(array.std())
-
-    def filled(self, array: Array, shape: tuple[int, ...], value: Any) -> Array:
-        return np.full(shape, value, dtype=array.dtype)
 
 
 def execute(
@@ -83,17 +103,35 @@ def execute(
 ) -> dict[Key, Any]:
     """The arrays of `new` that are not kept. `fetch` gives an array of the old network; none is modified."""
     results: dict[Key, Any] = {}
+    indices = _Indices()
     for key, source in plan.sources.items():
         slot = new.infer.slots[key.node][key.slot]
-        worker = _Worker(fetch, arrays, partial(stream, seed, ordinal, *key), blobs or {}, slot.dtype)
+        worker = _Worker(indices, fetch, arrays, partial(stream, seed, ordinal, *key), blobs or {}, slot.dtype)
         results[key] = worker.make(source, slot.shape)
     return results
 
 
 def execute_moment(source: Source, fetch: Callable[[Key], Any], arrays: Arrays, shape: tuple[int, ...]) -> Any:
     """One optimizer moment, by the source that `moment_source` derived."""
-    worker = _Worker(fetch, arrays, partial(stream, 0, 0, 0, "moment"), {}, "float32")
+    worker = _Worker(_Indices(), fetch, arrays, partial(stream, 0, 0, 0, "moment"), {}, "float32")
     return worker.make(source, shape)
+
+
+class _Indices:
+    """Indices without their holes, computed once: all arrays along a space share one."""
+
+    def __init__(self) -> None:
+        self._known: dict[
+            int, tuple[Array, Array]
+        ] = {}  # by id; the index itself is kept, so that no other gets its id
+
+    def clean(self, index: Array) -> Array:
+        """The index with 0 for holes; the very same array where it has none."""
+        known = self._known.get(id(index))
+        if known is None:
+            holes = bool((index < 0).any())
+            known = self._known[id(index)] = (index, np.maximum(index, 0) if holes else index)
+        return known[1]
 
 
 class _Worker:
@@ -101,12 +139,14 @@ class _Worker:
 
     def __init__(
         self,
+        indices: _Indices,
         fetch: Callable[[Key], Any],
         arrays: Arrays,
         open_stream: Callable[[], Stream],
         blobs: Mapping[str, Array],
         dtype: str,
     ) -> None:
+        self.indices = indices
         self.fetch = fetch
         self.arrays = arrays
         self.open_stream = open_stream
@@ -118,61 +158,112 @@ class _Worker:
         """The array's random stream, opened when something random is drawn: most fills are constants."""
         return self.open_stream()
 
-    def filled(self, rule: Fill, shape: tuple[int, ...]) -> Array:
-        return fill(rule, shape, None if rule.rule in CONSTANT else self.rng)
+    def filled(self, rule: Fill, shape: tuple[int, ...], whole: tuple[int, ...] | None = None) -> Array:
+        return fill(rule, shape, None if rule.rule in CONSTANT else self.rng, whole)
 
     def make(self, source: Source, shape: tuple[int, ...]) -> Any:
+        """The array of a source; `shape` is that of the weight."""
         if isinstance(source, Fill):
             return self.arrays.host(self.filled(source, shape), self.dtype, None)
         if isinstance(source, Blob):
-            if source.digest not in self.blobs:
-                raise PlanError(f"array {source.digest[:12]} is not at hand: pass it in `blobs`")
-            return self.arrays.host(self.blobs[source.digest], self.dtype, None)
+            return self.arrays.host(self._blob(source).copy(), self.dtype, None)  # a weight will be trained in place
         if isinstance(source, Stack):
-            return self.arrays.concat([self.make(part, shape) for part in source.parts], source.axis)
-        return self._take(source)
+            first = next((self.fetch(key) for key in keys_of(source)), None)
+            if first is None:
+                first = self.arrays.host(np.zeros(0, dtype=np.float32), self.dtype, None)
+            whole = self.arrays.empty(first, self._shape(source, shape))
+            self._stack(source, whole)
+            return whole
+        return self._take(source, None)
 
-    def _take(self, source: Take) -> Any:
+    def _blob(self, source: Blob) -> Array:
+        if source.digest not in self.blobs:
+            raise PlanError(f"array {source.digest[:12]} is not at hand: pass it in `blobs`")
+        return self.blobs[source.digest]
+
+    def _shape(self, source: Source, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of a source, of which `shape` is the whole weight's."""
+        if isinstance(source, Blob):
+            return source.shape
+        if isinstance(source, Stack):
+            parts = [self._shape(part, shape) for part in source.parts]
+            joined = list(parts[0])
+            joined[source.axis] = sum(part[source.axis] for part in parts)
+            return tuple(joined)
+        if isinstance(source, Take):
+            old = self.fetch(source.key).shape
+            return tuple([n if t is None else len(t.index) for n, t in zip(old, source.axes, strict=True)])
+        return shape
+
+    def _stack(self, source: Stack, out: Any) -> None:
+        """Every part straight into its place, so that no part is allocated besides the whole."""
+        start = 0
+        for part in source.parts:
+            size = self._shape(part, tuple(out.shape))[source.axis]
+            place = self.arrays.part(out, source.axis, start, size)
+            start += size
+            if isinstance(part, Stack):
+                self._stack(part, place)
+            elif isinstance(part, Take):
+                self._take(part, place)
+            elif isinstance(part, Blob):
+                self.arrays.assign(place, self.arrays.host(self._blob(part), self.dtype, out))
+            else:
+                raise PlanError("a part of a Stack needs a shape of its own; verify() the plan first")
+
+    def _take(self, source: Take, out: Any | None) -> Any:
         old = self.fetch(source.key)
-        new = old
+        clean = [None if t is None else self.indices.clean(t.index) for t in source.axes]
+        new = self.arrays.take(old, clean, out)
         for axis, take in enumerate(source.axes):
-            if take is None:
-                continue
-            new = self.arrays.gather(new, axis, np.maximum(take.index, 0))
-            if take.gain is not None:
-                new = self.arrays.scale(new, axis, take.gain)
-        if new is old:  # a whole copy must not share memory with its source
-            new = self.arrays.add(old, self.arrays.filled(old, (), 0))
+            if take is not None and take.gain is not None:
+                self.arrays.scale(new, axis, take.gain)
         if source.noise:
-            new = self._perturb(source, old, new)
+            self._perturb(source, old, new)
         # the last axis first, so that the first axis decides where several have holes
         for axis, take in reversed(list(enumerate(source.axes))):
-            if take is not None and bool((take.index < 0).any()):
-                new = self._fill_holes(take.fill, old, new, axis, take.index < 0)
+            if take is not None and clean[axis] is not take.index:
+                self._fill_holes(take, old, new, axis)
         return new
 
-    def _fill_holes(self, rule: Fill | None, old: Any, new: Any, axis: int, where: Array) -> Any:
-        shape = tuple(new.shape)
+    def _fill_holes(self, take: AxisTake, old: Any, new: Any, axis: int) -> None:
+        rule, holes = take.fill, np.flatnonzero(take.index < 0)
         if rule is None:
             raise PlanError("a hole without an initializer; verify() the plan first")
         if rule.rule == "mean":
-            values = self.arrays.filled(new, shape, self.arrays.mean(old))
+            self.arrays.overwrite(new, axis, holes, self.arrays.mean(old))
+        elif rule.rule == "zeros":
+            self.arrays.overwrite(new, axis, holes, 0.0)
         else:
-            values = self.arrays.host(self.filled(rule, shape), self.dtype, new)
-        return self.arrays.overwrite(new, axis, np.flatnonzero(where), values)
+            whole = tuple(new.shape)
+            shape = (*whole[:axis], len(holes), *whole[axis + 1 :])
+            if rule.rule == "dirac":  # its values lie where the holes lie
+                values = np.take(self.filled(rule, whole), holes, axis)
+            else:
+                values = self.filled(rule, shape, whole)
+            if take.twin is not None:
+                values = np.take(values, np.searchsorted(holes, take.twin.of[holes]), axis)
+                values *= take.twin.sign[holes].astype(values.dtype).reshape([-1] + [1] * (values.ndim - axis - 1))
+            self.arrays.overwrite(new, axis, holes, self.arrays.host(values, self.dtype, new))
 
-    def _perturb(self, source: Take, old: Any, new: Any) -> Any:
+    def _perturb(self, source: Take, old: Any, new: Any) -> None:
         """Noise on replicated entries only: equal replicas would never separate under SGD."""
         shape = tuple(new.shape)
-        mask = np.zeros(shape, dtype=np.float32)
+        masks = [np.zeros((1,) * len(shape), dtype=bool)] * len(shape)
         for axis, take in enumerate(source.axes):
             if take is None:
                 continue
             counts = np.bincount(take.index[take.index >= 0], minlength=1)
             replica = (take.index >= 0) & (counts[np.maximum(take.index, 0)] > 1)
-            view = [1] * len(shape)
-            view[axis] = -1
-            mask = np.maximum(mask, replica.reshape(view).astype(np.float32))
-        values = self.rng.standard_normal(shape, dtype=np.float32) * mask
-        values *= np.float32(source.noise * self.arrays.spread(old))
-        return self.arrays.add(new, self.arrays.host(values, self.dtype, new))
+            masks[axis] = replica.reshape([-1 if other == axis else 1 for other in range(len(shape))])
+        scale = np.float32(source.noise * self.arrays.spread(old))
+        rows = max(1, PIECE // max(1, prod(shape[1:])))
+        for start in range(0, shape[0], rows):  # in pieces: the stream gives the same numbers, without a second array
+            size = min(rows, shape[0] - start)
+            values = self.rng.standard_normal((size, *shape[1:]), dtype=np.float32)
+            first = masks[0] if len(masks[0]) == 1 else masks[0][start : start + size]
+            mask = first
+            for other in masks[1:]:
+                mask = mask | other
+            values *= mask * scale
+            self.arrays.add(new, start, values)

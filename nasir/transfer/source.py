@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -23,13 +23,24 @@ class Key(NamedTuple):
     slot: str
 
 
+class Twin(NamedTuple):
+    """For each new position the one whose filled value it takes (mostly itself), and by which factor; holes only."""
+
+    of: Index
+    sign: Gain
+
+
 @dataclass(frozen=True, slots=True)
 class AxisTake:
-    """New positions along one axis: `index` into the old ones (-1 a hole), `gain` per position, `fill` for holes."""
+    """New positions along one axis: `index` into the old ones (-1 a hole), `gain` per position, `fill` for holes.
+
+    `twin` ties holes together: equal or opposite values (see `Twin`).
+    """
 
     index: Index
     gain: Gain | None = None
     fill: Fill | None = None
+    twin: Twin | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +75,24 @@ class Blob:
 Source: TypeAlias = Take | Stack | Fill | Blob
 
 
+def keys_of(source: Source) -> Iterator[Key]:
+    """The old arrays a source reads, in order, repeats included."""
+    if isinstance(source, Take):
+        yield source.key
+    elif isinstance(source, Stack):
+        for part in source.parts:
+            yield from keys_of(part)
+
+
+def digests_of(source: Source) -> Iterator[str]:
+    """The literal arrays a source reads."""
+    if isinstance(source, Blob):
+        yield source.digest
+    elif isinstance(source, Stack):
+        for part in source.parts:
+            yield from digests_of(part)
+
+
 def to_json(source: Source) -> dict[str, Any]:
     """A source as JSON data; index vectors as lists, a whole axis as null."""
     if isinstance(source, Fill):
@@ -79,6 +108,7 @@ def to_json(source: Source) -> dict[str, Any]:
             "index": axis.index.tolist(),
             "gain": None if axis.gain is None else axis.gain.tolist(),
             "fill": None if axis.fill is None else to_json(axis.fill),
+            **({} if axis.twin is None else {"twin": [axis.twin.of.tolist(), axis.twin.sign.tolist()]}),
         }
         for axis in source.axes
     ]
@@ -104,4 +134,8 @@ def _axis(data: Mapping[str, Any] | None) -> AxisTake | None:
         return None
     gain = None if data["gain"] is None else np.asarray(data["gain"], dtype=np.float64)
     fill = None if data["fill"] is None else Fill(data["fill"]["fill"], data["fill"]["args"])
-    return AxisTake(np.asarray(data["index"], dtype=np.int64), gain, fill)
+    twin = None
+    if "twin" in data:
+        of, sign = data["twin"]
+        twin = Twin(np.asarray(of, dtype=np.int64), np.asarray(sign, dtype=np.float64))
+    return AxisTake(np.asarray(data["index"], dtype=np.int64), gain, fill, twin)

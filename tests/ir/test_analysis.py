@@ -7,6 +7,7 @@ import pytest
 
 from nasir.errors import GraphError
 from nasir.ir import Draft, Graph, Port
+from nasir.ir.regions import depth_text
 from nasir.testing import random_batch, random_graph, random_weights, trace
 
 
@@ -119,3 +120,11 @@ def test_ids_are_never_handed_out_twice() -> None:
     again = draft.commit()
     assert later.node > extra.node >= graph.minted
     assert again.minted == later.node + 1
+
+
+def test_depths_in_one_line() -> None:
+    assert depth_text({"s1": 3, "s2": 4}) == "3-4"
+    split = {"branches.0.s2": 1, "branches.0.s3": 2, "branches.1.s2": 1, "branches.1.s3": 2, "s1": 2}
+    assert depth_text(split) == "2-2x(1-2)"
+    assert depth_text({"branches.0": 2, "branches.1": 3}) == "1x(2)-1x(3)"
+    assert depth_text({}) == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -20,11 +21,23 @@ from nasir.testing import MIXING, OpCase, OpContract, PassContract, PolicyContra
 
 OPTIONS: Mapping[str, tuple[dict[str, Any], ...]] = {
     "insert-block": ({}, {"init": "copy"}, {"init": "near_zero"}, {"init": "gaussian"}, {"init": "adam"}),
+    "prune-channels": ({"fraction": 0.4}, {"target": {"macs": "60%"}, "ranking": "global", "score": "taylor"}),
+    "widen": ({"factor": 1.5, "noise": 0.01}, {"units": 2, "how": "fresh"}, {"units": 4, "how": "paired"}),
+    "expand-to-budget": ({"budget": 10**8},),
+}
+# these act on what generated networks lack (a frozen part, branches, a history): suites on networks of their own
+ELSEWHERE = {
+    "merge-branches": "passes/test_merge_branches.py",
+    "ungroup-branches": "passes/test_merge_branches.py",
+    "remove-weak-blocks": "passes/test_remove_weak_blocks.py",
+    "select-blocks": "passes/test_select_blocks_laws.py",
+    "shrink-widths": "passes/test_shrink_widths.py",
+    "unfreeze": "passes/test_freezing.py",
 }
 SHIPPED = [
     pytest.param(name, options, id=f"{name}-{number}")
     for name in passes.names()
-    if passes._entry_points()[name].value.startswith("nasir.")
+    if passes._entry_points()[name].value.startswith("nasir.") and name not in ELSEWHERE
     for number, options in enumerate(OPTIONS.get(name, ({},)))
 ]
 LAWS = sorted(name for name in vars(PassContract) if name.startswith("test_"))
@@ -37,6 +50,12 @@ def test_shipped_pass(name: str, options: dict[str, Any], law: str) -> None:
         make = staticmethod(lambda: get_pass(name)(**options))
 
     getattr(Suite(), law)()
+
+
+@pytest.mark.parametrize("name, path", ELSEWHERE.items())
+def test_the_other_passes_have_a_suite_of_their_own(name: str, path: str) -> None:
+    text = (Path(__file__).parent.parent / path).read_text(encoding="utf-8")
+    assert "(PassContract):" in text and get_pass(name).__name__ in text
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,59 @@
+"""The encoder block of vision transformers; labels inside are torchvision's."""
+
+from __future__ import annotations
+
+from nasir.blocks.make import Maker
+from nasir.errors import TypeRuleError
+from nasir.ir import Port
+from nasir.registry import blocks
+
+
+@blocks.register("transformer")
+def transformer(
+    make: Maker,
+    x: Port,
+    stride: int,
+    out: int = 0,
+    heads: int = 4,
+    head_dim: int = 0,
+    mlp: int = 0,
+    dropout: float = 0.0,
+    attention_dropout: float = 0.0,
+    eps: float = 1e-6,
+) -> Port:
+    """Pre-norm encoder block on tokens: x + attention(norm(x)), then x + mlp(norm(x)) (Dosovitskiy et al. 2021).
+
+    out                channels; 0: those of the input, which it must keep
+    heads              attention heads
+    head_dim           channels a head of q, k and v; 0: channels // heads
+    mlp                hidden units of the two-layer network; 0: 4 times the channels
+    dropout            after both projections and after the hidden units
+    attention_dropout  of the attention's softmax
+    eps                of the norms
+    """
+    channels = make.channels(x)
+    place = f"block '{make.path}'"
+    if stride != 1 or out not in (0, channels):
+        raise TypeRuleError(
+            f"{place}: a transformer keeps its {channels} channels and all tokens, it cannot have out {out} and "
+            f"stride {stride}; leave both away"
+        )
+    if heads < 1 or head_dim < 0 or mlp < 0:
+        raise TypeRuleError(f"{place}: heads must be at least 1, head_dim and mlp at least 0")
+    # no need to divide evenly: a pass may have removed some of the channels
+    head_dim = head_dim or max(1, channels // heads)
+
+    def dropped(y: Port, name: str) -> Port:
+        return make.node("dropout", y, name, p=float(dropout)) if dropout else y
+
+    y = make.node("layer_norm", x, "ln_1", eps=eps)
+    y = make.node("linear", y, "self_attention.in_proj", out=3 * heads * head_dim)
+    scale = head_dim**-0.5
+    drop = float(attention_dropout)
+    y = make.node("self_attention", y, "self_attention.core", heads=heads, head_dim=head_dim, scale=scale, dropout=drop)
+    y = dropped(make.node("linear", y, "self_attention.out_proj", out=channels), "dropout")
+    x = make.node("add", (x, y), "add_1")
+    y = make.node("layer_norm", x, "ln_2", eps=eps)
+    y = make.node("gelu", make.node("linear", y, "mlp.0", out=mlp or 4 * channels), "mlp.1")
+    y = make.node("linear", dropped(y, "mlp.2"), "mlp.3", out=channels)
+    return make.node("add", (x, dropped(y, "mlp.4")), "add_2")

@@ -1,0 +1,85 @@
+"""The main stream of a network: its layers one after another, as a chain, with branches left out.
+
+A node lies on the stream when every path from the inputs to the outputs goes through it. A layer is a convolution,
+linear layer, pooling or merge on the stream with the norm, activation and dropout that follow it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from nasir.ir.graph import Graph
+from nasir.ir.types import Port
+
+Kind = Literal["weighted", "pool", "merge"]
+
+POOLS = frozenset({"max_pool", "avg_pool", "adaptive_avg_pool"})
+WEIGHTED = frozenset({"conv2d", "linear"})
+MERGES = frozenset({"add", "mul", "mean", "concat"})
+NORMS = frozenset({"batch_norm", "group_norm", "layer_norm"})
+ACTIVATIONS = frozenset({"relu", "gelu", "silu", "sigmoid", "hardswish"})
+PASSIVE = frozenset({"identity", "dropout", "scale"})
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer of the stream: `node` does the work, `end` is its last node (the activation).
+
+    `segment` counts the poolings up to and with this layer: layers of one segment lie between two poolings.
+    """
+
+    node: int
+    end: int
+    kind: Kind
+    segment: int
+
+
+def stream(graph: Graph) -> tuple[int, ...]:
+    """The nodes that every path from inputs to outputs takes, in topological order; one-output nodes only."""
+    position = {node_id: index for index, node_id in enumerate(graph.order)}
+    beyond = len(position)
+    outside = {port.node for port in graph.outputs}
+    found: list[int] = []
+    furthest = 0  # the last reader of anything earlier
+    for index, node_id in enumerate(graph.order):
+        if furthest <= index and Port(node_id, 1) not in graph.infer.types:
+            found.append(node_id)
+        last = max((position[user] for user in graph.users(node_id)), default=index)
+        furthest = max(furthest, beyond if node_id in outside else last)
+    return tuple(found)
+
+
+def layers(graph: Graph) -> tuple[Layer, ...]:
+    """The layers of the stream in order."""
+    chain = stream(graph)
+    found: list[Layer] = []
+    segment = 0
+    for index, node_id in enumerate(chain):
+        kind = _kind(graph.nodes[node_id].op)
+        if kind is None:
+            continue
+        segment += kind == "pool"
+        found.append(Layer(node_id, _end(graph, chain, index, kind), kind, segment))
+    return tuple(found)
+
+
+def _kind(op: str) -> Kind | None:
+    if op in WEIGHTED:
+        return "weighted"
+    if op in POOLS:
+        return "pool"
+    return "merge" if op in MERGES else None
+
+
+def _end(graph: Graph, chain: tuple[int, ...], index: int, kind: Kind) -> int:
+    """The last node of the layer; a norm behind a pooling or merge belongs to the layer after it."""
+    end, active = chain[index], False
+    for node_id in chain[index + 1 :]:
+        op = graph.nodes[node_id].op
+        if op in ACTIVATIONS and not active:
+            active = True
+        elif not (op in PASSIVE or (op in NORMS and kind == "weighted" and not active)):
+            break
+        end = node_id
+    return end

@@ -1,0 +1,149 @@
+"""Explicit sources, literal arrays and opposite pairs: how a draft says where weights come from."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from nasir.errors import GraphError, PlanError
+from nasir.ir import Draft, Fill, Graph
+from nasir.ir.draft import digest_of
+from nasir.testing import random_graph, random_weights, transferred
+from nasir.transfer import AxisTake, Blob, Key, Stack, Take, TransferPlan, Twin, derive, digests_of, keys_of
+
+
+def network() -> Graph:
+    draft = Draft()
+    x = draft.add("input", (), "x", shape=[2])
+    x = draft.add("relu", draft.add("linear", x, "hidden", out=3), "act")
+    draft.output(draft.add("linear", x, "out", out=2))
+    return draft.commit()
+
+
+def test_an_explicit_source_goes_before_everything_else() -> None:
+    graph = network()
+    node = graph.labels["hidden"]
+    draft = graph.draft()
+    draft.fill(node, "weight", "ones")
+    draft.select(graph.infer.spaces[1], [0, 0, 1, 2])
+    turned = Take(Key(node, "weight"), (AxisTake(np.array([2, 1, 0, 0])), None))
+    draft.source(node, "weight", turned)
+    plan = derive(draft, draft.commit())
+    assert plan.sources[Key(node, "weight")] is turned
+    weights = random_weights(graph, 0)
+    after = transferred(plan, draft.commit(), weights)
+    assert np.array_equal(after[Key(node, "weight")], weights[Key(node, "weight")][[2, 1, 0, 0]])
+
+
+def test_a_weight_whose_shape_changes_with_an_attribute_needs_a_source() -> None:
+    draft = Draft()
+    draft.output(draft.add("conv2d", draft.add("input", (), "x", shape=[1, 5, 5]), "conv", out=2, kernel=3, padding=1))
+    graph = draft.commit()
+    node = graph.labels["conv"]
+    edit = graph.draft()
+    edit.set_attrs(node, kernel=1, padding=0)
+    with pytest.raises(PlanError, match=r"conv\.weight: kept, but its shape changes"):
+        derive(edit, edit.commit())
+    centre = AxisTake(np.array([1]))
+    edit.source(node, "weight", Take(Key(node, "weight"), (None, None, centre, centre)))
+    plan = derive(edit, edit.commit())
+    weights = random_weights(graph, 0)
+    after = transferred(plan, edit.commit(), weights)
+    assert np.array_equal(after[Key(node, "weight")], weights[Key(node, "weight")][:, :, 1:2, 1:2])
+
+
+def test_a_source_for_a_weight_that_is_not_there_is_refused() -> None:
+    draft = network().draft()
+    draft.source(draft.base.labels["hidden"], "wieght", Fill("zeros"))
+    with pytest.raises(PlanError, match=r"hidden\.wieght: there is no such weight to set"):
+        derive(draft, draft.commit())
+
+
+def test_a_literal_array_arrives_as_it_is_also_within_a_stack() -> None:
+    graph = network()
+    node = graph.labels["hidden"]
+    draft = graph.draft()
+    rows = np.array([[0.1, 0.2]])
+    digest = draft.blob(rows)
+    assert digest == digest_of(rows) == draft.blob(rows.copy()) and list(draft.blobs) == [digest]
+    first = Take(Key(node, "weight"), (AxisTake(np.array([0, 1])), None))
+    source = Stack(0, (first, Blob(digest, (1, 2))))
+    draft.source(node, "weight", source)
+    new = draft.commit()
+    plan = derive(draft, new)
+    assert plan.digests() == (digest,) == tuple(digests_of(source))
+    assert list(keys_of(source)) == [Key(node, "weight")]
+    weights = random_weights(graph, 0)
+    after = transferred(plan, new, weights, blobs=draft.blobs)[Key(node, "weight")]
+    assert np.array_equal(after, np.vstack([weights[Key(node, "weight")][:2], rows]))
+    with pytest.raises(PlanError, match="is not at hand"):
+        transferred(plan, new, weights)
+
+
+def test_literal_arrays_must_be_finite_and_of_the_right_shape() -> None:
+    draft = network().draft()
+    node = draft.base.labels["hidden"]
+    for bad in (np.array([np.nan]), np.array(["a"]), np.zeros(2, dtype=np.float16)):
+        with pytest.raises(GraphError, match="a blob must hold finite"):
+            draft.blob(bad)
+    draft.source(node, "weight", Blob(draft.blob(np.zeros((2, 3))), (2, 3)))
+    with pytest.raises(PlanError, match=r"hidden\.weight: its source has shape \(2, 3\), the weight has \(3, 2\)"):
+        derive(draft, draft.commit())
+
+
+def test_equal_bytes_of_another_shape_or_type_have_another_digest() -> None:
+    zeros = np.zeros((2, 3))
+    assert len({digest_of(a) for a in (zeros, zeros.T, zeros.view(np.int64), zeros.reshape(6))}) == 4
+
+
+def test_one_node_can_be_rewired_as_a_whole() -> None:
+    graph = network()
+    draft = graph.draft()
+    doubled = draft.add("add", [draft.outputs[0], draft.outputs[0]], "sum")
+    draft.rewire_node(doubled.node, [graph.outputs[0]])
+    draft.outputs = [doubled]
+    assert draft.commit().nodes[doubled.node].inputs == (graph.outputs[0],)
+    with pytest.raises(GraphError, match="no node 99 to rewire"):
+        draft.rewire_node(99, [])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_paired_plans_read_back_equal_and_give_equal_arrays(seed: int) -> None:
+    graph = random_graph(seed)
+    draft = graph.draft()
+    for space in graph.infer.spaces:
+        if space.resizable:
+            draft.select(space, [-1, -1, *range(space.size), -1, -1, -1], paired=True)
+    new = draft.commit()
+    plan = derive(draft, new)
+    again = TransferPlan.from_json(json.loads(json.dumps(plan.to_json())))
+    again.verify(graph, new)
+    weights = random_weights(graph, seed)
+    first, second = transferred(plan, new, weights), transferred(again, new, weights)
+    assert again.to_json() == plan.to_json() and all(np.array_equal(first[key], second[key]) for key in first)
+
+
+def test_pairs_must_stand_side_by_side() -> None:
+    graph = network()
+    hidden = graph.infer.spaces[1]
+    draft = graph.draft()
+    with pytest.raises(GraphError, match="two by two side by side"):
+        draft.select(hidden, [-1, 0, -1], paired=True)
+    draft.select(hidden, [0, -1, -1, 1, -1], paired=True)
+    draft.select(hidden, [0, -1], paired=False)
+    assert hidden not in draft.paired
+
+
+def test_a_twin_that_is_no_fresh_unit_is_refused() -> None:
+    graph = network()
+    key = Key(graph.labels["out"], "weight")
+    index = np.array([0, -1, 1])
+    for twin, words in (
+        (Twin(np.array([0, 0, 2]), np.ones(3)), "must be a fresh position"),
+        (Twin(np.array([0, 1]), np.ones(3)), "for each of 3 positions"),
+    ):
+        plan = TransferPlan({key: Take(key, (None, AxisTake(index, None, Fill("ones"), twin)))})
+        with pytest.raises(PlanError, match=words):
+            plan.verify(graph, graph)
