@@ -12,18 +12,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nasir.backend import Effect, Setup, Stretch
+from nasir.backend import Effect, Latency, Setup, Start, Stretch
 from nasir.backends.torch import checkpoint
 from nasir.backends.torch.arrays import TorchArrays
 from nasir.backends.torch.batches import BatchSource
+from nasir.backends.torch.calibrate import calibrate
 from nasir.backends.torch.compile import BlockCompiler
 from nasir.backends.torch.data import open_source
+from nasir.backends.torch.inherit import take_over
+from nasir.backends.torch.latency import measure
 from nasir.backends.torch.model import Model
 from nasir.backends.torch.observe import observe
 from nasir.backends.torch.optim import Ema, build_optimizer, export_state, import_state
 from nasir.backends.torch.optimizer_transfer import transfer_optimizer
 from nasir.backends.torch.pretrained import load_pretrained
 from nasir.backends.torch.rawdata import DataContext
+from nasir.backends.torch.refresh import moving_norms, refresh_norms, statistics
+from nasir.backends.torch.regularize import alive_cost
+from nasir.backends.torch.snapshot import Snapshot
 from nasir.backends.torch.train import (
     Sums,
     evaluate,
@@ -34,11 +40,13 @@ from nasir.backends.torch.train import (
 from nasir.errors import CheckpointError, DataError, RunError
 from nasir.evidence import Evidence, Need
 from nasir.ir import Fill, Graph, Port
-from nasir.rewrite import Rewrite, Settle
+from nasir.ir.roofline import DeviceProfile
+from nasir.rewrite import Refresh, Rewrite, Settle
 from nasir.training import OptimizerPlan, TrainPlan
-from nasir.transfer import Key, Source, Stack, Take, TransferPlan, execute
+from nasir.transfer import Key, TransferPlan, execute, keys_of
 
 SETTLE_EPOCHS = 1_000_000  # data order of settling epochs: far from those of ordinary ones
+REFRESH_EPOCHS = 10**12  # the same for epochs of refreshed statistics
 
 
 class TorchBackend:
@@ -47,6 +55,16 @@ class TorchBackend:
     def open(self, setup: Setup) -> TorchSession:
         """Data on the device, no network yet. Raises DataError, or RunError for a device that is not there."""
         return TorchSession(setup)
+
+    def measure(
+        self, graph: Graph, batch: int, device: str, threads: int | None = None, precision: str = "fp32"
+    ) -> Latency:
+        """See `nasir.backends.torch.latency.measure`."""
+        return measure(graph, batch, device=device, threads=threads, precision=precision)
+
+    def calibrate(self, device: str, threads: int | None = None) -> DeviceProfile:
+        """See `nasir.backends.torch.calibrate.calibrate`."""
+        return calibrate(device, threads)
 
 
 def choose_device(name: str) -> torch.device:
@@ -107,10 +125,12 @@ class TorchSession:
 
     # -- network and phases
 
-    def build(self, graph: Graph, plan: TransferPlan) -> None:
+    def build(self, graph: Graph, plan: TransferPlan, start: Start | None = None) -> None:
         self._place(graph, plan)
         if self.setup.weights is not None:
             load_pretrained(self.model, *self.setup.weights)
+        if start is not None:
+            take_over(self.model, start)
 
     def _place(self, graph: Graph, plan: TransferPlan) -> None:
         self._check_fit(graph)
@@ -147,6 +167,7 @@ class TorchSession:
         state = export_state(before, self.model.named_parameters()) if keep and before is not None else {}
         same_kind = self.plan is not None and self.plan.optimizer.kind == plan.optimizer.kind
         self.plan, self.phase_epochs = plan, phase_epochs
+        self.model.hold(plan.freeze)
         self.optimizer = build_optimizer(self._tagged(), plan.optimizer)
         if state and same_kind:
             import_state(self.optimizer, state, self.model.named_parameters())
@@ -215,7 +236,8 @@ class TorchSession:
 
     def observe(self, needs: Iterable[Need]) -> Evidence:
         with self._eagerly():
-            return observe(self.model, needs, self.source.probe(self.setup.probe))
+            images = self.source.probe(self.setup.probe)
+            return observe(self.model, needs, images, labelled=lambda: self.source.labelled(self.setup.probe))
 
     def propose(self, rewrite: Rewrite) -> Effect:
         new = self.model.rewritten(rewrite)
@@ -249,23 +271,26 @@ class TorchSession:
         assert self._proposal is not None
         rewrite, new = self._proposal
         self._proposal = None
+        averages = None if self.ema is None else self._moved_average(rewrite, new, self.ema)
         if self.optimizer is not None:
             transfer_optimizer(self.optimizer, self.model, new, rewrite.plan)
-        if self.ema is not None:
-            self.ema.replace(self._moved_average(rewrite, new, self.ema))
+        if self.ema is not None and averages is not None:
+            self.ema.replace(averages)
         self.model.become(new)
         self._compile()
 
     def _moved_average(self, rewrite: Rewrite, new: Model, ema: Ema) -> dict[str, Tensor]:
-        """Averages carried through the plan; what is new starts at its own value."""
+        """Averages carried through the plan (copies too, as the averaged network is rewritten like the other one);
+        what is new starts at its own value."""
         names = {key: name for name, key in self.model.keys().items()}
         carried = execute(
-            TransferPlan({key: source for key, source in rewrite.plan.sources.items() if _reads_old(source)}),
+            TransferPlan({key: source for key, source in rewrite.plan.sources.items() if any(keys_of(source))}),
             rewrite.graph,
             lambda key: ema.tensors[names[key]],
             TorchArrays(self.device, self._dtype()),
             seed=self.setup.seed,
             ordinal=new.ordinal,
+            blobs=rewrite.blobs,
         )
         state = new.state_dict()
         return {
@@ -276,6 +301,25 @@ class TorchSession:
             else state[name]
             for name, key in new.keys().items()
         }
+
+    # -- trying
+
+    def snapshot(self) -> object:
+        """Copies of network, optimizer state and averages, for `restore`; it may be restored any number of times."""
+        return Snapshot.of(self.model, self.optimizer, self.ema)
+
+    def restore(self, snapshot: object) -> None:
+        """Go back to a snapshot of this session, bit for bit; within the phase that it was taken in."""
+        assert isinstance(snapshot, Snapshot)
+        self._proposal = None
+        snapshot.put_back(self.model)
+        if self.optimizer is not None:
+            assert self.plan is not None
+            self.optimizer = build_optimizer(self._tagged(), self.plan.optimizer)
+            import_state(self.optimizer, snapshot.optimizer, self.model.named_parameters())
+        if self.ema is not None and snapshot.averages is not None:
+            self.ema.replace(snapshot.averages)
+        self._compile()
 
     def settle(self, settle: Settle, target: float, stop: Callable[[], bool]) -> dict[str, Any] | None:
         """Train only the slots of `settle` by Adam until the training accuracy exceeds `target` (a fraction)."""
@@ -313,13 +357,28 @@ class TorchSession:
                 break
         return {"epochs": len(accuracies), "train.accuracy": accuracies, "target": target}
 
+    def refresh(self, refresh: Refresh, stop: Callable[[], bool]) -> dict[str, Any] | None:
+        """Move running statistics of norms by forward passes over training data; averages take them over."""
+        assert self.plan is not None
+        norms = moving_norms(self.model, refresh)
+        first = REFRESH_EPOCHS + SETTLE_EPOCHS * self.model.ordinal
+        with self._eagerly():
+            found = refresh_norms(
+                self.model, self.source, self.plan, refresh, seed=self.setup.seed, epoch=first, stop=stop
+            )
+        if self.ema is not None and found is not None:
+            self.ema.replace({**self.ema.tensors, **statistics(norms)})
+        return found
+
     def _compile(self) -> None:
         if self.compiler is not None:
             self.compiler.compile(self.model)
 
     def notes(self) -> dict[str, Any]:
         """Facts about the backend that belong in the journal of an epoch or a rewrite."""
-        return {} if self.compiler is None else {"compiled_graphs": self.compiler.graphs}
+        notes: dict[str, Any] = {} if self.compiler is None else {"compiled_graphs": self.compiler.graphs}
+        alive = alive_cost(self.model, self.plan.penalties) if self.plan is not None else None
+        return notes if alive is None else {**notes, "alive": alive}
 
     # -- checkpoints
 
@@ -364,10 +423,6 @@ class TorchSession:
         torch.backends.cudnn.benchmark = benchmark
         if self._writer is not None:
             self._writer.close()
-
-
-def _reads_old(source: Source) -> bool:
-    return isinstance(source, Take | Stack)
 
 
 def _nested(flat: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -88,6 +88,15 @@ class BatchSource(ABC):
         """The first `count` training examples, neither shuffled nor augmented: what rewrites are measured on."""
 
     @abstractmethod
+    def labelled(self, count: int) -> tuple[Tensor, Tensor]:
+        """(x, y) of `count` training examples, spread evenly over the training part and not augmented."""
+
+    def _spread(self, count: int) -> _Array:
+        """Positions of `count` examples, evenly spread: files of one class often lie together."""
+        count = min(count, self.train_size)
+        return np.arange(count) * self.train_size // max(count, 1)
+
+    @abstractmethod
     def test(self) -> Batches:
         """Test batches; nothing else reads the test part."""
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nasir.backends.torch.batches import Batches, BatchSource, draw_epoch, partition
-from nasir.backends.torch.rawdata import DataContext, FileData, RawData
+from nasir.backends.torch.rawdata import DataContext, FileData, RawData, only_classes
 from nasir.backends.torch.streaming import StreamSource
 from nasir.errors import DataError
 from nasir.registry import datasets
@@ -90,6 +90,10 @@ class DataSource(BatchSource):
     def probe(self, count: int) -> Tensor:
         return self._finish(self._train.values[:count])
 
+    def labelled(self, count: int) -> tuple[Tensor, Tensor]:
+        index = torch.from_numpy(self._spread(count)).to(self.device)
+        return self._finish(self._train.values.index_select(0, index)), self._train.labels.index_select(0, index)
+
     def test(self) -> Batches:
         """Test batches; the test part is placed on the device only by this call, so nothing else can have read it."""
         if self._test is None:
@@ -140,6 +144,8 @@ def open_source(
     options = dict(plan.options)
     pad_to = options.pop("pad_to", None)
     raw = datasets.get(plan.dataset)(options, where)
+    if plan.classes is not None:
+        raw = only_classes(raw, plan.classes, plan.dataset)
     if isinstance(raw, FileData):
         if pad_to is not None:
             raise DataError(f"data set {plan.dataset!r}: pad_to is for images in memory; use `size:` for streamed ones")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from keyword import iskeyword
 from typing import Any
 
 from torch import fx, nn
@@ -132,6 +133,10 @@ class Tracer:
             value = self.fx.call_function(lowered.target, (*first, *lowered.args), kwargs)
         else:
             target = relative(node.label, self.path)
+            if any(map(iskeyword, target.split("."))):
+                raise UsageError(
+                    f"label '{node.label}': a word of Python cannot name a part of a block; choose another"
+                )
             value = self.fx.call_module(target, inputs)
         if not op_named(node.op).several:
             self.values[Port(node_id)] = value
@@ -223,7 +228,8 @@ def _attribute(label: str) -> str:
     """The expression for the module at a dotted path."""
     text = "self"
     for part in label.split("."):
-        text = f"{text}.{part}" if part.isidentifier() else f'getattr({text}, "{part}")'
+        plain = part.isidentifier() and not iskeyword(part)
+        text = f"{text}.{part}" if plain else f'getattr({text}, "{part}")'
     return text
 
 

@@ -28,6 +28,7 @@ from nasir.backends.torch.oplowering import Lowered, lower_op
 from nasir.errors import GraphError, RunError
 from nasir.ir import Graph, Port
 from nasir.ir.infer import collector_paused
+from nasir.ir.regions import covers
 from nasir.rewrite import Pass, Rewrite
 from nasir.transfer import Key, TransferPlan, execute
 
@@ -56,6 +57,8 @@ class Model(nn.Module):
         self.channels_last = False
         self.ordinal = 0  # rewrites so far: part of the key of every random fill
         self.seed = 0
+        self._held: frozenset[int] = frozenset()  # nodes that are frozen now
+        self._prefixes: tuple[str, ...] = ()  # of labels frozen beside those of the graph
 
     # -- making
 
@@ -75,11 +78,12 @@ class Model(nn.Module):
             plan = TransferPlan(
                 {Key(n, name): slot.init for n, slots in graph.infer.slots.items() for name, slot in slots.items()}
             )
-        arrays = TorchArrays(torch.device(device), dtype)
+        arrays = TorchArrays(torch.device(device), dtype, channels_last)
         fresh = execute(plan, graph, _nothing_to_fetch, arrays, seed=seed, ordinal=0)
         model = cls()
         model.seed, model.channels_last = seed, channels_last
         model._build(graph, fresh, None)
+        model.hold()
         return model
 
     def _build(self, graph: Graph, fresh: Mapping[Key, Tensor], old: Model | None) -> None:
@@ -132,8 +136,10 @@ class Model(nn.Module):
     ) -> None:
         """Put tensors in the place of a module's meta tensors."""
         slots = graph.infer.slots[node_id]
-        names = [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
-        if set(names) != set(slots):
+        names = {name for held in (module._parameters, module._buffers) for name in held if held[name] is not None}
+        if module._modules:
+            names = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
+        if names != slots.keys():
             label = graph.nodes[node_id].label
             raise RunError(f"'{label}': its lowering holds {sorted(names)}, its op declares {sorted(slots)}")
         for name, slot in slots.items():
@@ -239,9 +245,10 @@ class Model(nn.Module):
                 rewrite.plan,
                 rewrite.graph,
                 self.tensor,
-                TorchArrays(device, dtype),
+                TorchArrays(device, dtype, self.channels_last),
                 seed=self.seed,
                 ordinal=self.ordinal + 1,
+                blobs=rewrite.blobs,
             )
             model = Model()
             model.seed, model.ordinal, model.channels_last = self.seed, self.ordinal + 1, self.channels_last
@@ -254,17 +261,67 @@ class Model(nn.Module):
         self._modules = other._modules
         for name in ("graph", "ordinal", "_lowered", "_units", "_inplace", "_forward", "code"):
             self.__dict__[name] = other.__dict__[name]
+        self.hold(self._prefixes)
+
+    # -- freezing
+
+    def hold(self, prefixes: Iterable[str] = ()) -> None:
+        """Freeze what lies below the graph's frozen labels or `prefixes`, and release what was frozen so far besides.
+
+        Frozen parameters have requires_grad False; frozen modules (norms, dropout) stay in eval mode in training. What
+        a user froze by hand is left as it is, unless it was among these.
+        """
+        self._prefixes = tuple(prefixes)
+        wanted = frozenset([node_id for node_id, node in self.graph.nodes.items() if self._holds(node_id, node.label)])
+        for node_id in wanted | self._held:
+            module = self._lowered.get(node_id)
+            if not isinstance(module, nn.Module):
+                continue
+            free = node_id not in wanted
+            module.train(self.training and free)
+            for parameter in module._parameters.values():
+                if parameter is not None:
+                    parameter.requires_grad_(free)
+                    if not free:
+                        parameter.grad = None
+        self._held = wanted
+
+    def _holds(self, node_id: int, label: str) -> bool:
+        return self.graph.is_frozen(node_id) or any(covers(prefix, label) for prefix in self._prefixes)
+
+    def is_held(self, node_id: int) -> bool:
+        """Whether a node is frozen now, by the graph or by the prefixes given to `hold`."""
+        return node_id in self._held
+
+    def train(self, mode: bool = True) -> Model:
+        """As nn.Module's, but what is frozen stays in eval mode."""
+        super().train(mode)
+        for node_id in self._held:
+            module = self._lowered.get(node_id)
+            if isinstance(module, nn.Module):
+                module.training = False
+        return self
 
     def apply(  # type: ignore[override]
-        self, change: Any, site: Any = None, *, optimizers: Iterable[torch.optim.Optimizer] = ()
+        self,
+        change: Any,
+        site: Any = None,
+        *,
+        optimizers: Iterable[torch.optim.Optimizer] = (),
+        images: Tensor | None = None,
+        labels: Tensor | None = None,
     ) -> Rewrite | Model | None:
         """Rewrite this model in place, with the state of its optimizers.
 
-        `change` is a Rewrite, or a Pass with its `site` (then None is returned when it declines). The Model and the
+        `change` is a Rewrite, or a Pass with its `site` (then None is returned when it declines). What the pass needs
+        is measured first: activations on `images` [N, ...], gradients on them and `labels` [N]. The Model and the
         optimizers stay the same objects. A plain function is applied to every submodule, as in nn.Module.
         """
         if isinstance(change, Pass):
-            change = change.apply(self.graph, site)
+            from nasir.backends.torch.observe import observe
+
+            seen = observe(self, change.needs, images, labels, seed=self.seed, ordinal=self.ordinal + 1)
+            change = change.apply(self.graph, site, seen)
             if change is None:
                 return None
         if not isinstance(change, Rewrite):

@@ -14,12 +14,14 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nasir.backends.torch.ensemble import Ensemble
 from nasir.errors import RunError
 from nasir.ir import JSON, ValueType, pair
 
@@ -58,29 +60,53 @@ def lower_op(op: str, attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], 
         return LOWERINGS[op](attrs, inputs, out)
 
 
+def channel_dim(x: ValueType) -> int:
+    """Dimension of the channels in a tensor of this type, the batch counted."""
+    return x.channel_axis + 1
+
+
 @lowering("conv2d")
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return nn.Conv2d(
-        x[0].shape[0],
-        a["out"],
-        pair(a["kernel"]),
-        stride=pair(a["stride"]),
-        padding=pair(a["padding"]),
-        dilation=pair(a["dilation"]),
-        groups=a["groups"],
-        bias=a["bias"],
-    )
+    proto = _conv(pair(a["kernel"]), pair(a["stride"]), pair(a["padding"]), pair(a["dilation"]), a["bias"])
+    return _stamped(proto, in_channels=x[0].shape[0], out_channels=a["out"], groups=a["groups"])
+
+
+@cache
+def _conv(
+    kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int], bias: bool
+) -> nn.Conv2d:
+    return nn.Conv2d(1, 1, kernel, stride=stride, padding=padding, dilation=dilation, bias=bias)
+
+
+def _stamped(proto: nn.Module, **sizes: int) -> nn.Module:
+    """A module like `proto` but for its sizes: constructing one anew takes thirty times as long."""
+    state = {key: value.copy() if isinstance(value, dict) else value for key, value in proto.__dict__.items()}
+    state["_non_persistent_buffers_set"] = set(state["_non_persistent_buffers_set"])
+    state.update(sizes)
+    module: nn.Module = object.__new__(type(proto))
+    module.__dict__.update(state)
+    return module
 
 
 @lowering("linear")
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return nn.Linear(x[0].shape[0], a["out"], bias=a["bias"])
+    return _stamped(_linear(a["bias"]), in_features=x[0].shape[-1], out_features=a["out"])
+
+
+@cache
+def _linear(bias: bool) -> nn.Linear:
+    return nn.Linear(1, 1, bias=bias)
 
 
 @lowering("batch_norm")
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    kind = nn.BatchNorm2d if len(x[0].shape) == 3 else nn.BatchNorm1d
-    return kind(x[0].shape[0], eps=a["eps"], momentum=a["momentum"])
+    proto = _batch_norm(len(x[0].shape) == 3, a["eps"], a["momentum"])
+    return _stamped(proto, num_features=x[0].shape[0])
+
+
+@cache
+def _batch_norm(image: bool, eps: float, momentum: float) -> nn.Module:
+    return (nn.BatchNorm2d if image else nn.BatchNorm1d)(1, eps=eps, momentum=momentum)
 
 
 @lowering("group_norm")
@@ -90,7 +116,7 @@ def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowere
 
 @lowering("layer_norm")
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return nn.LayerNorm(x[0].shape[0], eps=a["eps"])
+    return nn.LayerNorm(x[0].shape[-1], eps=a["eps"])
 
 
 class Scale(nn.Module):
@@ -146,7 +172,7 @@ def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowere
 
 @lowering("softmax")
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return Call(torch.softmax, (1,))
+    return Call(torch.softmax, (channel_dim(x[0]),))
 
 
 def add_all(*values: Tensor) -> Tensor:
@@ -191,19 +217,24 @@ def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowere
     return Call(mean_all)
 
 
+@lowering("ensemble")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return Ensemble(a["average"], a["train"])
+
+
 @lowering("concat")
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return Call(torch.cat, (1,), listed=True)
+    return Call(torch.cat, (channel_dim(x[0]),), listed=True)
 
 
 @lowering("split")
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return Call(torch.split, (list(a["sizes"]), 1))
+    return Call(torch.split, (list(a["sizes"]), channel_dim(x[0])))
 
 
 def channel_slice(x: Tensor, start: int, stop: int) -> Tensor:
     """Channels start <= c < stop."""
-    return x[:, start:stop]
+    return x[..., start:stop] if x.dim() == 3 else x[:, start:stop]
 
 
 @lowering("slice")
@@ -258,7 +289,7 @@ def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowere
 
 def pad_channels(x: Tensor, before: int, after: int) -> Tensor:
     """Zero channels before and after those of x."""
-    return F.pad(x, (0, 0) * (x.dim() - 2) + (before, after))
+    return F.pad(x, (0, 0) * (x.dim() - 2 if x.dim() != 3 else 0) + (before, after))
 
 
 @lowering("pad_channels")

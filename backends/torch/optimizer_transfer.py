@@ -1,7 +1,8 @@
 """Optimizer state across a rewrite: the same optimizer object, its groups and state swapped.
 
-Kept parameters keep their state; resized ones get moments mapped by the plan of their values; new ones start with
-none, so that Adam's per-parameter step counter starts at zero and SGD's first step takes the raw gradient.
+Kept parameters keep their state; resized ones get moments mapped by the plan of their values, and so do those whose
+values moved here out of parameters that are no more (`optimizer_state`). New ones, copies of living ones among them,
+start with none, so that Adam's step counter starts at zero and SGD's first step takes the raw gradient.
 """
 
 from __future__ import annotations
@@ -13,15 +14,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from nasir.backends.torch.arrays import TorchArrays
+from nasir.backends.torch.optimizer_state import moved_states, origins_of, replace_states
 from nasir.ir.infer import collector_paused
-from nasir.transfer import Key, Source, Stack, Take, TransferPlan, execute_moment, moment_source
+from nasir.transfer import Key, TransferPlan
 
 if TYPE_CHECKING:
     from nasir.backends.torch.model import Model
-
-# state tensors that average squared gradients; every other one of the parameter's shape follows the gradient
-SECOND_MOMENTS = frozenset({"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "exp_inf"})
 
 
 def transfer_optimizer(optimizer: torch.optim.Optimizer, old: Model, new: Model, plan: TransferPlan) -> None:
@@ -34,9 +32,9 @@ def transfer_optimizers(
 ) -> None:
     """Swap the parameters of `old` for those of `new` in every group, with their state.
 
-    New parameters join the group whose parameters carry the same tags; of several optimizers the one whose
-    parameters lie nearest by label. Parameters that no optimizer ever held (frozen ones, another model's) are left
-    alone.
+    Parameters that got the values of others that are gone take their places; new ones join the group whose parameters
+    carry the same tags, of several optimizers the one whose parameters lie nearest by label. Parameters that no
+    optimizer ever held (frozen ones, another model's) are left alone.
     """
     with collector_paused():
         _transfer(tuple(dict.fromkeys(optimizers)), old, new, plan)
@@ -45,9 +43,12 @@ def transfer_optimizers(
 def _transfer(chosen: tuple[torch.optim.Optimizer, ...], old: Model, new: Model, plan: TransferPlan) -> None:
     home = {id(p): Key(node, slot) for node, slot, p in _parameters(old)}
     fresh = {Key(node, slot): p for node, slot, p in _parameters(new)}
-    for optimizer in chosen:
-        _swap(optimizer, home, fresh, old, new, plan)
-    known = set(home.values())
+    origins = origins_of(plan, home, fresh, chosen)
+    states = [moved_states(optimizer, home, fresh, plan) for optimizer in chosen]  # what can fail, before any change
+    for optimizer, moved in zip(chosen, states, strict=True):
+        replace_states(optimizer, home, fresh, moved)
+        _swap(optimizer, home, fresh, origins, new)
+    known = set(home.values()) | origins.keys()
     shares: dict[int, dict[Key, nn.Parameter]] = {}
     for key, parameter in fresh.items():
         if key not in known and chosen:
@@ -81,21 +82,22 @@ def _swap(
     optimizer: torch.optim.Optimizer,
     home: dict[int, Key],
     fresh: dict[Key, nn.Parameter],
-    old: Model,
+    origins: dict[Key, Key],
     new: Model,
-    plan: TransferPlan,
 ) -> None:
+    heirs: dict[Key, list[Key]] = {}
+    for key, origin in origins.items():
+        heirs.setdefault(origin, []).append(key)
     for group in optimizer.param_groups:
-        members: list[tuple[Key | None, Tensor]] = []
+        members: list[Tensor] = []
         for parameter in group["params"]:
-            key = home.get(id(parameter))
-            if key is None:
-                members.append((None, parameter))
-            elif key in fresh:
-                members.append((key, fresh[key]))
-                _move_state(optimizer, parameter, fresh[key], plan.sources.get(key), key, old)
-            else:
-                optimizer.state.pop(parameter, None)
+            held = home.get(id(parameter))
+            if held is None:
+                members.append(parameter)
+                continue
+            if held in fresh:
+                members.append(fresh[held])
+            members += [fresh[heir] for heir in heirs.get(held, [])]
         _set_members(group, members, new)
 
 
@@ -108,49 +110,11 @@ def _parameters(model: Model) -> list[tuple[int, str, nn.Parameter]]:
     return found
 
 
-def _move_state(
-    optimizer: torch.optim.Optimizer,
-    old_parameter: Tensor,
-    new_parameter: Tensor,
-    source: Source | None,
-    key: Key,
-    model: Model,
-) -> None:
-    if old_parameter is new_parameter or old_parameter not in optimizer.state:
-        return
-    state = optimizer.state.pop(old_parameter)
-    if source is None:
-        optimizer.state[new_parameter] = state
-        return
-    if not _from_itself(source, key):
-        return  # its values come from elsewhere: it is a new parameter, and new ones start without state
-    arrays = TorchArrays(new_parameter.device, new_parameter.dtype)
-    moved: dict[str, Any] = {}
-    for name, value in state.items():
-        if not isinstance(value, Tensor) or value.shape != old_parameter.shape:
-            moved[name] = value
-            continue
-        mapped = moment_source(source, 2 if name in SECOND_MOMENTS else 1)
-        assert mapped is not None
-        shape = tuple(new_parameter.shape)
-        moment = execute_moment(mapped, lambda _, value=value: value, arrays, shape)  # type: ignore[misc]
-        if new_parameter.dim() == 4 and model.channels_last:
-            moment = moment.contiguous(memory_format=torch.channels_last)
-        moved[name] = moment
-    optimizer.state[new_parameter] = moved
-
-
-def _from_itself(source: Source, key: Key) -> bool:
-    if isinstance(source, Stack):
-        return all(_from_itself(part, key) for part in source.parts)
-    return isinstance(source, Take) and source.key == key
-
-
-def _set_members(group: dict[str, Any], members: list[tuple[Key | None, Tensor]], model: Model) -> None:
-    group["params"] = [parameter for _, parameter in members]
+def _set_members(group: dict[str, Any], members: list[Tensor], model: Model) -> None:
+    group["params"] = members
     if "param_names" in group:
         names = {id(p): name for name, p in model.named_parameters()}
-        group["param_names"] = [names.get(id(p), "") for p in group["params"]]
+        group["param_names"] = [names.get(id(p), "") for p in members]
 
 
 def _join(

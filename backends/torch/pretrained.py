@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,17 +12,38 @@ from torch import Tensor
 from nasir.backends.torch.model import Model
 from nasir.errors import DataError, RunError
 
-CLASSIFIER = "fc."  # torchvision's name for it in every ResNet
+CLASSIFIERS = ("fc.", "heads.head.", "classifier.")  # torchvision's names: ResNets, vision transformers, DenseNets
+RENAMED: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (  # where torchvision's names are not ours
+    (r"^class_token$", "class_token.weight"),
+    (r"^encoder\.pos_embedding$", "encoder.pos_embedding.weight"),
+    (r"^encoder\.layers\.encoder_layer_", "encoder.layers."),
+    (r"\.self_attention\.in_proj_", ".self_attention.in_proj."),
+    (r"\.mlp\.linear_1\.", ".mlp.0."),  # in files written before torchvision 0.14
+    (r"\.mlp\.linear_2\.", ".mlp.3."),
+    (r"\.denselayer(\d+)\.", lambda found: f".{int(found[1]) - 1}."),
+    (r"(\.denseblock\d\.\d+\.(?:norm|conv))\.", r"\1"),  # in the published files
+)
+
+
+def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state_dict of one of torchvision's networks under the names that its weights have here."""
+    found = {}
+    for name, tensor in state.items():
+        for pattern, replacement in RENAMED:
+            name = re.sub(pattern, replacement, name)
+        found[name] = tensor
+    return found
 
 
 def load_pretrained(model: Model, architecture: str, weights: str) -> tuple[str, ...]:
     """Copy torchvision's weights called `weights` (IMAGENET1K_V2) into `model`; returns the names left as they were.
 
-    Keys of the state dict are the model's own. The classifier stays fresh where its number of classes differs. Raises
-    DataError for weights that do not exist or do not fit, RunError where they cannot be fetched.
+    Keys of the state dict are the model's own, but for `RENAMED`. The classifier stays fresh where its number of
+    classes differs. Raises DataError for weights that do not exist or do not fit, RunError where they cannot be
+    fetched.
     """
     place = f"network: weights: {weights} of {architecture}"
-    stored = _fetch(place, architecture, weights)
+    stored = renamed(_fetch(place, architecture, weights))
     own = model.state_dict()
     fresh = _fresh(place, own, stored)
     with torch.no_grad():
@@ -62,9 +84,10 @@ def _fresh(place: str, own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) 
         raise DataError(f"{place}: {names} are not in both the file and the network; remove `weights:`")
     odd = [name for name, tensor in own.items() if name in stored and stored[name].shape != tensor.shape]
     for name in odd:
-        if not name.startswith(CLASSIFIER):
+        if not name.startswith(CLASSIFIERS):
             raise DataError(
                 f"{place}: {name} has shape {tuple(stored[name].shape)} there and {tuple(own[name].shape)} here; "
-                "let `input:` have 3 channels, or remove `weights:`"
+                "let `input:` have the channels (3) and, for a transformer, the size of the images that the weights "
+                "were trained on, or remove `weights:`"
             )
     return tuple([name for name in own if name in odd or name not in stored])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +200,32 @@ def cut(labels: np.ndarray[Any, Any], fraction: float, seed: int) -> tuple[np.nd
     """Sorted positions of the training part and of the test part, which is `fraction` of each class."""
     held = split_indices(labels, round(len(labels) * fraction), (seed, len(labels)))
     return np.setdiff1d(np.arange(len(labels)), held, assume_unique=True), held
+
+
+def only_classes(raw: RawData | FileData, names: tuple[str, ...], dataset: str) -> RawData | FileData:
+    """The examples of some classes, which become labels 0, 1, ... in the order of `names`; DataError for others."""
+    for name in names:
+        if name not in raw.class_names:
+            close = difflib.get_close_matches(name, raw.class_names, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"its classes are {', '.join(raw.class_names[:20])}"
+            raise DataError(f"data set {dataset!r}: classes: there is no class {name!r}; {hint}")
+    number = np.full(len(raw.class_names), -1, dtype=np.int64)
+    number[[raw.class_names.index(name) for name in names]] = np.arange(len(names))
+    if isinstance(raw, FileData):
+        parts = [_chosen(files, number) for files in (raw.train, raw.test)]
+        return replace(raw, train=parts[0], test=parts[1], class_names=names)
+    table = torch.from_numpy(number)
+    kept = [torch.nonzero(table[labels] >= 0).squeeze(1) for labels in (raw.train_labels, raw.test_labels)]
+    return replace(
+        raw,
+        train_images=raw.train_images[kept[0]],
+        train_labels=table[raw.train_labels[kept[0]]],
+        test_images=raw.test_images[kept[1]],
+        test_labels=table[raw.test_labels[kept[1]]],
+        class_names=names,
+    )
+
+
+def _chosen(files: Files, number: np.ndarray[Any, Any]) -> Files:
+    part = files.take(np.flatnonzero(number[files.labels] >= 0))
+    return Files(part.paths, number[part.labels])

@@ -15,7 +15,7 @@ import multiprocessing
 import signal
 import warnings
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -140,10 +140,18 @@ class StreamSource(BatchSource):
     def probe(self, count: int) -> Tensor:
         count = min(count, self.train_size)
         if self._probe is None or len(self._probe) < count:
-            with ThreadPoolExecutor(max(self.workers, 1)) as pool:
-                images = list(pool.map(partial(decode, view=self._view), self._train.paths[:count]))
-            self._probe = torch.from_numpy(np.stack(images))
+            self._probe = self._decode(self._train.paths[:count])
         return self._finish(self._probe[:count].to(self.device))
+
+    def labelled(self, count: int) -> tuple[Tensor, Tensor]:
+        chosen = self._train.take(self._spread(count))
+        labels = torch.from_numpy(np.asarray(chosen.labels, dtype=np.int64))
+        return self._finish(self._decode(chosen.paths).to(self.device)), labels.to(self.device)
+
+    def _decode(self, paths: Sequence[Any]) -> Tensor:
+        """uint8 [n, H, W, C] of files, as evaluation sees them."""
+        with ThreadPoolExecutor(max(self.workers, 1)) as pool:
+            return torch.from_numpy(np.stack(list(pool.map(partial(decode, view=self._view), paths))))
 
     def test(self) -> Batches:
         return self._finished(self._plain_jobs(self._test))

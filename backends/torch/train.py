@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
+from nasir.backends.torch.ensemble import cross_entropy, predicted
 from nasir.backends.torch.optim import Ema, set_lr
+from nasir.backends.torch.regularize import penalties_of
 from nasir.errors import DataError, RunError
 from nasir.training import TrainPlan
 
@@ -32,11 +34,15 @@ class Source(Protocol):
 
 @dataclass(slots=True)
 class Sums:
-    """Running totals on the device: `loss` float64 summed over examples, `correct` and `count` int64 scalars."""
+    """Running totals on the device: `loss` float64 summed over examples, `correct` and `count` int64 scalars.
+
+    `penalty`: that of the weights, float64 summed over examples; None when nothing is penalized.
+    """
 
     loss: Tensor
     correct: Tensor
     count: Tensor
+    penalty: Tensor | None = None
 
     @classmethod
     def zero(cls, device: torch.device) -> Sums:
@@ -51,15 +57,18 @@ class Sums:
         sums.loss.fill_(float(stored["loss"]))
         sums.correct.fill_(int(stored["correct"]))
         sums.count.fill_(int(stored["count"]))
+        if "penalty" in stored:
+            sums.penalty = torch.full_like(sums.loss, float(stored["penalty"]))
         return sums
 
     def to_json(self) -> dict[str, float | int]:
         """Totals as numbers, exact in JSON; waits for the device."""
-        return {
+        totals = {
             "loss": self.loss.item(),
             "correct": int(self.correct.item()),
             "count": int(self.count.item()),
         }
+        return totals if self.penalty is None else {**totals, "penalty": self.penalty.item()}
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: mean `loss`, logits [n, classes], labels [n]."""
@@ -67,15 +76,22 @@ class Sums:
         self.correct += (logits.detach().argmax(1) == labels).sum()
         self.count += len(labels)
 
+    def add_penalty(self, penalty: Tensor, examples: int) -> None:
+        """Add the penalty of a step, a float64 scalar, that trained on so many examples."""
+        more = penalty * examples
+        self.penalty = more if self.penalty is None else self.penalty + more
+
     def metrics(self) -> dict[str, float]:
-        """Mean loss and accuracy (0..1); waits for the device."""
+        """Mean loss and accuracy (0..1), and the mean penalty if there is one; waits for the device."""
         totals = self.to_json()
-        return {"loss": totals["loss"] / totals["count"], "accuracy": totals["correct"] / totals["count"]}
+        means = {"loss": totals["loss"] / totals["count"], "accuracy": totals["correct"] / totals["count"]}
+        return means if "penalty" not in totals else {**means, "penalty": totals["penalty"] / totals["count"]}
 
 
 @dataclass(frozen=True, slots=True)
 class EpochResult:
-    """`metrics`: train.loss and train.accuracy (0..1) over the steps done so far in the epoch, with augmentation.
+    """`metrics`: train.loss and train.accuracy (0..1) over the steps done so far in the epoch, with augmentation, and
+    train.penalty when the plan has penalties; the loss is the cross-entropy alone.
 
     `steps_done` counts from the epoch's start; `finished` is false when `stop` ended it early, and then
     `train_epoch(start_step=steps_done, sums=sums)` goes on as if nothing had happened.
@@ -150,15 +166,18 @@ def train_epoch(
     device = next(model.parameters()).device
     prepare(model, plan)
     model.train()
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise RunError("train: every weight is frozen, so nothing can learn; unfreeze a part, or shorten `freeze:`")
     totals = Sums.zero(device) if sums is None else sums
     bf16, steps = wants_bf16(plan, model, device), source.steps_per_epoch
     step, lr = start_step, plan.lr(phase_epoch * steps + start_step, steps, phase_epochs)
+    penalize = penalties_of(model, plan.penalties)
     with _only(model, trainable):
         for x, y in source.batches(epoch, start_step):
             lr = plan.lr(phase_epoch * steps + step, steps, phase_epochs)
             set_lr(optimizer, lr)
             torch.manual_seed(step_seed(seed, epoch, step))
-            _step(model, optimizer, plan, x, y, bf16, totals)
+            _step(model, optimizer, plan, x, y, bf16, totals, penalize)
             if ema is not None:
                 ema.update(model)
             step += 1
@@ -170,18 +189,27 @@ def train_epoch(
 
 
 def _step(
-    model: nn.Module, optimizer: Optimizer, plan: TrainPlan, x: Tensor, y: Tensor, bf16: bool, totals: Sums
+    model: nn.Module,
+    optimizer: Optimizer,
+    plan: TrainPlan,
+    x: Tensor,
+    y: Tensor,
+    bf16: bool,
+    totals: Sums,
+    penalize: Callable[[], Tensor] | None = None,
 ) -> None:
     optimizer.zero_grad(set_to_none=True)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
         logits = model(x)
     logits = logits.float()  # the loss in fp32: bf16 has 8 bits, too few for a log-sum-exp
-    loss = functional.cross_entropy(logits, y, label_smoothing=plan.label_smoothing)
+    loss = cross_entropy(logits, y, plan.label_smoothing)
     loss.backward()  # type: ignore[no-untyped-call]
+    if penalize is not None:
+        totals.add_penalty(penalize(), len(y))
     if plan.gradient_clip is not None:
         nn.utils.clip_grad_norm_(model.parameters(), plan.gradient_clip)
     optimizer.step()
-    totals.add(loss, logits, y)
+    totals.add(*predicted(model, logits, loss), y)
 
 
 def step_seed(seed: int, epoch: int, step: int) -> int:
