@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,12 +10,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasir.errors import NasirError
+from nasir.ir.graph import Graph
 from nasir.ir.space import Atom
+from nasir.transfer.fill import Stream, stream
 
-KINDS = {
-    "activation_mean": "mean absolute value of each unit of a space over probe images, after its first writer's norm",
+PER_UNIT = {
+    "activation_mean": "mean absolute value of each unit of a space over probe images, behind its writers' norms",
     "weight_norm": "root mean square of the weights that write each unit of a space",
+    "weight_l1": "sum of |w| of each unit, a row for each weight array that writes, reads or runs along the space",
+    "weight_l2": "sum of w ** 2 of each unit, rows as for weight_l1",
+    "taylor": "|sum of w * gradient| of each unit over training images, rows as for weight_l1",
+    "norm_scale": "|scale| of each unit, a row for each norm along the space",
+    "group_lasso": "root mean square of the weights of each unit, a row for each weight array that writes the space",
+    "weight_mean": "mean |w| of each unit, rows as for group_lasso",
 }
+OTHERS = {
+    "weight_abs": "by label of a conv or linear node: mean |w| of its weight, and the number of entries",
+    "weights": "the weight arrays themselves: Evidence.weight(label, slot)",
+    "latency": "a clock for candidate networks on the device at hand: Evidence.latency(graph) in seconds",
+}
+KINDS = {**PER_UNIT, **OTHERS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,21 +45,53 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """`measured[kind][space name]` holds one number per unit of a space; `history` the journal records so far."""
+    """What was measured before a rewrite, and the run so far.
 
-    measured: Mapping[str, Mapping[str, NDArray[np.float64]]] = field(default_factory=dict)
+    `measured[kind]` holds, by name of a space, one number per unit, or rows of them; by label for "weight_abs"; by
+    "label.slot" for "weights". `history`: the journal records so far. `seed` and `ordinal` (the rewrite that is being
+    made, from 1) key the randomness of passes. `latency` gives the seconds that one batch takes a network on the device
+    at hand; None unless a pass needs it.
+    """
+
+    measured: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
     history: Sequence[Mapping[str, Any]] = ()
+    seed: int = 0
+    ordinal: int = 0
+    latency: Callable[[Graph], float] | None = None
+
+    def rng(self, purpose: str) -> Stream:
+        """The random stream of this rewrite for one `purpose`: the only randomness a pass may use."""
+        return stream(self.seed, self.ordinal, -1, "", purpose)
 
     def per_index(self, kind: str, space: Atom) -> NDArray[np.float64]:
-        """One number per unit of `space`; raises NasirError when it was not measured."""
+        """One number per unit of `space`, the mean where several arrays were measured; NasirError if none was."""
+        rows = self.members(kind, space)
+        if not len(rows):
+            raise NasirError(f"{kind!r}: nothing to measure it on writes or runs along space '{space.name}'")
+        found: NDArray[np.float64] = rows[0] if len(rows) == 1 else rows.mean(axis=0)
+        return found
+
+    def members(self, kind: str, space: Atom) -> NDArray[np.float64]:
+        """[members, space.size]: one row for each weight array that was measured along `space`, perhaps none."""
+        rows = np.atleast_2d(np.asarray(self._found(kind, space.name, "space"), dtype=np.float64))
+        if rows.shape[-1] != space.size:
+            raise NasirError(f"{kind!r} of '{space.name}' has {rows.shape[-1]} values for {space.size} units")
+        return rows
+
+    def per_weight(self, kind: str, label: str) -> NDArray[np.float64]:
+        """The numbers measured for the node `label`; "weight_abs": mean |w| and number of entries of its weight."""
+        return np.asarray(self._found(kind, label, "node"), dtype=np.float64)
+
+    def weight(self, label: str, slot: str) -> NDArray[Any]:
+        """A weight array of the network, read-only and on the host; needs Need("weights")."""
+        return self._found("weights", f"{label}.{slot}", "weight")
+
+    def _found(self, kind: str, name: str, what: str) -> NDArray[Any]:
         try:
-            values = self.measured[kind][space.name]
+            return self.measured[kind][name]
         except KeyError:
             known = ", ".join(self.measured) or "nothing"
             raise NasirError(
-                f"{kind!r} was not measured for space '{space.name}' (measured: {known}); "
+                f"{kind!r} was not measured for {what} '{name}' (measured: {known}); "
                 f"declare needs = (Need({kind!r}),) in the pass"
             ) from None
-        if len(values) != space.size:
-            raise NasirError(f"{kind!r} of '{space.name}' has {len(values)} values for {space.size} units")
-        return values

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, TypeAlias, final
+
+from numpy.typing import NDArray
 
 from nasir.errors import Decline, PlanError
 from nasir.evidence import Evidence, Need
 from nasir.ir.draft import Claim, Draft
 from nasir.ir.graph import Graph
 from nasir.ir.infer import collector_paused
+from nasir.ir.regions import closest, covers
 from nasir.ir.space import Atom
 from nasir.transfer.plan import TransferPlan, derive
 
-Site: TypeAlias = str | Atom  # a region path, or a resizable space
+Site: TypeAlias = str | Atom  # a region path, WHOLE, or a resizable space
+
+WHOLE = "network"  # the site of passes that act on the network as a whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,31 @@ class Settle:
 
 
 @dataclass(frozen=True, slots=True)
+class Refresh:
+    """Forward passes in train mode over augmented training data right after a rewrite; nothing learns.
+
+    Only the running statistics of norms move, over `batches` batches or `epochs` epochs (one of the two is above 0).
+    `cumulative`: they start anew and become the plain average over all batches; else each batch moves them by the
+    norm's momentum. `paths`: labels or label prefixes whose norms move (none: all). Frozen norms stay, unless `frozen`.
+    """
+
+    batches: int = 0
+    epochs: int = 0
+    cumulative: bool = False
+    paths: tuple[str, ...] = ()
+    frozen: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.batches, self.epochs) < 0 or (self.batches > 0) is (self.epochs > 0):
+            raise ValueError(
+                f"a refresh takes {self.batches} batches and {self.epochs} epochs; give one of the two, 1 or more"
+            )
+
+
+After: TypeAlias = Settle | Refresh | None  # what a rewrite asks the trainer for, right after it
+
+
+@dataclass(frozen=True, slots=True)
 class Rewrite:
     """One step from a graph to the next. `made_by` names the pass and its options, `site` the place."""
 
@@ -43,6 +73,9 @@ class Rewrite:
     site: str
     preserves: Claim
     settle: Settle | None = None
+    blobs: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # literal arrays of the pass, by digest
+    refresh: Refresh | None = None
+    noted: Mapping[str, Any] = field(default_factory=dict)  # facts for the journal, which later passes can read there
 
 
 class Pass(ABC):
@@ -52,7 +85,8 @@ class Pass(ABC):
         @dataclass(frozen=True)
         class InsertBlock(Pass): ...
 
-    `sites` is asked first and must be cheap; `rewrite` edits the draft for one of them, or raises Decline.
+    `sites` is asked first and must be cheap; `rewrite` edits the draft for one of them, or raises Decline. A pass that
+    offers WHOLE acts on the network as a whole wherever a rule names no place.
     """
 
     name: ClassVar[str] = ""
@@ -63,8 +97,11 @@ class Pass(ABC):
         """Where the pass could act."""
 
     @abstractmethod
-    def rewrite(self, draft: Draft, site: Any, seen: Evidence) -> Settle | None:
-        """Edit `draft` for `site`; raise Decline("why") to refuse. The draft's graph before is `draft.base`."""
+    def rewrite(self, draft: Draft, site: Any, seen: Evidence) -> After:
+        """Edit `draft` for `site`; raise Decline("why") to refuse. The draft's graph before is `draft.base`.
+
+        A Settle or Refresh that is returned is carried out right after the rewrite.
+        """
 
     @final
     def options(self) -> dict[str, Any]:
@@ -76,10 +113,14 @@ class Pass(ABC):
         """Like `apply`, but a refusal raises Decline with its reason."""
         draft = graph.draft()
         with collector_paused():
-            settle = self.rewrite(draft, site, seen or Evidence())
+            try:
+                after = self.rewrite(draft, site, seen or Evidence())
+            except Decline as refusal:
+                refusal.noted = dict(draft.noted)
+                raise
             new = draft.commit()
             plan = derive(draft, new)
-        if not plan.sources and new == graph:
+        if not plan.sources and new == graph and after is None:
             raise Decline("nothing to change")
         if draft.preserves == "exact":
             for space in draft.selected:
@@ -89,7 +130,18 @@ class Pass(ABC):
                         "normalizes; claim approximate instead"
                     )
         made_by = {"pass": self.name, "options": self.options()}
-        return Rewrite(graph, new, plan, made_by, site_name(site), draft.preserves, settle)
+        return Rewrite(
+            graph,
+            new,
+            plan,
+            made_by,
+            site_name(site),
+            draft.preserves,
+            settle=after if isinstance(after, Settle) else None,
+            blobs=dict(draft.blobs),
+            refresh=after if isinstance(after, Refresh) else None,
+            noted=dict(draft.noted),
+        )
 
     @final
     def apply(self, graph: Graph, site: Site, seen: Evidence | None = None) -> Rewrite | None:
@@ -103,3 +155,18 @@ class Pass(ABC):
 def site_name(site: Site) -> str:
     """How journals and specs call a site."""
     return site.name if isinstance(site, Atom) else site
+
+
+def parts_of(graph: Graph, site: str, paths: tuple[str, ...]) -> tuple[str, ...]:
+    """The label prefixes that a pass with the option `paths` acts on: those, or else its site, a region or WHOLE.
+
+    Raises Decline for a path that nothing is labelled by.
+    """
+    for path in paths:
+        if not any(covers(path, label) for label in graph.labels):
+            known = closest(path, [*graph.regions, *graph.labels])
+            raise Decline(f"nothing is labelled '{path}' or below it; {known}")
+    if paths or site != WHOLE:
+        return paths or (site,)
+    tops = {graph.nodes[node_id].label.partition(".")[0] for node_id, slots in graph.infer.slots.items() if slots}
+    return tuple(sorted(tops))

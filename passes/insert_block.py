@@ -12,6 +12,7 @@ from math import sqrt
 from typing import Any, Literal
 
 from nasir.blocks import build_block
+from nasir.blocks.tail import branch_tails, near_zero, parameters
 from nasir.errors import Decline, GraphError
 from nasir.evidence import Evidence
 from nasir.ir import Draft, Graph, Port, Region
@@ -19,8 +20,6 @@ from nasir.registry import register
 from nasir.rewrite import Pass, Settle
 
 Init = Literal["zero", "gaussian", "uniform", "uniform_std1", "adam", "near_zero", "copy", "default"]
-
-TRANSPARENT = ("identity", "dropout")  # carry the branch's value on without weights of their own
 
 
 @register("insert-block")
@@ -81,31 +80,30 @@ class InsertBlock(Pass):
         return self._initialize(draft, graph, before, after)
 
     def _initialize(self, draft: Draft, graph: Graph, before: Port, after: Port) -> Settle | None:
-        tail, relu_after_sum = _branch_tail(draft, before, after)
-        op = draft.nodes[tail].op
-        weights = _weights(draft, tail)
+        tails, relu_after_sum = branch_tails(draft, before, after)
+        ops = {draft.nodes[tail].op for tail in tails}
+        weights = [(tail, slot) for tail in tails for slot in parameters(draft, tail)]
         if self.init == "zero":
-            if op == "relu":
+            if "relu" in ops:
                 raise Decline("its branch ends in a ReLU: at zero it would never get a gradient; use init: near_zero")
-            for slot in weights:
+            for tail, slot in weights:
                 draft.fill(tail, slot, "zeros")
             # behind the sum's ReLU an identity is only exact on a stream that is never negative
             draft.claim("exact" if not relu_after_sum or graph.nonnegative[before.node] else "no")
             return None
         if self.init == "near_zero":
-            tail = draft.nodes[tail].inputs[0].node if op == "relu" else tail
-            for slot in _weights(draft, tail):
-                if slot == "weight":
-                    draft.fill(tail, slot, "normal", std=self.sigma)
-                else:
-                    draft.fill(tail, slot, "zeros")
+            for tail in tails:
+                near_zero(draft, tail, self.sigma)
             draft.claim("approximate")
             return None
-        if op not in ("batch_norm", "group_norm", "layer_norm"):
-            raise Decline(f"init: {self.init} sets the last norm of the branch, which ends in a {op}; use near_zero")
+        other = sorted(ops - {"batch_norm", "group_norm", "layer_norm"})
+        if other:
+            raise Decline(
+                f"init: {self.init} sets the last norm of the branch, which ends in a {other[0]}; use near_zero"
+            )
         if self.init == "adam":
-            return Settle(((tail, "weight"), (tail, "bias")), self.settle_lr, self.tolerance, self.settle_epochs)
-        for slot in weights:
+            return Settle(tuple(weights), self.settle_lr, self.tolerance, self.settle_epochs)
+        for tail, slot in weights:
             if self.init == "gaussian":
                 draft.fill(tail, slot, "normal", mean=0.0, std=1.0)
             else:
@@ -188,38 +186,3 @@ def _copy_weights(draft: Draft, graph: Graph, stage: str, previous: Region, path
             for name, node_id in made.items():
                 draft.copy(node_id, known[name])
             return
-
-
-def _branch_tail(draft: Draft, before: Port, after: Port) -> tuple[int, bool]:
-    """(last weighted or rectifying node of the residual branch, whether a ReLU follows the sum)."""
-    node_id, relu = after.node, False
-    while draft.nodes[node_id].op in ("relu", *TRANSPARENT):
-        relu = relu or draft.nodes[node_id].op == "relu"
-        node_id = draft.nodes[node_id].inputs[0].node
-    branches = [port for port in draft.nodes[node_id].inputs if port != before]
-    if draft.nodes[node_id].op != "add" or len(branches) != 1:
-        raise Decline("the block has no identity shortcut around one branch; only init: default or copy apply")
-    tail = branches[0].node
-    while draft.nodes[tail].op in TRANSPARENT or _fixed_scale(draft, tail):
-        tail = draft.nodes[tail].inputs[0].node
-    return tail, relu
-
-
-def _fixed_scale(draft: Draft, node_id: int) -> bool:
-    """Whether a node only multiplies by a constant: zero stays zero through it."""
-    node = draft.nodes[node_id]
-    return node.op == "scale" and not node.attrs["learnable"]
-
-
-def _weights(draft: Draft, node_id: int) -> list[str]:
-    """Names of the parameters of a weighted node; Decline when it has none."""
-    node = draft.nodes[node_id]
-    names = {
-        "conv2d": ["weight", "bias"] if node.attrs.get("bias") else ["weight"],
-        "linear": ["weight", "bias"] if node.attrs.get("bias") else ["weight"],
-        "scale": ["weight"] if node.attrs.get("learnable") else [],
-        "relu": [],
-    }.get(node.op, ["weight", "bias"] if node.op.endswith("_norm") else None)
-    if names is None or (not names and node.op != "relu"):
-        raise Decline(f"the branch ends in '{node.label}' ({node.op}), which has no weights to set")
-    return names

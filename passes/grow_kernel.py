@@ -1,0 +1,87 @@
+"""`grow-kernel`: larger convolution kernels, zero at their new rim (Wei et al., Network Morphism, arXiv:1603.01670)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from nasir.errors import Decline, GraphError
+from nasir.evidence import Evidence
+from nasir.ir import Draft, Fill, Graph, Node, pair
+from nasir.registry import register
+from nasir.rewrite import WHOLE, Pass
+from nasir.transfer import AxisTake, Key, Take
+
+
+@register("grow-kernel")
+@dataclass(frozen=True)
+class GrowKernel(Pass):
+    """Grow the kernels of one convolution, of a region's or of all ("network") by zeros all around; exact.
+
+    Padding grows with them, so that every output keeps its size and its value. Sites are labels of convolutions,
+    regions and the network.
+
+    to     height and width of the new kernels; those of even size need an even number
+    least  in a region or the network, convolutions whose kernel is smaller stay as they are: 2 spares all that are 1x1
+    """
+
+    to: int = 5
+    least: int = 2
+
+    def __post_init__(self) -> None:
+        if self.to < 2 or self.least < 1:
+            raise ValueError(
+                f"to ({self.to}) must be at least 2 and least ({self.least}) at least 1; 5 and 2 are usual"
+            )
+
+    def sites(self, graph: Graph) -> Iterable[str]:
+        """Every convolution with a smaller kernel, every region that holds one, and the network."""
+        labels = [graph.nodes[n].label for n in graph.order if self._grows(graph.nodes[n], 1)]
+        regions = [path for path in graph.regions if self._inside(graph, path)]
+        return [*labels, *regions, *([WHOLE] if self._inside(graph, WHOLE) else [])]
+
+    def rewrite(self, draft: Draft, site: str, seen: Evidence) -> None:
+        """Set kernel and padding, and take each weight into the middle of a larger one."""
+        graph = draft.base
+        assert graph is not None
+        if site == WHOLE or site in graph.regions:
+            chosen = self._inside(graph, site)
+        elif site in graph.labels:
+            chosen = [graph.labels[site]] if self._grows(graph.nodes[graph.labels[site]], 1) else []
+        else:
+            raise GraphError(f"no node, region or 'network' is called {site!r}")
+        if not chosen:
+            raise Decline(f"'{site}' has no convolution whose kernel is smaller than {self.to}")
+        for node_id in chosen:
+            self._grow(draft, node_id)
+        draft.claim("exact")
+
+    def _inside(self, graph: Graph, site: str) -> list[int]:
+        ids = graph.order if site == WHOLE else graph.members(site)
+        return [node_id for node_id in ids if self._grows(graph.nodes[node_id], self.least)]
+
+    def _grows(self, node: Node, least: int) -> bool:
+        if node.op != "conv2d":
+            return False
+        kernel = pair(node.attrs["kernel"])
+        return least <= min(kernel) < self.to and max(kernel) <= self.to
+
+    def _grow(self, draft: Draft, node_id: int) -> None:
+        node = draft.nodes[node_id]
+        kernel, padding, dilation = (pair(node.attrs[name]) for name in ("kernel", "padding", "dilation"))
+        if any((self.to - size) % 2 for size in kernel):
+            raise Decline(
+                f"'{node.label}': a {kernel[0]}x{kernel[1]} kernel does not lie in the middle of "
+                f"{self.to}x{self.to}; choose a size that differs by an even number"
+            )
+        rims = [(self.to - size) // 2 for size in kernel]
+        wider = [pad + rim * step for pad, rim, step in zip(padding, rims, dilation, strict=True)]
+        draft.set_attrs(node_id, kernel=self.to, padding=wider)
+        middle = [AxisTake(_middle(size, rim), None, Fill("zeros")) for size, rim in zip(kernel, rims, strict=True)]
+        draft.source(node_id, "weight", Take(Key(node_id, "weight"), (None, None, *middle)))
+
+
+def _middle(size: int, rim: int) -> np.ndarray:
+    return np.pad(np.arange(size), rim, constant_values=-1)

@@ -1,0 +1,59 @@
+"""`reset-weights`: weights start anew, as before training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from nasir.blocks import INITS, init_rules, made_with
+from nasir.errors import Decline
+from nasir.evidence import Evidence
+from nasir.ir import Draft, Graph
+from nasir.ir.regions import closest, covers
+from nasir.registry import register
+from nasir.rewrite import WHOLE, Pass, parts_of
+
+
+@register("reset-weights")
+@dataclass(frozen=True)
+class ResetWeights(Pass):
+    """Initialize the weights of the network or a region anew: optimizer state empty, statistics of norms reset.
+
+    Frozen weights stay.
+
+    init    initializer: null for the one that the blocks of the network were made with (that of the spec)
+    paths   labels, or prefixes of labels, to reset; default: all of the site
+    keep    labels, or prefixes of labels, that stay
+    """
+
+    init: str | None = None
+    paths: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.init is not None and self.init not in INITS:
+            raise ValueError(f"init: no initializer is called {self.init!r}; {closest(self.init, INITS)}")
+
+    def sites(self, graph: Graph) -> Iterable[str]:
+        """The network, and every stage, block and branch."""
+        return [WHOLE] if self.paths else [WHOLE, *graph.regions]
+
+    def rewrite(self, draft: Draft, site: str, seen: Evidence) -> None:
+        """Give every weight of the place the initializer of its op, or that of `init`."""
+        graph = draft.base
+        assert graph is not None
+        parts = () if site == WHOLE and not self.paths else parts_of(graph, site, self.paths)
+        parts_of(graph, site, self.keep)
+        changed = False
+        for node_id, slots in graph.infer.slots.items():
+            label = graph.nodes[node_id].label
+            inside = not parts or any(covers(part, label) for part in parts)
+            if not inside or graph.is_frozen(node_id) or any(covers(kept, label) for kept in self.keep):
+                continue
+            rules = init_rules(self.init or made_with(graph, node_id))
+            for name, slot in slots.items():
+                rule = rules.get((graph.nodes[node_id].op, name), slot.init)
+                draft.fill(node_id, name, rule.rule, **rule.args)
+                changed = True
+        if not changed:
+            raise Decline("no weight that may change lies there; all of them are kept or frozen")

@@ -1,0 +1,162 @@
+"""`ungroup-branches`: the way back from `merge-branches`: one network of grouped convolutions as branches again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from nasir.branching import drop_regions, head_of, numbered, outputs_of
+from nasir.branching.merging import branch_paths, joint, part_attrs, part_source
+from nasir.errors import Decline
+from nasir.evidence import Evidence
+from nasir.ir import Draft, Graph, Port
+from nasir.registry import register
+from nasir.rewrite import WHOLE, Pass
+from nasir.transfer import AxisTake, Key, Take
+
+
+@register("ungroup-branches")
+@dataclass(frozen=True)
+class UngroupBranches(Pass):
+    """Take a network made by merge-branches apart into branches; the function stays.
+
+    branches   number of branches of a network whose classifiers were joined; else it is seen from the network
+    train      how branches whose classifiers were joined train again: separate or joint
+    """
+
+    branches: int = 0
+    train: Literal["separate", "joint"] = "separate"
+
+    def __post_init__(self) -> None:
+        if self.branches < 0 or self.branches == 1:
+            raise ValueError(f"branches must be 2 or more, or 0 to see it from the network, not {self.branches}")
+
+    def sites(self, graph: Graph) -> Iterable[str]:
+        """The network, where it splits into branches, or where `branches` says that their classifiers were joined."""
+        return [WHOLE] if _splits(graph) or (self.branches and not branch_paths(graph)) else []
+
+    def rewrite(self, draft: Draft, site: str, seen: Evidence) -> None:
+        """Copy each joint node for every branch with its share of the weights."""
+        graph = draft.base
+        assert graph is not None
+        splits, paths = _splits(graph), branch_paths(graph)
+        head = None if splits else head_of(graph)
+        if splits and paths is not None:
+            branches, ends = len(paths), [graph.nodes[n].inputs[0] for n in splits]
+        elif self.branches and head is not None and graph.nodes[head].op == "linear":
+            branches, ends = self.branches, [graph.nodes[head].inputs[0]]
+            paths = tuple([numbered(branch) for branch in range(branches)])
+        else:
+            raise Decline("the network holds no merged branches; where their classifiers were joined, give `branches`")
+        nodes, repeats = _joint_nodes(graph, ends, branches)
+        gone = {*nodes, *repeats, *splits}
+        allowed = {*gone, *[user for node_id in splits for user in graph.users(node_id)], head}
+        readers = {user for node_id in gone for user in graph.users(node_id)} - allowed
+        if readers:
+            label = graph.nodes[min(readers)].label
+            raise Decline(f"'{label}' reads the branches as one value; they cannot be taken apart")
+        made = [_branch(draft, graph, nodes, repeats, branch, paths) for branch in range(branches)]
+        for node_id in splits:
+            source = graph.nodes[node_id].inputs[0]
+            for branch, ports in enumerate(made):
+                draft.rewire(Port(node_id, branch), ports[source])
+        if head is not None:
+            self._part_head(draft, graph, head, made)
+            gone.add(head)
+        for path in [p for p, r in graph.regions.items() if r.kind != "branch" and gone.issuperset(graph.members(p))]:
+            del draft.regions[path]
+        draft.remove(sorted(gone))
+        drop_regions(draft)
+        draft.claim("exact")
+
+    def _part_head(self, draft: Draft, graph: Graph, head: int, made: list[dict[Port, Port]]) -> None:
+        """A classifier for each branch, the mean of whose logits is what the joined one gave."""
+        node = graph.nodes[head]
+        count, size = len(made), graph.infer.types[node.inputs[0]].shape[0] // len(made)
+        logits = []
+        for branch, ports in enumerate(made):
+            fc = draft.add("linear", ports[node.inputs[0]], numbered(branch, node.label), **node.attrs)
+            chunk = AxisTake(np.arange(branch * size, (branch + 1) * size), np.full(size, float(count)))
+            draft.source(fc.node, "weight", Take(Key(head, "weight"), (None, chunk)))
+            if node.attrs["bias"]:
+                draft.source(fc.node, "bias", Take(Key(head, "bias"), (None,)))
+            if graph.is_frozen(head):
+                draft.freeze(draft.nodes[fc.node].label)
+            logits.append(fc)
+        label = "ensemble" if "ensemble" not in graph.labels else draft.free_label("ensemble")
+        out = draft.add("ensemble", logits, label, average="logits", train=self.train)
+        draft.rewire(Port(head), out, only=graph.users(head))
+        draft.outputs = [out if port == Port(head) else port for port in draft.outputs]
+
+
+def _splits(graph: Graph) -> list[int]:
+    """Splits into equal parts that the branches of an ensemble read, each its own."""
+    paths = branch_paths(graph)
+    if paths is None:
+        return []
+    found = []
+    for node_id, node in graph.nodes.items():
+        if node.op != "split" or len(set(node.attrs["sizes"])) > 1 or len(node.attrs["sizes"]) != len(paths):
+            continue
+        readers = [
+            {port.output for port in graph.nodes[user].inputs if port.node == node_id} == {branch}
+            for branch, path in enumerate(paths)
+            for user in graph.users(node_id)
+            if path in graph.owners[user]
+        ]
+        if readers and all(readers):
+            found.append(node_id)
+    return found
+
+
+def _joint_nodes(graph: Graph, ends: list[Port], branches: int) -> tuple[list[int], set[int]]:
+    """(joint nodes in topological order, concats that repeat a shared value) behind the ports `ends`."""
+    found: set[int] = set()
+    repeats: set[int] = set()
+    stack = [port.node for port in ends]
+    while stack:
+        node_id = stack.pop()
+        node = graph.nodes[node_id]
+        if node_id in found or node_id in repeats:
+            continue
+        if node.op == "concat" and len(node.inputs) == branches and len(set(node.inputs)) == 1:
+            repeats.add(node_id)
+            continue
+        groups = node.attrs.get("groups", branches)
+        shared = node.op == "conv2d" and groups == 1
+        channels = next(outputs_of(graph, node_id))
+        fits = graph.infer.types[channels].shape[0] % branches == 0 and (shared or groups % branches == 0)
+        if not joint(node) or not fits:
+            raise Decline(f"'{node.label}' ({node.op}) does not do the work of {branches} branches side by side")
+        found.add(node_id)
+        if not shared:
+            stack.extend(port.node for port in node.inputs)
+    return [node_id for node_id in graph.order if node_id in found], repeats
+
+
+def _branch(
+    draft: Draft, graph: Graph, nodes: list[int], repeats: set[int], branch: int, paths: tuple[str, ...]
+) -> dict[Port, Port]:
+    """A branch's copies of the joint nodes; returns its ports by those of the joint nodes."""
+    ports = {Port(node_id): graph.nodes[node_id].inputs[0] for node_id in repeats}
+    for node_id in nodes:
+        node = graph.nodes[node_id]
+        inputs = [ports.get(port, port) for port in node.inputs]
+        made = draft.add(node.op, inputs, f"{paths[branch]}.{node.label}", **part_attrs(node, len(paths)))
+        ports[Port(node_id)] = made
+        if graph.is_frozen(node_id) and graph.infer.slots[node_id]:
+            draft.freeze(draft.nodes[made.node].label)
+        for name, slot in graph.infer.slots[node_id].items():
+            draft.source(made.node, name, part_source(slot, Key(node_id, name), branch, len(paths)))
+    inside = {*nodes, *repeats}
+    for path, region in graph.regions.items():
+        # of a stage that begins before the branches, each branch has the rest
+        whole = inside.issuperset(graph.members(path)) or region.kind == "stage"
+        if region.kind != "branch" and whole and not inside.isdisjoint(graph.members(path)):
+            draft.region(f"{paths[branch]}.{path}", region.kind, region.template)
+    if paths[branch] not in draft.regions:
+        draft.region(paths[branch], "branch")
+    return ports
