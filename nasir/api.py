@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from nasir.backend import Backend
-from nasir.engine import Engine, Signals, setup_of
+from nasir.engine import Engine, Signals, setup_of, start_of
 from nasir.errors import JournalError, RunError, SpecError
 from nasir.ir import Graph
 from nasir.journal import Journal, Record
 from nasir.registry import backends
 from nasir.rundir import RunDirectory
 from nasir.spec import Spec, hash_plugins, import_plugins, load_spec
+from nasir.spec.inherit import Inherited, inherited
+from nasir.spec.model_network import RunNetwork
 from nasir.spec.network import build, initial_plan
 from nasir.version import VERSION
 
@@ -60,12 +62,13 @@ def run(
     plugins = import_plugins(spec)
     for plugin in plugins:
         notice(f"imported plugin {plugin.path} (sha256 {plugin.sha256[:12]})")
-    graph = build(spec)
+    source = inherited(spec) if isinstance(spec.network, RunNetwork) else None
+    graph = build(spec) if source is None else source.graph
     path = Path(out) if out is not None else _free(Path("runs") / spec.name)
     RunDirectory(path).check_vacant()
     session = _backend().open(setup_of(spec, base))
     try:
-        session.build(graph, initial_plan(graph, spec))
+        session.build(graph, initial_plan(graph, spec), start_of(spec, source))
         directory = RunDirectory.create(path)  # only now, so that bad input leaves no directory behind
         with directory.lock():
             directory.check_vacant()  # another process may have run here since
@@ -86,6 +89,11 @@ def run(
                     cost={"params": cost.params, "macs": cost.macs, "activation_bytes": cost.activation_bytes},
                     depths=graph.depths(),
                     nasir=VERSION,
+                    **(
+                        {"inherited": source.record(spec.network)}
+                        if isinstance(spec.network, RunNetwork) and source
+                        else {}
+                    ),
                 )
                 return _end(engine, directory)
     finally:
@@ -113,7 +121,7 @@ def resume(
             notice("this run is finished already")
             return finished(directory, journal)
         spec, env = reopen(directory)
-        graph = build(spec)
+        graph = Graph.from_json(directory.get_blob(records[0]["graph"]))
         if spec.digest != records[0]["spec_digest"]:
             raise JournalError(f"{directory.spec_path}: not the spec this run began with; restore it from a copy")
         session = _backend().open(setup_of(spec, Path(env["base"])))
@@ -123,12 +131,22 @@ def resume(
             engine = Engine(spec, directory, journal, session, signals or Signals(), listener)
             engine.graph = graph
             if not engine.restore():
-                session.build(graph, initial_plan(graph, spec))
+                session.build(graph, initial_plan(graph, spec), start_of(spec, _same_source(spec, records[0])))
             for text in engine.problems:
                 notice(text)
             return _end(engine, directory)
         finally:
             session.close()
+
+
+def _same_source(spec: Spec, start: Record) -> Inherited | None:
+    """The run that the network comes from, for a run that has no checkpoint of its own yet."""
+    if not isinstance(spec.network, RunNetwork):
+        return None
+    source = inherited(spec)
+    if source.manifest != start["inherited"]["manifest"]:
+        raise RunError(f"{spec.network.run}: went on since this run began from it; start this run again")
+    return source
 
 
 def reopen(directory: RunDirectory) -> tuple[Spec, dict[str, Any]]:

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 from nasir.evidence import Evidence, Need
 from nasir.ir import Graph
-from nasir.rewrite import Rewrite, Settle
+from nasir.ir.roofline import DeviceProfile
+from nasir.rewrite import Refresh, Rewrite, Settle
 from nasir.training import DataPlan, TrainPlan
 from nasir.transfer import TransferPlan
 
@@ -31,6 +32,18 @@ class Setup:
 
 
 @dataclass(frozen=True, slots=True)
+class Start:
+    """Weights that a new network starts from: those of the checkpoint at `path`, or their moving `average`.
+
+    `renewed`: labels of nodes that stay freshly initialized.
+    """
+
+    path: Path
+    average: bool = False
+    renewed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Stretch:
     """The outcome of training for (part of) an epoch. `finished` is False when a signal stopped it."""
 
@@ -48,6 +61,18 @@ class Effect:
     scale: float  # largest absolute logit before
 
 
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Measured seconds of one forward pass over `batch` samples in eval mode."""
+
+    median: float
+    minimum: float
+    spread: float  # between the lower and the upper quartile
+    batch: int
+    device: str
+    threads: int  # of the CPU
+
+
 class Session(Protocol):
     """One network in training on one device.
 
@@ -58,7 +83,9 @@ class Session(Protocol):
     def describe(self) -> dict[str, Any]:
         """Device, threads, precision and versions: what bit-exact resuming depends on."""
 
-    def build(self, graph: Graph, plan: TransferPlan) -> None: ...
+    def build(self, graph: Graph, plan: TransferPlan, start: Start | None = None) -> None:
+        """Make the network, initialized by `plan`, then by the weights of `start`."""
+
     def begin_phase(self, plan: TrainPlan, phase_epochs: int | None, resumed: bool) -> None: ...
     def train(self, epoch: int, phase_epoch: int, stretch: Stretch | None, stop: Callable[[], bool]) -> Stretch:
         """Train epoch `epoch` (counted from 0 over the run), going on from `stretch` if it was interrupted."""
@@ -71,6 +98,18 @@ class Session(Protocol):
     def accept(self) -> None: ...
     def settle(self, settle: Settle, target: float, stop: Callable[[], bool]) -> dict[str, Any] | None:
         """Train only the slots of `settle` until the training accuracy exceeds `target`; None if `stop` ended it."""
+
+    def refresh(self, refresh: Refresh, stop: Callable[[], bool]) -> dict[str, Any] | None:
+        """Move the running statistics of norms by forward passes, as `refresh` says; None if `stop` ended it.
+
+        Data order and augmentation are functions of seed and number of rewrites. Facts for the journal otherwise.
+        """
+
+    def snapshot(self) -> object:
+        """All that training and rewriting change, to go back to by `restore`."""
+
+    def restore(self, snapshot: object) -> None:
+        """Go back to a snapshot taken in the same phase, bit for bit, any number of times."""
 
     def notes(self) -> dict[str, Any]:
         """Facts for the journal of an epoch, such as the number of graphs compiled so far."""
@@ -87,3 +126,10 @@ class Backend(Protocol):
     """Makes sessions; registered under the entry point group `nasir.backends`."""
 
     def open(self, setup: Setup) -> Session: ...
+    def measure(
+        self, graph: Graph, batch: int, device: str, threads: int | None = None, precision: str = "fp32"
+    ) -> Latency:
+        """Time a forward pass of a network with arbitrary weights; raises RunError for a device that is not there."""
+
+    def calibrate(self, device: str, threads: int | None = None) -> DeviceProfile:
+        """What the device at hand does at best, measured."""

@@ -16,7 +16,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasir import cost_command
 from nasir.errors import NasirError, SpecError, TextFormatError, UnknownName, UsageError
+from nasir.ir.regions import depth_text
 
 if TYPE_CHECKING:
     from nasir.engine import Signals
@@ -96,6 +98,8 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="print the graph, a line a node (--json: as data); both can be shown and diffed again",
     )
+    made = with_overrides(add("cost", _cost, "what a network costs: parameters, MACs, bytes and latency, by region"))
+    cost_command.add_options(made)
     made = with_overrides(add("run", _run, "train what a spec describes"))
     made.add_argument("spec")
     made.add_argument("--out", metavar="DIR", help="run directory (default: runs/NAME)")
@@ -229,7 +233,7 @@ def _simulate(spec: Spec, graph: Graph, options: argparse.Namespace) -> int:
         if record["kind"] != "epoch":
             print(line(record))
     epochs = [record for record in records if record["kind"] == "epoch"]
-    depths = "-".join(str(depth) for depth in epochs[-1]["depths"].values()) if epochs else "none"
+    depths = depth_text(epochs[-1]["depths"]) if epochs else "none"
     print(f"{len(epochs)} epochs simulated, depth {depths}")
     return 0
 
@@ -249,6 +253,10 @@ def _show(options: argparse.Namespace) -> int:
     else:
         print(render(graph))
     return 0
+
+
+def _cost(options: argparse.Namespace) -> int:
+    return cost_command.run(lambda: _graph(options.what, options.overrides), options)
 
 
 def _diff(options: argparse.Namespace) -> int:
@@ -318,7 +326,7 @@ def _finished(done: Any, options: argparse.Namespace) -> int:
     if options.json:
         _print(facts)
         return 0
-    depths = "-".join(str(depth) for depth in done.graph.depths().values())
+    depths = depth_text(done.graph.depths())
     print(
         f"test accuracy {100 * done.metrics['test.accuracy']:.2f} %  depth {depths}  "
         f"{cost.params:,} params  {cost.macs:,} MACs"

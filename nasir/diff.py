@@ -31,11 +31,15 @@ def _figure(value: Any) -> str:
 
 def difference(before: Graph, after: Graph) -> tuple[Difference, ...]:
     """All changes from one graph to another, by label; empty when the architectures are equal."""
-    if before.digest == after.digest and before.labels.keys() == after.labels.keys():
+    same = before.digest == after.digest and before.labels.keys() == after.labels.keys()
+    if same and before.frozen == after.frozen:
         return ()
     found = [*_stages(before, after), *_blocks(before, after), *_nodes(before, after)]
     if not found and before.digest != after.digest:
         found = _wiring(before, after)
+    if before.frozen != after.frozen:
+        old_names, new_names = (", ".join(graph.frozen) or "nothing" for graph in (before, after))
+        found.append(Difference("changed", "frozen", old_names, new_names))
     old, new = before.cost(), after.cost()
     for name in ("params", "macs"):
         if getattr(old, name) != getattr(new, name):

@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nasir.backend import Effect, Session, Setup, Stretch
-from nasir.errors import ClaimError, Decline, NasirError, Preempted, RunError
-from nasir.evidence import Evidence
+from nasir.backend import Session, Setup, Start, Stretch
+from nasir.decisions import Decisions
+from nasir.decisions import Signals as Signals
+from nasir.errors import Preempted, RunError
 from nasir.ir import Graph
+from nasir.ir.regions import closest, covers
 from nasir.journal import Journal, Record
-from nasir.policy import Decision, PhasePlan, PhaseView, Progress
-from nasir.registry import policies
-from nasir.rewrite import Pass, Rewrite, Site, site_name
+from nasir.policy import PhasePlan, Progress
 from nasir.rundir import RunDirectory
-from nasir.spec import Spec, make_pass
-from nasir.spec.model_network import ImportedNetwork
-
-EXACT = 1e-4  # largest |delta logits| of an "exact" rewrite, relative to the largest logit (float32 rounding)
-
-
-@dataclass(slots=True)
-class Signals:
-    """What the outside asks of a running engine; set by the signal handlers of the command line."""
-
-    exit_code: int = 0  # 75 or 130 once a stop is wanted
-
-    def wanted(self) -> bool:
-        return self.exit_code != 0
+from nasir.spec import Spec
+from nasir.spec.inherit import Inherited
+from nasir.spec.model_network import ImportedNetwork, RunNetwork
 
 
 class Engine:
@@ -52,11 +40,19 @@ class Engine:
         self.signals = signals
         self.listener = listener
         self.plans: tuple[PhasePlan, ...] = tuple(phase.plan() for phase in spec.phases)
-        self.graph: Graph
+        self.decisions = Decisions(spec.seed, run, journal, session, signals, self.write)
         self.stretch: Stretch | None = None  # of an epoch that was interrupted
-        self.ordinal = 0  # rewrites so far
         self.begun: int | None = None  # index of the phase the session is set up for
         self.problems: tuple[str, ...] = ()  # damaged checkpoints that were passed over
+
+    @property
+    def graph(self) -> Graph:
+        """The network as it is now."""
+        return self.decisions.graph
+
+    @graph.setter
+    def graph(self, graph: Graph) -> None:
+        self.decisions.graph = graph
 
     def write(self, kind: str, **fields: Any) -> Record:
         """Append a journal record and show it."""
@@ -88,6 +84,13 @@ class Engine:
         self.begun = progress.phase_index
         if fresh:
             self.write("phase", phase=phase.name, epoch=progress.total_epochs, epochs=phase.epochs)
+            # a checkpoint is written after an epoch only: one from before the phase leads back to before these rewrites
+            self.decisions.make(self.plans[progress.phase_index], progress.total_epochs, 0)
+        labels = list(self.graph.labels)
+        for prefix in (phase.freeze or ()) if fresh else ():
+            if not any(covers(prefix, label) for label in labels):
+                known = closest(prefix, [*self.graph.regions, *labels])
+                raise RunError(f"phase '{phase.name}': freeze: nothing is labelled '{prefix}' or below it; {known}")
 
     def _epoch(self, progress: Progress) -> None:
         assert progress.phase_index is not None
@@ -114,7 +117,7 @@ class Engine:
             depths=self.graph.depths(),
             **self.session.notes(),
         )
-        self._decide(phase, epoch + 1)
+        self.decisions.make(phase, epoch + 1, phase_epoch + 1)
         every = self.spec.checkpoint.every
         over = Progress.of(self.journal.effective(), self.plans).phase_index is None
         if (epoch + 1) % every == 0 or over or self.signals.wanted():
@@ -145,88 +148,6 @@ class Engine:
         )
         return metrics
 
-    # -- decisions
-
-    def _decide(self, phase: PhasePlan, epoch: int) -> None:
-        policy = policies.get("rules")(phase, self.spec.seed)
-        for _ in range(1000):  # decide() is asked again after declined rewrites; a policy that never ends is a bug
-            decisions = policy.decide(self.journal.effective(), view(self.graph, self.plans))
-            if not decisions:
-                return
-            for decision in decisions:
-                self._carry_out(decision, phase, epoch)
-                if decision.action == "end_phase":
-                    return
-        raise RunError(f"phase '{phase.name}': the policy made 1000 rounds of decisions after epoch {epoch}; it loops")
-
-    def _carry_out(self, decision: Decision, phase: PhasePlan, epoch: int) -> None:
-        place = {"epoch": epoch, "phase": phase.name}
-        fields = {key: value for key, value in decision.to_record().items() if key != "kind"}
-        self.write("decision", **place, **fields)
-        if decision.action != "rewrite":
-            return
-        started = time.monotonic()
-        named = {"pass": decision.pass_name, "options": dict(decision.options), "site": decision.site}
-        try:
-            rewrite, effect = self._propose(decision)
-        except Decline as refusal:
-            self.write("declined", **place, **named, reason=str(refusal))
-            return
-        except NasirError as error:
-            error.add_note(f"in {decision.pass_name} at {decision.site}, after epoch {epoch} of phase '{phase.name}'")
-            raise
-        self.session.accept()
-        self.graph = rewrite.graph
-        self.ordinal += 1
-        settled = self._settle(rewrite) if rewrite.settle else None
-        cost = self.graph.cost()
-        self.write(
-            "rewrite",
-            **place,
-            **named,
-            ordinal=self.ordinal,
-            before=rewrite.before.digest,
-            after=rewrite.graph.digest,
-            graph=self.run.put_blob(rewrite.graph.to_json()),
-            plan=self.run.put_blob(rewrite.plan.to_json()),
-            preserves=rewrite.preserves,
-            delta_logits=effect.delta_logits,
-            depths=self.graph.depths(),
-            cost={"params": cost.params, "macs": cost.macs},
-            seconds=round(time.monotonic() - started, 4),
-            settle=settled,
-        )
-
-    def _propose(self, decision: Decision) -> tuple[Rewrite, Effect]:
-        change = make_pass(decision.pass_name, decision.options)
-        seen = self.session.observe(change.needs) if change.needs else Evidence()
-        seen = Evidence(seen.measured, self.journal.effective())
-        rewrite = change.attempt(self.graph, find_site(change, self.graph, str(decision.site)), seen)
-        if decision.budget is not None:
-            cost = rewrite.graph.cost()
-            excess = decision.budget.excess(params=cost.params, macs=cost.macs)
-            if excess:
-                raise Decline(f"past the budget: {excess}")
-        effect = self.session.propose(rewrite)
-        if rewrite.preserves == "exact" and not effect.delta_logits <= EXACT * max(1.0, effect.scale):
-            raise ClaimError(
-                f"{decision.pass_name} at {rewrite.site} claims to be exact, but changes the logits of the probe batch "
-                f"by up to {effect.delta_logits:.3g} (largest logit {effect.scale:.3g}); claim approximate, or mend it"
-            )
-        return rewrite, effect
-
-    def _settle(self, rewrite: Rewrite) -> Mapping[str, Any]:
-        assert rewrite.settle is not None
-        epochs = [record for record in self.journal.effective() if record["kind"] == "epoch"]
-        before = epochs[-1]["metrics"]["train.accuracy"] if epochs else 0.0
-        settled = self.session.settle(rewrite.settle, before - rewrite.settle.tolerance, self.signals.wanted)
-        if settled is None:
-            raise Preempted(
-                f"stopped while a new block settled; `nasir resume {self.run.path}` goes on from the last checkpoint",
-                self.signals.exit_code,
-            )
-        return settled
-
     # -- checkpoints
 
     def save(self, epoch: int) -> None:
@@ -236,7 +157,7 @@ class Engine:
             "n": len(self.journal),
             "epoch": epoch,
             "graph": self.run.put_blob(self.graph.to_json()),
-            "ordinal": self.ordinal,
+            "ordinal": self.decisions.ordinal,
             "stretch": None if stretch is None else {"steps": stretch.steps, "sums": dict(stretch.sums)},
         }
         path = self.session.save(self.run.checkpoints, len(self.journal), meta, self.spec.checkpoint.keep)
@@ -249,7 +170,7 @@ class Engine:
         records = self.journal.records()
         if meta is not None:
             self.graph = Graph.from_json(self.run.get_blob(meta["graph"]))
-            self.ordinal = int(meta["ordinal"])
+            self.decisions.ordinal = int(meta["ordinal"])
             if meta["stretch"] is not None:
                 self.stretch = Stretch({}, False, meta["stretch"]["steps"], meta["stretch"]["sums"])
             if n < len(records) and records[n]["kind"] == "checkpoint":
@@ -257,28 +178,6 @@ class Engine:
         self.write("resume", supersedes_from=n, checkpoint_step=None if meta is None else meta["n"])
         self.problems = () if meta is None else tuple(meta["problems"])
         return meta is not None
-
-
-def find_site(change: Pass, graph: Graph, name: str) -> Site:
-    """The site of a pass that goes by `name`; Decline when it has none of that name now."""
-    for site in change.sites(graph):
-        if site_name(site) == name:
-            return site
-    raise Decline(f"{change.name} has no site '{name}' in the network as it is now")
-
-
-def view(graph: Graph, phases: Sequence[PhasePlan]) -> PhaseView:
-    """What a policy sees of a graph: stages, and for rules whose pass acts elsewhere the names of its sites."""
-    cost = graph.cost()
-    stages = tuple(stage.path for stage in graph.stages)
-    sites = {}
-    for rule in (rule for phase in phases for rule in phase.rules):
-        names = tuple(site_name(site) for site in make_pass(rule.pass_name, rule.options).sites(graph))
-        wanted = rule.where.stages
-        elsewhere = any(name not in graph.regions for name in names)  # channel spaces
-        if elsewhere or any(place in names and place not in stages for place in wanted):
-            sites[rule.name] = names
-    return PhaseView(stages, graph.depths(), cost.params, cost.macs, sites)
 
 
 def setup_of(spec: Spec, base: Path) -> Setup:
@@ -295,6 +194,14 @@ def setup_of(spec: Spec, base: Path) -> Setup:
         probe=spec.probe,
         weights=_published(spec),
     )
+
+
+def start_of(spec: Spec, source: Inherited | None) -> Start | None:
+    """The weights of another run that the network of a spec starts from, None for all other networks."""
+    network = spec.network
+    if source is None or source.checkpoint is None or not isinstance(network, RunNetwork):
+        return None
+    return Start(source.checkpoint, network.weights == "average", source.renewed)
 
 
 def _published(spec: Spec) -> tuple[str, str] | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nasir.api import Run, reopen, run
-from nasir.engine import find_site
+from nasir.decisions import find_site
 from nasir.errors import JournalError
 from nasir.evidence import Evidence
 from nasir.ir import Graph
@@ -44,7 +44,8 @@ def replay_graphs(directory: RunDirectory) -> tuple[Graph, ...]:
     graphs = [Graph.from_json(directory.get_blob(records[0]["graph"]))]
     for index, record in enumerate(records):
         if record["kind"] == "rewrite":
-            graphs.append(_replay(directory, graphs[-1], record, Evidence(history=records[:index])))
+            seen = Evidence(history=records[:index], seed=records[0]["seed"], ordinal=record["ordinal"])
+            graphs.append(_replay(directory, graphs[-1], record, seen))
     return tuple(graphs)
 
 
@@ -55,6 +56,8 @@ def _replay(directory: RunDirectory, graph: Graph, record: Mapping[str, Any], se
     after = Graph.from_json(directory.get_blob(record["graph"]))
     plan = TransferPlan.from_json(directory.get_blob(record["plan"]))
     plan.verify(graph, after)
+    for digest in plan.digests():
+        directory.get_array(digest)  # whole, and still what the plan means
     change = make_pass(record["pass"], record["options"])
     if not change.needs:
         again = change.attempt(graph, find_site(change, graph, record["site"]), seen)
@@ -74,7 +77,7 @@ def replay_training(directory: RunDirectory, out: Path) -> tuple[Run, list[str]]
 
 def compare(first: tuple[Mapping[str, Any], ...], second: tuple[Mapping[str, Any], ...]) -> list[str]:
     """Differences of two journals in what must be equal bit for bit: decisions, rewrites, metrics."""
-    kinds = {"phase", "epoch", "decision", "rewrite", "declined", "end"}
+    kinds = {"phase", "epoch", "decision", "trial", "rewrite", "declined", "end"}
     left = [_stable(record) for record in first if record["kind"] in kinds]
     right = [_stable(record) for record in second if record["kind"] in kinds]
     found = [f"record {i}: {a} != {b}" for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b]

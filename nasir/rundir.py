@@ -3,7 +3,7 @@
 spec.yaml      the resolved spec               checkpoints/step_N/   weights and optimizer state (backend)
 env.json       versions, device, threads       report.html           the report
 journal.jsonl  what happened (nasir.journal)   lock                  held while a process writes here
-blobs/         graphs and plans, <sha256>.json
+blobs/         graphs and plans, <sha256>.json; arrays, <digest>.npy
 """
 
 from __future__ import annotations
@@ -16,10 +16,15 @@ import re
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from nasir.errors import JournalError, RunError, UsageError
+from nasir.ir.draft import digest_of
 from nasir.journal import Journal, Record, canonical_json, effective, fsync_directory, read_journal, write_atomically
 
 __all__ = ["RunDirectory"]
@@ -165,9 +170,7 @@ class RunDirectory:
 
     def get_blob(self, digest: str) -> Any:
         """The value stored under a digest; JournalError where it is missing or its bytes do not match."""
-        if not re.fullmatch(r"[0-9a-f]{64}", digest):
-            raise JournalError(f"{digest!r}: not the digest of a blob (64 hex digits)")
-        path = self.blobs / f"{digest}.json"
+        path = self._blob(digest, "json")
         try:
             data = path.read_bytes()
         except OSError as error:
@@ -179,3 +182,32 @@ class RunDirectory:
                 f"restore it from a copy"
             )
         return json.loads(data)
+
+    def put_array(self, array: NDArray[Any]) -> str:
+        """Store a literal array by content (type, shape, values) and return its digest; no pickle is written."""
+        digest = digest_of(array)
+        path = self.blobs / f"{digest}.npy"
+        if not path.exists():
+            self.blobs.mkdir(exist_ok=True)
+            data = BytesIO()
+            np.save(data, array, allow_pickle=False)
+            write_atomically(path, data.getvalue())
+        return digest
+
+    def get_array(self, digest: str) -> NDArray[Any]:
+        """The array stored under a digest; JournalError where it is missing or its values do not match."""
+        path = self._blob(digest, "npy")
+        try:
+            array: NDArray[Any] = np.load(path, allow_pickle=False)
+        except OSError as error:
+            raise JournalError(f"{path}: cannot be read ({error.strerror or error}); restore it from a copy") from None
+        except (ValueError, EOFError) as error:
+            raise JournalError(f"{path}: damaged: {error}; restore it from a copy") from None
+        if digest_of(array) != digest:
+            raise JournalError(f"{path}: damaged: its values are not those it is named after; restore it from a copy")
+        return array
+
+    def _blob(self, digest: str, suffix: str) -> Path:
+        if not re.fullmatch(r"[0-9a-f]{64}", digest):
+            raise JournalError(f"{digest!r}: not the digest of a blob (64 hex digits)")
+        return self.blobs / f"{digest}.{suffix}"

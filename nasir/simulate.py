@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nasir.engine import find_site, view
+from nasir.decisions import find_site, view
 from nasir.errors import Decline
 from nasir.ir import Graph
 from nasir.policy import Decision, PhaseView, read_metrics, simulate

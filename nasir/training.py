@@ -13,6 +13,9 @@ from typing import Any, Literal, get_args
 OptimizerKind = Literal["sgd", "adam", "adamw"]
 ScheduleKind = Literal["constant", "staircase", "cosine"]
 Precision = Literal["auto", "fp32", "bf16"]
+PenaltyKind = Literal["l1", "l2", "layer-lasso", "group-lasso", "gamma"]
+Resource = Literal["flops", "params", "activations", "memory", "latency"]
+Grouping = Literal["max", "l2"]
 AUGMENTATIONS = ("pad_crop", "random_resized_crop", "hflip")
 
 
@@ -140,11 +143,68 @@ class SchedulePlan:
 
 
 @dataclass(frozen=True, slots=True)
+class PenaltyPlan:
+    """A term of the loss that acts on weights, times `strength`.
+
+    l1, l2: sum of |w|, or of w ** 2 without a factor 1/2 (as in Keras), of what `on` names: "kernels" (weights of
+    convolutions and linear layers), "all" parameters, or the kernels below some labels. layer-lasso: l1 on the kernels
+    of convolutions inside blocks (`on` "blocks"), or of all (`on` "convs").
+
+    group-lasso, gamma: MorphNet's penalty on a `resource` (Gordon et al. 2018). A unit is alive while its value is
+    above `threshold`. `l1`: share of the mean of |w| in a group-lasso value. `grouping`: how the values of tied arrays
+    become one. `exclude`: labels whose output spaces are left alone. `roofline`: (FLOP/s, bytes/s) of the device, for
+    latency. `batch`: samples that memory and latency are counted for.
+    """
+
+    kind: PenaltyKind
+    strength: float
+    on: str | tuple[str, ...] = ""
+    resource: Resource = "flops"
+    threshold: float = 0.01
+    l1: float = 0.0
+    grouping: Grouping = "max"
+    exclude: tuple[str, ...] = ()
+    roofline: tuple[float, float] | None = None
+    batch: int = 1
+
+    def __post_init__(self) -> None:
+        kinds = get_args(PenaltyKind)
+        _require(self.kind in kinds, "penalty kind", self.kind, f"use one of {', '.join(kinds)}")
+        place = f"penalty {self.kind}"
+        ok = _number(self.strength) and self.strength >= 0
+        _require(ok, f"{place}: strength", self.strength, "give a finite number, 0 or more")
+        where = {"l1": ("kernels", "all"), "l2": ("kernels", "all"), "layer-lasso": ("blocks", "convs")}.get(self.kind)
+        if where is not None:
+            object.__setattr__(self, "on", self.on or where[0])
+            named = self.kind != "layer-lasso" and isinstance(self.on, tuple)
+            remedy = f"use {' or '.join(where)}{', or a tuple of labels' if self.kind != 'layer-lasso' else ''}"
+            _require(named or self.on in where, f"{place}: on", self.on, remedy)
+        resources = get_args(Resource)
+        ok = self.resource in resources
+        _require(ok, f"{place}: resource", self.resource, f"use one of {', '.join(resources)}")
+        ok = _number(self.threshold) and self.threshold >= 0
+        _require(ok, f"{place}: threshold", self.threshold, "give a finite number, 0 or more")
+        _require(_within(self.l1, 0, 1), f"{place}: l1", self.l1, "give a share, 0 to 1")
+        _require(self.grouping in ("max", "l2"), f"{place}: grouping", self.grouping, "use max or l2")
+        _require(_count(self.batch), f"{place}: batch", self.batch, "give a whole number, 1 or more")
+        ok = self.resource != "latency" or self.roofline is not None
+        _require(ok, f"{place}: roofline", self.roofline, "latency needs (FLOP/s, bytes/s) of a device")
+        ok = self.roofline is None or all(_number(value) and value > 0 for value in self.roofline)
+        _require(ok, f"{place}: roofline", self.roofline, "give two finite numbers above 0")
+
+    @property
+    def on_widths(self) -> bool:
+        """Whether it is a MorphNet term, under which units die."""
+        return self.kind in ("group-lasso", "gamma")
+
+
+@dataclass(frozen=True, slots=True)
 class TrainPlan:
     """One phase of training. `gradient_clip` bounds the global L2 norm; `ema_decay` is per step.
 
     `precision`: `auto` takes bf16 autocast for conv nets where the device computes it natively, else fp32.
-    `reset_optimizer`: begin the phase with an empty optimizer state.
+    `reset_optimizer`: begin the phase with an empty optimizer state. `freeze`: label prefixes below which nothing
+    learns in the phase, beside what the network itself has frozen.
     """
 
     optimizer: OptimizerPlan = field(default_factory=OptimizerPlan)
@@ -156,6 +216,8 @@ class TrainPlan:
     precision: Precision = "auto"
     channels_last: bool | Literal["auto"] = "auto"
     reset_optimizer: bool = False
+    freeze: tuple[str, ...] = ()
+    penalties: tuple[PenaltyPlan, ...] = ()
 
     def __post_init__(self) -> None:
         _require(_count(self.batch_size), "train: batch_size", self.batch_size, "give a whole number, 1 or more")
@@ -209,6 +271,7 @@ class DataPlan:
     one-key mapping with options, `{"pad_crop": {"pad": 4}}`; the two crops exclude each other. `normalize`: `auto`
     subtracts the mean and divides by the standard deviation of each channel, which the data set gives or which are
     measured on the training part (on a sample of it when images are streamed); None only scales uint8 to 0..1.
+    `classes`: names of those to use, which become labels 0, 1, ... in this order; None: all.
     `options` go to the data set; the key `pad_to` is taken by the backend and pads images with zeros to that side
     length (28 -> 32).
     """
@@ -223,8 +286,12 @@ class DataPlan:
     normalize: Literal["auto"] | None = "auto"
     seed: int = 0
     drop_last: bool = False
+    classes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.classes is not None:
+            ok = len(set(self.classes)) == len(self.classes) > 1
+            _require(ok, "data: classes", self.classes, "give two names or more, each once")
         _require(isinstance(self.dataset, str) and bool(self.dataset), "data: dataset", self.dataset, "give a name")
         for name in ("batch_size", "eval_batch_size"):
             value = getattr(self, name)

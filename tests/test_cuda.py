@@ -16,13 +16,17 @@ import pytest
 import torch
 from grown import pyramid, same_tensors
 
+from nasir import get_pass
 from nasir.backend import Setup
 from nasir.backends.torch.backend import TorchBackend, TorchSession
+from nasir.backends.torch.model import Model
+from nasir.backends.torch.regularize import Penalties
 from nasir.ir import Graph
 from nasir.passes.insert_block import InsertBlock
+from nasir.rewrite import Rewrite
 from nasir.testing import BackendContract
 from nasir.testing.backend_contract import Resize, initial
-from nasir.training import DataPlan, OptimizerPlan, TrainPlan
+from nasir.training import DataPlan, OptimizerPlan, PenaltyPlan, TrainPlan
 
 pytestmark = [
     pytest.mark.cuda,
@@ -72,6 +76,18 @@ def train(session: TorchSession, epoch: int) -> dict[str, float]:
 def grow(session: TorchSession, site: str, **options: Any) -> None:
     session.propose(InsertBlock(**options).attempt(session.model.graph, site))
     session.accept()
+
+
+def test_pruning_on_the_device_is_pruning_on_the_cpu() -> None:
+    graph = pyramid((1, 1), 8, size=16)
+    x, y = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 10
+    for score in ("l1", "l2", "taylor", "group_lasso", "activation_mean"):
+        rule = get_pass("prune-channels")(fraction=0.5, score=score)
+        there, here = Model.from_graph(graph, device="cuda"), Model.from_graph(graph)
+        first = there.apply(rule, "network", images=x.cuda(), labels=y.cuda())
+        second = here.apply(rule, "network", images=x, labels=y)
+        assert isinstance(first, Rewrite) and isinstance(second, Rewrite) and first.graph == second.graph
+        assert same_tensors({n: t.cpu() for n, t in there.state_dict().items()}, here.state_dict()), score
 
 
 def moments(session: TorchSession) -> dict[str, dict[str, torch.Tensor]]:
@@ -213,3 +229,24 @@ def test_compiled_blocks_train_like_eager_ones_and_a_known_shape_costs_no_compil
     compiled.evaluate("val")
     assert compiled.notes()["compiled_graphs"] == known
     assert list(compiled.model.state_dict()) == list(eager.model.state_dict())
+
+
+def test_penalties_are_those_of_the_cpu_and_the_same_every_time() -> None:
+    graph = pyramid()
+    plans = (
+        PenaltyPlan("group-lasso", 1e-3, l1=0.3),
+        PenaltyPlan("gamma", 1e-3, grouping="l2"),
+        PenaltyPlan("l1", 1e-3, on="all"),
+    )
+    found = []
+    torch.use_deterministic_algorithms(True)
+    try:
+        for device in ("cpu", "cuda", "cuda"):
+            model = Model.from_graph(graph, 5, dtype=torch.float64).to(device)
+            value = Penalties(graph, plans, torch.device(device)).add_gradients(model)
+            found.append([value.cpu(), *[p.grad.cpu() for p in model.parameters() if p.grad is not None]])
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for host, first, second in zip(*found, strict=True):
+        assert torch.equal(first, second)
+        assert torch.allclose(host, first, rtol=1e-12, atol=1e-15)

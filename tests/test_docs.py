@@ -214,9 +214,10 @@ def test_all_that_ships_is_named() -> None:
     for registry in (passes, ops, blocks, datasets):
         missing = sorted(shipped(registry) - table)
         assert not missing, f"README.md does not name the {registry.plural} {', '.join(missing)}"
-    specs = {path.stem for path in (ROOT / "specs/autogrow").glob("*.yaml")}
-    missing = sorted(specs - mentioned("docs/autogrow.md"))
-    assert not missing, f"docs/autogrow.md does not name the specs {', '.join(missing)}"
+    for system in ("autogrow", "resbuilder", "morphnet"):
+        specs = {path.stem for path in (ROOT / "specs" / system).glob("*.yaml")}
+        missing = sorted(specs - mentioned(f"docs/{system}.md"))
+        assert specs and not missing, f"docs/{system}.md does not name the specs {', '.join(missing)}"
 
 
 def test_every_option_of_a_pass_is_described() -> None:

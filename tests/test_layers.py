@@ -20,23 +20,26 @@ LAYERS = (
     ("ir",),
     ("blocks",),
     ("transfer",),
-    ("evidence", "training"),
+    ("evidence", "training", "branching"),
     ("rewrite",),
+    ("pruning", "archive", "widening"),
     ("backend",),
     ("policy",),
     ("journal",),
     ("rundir",),
     ("spec",),
     ("testing",),
+    ("decisions",),
     ("engine",),
-    ("report", "diff", "show"),
+    ("report", "diff", "show", "cost_table"),
     ("api", "catalogue", "simulate"),
-    ("replay",),
+    ("replay", "cost_command"),
     ("cli",),
     ("__main__", "__init__"),  # __init__: the public names, loaded on first use
 )
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
-FOR_PASSES = {"errors", "registry", "ir", "blocks", "transfer", "evidence", "rewrite"}
+FOR_PASSES = {"errors", "registry", "ir", "blocks", "branching", "transfer", "evidence", "rewrite"}
+FOR_PASSES |= {"pruning", "archive", "widening"}
 HEAVY = {"torch", "torchvision", "optuna"}
 
 

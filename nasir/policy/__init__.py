@@ -9,6 +9,7 @@ from nasir.policy.base import (
     Condition,
     Decision,
     History,
+    Moment,
     Options,
     PhasePlan,
     PhaseView,
@@ -17,6 +18,7 @@ from nasir.policy.base import (
     Record,
     RulePlan,
     Threshold,
+    Trial,
     Where,
 )
 from nasir.policy.conditions import Verdict, evaluate
@@ -32,6 +34,7 @@ __all__ = [
     "Condition",
     "Decision",
     "History",
+    "Moment",
     "Options",
     "PhasePlan",
     "PhaseView",
@@ -43,6 +46,7 @@ __all__ = [
     "RulePlan",
     "RulesPolicy",
     "Threshold",
+    "Trial",
     "Verdict",
     "Where",
     "evaluate",

@@ -21,7 +21,7 @@ Options: TypeAlias = Mapping[str, Any]
 
 Smoothing = Literal["running_max", "ema", "none"]
 Order = Literal["round_robin", "random", "all"]
-Action = Literal["rewrite", "freeze", "end_phase"]
+Action = Literal["rewrite", "trial", "freeze", "end_phase"]
 
 ALL_FROZEN: Literal["all_frozen"] = "all_frozen"
 
@@ -83,22 +83,64 @@ class At:
             _positive_int("at", epoch, "phase epochs, counted from 1")
 
 
-Condition: TypeAlias = Plateau | Threshold | At
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """True once: before the first epoch of the phase (`start`), or after its last one, however it ends (`end`)."""
+
+    at: Literal["start", "end"]
+
+    def __post_init__(self) -> None:
+        _one_of("moment", self.at, ("start", "end"))
+
+
+Condition: TypeAlias = Plateau | Threshold | At | Moment
 
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """Which sites a rule acts on, in which order, and how many rewrites one action makes at each of them."""
+    """Which sites a rule acts on, in which order, and how many rewrites one action makes at each of them.
 
-    stages: tuple[str, ...] = ()  # region paths; empty: every stage of the network
+    `stages`: region paths, each for itself or for the sites that lie in it; `sites`: exact names of sites. At most one
+    of the two. Neither: the network as a whole for a pass that can act on it, else every stage (or every other site).
+    """
+
+    stages: tuple[str, ...] = ()
     order: Order = "round_robin"
     count: int = 1  # blocks per action and site, >= 1
+    sites: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _one_of("where.order", self.order, get_args(Order))
         _positive_int("where.count", self.count, "blocks per action")
-        if len(set(self.stages)) != len(self.stages):
-            raise ValueError(f"where.stages names a stage twice: {', '.join(self.stages)}")
+        for what, names in (("stage", self.stages), ("site", self.sites)):
+            if len(set(names)) != len(names):
+                raise ValueError(f"where.{what}s names a {what} twice: {', '.join(names)}")
+        if self.stages and self.sites:
+            raise ValueError("where names stages and sites; give one of the two")
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Try every open site of a rule, each for `epochs` epochs from the same state, and adopt the best or none.
+
+    The best one must exceed the `baseline` by `min_gain` (in the unit of the metric; for a loss, lie below it by that):
+    `trained` is the network as it is, trained for as many epochs; `now` is its latest value.
+    """
+
+    epochs: int = 1
+    metric: str = "val.accuracy"
+    min_gain: float = 0.0
+    baseline: Literal["trained", "now"] = "trained"
+
+    def __post_init__(self) -> None:
+        _positive_int("trial.epochs", self.epochs, "epochs")
+        _metric("trial", self.metric)
+        _finite("trial.min_gain", self.min_gain)
+        _one_of("trial.baseline", self.baseline, ("trained", "now"))
+
+    def gain(self, value: float, baseline: float) -> float:
+        """By how much a value is better than the baseline; NaN where either is."""
+        return baseline - value if self.metric.rsplit(".", 1)[-1] == "loss" else value - baseline
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +184,7 @@ class RulePlan:
     at_most    largest depth (blocks) of a stage; a stage that has reached it is frozen
     budget     a rewrite that would lead past its params or macs is declined by the engine, which freezes the
                site for this rule; once its seconds or epochs are reached every site of the rule is frozen
+    trial      its sites are tried and the best one is adopted; where none is good enough all of them are frozen
     """
 
     name: str
@@ -153,6 +196,7 @@ class RulePlan:
     freeze: Condition | None = None
     at_most: int | None = None
     budget: Budget | None = None
+    trial: Trial | None = None
 
     def __post_init__(self) -> None:
         if not self.name or not self.pass_name:
@@ -161,6 +205,10 @@ class RulePlan:
             raise ValueError(f"rule {self.name}: say when it acts, with `every: 3 epochs`, `when: ...` or both")
         if self.every is not None:
             _positive_int(f"rule {self.name}: every", self.every, "epochs")
+        if isinstance(self.when, Moment) and self.every is not None:
+            raise ValueError(f"rule {self.name}: `when: {self.when.at}` holds once; remove `every`")
+        if isinstance(self.freeze, Moment):
+            raise ValueError(f"rule {self.name}: `{self.freeze.at}` says when to act; give `freeze` another condition")
         if self.at_most is not None:
             _positive_int(f"rule {self.name}: at_most", self.at_most, "blocks")
 
@@ -173,7 +221,8 @@ class PhasePlan:
     first. `all_frozen` holds when no rule of the phase can act on any site any more. The budget is tested
     after an epoch, so a single growth step may land past it; a bound that must hold belongs on the rule.
     After the last epoch of a phase no rule acts, because nothing would train the change, but for rules with
-    `when: {at: ...}`, which name that epoch on purpose. An epoch with a rewrite does not end an open phase.
+    `when: {at: ...}`, which name that epoch on purpose, and those with `when: end`. An epoch with a rewrite does not
+    end an open phase.
     """
 
     name: str
@@ -191,6 +240,8 @@ class PhasePlan:
             raise ValueError(f"phase {self.name} would never end: give `epochs`, `until` or `budget`")
         if self.until == ALL_FROZEN and not self.rules:
             raise ValueError(f"phase {self.name}: `until: all_frozen` needs at least one rule")
+        if isinstance(self.until, Moment):
+            raise ValueError(f"phase {self.name}: `until: {self.until.at}` says nothing; give another condition")
         names = [rule.name for rule in self.rules]
         if len(set(names)) != len(names):
             raise ValueError(f"phase {self.name}: two rules share a name: {', '.join(names)}")
@@ -214,13 +265,17 @@ class Decision:
     site: str | None = None  # a stage path; None for end_phase
     reason: str = ""  # a sentence with the numbers
     budget: Budget | None = None
+    sites: tuple[str, ...] = ()  # candidates of a trial
+    trial: Trial | None = None
 
     def __post_init__(self) -> None:
         _one_of("decision.action", self.action, get_args(Action))
-        if self.action == "rewrite" and not self.pass_name:
-            raise ValueError("a rewrite decision needs the name of a pass")
-        if self.action != "end_phase" and self.site is None:
+        if self.action in ("rewrite", "trial") and not self.pass_name:
+            raise ValueError(f"a {self.action} decision needs the name of a pass")
+        if self.action in ("rewrite", "freeze") and self.site is None:
             raise ValueError(f"a {self.action} decision needs a site")
+        if self.action == "trial" and (self.trial is None or not self.sites):
+            raise ValueError("a trial decision needs its terms and the sites to try")
 
     def to_record(self) -> dict[str, Any]:
         """The keys of a `decision` journal record that the policy knows; the engine adds epoch and phase."""
@@ -232,6 +287,7 @@ class Decision:
             "options": dict(self.options),
             "site": self.site,
             "reason": self.reason,
+            **({"sites": list(self.sites)} if self.action == "trial" else {}),
         }
 
 
@@ -239,7 +295,8 @@ class Decision:
 class PhaseView:
     """What a policy sees of the current graph: stage paths in network order, blocks per stage, cost.
 
-    `sites` names, by rule, the places of passes that act on something else than stages (blocks, channel spaces).
+    `sites` names, by rule, the places of passes that act on something else than stages (blocks, channel spaces, the
+    whole network), and of rules that name theirs; `regions` all stages, blocks and branches.
     """
 
     stages: tuple[str, ...]
@@ -247,6 +304,7 @@ class PhaseView:
     params: int = 0
     macs: int = 0
     sites: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    regions: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         missing = [stage for stage in self.stages if stage not in self.depths]
@@ -258,10 +316,11 @@ class Policy(Protocol):
     """Decides which pass acts where and when, as a function of recorded history alone.
 
     Lifecycle. The engine makes one policy for each phase, with the plan of the phase and the seed of the run.
-    After each epoch it appends the `epoch` record and calls `decide`. It then carries out the decisions in
-    order; for each it appends a `decision` record and, for a rewrite, one `rewrite` record (adopted) or one
-    `declined` record (refused by the pass or past `Decision.budget`). It may call `decide` again in the same
-    epoch: the answer then holds replacements for what was declined, and is empty once nothing is left to do.
+    After the `phase` record, and after each epoch and its `epoch` record, it calls `decide`. It then carries out the
+    decisions in order; for each it appends a `decision` record and, for a rewrite, one `rewrite` record (adopted) or
+    one `declined` record (refused by the pass or past `Decision.budget`). A trial ends in one `rewrite` record of the
+    best site, or in a `declined` record of each. The engine calls `decide` again at the same moment: the answer then
+    holds replacements for what was declined and further rules, and is empty once nothing is left to do.
     A loop "while decisions" ends. `end_phase` is always the last decision of its tuple, and nothing follows it.
     A phase whose `epochs` are used up is over without such a decision (see `Progress`).
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from nasir.errors import RunError
-from nasir.policy.base import Condition, Plateau, Record, Threshold
+from nasir.policy.base import Condition, Moment, Plateau, Record, Threshold
 
 # A validation accuracy is a count over a fixed size, so an improvement of exactly `less_than` does occur (5 images
 # of 10,000 are 0.0005). In binary fractions it lands on either side; this slack makes a tie never count as less.
@@ -34,6 +34,8 @@ def evaluate(condition: Condition, epochs: Sequence[Record]) -> Verdict:
     if isinstance(condition, Threshold):
         return _threshold(condition, epochs)
     done = len(epochs)
+    if isinstance(condition, Moment):
+        return Verdict(False, f"{condition.at} is a moment of the phase, not a property of its epochs")
     if done in condition.epochs:
         return Verdict(True, f"epoch {done} of the phase is listed")
     return Verdict(False, f"epoch {done} of the phase is not among {', '.join(map(str, condition.epochs))}")

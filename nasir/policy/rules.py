@@ -13,11 +13,14 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 
 from nasir.errors import RunError
-from nasir.policy.base import ALL_FROZEN, At, Decision, History, PhasePlan, PhaseView, Plateau, RulePlan
+from nasir.ir.regions import depth_text
+from nasir.policy.base import ALL_FROZEN, At, Decision, History, Moment, PhasePlan, PhaseView, Plateau, RulePlan
 from nasir.policy.conditions import evaluate
 from nasir.policy.phase_log import PhaseLog
+from nasir.rewrite import WHOLE
 
 Frozen = Mapping[str, str]
 """Sites a rule may not act on any more, with the reason."""
@@ -27,8 +30,9 @@ class RulesPolicy:
     """The rules of one phase (see `Policy` for the lifecycle); keeps nothing between calls.
 
     When several rules are due after one epoch all their freezes come first, then all rewrites, in the order of
-    the rules. Where the phase ends after this epoch only rules with `when: {at: ...}` still act: a change that
-    the phase would not train is made on explicit demand only.
+    the rules. Where the phase ends after this epoch only rules with `when: {at: ...}` and `when: end` still act: a
+    change that the phase would not train is made on explicit demand only. Rules with `when: start` or `when: end` act
+    one after the other, so that each sees the network that the one before it made.
     """
 
     def __init__(self, plan: PhasePlan, seed: int) -> None:
@@ -38,8 +42,10 @@ class RulesPolicy:
     def decide(self, history: History, view: PhaseView) -> tuple[Decision, ...]:
         """All decisions of this moment. Raises RunError for a stage or metric that does not exist."""
         log = PhaseLog.of(history)
-        if not log.epochs or log.ended:
+        if log.ended:
             return ()
+        if not log.epochs:
+            return self._at_moment("start", log, view)
         due = {rule.name: self._due(rule, log) for rule in self.plan.rules}
         freezes: list[Decision] = []
         frozen: dict[str, Frozen] = {}
@@ -49,18 +55,33 @@ class RulesPolicy:
             freezes += fresh
         used_up = self.plan.epochs is not None and log.done >= self.plan.epochs
         ending = None if used_up else self._ending(log, view, frozen)
+        last = self._at_moment("end", log, view) if used_up or ending else ()
         rewrites: list[Decision] = []
         planned: Counter[str] = Counter()
         for rule in self.plan.rules:
             reason = due[rule.name]
             if reason and (isinstance(rule.when, At) or not (used_up or ending)):
                 rewrites += self._rewrites(rule, reason, log, view, frozen[rule.name], planned)
-        return (*freezes, *rewrites, *([Decision("end_phase", reason=ending)] if ending else []))
+        end = [Decision("end_phase", reason=ending)] if ending and not last else []
+        return (*freezes, *rewrites, *last, *end)
+
+    def _at_moment(self, moment: str, log: PhaseLog, view: PhaseView) -> tuple[Decision, ...]:
+        """What the first rule of that moment that has something to do does."""
+        for rule in self.plan.rules:
+            if not isinstance(rule.when, Moment) or rule.when.at != moment or log.rule(rule.name).acted:
+                continue
+            fresh = _freezes(rule, log, view)
+            frozen = {**log.rule(rule.name).frozen, **{str(f.site): f.reason for f in fresh}}
+            reason = f"the phase {'begins' if moment == 'start' else 'ends'}"
+            found = (*fresh, *self._rewrites(rule, reason, log, view, frozen, Counter()))
+            if found:
+                return found
+        return ()
 
     def _due(self, rule: RulePlan, log: PhaseLog) -> str | None:
         """Why the rule acts now, or None."""
         state, reasons = log.rule(rule.name), []
-        if state.acted:
+        if state.acted or isinstance(rule.when, Moment):
             return None
         if rule.every is not None:
             if log.done % rule.every:
@@ -79,7 +100,10 @@ class RulesPolicy:
 
     def _ending(self, log: PhaseLog, view: PhaseView, frozen: Mapping[str, Frozen]) -> str | None:
         """Why the phase ends after this epoch, or None."""
-        if any(state.last_epoch == log.done for state in log.rules.values()):
+        final = {rule.name for rule in self.plan.rules if rule.when == Moment("end")}
+        if final & log.decided:
+            return "the rules at its end have acted"
+        if any(state.last_epoch == log.done for name, state in log.rules.items() if name not in final):
             return None  # asked again after a rewrite: what is new is trained for at least one epoch
         if self.plan.budget is not None:
             excess = self.plan.budget.excess(view.params, view.macs, log.seconds, log.done, reached=True)
@@ -91,17 +115,27 @@ class RulesPolicy:
             verdict = evaluate(self.plan.until, log.epochs)
             return verdict.sentence if verdict.holds else None
         # A rule that nothing can stop must not keep the phase from ending, unless all rules are like that.
-        stoppable = [rule for rule in self.plan.rules if _can_stop(rule)] or self.plan.rules
-        if all(_expired(rule, log) or not _open(rule, view, frozen[rule.name]) for rule in stoppable):
-            depths = "-".join(str(view.depths[stage]) for stage in view.stages)
+        acting = [rule for rule in self.plan.rules if not isinstance(rule.when, Moment)]
+        stoppable = [rule for rule in acting if _can_stop(rule)] or acting
+        if all(_expired(rule, log) or not _open(rule, view, log, frozen[rule.name]) for rule in stoppable):
+            depths = depth_text({stage: view.depths[stage] for stage in view.stages})
             return f"every stage is frozen at depths {depths} after {log.done} epochs of the phase"
         return None
 
     def _rewrites(
         self, rule: RulePlan, due: str, log: PhaseLog, view: PhaseView, frozen: Frozen, planned: Counter[str]
     ) -> list[Decision]:
+        if rule.trial is not None:
+            sites = tuple(_open(rule, view, log, frozen))
+            if not sites:
+                return []
+            terms = f"{due}; each of {len(sites)} sites is tried for {rule.trial.epochs} epochs"
+            made = Decision(
+                "trial", rule.name, rule.pass_name, rule.options, None, terms, rule.budget, sites, rule.trial
+            )
+            return [made]
         decisions = []
-        for site, chosen in self._choose(rule, log, view, _open(rule, view, frozen)):
+        for site, chosen in self._choose(rule, log, view, _open(rule, view, log, frozen)):
             count = rule.where.count
             if rule.at_most is not None:
                 count = min(count, rule.at_most - _depth(view, site) - planned[site])
@@ -115,13 +149,16 @@ class RulesPolicy:
         """The sites to act on now, each with the reason for the choice."""
         if not sites:
             return []
+        if list(sites) == [WHOLE]:
+            return [(WHOLE, "as a whole")]
         if rule.where.order == "all":
             return [(site, "like all stages") for site in sites]
         if rule.where.order == "random":
-            key = f"{self.seed}/{log.epochs[-1]['epoch']}/{rule.name}"
+            # the epochs of the run; before the first one of a phase those of a rule's name differ from phase to phase
+            key = f"{self.seed}/{log.before + log.done}/{rule.name}"
             draw = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
             return [(sites[draw % len(sites)], f"drawn from {len(sites)}")]
-        every = _stages(rule, view)
+        every = _stages(rule, view, log)
         last = log.rule(rule.name).last_sites
         start = every.index(last[-1]) + 1 if last and last[-1] in every else 0
         turn = [*every[start:], *every[:start]]
@@ -136,32 +173,41 @@ def _freezes(rule: RulePlan, log: PhaseLog, view: PhaseView) -> list[Decision]:
         verdict = evaluate(rule.freeze, log.epochs)
         if verdict.holds:
             reasons.update({site: f"{verdict.sentence}; {site} was rewritten last" for site in state.last_sites})
-    for site in _stages(rule, view):
+    for site in _stages(rule, view, log):
         if rule.at_most is not None and _depth(view, site) >= rule.at_most:
             reasons.setdefault(site, f"{site} has {_blocks(_depth(view, site))}, at most {rule.at_most} are allowed")
     if rule.budget is not None:
         excess = rule.budget.excess(view.params, view.macs, log.seconds, log.done, reached=True)
         if excess:
-            reasons = {**{site: excess for site in _stages(rule, view)}, **reasons}
+            reasons = {**{site: excess for site in _stages(rule, view, log)}, **reasons}
     return [
         Decision(
             "freeze",
             rule.name,
             rule.pass_name,
             site=site,
-            reason=f"{reason}; it stays at {_blocks(_depth(view, site))}",
+            reason=f"{reason}; it stays at {_blocks(_depth(view, site))}" if _depth(view, site) else reason,
         )
         for site, reason in reasons.items()
         if site not in state.frozen
     ]
 
 
-def _stages(rule: RulePlan, view: PhaseView) -> tuple[str, ...]:
+def _stages(rule: RulePlan, view: PhaseView, log: PhaseLog) -> tuple[str, ...]:
     """The sites a rule may act on, in network order, or in the order the rule lists them.
 
     A listed stage stands for itself, or, for a pass that does not act on stages, for every site that lies in it.
     """
     known = view.sites.get(rule.name, view.stages)
+    if rule.where.sites:
+        for wanted in rule.where.sites:
+            # a site may be gone because the rule itself has been there; the pass then declines
+            if wanted not in known and wanted not in view.regions and wanted not in log.rule(rule.name).sites:
+                raise RunError(
+                    f"rule {rule.name} names site {wanted!r}, which {rule.pass_name} does not have in the network as "
+                    f"it is now; {_listing(wanted, known)}"
+                )
+        return rule.where.sites
     found: dict[str, None] = {}
     for wanted in rule.where.stages:
         matches = [site for site in known if site == wanted] or [s for s in known if s.startswith(f"{wanted}.")]
@@ -174,9 +220,14 @@ def _stages(rule: RulePlan, view: PhaseView) -> tuple[str, ...]:
     return tuple(found) if rule.where.stages else known
 
 
-def _open(rule: RulePlan, view: PhaseView, frozen: Frozen) -> list[str]:
+def _open(rule: RulePlan, view: PhaseView, log: PhaseLog, frozen: Frozen) -> list[str]:
     """The sites a rule may still act on."""
-    return [site for site in _stages(rule, view) if site not in frozen]
+    return [site for site in _stages(rule, view, log) if site not in frozen]
+
+
+def _listing(wanted: str, known: Sequence[str]) -> str:
+    close = get_close_matches(wanted, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"its sites are {', '.join(known[:12]) or 'none'}"
 
 
 def _depth(view: PhaseView, site: str) -> int:
@@ -185,7 +236,7 @@ def _depth(view: PhaseView, site: str) -> int:
 
 
 def _can_stop(rule: RulePlan) -> bool:
-    return bool(rule.freeze or rule.at_most or rule.budget or isinstance(rule.when, At))
+    return bool(rule.freeze or rule.at_most or rule.budget or rule.trial or isinstance(rule.when, At))
 
 
 def _expired(rule: RulePlan, log: PhaseLog) -> bool:

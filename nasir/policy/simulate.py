@@ -47,6 +47,8 @@ def simulate(
 def counted(view: PhaseView, decision: Decision) -> PhaseView | None:
     """The toy rewrite: one block more in the stage, or one less for a pass called remove-...; costs stay."""
     site = str(decision.site)
+    if site not in view.depths:
+        return view
     depth = view.depths[site] + (-1 if decision.pass_name.startswith("remove") else 1)
     return replace(view, depths={**view.depths, site: depth}) if depth >= 1 else None
 
@@ -71,6 +73,7 @@ class _Simulation:
             phase = self.phases[progress.phase_index]
             if not progress.begun:
                 self._write("phase", phase=phase.name, epoch=progress.total_epochs)
+                self._decide(phase, progress.total_epochs)
             self._epoch(phase, progress)
             self._decide(phase, progress.total_epochs + 1)
         status = "done" if progress.phase_index is None else "capped"
@@ -104,9 +107,19 @@ class _Simulation:
                 self._write("decision", epoch=epoch, phase=phase.name, **fields)
                 if decision.action == "rewrite":
                     self._rewrite(decision, phase, epoch)
+                elif decision.action == "trial":
+                    self._try(decision, phase, epoch)
             if not decisions or decisions[-1].action == "end_phase":
                 return
         raise RunError(f"phase {phase.name}: {_ROUNDS} rounds of decisions after epoch {epoch}; the policy loops")
+
+    def _try(self, decision: Decision, phase: PhasePlan, epoch: int) -> None:
+        """A trial without training: the first site that does not decline is taken for the best."""
+        for site in decision.sites:
+            before = self.rewrites
+            self._rewrite(replace(decision, action="rewrite", site=site), phase, epoch)
+            if self.rewrites > before:
+                return
 
     def _rewrite(self, decision: Decision, phase: PhasePlan, epoch: int) -> None:
         named = {"pass": decision.pass_name, "options": dict(decision.options), "site": decision.site}

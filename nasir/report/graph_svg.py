@@ -17,8 +17,11 @@ FAMILIES = {
     "weight": ("conv2d", "linear"),
     "norm": ("batch_norm", "group_norm", "layer_norm", "scale"),
     "act": ("relu", "gelu", "silu", "sigmoid", "hardswish", "softmax"),
-    "merge": ("add", "mul", "mean", "concat", "split", "slice"),
-    "pool": ("max_pool", "avg_pool", "adaptive_avg_pool", "global_avg_pool", "flatten", "reshape", "subsample"),
+    "merge": ("add", "mul", "mean", "concat", "split", "slice", "self_attention", "class_token", "position_embedding"),
+    "pool": (
+        *("max_pool", "avg_pool", "adaptive_avg_pool", "global_avg_pool", "flatten", "reshape", "subsample"),
+        *("tokens", "select_token", "mean_tokens"),
+    ),
 }
 FAMILY = {op: family for family, ops in FAMILIES.items() for op in ops}
 TIMES = "\u00d7"
@@ -76,9 +79,11 @@ def overview(graph: Graph, born: Mapping[str, str] | None = None) -> str:
 
 def _extent(graph: Graph, node_id: int) -> tuple[float, float]:
     """(width, height) in pixels: logarithmic, since both run over orders of magnitude."""
-    shape = graph.infer.types[Port(node_id)].shape
-    width = 5 + 3.2 * math.log2(1 + shape[0])
-    height = 22 + 14 * math.log2(max(shape[1:])) if len(shape) > 1 else 22.0
+    value = graph.infer.types[Port(node_id)]
+    width = 5 + 3.2 * math.log2(1 + value.shape[value.channel_axis])
+    places = value.with_channels(1).shape
+    side = math.sqrt(places[0]) if len(places) == 2 else max(places)  # tokens stand for a square image
+    height = 22 + 14 * math.log2(max(1.0, side))
     return width, height
 
 

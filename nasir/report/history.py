@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from nasir.ir.regions import depth_text
 from nasir.report.plots import Chart, Mark, Series, quantity
 
 __all__ = ["charts", "decision_rows", "duration", "marks", "summary_rows"]
@@ -54,7 +55,7 @@ def summary_rows(records: Records) -> list[tuple[str, str]]:
     if best is not None:
         rows.append(("best validation", percent(best)))
     if depths:
-        rows.append(("depth", "-".join(str(depth) for depth in depths.values())))
+        rows.append(("depth", depth_text(depths)))
     rows += [(name, quantity(cost[key])) for key, name in (("params", "parameters"), ("macs", "MACs")) if key in cost]
     rows += [("epochs", str(len(epochs))), ("rewrites", str(len(of_kind(records, "rewrite"))))]
     declined = len(of_kind(records, "declined"))
@@ -128,24 +129,28 @@ def decision_rows(records: Records) -> list[dict[str, str]]:
     """
     rows: list[dict[str, str]] = []
     waiting: dict[str, str] | None = None  # a rewrite decided on: its outcome is the next record
+    tried = False  # whether it is that of a trial
     for record in records:
         if record["kind"] == "decision":
             row = _row(record)
             rows.append(row)
-            waiting = row if record["action"] == "rewrite" else None
+            waiting = row if record["action"] in ("rewrite", "trial") else None
+            tried = record["action"] == "trial"
+        elif record["kind"] == "declined" and tried:  # a candidate of a trial; another one may yet be adopted
+            rows.append(row := _row({**record, "action": "rewrite", "reason": ""}))
+            row.update(_outcome(record, ""))
         elif record["kind"] in ("rewrite", "declined"):
             if waiting is None:  # applied by hand, without a policy
                 rows.append(waiting := _row({**record, "action": "rewrite"}))
-            waiting.update(_outcome(record, waiting["reason"]))
+            waiting.update(_outcome(record, waiting["reason"]), site=str(record.get("site") or ""))
             waiting = None
     return rows
 
 
 def _row(record: Mapping[str, Any]) -> dict[str, str]:
-    action = (
-        record.get("pass") or "" if record["action"] == "rewrite" else ACTIONS.get(record["action"], record["action"])
-    )
-    kind = {"rewrite": "rewrite", "freeze": "freeze"}.get(record["action"], "end")
+    acts = record["action"] in ("rewrite", "trial")
+    action = record.get("pass") or "" if acts else ACTIONS.get(record["action"], record["action"])
+    kind = "rewrite" if acts else {"freeze": "freeze"}.get(record["action"], "end")
     options = record.get("options") or {}
     shown = ", ".join(f"{key}={value}" for key, value in options.items() if isinstance(value, (str, int, float)))
     facts = {"kind": kind, "action": str(action), "options": shown, "reason": str(record.get("reason") or "")}
@@ -161,7 +166,7 @@ def _outcome(record: Mapping[str, Any], reason: str) -> dict[str, str]:
     return {
         "claim": str(record.get("preserves", "")),
         "delta": f"{delta:.3g}" if isinstance(delta, (int, float)) else "",
-        "depth": "-".join(str(depth) for depth in record.get("depths", {}).values()),
+        "depth": depth_text(record.get("depths", {})),
         "params": quantity(record["cost"]["params"]) if record.get("cost") else "",
         "seconds": f"{record['seconds']:.3g} s" if "seconds" in record else "",
     }

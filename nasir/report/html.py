@@ -10,6 +10,7 @@ from typing import Any
 
 from nasir.errors import NasirError
 from nasir.ir import Graph
+from nasir.ir.regions import depth_text
 from nasir.journal import write_atomically
 from nasir.report.graph_svg import draw
 from nasir.report.history import charts, decision_rows, of_kind, summary_rows
@@ -64,7 +65,7 @@ def write_drawing(graph: Graph, path: Path, title: str) -> Path:
     cost = graph.cost()
     rows = [("parameters", quantity(cost.params)), ("MACs", quantity(cost.macs)), ("nodes", str(len(graph.nodes)))]
     if graph.depths():
-        rows.insert(0, ("depth", "-".join(str(depth) for depth in graph.depths().values())))
+        rows.insert(0, ("depth", depth_text(graph.depths())))
     body = f"<header><h1>{escape(title)}</h1>{_facts(rows)}</header>{_panel(draw(graph))}"
     write_atomically(path, page(title, body, {}).encode("utf-8"))
     return path

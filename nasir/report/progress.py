@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
+from nasir.ir.regions import depth_text
+
 
 def line(record: Mapping[str, Any]) -> str:
     """A journal record in one line; "" for records that users need not see."""
     kind = record["kind"]
     if kind == "epoch":
         metrics = record["metrics"]
-        depth = "-".join(str(depth) for depth in record["depths"].values())
+        depth = depth_text(record["depths"])
         parts = [f"epoch {record['epoch']:>4}  {record['phase']}"]
         for name, label in (("train.accuracy", "train"), ("val.accuracy", "val")):
             if name in metrics:
@@ -33,6 +35,9 @@ def line(record: Mapping[str, Any]) -> str:
     if kind == "rewrite" and "delta_logits" in record:
         claim = "" if record["preserves"] == "no" else f" (claimed {record['preserves']})"
         return f"            done{claim}: the largest change of a logit is {record['delta_logits']:.3g}"
+    if kind == "trial":
+        found = "  ".join(f"{name} {value:.4g}" for name, value in record["metrics"].items() if name.startswith("val."))
+        return f"            tried {record['site'] or 'the network as it is'}: {found or record['metrics']}"
     if kind == "declined":
         return f"epoch {record['epoch']:>4}  declined at {record['site']}: {record['reason']}"
     if kind == "phase":
@@ -97,6 +102,6 @@ class Progress:
 
 
 def _note(record: Mapping[str, Any]) -> str:
-    depth = "-".join(str(depth) for depth in record["depths"].values())
+    depth = depth_text(record["depths"])
     accuracy = record["metrics"].get("val.accuracy", record["metrics"].get("train.accuracy", 0.0))
     return f"accuracy {100 * accuracy:.2f} %" + (f", depth {depth}" if depth else "")

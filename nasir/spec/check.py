@@ -209,6 +209,8 @@ def _check_rule(spec: Spec, phase: Phase, rule: Rule, path: Path, findings: Find
     for key, condition in (("when", rule.when), ("freeze", rule.freeze)):
         if condition is not None:
             _check_condition(spec, phase, condition, (*path, key), findings)
+    if rule.trial is not None:
+        _check_metric(spec, rule.trial.metric, (*path, "trial", "metric"), findings)
     if phase.epochs is not None and rule.every is not None and rule.every > phase.epochs:
         place = locate(findings.tree, (*path, "every"))
         findings.notes.append(f"{place}: the rule acts every {rule.every} epochs, the phase has only {phase.epochs}")
@@ -216,13 +218,21 @@ def _check_rule(spec: Spec, phase: Phase, rule: Rule, path: Path, findings: Find
 
 def _check_condition(spec: Spec, phase: Phase, condition: Condition, path: Path, findings: Findings) -> None:
     metric = condition.metric
+    if condition.is_moment:
+        if path[-1] != "when":
+            remedy = "only `when` can name it; give a plateau, a bound or epochs"
+            findings.add(path, f"{condition.kind} is a moment, not a condition", remedy)
+        return
     if metric is None:
         late = [epoch for epoch in condition.at or () if phase.epochs is not None and epoch > phase.epochs]
         if late:
             place = locate(findings.tree, (*path, "at"))
             findings.notes.append(f"{place}: epoch {late[0]} is after the end of the phase ({phase.epochs} epochs)")
         return
-    at = (*path, condition.kind, "metric")
+    _check_metric(spec, metric, (*path, condition.kind, "metric"), findings)
+
+
+def _check_metric(spec: Spec, metric: str, at: Path, findings: Findings) -> None:
     if metric not in METRICS:
         findings.add(at, f"unknown metric {metric!r}", suggestion(metric, METRICS))
     elif metric.startswith("val.") and spec.data.validation == 0:

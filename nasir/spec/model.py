@@ -14,8 +14,9 @@ from nasir.policy.base import PhasePlan
 from nasir.spec.dump import dump
 from nasir.spec.fields import DEVICE, INITIALIZER, NAME, Count, Epochs, Options, Positive, Strict, empty_if_none, fault
 from nasir.spec.model_data import Data
-from nasir.spec.model_network import Input, Network, Step
-from nasir.spec.model_phase import Budget, Condition, Ema, Optimizer, Rule, Schedule, Until, Warmup, as_warmup
+from nasir.spec.model_network import Input, Network, RunNetwork, Step
+from nasir.spec.model_phase import Budget, Condition, Ema, Names, Optimizer, Rule, Schedule, Until, Warmup, as_warmup
+from nasir.spec.model_regularize import Penalty
 from nasir.spec.problems import Path, Place, Problem
 from nasir.spec.tree import Tree, locate
 from nasir.training import OptimizerKind, OptimizerPlan, ScheduleKind, SchedulePlan, TrainPlan
@@ -32,7 +33,13 @@ class Phase(Strict):
     gradient_clip: Positive | None = Field(default=None, description="largest norm of the gradient")
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     ema: Annotated[Ema, BeforeValidator(empty_if_none)] | None = None
+    regularize: Annotated[tuple[Penalty, ...], Field(strict=False)] = Field(
+        default=(), description="terms of the loss that act on weights"
+    )
     reset_optimizer: bool = Field(default=False, description="start the phase with an empty optimizer state")
+    freeze: Names | None = Field(
+        default=None, description="labels, or prefixes of them, that do not learn in the phase"
+    )
     rules: Annotated[tuple[Rule, ...], Field(strict=False)] = ()
     until: Until | None = None
     budget: Budget | None = None
@@ -60,6 +67,8 @@ class Phase(Strict):
             precision=spec.precision,
             channels_last=spec.channels_last,
             reset_optimizer=self.reset_optimizer,
+            penalties=tuple(penalty.plan() for penalty in self.regularize),
+            freeze=self.freeze or (),
         )
 
     def optimizer_plan(self) -> OptimizerPlan:
@@ -153,9 +162,11 @@ class Spec(Strict):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the resolved spec; of plugins only the file names count, not the folder they lie in."""
+        """SHA-256 of the resolved spec; of plugins and runs only the names count, not the folder they lie in."""
         data = self.resolved()
         data["plugins"] = [File(plugin).name for plugin in self.plugins]
+        if isinstance(self.network, RunNetwork):
+            data["network"]["run"] = File(self.network.run).name
         text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -65,6 +65,9 @@ class Data(Strict):
     options: Annotated[Options, BeforeValidator(empty_if_none)] = Field(
         default={}, description="of the data set, such as where its files lie"
     )
+    classes: Annotated[tuple[str, ...], Field(min_length=2, strict=False)] | None = Field(
+        default=None, description="names of the classes to use, in the order of their labels; default: all"
+    )
     batch_size: Count = 128
     eval_batch_size: Count = 512
     augment: Annotated[tuple[Augmentation, ...], Field(strict=False)] = ()
@@ -90,4 +93,5 @@ class Data(Strict):
             normalize="auto" if self.normalize == "auto" else None,
             seed=self.seed or 0,
             drop_last=self.drop_last,
+            classes=self.classes,
         )

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from nasir.spec.fields import LABEL, Count, OneOf, Options, Strict, empty_if_none, fault
+from nasir.spec.fields import LABEL, Count, OneOf, Options, Positive, Strict, empty_if_none, fault
 from nasir.spec.problems import close_match
 
 
@@ -60,6 +60,13 @@ class Conv(Kernel):
     bias: bool = True
 
 
+class BatchNorm(StepOptions):
+    eps: Positive | None = Field(default=None, description="added to the variance; default: 1e-5")
+    momentum: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None, description="weight of a new batch in the running statistics; default: 0.1"
+    )
+
+
 class Pool(StepOptions):
     kernel: Count = 2
     stride: Count | None = Field(default=None, description="default: the kernel")
@@ -82,7 +89,7 @@ class StageStep(StepOptions):
 
     name: str = Field(pattern=LABEL)
     block: str
-    out: Count = Field(description="output channels of the stage")
+    out: Count | None = Field(default=None, description="output channels of the stage; default: those of its input")
     depth: Count = Field(default=1, description="number of blocks")
     stride: Count = Field(default=1, description="of the first block")
 
@@ -117,7 +124,7 @@ class Step(OneOf):
 
     conv_bn_relu: ConvBnRelu | None = None
     conv: Conv | None = None
-    batch_norm: _Plain = None
+    batch_norm: Annotated[BatchNorm, BeforeValidator(empty_if_none)] | None = None
     relu: _Plain = None
     max_pool: Pool | None = None
     avg_pool: Pool | None = None
@@ -162,13 +169,29 @@ class ImportedNetwork(Strict):
     )
 
 
+class RunNetwork(Strict):
+    """The network of another run, as its last checkpoint has it."""
+
+    source: Literal["run"] = Field(alias="from")
+    run: str = Field(min_length=1, description="directory of the run, relative to the spec")
+    weights: Literal["last", "average", "none"] = Field(
+        default="last", description="those of the checkpoint, their moving average, or fresh ones"
+    )
+    classes: Annotated[int, Field(ge=2)] | None = Field(
+        default=None, description="size of a new classifier; default: that of the run"
+    )
+
+
 def _network_tag(value: Any) -> str:
+    if isinstance(value, RunNetwork) or (isinstance(value, dict) and value.get("from") == "run"):
+        return "<run>"
     return "<map>" if isinstance(value, dict | ImportedNetwork) else "<list>"
 
 
 Network = Annotated[
     Annotated[Annotated[tuple[Step, ...], Field(min_length=1, strict=False)], Tag("<list>")]
-    | Annotated[ImportedNetwork, Tag("<map>")],
+    | Annotated[ImportedNetwork, Tag("<map>")]
+    | Annotated[RunNetwork, Tag("<run>")],
     Discriminator(_network_tag),
 ]
 """Steps from input to output, or a network to import."""

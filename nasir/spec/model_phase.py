@@ -127,6 +127,10 @@ class Bound(Strict):
     value: float
 
 
+class Instant(Strict):
+    """A moment that needs no options."""
+
+
 def _epoch_list(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
 
@@ -138,7 +142,9 @@ class Condition(OneOf):
     at: Annotated[tuple[Epochs, ...], Field(min_length=1, strict=False), BeforeValidator(_epoch_list)] | None = Field(
         default=None, description="after these epochs of the phase, counted from 1"
     )
-    bare = frozenset({"plateau"})
+    start: Instant | None = Field(default=None, description="before the first epoch of the phase (for `when` only)")
+    end: Instant | None = Field(default=None, description="after the last epoch of the phase (for `when` only)")
+    bare = frozenset({"plateau", "start", "end"})
 
     def plan(self) -> base.Condition:
         """The policy's form of it."""
@@ -146,14 +152,21 @@ class Condition(OneOf):
             return self.plateau.plan()
         if self.at is not None:
             return base.At(self.at)
+        if self.is_moment:
+            return base.Moment("start" if self.start is not None else "end")
         bound: Bound = self.chosen
         above, below = (bound.value, None) if self.above is not None else (None, bound.value)
         return base.Threshold(bound.metric, above, below)
 
     @property
     def metric(self) -> str | None:
-        """The metric it reads, None for a list of epochs."""
-        return None if self.at is not None else str(self.chosen.metric)
+        """The metric it reads, None for a list of epochs and for a moment."""
+        return None if self.at is not None or self.is_moment else str(self.chosen.metric)
+
+    @property
+    def is_moment(self) -> bool:
+        """Whether it is the start or the end of the phase."""
+        return self.start is not None or self.end is not None
 
 
 class Budget(Strict):
@@ -186,15 +199,45 @@ def _stage_list(value: Any) -> Any:
     return [value] if isinstance(value, str) and value != "all" else value
 
 
+def _name_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], Field(min_length=1, strict=False), BeforeValidator(_name_list)]
+"""One name or several."""
+
+
 class Where(Strict):
     stages: Annotated[Stages, BeforeValidator(_stage_list)] = "all"
+    sites: Names | None = Field(default=None, description="exact names of sites of the pass, in place of stages")
     order: Literal["round_robin", "random", "all"] = "round_robin"
     count: Count = Field(default=1, description="blocks per action and stage")
 
     def plan(self) -> base.Where:
         """The policy's form of it."""
         stages = () if self.stages == "all" else tuple(self.stages)
-        return base.Where(stages, self.order, self.count)
+        return base.Where(stages, self.order, self.count, self.sites or ())
+
+    @model_validator(mode="after")
+    def _one_list(self) -> Where:
+        if self.sites is not None and self.stages != "all":
+            raise fault("stages and sites are both given", "keep one of the two", "stages", "sites")
+        return self
+
+
+class Trial(Strict):
+    """Each open site is tried, trained from the same state, and the best one is adopted if it is good enough."""
+
+    epochs: Epochs = 1
+    metric: Metric = "val.accuracy"
+    min_gain: float = Field(default=0.0, description="by more than this the best one must exceed the baseline")
+    baseline: Literal["trained", "now"] = Field(
+        default="trained", description="the network as it is, trained for as many epochs; or its latest value"
+    )
+
+    def plan(self) -> base.Trial:
+        """The policy's form of it."""
+        return base.Trial(self.epochs, self.metric, self.min_gain, self.baseline)
 
 
 def _action(value: Any) -> Any:
@@ -221,11 +264,18 @@ class Rule(Strict):
     freeze: Condition | None = Field(default=None, description="no more growth for the stage that grew last")
     at_most: Count | None = Field(default=None, description="largest number of blocks of a stage")
     budget: Budget | None = None
+    trial: Annotated[Trial, BeforeValidator(empty_if_none)] | None = Field(
+        default=None, description="try all open sites and adopt the best"
+    )
 
     @model_validator(mode="after")
     def _acts(self) -> Rule:
         if self.every is None and self.when is None:
             raise fault("the rule never acts", "add `every: 3 epochs` or `when: {at: [10]}`")
+        if self.every is not None and self.when is not None and self.when.is_moment:
+            raise fault(f"{self.when.kind} comes once in a phase", "remove `every`", "every")
+        if self.trial is not None and self.where.order != "round_robin":
+            raise fault("a trial tries every site, in no order", "remove `order`", "where")
         return self
 
     @property
@@ -241,7 +291,8 @@ class Rule(Strict):
     @property
     def can_freeze(self) -> bool:
         """Whether the rule can ever stop acting on a stage."""
-        return self.freeze is not None or self.at_most is not None or self.budget is not None
+        bounds = (self.freeze, self.at_most, self.budget, self.trial)
+        return any(bound is not None for bound in bounds)
 
     def plan(self, name: str) -> base.RulePlan:
         """The policy's form of it; `name` is that of the phase and the rule's index, such as "grow.rules.0"."""
@@ -255,6 +306,7 @@ class Rule(Strict):
             freeze=self.freeze.plan() if self.freeze else None,
             at_most=self.at_most,
             budget=self.budget.plan() if self.budget else None,
+            trial=self.trial.plan() if self.trial else None,
         )
 
 

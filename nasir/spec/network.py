@@ -6,14 +6,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nasir.blocks import INITS, Maker, add_step, build_block, check_definition, init_rules
+from nasir.blocks import INITS, Maker, add_step, build_block, check_definition, init_rules, made_with
 from nasir.blocks.steps import STEPS
 from nasir.errors import GraphError, UnknownName
 from nasir.ir import Draft, Graph, Port
 from nasir.registry import blocks, ops
 from nasir.spec import presets
+from nasir.spec.inherit import inherited
+from nasir.spec.labels import check_labels
 from nasir.spec.model import Spec
-from nasir.spec.model_network import ImportedNetwork
+from nasir.spec.model_network import ImportedNetwork, RunNetwork
 from nasir.spec.problems import Path, suggestion
 from nasir.transfer import TransferPlan
 from nasir.transfer.source import Key
@@ -32,7 +34,11 @@ class _Step:
 
 
 def build(spec: Spec) -> Graph:
-    """The untrained network of a spec; raises SpecError that names the line of a step that does not fit."""
+    """The first network of a spec; raises SpecError that names the line of a step that does not fit."""
+    if isinstance(spec.network, RunNetwork):
+        graph = inherited(spec).graph
+        check_labels(spec, graph)
+        return graph
     init = init_of(spec)
     for name, definition in spec.blocks.items():
         if name in STEPS or name in ops.names():
@@ -54,17 +60,22 @@ def build(spec: Spec) -> Graph:
         raise spec.problem(step.path, found, "end it with `- classifier: {classes: 10}`")
     draft.output(x)
     try:
-        return draft.commit()
+        graph = draft.commit()
     except GraphError as error:
         raise spec.problem(("network",), str(error)) from error
+    check_labels(spec, graph)
+    return graph
 
 
 def initial_plan(graph: Graph, spec: Spec) -> TransferPlan:
     """A source for every weight of the untrained network: the op's default, or what `init` says instead."""
-    rules = init_rules(init_of(spec))
+    init = init_of(spec)
+    taken = init == "default" and isinstance(spec.network, RunNetwork)  # then blocks say how they were made
     return TransferPlan(
         {
-            Key(node_id, name): rules.get((graph.nodes[node_id].op, name), slot.init)
+            Key(node_id, name): init_rules(made_with(graph, node_id) if taken else init).get(
+                (graph.nodes[node_id].op, name), slot.init
+            )
             for node_id, slots in graph.infer.slots.items()
             for name, slot in slots.items()
         }
@@ -76,7 +87,7 @@ def init_of(spec: Spec) -> str:
     if spec.init not in INITS:
         raise spec.problem(("init",), f"unknown initializer {spec.init!r}", suggestion(spec.init, INITS))
     if spec.init == "default" and isinstance(spec.network, ImportedNetwork):
-        return presets.INIT
+        return presets.init_of(spec.network.model)
     return spec.init
 
 
@@ -108,7 +119,9 @@ def _stage(spec: Spec, make: Maker, x: Port, step: _Step) -> Port:
     given = step.options
     if step.label is not None:
         raise spec.problem((*step.path, "label"), "a stage has no label", f"its name is {given['name']!r}")
-    options = {"out": given["out"], **{key: value for key, value in given.items() if key not in STAGE_KEYS}}
+    options = {key: value for key, value in given.items() if key not in STAGE_KEYS}
+    if "out" in given:
+        options = {"out": given["out"], **options}
     template = _template(spec, make, given["block"], options)
     path = given["name"]
     make.draft.region(path, "stage", template)

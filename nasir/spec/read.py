@@ -14,6 +14,7 @@ from nasir.spec.check import Findings, check_spec, check_tree
 from nasir.spec.load import load_raw, override_tree, parse_mapping
 from nasir.spec.model import Spec
 from nasir.spec.problems import Path, Problem, raise_problems
+from nasir.spec.repeat import expand_phases
 from nasir.spec.translate import translate
 from nasir.spec.tree import Entry, Tree
 
@@ -36,7 +37,7 @@ def loads_spec(text: str, source: str = "<spec>", overrides: Sequence[str] = ())
 
 
 def _checked(tree: Tree, source: str) -> Spec:
-    tree = _absolute_plugins(tree)
+    tree = _absolute_run(_absolute_plugins(expand_phases(tree)))
     findings = Findings(tree, lenient=bool(tree.child("plugins") and tree.plain()["plugins"]))
     check_tree(tree, findings)
     spec: Spec | None = None
@@ -46,7 +47,7 @@ def _checked(tree: Tree, source: str) -> Spec:
         findings.problems += _new(translate(error, tree, Spec), findings.problems)
     if spec is not None and not findings.problems:
         check_spec(spec, findings)
-    raise_problems(findings.problems)
+    raise_problems(_once(findings.problems))
     assert spec is not None
     return _filled(spec, findings, source)
 
@@ -55,6 +56,11 @@ def _new(problems: list[Problem], known: list[Problem]) -> list[Problem]:
     """Problems that do not lie inside a value which is a problem as a whole already."""
     whole = {problem.path for problem in known}
     return [problem for problem in problems if not any(_inside(problem.path, path) for path in whole)]
+
+
+def _once(problems: list[Problem]) -> list[Problem]:
+    """Without what is said already of the same place: the phases of a repeated group share theirs."""
+    return list({(one.place, one.text, one.remedy): one for one in reversed(problems)}.values())[::-1]
 
 
 def _inside(path: Path, outer: Path) -> bool:
@@ -89,6 +95,19 @@ def _absolute_plugins(tree: Tree) -> Tree:
     items = tuple(_absolute(item) for item in plugins.value)
     entry = Entry(tree.value["plugins"].key, Tree(items, plugins.place))
     return Tree({**tree.value, "plugins": entry}, tree.place)
+
+
+def _absolute_run(tree: Tree) -> Tree:
+    """So is the path of the run that a network is taken from, or, if nothing is there, to the current folder."""
+    network = tree.child("network")
+    run = network.child("run") if network is not None else None
+    if network is None or run is None or not isinstance(network.value, Mapping) or not isinstance(tree.value, Mapping):
+        return tree
+    near = _absolute(run)
+    if isinstance(run.value, str) and not File(str(near.value)).exists() and File(run.value).exists():
+        near = Tree(str(File(run.value).resolve()), run.place)
+    moved = Tree({**network.value, "run": Entry(network.value["run"].key, near)}, network.place)
+    return Tree({**tree.value, "network": Entry(tree.value["network"].key, moved)}, tree.place)
 
 
 def _absolute(item: Tree) -> Tree:

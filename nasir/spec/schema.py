@@ -25,6 +25,19 @@ def json_schema() -> Schema:
     schema["properties"] = {**properties, **schema["properties"]}
     schema["$defs"]["Data"]["properties"]["dataset"]["examples"] = list(datasets.names())
     schema["$defs"]["Rule"]["properties"]["do"] = _action()
+    phases: Schema = schema["properties"]["phases"]
+    group = {"$ref": "#/$defs/PhaseGroup"}
+    phases["items"] = {"anyOf": [phases["items"], group]}
+    schema["$defs"]["PhaseGroup"] = {
+        "type": "object",
+        "description": "phases that are repeated; their names get the suffix .1, .2, ...",
+        "properties": {
+            "repeat": {"type": "integer", "minimum": 1},
+            "phases": {"type": "array", "minItems": 1, "items": phases["items"]},
+        },
+        "required": ["repeat", "phases"],
+        "additionalProperties": False,
+    }
     # a spec that extends another may leave out what the other says
     needed = schema.pop("required")
     rule = {"if": {"not": {"required": ["extends"]}}, "then": {"required": needed}}

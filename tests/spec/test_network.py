@@ -13,6 +13,7 @@ from nasir.errors import SpecError
 from nasir.ir import Graph
 from nasir.simulate import simulate_spec
 from nasir.spec import Spec, load_spec, loads_spec
+from nasir.spec.model_network import RunNetwork
 from nasir.spec.network import build, initial_plan
 from nasir.transfer import Key
 
@@ -269,12 +270,13 @@ def test_shipped_specs_load_and_build(name: str) -> None:
     with as_file(files("nasir.specs")) as root:
         path = Path(root) / name
         spec = load_spec(path)
-        graph = build(spec)
+        # one that goes on from another run needs that run
+        graph = None if isinstance(spec.network, RunNetwork) else build(spec)
     assert all(len(line) <= 120 for line in path.read_text().splitlines())
-    assert graph.cost().params > 0
     assert not spec.notes
     again = loads_spec(spec.to_yaml())
-    assert again.digest == spec.digest and build(again) == graph
+    assert again.digest == spec.digest
+    assert graph is None or (graph.cost().params > 0 and build(again) == graph)
 
 
 AUTOGROW = {"basic3": 3, "basic4": 4, "plain3": 3, "plain4": 4, "bottleneck4": 4}

@@ -173,6 +173,15 @@ def test_probe_is_neither_shuffled_nor_augmented() -> None:
     assert _numbers(source.probe(5)) == [1, 2, 3, 4, 5]
 
 
+def test_labelled_examples_are_spread_over_the_training_part_and_not_augmented() -> None:
+    source = _positions(augment=("pad_crop", "hflip"))
+    images, labels = source.labelled(4)
+    assert _numbers(images) == [1 + n * source.train_size // 4 for n in range(4)]
+    whole = torch.cat([y for _, y in source.train_plain()])
+    assert torch.equal(labels, whole[[n * source.train_size // 4 for n in range(4)]])
+    assert len(source.labelled(10**6)[0]) == source.train_size
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_batches_on_cuda_equal_those_on_the_cpu() -> None:

@@ -168,6 +168,20 @@ def test_apply_with_a_plain_function_visits_submodules() -> None:
     assert "Conv2d" in seen and seen[-1] == "Model"
 
 
+def test_a_word_of_python_may_be_a_label_except_inside_a_block() -> None:
+    draft = Draft()
+    x = draft.add("input", (), "x", shape=[4])
+    y = draft.add("linear", draft.add("linear", x, "class", out=4), "s1.0.fc", out=4)
+    draft.region("s1", "stage")
+    draft.region("s1.0", "block")
+    draft.output(y)
+    model = Model.from_graph(draft.commit())
+    assert model(torch.zeros(2, 4)).shape == (2, 4) and "class.weight" in model.state_dict()
+    draft.outputs = [draft.add("linear", y, "s1.0.lambda", out=3)]
+    with pytest.raises(UsageError, match=r"s1\.0\.lambda"):
+        Model.from_graph(draft.commit())
+
+
 @pytest.mark.parametrize("labels", [["half"], ["graph"], ["code.conv"], ["a.b", "a"], ["a", "a.weight"]])
 def test_a_label_that_torch_or_another_label_takes_is_refused(labels: list[str]) -> None:
     draft = Draft()

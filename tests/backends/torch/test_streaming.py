@@ -79,6 +79,7 @@ def test_streamed_batches_are_those_of_the_same_images_in_memory(tree: Path) -> 
         assert _equal(kept.validation(), streamed.validation()) and _equal(kept.test(), streamed.test())
         assert _equal(kept.train_plain(), streamed.train_plain())
         assert torch.equal(kept.probe(7), streamed.probe(7)) and torch.equal(kept.probe(3), streamed.probe(3))
+        assert _equal([kept.labelled(5)], [streamed.labelled(5)])
 
 
 def test_a_test_fraction_is_the_same_streamed(tree: Path) -> None:

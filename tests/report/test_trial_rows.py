@@ -1,0 +1,24 @@
+"""Trials in progress lines and in the report's table of decisions."""
+
+from __future__ import annotations
+
+from nasir.report.history import decision_rows
+from nasir.report.progress import line
+
+PLACE = {"epoch": 3, "phase": "p", "pass": "select-blocks"}
+DECISION = {**PLACE, "kind": "decision", "action": "trial", "rule": "r", "site": None, "reason": "every 3 epochs"}
+TRIED = {**PLACE, "kind": "trial", "site": "s1", "metrics": {"train.loss": 1.0, "val.accuracy": 0.5}}
+DECLINED = {**PLACE, "kind": "declined", "site": "s1", "reason": "diverged"}
+ADOPTED = {**PLACE, "kind": "rewrite", "site": "s2", "preserves": "no", "delta_logits": 0.5, "depths": {"s1": 1}}
+
+
+def test_progress_says_what_was_tried() -> None:
+    assert line(DECISION) == "epoch    3  trial: every 3 epochs"
+    assert line(TRIED) == "            tried s1: val.accuracy 0.5"
+    assert "tried the network as it is" in line({**TRIED, "site": None})
+
+
+def test_the_table_has_a_row_for_the_trial_and_one_for_each_candidate_that_was_declined() -> None:
+    first, second = decision_rows([DECISION, TRIED, DECLINED, ADOPTED])
+    assert (first["kind"], first["site"], first["action"], first["delta"]) == ("rewrite", "s2", "select-blocks", "0.5")
+    assert (second["kind"], second["site"], second["reason"]) == ("declined", "s1", "declined: diverged")
