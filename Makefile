@@ -28,7 +28,9 @@ format: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks.ir
 	$(BIN)/python -m benchmarks.rewrite
+	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.lowering
+	$(BIN)/python -m benchmarks.cost
 
 $(READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "nasir needs Python 3.11 or later; none was found (set PYTHON=...)"; exit 1; }
