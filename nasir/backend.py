@@ -102,7 +102,8 @@ class Session(Protocol):
     def refresh(self, refresh: Refresh, stop: Callable[[], bool]) -> dict[str, Any] | None:
         """Move the running statistics of norms by forward passes, as `refresh` says; None if `stop` ended it.
 
-        Data order and augmentation are functions of seed and number of rewrites. Facts for the journal otherwise.
+        Data order and augmentation are functions of seed and number of rewrites. Otherwise facts for the journal,
+        such as "delta_logits", the largest change of a logit of the probe batch.
         """
 
     def snapshot(self) -> object:

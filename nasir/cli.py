@@ -152,6 +152,10 @@ def _graph(what: str, overrides: Sequence[str] = ()) -> Graph:
     from nasir.spec.network import build
 
     path = Path(what)
+    if overrides and (path.is_dir() or path.suffix in (".json", ".txt")):
+        raise UsageError(
+            f"{path}: --set changes a spec, and this is a {'run' if path.is_dir() else 'graph'}; leave it out"
+        )
     if path.is_dir():
         directory = RunDirectory.open(path)
         digests = [record["graph"] for record in directory.effective() if record["kind"] in ("start", "rewrite", "end")]
@@ -230,8 +234,8 @@ def _simulate(spec: Spec, graph: Graph, options: argparse.Namespace) -> int:
     from nasir.report.progress import line
 
     for record in records:
-        if record["kind"] != "epoch":
-            print(line(record))
+        if record["kind"] != "epoch" and (text := line(record)):
+            print(text)
     epochs = [record for record in records if record["kind"] == "epoch"]
     depths = depth_text(epochs[-1]["depths"]) if epochs else "none"
     print(f"{len(epochs)} epochs simulated, depth {depths}")

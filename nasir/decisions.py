@@ -138,6 +138,14 @@ class Decisions:
             where = f"after epoch {place['epoch']} of phase '{place['phase']}'"
             error.add_note(f"in {decision.pass_name} at {decision.site}, {where}")
             raise
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "memory" not in str(error):  # how torch says that there is none
+                raise
+            raise RunError(
+                f"{decision.pass_name} at {decision.site}, after epoch {place['epoch']} of phase '{place['phase']}': "
+                "the new network does not fit into memory beside the old one; bound it by a `budget` of the rule, or "
+                "make the step smaller"
+            ) from error
         return rewrite, effect
 
     def _rewrite_of(self, decision: Decision) -> Rewrite:

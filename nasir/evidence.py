@@ -61,7 +61,9 @@ class Evidence:
 
     def rng(self, purpose: str) -> Stream:
         """The random stream of this rewrite for one `purpose`: the only randomness a pass may use."""
-        return stream(self.seed, self.ordinal, -1, "", purpose)
+        refused = sum(record["kind"] == "declined" for record in self.history)
+        # a refusal leaves the ordinal as it is: without its count a pass would draw the refused choice for ever
+        return stream(self.seed, self.ordinal, -1, "", f"{purpose} after {refused}" if refused else purpose)
 
     def per_index(self, kind: str, space: Atom) -> NDArray[np.float64]:
         """One number per unit of `space`, the mean where several arrays were measured; NasirError if none was."""
@@ -93,5 +95,5 @@ class Evidence:
             known = ", ".join(self.measured) or "nothing"
             raise NasirError(
                 f"{kind!r} was not measured for {what} '{name}' (measured: {known}); "
-                f"declare needs = (Need({kind!r}),) in the pass"
+                f"give the pass `model.observe(change.needs)`; a pass of your own declares needs = (Need({kind!r}),)"
             ) from None

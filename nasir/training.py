@@ -291,7 +291,7 @@ class DataPlan:
     def __post_init__(self) -> None:
         if self.classes is not None:
             ok = len(set(self.classes)) == len(self.classes) > 1
-            _require(ok, "data: classes", self.classes, "give two names or more, each once")
+            _require(ok, "classes", self.classes, "give two names or more, each once")
         _require(isinstance(self.dataset, str) and bool(self.dataset), "data: dataset", self.dataset, "give a name")
         for name in ("batch_size", "eval_batch_size"):
             value = getattr(self, name)

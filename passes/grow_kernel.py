@@ -40,12 +40,13 @@ class GrowKernel(Pass):
         """Every convolution with a smaller kernel, every region that holds one, and the network."""
         labels = [graph.nodes[n].label for n in graph.order if self._grows(graph.nodes[n], 1)]
         regions = [path for path in graph.regions if self._inside(graph, path)]
-        return [*labels, *regions, *([WHOLE] if self._inside(graph, WHOLE) else [])]
+        return [*labels, *regions, WHOLE]
 
     def rewrite(self, draft: Draft, site: str, seen: Evidence) -> None:
         """Set kernel and padding, and take each weight into the middle of a larger one."""
         graph = draft.base
         assert graph is not None
+        least = 1 if site in graph.labels else self.least
         if site == WHOLE or site in graph.regions:
             chosen = self._inside(graph, site)
         elif site in graph.labels:
@@ -53,7 +54,7 @@ class GrowKernel(Pass):
         else:
             raise GraphError(f"no node, region or 'network' is called {site!r}")
         if not chosen:
-            raise Decline(f"'{site}' has no convolution whose kernel is smaller than {self.to}")
+            raise Decline(f"'{site}' has no convolution with a kernel of at least {least} and below {self.to}")
         for node_id in chosen:
             self._grow(draft, node_id)
         draft.claim("exact")

@@ -35,8 +35,8 @@ class MergeBranches(Pass):
     needs = (Need("weights"),)
 
     def sites(self, graph: Graph) -> Iterable[str]:
-        """The network, where it puts out an ensemble of branches."""
-        return [WHOLE] if branch_paths(graph) else []
+        """The network; one without an ensemble of branches is declined."""
+        return [WHOLE]
 
     def rewrite(self, draft: Draft, site: str, seen: Evidence) -> None:
         """Build the joint nodes, split what they put out where branches go on alone, and delete the branches' nodes."""

@@ -62,6 +62,8 @@ class PruneChannels(Pass):
     def __post_init__(self) -> None:
         if sum(given is not None for given in (self.fraction, self.threshold, self.target)) != 1:
             raise ValueError("give exactly one of fraction, threshold and target")
+        if self.threshold is not None and self.threshold < 0:
+            raise ValueError(f"threshold must be at least 0, not {self.threshold}: no score is below 0")
         if self.fraction is not None and not 0.0 < self.fraction < 1.0:
             raise ValueError(f"fraction must lie between 0 and 1, not {self.fraction}; 0.5 removes half of the units")
         if min(self.floor, self.multiple_of) < 1 or self.recalibrate < 0:
@@ -104,7 +106,7 @@ class PruneChannels(Pass):
         exact, folds = fold.effects(graph, kept, seen, folding)
         for atom, index in kept.items():
             draft.select(atom, index)
-        fold.apply(draft, folds, kept, seen)
+        fold.apply(draft, folds, kept)
         draft.claim("exact" if exact else "no")
         return Refresh(batches=self.recalibrate) if self.recalibrate else None
 

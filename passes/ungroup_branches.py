@@ -35,8 +35,8 @@ class UngroupBranches(Pass):
             raise ValueError(f"branches must be 2 or more, or 0 to see it from the network, not {self.branches}")
 
     def sites(self, graph: Graph) -> Iterable[str]:
-        """The network, where it splits into branches, or where `branches` says that their classifiers were joined."""
-        return [WHOLE] if _splits(graph) or (self.branches and not branch_paths(graph)) else []
+        """The network; one that merge-branches did not make is declined."""
+        return [WHOLE]
 
     def rewrite(self, draft: Draft, site: str, seen: Evidence) -> None:
         """Copy each joint node for every branch with its share of the weights."""

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import floor
 
-import numpy as np
-
 from nasir.errors import Decline, GraphError
 from nasir.evidence import Evidence
 from nasir.ir import Atom, Draft, Graph
@@ -15,6 +13,8 @@ from nasir.ir.uniform import uniform_spaces
 from nasir.registry import register
 from nasir.rewrite import WHOLE, Pass, Site
 from nasir.widening import How, Order, Symmetry, check_symmetry, widen
+
+MOST = 1000.0  # times the width: beyond is a slip
 
 
 @register("widen")
@@ -44,8 +44,10 @@ class Widen(Pass):
     def __post_init__(self) -> None:
         if (self.factor is None) is (self.units is None):
             raise ValueError("give one of factor (such as 1.5) and units (such as 8)")
-        if self.factor is not None and not 1.0 < self.factor < np.inf:
-            raise ValueError(f"factor must be above 1, not {self.factor}; to remove units use prune-channels")
+        if self.factor is not None and not 1.0 < self.factor <= MOST:
+            raise ValueError(
+                f"factor must be above 1 and at most {MOST:,.0f}, not {self.factor}; to remove units use prune-channels"
+            )
         if self.units is not None and self.units < 1:
             raise ValueError(f"units must be at least 1, not {self.units}; to remove units use prune-channels")
         if self.multiple_of < 1:

@@ -147,3 +147,12 @@ def test_counting_never_imports_torch(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", ["cost", "show"])
+def test_overrides_of_what_is_no_spec_are_refused(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "net.json").write_text(json.dumps(small_resnet().to_json()))
+    code, _, error = run([command, str(tmp_path / "net.json"), "--set", "seed=1"], capsys)
+    assert code == 2 and "--set changes a spec, and this is a graph" in error

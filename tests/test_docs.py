@@ -214,7 +214,7 @@ def test_all_that_ships_is_named() -> None:
     for registry in (passes, ops, blocks, datasets):
         missing = sorted(shipped(registry) - table)
         assert not missing, f"README.md does not name the {registry.plural} {', '.join(missing)}"
-    for system in ("autogrow", "resbuilder", "morphnet"):
+    for system in ("autogrow", "resbuilder", "morphnet", "rrrnet"):
         specs = {path.stem for path in (ROOT / "specs" / system).glob("*.yaml")}
         missing = sorted(specs - mentioned(f"docs/{system}.md"))
         assert specs and not missing, f"docs/{system}.md does not name the specs {', '.join(missing)}"

@@ -14,7 +14,7 @@ from nasir.backends.torch.observe import observe
 from nasir.errors import NasirError
 from nasir.evidence import KINDS, OTHERS, PER_UNIT, Evidence, Need
 from nasir.ir import Atom, Draft, Graph
-from nasir.registry import passes
+from nasir.registry import get_pass, passes
 
 
 def space(graph: Graph, name: str) -> Atom:
@@ -37,16 +37,18 @@ def test_rows_and_their_mean() -> None:
     assert one.per_index("taylor", there).tolist() == [0, 1, 2, 3] and one.members("taylor", there).shape == (1, 4)
     with pytest.raises(NasirError, match="3 values for 4 units"):
         Evidence({"taylor": {there.name: np.arange(3.0)}}).per_index("taylor", there)
-    with pytest.raises(NasirError, match=r"not measured.*declare needs"):
+    with pytest.raises(NasirError, match=r"not measured.*declares needs"):
         Evidence().per_index("taylor", there)
 
 
-def test_its_randomness_depends_on_seed_rewrite_and_purpose_alone() -> None:
+def test_its_randomness_depends_on_seed_rewrite_purpose_and_refusals_alone() -> None:
     def draw(seed: int, ordinal: int, purpose: str) -> list[float]:
         return Evidence(seed=seed, ordinal=ordinal).rng(purpose).random(3).tolist()
 
     assert draw(1, 2, "a") == draw(1, 2, "a")
     assert len({tuple(draw(*key)) for key in [(1, 2, "a"), (1, 2, "b"), (1, 3, "a"), (2, 2, "a")]}) == 4
+    refused = Evidence(history=[{"kind": "declined"}, {"kind": "epoch"}], seed=1, ordinal=2)
+    assert refused.rng("a").random(3).tolist() not in (draw(1, 2, "a"), draw(1, 3, "a"))  # else it is refused for ever
 
 
 def test_weights_are_read_only_views() -> None:
@@ -118,3 +120,12 @@ def test_a_model_measures_what_a_pass_needs() -> None:
     rule: Any = passes.get("prune-channels")(score="taylor", fraction=0.5)
     assert model.apply(rule, "s1.0.conv1", images=images(6), labels=torch.arange(6)) is not None
     assert model.state_dict()["s1.0.conv1.weight"].shape[0] == 2
+
+
+def test_evidence_is_measured_for_a_pass_that_is_applied_by_hand() -> None:
+    model = lived(pyramid((1, 1), 8))
+    prune = get_pass("prune-channels")(fraction=0.5)
+    with pytest.raises(NasirError, match=r"not measured.*model\.observe"):
+        prune.apply(model.graph, "network")
+    rewrite = prune.apply(model.graph, "network", model.observe(prune.needs))
+    assert rewrite is not None and rewrite.graph.cost().params < model.graph.cost().params

@@ -13,6 +13,7 @@ from rrrnets import imagenet_bottlenecks
 
 from nasir.api import run
 from nasir.backends.torch import Model
+from nasir.branching import calibrated, downstream, groups_of, params_of
 from nasir.evidence import Evidence
 from nasir.ir import Graph
 from nasir.passes.remove_block import RemoveBlock
@@ -85,6 +86,14 @@ def test_at_eight_branches_the_ratio_holds_to_seven_digits_and_both_factors_are_
 @pytest.mark.parametrize(("branches", "classes", "site", "wanted"), OTHERS)
 def test_other_classes_and_places(branches: int, classes: int, site: str, wanted: tuple[int, ...]) -> None:
     assert planes(split(imagenet_bottlenecks(classes=classes), site, branches=branches)) == wanted
+
+
+def test_nineteen_classes_have_the_planes_of_twenty() -> None:
+    graph = imagenet_bottlenecks(classes=19)
+    nodes = downstream(graph, "layer3")
+    groups, budget = groups_of(graph, nodes), params_of(graph, nodes, {})
+    for branches in (2, 4, 8, 16, 32, 64, 128, 256):
+        assert calibrated(graph, nodes, groups, branches, budget) == TABLE[branches][0]
 
 
 def test_the_full_depth_is_calibrated_too() -> None:

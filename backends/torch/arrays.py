@@ -100,8 +100,9 @@ def _gather(array: Tensor, chosen: list[tuple[int, Tensor]], out: Tensor) -> Non
         rows = array.numel() // array.shape[axis] * array.element_size()  # bytes of one position, all else whole
         step = max(1, max(PIECE, out.numel() * out.element_size() // 32) // max(1, rows))
         for start in range(0, len(index), step):
-            part = array.index_select(axis, index[start : start + step])
-            _gather(part, chosen[1:], out.narrow(axis, start, part.shape[axis]))
+            picked = index[start : start + step]
+            # the piece has no name: it is gone before the next one is made
+            _gather(array.index_select(axis, picked), chosen[1:], out.narrow(axis, start, len(picked)))
 
 
 def _gather_at_once(array: Tensor, chosen: list[tuple[int, Tensor]], out: Tensor) -> None:

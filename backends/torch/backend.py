@@ -362,13 +362,17 @@ class TorchSession:
         assert self.plan is not None
         norms = moving_norms(self.model, refresh)
         first = REFRESH_EPOCHS + SETTLE_EPOCHS * self.model.ordinal
+        images = self.source.probe(self.setup.probe)
+        before = self._logits(self.model, images)
         with self._eagerly():
             found = refresh_norms(
                 self.model, self.source, self.plan, refresh, seed=self.setup.seed, epoch=first, stop=stop
             )
-        if self.ema is not None and found is not None:
+        if found is None:
+            return None
+        if self.ema is not None:
             self.ema.replace({**self.ema.tensors, **statistics(norms)})
-        return found
+        return {**found, "delta_logits": float((self._logits(self.model, images) - before).abs().max())}
 
     def _compile(self) -> None:
         if self.compiler is not None:

@@ -26,6 +26,7 @@ from nasir.backends.torch.lower import (
 )
 from nasir.backends.torch.oplowering import Lowered, lower_op
 from nasir.errors import GraphError, RunError
+from nasir.evidence import Evidence, Need
 from nasir.ir import Graph, Port
 from nasir.ir.infer import collector_paused
 from nasir.ir.regions import covers
@@ -231,6 +232,16 @@ class Model(nn.Module):
             for name in slots
         }
 
+    def observe(self, needs: Iterable[Need], images: Tensor | None = None, labels: Tensor | None = None) -> Evidence:
+        """What a pass needs to see before its next rewrite of this model: `change.attempt(graph, site, seen)`.
+
+        Activations are measured on `images` [N, ...], gradients on them and `labels` [N]; raises NasirError where
+        they are missing.
+        """
+        from nasir.backends.torch.observe import observe
+
+        return observe(self, needs, images, labels, seed=self.seed, ordinal=self.ordinal + 1)
+
     # -- rewriting
 
     def rewritten(self, rewrite: Rewrite) -> Model:
@@ -318,10 +329,7 @@ class Model(nn.Module):
         optimizers stay the same objects. A plain function is applied to every submodule, as in nn.Module.
         """
         if isinstance(change, Pass):
-            from nasir.backends.torch.observe import observe
-
-            seen = observe(self, change.needs, images, labels, seed=self.seed, ordinal=self.ordinal + 1)
-            change = change.apply(self.graph, site, seen)
+            change = change.apply(self.graph, site, self.observe(change.needs, images, labels))
             if change is None:
                 return None
         if not isinstance(change, Rewrite):

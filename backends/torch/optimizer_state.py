@@ -47,13 +47,13 @@ def _followed(source: Source, key: Key, fresh: Mapping[Key, nn.Parameter]) -> tu
 
 def moved_states(
     optimizer: torch.optim.Optimizer, home: Mapping[int, Key], fresh: Mapping[Key, nn.Parameter], plan: TransferPlan
-) -> dict[nn.Parameter, dict[str, Any]]:
+) -> dict[Tensor, dict[str, Any]]:
     """The state of every new parameter that takes over state; `home` and `fresh` as in `origins_of`.
 
     The optimizer stays as it is: where this fails (memory, say), the old network trains on.
     """
     old = {home[id(p)]: p for group in optimizer.param_groups for p in group["params"] if id(p) in home}
-    moved: dict[nn.Parameter, dict[str, Any]] = {}
+    moved: dict[Tensor, dict[str, Any]] = {}
     for key, parameter in fresh.items():
         source = plan.sources.get(key)
         if source is None or old.get(key) is parameter:
@@ -69,7 +69,7 @@ def replace_states(
     optimizer: torch.optim.Optimizer,
     home: Mapping[int, Key],
     fresh: Mapping[Key, nn.Parameter],
-    moved: Mapping[nn.Parameter, dict[str, Any]],
+    moved: Mapping[Tensor, dict[str, Any]],
 ) -> None:
     """Drop the state of parameters that are no more and take over that of `moved_states`."""
     for group in optimizer.param_groups:

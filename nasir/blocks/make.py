@@ -42,8 +42,9 @@ class Maker:
             raise TypeRuleError(f"two nodes would be labelled '{self.label(name)}': give one of them another label")
         self.used.add(name)
         port = self.draft.add(op, inputs, self.label(name), **attrs)
+        without_bias = self.draft.nodes[port.node].attrs.get("bias") is False
         for (filled, slot), rule in self.rules.items():
-            if filled == op:
+            if filled == op and not (slot == "bias" and without_bias):
                 self.draft.fill(port.node, slot, rule.rule, **rule.args)
         return port
 

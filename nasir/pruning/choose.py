@@ -138,7 +138,7 @@ def by_cost(queue: Queue, sizing: Sizing, resource: Literal["params", "macs"], v
 def by_latency(graph: Graph, queue: Queue, value: float | str, seen: Evidence) -> Counts:
     """The sizes of the first candidate, by bisection, that takes at most the target; each one is built and timed."""
     if seen.latency is None:
-        raise NasirError("a latency target needs a clock; declare needs = (Need('latency'),) in the pass")
+        raise NasirError("a latency target needs a clock: give the pass `model.observe(change.needs, images)`")
     clock = seen.latency
     now = clock(graph)
     target = amount(value, now)

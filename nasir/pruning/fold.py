@@ -16,7 +16,7 @@ from nasir.ir.op import pair
 from nasir.ir.space import Atom, Index, atoms_of, positions
 from nasir.ir.types import Port, ValueType
 from nasir.pruning.constants import CHANNELWISE, Known, Values, constants
-from nasir.transfer.source import Blob
+from nasir.transfer.source import AxisTake, Blob, Key, Take
 
 Removed = Mapping[Atom, Index]  # every unit of a space, -1 for those that go
 
@@ -109,30 +109,27 @@ def _shift(node: Node, constant: Values, where: NDArray[np.bool_], seen: Evidenc
     return folded
 
 
-def apply(draft: Draft, folds: list[Fold], kept: Mapping[Atom, Index], seen: Evidence) -> None:
+def apply(draft: Draft, folds: list[Fold], kept: Mapping[Atom, Index]) -> None:
     """Add each shift to the bias of its node, else to the statistics of the norm behind it, else to a new bias."""
     graph = draft.base
     assert graph is not None
     for fold in folds:
         node = graph.nodes[fold.node]
-        written = graph.infer.types[Port(fold.node)].channels
-        index = positions(written, kept)
+        index = positions(graph.infer.types[Port(fold.node)].channels, kept)
         users = graph.users(fold.node)
         norm = graph.nodes[users[0]] if len(users) == 1 else None
         if node.attrs["bias"]:
-            _set(draft, fold.node, "bias", seen.weight(node.label, "bias"), fold.shift, index)
+            _add(draft, Key(fold.node, "bias"), fold.shift, index)
         elif norm is not None and norm.op == "batch_norm" and Port(fold.node) not in graph.outputs:
-            _set(draft, users[0], "running_mean", seen.weight(norm.label, "running_mean"), -fold.shift, index)
+            _add(draft, Key(users[0], "running_mean"), -fold.shift, index)
         else:
-            zeros = np.zeros(len(fold.shift), dtype=seen.weight(node.label, "weight").dtype)
             draft.set_attrs(fold.node, bias=True)
-            _set(draft, fold.node, "bias", zeros, fold.shift, index)
+            values = fold.shift if index is None else fold.shift[index]
+            draft.source(fold.node, "bias", Blob(draft.blob(values), values.shape))
 
 
-def _set(
-    draft: Draft, node_id: int, slot: str, old: NDArray[np.floating], shift: NDArray[np.float64], index: Index | None
-) -> None:
-    values = (old.astype(np.float64) + shift).astype(old.dtype)
-    if index is not None:
-        values = values[index]
-    draft.source(node_id, slot, Blob(draft.blob(values), values.shape))
+def _add(draft: Draft, key: Key, shift: NDArray[np.float64], index: Index | None) -> None:
+    """Take an array along the units that stay, shifted: its optimizer state and its average follow."""
+    values = shift if index is None else shift[index]
+    axis = None if index is None else AxisTake(index)
+    draft.source(*key, Take(key, (axis,), shift=Blob(draft.blob(values), values.shape)))

@@ -24,6 +24,7 @@ FAMILIES = {
     ),
 }
 FAMILY = {op: family for family, ops in FAMILIES.items() for op in ops}
+LETTER = 7.5  # widest average width of a letter of a stage's name
 TIMES = "\u00d7"
 BOX_WIDTH, BOX_HEIGHT, PITCH = 178.0, 36.0, 56.0
 
@@ -50,13 +51,18 @@ def overview(graph: Graph, born: Mapping[str, str] | None = None) -> str:
             shown[path] = node_id
         elif graph.nodes[node_id].op in ("input", *FAMILIES["weight"]):
             shown[node_id] = node_id
-    stage_of = {block.path: block.parent for block in graph.blocks}
+    stage_of = {block.path: block.parent for block in graph.blocks if block.parent in graph.depths()}
     colours = {stage.path: f"s{index % COLOURS}" for index, stage in enumerate(graph.stages)}
     sizes = {item: _extent(graph, node_id) for item, node_id in shown.items()}
     middle = max((height for _, height in sizes.values()), default=40.0) / 2 + 26
     x, boxes, wires, spans = 8.0, list[str](), list[str](), dict[str, tuple[float, float]]()
     for item, (width, height) in sizes.items():
-        stage = stage_of.get(str(item), "") if isinstance(item, str) else ""
+        stage = (stage_of.get(item) or "") if isinstance(item, str) else ""
+        if stage and stage not in spans and spans:  # its name must not run into the one before
+            other, (left, _) = list(spans.items())[-1]
+            begin = max(x, left + LETTER * len(_legend(graph, other)))
+            wires.append(f'<line class="wire" x1="{x:.1f}" x2="{begin:.1f}" y1="{middle:.1f}" y2="{middle:.1f}"/>')
+            x = begin
         style = f"{colours.get(stage, 'loose')}{' grown' if item in born else ''}"
         boxes.append(
             f'<g class="{style}"><title>{escape(_about(graph, item, shown[item], born))}</title>'
@@ -68,7 +74,7 @@ def overview(graph: Graph, born: Mapping[str, str] | None = None) -> str:
         wires.append(f'<line class="wire" x1="{x - 7:.1f}" x2="{x:.1f}" y1="{middle:.1f}" y2="{middle:.1f}"/>')
     names = "".join(_span(graph, stage, ends, 2 * middle - 8) for stage, ends in spans.items())
     height = 2 * middle + 22
-    total = max(x, *(ends[0] + 90 for ends in spans.values())) if spans else x
+    total = max([x, *(left + LETTER * len(_legend(graph, stage)) for stage, (left, _) in spans.items())])
     zoom = min(1.6, max(1.0, 900 / total))
     return (
         f'<svg class="overview" width="{zoom * total:.0f}" height="{zoom * height:.0f}" '
@@ -95,12 +101,15 @@ def _about(graph: Graph, item: Hashable, node_id: int, born: Mapping[str, str]) 
     return f"{text}; {born[path]}" if path in born else text
 
 
+def _legend(graph: Graph, stage: str) -> str:
+    return f"{stage} {TIMES} {graph.depths().get(stage, 0)}"
+
+
 def _span(graph: Graph, stage: str, ends: tuple[float, float], y: float) -> str:
     left, right = ends
-    count = graph.depths().get(stage, 0)
     return (
         f'<path class="span" d="M{left:.1f} {y:.1f}v5H{right:.1f}v-5"/>'
-        f'<text class="legend" x="{left:.1f}" y="{y + 20:.1f}">{escape(stage)} {TIMES} {count}</text>'
+        f'<text class="legend" x="{left:.1f}" y="{y + 20:.1f}">{escape(_legend(graph, stage))}</text>'
     )
 
 

@@ -83,7 +83,7 @@ def marks(records: Records) -> tuple[Mark, ...]:
 
 
 def charts(records: Records) -> tuple[Chart, ...]:
-    """Accuracy, loss, depth per stage, parameters, MACs and learning rate over epochs, where recorded."""
+    """Accuracy, loss, depth, cost, learning rate, penalty and what it leaves alive over epochs, where recorded."""
     epochs, events = of_kind(records, "epoch"), marks(records)
     stages = list(dict.fromkeys(stage for record in epochs for stage in record.get("depths", {})))
     fields = {
@@ -95,9 +95,16 @@ def charts(records: Records) -> tuple[Chart, ...]:
         ),
         "loss": ("Loss", [_metric(epochs, name) for name in METRICS if name.endswith("loss")], "number", False),
         "depth": ("Depth: blocks in each stage", [_depth(epochs, stage) for stage in stages], "count", True),
-        "params": ("Parameters", [_field(epochs, "params", "parameters")], "count", True),
-        "macs": ("Multiply-accumulates per sample", [_field(epochs, "macs", "MACs")], "count", True),
+        "params": ("Parameters", [_field(epochs, "params", "parameters"), _alive(epochs, "params")], "count", True),
+        "macs": (
+            "Multiply-accumulates per sample",
+            [_field(epochs, "macs", "MACs"), _alive(epochs, "macs")],
+            "count",
+            True,
+        ),
         "lr": ("Learning rate", [_field(epochs, "lr", "learning rate")], "number", True),
+        "penalty": ("Penalty", [Series("penalty", _metric(epochs, "train.penalty").points)], "number", False),
+        "alive": ("Channels alive", [Series("channels", _alive(epochs, "channels").points)], "count", False),
     }
     made = (
         Chart(key, title, tuple(line for line in series if line.points), events, unit, step)  # type: ignore[arg-type]
@@ -107,11 +114,16 @@ def charts(records: Records) -> tuple[Chart, ...]:
 
 
 def _metric(epochs: Records, name: str) -> Series:
-    return Series(METRICS[name], _points((record["epoch"], record["metrics"].get(name)) for record in epochs))
+    return Series(METRICS.get(name, name), _points((record["epoch"], record["metrics"].get(name)) for record in epochs))
 
 
 def _field(epochs: Records, key: str, name: str) -> Series:
     return Series(name, _points((record["epoch"], record.get(key)) for record in epochs))
+
+
+def _alive(epochs: Records, key: str) -> Series:
+    """What the network would have with only the channels that a penalty has left alive."""
+    return Series("alive", _points((record["epoch"], record.get("alive", {}).get(key)) for record in epochs))
 
 
 def _depth(epochs: Records, stage: str) -> Series:
@@ -136,6 +148,11 @@ def decision_rows(records: Records) -> list[dict[str, str]]:
             rows.append(row)
             waiting = row if record["action"] in ("rewrite", "trial") else None
             tried = record["action"] == "trial"
+        elif record["kind"] == "trial":
+            values = (f"{name} {value:.4g}" for name, value in record["metrics"].items() if name.startswith("val."))
+            found = ", ".join(values) or "trained"
+            site = record["site"] or "the network as it is"
+            rows.append(_row({**record, "action": "trial", "pass": "tried", "site": site, "reason": found}))
         elif record["kind"] == "declined" and tried:  # a candidate of a trial; another one may yet be adopted
             rows.append(row := _row({**record, "action": "rewrite", "reason": ""}))
             row.update(_outcome(record, ""))
@@ -162,10 +179,12 @@ def _outcome(record: Mapping[str, Any], reason: str) -> dict[str, str]:
     if record["kind"] == "declined":
         because = f"declined: {record.get('reason', '')}"
         return {"kind": "declined", "reason": f"{reason}; {because}" if reason else because}
-    delta = record.get("delta_logits")
+    # a refresh comes after the rewrite, and may be all that it does
+    deltas = [record.get("delta_logits"), (record.get("refresh") or {}).get("delta_logits")]
+    delta = max([value for value in deltas if isinstance(value, (int, float))], default=None)
     return {
         "claim": str(record.get("preserves", "")),
-        "delta": f"{delta:.3g}" if isinstance(delta, (int, float)) else "",
+        "delta": "" if delta is None else f"{delta:.3g}",
         "depth": depth_text(record.get("depths", {})),
         "params": quantity(record["cost"]["params"]) if record.get("cost") else "",
         "seconds": f"{record['seconds']:.3g} s" if "seconds" in record else "",

@@ -115,6 +115,8 @@ def _network(run: RunDirectory, records: Sequence[Mapping[str, Any]]) -> str:
         return f"<h2>{title}</h2><p>It cannot be drawn: {escape(str(error))}</p>"
     buttons = '<button data-open="1">unfold all</button><button data-open="0">fold all</button>'
     key = "One box a block: height is image size, width is channels. Solid boxes were added while training."
+    if any(region.kind == "branch" for region in graph.regions.values()):
+        key += " Branches, which run side by side, are drawn one after another."
     tools = f'<p class="sub">{key}</p><div class="tools">{buttons}</div>'
     return f'<h2>{title}</h2><div id="network">{_panel(tools + drawing)}</div>'
 

@@ -182,8 +182,13 @@ class RunNetwork(Strict):
     )
 
 
+def _means_run(value: dict[str, Any]) -> bool:
+    """Whether a mapping is about a run, also where `from` is wrong: then by its keys."""
+    return value.get("from") == "run" or (value.get("from") != "torchvision" and "run" in value)
+
+
 def _network_tag(value: Any) -> str:
-    if isinstance(value, RunNetwork) or (isinstance(value, dict) and value.get("from") == "run"):
+    if isinstance(value, RunNetwork) or (isinstance(value, dict) and _means_run(value)):
         return "<run>"
     return "<map>" if isinstance(value, dict | ImportedNetwork) else "<list>"
 

@@ -107,7 +107,10 @@ def _shape(source: Source, old: Graph, name: str, want: tuple[int, ...], known: 
     sizes = slot.shape
     if len(source.axes) != len(sizes):
         raise PlanError(f"{name}: its source has {len(sizes)} axes, the plan indexes {len(source.axes)}")
-    return tuple([_axis_size(axis, size, name, known) for axis, size in zip(source.axes, sizes, strict=True)])
+    shape = tuple([_axis_size(axis, size, name, known) for axis, size in zip(source.axes, sizes, strict=True)])
+    if source.shift is not None and (source.shift.shape != shape or not shape):
+        raise PlanError(f"{name}: a shift of shape {source.shift.shape} for a source of shape {shape}")
+    return shape
 
 
 def _range(index: Index, known: Ranges) -> tuple[int, int]:

@@ -224,6 +224,8 @@ class _Worker:
         for axis, take in reversed(list(enumerate(source.axes))):
             if take is not None and clean[axis] is not take.index:
                 self._fill_holes(take, old, new, axis)
+        if source.shift is not None:
+            self.arrays.add(new, 0, self._blob(source.shift))
         return new
 
     def _fill_holes(self, take: AxisTake, old: Any, new: Any, axis: int) -> None:

@@ -47,13 +47,15 @@ class AxisTake:
 class Take:
     """A gather with holes from the array `key` of the old graph; None along an axis takes all of it.
 
-    `noise`: standard deviation, relative to the array's, of a perturbation on replicated entries.
+    `noise`: standard deviation, relative to the array's, of a perturbation on replicated entries. `shift`: a literal
+    array added to the result; optimizer state and averages follow the old array all the same.
     Holes on several axes at once are filled by the rule of the first of them.
     """
 
     key: Key
     axes: tuple[AxisTake | None, ...]
     noise: float = 0.0
+    shift: Blob | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,8 @@ def digests_of(source: Source) -> Iterator[str]:
     """The literal arrays a source reads."""
     if isinstance(source, Blob):
         yield source.digest
+    elif isinstance(source, Take) and source.shift is not None:
+        yield source.shift.digest
     elif isinstance(source, Stack):
         for part in source.parts:
             yield from digests_of(part)
@@ -112,7 +116,8 @@ def to_json(source: Source) -> dict[str, Any]:
         }
         for axis in source.axes
     ]
-    return {"take": list(source.key), "axes": axes, "noise": source.noise}
+    shift = {} if source.shift is None else {"shift": to_json(source.shift)}
+    return {"take": list(source.key), "axes": axes, "noise": source.noise, **shift}
 
 
 def from_json(data: Mapping[str, Any]) -> Source:
@@ -124,7 +129,8 @@ def from_json(data: Mapping[str, Any]) -> Source:
             return Blob(data["blob"], tuple(data["shape"]))
         if "stack" in data:
             return Stack(data["axis"], tuple([from_json(part) for part in data["stack"]]))
-        return Take(Key(*data["take"]), tuple([_axis(axis) for axis in data["axes"]]), data["noise"])
+        shift = Blob(data["shift"]["blob"], tuple(data["shift"]["shape"])) if "shift" in data else None
+        return Take(Key(*data["take"]), tuple([_axis(axis) for axis in data["axes"]]), data["noise"], shift)
     except (KeyError, TypeError, ValueError) as error:
         raise PlanError(f"malformed source {data!r}: {type(error).__name__}: {error}") from None
 

@@ -169,14 +169,15 @@ def test_a_dead_layer_takes_its_block_along() -> None:
     assert outs(after)["s2.0.conv1"] == 1 and outs(after)["conv1"] == 1  # they cannot go
 
 
-def test_it_goes_on_with_untied_networks() -> None:
+@pytest.mark.parametrize("width", ["stream", "last_conv"])
+def test_it_goes_on_with_untied_networks(width: Any) -> None:
     """Insertions, removals and further width steps on a network whose sums are padded."""
     graph = build(load_spec("specs/resbuilder/resnet18_low.yaml"))
     rng = np.random.default_rng(0)
     for step in range(4):
         dead = {label: int(rng.integers(0, width)) for label, width in outs(graph).items()}
         rewrite = MorphWidths(flops=1e7).attempt(graph, WHOLE, weights_of(graph, dead))
-        graph = InsertRandomBlock().attempt(rewrite.graph, WHOLE, Evidence(seed=step)).graph
+        graph = InsertRandomBlock(width=width).attempt(rewrite.graph, WHOLE, Evidence(seed=step)).graph
         assert all(graph.boundary(block.path) for block in graph.blocks)
     assert any(node.op == "pad_channels" for node in graph.nodes.values())
     rule = MorphWidths(flops=1e7, factor="exact", expand=1.0)

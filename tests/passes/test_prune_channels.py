@@ -392,6 +392,7 @@ def test_groups_go_whole_and_unequal_groups_cannot_be_asked_for() -> None:
         {},
         {"fraction": 0.5, "threshold": 0.1},
         {"fraction": 1.0},
+        {"threshold": -0.1},
         {"fraction": 0.5, "floor": 0},
         {"target": {"macs": "150%"}},
         {"target": {"speed": 3}},

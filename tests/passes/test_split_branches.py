@@ -51,6 +51,15 @@ def test_one_aligned_branch_of_full_width_is_the_network_itself_bit_for_bit(site
     assert torch.equal(logits(model, images(size=16)), before)
 
 
+def test_a_projection_in_the_place_of_a_shortcut_is_not_the_network_itself() -> None:
+    """Listed planes may differ from the stem's, so the shortcut from there becomes a projection, at full width too."""
+    model = lived(pyramid((2,), 8, size=8))
+    before = logits(model, images(size=8))
+    rewrite = model.apply(SplitBranches(branches=1, how="aligned", planes=(8,)), "s1.1")
+    assert rewrite is not None and "branches.0.s1.1.downsample.0.weight" in model.state_dict()
+    assert float((logits(model, images(size=8)) - before).abs().max()) > 1e-3 and rewrite.preserves == "no"
+
+
 def test_aligned_branches_take_one_channel_set_on_both_sides() -> None:
     """A branch is the network with all other units of its spaces removed."""
     graph = pyramid((1, 1), 8, size=8)

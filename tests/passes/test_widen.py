@@ -180,6 +180,7 @@ def test_where_something_normalizes_over_the_space_nothing_is_claimed() -> None:
         ({}, "give one of factor"),
         ({"factor": 2.0, "units": 1, "how": "fresh"}, "give one of factor"),
         ({"factor": 1.0, "how": "fresh"}, "factor must be above 1"),
+        ({"factor": 1e30, "how": "fresh"}, "at most 1,000"),
         ({"units": 0, "how": "fresh"}, "units must be at least 1"),
         ({"units": 1, "how": "fresh", "multiple_of": 0}, "multiple_of must be at least 1"),
         ({"units": 1}, "never separate: give noise"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from nasir.ir import Draft, Graph, Port
 from nasir.passes.prune_channels import PruneChannels
 from nasir.rewrite import WHOLE
 from nasir.testing import evaluate, random_batch, random_weights, transferred
-from nasir.transfer import Key
+from nasir.transfer import Key, TransferPlan
 
 Weights = dict[Key, Any]
 
@@ -107,6 +108,48 @@ def test_constants_that_cannot_be_folded_are_refused(options: dict[str, Any], re
     with pytest.raises(Decline, match=reason):
         GAMMA.rewrite(draft, WHOLE, seen)
     assert draft.commit() == graph  # refused before anything was edited
+
+
+def test_optimizer_state_of_a_bias_follows_what_is_folded_into_it() -> None:
+    graph = folding(bias=True)
+    weights = constant(graph, [1, 4])
+    model = Model.from_graph(graph, dtype=torch.float64)
+    model.load_state_dict({f"{graph.nodes[k.node].label}.{k.slot}": torch.tensor(a) for k, a in weights.items()})
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.0)
+    x = images(2, 8, dtype=torch.float64)
+    model(x).square().sum().backward()
+    optimizer.step()
+    old = model.get_parameter("b.bias")
+    before, state = old.detach().clone(), dict(optimizer.state[old])
+    weights = {key: model.tensor(key).numpy(force=True) for key in weights}  # statistics moved
+    rewrite = GAMMA.attempt(graph, WHOLE, norms(graph, weights))
+    read = TransferPlan.from_json(json.loads(json.dumps(rewrite.plan.to_json())))
+    assert read.to_json() == rewrite.plan.to_json() and set(read.digests()) == set(rewrite.blobs)
+    logits = model.eval()(x).detach()
+    model.apply(rewrite, optimizers=[optimizer])
+    assert float((model(x) - logits).detach().abs().max()) <= 1e-12
+    new = model.get_parameter("b.bias")
+    assert new is not old and float((new - before).detach().abs().min()) > 0.0
+    assert optimizer.state[new].keys() == state.keys()
+    assert all(torch.equal(optimizer.state[new][name], value) for name, value in state.items())
+
+
+def test_a_constant_that_differs_from_token_to_token_is_refused() -> None:
+    """A silent channel of the patches holds its position embedding: each token another number."""
+    draft = Draft()
+    x = draft.add("conv2d", draft.add("input", (), "x", shape=[3, 4, 4]), "patch", out=4, kernel=2, stride=2)
+    x = draft.add("position_embedding", draft.add("tokens", x, "tokens"), "position")
+    x = draft.add("gelu", draft.add("linear", x, "lin", out=3), "act")
+    draft.output(draft.add("linear", draft.add("mean_tokens", x, "mean"), "fc", out=2))
+    graph = draft.commit()
+    weights = random_weights(graph, 0)
+    weights[Key(graph.find("patch"), "weight")][1] = 0.0
+    seen = norms(graph, weights)
+    seen.measured["norm_scale"]["patch"] = np.array([[1.0, 0.0, 1.0, 1.0]])  # type: ignore[index]
+    with pytest.raises(Decline, match="channel 1 that 'lin' reads is constant, but another number at each place"):
+        GAMMA.attempt(graph, WHOLE, seen)
+    weights[Key(graph.find("position"), "weight")][..., 1] = 0.5
+    assert GAMMA.attempt(graph, WHOLE, seen).preserves == "exact"
 
 
 # -- tokens

@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from networks import small_resnet
 
 from nasir.errors import UsageError
+from nasir.evidence import Evidence
 from nasir.ir import Draft
+from nasir.passes.split_branches import SplitBranches
 from nasir.report import summary_rows, write_drawing, write_report
 from nasir.report.graph_svg import draw, overview
 from nasir.report.history import charts, decision_rows, duration, marks
@@ -224,3 +226,13 @@ def test_a_real_browser_runs_it_offline(tmp_path: Path, finish: bool) -> None:
     assert 'data-ready="charts-6"' in done.stdout, done.stderr[-2000:]
     assert not re.search(r"https?:", done.stdout)
     assert "Content Security Policy" not in done.stderr and "Uncaught" not in done.stderr
+
+
+def test_names_of_stages_do_not_run_into_each_other_in_the_overview() -> None:
+    graph = SplitBranches(branches=3, how="random", planes="keep").attempt(small_resnet(), "s2", Evidence()).graph
+    names = re.findall(r'<text class="legend" x="([0-9.]+)"[^>]*>([^<]*)<', overview(graph))
+    assert [name for _, name in names] == [f"{path} \u00d7 {count}" for path, count in graph.depths().items()]
+    for (left, name), (right, _) in pairwise(names):
+        assert float(right) >= float(left) + 7 * len(name)
+    width = float(re.search(r'viewBox="0 0 ([0-9.]+)', overview(graph))[1])
+    assert float(names[-1][0]) + 7 * len(names[-1][1]) <= width

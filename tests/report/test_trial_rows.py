@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nasir.report.history import decision_rows
+from nasir.report.history import charts, decision_rows
 from nasir.report.progress import line
 
 PLACE = {"epoch": 3, "phase": "p", "pass": "select-blocks"}
@@ -19,6 +19,21 @@ def test_progress_says_what_was_tried() -> None:
 
 
 def test_the_table_has_a_row_for_the_trial_and_one_for_each_candidate_that_was_declined() -> None:
-    first, second = decision_rows([DECISION, TRIED, DECLINED, ADOPTED])
+    first, tried, second = decision_rows([DECISION, TRIED, DECLINED, ADOPTED])
     assert (first["kind"], first["site"], first["action"], first["delta"]) == ("rewrite", "s2", "select-blocks", "0.5")
+    assert (tried["action"], tried["site"], tried["reason"]) == ("tried", "s1", "val.accuracy 0.5")
     assert (second["kind"], second["site"], second["reason"]) == ("declined", "s1", "declined: diverged")
+
+
+def test_charts_show_the_penalty_and_what_it_leaves_alive() -> None:
+    alive = {"channels": 5, "macs": 70, "params": 8}
+    epoch = {"kind": "epoch", "phase": "p", "depths": {}, "params": 10, "macs": 100, "lr": 0.1}
+    records = [{**epoch, "epoch": n, "metrics": {"train.penalty": 0.5 / n}, "alive": alive} for n in (1, 2)]
+    shown = {chart.key: chart for chart in charts(records)}
+    assert [line.name for line in shown["macs"].series] == ["MACs", "alive"]
+    assert shown["macs"].series[1].points == ((1.0, 70.0), (2.0, 70.0))
+    assert shown["penalty"].series[0].points == ((1.0, 0.5), (2.0, 0.25))
+    assert shown["alive"].series[0].points == ((1.0, 5.0), (2.0, 5.0))
+    plain = charts([{**epoch, "epoch": 1, "metrics": {}}])
+    assert {chart.key for chart in plain} == {"params", "macs", "lr"}
+    assert all(len(chart.series) == 1 for chart in plain)

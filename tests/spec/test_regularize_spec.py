@@ -87,6 +87,15 @@ def test_labels_that_rules_may_make_are_not_looked_for() -> None:
     nasir.build(loads_spec(TEXT.replace("[s1.0]", "[s1.7]")))
 
 
+def test_labels_to_freeze_are_looked_for_where_no_rule_comes_before() -> None:
+    frozen = changed("  - name: grow\n", "  - name: grow\n    freeze: [s9]\n")
+    with pytest.raises(SpecError, match=r"^s\.yaml:12:14: phases\.0\.freeze\.0: unknown label 's9'"):
+        nasir.build(loads_spec(frozen, "s.yaml"))
+    nasir.build(loads_spec(frozen.replace("every: 3 epochs", "when: start"), "s.yaml"))
+    later = changed("  - name: finetune\n", "  - name: finetune\n    freeze: [s9]\n")
+    nasir.build(loads_spec(later, "s.yaml"))
+
+
 def test_a_run_journals_the_penalty_and_what_is_alive(tmp_path: Path) -> None:
     terms = "    regularize: [{group-lasso: {strength: 1.0e-6}}, {l2: {strength: 1.0e-4}}]\n"
     text = TINY.replace("    ema: {decay: 0.9}\n", terms)

@@ -93,6 +93,28 @@ def test_literal_arrays_must_be_finite_and_of_the_right_shape() -> None:
         derive(draft, draft.commit())
 
 
+def test_a_literal_shift_is_added_to_what_is_taken() -> None:
+    graph = network()
+    key = Key(graph.labels["hidden"], "bias")
+    draft = graph.draft()
+    draft.select(graph.infer.spaces[1], [2, 0])
+    rows = AxisTake(np.array([2, 0]))
+    shift = Blob(draft.blob(np.array([0.5, -1.0])), (2,))
+    draft.source(*key, Take(key, (rows,), shift=shift))
+    new = draft.commit()
+    plan = derive(draft, new)
+    again = TransferPlan.from_json(json.loads(json.dumps(plan.to_json())))
+    assert again.to_json() == plan.to_json() and again.digests() == plan.digests() == (shift.digest,)
+    weights = random_weights(graph, 0)
+    after = transferred(again, new, weights, blobs=draft.blobs)[key]
+    assert np.array_equal(after, weights[key][[2, 0]] + [0.5, -1.0])
+    with pytest.raises(PlanError, match="is not at hand"):
+        transferred(plan, new, weights)
+    wrong = TransferPlan({**plan.sources, key: Take(key, (rows,), shift=Blob(shift.digest, (3,)))})
+    with pytest.raises(PlanError, match=r"hidden\.bias: a shift of shape \(3,\) for a source of shape \(2,\)"):
+        wrong.verify(graph, new)
+
+
 def test_equal_bytes_of_another_shape_or_type_have_another_digest() -> None:
     zeros = np.zeros((2, 3))
     assert len({digest_of(a) for a in (zeros, zeros.T, zeros.view(np.int64), zeros.reshape(6))}) == 4

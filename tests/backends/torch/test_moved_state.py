@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from networks import small_resnet
 from torch.nn import functional
 
 from nasir.backends.torch import Model
+from nasir.backends.torch.arrays import TorchArrays
 from nasir.evidence import Evidence
 from nasir.ir import Draft, Fill, Graph, Port
 from nasir.rewrite import WHOLE, Pass
@@ -174,3 +175,40 @@ def test_the_old_model_runs_on_until_the_new_one_takes_over() -> None:
     new = model.rewritten(Split().attempt(model.graph, WHOLE))
     assert torch.equal(model(x), before) and same_tensors(model.state_dict(), weights)
     assert float((new.eval()(x) - before).detach().abs().max()) <= 1e-12
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
+def test_a_rewrite_that_fails_at_any_array_leaves_model_and_optimizer_as_they_were(
+    kind: type[torch.optim.Optimizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, optimizer = trained(kind, **({"momentum": 0.9} if kind is torch.optim.SGD else {}))
+    rewrite = Split().attempt(model.graph, WHOLE)
+    weights = {name: (t, t.clone()) for name, t in model.state_dict(keep_vars=True).items()}
+    states = {p: {n: torch.as_tensor(v).clone() for n, v in s.items()} for p, s in optimizer.state.items()}
+    members = [list(map(id, group["params"])) for group in optimizer.param_groups]
+    whole, left = TorchArrays.take, 0
+
+    def take(self: TorchArrays, *args: Any) -> torch.Tensor:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise MemoryError
+        return whole(self, *args)
+
+    monkeypatch.setattr(TorchArrays, "take", take)
+    failures = 0
+    while True:
+        left = failures
+        try:
+            model.apply(rewrite, optimizers=[optimizer])
+            break
+        except MemoryError:
+            failures += 1
+        assert model.graph is rewrite.before
+        now = model.state_dict(keep_vars=True)
+        assert all(now[name] is t and torch.equal(t, copy) for name, (t, copy) in weights.items())
+        assert all(same_tensors(dict(optimizer.state[p]), state) for p, state in states.items())
+        assert [list(map(id, group["params"])) for group in optimizer.param_groups] == members
+        assert optimizer.state.keys() == states.keys()
+    assert failures == (4 if kind is torch.optim.SGD else 6)  # two halves of the weight and of each moment
+    assert model.graph is rewrite.graph and optimizer.state.keys() == set(model.parameters())

@@ -16,6 +16,7 @@ from small_runs import SPEC, write_spec
 
 import nasir.api
 from nasir.backend import Setup
+from nasir.backends.torch.arrays import TorchArrays
 from nasir.backends.torch.backend import TorchBackend, TorchSession, choose_device
 from nasir.engine import Signals
 from nasir.errors import CheckpointError, ClaimError, DataError, Preempted, RunError
@@ -88,6 +89,42 @@ def test_a_proposal_touches_nothing_and_the_old_model_goes_on(tmp_path: Path) ->
             assert same_tensors(moments(session)[name], kept)
         session.train(1, 1, None, lambda: False)
         assert not torch.equal(state(session)["fc.weight"], before["fc.weight"])
+
+
+def test_accepting_that_fails_changes_neither_optimizer_nor_averages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(tmp_path) as session:
+        model = session.model
+        space = next(space for space in model.graph.infer.spaces if space.resizable)
+        rewrite = Resize((1, 0)).attempt(model.graph, space)
+        before, state_before, average = state(session), moments(session), dict(session.ema.tensors)
+        whole, left = TorchArrays.take, 0
+
+        def take(self: TorchArrays, *args: Any) -> torch.Tensor:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise MemoryError
+            return whole(self, *args)
+
+        failures = 0
+        while model.graph is not rewrite.graph:
+            left = 1 << 30
+            session.propose(rewrite)
+            with monkeypatch.context() as patch:
+                patch.setattr(TorchArrays, "take", take)
+                left = failures
+                try:
+                    session.accept()
+                except MemoryError:
+                    failures += 1
+                    assert same_tensors(state(session), before) and same_tensors(dict(session.ema.tensors), average)
+                    assert moments(session).keys() == state_before.keys()
+                    assert all(same_tensors(moments(session)[name], kept) for name, kept in state_before.items())
+        changed = [model.graph.infer.slots[key.node][key.slot].kind for key in rewrite.plan.sources]
+        assert failures == len(changed) + changed.count("param")  # an average of each, a moment of each parameter
+        session.train(1, 1, None, lambda: False)
 
 
 def test_accepting_keeps_the_objects_and_takes_the_latest_proposal(tmp_path: Path) -> None:
