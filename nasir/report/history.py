@@ -20,6 +20,8 @@ METRICS = {
     "train.loss": "training",
 }
 ACTIONS = {"freeze": "freeze", "end_phase": "end of phase", "restart": "restart", "rewrite": "rewrite"}
+CHANGES = {"added": "adds", "removed": "removes"}  # regions, by key of a rewrite record
+NAMED = 4  # regions named in a row
 
 
 def of_kind(records: Records, kind: str) -> list[Mapping[str, Any]]:
@@ -175,6 +177,12 @@ def _row(record: Mapping[str, Any]) -> dict[str, str]:
     return {**place, **facts, "claim": "", "delta": "", "depth": "", "params": "", "seconds": ""}
 
 
+def _outermost(paths: Sequence[str]) -> str:
+    """Regions that lie in no other one of them, a few by name."""
+    outer = [path for path in paths if not any(path.startswith(f"{other}.") for other in paths)]
+    return ", ".join(outer[:NAMED]) + (f" and {len(outer) - NAMED} more" if len(outer) > NAMED else "")
+
+
 def _outcome(record: Mapping[str, Any], reason: str) -> dict[str, str]:
     if record["kind"] == "declined":
         because = f"declined: {record.get('reason', '')}"
@@ -182,7 +190,9 @@ def _outcome(record: Mapping[str, Any], reason: str) -> dict[str, str]:
     # a refresh comes after the rewrite, and may be all that it does
     deltas = [record.get("delta_logits"), (record.get("refresh") or {}).get("delta_logits")]
     delta = max([value for value in deltas if isinstance(value, (int, float))], default=None)
+    changes = [f"{verb} {_outermost(record[key])}" for key, verb in CHANGES.items() if record.get(key)]
     return {
+        "reason": "; ".join(filter(None, [reason, *changes])),
         "claim": str(record.get("preserves", "")),
         "delta": "" if delta is None else f"{delta:.3g}",
         "depth": depth_text(record.get("depths", {})),

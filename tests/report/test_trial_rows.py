@@ -25,6 +25,14 @@ def test_the_table_has_a_row_for_the_trial_and_one_for_each_candidate_that_was_d
     assert (second["kind"], second["site"], second["reason"]) == ("declined", "s1", "declined: diverged")
 
 
+def test_a_row_names_the_outermost_regions_that_came_and_went() -> None:
+    branches = [path for n in range(6) for path in (f"branches.{n}", f"branches.{n}.s2")]
+    decision = {**DECISION, "action": "rewrite", "site": "s2"}
+    (row,) = decision_rows([decision, {**ADOPTED, "added": branches, "removed": ["s2", "s2.0"]}])
+    names = "branches.0, branches.1, branches.2, branches.3 and 2 more"
+    assert row["reason"] == f"every 3 epochs; adds {names}; removes s2"
+
+
 def test_charts_show_the_penalty_and_what_it_leaves_alive() -> None:
     alive = {"channels": 5, "macs": 70, "params": 8}
     epoch = {"kind": "epoch", "phase": "p", "depths": {}, "params": 10, "macs": 100, "lr": 0.1}
