@@ -257,10 +257,13 @@ def _named(decision: Decision) -> dict[str, Any]:
 
 def find_site(change: Pass, graph: Graph, name: str) -> Site:
     """The site of a pass that goes by `name`; Decline when it has none of that name now."""
+    known = []
     for site in change.sites(graph):
         if site_name(site) == name:
             return site
-    raise Decline(f"{change.name} has no site '{name}' in the network as it is now")
+        known.append(site_name(site))
+    only = f"; only {', '.join(known)}" if 0 < len(known) <= 4 else ""
+    raise Decline(f"{change.name} has no site '{name}' in the network as it is now{only}")
 
 
 def view(graph: Graph, phases: Sequence[PhasePlan]) -> PhaseView:
