@@ -11,7 +11,6 @@ from functools import cached_property
 
 import numpy as np
 
-from nasir.branching import drop_regions
 from nasir.branching.merging import branch_paths, counterparts, joint, joint_attrs, joint_source
 from nasir.errors import Decline
 from nasir.evidence import Evidence, Need
@@ -58,7 +57,7 @@ class MergeBranches(Pass):
             work.part()
         draft.remove(sorted(work.gone))
         work.regions()
-        drop_regions(draft)
+        draft.drop_empty_regions()
         draft.claim("exact")
 
 

@@ -19,7 +19,6 @@ from nasir.branching import (
     copy_nodes,
     copy_regions,
     downstream,
-    drop_regions,
     groups_of,
     head_of,
     numbered,
@@ -113,7 +112,7 @@ class SplitBranches(Pass):
         if self.branches > 1:
             out = draft.add("ensemble", ends, _free(draft, "ensemble"), average=self.average, train=self.train)
         draft.outputs = [out]
-        drop_regions(draft)
+        draft.drop_empty_regions()
         whole = all(atom.size == size for atom, size in sizes.items())
         same = mid is graph and whole and not fresh  # no projection in the place of a shortcut either
         draft.claim("exact" if self.branches == 1 and self.how == "aligned" and same else "no")

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from nasir.branching import drop_regions, head_of, numbered, outputs_of
+from nasir.branching import head_of, numbered, outputs_of
 from nasir.branching.merging import branch_paths, joint, part_attrs, part_source
 from nasir.errors import Decline
 from nasir.evidence import Evidence
@@ -69,7 +69,7 @@ class UngroupBranches(Pass):
         for path in [p for p, r in graph.regions.items() if r.kind != "branch" and gone.issuperset(graph.members(p))]:
             del draft.regions[path]
         draft.remove(sorted(gone))
-        drop_regions(draft)
+        draft.drop_empty_regions()
         draft.claim("exact")
 
     def _part_head(self, draft: Draft, graph: Graph, head: int, made: list[dict[Port, Port]]) -> None:

@@ -2,7 +2,6 @@
 
 from nasir.branching.copying import copy_nodes as copy_nodes
 from nasir.branching.copying import copy_regions as copy_regions
-from nasir.branching.copying import drop_regions as drop_regions
 from nasir.branching.copying import numbered as numbered
 from nasir.branching.parts import downstream as downstream
 from nasir.branching.parts import head_of as head_of

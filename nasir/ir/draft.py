@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from nasir.errors import GraphError
 from nasir.ir.graph import Graph, Node, Region, RegionKind
-from nasir.ir.infer import Typing, infer_nodes, untyped
+from nasir.ir.infer import Typing, infer_nodes, mirrored, untyped
 from nasir.ir.op import op_named
 from nasir.ir.regions import closest, covers, verify
 from nasir.ir.space import Atom, Index, atoms_of, size_after
@@ -74,10 +75,14 @@ class Draft:
         self.fills = {key: rule for key, rule in self.fills.items() if key[0] < since}
         self.copies = {key: source for key, source in self.copies.items() if key[0] < since}
         self.sources = {key: source for key, source in self.sources.items() if key[0] < since}
+        self.drop_empty_regions()
+        self._typing = None
+
+    def drop_empty_regions(self) -> None:
+        """Delete the regions that hold no node any more."""
         labels = [node.label for node in self.nodes.values()]
         for path in [p for p in self.regions if not any(label.startswith(f"{p}.") for label in labels)]:
             del self.regions[path]
-        self._typing = None
 
     def rewire(self, old: Port, new: Port, only: Iterable[int] | None = None) -> None:
         """Let every reader of `old` (or `only` those nodes) read `new` instead; outputs too unless `only`."""
@@ -275,21 +280,12 @@ class Draft:
 
     def _resize(self) -> None:
         assert self.base is not None
-        mirrors = self.base.infer.mirrors
-        for node_id, entries in mirrors.items():
+        size = partial(size_after, take=self.selected)
+        for node_id, entries in self.base.infer.mirrors.items():
             if node_id not in self.nodes:
                 continue
             node = self.nodes[node_id]
-            attrs: dict[str, Any] = dict(node.attrs)
-            for (name, entry), axis in entries.items():
-                if not any(atom in self.selected for atom in atoms_of(axis)):
-                    continue
-                size = size_after(axis, self.selected)
-                if entry is None:
-                    attrs[name] = size
-                else:
-                    values = list(attrs[name])
-                    values[entry] = size
-                    attrs[name] = tuple(values)
+            touched = {m: axis for m, axis in entries.items() if any(atom in self.selected for atom in atoms_of(axis))}
+            attrs = mirrored(node.attrs, touched, size)
             if attrs != node.attrs:
                 self.nodes[node_id] = Node(node.op, node.inputs, attrs, node.label)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 from nasir.errors import TypeRuleError
 from nasir.ir.op import loaded, op_named
 from nasir.ir.space import Atom, Axis, SpaceMismatch, atoms_of, pin, size_of, unify
-from nasir.ir.types import Fill, Kind, Port, Role, Slot, SlotAxis, ValueType
+from nasir.ir.types import JSON, Fill, Kind, Port, Role, Slot, SlotAxis, ValueType
 
 if TYPE_CHECKING:
     from nasir.ir.draft import Draft
@@ -32,6 +32,14 @@ class Typing:
         self.mirrors: dict[int, dict[Mirror, Axis]] = {}
         self.atoms: list[Atom] = []
         self.spaces: tuple[Atom, ...] = ()  # the atoms left after unification, in order of first writer
+
+
+def mirrored(attrs: Mapping[str, JSON], mirrors: Mapping[Mirror, Axis], size: Callable[[Axis], int]) -> dict[str, JSON]:
+    """The attributes of a node with the sizes they repeat (`Typing.mirrors`) as `size` gives them."""
+    new = dict(attrs)
+    for (name, entry), axis in mirrors.items():
+        new[name] = size(axis) if entry is None else (*new[name][:entry], size(axis), *new[name][entry + 1 :])
+    return new
 
 
 class At:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 from nasir.ir.graph import Graph
+from nasir.ir.infer import mirrored
 from nasir.ir.op import op_named
 from nasir.ir.space import Atom, Axis, Cat, atoms_of, resolve
 from nasir.ir.types import Port, ValueType
@@ -85,12 +87,7 @@ class Sizing:
             ValueType(tuple([size_under(axis, sizes) for axis in typing.types[port].axes]))
             for port in (*node.inputs, Port(node_id))
         ]
-        attrs: dict[str, Any] = dict(node.attrs)
-        for (name, entry), axis in typing.mirrors.get(node_id, {}).items():
-            if entry is None:
-                attrs[name] = size_under(axis, sizes)
-            else:
-                attrs[name] = (*attrs[name][:entry], size_under(axis, sizes), *attrs[name][entry + 1 :])
+        attrs = mirrored(node.attrs, typing.mirrors.get(node_id, {}), partial(size_under, sizes=sizes))
         return Sized(params, counter(attrs, tuple(shapes[:-1]), shapes[-1]))
 
 
