@@ -9,13 +9,14 @@ from typing import Any
 import nasir.ir  # noqa: F401 - registers the ops that ship
 from nasir.blocks import STEPS
 from nasir.errors import NasirError
-from nasir.registry import Registry, blocks, datasets, ops, passes
+from nasir.policy.base import RULES
+from nasir.registry import Registry, blocks, datasets, ops, passes, policies
 from nasir.spec.model import Phase, Spec
 from nasir.spec.model_network import StageStep, Step
 from nasir.spec.model_phase import METRICS, Condition, Rule
-from nasir.spec.passes import find, option_faults
+from nasir.spec.passes import NoOptions, find, option_faults, policy_options, with_options
 from nasir.spec.problems import Path, Problem, suggestion
-from nasir.spec.tree import Tree, key_place, locate
+from nasir.spec.tree import Tree, children, key_place, locate
 
 
 @dataclass(slots=True)
@@ -48,46 +49,26 @@ class Findings:
 
 
 def check_tree(tree: Tree, findings: Findings) -> None:
-    """Checks that need no valid model: `choose` outside a search, and the passes of all rules."""
-    for key, below in _children(tree):
-        if key != "search":
-            for path in _choices(below, (key,)):
-                findings.add(
-                    path, "`choose` gives several values, and only `nasir search` can choose", "give one value"
-                )
+    """Checks that need no valid model: the passes of all rules."""
     for path, action in _actions(tree):
-        if not list(_choices(action, path)):
-            _check_pass(path, action, findings)
-
-
-def _children(tree: Tree | None) -> Iterator[tuple[str | int, Tree]]:
-    if tree is None:
-        return
-    if isinstance(tree.value, Mapping):
-        for key, entry in tree.value.items():
-            yield key, entry.tree
-    elif isinstance(tree.value, tuple):
-        yield from enumerate(tree.value)
-
-
-def _choices(tree: Tree, path: Path) -> Iterator[Path]:
-    if isinstance(tree.value, Mapping) and "choose" in tree.value:
-        yield path
-        return
-    for key, below in _children(tree):
-        yield from _choices(below, (*path, key))
+        _check_named(passes, path, action, findings)
+    for index, phase in children(tree.child("phases")):
+        policy = phase.child("policy")
+        if policy is not None:
+            _check_named(policies, ("phases", index, "policy"), policy, findings)
 
 
 def _actions(tree: Tree) -> Iterator[tuple[Path, Tree]]:
     """Path and value of each `do:`."""
-    for phase_index, phase in _children(tree.child("phases")):
-        for rule_index, rule in _children(phase.child("rules")):
+    for phase_index, phase in children(tree.child("phases")):
+        for rule_index, rule in children(phase.child("rules")):
             action = rule.child("do")
             if action is not None:
                 yield ("phases", phase_index, "rules", rule_index, "do"), action
 
 
-def _check_pass(path: Path, action: Tree, findings: Findings) -> None:
+def _check_named(registry: Registry, path: Path, action: Tree, findings: Findings) -> None:
+    """The name and the options of a pass or a policy, as written."""
     name: str
     options: Any
     if isinstance(action.value, str):
@@ -99,16 +80,17 @@ def _check_pass(path: Path, action: Tree, findings: Findings) -> None:
         return
     at = (*path, name)
     try:
-        made = find(passes, name)
+        made = find(registry, name)
     except NasirError as error:
         findings.add_key(at, str(error), "mend or remove it")
         return
     if made is None:
-        findings.unknown(passes, at, name, is_key=True)
+        findings.unknown(registry, at, name, is_key=True)
         return
-    if not isinstance(options, dict) or not isinstance(made, type):
+    kind = policy_options(made) if registry is policies else made
+    if not isinstance(options, dict) or not isinstance(kind, type):
         return
-    for below, text, remedy in option_faults(made, options):
+    for below, text, remedy in option_faults(kind, options, registry.kind):
         where = (*at, *below)
         if text == "unknown option":
             findings.add_key(where, f"unknown option of {name}", remedy)
@@ -179,7 +161,9 @@ def _check_data(spec: Spec, findings: Findings) -> None:
 
 
 def _check_phase(spec: Spec, phase: Phase, path: Path, findings: Findings) -> None:
-    if phase.epochs is None and phase.until is None and phase.budget is None:
+    policy = find(policies, phase.policy_name)
+    endless = phase.epochs is None and phase.until is None and phase.budget is None
+    if endless and policy is not None and not hasattr(policy, "faults"):
         remedy = "add `epochs`, `until` or `budget`"
         findings.add(path, f"the phase {phase.name!r} never ends", remedy)
     if phase.epochs is None and phase.schedule.needs_length:
@@ -188,7 +172,7 @@ def _check_phase(spec: Spec, phase: Phase, path: Path, findings: Findings) -> No
             f"{phase.schedule.kind} needs to know how long the phase is",
             f"add `epochs` to the phase or `restart` to {phase.schedule.kind}",
         )
-    if phase.until == "all_frozen" and not any(rule.can_freeze for rule in phase.rules):
+    if phase.policy_name == RULES and phase.until == "all_frozen" and not any(rule.can_freeze for rule in phase.rules):
         remedy = "add `freeze`, `at_most` or `budget` to a rule"
         findings.add((*path, "until"), "no rule of the phase ever freezes a stage", remedy)
     if isinstance(phase.until, Condition):
@@ -199,6 +183,11 @@ def _check_phase(spec: Spec, phase: Phase, path: Path, findings: Findings) -> No
 
 def _check_rule(spec: Spec, phase: Phase, rule: Rule, path: Path, findings: Findings) -> None:
     stages = _stages(spec)
+    if phase.policy_name == RULES and rule.every is None and rule.when is None:
+        findings.add(path, "the rule never acts", "add `every: 3 epochs` or `when: {at: [10]}`")
+    if phase.policy_name == RULES and rule.weight is not None:
+        remedy = "remove it, or give the phase a policy that does, such as `policy: evolve`"
+        findings.add_key((*path, "weight"), "the policy `rules` does not draw among its rules", remedy)
     if spec.steps and rule.where.stages != "all":
         for index, name in enumerate(rule.where.stages):
             if name not in stages:
@@ -246,6 +235,8 @@ def _check_plans(spec: Spec, phase: Phase, path: Path, findings: Findings) -> No
         phase.plan()
     except (ValueError, NasirError) as error:
         findings.add(path, str(error), "")
+    else:
+        _check_policy(spec, phase, path, findings)
     for key, make in (("optimizer", phase.optimizer_plan), ("schedule", phase.schedule_plan)):
         if key == "optimizer" and phase.optimizer is None:
             continue
@@ -253,3 +244,30 @@ def _check_plans(spec: Spec, phase: Phase, path: Path, findings: Findings) -> No
             make()
         except (ValueError, NasirError) as error:
             findings.add((*path, key), str(error), "")
+
+
+def _check_policy(spec: Spec, phase: Phase, path: Path, findings: Findings) -> None:
+    """What the policy itself says of its phase, what it reads, and a learning rate that fits networks it recalls."""
+    plan = phase.plan()
+    policy = find(policies, plan.policy)
+    if policy is None:
+        return
+    kind = policy_options(policy)
+    options = with_options(kind, plan.policy_options, f"policy {plan.policy}")
+    given = () if kind is NoOptions else (options,)
+    if hasattr(policy, "faults"):
+        for below, text, remedy in policy.faults(plan, *given):
+            findings.add((*path, *below), text, remedy)
+    for metric in getattr(options, "metrics", ()):
+        if metric in METRICS:
+            _check_metric(spec, metric, (*path, "policy", plan.policy), findings)
+    schedule = phase.schedule_plan()
+    if not hasattr(policy, "cycle") or schedule.kind == "constant":
+        return
+    cycle = policy.cycle(*given)
+    if schedule.restart is None or cycle % schedule.restart:
+        text = (
+            f"{plan.policy} may go on with another network after {cycle} epochs, the learning rate does not start over"
+        )
+        remedy = f"write `constant`, or `{schedule.kind}` with `restart: {cycle} epochs`"
+        findings.add((*path, "schedule"), text, remedy)

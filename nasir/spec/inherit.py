@@ -41,7 +41,7 @@ def inherited(spec: Spec) -> Inherited:
         found = None
         digest = None
         for record in records:
-            if record["kind"] in ("start", "rewrite"):
+            if record["kind"] in ("start", "rewrite", "recalled"):
                 digest = record["graph"]
             elif record["kind"] == "checkpoint" and (run.path / record["path"] / "manifest.json").is_file():
                 found = (run.path / record["path"], digest)

@@ -9,10 +9,12 @@ from pathlib import Path as File
 
 from nasir.errors import SpecError
 from nasir.spec.problems import Path, Place, Problem, close_match, dotted
-from nasir.spec.tree import Entry, Tree, locate, parse
+from nasir.spec.tree import Entry, Tree, is_choice, locate, parse
 
 MAX_BYTES = 1 << 20
 MAX_EXTENDS = 8
+CHOICE_KEYS = ("choose", "default", "name")
+"""What a choice consists of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +117,8 @@ def without(tree: Tree, key: str) -> Tree:
 
 
 def merge(base: Tree, over: Tree) -> Tree:
-    """`over` laid on `base`: mappings merge key by key, everything else (lists too) replaces."""
-    if not (isinstance(base.value, Mapping) and isinstance(over.value, Mapping)):
+    """`over` laid on `base`: mappings merge key by key, everything else (lists and choices too) replaces."""
+    if not (isinstance(base.value, Mapping) and isinstance(over.value, Mapping)) or is_choice(base) or is_choice(over):
         return over
     entries = dict(base.value)
     for key, entry in over.value.items():
@@ -163,8 +165,11 @@ def _assigned(tree: Tree, steps: tuple[str, ...], done: Path, value: Tree, place
     if not steps:
         return value
     step, rest = steps[0], steps[1:]
-    if tree.value is None and done:
-        tree = Tree({}, place)
+    if done and (tree.value is None or (step == "choose" and not is_choice(tree))):
+        tree = Tree({}, place)  # `choose` makes a choice of whatever stood there
+    if is_choice(tree) and step not in CHOICE_KEYS:
+        text = f"{dotted(done)} is a choice, it has no {step!r}"
+        raise SpecError(f"{place}: {text}; fix it as a whole (--set '{dotted(done)}=...') or change its `choose`")
     if isinstance(tree.value, Mapping):
         old = tree.value.get(step)
         inner = _assigned(old.tree if old else Tree({}, place), rest, (*done, step), value, place)

@@ -10,14 +10,27 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BeforeValidator, Field, PrivateAttr
 
 from nasir.errors import SpecError
-from nasir.policy.base import PhasePlan
+from nasir.policy.base import RULES, PhasePlan
 from nasir.spec.dump import dump
-from nasir.spec.fields import DEVICE, INITIALIZER, NAME, Count, Epochs, Options, Positive, Strict, empty_if_none, fault
+from nasir.spec.fields import DEVICE, INITIALIZER, NAME, Count, Epochs, Positive, Strict, empty_if_none, fault
 from nasir.spec.model_data import Data
 from nasir.spec.model_network import Input, Network, RunNetwork, Step
-from nasir.spec.model_phase import Budget, Condition, Ema, Names, Optimizer, Rule, Schedule, Until, Warmup, as_warmup
+from nasir.spec.model_phase import (
+    Budget,
+    Condition,
+    Ema,
+    Names,
+    Optimizer,
+    PolicyChoice,
+    Rule,
+    Schedule,
+    Until,
+    Warmup,
+    as_warmup,
+)
 from nasir.spec.model_regularize import Penalty
-from nasir.spec.problems import Path, Place, Problem
+from nasir.spec.model_search import Search
+from nasir.spec.problems import Path, Place, Problem, SpecProblems
 from nasir.spec.tree import Tree, locate
 from nasir.training import OptimizerKind, OptimizerPlan, ScheduleKind, SchedulePlan, TrainPlan
 
@@ -40,6 +53,7 @@ class Phase(Strict):
     freeze: Names | None = Field(
         default=None, description="labels, or prefixes of them, that do not learn in the phase"
     )
+    policy: PolicyChoice | None = Field(default=None, description="decides what is rewritten when; default: rules")
     rules: Annotated[tuple[Rule, ...], Field(strict=False)] = ()
     until: Until | None = None
     budget: Budget | None = None
@@ -53,7 +67,14 @@ class Phase(Strict):
             rules=tuple(rule.plan(f"{self.name}.rules.{index}") for index, rule in enumerate(self.rules)),
             until=until,
             budget=self.budget.plan() if self.budget else None,
+            policy=self.policy_name,
+            policy_options=self.policy[self.policy_name] if self.policy else {},
         )
+
+    @property
+    def policy_name(self) -> str:
+        """The name of the policy."""
+        return next(iter(self.policy)) if self.policy else RULES
 
     def training(self, spec: Spec) -> TrainPlan:
         """The backend's form of it; precision, layout and batch size are those of the whole spec."""
@@ -131,7 +152,9 @@ class Spec(Strict):
         default=(), description="Python files to import for a run"
     )
     phases: Annotated[tuple[Phase, ...], Field(min_length=1, strict=False)]
-    search: Options | None = Field(default=None, description="reserved for policy search")
+    search: Annotated[Search, BeforeValidator(empty_if_none)] | None = Field(
+        default=None, description="how `nasir search` chooses; a plain run reads past it"
+    )
 
     _tree: Tree | None = PrivateAttr(None)
     _source: str = PrivateAttr("<spec>")
@@ -160,14 +183,18 @@ class Spec(Strict):
         """The resolved spec as YAML text, which loads back to an equal spec."""
         return dump(self.resolved())
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the resolved spec; of plugins and runs only the names count, not the folder they lie in."""
+    def identity(self) -> dict[str, Any]:
+        """The resolved spec with only the names of plugins and runs, not the folders they lie in."""
         data = self.resolved()
         data["plugins"] = [File(plugin).name for plugin in self.plugins]
         if isinstance(self.network, RunNetwork):
             data["network"]["run"] = File(self.network.run).name
-        text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return data
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what the spec says, the folders of plugins and runs aside."""
+        text = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
@@ -182,4 +209,4 @@ class Spec(Strict):
     def problem(self, path: Path, message: str, remedy: str = "") -> SpecError:
         """The error to raise about the value at `path`."""
         place = locate(self._tree, path) if self._tree is not None else Place(self._source)
-        return SpecError(str(Problem(place, path, message, remedy)))
+        return SpecProblems([Problem(place, path, message, remedy)])

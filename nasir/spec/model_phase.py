@@ -242,16 +242,27 @@ class Trial(Strict):
 
 def _action(value: Any) -> Any:
     """`do: name` as `do: {name: {}}`."""
+    return _named(value, "pass", "do: insert-block", "do: {insert-block: {...}}", ", one rule for each pass")
+
+
+def _policy(value: Any) -> Any:
+    """`policy: name` as `policy: {name: {}}`."""
+    return _named(value, "policy", "policy: evolve", "policy: {evolve: {...}}")
+
+
+def _named(value: Any, kind: str, bare: str, full: str, several: str = "") -> Any:
     if isinstance(value, str):
         return {value: {}}
     if isinstance(value, Mapping):
         if len(value) != 1:
             found = " and ".join(map(repr, value)) or "none"
-            raise fault(
-                f"expected one pass, found {found}", "write `do: {insert-block: {...}}`, one rule for each pass"
-            )
+            raise fault(f"expected one {kind}, found {found}", f"write `{full}`{several}")
         return {name: {} if options is None else options for name, options in value.items()}
-    raise fault("expected a pass", "write `do: insert-block` or `do: {insert-block: {...}}`")
+    raise fault(f"expected a {kind}", f"write `{bare}` or `{full}`")
+
+
+PolicyChoice = Annotated[dict[str, Options], BeforeValidator(_policy)]
+"""A policy and its options."""
 
 
 class Rule(Strict):
@@ -267,11 +278,12 @@ class Rule(Strict):
     trial: Annotated[Trial, BeforeValidator(empty_if_none)] | None = Field(
         default=None, description="try all open sites and adopt the best"
     )
+    weight: Positive | None = Field(
+        default=None, description="how likely a policy that draws among the rules takes this one; 1 by default"
+    )
 
     @model_validator(mode="after")
     def _acts(self) -> Rule:
-        if self.every is None and self.when is None:
-            raise fault("the rule never acts", "add `every: 3 epochs` or `when: {at: [10]}`")
         if self.every is not None and self.when is not None and self.when.is_moment:
             raise fault(f"{self.when.kind} comes once in a phase", "remove `every`", "every")
         if self.trial is not None and self.where.order != "round_robin":
@@ -307,6 +319,7 @@ class Rule(Strict):
             at_most=self.at_most,
             budget=self.budget.plan() if self.budget else None,
             trial=self.trial.plan() if self.trial else None,
+            weight=self.weight,
         )
 
 

@@ -1,4 +1,4 @@
-"""Options of a pass: a frozen dataclass whose fields are the options, checked by their annotations."""
+"""Options of passes and policies: a frozen dataclass whose fields are the options, checked by their annotations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from nasir.errors import NasirError, SpecError, UnknownName
-from nasir.registry import Registry, passes
+from nasir.policy.base import PhasePlan, Policy
+from nasir.registry import Registry, passes, policies
 from nasir.spec.problems import Path, Place, Problem, suggestion
 from nasir.spec.translate import shown
 
@@ -18,7 +19,7 @@ Fault = tuple[Path, str, str]
 
 
 def options_of(made: type) -> dict[str, tuple[Any, dataclasses.Field[Any]]]:
-    """Annotation and field of each option of a pass, in order; raises TypeError if it is not a dataclass."""
+    """Annotation and field of each option, in order; raises TypeError if `made` is not a dataclass."""
     try:
         hints = get_type_hints(made, include_extras=True)
     except NameError:  # a name imported for type checkers only: such options are left to the pass itself
@@ -33,25 +34,51 @@ def required(item: dataclasses.Field[Any]) -> bool:
 
 def make_pass(name: str, options: Mapping[str, Any]) -> Any:
     """The pass `name` with JSON options; raises UnknownName, or SpecError naming each wrong option."""
-    made = passes.get(name)
-    faults = option_faults(made, options)
+    return with_options(passes.get(name), options, f"pass {name}")
+
+
+def make_policy(plan: PhasePlan, seed: int) -> Policy:
+    """The policy of a phase; raises UnknownName, or SpecError naming each wrong option."""
+    made = policies.get(plan.policy)
+    kind = policy_options(made)
+    options = with_options(kind, plan.policy_options, f"policy {plan.policy}")
+    policy: Policy = made(plan, seed) if kind is NoOptions else made(plan, seed, options)
+    return policy
+
+
+@dataclasses.dataclass(frozen=True)
+class NoOptions:
+    """The options of a policy that has none."""
+
+
+def policy_options(made: Any) -> type:
+    """The dataclass of the options of a registered policy."""
+    kind: type = getattr(made, "Options", NoOptions)
+    return kind
+
+
+def with_options(made: type, options: Mapping[str, Any], what: str) -> Any:
+    """The dataclass `made` with JSON options; raises SpecError about `what`, such as "pass widen", for wrong ones."""
+    faults = option_faults(made, options, what.partition(" ")[0])
     if faults:
-        lines = [Problem(Place(f"pass {name}"), path, text, remedy) for path, text, remedy in faults]
+        lines = [Problem(Place(what), path, text, remedy) for path, text, remedy in faults]
         raise SpecError("\n".join(map(str, lines)))
     return made(**_converted(made, options))
 
 
-def option_faults(made: type, options: Mapping[str, Any]) -> list[Fault]:
-    """All that is wrong with the options of a pass; what its own checks refuse only if the types are right."""
+def option_faults(made: type, options: Mapping[str, Any], kind: str = "pass") -> list[Fault]:
+    """All that is wrong with the options of a pass (or another kind of thing); what its own checks refuse only if the
+    types are right."""
     if not dataclasses.is_dataclass(made):
-        return [((), f"{made.__qualname__} is not a dataclass", "write @dataclass(frozen=True) above the pass")]
+        whose = "the pass" if kind == "pass" else f"the options of the {kind}"
+        return [((), f"{made.__qualname__} is not a dataclass", f"write @dataclass(frozen=True) above {whose}")]
     known = options_of(made)
     faults: list[Fault] = []
     for key, value in options.items():
         if key in known:
             faults += [((key, *path), text, remedy) for path, text, remedy in _faults(value, known[key][0])]
         else:
-            remedy = suggestion(key, known) if known else "this pass takes none"
+            remedy = suggestion(key, known) if known else f"this {kind} takes none"
             faults.append(((key,), "unknown option", remedy))
     for key, (_, item) in known.items():
         if key not in options and required(item):
@@ -63,7 +90,7 @@ def option_faults(made: type, options: Mapping[str, Any]) -> list[Fault]:
     except Exception as error:  # the checks of a pass are its author's; what they raise is about the options
         path = next(((key,) for key in options if key in str(error)), ())
         text = str(error) if isinstance(error, ValueError | NasirError) else f"{type(error).__name__}: {error}"
-        return [(path, text, "" if "; " in text else "see `nasir list passes` for its options")]
+        return [(path, text, "" if "; " in text else f"see the options of the {kind}")]
     return []
 
 

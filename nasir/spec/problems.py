@@ -38,16 +38,23 @@ class Problem:
         return f"{where}: {self.text}" + (f"; {self.remedy}" if self.remedy else "")
 
 
+class SpecProblems(SpecError):
+    """A SpecError that knows its problems one by one."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(sorted(problems, key=lambda problem: problem.place))
+        super().__init__("\n".join(dict.fromkeys(map(str, self.problems))))
+
+
 def dotted(path: Path) -> str:
     """`phases.0.rules.1.do`, as `--set` takes it."""
     return ".".join(map(str, path))
 
 
 def raise_problems(problems: Sequence[Problem]) -> None:
-    """Raise one SpecError with all problems in the order of their places; nothing when there are none."""
+    """Raise one SpecProblems with all of them in the order of their places; nothing when there are none."""
     if problems:
-        ordered = sorted(problems, key=lambda problem: problem.place)
-        raise SpecError("\n".join(dict.fromkeys(map(str, ordered))))
+        raise SpecProblems(problems)
 
 
 def close_match(name: str, known: Iterable[str], likeness: float = 0.6) -> str | None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from nasir.errors import SpecError
-from nasir.spec.problems import Path, Problem, suggestion
+from nasir.spec.problems import Path, Problem, SpecProblems, suggestion
 from nasir.spec.tree import Entry, Tree, key_place, locate
 
 KEYS = ("repeat", "phases")
@@ -27,7 +26,7 @@ def expand_phases(tree: Tree) -> Tree:
     for item in _written_out(phases, ("phases",), ()):
         found.append(item)
         if len(found) > MOST:
-            raise SpecError(str(Problem(phases.place, ("phases",), f"more than {MOST} phases", "repeat fewer times")))
+            raise SpecProblems([Problem(phases.place, ("phases",), f"more than {MOST} phases", "repeat fewer times")])
     entry = Entry(tree.value["phases"].key, Tree(tuple(found), phases.place))
     return Tree({**tree.value, "phases": entry}, tree.place)
 
@@ -52,19 +51,19 @@ def _checked(group: Tree, path: Path) -> tuple[int, Tree]:
     for key in group.value:
         if key not in KEYS:
             remedy = suggestion(key, KEYS)
-            raise SpecError(str(Problem(key_place(group, (key,)), (*path, key), "unknown key of a group", remedy)))
+            raise SpecProblems([Problem(key_place(group, (key,)), (*path, key), "unknown key of a group", remedy)])
     times, inner = group.child("repeat"), group.child("phases")
     assert times is not None
     number = times.value
     if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= MOST:
         text = f"{number!r} is not a number of times"
-        raise SpecError(
-            str(Problem(locate(group, ("repeat",)), (*path, "repeat"), text, f"write a whole number, 1 to {MOST}"))
-        )
+        remedy = f"write a whole number, 1 to {MOST}"
+        raise SpecProblems([Problem(locate(group, ("repeat",)), (*path, "repeat"), text, remedy)])
     if inner is None or not isinstance(inner.value, tuple) or not inner.value:
         place = group.place if inner is None else locate(group, ("phases",))
         text = "a group repeats a list of phases"
-        raise SpecError(str(Problem(place, (*path, "phases"), text, "write `phases: [{name: ...}]` beside `repeat`")))
+        remedy = "write `phases: [{name: ...}]` beside `repeat`"
+        raise SpecProblems([Problem(place, (*path, "phases"), text, remedy)])
     return number, inner
 
 

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
 from nasir.errors import NasirError
-from nasir.registry import datasets, passes
+from nasir.registry import Registry, datasets, passes, policies
+from nasir.spec.choice_syntax import FIXED
 from nasir.spec.model import Spec
-from nasir.spec.passes import alternatives, options_of, required
+from nasir.spec.passes import alternatives, options_of, policy_options, required
+from nasir.spec.schema_choice import with_choices
 
 DRAFT = "http://json-schema.org/draft-07/schema#"  # the newest that the YAML language server supports
 _SCALARS = {int: "integer", float: "number", str: "string", bool: "boolean", type(None): "null"}
@@ -24,7 +26,8 @@ def json_schema() -> Schema:
     properties = {"extends": {"type": "string", "description": "a spec this one changes, relative to this file"}}
     schema["properties"] = {**properties, **schema["properties"]}
     schema["$defs"]["Data"]["properties"]["dataset"]["examples"] = list(datasets.names())
-    schema["$defs"]["Rule"]["properties"]["do"] = _action()
+    schema["$defs"]["Rule"]["properties"]["do"] = _one_of(passes)
+    schema["$defs"]["Phase"]["properties"]["policy"] = _one_of(policies)
     phases: Schema = schema["properties"]["phases"]
     group = {"$ref": "#/$defs/PhaseGroup"}
     phases["items"] = {"anyOf": [phases["items"], group]}
@@ -38,6 +41,7 @@ def json_schema() -> Schema:
         "required": ["repeat", "phases"],
         "additionalProperties": False,
     }
+    schema = with_choices(schema, FIXED)
     # a spec that extends another may leave out what the other says
     needed = schema.pop("required")
     rule = {"if": {"not": {"required": ["extends"]}}, "then": {"required": needed}}
@@ -52,20 +56,30 @@ def _without_null_defaults(node: Any) -> Any:
     if not isinstance(node, dict):
         return node
     made = {key: _without_null_defaults(item) for key, item in node.items()}
-    if isinstance(made.get("default"), dict):
-        made["default"] = {key: item for key, item in made["default"].items() if item is not None}
+    if isinstance(made.get("default"), dict | list):
+        made["default"] = _without_nulls(made["default"])
     return made
 
 
-def _action() -> Schema:
-    names = list(passes.names())
+def _without_nulls(data: Any) -> Any:
+    if isinstance(data, list):
+        return [_without_nulls(item) for item in data]
+    return (
+        {key: _without_nulls(item) for key, item in data.items() if item is not None}
+        if isinstance(data, dict)
+        else data
+    )
+
+
+def _one_of(registry: Registry) -> Schema:
+    names = list(registry.names())
     return {
-        "description": "a pass and its options",
+        "description": f"a {registry.kind} and its options",
         "anyOf": [
             {"enum": names} if names else {"type": "string"},
             {
                 "type": "object",
-                "properties": {name: pass_schema(name) for name in names},
+                "properties": {name: options_schema(registry, name) for name in names},
                 "minProperties": 1,
                 "maxProperties": 1,
             },
@@ -73,11 +87,11 @@ def _action() -> Schema:
     }
 
 
-def pass_schema(name: str) -> Schema:
-    """The options of one pass, from the fields of its dataclass."""
+def options_schema(registry: Registry, name: str) -> Schema:
+    """The options of one pass or policy, from the fields of its dataclass."""
     try:
-        made = passes.get(name)
-        options = options_of(made)
+        made = registry.get(name)
+        options = options_of(policy_options(made) if registry is policies else made)
     except (NasirError, TypeError) as error:
         return {"type": ["object", "null"], "description": str(error)}
     properties = {key: _option(annotation, item) for key, (annotation, item) in options.items()}

@@ -57,6 +57,20 @@ class Tree:
         return self.value
 
 
+def children(tree: Tree | None) -> Iterator[tuple[str | int, Tree]]:
+    """Key or index, and value, of everything right below."""
+    if tree is not None and isinstance(tree.value, Mapping):
+        for key, entry in tree.value.items():
+            yield key, entry.tree
+    elif tree is not None and isinstance(tree.value, tuple):
+        yield from enumerate(tree.value)
+
+
+def is_choice(tree: Tree) -> bool:
+    """Whether it is `{choose: ...}`, which stands for one value of several."""
+    return isinstance(tree.value, Mapping) and "choose" in tree.value
+
+
 def as_tree(data: Any, place: Place) -> Tree:
     """Plain data as a tree whose every value stands at `place`."""
     if isinstance(data, Mapping):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 VALID = """\
@@ -34,6 +36,21 @@ def changed(old: str, new: str) -> str:
     """VALID with its one occurrence of `old` replaced."""
     assert VALID.count(old) == 1, f"{old!r} occurs {VALID.count(old)} times"
     return VALID.replace(old, new)
+
+
+ESCAPES = {r"\n": "\n", r"\t": "\t", r"\a": "\a"}
+
+
+def bad_cases(table: Path) -> list[tuple[str, list[str]]]:
+    """Text and expected lines of each paragraph of a table of malformed specs, s.yaml; its head says how to read it."""
+    made = []
+    for paragraph in table.read_text().split("\n\n")[1:]:
+        lines = [(line[0], line[2:]) for line in paragraph.splitlines()]
+        old, new = ("".join(text for mark, text in lines if mark == wanted) for wanted in "-+")
+        old, new = (re.sub(r"\\[nta]", lambda found: ESCAPES[found[0]], text) for text in (old, new))
+        expected = [f"s.yaml:{text}" for mark, text in lines if mark == "!"]
+        made.append((changed(old, new) if old else new, expected))
+    return made
 
 
 @dataclass(frozen=True)

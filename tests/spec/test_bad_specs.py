@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
-from spec_examples import VALID, changed
+from spec_examples import VALID, bad_cases, changed
 
 from nasir.errors import SpecError
 from nasir.spec import load_spec, loads_spec
 
-ESCAPES = {r"\n": "\n", r"\t": "\t", r"\a": "\a"}
-TABLE = Path(__file__).with_name("bad_specs.txt")
+CASES = bad_cases(Path(__file__).with_name("bad_specs.txt"))
 
 
 def message(text: str) -> str:
@@ -21,19 +19,7 @@ def message(text: str) -> str:
     return str(caught.value)
 
 
-def cases() -> list[tuple[str, list[str]]]:
-    """Text and expected lines of each paragraph of the table."""
-    made = []
-    for paragraph in TABLE.read_text().split("\n\n")[1:]:
-        lines = [(line[0], line[2:]) for line in paragraph.splitlines()]
-        old, new = ("".join(text for mark, text in lines if mark == wanted) for wanted in "-+")
-        old, new = (re.sub(r"\\[nta]", lambda found: ESCAPES[found[0]], text) for text in (old, new))
-        expected = [f"s.yaml:{text}" for mark, text in lines if mark == "!"]
-        made.append((changed(old, new) if old else new, expected))
-    return made
-
-
-@pytest.mark.parametrize(("text", "expected"), cases())
+@pytest.mark.parametrize(("text", "expected"), CASES)
 def test_a_malformed_spec_is_told_where_and_what_and_how_to_mend_it(text: str, expected: list[str]) -> None:
     found = message(text).splitlines()
     assert len(found) == len(expected)
@@ -42,7 +28,7 @@ def test_a_malformed_spec_is_told_where_and_what_and_how_to_mend_it(text: str, e
 
 
 def test_the_table_is_large() -> None:
-    assert len(cases()) > 140
+    assert len(CASES) > 140
 
 
 def test_all_problems_are_told_at_once_in_the_order_of_the_file() -> None:

@@ -13,7 +13,7 @@ from nasir.errors import SpecError, UnknownName
 from nasir.registry import passes
 from nasir.spec import json_schema, make_pass
 from nasir.spec.passes import option_faults
-from nasir.spec.schema import annotation_schema, pass_schema
+from nasir.spec.schema import annotation_schema, options_schema
 
 GOOD: list[dict[str, Any]] = [
     {},
@@ -104,17 +104,17 @@ def test_shipped_passes_accept_their_defaults_and_have_a_schema() -> None:
         if name.startswith("try-"):
             continue
         assert option_faults(passes.get(name), NEEDED.get(name, {})) == []
-        assert pass_schema(name)["additionalProperties"] is False
+        assert options_schema(passes, name)["additionalProperties"] is False
 
 
 def test_the_schema_holds_the_options_of_a_pass() -> None:
-    schema = pass_schema("try-this")
+    schema = options_schema(passes, "try-this")
     assert schema["description"] == "Change something, for the tests."
     assert schema["properties"]["init"] == {"enum": ["zero", "gaussian"], "default": "zero"}
     assert schema["properties"]["widths"] == {"type": "array", "items": {"type": "integer"}, "default": []}
     assert schema["properties"]["limit"] == {"anyOf": [{"type": "integer"}, {"type": "null"}], "default": None}
     assert "seen" not in schema["properties"]
-    assert pass_schema("try-needy")["required"] == ["fraction"]
+    assert options_schema(passes, "try-needy")["required"] == ["fraction"]
     assert annotation_schema(object) == {}
 
 

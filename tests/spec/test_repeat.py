@@ -142,6 +142,7 @@ def test_a_trial_stops_a_rule_for_all_frozen() -> None:
 
 def test_the_schema_knows_groups() -> None:
     schema = json_schema()
-    one, group = schema["properties"]["phases"]["items"]["anyOf"]
+    one, group, _choice = schema["properties"]["phases"]["anyOf"][0]["items"]["anyOf"]
     assert one == {"$ref": "#/$defs/Phase"} and group == {"$ref": "#/$defs/PhaseGroup"}
-    assert schema["$defs"]["PhaseGroup"]["properties"]["phases"]["items"]["anyOf"][0] == one
+    inner = schema["$defs"]["PhaseGroup"]["properties"]["phases"]["anyOf"][0]
+    assert inner["items"]["anyOf"][0] == one

@@ -285,11 +285,6 @@ def test_a_rule_that_can_never_fire_is_noted() -> None:
     assert spec.notes == ("s.yaml:17:17: epoch 30 is after the end of the phase (9 epochs)",)
 
 
-def test_a_search_section_is_kept_as_it_is() -> None:
-    search = {"trials": 50, "space": {"lr": {"choose": [0.1, 0.2]}}}
-    assert loads_spec(VALID + yaml.safe_dump({"search": search})).search == search
-
-
 def paths(data: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
     items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
     return [path, *(found for key, below in items for found in paths(below, (*path, key)))]

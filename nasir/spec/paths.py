@@ -1,0 +1,80 @@
+"""Paths of a spec made absolute, so that they survive a copy of it: those of plugins and of a run to go on from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path as File
+
+from nasir.spec.tree import Entry, Tree, is_choice
+
+
+def absolute_paths(tree: Tree) -> Tree:
+    """`plugins` are relative to the file that lists them, or, in an override, to the current folder.
+
+    So is `network.run`, also in the alternatives of a choice, or, if nothing is there, relative to the current folder.
+    """
+    tree = _with(tree, "plugins", lambda plugins: _each(plugins, _absolute))
+    return _with(tree, "network", lambda network: _chosen(network, _with_run))
+
+
+def _with(tree: Tree, key: str, change: Callable[[Tree], Tree]) -> Tree:
+    below = tree.child(key)
+    if below is None or not isinstance(tree.value, Mapping):
+        return tree
+    return Tree({**tree.value, key: Entry(tree.value[key].key, change(below))}, tree.place)
+
+
+def _each(tree: Tree, change: Callable[[Tree], Tree]) -> Tree:
+    """Every item of a list, or every value of a mapping."""
+    if isinstance(tree.value, tuple):
+        return Tree(tuple(change(item) for item in tree.value), tree.place)
+    if isinstance(tree.value, Mapping):
+        return Tree({key: Entry(entry.key, change(entry.tree)) for key, entry in tree.value.items()}, tree.place)
+    return tree
+
+
+def _chosen(tree: Tree, change: Callable[[Tree], Tree]) -> Tree:
+    """`tree` changed, or each of its alternatives if it is a choice."""
+    if not is_choice(tree):
+        return change(tree)
+
+    def alternative(item: Tree) -> Tree:
+        return _chosen(item, change)
+
+    def alternatives(given: Tree) -> Tree:
+        if isinstance(given.value, tuple):
+            return _each(given, alternative)
+        return _with(given, "cases", lambda cases: _each(cases, alternative))
+
+    made = _with(tree, "choose", alternatives)
+    return _with(made, "default", lambda default: default if isinstance(default.value, str) else alternative(default))
+
+
+def _with_run(network: Tree) -> Tree:
+    return _with(network, "run", lambda run: _chosen(_with_cases(run), _absolute_run))
+
+
+def _with_cases(tree: Tree) -> Tree:
+    """A choice of texts keeps them as names of its alternatives, which are what a study stores."""
+    given = tree.child("choose") if is_choice(tree) else None
+    if given is None or not isinstance(given.value, tuple):
+        return tree
+    cases = {str(item.value): Entry(item.place, item) for item in given.value if isinstance(item.value, str)}
+    if len(cases) < len(given.value):
+        return tree
+    named = Tree({"cases": Entry(given.place, Tree(cases, given.place))}, given.place)
+    return _with(tree, "choose", lambda _: named)
+
+
+def _absolute_run(run: Tree) -> Tree:
+    near = _absolute(run)
+    if isinstance(run.value, str) and not File(str(near.value)).exists() and File(run.value).exists():
+        return Tree(str(File(run.value).resolve()), run.place)
+    return near
+
+
+def _absolute(item: Tree) -> Tree:
+    if not isinstance(item.value, str):
+        return item
+    folder = File(item.place.file).parent if item.place.line else File()
+    return Tree(str((folder / item.value).resolve()), item.place)

@@ -1,0 +1,93 @@
+"""Every alternative of every choice checked once: the sum of the alternatives, not their product."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from nasir.errors import UnknownName
+from nasir.spec.check import Findings
+from nasir.spec.choices import Node, Space
+from nasir.spec.domains import Options, Value, shown
+from nasir.spec.network import build
+from nasir.spec.problems import Place, Problem, SpecProblems
+from nasir.spec.read import examine
+from nasir.spec.tree import Tree, children, key_place
+
+MOST = 500
+"""Specs that one check looks at."""
+WHERE = " (where "
+"""What a problem of one alternative says of it begins with this."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Variant:
+    """A point, and the choice in which it differs from the base point."""
+
+    values: Mapping[str, Value]
+    changed: Node | None
+
+    def words(self, place: Place) -> str:
+        """Which alternative a problem comes with, where its place does not tell."""
+        if self.changed is None or self.changed.choice.name not in self.values:
+            return ""
+        value = self.values[self.changed.choice.name]
+        if place in _places(self.changed.chosen(value)):
+            return ""
+        return f"{WHERE}{self.changed.choice.name} is {shown(value)})"
+
+
+def check_variants(tree: Tree, source: str, space: Space, findings: Findings) -> None:
+    """Add to `findings` what is wrong with the base point, and with each that differs from it in one choice.
+
+    Choices that are not asked at the base point are checked with the alternatives that they belong to.
+    """
+    number = 0
+    for number, variant in enumerate(_distinct(space), start=1):
+        if number <= MOST:
+            known = {(problem.place, problem.text.partition(WHERE)[0]) for problem in findings.problems}
+            for problem in _problems(space.resolve(tree, variant.values), source, findings):
+                if (problem.place, problem.text) not in known:
+                    findings.problems.append(replace(problem, text=problem.text + variant.words(problem.place)))
+    if number > MOST:
+        findings.notes.append(f"{tree.place}: checked {MOST} of {number} alternatives")
+
+
+def _problems(tree: Tree, source: str, findings: Findings) -> Sequence[Problem]:
+    spec, found = examine(tree, source)
+    findings.notes += found.notes
+    if spec is None:
+        return found.problems
+    try:
+        build(spec)
+    except SpecProblems as error:
+        if not (spec.plugins and isinstance(error.__cause__, UnknownName)):  # only a run imports plugins
+            return error.problems
+    return ()
+
+
+def _distinct(space: Space) -> Iterator[_Variant]:
+    seen = set()
+    for variant in _variants(space, space.nodes, {}, None):
+        key = tuple((name, type(value), value) for name, value in variant.values.items())
+        if key not in seen:
+            seen.add(key)
+            yield variant
+
+
+def _variants(
+    space: Space, nodes: Sequence[Node], outer: Mapping[str, Value], changed: Node | None
+) -> Iterator[_Variant]:
+    """The base point given the alternatives `outer`, the last of them `changed`; then each value of `nodes`."""
+    yield _Variant(space.ask(lambda choice: outer.get(choice.name, choice.base)), changed)
+    for node in nodes:
+        domain, name = node.choice.domain, node.choice.name
+        for value in domain.ids if isinstance(domain, Options) else (domain.low, domain.high):
+            yield from _variants(space, node.inside.get(value, ()), {**outer, name: value}, node)
+
+
+def _places(tree: Tree) -> Iterator[Place]:
+    yield tree.place
+    for key, below in children(tree):
+        yield key_place(tree, (key,))
+        yield from _places(below)
