@@ -10,14 +10,14 @@ from typing import Any
 from nasir.backend import Effect, Session
 from nasir.errors import ClaimError, Decline, NasirError, Preempted, RunError
 from nasir.evidence import Evidence
+from nasir.individuals import Individuals
 from nasir.ir import Graph
-from nasir.journal import Journal, Record
+from nasir.journal import Journal, Record, lineage
 from nasir.policy import Decision, PhasePlan, PhaseView
 from nasir.policy.conditions import metric_values
-from nasir.registry import policies
 from nasir.rewrite import WHOLE, Pass, Rewrite, Site, site_name
 from nasir.rundir import RunDirectory
-from nasir.spec import make_pass
+from nasir.spec import make_pass, make_policy
 
 EXACT = 1e-4  # largest |delta logits| of an "exact" rewrite, relative to the largest logit (float32 rounding)
 ROUNDS = 1000  # of decisions at one moment, after which a policy is taken for looping
@@ -55,14 +55,15 @@ class Decisions:
         self.session = session
         self.signals = signals
         self.write = write
-        self.ordinal = 0  # rewrites so far
+        self.individuals = Individuals(run, session)
+        self.ordinal = 0  # rewrites and recalls so far: with the seed the key of what is random in them
 
     def make(self, phase: PhasePlan, epoch: int, phase_epoch: int) -> None:
         """Ask the policy until it has nothing to add, and carry out what it decides.
 
         `epoch` and `phase_epoch`: epochs done in the run and in the phase.
         """
-        policy = policies.get("rules")(phase, self.seed)
+        policy = make_policy(phase, self.seed)
         place = {"epoch": epoch, "phase": phase.name}
         for _ in range(ROUNDS):  # asked again after declined rewrites; a policy that never ends is a bug
             decisions = policy.decide(self.journal.effective(), view(self.graph, (phase,)))
@@ -75,6 +76,12 @@ class Decisions:
                     self._rewrite(decision, place)
                 elif decision.action == "trial":
                     self._try(decision, place, phase_epoch)
+                elif decision.action == "keep":
+                    self._keep(int(decision.individual or 0), place)
+                elif decision.action == "recall":
+                    self._recall(int(decision.individual or 0), place)
+                elif decision.action == "drop":
+                    self.write("dropped", **place, individual=decision.individual)
                 elif decision.action == "end_phase":
                     return
         raise RunError(
@@ -151,7 +158,7 @@ class Decisions:
     def _rewrite_of(self, decision: Decision) -> Rewrite:
         change = make_pass(decision.pass_name, decision.options)
         seen = self.session.observe(change.needs) if change.needs else Evidence()
-        seen = replace(seen, history=self.journal.effective(), seed=self.seed, ordinal=self.ordinal + 1)
+        seen = replace(seen, history=self._own(), seed=self.seed, ordinal=self.ordinal + 1)
         rewrite = change.attempt(self.graph, find_site(change, self.graph, str(decision.site)), seen)
         if decision.budget is not None:
             cost = rewrite.graph.cost()
@@ -166,8 +173,7 @@ class Decisions:
         """Carry out what a rewrite asks the trainer for; the facts for its record."""
         settled = refreshed = None
         if rewrite.settle is not None:
-            epochs = [record for record in self.journal.effective() if record["kind"] == "epoch"]
-            before = epochs[-1]["metrics"]["train.accuracy"] if epochs else 0.0
+            before = self._latest().get("train.accuracy", 0.0)
             settled = self.session.settle(rewrite.settle, before - rewrite.settle.tolerance, self.signals.wanted)
             if settled is None:
                 raise self._stopped("a new block settled")
@@ -183,6 +189,44 @@ class Decisions:
             self.signals.exit_code,
         )
 
+    # -- individuals
+
+    def _keep(self, number: int, place: Mapping[str, Any]) -> None:
+        """Store the network as it is now, and journal what it is worth: the metrics of its latest epoch."""
+        records = self.journal.effective()
+        digest = self.individuals.keep(number, self.graph, self.ordinal, records)
+        cost = self.graph.cost()
+        own = (record for record in reversed(self._own()) if record["kind"] in ("recalled", "phase"))
+        origin = next(own, {"kind": "phase"})
+        self.write(
+            "kept",
+            **place,
+            individual=number,
+            parent=origin["individual"] if origin["kind"] == "recalled" else None,
+            graph=digest,
+            metrics=self._latest(),
+            params=cost.params,
+            macs=cost.macs,
+            depths=self.graph.depths(),
+        )
+
+    def _recall(self, number: int, place: Mapping[str, Any]) -> None:
+        """Go on with a stored network; random numbers of rewrites to come are drawn anew."""
+        graph = self.individuals.recall(number, self.ordinal + 1, self.journal.effective())
+        self.ordinal += 1
+        self.graph = graph
+        digest = self.run.put_blob(graph.to_json())
+        self.write("recalled", **place, individual=number, graph=digest, ordinal=self.ordinal, depths=graph.depths())
+
+    def _own(self) -> tuple[Record, ...]:
+        """The journal of the network as it is now, without what happened to others."""
+        return lineage(self.journal.effective())
+
+    def _latest(self) -> Mapping[str, float]:
+        """Metrics of the last epoch that the network as it is now was trained for; none before its first."""
+        last = next((record for record in reversed(self._own()) if record["kind"] == "epoch"), None)
+        return {} if last is None else last["metrics"]
+
     # -- trials
 
     def _try(self, decision: Decision, place: Mapping[str, Any], phase_epoch: int) -> None:
@@ -194,7 +238,7 @@ class Decisions:
         assert trial is not None
         saved = self.session.snapshot()
         if trial.baseline == "now":
-            epochs = [record for record in self.journal.effective() if record["kind"] == "epoch"]
+            epochs = [record for record in self._own() if record["kind"] == "epoch"]
             if not epochs:
                 raise RunError(f"rule {decision.rule}: `baseline: now` needs an epoch before; use `baseline: trained`")
             baseline = metric_values(trial.metric, epochs[-1:])[0]
@@ -267,7 +311,11 @@ def find_site(change: Pass, graph: Graph, name: str) -> Site:
 
 
 def view(graph: Graph, phases: Sequence[PhasePlan]) -> PhaseView:
-    """What a policy sees of a graph: stages, and for rules whose pass acts elsewhere the names of its sites."""
+    """What a policy sees of a graph: stages, and for rules whose pass acts elsewhere the names of its sites.
+
+    A rule that says nothing of when it acts is drawn by its policy, and only sites that its pass has now are worth a
+    draw: of those the stages, if there are any and the rule names no place itself.
+    """
     cost = graph.cost()
     stages = tuple(stage.path for stage in graph.stages)
     sites = {}
@@ -285,6 +333,8 @@ def view(graph: Graph, phases: Sequence[PhasePlan]) -> PhaseView:
             continue
         names = tuple(name for name in names if name != WHOLE)
         elsewhere = any(name not in graph.regions for name in names)  # channel spaces
-        if elsewhere or any(place in names and place not in stages for place in wanted):
+        if rule.every is None and rule.when is None:
+            sites[rule.name] = (not wanted and tuple(name for name in names if name in stages)) or names
+        elif elsewhere or any(place in names and place not in stages for place in wanted):
             sites[rule.name] = names
     return PhaseView(stages, graph.depths(), cost.params, cost.macs, sites, frozenset(graph.regions))

@@ -20,7 +20,17 @@ from typing import Any, Self
 
 from nasir.errors import JournalError
 
-__all__ = ["Journal", "Record", "canonical_json", "effective", "fsync_directory", "read_journal", "write_atomically"]
+__all__ = [
+    "Journal",
+    "Record",
+    "canonical_json",
+    "effective",
+    "fsync_directory",
+    "is_alive",
+    "lineage",
+    "read_journal",
+    "write_atomically",
+]
 
 Record = dict[str, Any]
 """One journal line: always `kind` (str), `n` (0-based ordinal) and `time` (unix seconds); the rest by kind."""
@@ -64,6 +74,17 @@ def write_atomically(path: Path, data: bytes) -> None:
     fsync_directory(path.parent)
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine has that id: then what it left half done may still be at work."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
 def effective(records: Iterable[Mapping[str, Any]]) -> tuple[Record, ...]:
     """The records that count: a `resume` voids those from its `supersedes_from` up to itself, and itself.
 
@@ -81,6 +102,24 @@ def _fold(kept: list[Record], record: Record) -> None:
         return
     while kept and kept[-1]["n"] >= record["supersedes_from"]:
         kept.pop()
+
+
+def lineage(records: Iterable[Mapping[str, Any]]) -> tuple[Record, ...]:
+    """Of effective records, those that happened to the network as it is now: a `recalled` goes back to the `kept` of
+    its individual, and what lies between happened to other networks."""
+    known = [dict(record) for record in records]
+    before: list[int] = []
+    kept: dict[int, int] = {}
+    for index, record in enumerate(known):
+        before.append(kept[record["individual"]] if record["kind"] == "recalled" else index - 1)
+        if record["kind"] == "kept":
+            kept[record["individual"]] = index
+    found = []
+    index = len(known) - 1
+    while index >= 0:
+        found.append(known[index])
+        index = before[index]
+    return tuple(reversed(found))
 
 
 def read_journal(path: Path) -> tuple[tuple[Record, ...], int]:

@@ -11,10 +11,12 @@ from nasir.decisions import find_site
 from nasir.errors import JournalError
 from nasir.evidence import Evidence
 from nasir.ir import Graph
+from nasir.journal import lineage
 from nasir.rundir import RunDirectory
 from nasir.spec import make_pass
 from nasir.transfer import TransferPlan
 
+INDIVIDUAL = ("kept", "recalled", "dropped")
 VOLATILE = frozenset(
     {
         "n",
@@ -35,18 +37,34 @@ def replay_graphs(directory: RunDirectory) -> tuple[Graph, ...]:
     """Rebuild every network of a run from its journal: each pass is applied again and must give the same graph and
     plan as recorded, bit for bit. Passes that used measurements are replayed from their recorded plan.
 
-    Raises JournalError at the first rewrite that does not come out as recorded.
+    Where a policy recalled an individual, what follows is built on the network that was kept as it; such a network is
+    among those returned once more. Raises JournalError at the first rewrite that does not come out as recorded.
     """
     reopen(directory)  # the passes of plugins
     records = directory.effective()
     if not records:
         raise JournalError(f"{directory.path}: the journal is empty")
     graphs = [Graph.from_json(directory.get_blob(records[0]["graph"]))]
+    kept: dict[int, Graph] = {}
     for index, record in enumerate(records):
-        if record["kind"] == "rewrite":
-            seen = Evidence(history=records[:index], seed=records[0]["seed"], ordinal=record["ordinal"])
+        if record["kind"] == "kept":
+            kept[record["individual"]] = graphs[-1]
+            _check_individual(directory, graphs[-1], record)
+        elif record["kind"] == "recalled":
+            graphs.append(kept[record["individual"]])
+            _check_individual(directory, graphs[-1], record)
+        elif record["kind"] == "rewrite":
+            seen = Evidence(history=lineage(records[:index]), seed=records[0]["seed"], ordinal=record["ordinal"])
             graphs.append(_replay(directory, graphs[-1], record, seen))
     return tuple(graphs)
+
+
+def _check_individual(directory: RunDirectory, graph: Graph, record: Mapping[str, Any]) -> None:
+    if Graph.from_json(directory.get_blob(record["graph"])) != graph:
+        raise JournalError(
+            f"{directory.path}: individual {record['individual']} was {record['kind']} as another network than its "
+            "rewrites lead to"
+        )
 
 
 def _replay(directory: RunDirectory, graph: Graph, record: Mapping[str, Any], seen: Evidence) -> Graph:
@@ -77,7 +95,7 @@ def replay_training(directory: RunDirectory, out: Path) -> tuple[Run, list[str]]
 
 def compare(first: tuple[Mapping[str, Any], ...], second: tuple[Mapping[str, Any], ...]) -> list[str]:
     """Differences of two journals in what must be equal bit for bit: decisions, rewrites, metrics."""
-    kinds = {"phase", "epoch", "decision", "trial", "rewrite", "declined", "end"}
+    kinds = {"phase", "epoch", "decision", "trial", "rewrite", "declined", *INDIVIDUAL, "end"}
     left = [_stable(record) for record in first if record["kind"] in kinds]
     right = [_stable(record) for record in second if record["kind"] in kinds]
     found = [f"record {i}: {a} != {b}" for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b]

@@ -9,7 +9,7 @@ from nasir.decisions import find_site, view
 from nasir.errors import Decline
 from nasir.ir import Graph
 from nasir.policy import Decision, PhaseView, read_metrics, simulate
-from nasir.spec import Spec, make_pass
+from nasir.spec import Spec, make_pass, make_policy
 
 
 def simulate_spec(spec: Spec, graph: Graph, metrics: Path, epochs: int) -> list[dict[str, Any]]:
@@ -22,6 +22,12 @@ def simulate_spec(spec: Spec, graph: Graph, metrics: Path, epochs: int) -> list[
 
     def apply(decision: Decision) -> PhaseView:
         nonlocal current
+        if decision.action == "keep":
+            kept[int(decision.individual or 0)] = current
+        if decision.action == "recall":
+            current = kept[int(decision.individual or 0)]
+        if decision.action != "rewrite":
+            return view(current, plans)
         change = make_pass(decision.pass_name, decision.options)
         if change.needs:
             raise Decline(f"{decision.pass_name} measures the network, which a simulation has not trained")
@@ -34,5 +40,6 @@ def simulate_spec(spec: Spec, graph: Graph, metrics: Path, epochs: int) -> list[
         current = rewrite.graph
         return view(current, plans)
 
+    kept: dict[int, Graph] = {}
     plans = tuple(phase.plan() for phase in spec.phases)
-    return simulate(plans, spec.seed, read_metrics(metrics), view(graph, plans), apply, epochs)
+    return simulate(plans, spec.seed, read_metrics(metrics), view(graph, plans), apply, epochs, make_policy)

@@ -8,6 +8,7 @@ from nasir.policy.base import (
     Budget,
     Condition,
     Decision,
+    Fault,
     History,
     Moment,
     Options,
@@ -22,6 +23,8 @@ from nasir.policy.base import (
     Where,
 )
 from nasir.policy.conditions import Verdict, evaluate
+from nasir.policy.evolve import EvolvePolicy
+from nasir.policy.evolve_options import EvolveOptions
 from nasir.policy.rules import RulesPolicy
 from nasir.policy.schedule import Progress
 from nasir.policy.simulate import Apply, Row, read_metrics, simulate
@@ -33,6 +36,9 @@ __all__ = [
     "Budget",
     "Condition",
     "Decision",
+    "EvolveOptions",
+    "EvolvePolicy",
+    "Fault",
     "History",
     "Moment",
     "Options",

@@ -21,9 +21,12 @@ Options: TypeAlias = Mapping[str, Any]
 
 Smoothing = Literal["running_max", "ema", "none"]
 Order = Literal["round_robin", "random", "all"]
-Action = Literal["rewrite", "trial", "freeze", "end_phase"]
+Action = Literal["rewrite", "trial", "freeze", "keep", "recall", "drop", "end_phase"]
+Fault: TypeAlias = tuple[tuple[str | int, ...], str, str]
+"""Path below a phase of a spec, what is wrong there, and the remedy."""
 
 ALL_FROZEN: Literal["all_frozen"] = "all_frozen"
+RULES = "rules"  # the policy of a phase that names none
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +183,8 @@ class Budget:
 class RulePlan:
     """One rule of a phase: when (`every` and `when` must both hold), what (`pass_name`), and where.
 
+    The policy `rules` needs `every` or `when`; others may draw among rules that have neither, by their `weight`.
+
     freeze     tested at every moment the rule is due, on the site it rewrote last; a frozen site stays frozen
     at_most    largest depth (blocks) of a stage; a stage that has reached it is frozen
     budget     a rewrite that would lead past its params or macs is declined by the engine, which freezes the
@@ -197,12 +202,13 @@ class RulePlan:
     at_most: int | None = None
     budget: Budget | None = None
     trial: Trial | None = None
+    weight: float | None = None  # of a policy that draws among the rules; None is 1
 
     def __post_init__(self) -> None:
         if not self.name or not self.pass_name:
             raise ValueError(f"a rule needs a name and a pass, got {self.name!r} and {self.pass_name!r}")
-        if self.every is None and self.when is None:
-            raise ValueError(f"rule {self.name}: say when it acts, with `every: 3 epochs`, `when: ...` or both")
+        if self.weight is not None and not (_is_number(self.weight) and 0 < self.weight < math.inf):
+            raise ValueError(f"rule {self.name}: weight is {self.weight!r}; it must be a finite number above 0")
         if self.every is not None:
             _positive_int(f"rule {self.name}: every", self.every, "epochs")
         if isinstance(self.when, Moment) and self.every is not None:
@@ -222,7 +228,7 @@ class PhasePlan:
     after an epoch, so a single growth step may land past it; a bound that must hold belongs on the rule.
     After the last epoch of a phase no rule acts, because nothing would train the change, but for rules with
     `when: {at: ...}`, which name that epoch on purpose, and those with `when: end`. An epoch with a rewrite does not
-    end an open phase.
+    end an open phase. This is how the policy `rules` reads a phase; `policy` names another, with its options as JSON.
     """
 
     name: str
@@ -230,21 +236,30 @@ class PhasePlan:
     rules: tuple[RulePlan, ...] = ()
     until: Condition | Literal["all_frozen"] | None = None
     budget: Budget | None = None
+    policy: str = RULES
+    policy_options: Options = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.name:
-            raise ValueError("a phase needs a name")
+        if not self.name or not self.policy:
+            raise ValueError(f"a phase needs a name and a policy, got {self.name!r} and {self.policy!r}")
         if self.epochs is not None:
             _positive_int(f"phase {self.name}: epochs", self.epochs, "epochs")
-        if self.epochs is None and self.until is None and self.budget is None:
-            raise ValueError(f"phase {self.name} would never end: give `epochs`, `until` or `budget`")
-        if self.until == ALL_FROZEN and not self.rules:
-            raise ValueError(f"phase {self.name}: `until: all_frozen` needs at least one rule")
+        if self.policy == RULES:
+            self._check_rules()
         if isinstance(self.until, Moment):
             raise ValueError(f"phase {self.name}: `until: {self.until.at}` says nothing; give another condition")
         names = [rule.name for rule in self.rules]
         if len(set(names)) != len(names):
             raise ValueError(f"phase {self.name}: two rules share a name: {', '.join(names)}")
+
+    def _check_rules(self) -> None:
+        for rule in self.rules:
+            if rule.every is None and rule.when is None:
+                raise ValueError(f"rule {rule.name}: say when it acts, with `every: 3 epochs`, `when: ...` or both")
+        if self.epochs is None and self.until is None and self.budget is None:
+            raise ValueError(f"phase {self.name} would never end: give `epochs`, `until` or `budget`")
+        if self.until == ALL_FROZEN and not self.rules:
+            raise ValueError(f"phase {self.name}: `until: all_frozen` needs at least one rule")
 
     def rule(self, name: str) -> RulePlan:
         """The rule of that name; raises KeyError with the known names."""
@@ -256,17 +271,23 @@ class PhasePlan:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do now, and why. `budget` bounds the rewritten graph: past it the engine must decline."""
+    """What to do now, and why. `budget` bounds the rewritten graph: past it the engine must decline.
+
+    keep       store the network as it is now, with weights and optimizer state, as `individual`
+    recall     go on with a stored individual in place of the network as it is now
+    drop       an individual will not be recalled any more
+    """
 
     action: Action
     rule: str = ""  # "" where the phase itself decides (end of the phase)
     pass_name: str = ""
     options: Options = field(default_factory=dict)
-    site: str | None = None  # a stage path; None for end_phase
+    site: str | None = None  # a stage path; None for end_phase and where an individual is meant
     reason: str = ""  # a sentence with the numbers
     budget: Budget | None = None
     sites: tuple[str, ...] = ()  # candidates of a trial
     trial: Trial | None = None
+    individual: int | None = None  # of keep, recall and drop; of a rewrite: the one that is being made
 
     def __post_init__(self) -> None:
         _one_of("decision.action", self.action, get_args(Action))
@@ -276,6 +297,8 @@ class Decision:
             raise ValueError(f"a {self.action} decision needs a site")
         if self.action == "trial" and (self.trial is None or not self.sites):
             raise ValueError("a trial decision needs its terms and the sites to try")
+        if self.action in ("keep", "recall", "drop") and self.individual is None:
+            raise ValueError(f"a {self.action} decision needs the number of an individual")
 
     def to_record(self) -> dict[str, Any]:
         """The keys of a `decision` journal record that the policy knows; the engine adds epoch and phase."""
@@ -288,6 +311,7 @@ class Decision:
             "site": self.site,
             "reason": self.reason,
             **({"sites": list(self.sites)} if self.action == "trial" else {}),
+            **({"individual": self.individual} if self.individual is not None else {}),
         }
 
 
@@ -315,19 +339,28 @@ class PhaseView:
 class Policy(Protocol):
     """Decides which pass acts where and when, as a function of recorded history alone.
 
-    Lifecycle. The engine makes one policy for each phase, with the plan of the phase and the seed of the run.
-    After the `phase` record, and after each epoch and its `epoch` record, it calls `decide`. It then carries out the
-    decisions in order; for each it appends a `decision` record and, for a rewrite, one `rewrite` record (adopted) or
-    one `declined` record (refused by the pass or past `Decision.budget`). A trial ends in one `rewrite` record of the
-    best site, or in a `declined` record of each. The engine calls `decide` again at the same moment: the answer then
+    A class that is registered (`nasir.registry.policies`, entry point group `nasir.policies`) is made for each phase as
+    `MyPolicy(plan, seed)`, with the plan of the phase and the seed of the run. One with options has a frozen dataclass
+    `Options`, whose fields they are, and is made as `MyPolicy(plan, seed, options)`. Optional, for the check of specs:
+    `faults(plan, options)`, a static method (without `options` if it has none), yields what is wrong with a phase; it
+    replaces the check that the phase ends. `cycle(options)`, a static method, says after how many epochs a policy that
+    recalls individuals may do so: the learning rate must be constant or restart with it. `outlives_divergence = True`:
+    an epoch whose loss is not finite does not end the run; all its metrics are journaled as NaN.
+
+    Lifecycle. After the `phase` record, and after each epoch and its `epoch` record, the engine calls `decide`. It then
+    carries out the decisions in order; for each it appends a `decision` record and its outcome. A rewrite ends in one
+    `rewrite` record (adopted) or one `declined` record (refused by the pass or past `Decision.budget`), a trial in one
+    `rewrite` record of the best site or in a `declined` record of each; `keep`, `recall` and `drop` in `kept`,
+    `recalled` and `dropped`. The engine calls `decide` again at the same moment: the answer then
     holds replacements for what was declined and further rules, and is empty once nothing is left to do.
     A loop "while decisions" ends. `end_phase` is always the last decision of its tuple, and nothing follows it.
     A phase whose `epochs` are used up is over without such a decision (see `Progress`).
 
     History holds, oldest first, every journal record still in effect (superseded ones removed). Read are
     `phase` {phase}: the records after the last of them belong to the current phase; `epoch` {phase_epoch,
-    epoch, metrics, seconds}; `decision` {rule, action, pass, site, reason}; `rewrite` {pass, site, seconds};
-    `declined` {pass, site, reason}. Other kinds are ignored. Because of this a resumed or replayed run
+    epoch, metrics, seconds}; `decision` {rule, action, pass, site, reason, individual}; `rewrite` {pass, site,
+    seconds}; `declined` {pass, site, reason}; `kept` {individual, metrics, params, macs, depths}; `recalled` and
+    `dropped` {individual}. Other kinds are ignored. Because of this a resumed or replayed run
     decides as the uninterrupted one did: no other state may influence the answer, a clock or a global random
     generator least of all.
     """

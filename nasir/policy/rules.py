@@ -10,7 +10,6 @@ while the next one still grows. With `when: {plateau: ...}` in place of `every` 
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -19,7 +18,9 @@ from nasir.errors import RunError
 from nasir.ir.regions import depth_text
 from nasir.policy.base import ALL_FROZEN, At, Decision, History, Moment, PhasePlan, PhaseView, Plateau, RulePlan
 from nasir.policy.conditions import evaluate
+from nasir.policy.draws import index
 from nasir.policy.phase_log import PhaseLog
+from nasir.policy.places import blocks, depth_at, sites_in
 from nasir.rewrite import WHOLE
 
 Frozen = Mapping[str, str]
@@ -138,9 +139,9 @@ class RulesPolicy:
         for site, chosen in self._choose(rule, log, view, _open(rule, view, log, frozen)):
             count = rule.where.count
             if rule.at_most is not None:
-                count = min(count, rule.at_most - _depth(view, site) - planned[site])
+                count = min(count, rule.at_most - depth_at(view, site) - planned[site])
                 planned[site] += max(0, count)
-            reason = f"{due}; {site} {chosen}" + (f", {_blocks(view.depths[site])} now" if site in view.depths else "")
+            reason = f"{due}; {site} {chosen}" + (f", {blocks(view.depths[site])} now" if site in view.depths else "")
             decision = Decision("rewrite", rule.name, rule.pass_name, rule.options, site, reason, rule.budget)
             decisions += [decision] * count
         return decisions
@@ -155,9 +156,8 @@ class RulesPolicy:
             return [(site, "like all stages") for site in sites]
         if rule.where.order == "random":
             # the epochs of the run; before the first one of a phase those of a rule's name differ from phase to phase
-            key = f"{self.seed}/{log.before + log.done}/{rule.name}"
-            draw = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
-            return [(sites[draw % len(sites)], f"drawn from {len(sites)}")]
+            number = index(f"{self.seed}/{log.before + log.done}/{rule.name}", len(sites))
+            return [(sites[number], f"drawn from {len(sites)}")]
         every = _stages(rule, view, log)
         last = log.rule(rule.name).last_sites
         start = every.index(last[-1]) + 1 if last and last[-1] in every else 0
@@ -174,8 +174,8 @@ def _freezes(rule: RulePlan, log: PhaseLog, view: PhaseView) -> list[Decision]:
         if verdict.holds:
             reasons.update({site: f"{verdict.sentence}; {site} was rewritten last" for site in state.last_sites})
     for site in _stages(rule, view, log):
-        if rule.at_most is not None and _depth(view, site) >= rule.at_most:
-            reasons.setdefault(site, f"{site} has {_blocks(_depth(view, site))}, at most {rule.at_most} are allowed")
+        if rule.at_most is not None and depth_at(view, site) >= rule.at_most:
+            reasons.setdefault(site, f"{site} has {blocks(depth_at(view, site))}, at most {rule.at_most} are allowed")
     if rule.budget is not None:
         excess = rule.budget.excess(view.params, view.macs, log.seconds, log.done, reached=True)
         if excess:
@@ -186,7 +186,7 @@ def _freezes(rule: RulePlan, log: PhaseLog, view: PhaseView) -> list[Decision]:
             rule.name,
             rule.pass_name,
             site=site,
-            reason=f"{reason}; it stays at {_blocks(_depth(view, site))}" if _depth(view, site) else reason,
+            reason=f"{reason}; it stays at {blocks(depth_at(view, site))}" if depth_at(view, site) else reason,
         )
         for site, reason in reasons.items()
         if site not in state.frozen
@@ -198,8 +198,8 @@ def _stages(rule: RulePlan, view: PhaseView, log: PhaseLog) -> tuple[str, ...]:
 
     A listed stage stands for itself, or, for a pass that does not act on stages, for every site that lies in it.
     """
-    known = view.sites.get(rule.name, view.stages)
     if rule.where.sites:
+        known = view.sites.get(rule.name, view.stages)
         for wanted in rule.where.sites:
             # a site may be gone because the rule itself has been there; the pass then declines
             if wanted not in known and wanted not in view.regions and wanted not in log.rule(rule.name).sites:
@@ -208,16 +208,7 @@ def _stages(rule: RulePlan, view: PhaseView, log: PhaseLog) -> tuple[str, ...]:
                     f"it is now; {_listing(wanted, known)}"
                 )
         return rule.where.sites
-    found: dict[str, None] = {}
-    for wanted in rule.where.stages:
-        matches = [site for site in known if site == wanted] or [s for s in known if s.startswith(f"{wanted}.")]
-        if not matches and wanted not in view.stages:
-            raise RunError(
-                f"rule {rule.name} names stage {wanted!r}, which the network does not have; "
-                f"its stages are {', '.join(view.stages) or 'none'}"
-            )
-        found.update(dict.fromkeys(matches))
-    return tuple(found) if rule.where.stages else known
+    return sites_in(rule, view)
 
 
 def _open(rule: RulePlan, view: PhaseView, log: PhaseLog, frozen: Frozen) -> list[str]:
@@ -230,11 +221,6 @@ def _listing(wanted: str, known: Sequence[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"its sites are {', '.join(known[:12]) or 'none'}"
 
 
-def _depth(view: PhaseView, site: str) -> int:
-    """Blocks of the stage that a site is or lies in; 0 for a site outside all stages."""
-    return next((depth for stage, depth in view.depths.items() if f"{site}.".startswith(f"{stage}.")), 0)
-
-
 def _can_stop(rule: RulePlan) -> bool:
     return bool(rule.freeze or rule.at_most or rule.budget or rule.trial or isinstance(rule.when, At))
 
@@ -242,7 +228,3 @@ def _can_stop(rule: RulePlan) -> bool:
 def _expired(rule: RulePlan, log: PhaseLog) -> bool:
     """Whether the rule is bound to listed epochs and the last of them is over."""
     return isinstance(rule.when, At) and log.done > max(rule.when.epochs)
-
-
-def _blocks(depth: int) -> str:
-    return f"{depth} block" if depth == 1 else f"{depth} blocks"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nasir.errors import DataError, Decline, RunError
-from nasir.policy.base import Decision, PhasePlan, PhaseView
+from nasir.policy.base import Decision, PhasePlan, PhaseView, Policy
 from nasir.policy.rules import RulesPolicy
 from nasir.policy.schedule import Progress
 
@@ -17,8 +17,11 @@ Row = Mapping[str, float]
 """The values of one epoch by column name; `seconds` is the time the epoch takes, all others are metrics."""
 
 Apply = Callable[[Decision], PhaseView | None]
-"""Carries out a rewrite decision on structure alone and returns the new view. To decline, return None or raise
-Decline with the reason; a rewrite past `Decision.budget` is to be declined, see `Budget.excess`."""
+"""Carries out a rewrite, keep or recall decision on structure alone and returns the new view. To decline a rewrite,
+return None or raise Decline with the reason; one past `Decision.budget` is to be declined, see `Budget.excess`."""
+
+Make = Callable[[PhasePlan, int], Policy]
+"""The policy of a phase, from its plan and the seed of the run."""
 
 MAX_EPOCHS = 10_000
 _ROUNDS = 1000
@@ -31,6 +34,7 @@ def simulate(
     view: PhaseView,
     apply: Apply | None = None,
     max_epochs: int = MAX_EPOCHS,
+    make: Make = RulesPolicy,
 ) -> list[dict[str, Any]]:
     """The journal-like records that a run with these metrics would write (kind, n; no time).
 
@@ -41,7 +45,7 @@ def simulate(
     """
     if not rows:
         raise DataError("a simulation needs the metrics of at least one epoch")
-    return _Simulation(phases, seed, rows, view, apply).run(max_epochs)
+    return _Simulation(phases, seed, rows, view, apply, make).run(max_epochs)
 
 
 def counted(view: PhaseView, decision: Decision) -> PhaseView | None:
@@ -55,13 +59,21 @@ def counted(view: PhaseView, decision: Decision) -> PhaseView | None:
 
 class _Simulation:
     def __init__(
-        self, phases: Sequence[PhasePlan], seed: int, rows: Sequence[Row], view: PhaseView, apply: Apply | None
+        self,
+        phases: Sequence[PhasePlan],
+        seed: int,
+        rows: Sequence[Row],
+        view: PhaseView,
+        apply: Apply | None,
+        make: Make,
     ) -> None:
         self.phases = phases
         self.seed = seed
         self.rows = rows
         self.view = view
         self.apply = apply
+        self.make = make
+        self.kept: dict[int, PhaseView] = {}
         self.records: list[dict[str, Any]] = []
         self.rewrites = 0
 
@@ -99,7 +111,7 @@ class _Simulation:
         )
 
     def _decide(self, phase: PhasePlan, epoch: int) -> None:
-        policy = RulesPolicy(phase, self.seed)
+        policy = self.make(phase, self.seed)
         for _ in range(_ROUNDS):
             decisions = policy.decide(self.records, self.view)
             for decision in decisions:
@@ -109,9 +121,29 @@ class _Simulation:
                     self._rewrite(decision, phase, epoch)
                 elif decision.action == "trial":
                     self._try(decision, phase, epoch)
+                elif decision.action in ("keep", "recall", "drop"):
+                    self._individual(decision, phase, epoch)
             if not decisions or decisions[-1].action == "end_phase":
                 return
         raise RunError(f"phase {phase.name}: {_ROUNDS} rounds of decisions after epoch {epoch}; the policy loops")
+
+    def _individual(self, decision: Decision, phase: PhasePlan, epoch: int) -> None:
+        place = {"epoch": epoch, "phase": phase.name, "individual": decision.individual}
+        number = int(decision.individual or 0)
+        if decision.action == "drop":
+            self._write("dropped", **place)
+            return
+        done = self.apply(decision) if self.apply else None
+        if decision.action == "recall":
+            self.view = done or self.kept[number]
+            self.rewrites += 1
+            self._write("recalled", **place, ordinal=self.rewrites, **self._structure())
+            return
+        self.kept[number] = self.view
+        last: Mapping[str, float] = next(
+            (record["metrics"] for record in reversed(self.records) if record["kind"] == "epoch"), {}
+        )
+        self._write("kept", **place, metrics=last, **self._structure())
 
     def _try(self, decision: Decision, phase: PhasePlan, epoch: int) -> None:
         """A trial without training: the first site that does not decline is taken for the best."""

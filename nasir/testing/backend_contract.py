@@ -304,6 +304,26 @@ class BackendContract:
 
     # -- checkpoints
 
+    def test_a_network_put_aside_comes_back_in_the_middle_of_a_phase(self, tmp_path: Path) -> None:
+        """Exported, another one trained and rewritten, loaded again: as if nothing had been, but for random fills."""
+        graph = self.graph()
+        plan: dict[str, Any] = {"ema_decay": 0.9, "optimizer": OptimizerPlan("adamw", lr=0.01, weight_decay=0.1)}
+        with self.session(tmp_path, graph, **plan) as session, self.session(tmp_path, graph, **plan) as straight:
+            self.same(self.epoch(session, 0), self.epoch(straight, 0))
+            meta = {"graph": graph.to_json(), "ordinal": 0}
+            session.export(tmp_path / "aside", 0, meta)
+            session.propose(self.grown(graph, init="gaussian"))
+            session.accept()
+            self.epoch(session, 1)
+            found = session.load(tmp_path / "aside", lambda stored: Graph.from_json(stored["graph"]), 2)
+            assert found is not None
+            self.same(session.evaluate("val"), straight.evaluate("val"))
+            for epoch in (1, 2):
+                self.same(self.epoch(session, epoch), self.epoch(straight, epoch))
+            again = self.grown(graph, init="gaussian")
+            first, second = (one.propose(again).delta_logits for one in (session, straight))
+            assert first != second, "the ordinal that was given keys random fills"
+
     def test_a_session_read_back_goes_on_like_the_one_that_wrote_it(self, tmp_path: Path) -> None:
         graph = self.graph()
         there = self.grown(graph, init="gaussian")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -13,6 +14,7 @@ import numpy as np
 from nasir.policy.base import Decision, PhaseView, Policy
 
 Moment = tuple[int, PhaseView, tuple[Decision, ...]]  # records so far, the network then, what was decided
+ROUNDS = 1000  # of decisions at one moment, after which a policy is taken for looping
 
 
 class PolicyContract:
@@ -32,20 +34,24 @@ class PolicyContract:
     def play(self, fresh: bool) -> tuple[list[dict[str, Any]], list[Moment]]:
         """A run with toy rewrites (one block more, every fifth declined); `fresh`: a new policy at every moment."""
         policy = type(self).make()
-        view = PhaseView(self.stages, dict.fromkeys(self.stages, 1), 1000, 1000)
-        history: list[dict[str, Any]] = [{"kind": "phase", "phase": "phase", "epoch": 0}]
+        toy = _Toy(PhaseView(self.stages, dict.fromkeys(self.stages, 1), 1000, 1000))
         moments: list[Moment] = []
-        for epoch in range(1, self.epochs + 1):
-            record = {"kind": "epoch", "phase": "phase", "epoch": epoch, "phase_epoch": epoch, "seconds": 1.0}
-            cost = {"params": view.params, "macs": view.macs, "depths": dict(view.depths)}
-            history.append(record | cost | {"metrics": self.metrics(epoch), "lr": 0.1})
-            decisions = (type(self).make() if fresh else policy).decide(tuple(history), view)
-            moments.append((len(history), view, decisions))
-            for decision in decisions:
-                view = _carry_out(decision, history, view, epoch)
-                if decision.action == "end_phase":
-                    return history, moments
-        return history, moments
+        for epoch in range(self.epochs + 1):
+            if epoch:
+                toy.train(epoch, self.metrics(epoch))
+            for _ in range(ROUNDS):
+                now = type(self).make() if fresh else policy
+                decisions = now.decide(tuple(toy.history), toy.view)
+                moments.append((len(toy.history), toy.view, decisions))
+                for decision in decisions:
+                    toy.carry_out(decision, epoch)
+                    if decision.action == "end_phase":
+                        return toy.history, moments
+                if not decisions:
+                    break
+            else:
+                raise AssertionError(f"after epoch {epoch} the policy still decides after {ROUNDS} rounds")
+        return toy.history, moments
 
     def test_decisions_follow_from_history_alone(self) -> None:
         """A policy made anew before every call, as after a resume, decides like one that lived all along."""
@@ -61,6 +67,29 @@ class PolicyContract:
         policy = type(self).make()
         for length, view, decisions in reversed(moments):
             assert policy.decide(tuple(history[:length]), view) == decisions, f"after {length} records"
+
+    def test_a_history_read_back_from_the_journal_gives_the_same_decisions(self) -> None:
+        history, moments = self.play(fresh=False)
+        stored = json.loads(json.dumps(history))
+        policy = type(self).make()
+        for length, view, decisions in moments:
+            assert policy.decide(stored[:length], view) == decisions, f"after {length} records"
+
+    def test_records_of_other_kinds_change_nothing(self) -> None:
+        """Checkpoints lie in the journal of an interrupted run where an uninterrupted one has none."""
+        history, moments = self.play(fresh=False)
+        policy = type(self).make()
+        for length, view, decisions in moments:
+            noisy = [one for record in history[:length] for one in (record, {"kind": "checkpoint", "epoch": 1})]
+            assert policy.decide(noisy, view) == decisions, f"after {length} records"
+
+    def test_global_random_state_neither_matters_nor_moves(self) -> None:
+        first = self.play(fresh=False)
+        random.seed(17)
+        np.random.seed(17)
+        before = _random_state()
+        assert self.play(fresh=False) == first
+        assert _random_state() == before
 
     def test_history_and_view_are_left_alone(self) -> None:
         history, moments = self.play(fresh=False)
@@ -81,16 +110,59 @@ class PolicyContract:
                 assert decision.action != "end_phase" or last, "end_phase must be the last decision"
 
 
-def _carry_out(decision: Decision, history: list[dict[str, Any]], view: PhaseView, epoch: int) -> PhaseView:
-    """Journal a decision and its outcome as the engine would."""
-    place = {"epoch": epoch, "phase": "phase", "site": decision.site, "pass": decision.pass_name}
-    history.append(decision.to_record() | {"epoch": epoch, "phase": "phase"})
-    if decision.action != "rewrite":
-        return view
-    outcome = place | {"options": dict(decision.options)}
-    if epoch % 5 == 0:
-        history.append(outcome | {"kind": "declined", "reason": "every fifth is refused"})
-        return view
-    history.append(outcome | {"kind": "rewrite", "seconds": 0.1})
-    depths = {**view.depths, str(decision.site): view.depths[str(decision.site)] + 1}
-    return replace(view, depths=depths, params=view.params + 100, macs=view.macs + 100)
+def _random_state() -> tuple[object, bytes]:
+    return random.getstate(), np.random.get_state(legacy=False)["state"]["key"].tobytes()
+
+
+class _Toy:
+    """A run without training: its journal, and the network as its policy sees it."""
+
+    def __init__(self, view: PhaseView) -> None:
+        self.view = view
+        self.history: list[dict[str, Any]] = [{"kind": "phase", "phase": "phase", "epoch": 0}]
+        self.kept: dict[int, tuple[PhaseView, dict[str, float]]] = {}
+        self.stored: set[int] = set()
+        self.metrics: dict[str, float] = {}
+
+    def _structure(self) -> dict[str, Any]:
+        return {"params": self.view.params, "macs": self.view.macs, "depths": dict(self.view.depths)}
+
+    def train(self, epoch: int, metrics: dict[str, float]) -> None:
+        self.metrics = metrics
+        record = {"kind": "epoch", "phase": "phase", "epoch": epoch, "phase_epoch": epoch, "seconds": 1.0}
+        self.history.append(record | self._structure() | {"metrics": metrics, "lr": 0.1})
+
+    def carry_out(self, decision: Decision, epoch: int) -> None:
+        """Journal a decision and its outcome as the engine would."""
+        place = {"epoch": epoch, "phase": "phase"}
+        self.history.append(decision.to_record() | place)
+        if decision.action == "rewrite":
+            self._rewrite(decision, place, declined=epoch % 5 == 0)
+        elif decision.action in ("keep", "recall", "drop"):
+            assert decision.individual is not None
+            self._individual(decision.action, decision.individual, place)
+
+    def _rewrite(self, decision: Decision, place: dict[str, Any], declined: bool) -> None:
+        outcome = place | {"site": decision.site, "pass": decision.pass_name, "options": dict(decision.options)}
+        if declined:
+            self.history.append(outcome | {"kind": "declined", "reason": "every fifth is refused"})
+            return
+        self.history.append(outcome | {"kind": "rewrite", "seconds": 0.1})
+        depths = {**self.view.depths, str(decision.site): self.view.depths[str(decision.site)] + 1}
+        self.view = replace(self.view, depths=depths, params=self.view.params + 100, macs=self.view.macs + 100)
+
+    def _individual(self, action: str, number: int, place: dict[str, Any]) -> None:
+        place = place | {"individual": number}
+        if action == "keep":
+            assert number not in self.kept, f"individual {number} is kept twice"
+            self.kept[number] = (self.view, self.metrics)
+            self.stored.add(number)
+            self.history.append(place | {"kind": "kept", "metrics": self.metrics} | self._structure())
+            return
+        assert number in self.stored, f"individual {number} is not stored"
+        if action == "recall":
+            self.view, self.metrics = self.kept[number]
+            self.history.append(place | {"kind": "recalled"})
+        else:
+            self.stored.discard(number)
+            self.history.append(place | {"kind": "dropped"})

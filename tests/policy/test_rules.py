@@ -340,7 +340,7 @@ def test_an_unknown_stage_names_those_there_are() -> None:
         (lambda: Where(("a", "a")), "names a stage twice: a, a"),
         (lambda: Budget(), "at least one of params"),
         (lambda: Budget(params=-1), "budget.params is -1"),
-        (lambda: RulePlan("r", "p"), "say when it acts"),
+        (lambda: PhasePlan("p", 1, (RulePlan("r", "p"),)), "say when it acts"),
         (lambda: RulePlan("r", "p", every=0), "rule r: every is 0"),
         (lambda: PhasePlan("p"), "would never end"),
         (lambda: PhasePlan("p", until="all_frozen"), "needs at least one rule"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import random
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,10 +14,11 @@ from nasir.errors import Decline, PlanError
 from nasir.evidence import Evidence, Need
 from nasir.ir import Atom, Draft, Graph
 from nasir.ir.op import loaded, op_named
-from nasir.policy import At, PhasePlan, Plateau, RulePlan, RulesPolicy, Where
+from nasir.policy import At, PhasePlan, Plateau, Policy, RulePlan, RulesPolicy, Where
 from nasir.policy.base import Decision, History, PhaseView
-from nasir.registry import get_pass, passes
+from nasir.registry import get_pass, passes, policies
 from nasir.rewrite import Pass
+from nasir.spec import make_policy
 from nasir.testing import MIXING, OpCase, OpContract, PassContract, PolicyContract, random_graph
 
 OPTIONS: Mapping[str, tuple[dict[str, Any], ...]] = {
@@ -178,12 +180,33 @@ def mixed_rules() -> RulesPolicy:
     return RulesPolicy(PhasePlan("phase", epochs=30, rules=(grow, shrink)), seed=3)
 
 
-class TestAutoGrow(PolicyContract):
-    make = staticmethod(autogrow)
+MUTATIONS = (RulePlan("rules.0", "insert-block", weight=2.0), RulePlan("rules.1", "insert-block", at_most=3))
 
 
-class TestMixedRules(PolicyContract):
-    make = staticmethod(mixed_rules)
+def evolved(**options: Any) -> Policy:
+    plan = PhasePlan("phase", rules=MUTATIONS, policy="evolve", policy_options=options)
+    return make_policy(plan, seed=5)
+
+
+POLICIES: Mapping[str, tuple[Callable[[], Policy], ...]] = {
+    "rules": (autogrow, mixed_rules),
+    "evolve": (
+        lambda: evolved(population=4, generations=12, select={"tournament": 2}, epochs=2),
+        lambda: evolved(population=1, offspring=3, generations=4, replace="parents", keep_parent=True, mutations=2),
+        lambda: evolved(population=3, offspring=2, generations=50, replace="worst", objectives=["val.loss", "macs"]),
+    ),
+}
+POLICY_LAWS = sorted(name for name in vars(PolicyContract) if name.startswith("test_"))
+OURS = [name for name in policies.names() if policies._entry_points()[name].value.startswith("nasir.")]
+
+
+@pytest.mark.parametrize("law", POLICY_LAWS)
+@pytest.mark.parametrize("name, number", [(name, n) for name in OURS for n in range(len(POLICIES[name]))])
+def test_shipped_policy(name: str, number: int, law: str) -> None:
+    class Suite(PolicyContract):
+        make = staticmethod(POLICIES[name][number])
+
+    getattr(Suite(), law)()
 
 
 class Forgetful:
@@ -197,6 +220,38 @@ class Forgetful:
         if self.calls % 3:
             return ()
         return (Decision("rewrite", "rules.0", "insert-block", {}, "s1", f"call {self.calls}"),)
+
+
+class Careless:
+    """Draws from the global generator, counts all records, never stops, recalls nobody: by turns."""
+
+    def __init__(self, fault: str) -> None:
+        self.fault = fault
+
+    def decide(self, history: History, view: PhaseView) -> tuple[Decision, ...]:
+        grow = (Decision("rewrite", "rules.0", "insert-block", {}, "s1", "because"),)
+        if self.fault == "random":
+            return grow if history[-1]["kind"] == "epoch" and random.random() < 0.5 else ()
+        if self.fault == "counts":
+            return grow if history[-1]["kind"] in ("epoch", "checkpoint") and len(history) % 2 else ()
+        return grow if self.fault == "loops" else (Decision("recall", reason="gone", individual=3),)
+
+
+@pytest.mark.parametrize(
+    "fault, law, text",
+    [
+        ("random", "test_global_random_state_neither_matters_nor_moves", ""),
+        ("counts", "test_records_of_other_kinds_change_nothing", "after"),
+        ("loops", "test_two_runs_decide_alike", "still decides after 1000 rounds"),
+        ("recalls", "test_two_runs_decide_alike", "individual 3 is not stored"),
+    ],
+)
+def test_a_careless_policy_is_noticed(fault: str, law: str, text: str) -> None:
+    class Suite(PolicyContract):
+        make = staticmethod(lambda: Careless(fault))
+
+    with pytest.raises(AssertionError, match=text or None):
+        getattr(Suite(), law)()
 
 
 @pytest.mark.parametrize(

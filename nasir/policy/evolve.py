@@ -1,0 +1,240 @@
+"""A population of networks that mutate by passes and inherit weights, as a pure function of history.
+
+Regularized evolution (Real et al. 2019, arXiv:1802.01548): population P, select {"tournament": S}, replace oldest, one
+offspring: the best of S drawn is mutated, its child joins, the oldest leaves. Hill climbing by network morphisms (NASH,
+Elsken et al. 2018, arXiv:1711.04528) is the special case of population 1, offspring n, replace parents and keep_parent:
+of n children, one of them the parent trained on, the best becomes the next parent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from nasir.errors import RunError
+from nasir.policy.base import ALL_FROZEN, Budget, Decision, Fault, History, PhasePlan, PhaseView, RulePlan
+from nasir.policy.conditions import evaluate
+from nasir.policy.draws import index, weighted
+from nasir.policy.evolve_log import EvolutionLog, Members
+from nasir.policy.evolve_options import EvolveOptions
+from nasir.policy.evolve_rank import Individual, ranked
+from nasir.policy.places import blocks, depth_at, sites_in
+
+OVER = "evolution is over"
+GONE = {"oldest": "the oldest leave", "worst": "the worst leave", "parents": "replaced"}
+
+
+class EvolvePolicy:
+    """Evolution: a population of networks, mutated by the passes of the phase's rules, with inherited weights.
+
+    The start network is trained and kept as the first individual. Until the population is full, children of it are
+    made; then generations of `offspring` children, each of a parent that is recalled, mutated, trained and kept. After
+    the last generation the best individual is recalled and the phase ends.
+    """
+
+    Options = EvolveOptions
+    outlives_divergence = True
+
+    def __init__(self, plan: PhasePlan, seed: int, options: EvolveOptions) -> None:
+        self.plan = plan
+        self.seed = seed
+        self.options = options
+
+    @staticmethod
+    def faults(plan: PhasePlan, options: EvolveOptions) -> Iterator[Fault]:
+        """What is wrong with a phase that evolves."""
+        if not plan.rules:
+            yield (), f"the phase {plan.name!r} evolves and has no mutations", "add `rules: [{do: insert-block}]`"
+        for number, rule in enumerate(plan.rules):
+            yield from ((("rules", number, *path), text, remedy) for path, text, remedy in _rule_faults(rule))
+        if plan.until == ALL_FROZEN:
+            yield ("until",), "evolution freezes nothing", "give `generations` to the policy, or a condition"
+        if (options.generations, plan.epochs, plan.until, plan.budget) == (None, None, None, None):
+            remedy = "add `generations` to the policy, or `epochs`, `until` or `budget`"
+            yield (), f"the phase {plan.name!r} never ends", remedy
+        if plan.epochs is not None and plan.epochs < options.start_epochs:
+            text = f"{plan.epochs} is too few: the start network alone is trained for {options.start_epochs} epochs"
+            yield ("epochs",), text, "raise it, or leave it out and give `generations` to the policy"
+
+    @staticmethod
+    def cycle(options: EvolveOptions) -> int:
+        """Epochs after which another network may be gone on with."""
+        return math.gcd(options.start_epochs, options.epochs)
+
+    def decide(self, history: History, view: PhaseView) -> tuple[Decision, ...]:
+        """All decisions of this moment. Raises RunError where the start network was never measured, or diverged."""
+        log = EvolutionLog.of(history, self.options)
+        if log.phase.ended:
+            return ()
+        if not log.making:
+            return self._next(log)
+        if log.parent is None:
+            if log.trained < self.options.start_epochs:
+                return ()
+            if not any(record["kind"] == "epoch" for record in history):
+                raise RunError(
+                    f"phase {self.plan.name}: `initial: 0` needs an epoch before, which measures the start network; "
+                    "give it one or more"
+                )
+        elif not log.trained:
+            return self._mutation(log, view)
+        elif log.trained < self.options.epochs:
+            return ()
+        return (self._keep(log),)
+
+    def _keep(self, log: EvolutionLog) -> Decision:
+        if log.parent is None:
+            made = f"the start network, trained for {log.trained} epochs"
+        else:
+            changed = f"{log.mutations} mutation{'s' * (log.mutations != 1)}" if log.mutations else "as it was"
+            made = f"child of {log.parent}, {changed}, trained for {log.trained} epochs"
+        return Decision("keep", reason=made, individual=log.next)
+
+    # -- between two networks
+
+    def _next(self, log: EvolutionLog) -> tuple[Decision, ...]:
+        """Who is not needed any more, and who is gone on with."""
+        if not log.kept[0].sound:
+            raise RunError(
+                f"phase {self.plan.name}: the training of the start network diverged; lower `lr` or add `warmup`"
+            )
+        population = log.population()
+        ending = self._ending(log)
+        best = log.best(population)
+        if ending:
+            return self._end(log, best, ending)
+        wanted = {one.number for one in (*population, *log.siblings)}
+        if self.options.result == "history":
+            wanted |= {one.number for one in best}
+        if log.founding:
+            wanted |= {one.number for one in log.kept}
+        parent, reason = self._parent(log, population)
+        recall = Decision(
+            "recall", reason=f"{reason}; individual {log.next} will be its child", individual=parent.number
+        )
+        return (*self._drops(log, wanted, GONE[self.options.replace]), recall)
+
+    def _ending(self, log: EvolutionLog) -> str | None:
+        """Why no further child is made, or None. A generation that has begun is finished if the phase lasts."""
+        plan, options = self.plan, self.options
+        if plan.epochs is not None and log.phase.done + options.epochs > plan.epochs:
+            return f"no child can be trained in what is left of the {plan.epochs} epochs of the phase"
+        if log.founding or log.siblings:
+            return None
+        if options.generations is not None and log.generations >= options.generations:
+            return f"{options.generations} generation{'s are' if options.generations > 1 else ' is'} complete"
+        if plan.budget is not None:
+            excess = plan.budget.excess(seconds=log.phase.seconds, epochs=log.phase.done, reached=True)
+            if excess:
+                return excess
+        if plan.until is not None and plan.until != ALL_FROZEN and log.phase.epochs:
+            verdict = evaluate(plan.until, log.phase.epochs)
+            return verdict.sentence if verdict.holds else None
+        return None
+
+    def _end(self, log: EvolutionLog, best: list[Individual], ending: str) -> tuple[Decision, ...]:
+        first = best[0]
+        several = len(self.options.goals) > 1
+        wanted = {one.number for one in best} if several else {first.number}
+        reason = f"the best of {len(log.kept)} individuals: {self._shown(first)}"
+        front = "; front: " + ", ".join(f"{one.number} ({self._shown(one)})" for one in best) if several else ""
+        recall = Decision("recall", reason=reason, individual=first.number)
+        gone = [] if several else [Decision("drop", reason=f"{OVER}: it goes on", individual=first.number)]
+        end = Decision("end_phase", reason=f"{ending}; goes on with individual {first.number}{front}")
+        return (*self._drops(log, wanted, OVER), recall, *gone, end)
+
+    def _drops(self, log: EvolutionLog, wanted: set[int], reason: str) -> list[Decision]:
+        """Everybody who is stored and not wanted."""
+        return [
+            Decision(
+                "drop",
+                reason=f"{reason if one.sound else 'its training diverged'}: {self._shown(one)}",
+                individual=one.number,
+            )
+            for one in log.kept
+            if one.number in log.stored and one.number not in wanted
+        ]
+
+    def _parent(self, log: EvolutionLog, population: Members) -> tuple[Individual, str]:
+        """The parent of the next individual, and why it is that."""
+        if log.founding:
+            founder = log.kept[0]
+            return founder, f"{len(log.kept)} of {self.options.population} of the population are there"
+        generation = f"generation {log.generations + 1}"
+        sample = self.options.sample
+        if sample is None:
+            best = ranked(population)[0]
+            return best, f"{generation}: the best of {len(population)}, {self._shown(best)}"
+        keys = [self._key(log, "parent", number) for number in range(sample)]
+        drawn = [population[index(key, len(population))] for key in keys]
+        order = ranked(population)
+        winner = min(drawn, key=order.index)
+        names = ", ".join(str(one.number) for one in drawn)
+        return winner, f"{generation}: the best of {names}, drawn from {len(population)}, {self._shown(winner)}"
+
+    # -- mutations
+
+    def _mutation(self, log: EvolutionLog, view: PhaseView) -> tuple[Decision, ...]:
+        """The next rewrite of the child, none once it is ready to be trained."""
+        unchanged = self.options.keep_parent and not log.founding and not log.siblings
+        if unchanged or log.mutations >= self.options.mutations or log.attempts >= self.options.attempts:
+            return ()
+        places = {rule.name: self._sites(rule, log, view) for rule in self.plan.rules}
+        able = [rule for rule in self.plan.rules if places[rule.name]]
+        if not able:
+            return ()
+        weights = [rule.weight or 1.0 for rule in able]
+        rule = able[weighted(self._key(log, "rule", log.attempts), weights)]
+        sites = places[rule.name]
+        site = sites[index(self._key(log, "site", log.attempts), len(sites))]
+        share = (rule.weight or 1.0) / sum(weights)
+        reason = (
+            f"mutation {log.mutations + 1} of {self.options.mutations} of individual {log.next}, one of "
+            f"{sum(map(len, places.values()))} places, drawn with probability {share / len(sites):.3g}"
+        )
+        if site in view.depths:
+            reason += f"; {site} has {blocks(view.depths[site])}"
+        budget = _tighter(rule.budget, self.plan.budget)
+        named = (rule.name, rule.pass_name, rule.options, site)
+        return (Decision("rewrite", *named, reason, budget, individual=log.next),)
+
+    def _sites(self, rule: RulePlan, log: EvolutionLog, view: PhaseView) -> list[str]:
+        """Where a rule may still mutate the child."""
+        known = view.sites.get(rule.name, view.stages)
+        places = [site for site in rule.where.sites if site in known] if rule.where.sites else sites_in(rule, view)
+        full = rule.at_most
+        return [
+            site
+            for site in places
+            if (rule.name, site) not in log.declined and (full is None or depth_at(view, site) < full)
+        ]
+
+    def _key(self, log: EvolutionLog, purpose: str, number: int) -> str:
+        return f"{self.seed}/{self.plan.name}/{log.next}/{purpose}/{number}"
+
+    def _shown(self, one: Individual) -> str:
+        return ", ".join(goal.show(value) for goal, value in zip(self.options.goals, one.values, strict=True))
+
+
+def _rule_faults(rule: RulePlan) -> Iterator[Fault]:
+    """What a rule says that means nothing to evolution."""
+    for key in ("every", "when", "freeze", "trial"):
+        if getattr(rule, key) is not None:
+            yield (key,), "evolution draws its mutations itself", f"remove `{key}`"
+    if rule.where.order != "round_robin":
+        yield ("where", "order"), "evolution draws the place of a mutation", "remove `order`"
+    if rule.where.count != 1:
+        yield ("where", "count"), "a mutation is one rewrite", "give the policy more `mutations`"
+    for key in ("seconds", "epochs"):
+        if rule.budget is not None and getattr(rule.budget, key) is not None:
+            yield ("budget", key), "only `params` and `macs` bound a mutation", f"put `{key}` into the phase's `budget`"
+
+
+def _tighter(first: Budget | None, second: Budget | None) -> Budget | None:
+    """The params and macs that both budgets allow."""
+    bounds = {}
+    for name in ("params", "macs"):
+        given = [getattr(one, name) for one in (first, second) if one is not None and getattr(one, name) is not None]
+        if given:
+            bounds[name] = min(given)
+    return Budget(**bounds) if bounds else None

@@ -1,0 +1,106 @@
+"""Which of several individuals is better: by one objective, or by non-dominated sorting and crowding (NSGA-II)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from nasir.policy.base import Record
+
+METRICS = ("train.loss", "train.accuracy", "val.loss", "val.accuracy", "params", "macs")
+COSTS = ("params", "macs")
+"""Objectives that a `kept` record holds beside its metrics: whole numbers, less is better."""
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """A number to make large (`sign` 1) or small (-1)."""
+
+    metric: str
+    sign: int
+
+    @classmethod
+    def parse(cls, value: str | Mapping[str, str]) -> Objective:
+        """`val.accuracy`, whose direction is known, or {"maximize": NAME} or {"minimize": NAME}; else ValueError."""
+        if isinstance(value, str):
+            name, direction = value, "minimize" if value in COSTS or value.endswith("loss") else "maximize"
+        elif isinstance(value, Mapping) and len(value) == 1:
+            [(direction, name)] = value.items()
+        else:
+            raise ValueError(f"objectives: {value!r} is none; write `val.accuracy` or `{{minimize: macs}}`")
+        if name not in METRICS:
+            raise ValueError(f"objectives: unknown metric {name!r}; known: {', '.join(METRICS)}")
+        if direction not in ("maximize", "minimize"):
+            raise ValueError(f"objectives: {direction!r} is no direction; write `maximize` or `minimize`")
+        return cls(name, 1 if direction == "maximize" else -1)
+
+    def value(self, record: Record) -> float:
+        """The number in a `kept` record, signed so that more is better; NaN after a divergence."""
+        return self.sign * float(record[self.metric] if self.metric in COSTS else record["metrics"][self.metric])
+
+    def show(self, value: float) -> str:
+        """ "val.accuracy 0.91", "macs 12,345"; `value` is signed."""
+        plain = self.sign * value
+        return f"{self.metric} {plain:,.0f}" if self.metric in COSTS else f"{self.metric} {plain:.4g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Individual:
+    """A stored network: its number in the run, in order of birth, and the signed values of the objectives."""
+
+    number: int
+    values: tuple[float, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Whether its training did not diverge."""
+        return not any(math.isnan(value) for value in self.values)
+
+
+def dominates(first: Individual, second: Individual) -> bool:
+    """Whether the first is better in an objective and worse in none."""
+    pairs = list(zip(first.values, second.values, strict=True))
+    return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
+
+
+def fronts(members: Sequence[Individual]) -> list[list[Individual]]:
+    """Non-dominated sorting: the first front is dominated by nobody, the next only by those before it, and so on."""
+    found: list[list[Individual]] = []
+    rest = list(members)
+    while rest:
+        front = [one for one in rest if not any(dominates(other, one) for other in rest)]
+        found.append(front)
+        rest = [one for one in rest if one not in front]
+    return found
+
+
+def crowding(front: Sequence[Individual]) -> dict[int, float]:
+    """By number, the distance between the neighbours in each objective, as a share of its span, summed (Deb et al.
+    2002, section III-B); infinite at the ends."""
+    distance = dict.fromkeys((one.number for one in front), 0.0)
+    for axis in range(len(front[0].values)):
+        ordered = sorted(front, key=lambda one: (one.values[axis], one.number))
+        span = ordered[-1].values[axis] - ordered[0].values[axis]
+        distance[ordered[0].number] = distance[ordered[-1].number] = math.inf
+        for before, one, after in zip(ordered, ordered[1:], ordered[2:], strict=False):
+            distance[one.number] += (after.values[axis] - before.values[axis]) / span if span else 0.0
+    return distance
+
+
+def ranked(members: Sequence[Individual]) -> list[Individual]:
+    """Best first. One objective: by its value. Several: by front, then the least crowded. Ties: the older one."""
+    if not members or len(members[0].values) == 1:
+        return sorted(members, key=lambda one: (-one.values[0], one.number))
+    found: list[Individual] = []
+    for front in fronts(members):
+        distance = crowding(front)
+        found += sorted(front, key=lambda one: (-distance[one.number], one.number))
+    return found
+
+
+def best_of(members: Sequence[Individual]) -> list[Individual]:
+    """The first front, by the first objective; with one objective, the best one alone."""
+    if len(members[0].values) == 1:
+        return ranked(members)[:1]
+    return sorted(fronts(members)[0], key=lambda one: (-one.values[0], one.number))

@@ -1,0 +1,35 @@
+"""Where a rule may act in the network as it is now."""
+
+from __future__ import annotations
+
+from nasir.errors import RunError
+from nasir.policy.base import PhaseView, RulePlan
+
+
+def sites_in(rule: RulePlan, view: PhaseView) -> tuple[str, ...]:
+    """The sites of a rule that names none exactly, in network order, or in the order of the stages that it lists.
+
+    A listed stage stands for itself, or, for a pass that does not act on stages, for every site that lies in it.
+    Raises RunError for a stage that the network does not have.
+    """
+    known = view.sites.get(rule.name, view.stages)
+    found: dict[str, None] = {}
+    for wanted in rule.where.stages:
+        matches = [site for site in known if site == wanted] or [s for s in known if s.startswith(f"{wanted}.")]
+        if not matches and wanted not in view.stages:
+            raise RunError(
+                f"rule {rule.name} names stage {wanted!r}, which the network does not have; "
+                f"its stages are {', '.join(view.stages) or 'none'}"
+            )
+        found.update(dict.fromkeys(matches))
+    return tuple(found) if rule.where.stages else known
+
+
+def depth_at(view: PhaseView, site: str) -> int:
+    """Blocks of the stage that a site is or lies in; 0 for a site outside all stages."""
+    return next((depth for stage, depth in view.depths.items() if f"{site}.".startswith(f"{stage}.")), 0)
+
+
+def blocks(depth: int) -> str:
+    """1 block, 2 blocks."""
+    return f"{depth} block" if depth == 1 else f"{depth} blocks"
