@@ -16,6 +16,7 @@ from nasir.engine import Engine, Signals, setup_of, start_of
 from nasir.errors import JournalError, RunError, SpecError
 from nasir.ir import Graph
 from nasir.journal import Journal, Record
+from nasir.prefixes import PrefixStore, Sharing
 from nasir.registry import backends
 from nasir.rundir import RunDirectory
 from nasir.spec import Spec, hash_plugins, import_plugins, load_spec
@@ -33,6 +34,7 @@ class Run:
     graph: Graph
     metrics: dict[str, float]  # "test.accuracy", "test.loss", "val.accuracy", ...: accuracies are fractions
     journal: tuple[Record, ...]  # the records that count
+    prefix_epochs: int = 0  # of them, taken over from another run (see `PrefixStore`)
 
     @property
     def report(self) -> Path:
@@ -51,11 +53,16 @@ def run(
     signals: Signals | None = None,
     listener: Callable[[Record], None] = _ignore,
     notice: Callable[[str], None] = lambda text: None,
+    prefixes: PrefixStore | None = None,
+    prefix_every: int | None = None,
 ) -> Run:
     """Train what a spec describes, in the run directory `out` (default: runs/NAME, numbered when taken).
 
     Raises SpecError or UsageError for bad input, RunError when training fails, Preempted when `signals` asked to
     stop (a checkpoint is then written, and `resume` goes on). `listener` sees each journal record, `notice` remarks.
+
+    With `prefixes` the run begins with the deepest state of other runs there that it would come to itself, and leaves
+    its own before decisions and, if given, every `prefix_every` epochs. What comes out is the same, bit for bit.
     """
     spec = spec if isinstance(spec, Spec) else load_spec(spec)
     base = spec.source.resolve().parent
@@ -74,7 +81,8 @@ def run(
             directory.check_vacant()  # another process may have run here since
             directory.write_spec(spec.to_yaml())
             env = {**_environment(), **session.describe(), "base": str(base)}
-            env["plugins"] = {Path(plugin.path).name: plugin.sha256 for plugin in plugins}
+            hashes = {Path(plugin.path).name: plugin.sha256 for plugin in plugins}
+            env["plugins"] = hashes
             directory.write_env(env)
             with directory.journal() as journal:
                 engine = Engine(spec, directory, journal, session, signals or Signals(), listener)
@@ -95,6 +103,9 @@ def run(
                         else {}
                     ),
                 )
+                if prefixes is not None:
+                    sharing = Sharing(prefixes, engine, base, hashes, notice, prefix_every)
+                    sharing.begin(lambda: session.build(graph, initial_plan(graph, spec), start_of(spec, source)))
                 return _end(engine, directory)
     finally:
         session.close()
@@ -106,10 +117,13 @@ def resume(
     signals: Signals | None = None,
     listener: Callable[[Record], None] = _ignore,
     notice: Callable[[str], None] = lambda text: None,
+    prefixes: PrefixStore | None = None,
+    prefix_every: int | None = None,
 ) -> Run:
     """Go on with a run that was killed or stopped, bit for bit where the environment is the same.
 
-    A finished run is returned as it is. `notice` hears what differs from the environment the run began in.
+    A finished run is returned as it is. `notice` hears what differs from the environment the run began in. `prefixes`
+    and `prefix_every` as for `run`; a run that has no checkpoint yet may begin with a stored state too.
     """
     directory = RunDirectory.open(path)
     with directory.lock(), directory.journal() as journal:
@@ -130,10 +144,19 @@ def resume(
                 notice(f"resuming will not be bit-exact: {text}")
             engine = Engine(spec, directory, journal, session, signals or Signals(), listener)
             engine.graph = graph
-            if not engine.restore():
+            fresh = not engine.restore()
+
+            def build() -> None:
                 session.build(graph, initial_plan(graph, spec), start_of(spec, _same_source(spec, records[0])))
+
+            if fresh:
+                build()
             for text in engine.problems:
                 notice(text)
+            if prefixes is not None:
+                sharing = Sharing(prefixes, engine, Path(env["base"]), env["plugins"], notice, prefix_every)
+                if fresh:
+                    sharing.begin(build)
             return _end(engine, directory)
         finally:
             session.close()
@@ -168,7 +191,8 @@ def finished(directory: RunDirectory, journal: Journal) -> Run:
     """The result of a run that ended."""
     end = journal.effective("end")[-1]
     graph = Graph.from_json(directory.get_blob(end["graph"]))
-    return Run(directory.path, graph, dict(end["metrics"]), journal.effective())
+    taken = sum(record["epochs"] for record in journal.effective("prefix"))
+    return Run(directory.path, graph, dict(end["metrics"]), journal.effective(), taken)
 
 
 def _end(engine: Engine, directory: RunDirectory) -> Run:

@@ -113,12 +113,26 @@ class Session(Protocol):
         """Go back to a snapshot taken in the same phase, bit for bit, any number of times."""
 
     def notes(self) -> dict[str, Any]:
-        """Facts for the journal of an epoch, such as the number of graphs compiled so far."""
+        """Facts for the journal of an epoch: `samples` trained on in it, the number of graphs compiled so far, ..."""
 
     def learning_rate(self, phase_epoch: int) -> float: ...
-    def save(self, directory: Path, step: int, meta: Mapping[str, Any], keep: int) -> Path: ...
-    def load(self, directory: Path, restore: Callable[[Mapping[str, Any]], Graph]) -> Mapping[str, Any] | None:
-        """Load the newest usable checkpoint; `restore` gives the graph its meta data names. None without one."""
+    def save(self, directory: Path, step: int, meta: Mapping[str, Any], keep: int) -> Path:
+        """Write a checkpoint, perhaps in the background: see `flush`."""
+
+    def flush(self) -> None:
+        """Wait until every checkpoint is on disk; raises CheckpointError where that failed."""
+
+    def export(self, directory: Path, step: int, meta: Mapping[str, Any]) -> Path:
+        """Write the state as `save` does, into any directory and durably before it returns; `load` reads it."""
+
+    def load(
+        self, directory: Path, restore: Callable[[Mapping[str, Any]], Graph], ordinal: int | None = None
+    ) -> Mapping[str, Any] | None:
+        """Load the newest usable checkpoint; `restore` gives the graph its meta data names. None without one.
+
+        `ordinal` stands in for that of the meta data, which keys random fills. Within a phase, the phase goes on with
+        the network that was loaded, its averages and its optimizer state.
+        """
 
     def close(self) -> None: ...
 

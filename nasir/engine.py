@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import Any
 from nasir.backend import Session, Setup, Start, Stretch
 from nasir.decisions import Decisions
 from nasir.decisions import Signals as Signals
-from nasir.errors import Preempted, RunError
+from nasir.errors import Diverged, Preempted, RunError
 from nasir.ir import Graph
 from nasir.ir.regions import closest, covers
 from nasir.journal import Journal, Record
 from nasir.policy import PhasePlan, Progress
+from nasir.registry import policies
 from nasir.rundir import RunDirectory
 from nasir.spec import Spec
 from nasir.spec.inherit import Inherited
@@ -44,6 +46,8 @@ class Engine:
         self.stretch: Stretch | None = None  # of an epoch that was interrupted
         self.begun: int | None = None  # index of the phase the session is set up for
         self.problems: tuple[str, ...] = ()  # damaged checkpoints that were passed over
+        self.undecided = False  # the policy was not asked yet about the last epoch of the journal
+        self.before_decisions: Callable[[int], None] = lambda epoch: None  # hears of epochs done, before that
 
     @property
     def graph(self) -> Graph:
@@ -64,6 +68,8 @@ class Engine:
 
     def execute(self) -> dict[str, float]:
         """Train through all phases; returns the final metrics."""
+        if self.undecided:
+            self._decide_late()
         while True:
             progress = Progress.of(self.journal.effective(), self.plans)
             if progress.phase_index is None:
@@ -97,10 +103,15 @@ class Engine:
         started, cpu_started = time.monotonic(), time.process_time()
         phase = self.plans[progress.phase_index]
         epoch, phase_epoch = progress.total_epochs, progress.phase_epoch
-        self.stretch = self.session.train(epoch, phase_epoch, self.stretch, self.signals.wanted)
-        if not self.stretch.finished:
-            self._preempt(epoch)
-        metrics = {**self.stretch.metrics, **self.session.evaluate("val")}
+        try:
+            self.stretch = self.session.train(epoch, phase_epoch, self.stretch, self.signals.wanted)
+            if not self.stretch.finished:
+                self._preempt(epoch)
+            metrics = {**self.stretch.metrics, **self.session.evaluate("val")}
+        except Diverged as error:
+            if not getattr(policies.get(phase.policy), "outlives_divergence", False):
+                raise
+            metrics = dict.fromkeys((*error.metrics, *self.session.evaluate("val")), math.nan)
         self.stretch = None
         cost = self.graph.cost()
         self.write(
@@ -117,13 +128,28 @@ class Engine:
             depths=self.graph.depths(),
             **self.session.notes(),
         )
-        self.decisions.make(phase, epoch + 1, phase_epoch + 1)
+        self.before_decisions(epoch + 1)
+        self._decide(phase, epoch + 1, phase_epoch + 1)
+
+    def _decide(self, phase: PhasePlan, epoch: int, phase_epoch: int) -> None:
+        """What follows an epoch; `epoch` and `phase_epoch` count those done."""
+        self.decisions.make(phase, epoch, phase_epoch)
+        self.undecided = False
         every = self.spec.checkpoint.every
         over = Progress.of(self.journal.effective(), self.plans).phase_index is None
-        if (epoch + 1) % every == 0 or over or self.signals.wanted():
-            self.save(epoch + 1)
+        if epoch % every == 0 or over or self.signals.wanted():
+            self.save(epoch)
         if self.signals.wanted():
-            raise self._stopped(epoch + 1)
+            raise self._stopped(epoch)
+
+    def _decide_late(self) -> None:
+        """Make up for the decisions after the last epoch, in its phase even if that is used up."""
+        records = self.journal.effective()
+        last = next(record for record in reversed(records) if record["kind"] == "epoch")
+        self.begun = sum(record["kind"] == "phase" for record in records) - 1
+        phase = self.spec.phases[self.begun]
+        self.session.begin_phase(phase.training(self.spec), phase.epochs, resumed=True)
+        self._decide(self.plans[self.begun], last["epoch"], last["phase_epoch"])
 
     def _preempt(self, epoch: int) -> None:
         self.save(epoch)
@@ -135,6 +161,7 @@ class Engine:
 
     def _finish(self) -> dict[str, float]:
         metrics = {**self.session.evaluate("test"), **self.session.evaluate("val")}
+        self.session.flush()  # a run that says it is done has its last weights on disk
         cost = self.graph.cost()
         done = [r for r in self.journal.effective() if r["kind"] == "epoch"]
         self.write(
@@ -146,6 +173,7 @@ class Engine:
             seconds=round(sum(record["seconds"] for record in done), 3),
             graph=self.run.put_blob(self.graph.to_json()),
         )
+        self.decisions.individuals.sweep(self.journal.effective(), over=True)
         return metrics
 
     # -- checkpoints
@@ -158,10 +186,12 @@ class Engine:
             "epoch": epoch,
             "graph": self.run.put_blob(self.graph.to_json()),
             "ordinal": self.decisions.ordinal,
+            "decided": not self.undecided,
             "stretch": None if stretch is None else {"steps": stretch.steps, "sums": dict(stretch.sums)},
         }
         path = self.session.save(self.run.checkpoints, len(self.journal), meta, self.spec.checkpoint.keep)
         self.write("checkpoint", step=len(self.journal), epoch=epoch, path=str(path.relative_to(self.run.path)))
+        self.decisions.individuals.sweep(self.journal.effective())
 
     def restore(self) -> bool:
         """Load the newest checkpoint and void the records after it; False when there is none."""
@@ -171,6 +201,7 @@ class Engine:
         if meta is not None:
             self.graph = Graph.from_json(self.run.get_blob(meta["graph"]))
             self.decisions.ordinal = int(meta["ordinal"])
+            self.undecided = not meta.get("decided", True)
             if meta["stretch"] is not None:
                 self.stretch = Stretch({}, False, meta["stretch"]["steps"], meta["stretch"]["sums"])
             if n < len(records) and records[n]["kind"] == "checkpoint":

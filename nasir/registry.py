@@ -56,6 +56,11 @@ class Registry:
         """All known names, sorted; imports nothing."""
         return tuple(sorted({*self._objects, *self._entry_points()}))
 
+    def packages(self) -> dict[str, str]:
+        """Versions of the distributions whose entry points are known, by name; imports nothing."""
+        found = (point.dist for point in self._entry_points().values())
+        return {dist.name: dist.version for dist in found if dist is not None}
+
     def _entry_points(self) -> dict[str, EntryPoint]:
         if self._points is None:
             self._points = {point.name: point for point in entry_points(group=self.group)}

@@ -3,11 +3,12 @@
 spec.yaml      the resolved spec               checkpoints/step_N/   weights and optimizer state (backend)
 env.json       versions, device, threads       report.html           the report
 journal.jsonl  what happened (nasir.journal)   lock                  held while a process writes here
-blobs/         graphs and plans, <sha256>.json; arrays, <digest>.npy
+individuals/N/ networks that a policy put aside    blobs/   graphs and plans, <sha256>.json; arrays, <digest>.npy
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -27,11 +28,36 @@ from nasir.errors import JournalError, RunError, UsageError
 from nasir.ir.draft import digest_of
 from nasir.journal import Journal, Record, canonical_json, effective, fsync_directory, read_journal, write_atomically
 
-__all__ = ["RunDirectory"]
+__all__ = ["RunDirectory", "share_file"]
 
 KNOWN = frozenset(
-    {"spec.yaml", "env.json", "journal.jsonl", "journal.torn", "blobs", "checkpoints", "lock", "report.html"}
+    {
+        "spec.yaml",
+        "env.json",
+        "journal.jsonl",
+        "journal.torn",
+        "blobs",
+        "checkpoints",
+        "individuals",
+        "lock",
+        "report.html",
+    }
 )
+
+
+def share_file(source: Path, target: Path) -> None:
+    """Give a file that nobody changes in place a second name: a hard link, or a copy where the file system has none.
+
+    An existing `target` is left as it is. Raises OSError.
+    """
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        write_atomically(target, source.read_bytes())
 
 
 class RunDirectory:
@@ -97,6 +123,15 @@ class RunDirectory:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    def checkpoint_steps(self) -> tuple[int, ...]:
+        """Steps of the finished checkpoints, ascending: the number of the journal record that each was written for."""
+        found = (path.parent.name.removeprefix("step_") for path in self.checkpoints.glob("step_*/manifest.json"))
+        return tuple(sorted(int(name) for name in found if name.isdecimal()))
+
+    @property
+    def individuals(self) -> Path:
+        return self.path / "individuals"
 
     @property
     def report_path(self) -> Path:

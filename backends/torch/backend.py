@@ -380,7 +380,9 @@ class TorchSession:
 
     def notes(self) -> dict[str, Any]:
         """Facts about the backend that belong in the journal of an epoch or a rewrite."""
-        notes: dict[str, Any] = {} if self.compiler is None else {"compiled_graphs": self.compiler.graphs}
+        notes: dict[str, Any] = {"samples": self.source.train_size}
+        if self.compiler is not None:
+            notes["compiled_graphs"] = self.compiler.graphs
         alive = alive_cost(self.model, self.plan.penalties) if self.plan is not None else None
         return notes if alive is None else {**notes, "alive": alive}
 
@@ -389,17 +391,35 @@ class TorchSession:
     def save(self, directory: Path, step: int, meta: Mapping[str, Any], keep: int) -> Path:
         if self._writer is None:
             self._writer = checkpoint.AsyncWriter(directory, keep)
-        groups: dict[str, dict[str, Tensor]] = {"model": dict(self.model.state_dict())}
-        if self.optimizer is not None:
-            state = export_state(self.optimizer, self.model.named_parameters())
-            groups["optimizer"] = {f"{name}/{key}": t for name, values in state.items() for key, t in values.items()}
-        if self.ema is not None:
-            groups["ema"] = dict(self.ema.tensors)
-        kind = self.plan.optimizer.kind if self.plan is not None else None
-        self._writer.save(step, groups, {**meta, "optimizer_kind": kind})
+        self._writer.save(step, self._groups(), {**meta, "optimizer_kind": self._kind()})
         return directory / f"step_{step}"
 
-    def load(self, directory: Path, restore: Callable[[Mapping[str, Any]], Graph]) -> Mapping[str, Any] | None:
+    def flush(self) -> None:
+        if self._writer is not None:
+            self._writer.flush()
+
+    def export(self, directory: Path, step: int, meta: Mapping[str, Any]) -> Path:
+        return checkpoint.save(directory, step, self._groups(), {**meta, "optimizer_kind": self._kind()})
+
+    def _kind(self) -> str | None:
+        return self.plan.optimizer.kind if self.plan is not None else self._optimizer_kind
+
+    def _groups(self) -> checkpoint.Groups:
+        """Everything to save; before the first phase, what was loaded and waits for one."""
+        groups: dict[str, dict[str, Tensor]] = {"model": dict(self.model.state_dict())}
+        state = self._optimizer_state
+        if self.optimizer is not None:
+            state = export_state(self.optimizer, self.model.named_parameters())
+        if state is not None:
+            groups["optimizer"] = {f"{name}/{key}": t for name, values in state.items() for key, t in values.items()}
+        averages = self._ema_state if self.ema is None else self.ema.tensors
+        if averages is not None:
+            groups["ema"] = dict(averages)
+        return groups
+
+    def load(
+        self, directory: Path, restore: Callable[[Mapping[str, Any]], Graph], ordinal: int | None = None
+    ) -> Mapping[str, Any] | None:
         checkpoint.clean(directory)
         found, problems = checkpoint.latest(directory)
         if found is None:
@@ -414,11 +434,15 @@ class TorchSession:
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(stored[name])
-        self.model.ordinal = int(found.meta["ordinal"])
+        self.model.ordinal = int(found.meta["ordinal"]) if ordinal is None else ordinal
         self._optimizer_kind = found.meta["optimizer_kind"]
         self._optimizer_state = _nested(found.tensors.get("optimizer", {}))
         if "ema" in found.tensors:
             self._ema_state = {name: tensor.to(self.device) for name, tensor in found.tensors["ema"].items()}
+        if self.plan is not None:  # the phase goes on with it; nothing of the network before may show
+            self.optimizer = self.ema = self._proposal = None
+            same = self._optimizer_kind == self.plan.optimizer.kind
+            self.begin_phase(self.plan, self.phase_epochs, resumed=same)
         return {**found.meta, "problems": list(problems)}
 
     def close(self) -> None:

@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from nasir.errors import CheckpointError
-from nasir.journal import fsync_directory
+from nasir.journal import fsync_directory, is_alive
 
 __all__ = ["AsyncWriter", "Checkpoint", "Groups", "clean", "latest", "load", "save", "set_aside", "steps"]
 
@@ -131,7 +131,7 @@ def clean(directory: Path) -> tuple[str, ...]:
     removed = []
     for entry in sorted(directory.glob("step_*.tmp.*")):
         found = re.fullmatch(r"step_\d+\.tmp\.(\d+)(\.old)?", entry.name)
-        if found and (int(found[1]) == os.getpid() or not _alive(int(found[1]))):
+        if found and (int(found[1]) == os.getpid() or not is_alive(int(found[1]))):
             shutil.rmtree(entry, ignore_errors=True)
             removed.append(entry.name)
     return tuple(removed)
@@ -355,13 +355,3 @@ def _read(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from None
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True

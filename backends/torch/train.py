@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from nasir.backends.torch.ensemble import cross_entropy, predicted
 from nasir.backends.torch.optim import Ema, set_lr
 from nasir.backends.torch.regularize import penalties_of
-from nasir.errors import DataError, RunError
+from nasir.errors import DataError, Diverged, RunError
 from nasir.training import TrainPlan
 
 _DROPOUT = 4  # purpose of the draw; see data.py for the others
@@ -161,7 +161,7 @@ def train_epoch(
     `epoch` and `phase_epoch` are 0-based: epochs done before this one, in the run and in the phase. `trainable`
     names the parameters that change (None: all); batch statistics move all the same. Every step seeds torch's
     global generator from (seed, epoch, step), so dropout needs no saved state. `sums` is added to in place.
-    RunError when the loss is not finite.
+    Diverged when the loss is not finite.
     """
     device = next(model.parameters()).device
     prepare(model, plan)
@@ -242,14 +242,15 @@ def _only(model: nn.Module, trainable: Collection[str] | None) -> Iterator[None]
 
 
 def _checked(totals: Sums, lr: float, epoch: int, plan: TrainPlan) -> dict[str, float]:
-    metrics = totals.metrics()
-    if not math.isfinite(metrics["loss"]):
+    metrics = {f"train.{name}": value for name, value in totals.metrics().items()}
+    if not math.isfinite(metrics["train.loss"]):
         clip = "" if plan.gradient_clip is not None else ", set `gradient_clip: 1.0`"
-        raise RunError(
-            f"training diverged: the loss of epoch {epoch + 1} is {metrics['loss']} at learning rate {lr:g}; "
-            f"lower `lr`, add `warmup: 1 epochs`{clip}, or start a new block near the identity (init: zero)"
+        raise Diverged(
+            f"training diverged: the loss of epoch {epoch + 1} is {metrics['train.loss']} at learning rate {lr:g}; "
+            f"lower `lr`, add `warmup: 1 epochs`{clip}, or start a new block near the identity (init: zero)",
+            metrics,
         )
-    return {f"train.{name}": value for name, value in metrics.items()}
+    return metrics
 
 
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], plan: TrainPlan) -> dict[str, float]:

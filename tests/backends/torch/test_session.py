@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from small_runs import SPEC, write_spec
 
 import nasir.api
 from nasir.backend import Setup
+from nasir.backends.torch import checkpoint
 from nasir.backends.torch.arrays import TorchArrays
 from nasir.backends.torch.backend import TorchBackend, TorchSession, choose_device
 from nasir.engine import Signals
@@ -429,3 +431,26 @@ def test_a_report_that_cannot_be_written_does_not_hide_why_a_run_stopped(
     with pytest.raises(Preempted):
         nasir.api.run(write_spec(tmp_path), tmp_path / "run", signals=AfterTwoEpochs())
     assert [r["kind"] for r in read_journal(tmp_path / "run" / "journal.jsonl")[0]][-1] == "checkpoint"
+
+
+def test_a_run_says_that_it_is_done_once_its_last_weights_are_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = checkpoint._write
+
+    def slowly(*arguments: Any) -> Path:
+        time.sleep(0.3)
+        return write(*arguments)
+
+    monkeypatch.setattr(checkpoint, "_write", slowly)
+    last: list[Path] = []
+    there: list[bool] = []
+
+    def listen(record: Any) -> None:
+        if record["kind"] == "checkpoint":
+            last[:] = [tmp_path / "run" / record["path"]]
+        if record["kind"] == "end":
+            there[:] = [(path / "manifest.json").is_file() for path in last]
+
+    nasir.api.run(write_spec(tmp_path), tmp_path / "run", listener=listen)
+    assert there == [True]

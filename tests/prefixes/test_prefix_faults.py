@@ -1,0 +1,320 @@
+"""Kills, damage and disputes around a store of prefixes: a run comes to the same end, and never fails because of it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from prefix_runs import BASE, EVOLVED, SGD, assert_same, changed, spec_of, store_in
+
+from nasir.api import resume, run
+from nasir.backends.torch.backend import TorchSession
+from nasir.engine import Signals
+from nasir.errors import Preempted
+from nasir.journal import Record
+from nasir.policy.rules import RulesPolicy
+from nasir.prefixes import PrefixStore
+from nasir.prefixes.store import HEADER, RECORDS, State
+from nasir.replay import replay_graphs
+from nasir.rundir import RunDirectory
+
+SECOND = changed(BASE, phases__1__optimizer__sgd__lr=0.01)  # shares the 5 epochs of the first phase
+WORKER = str(Path(__file__).parent / "prefix_worker.py")
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a store that a first run has filled, that run, and the second one trained alone."""
+    folder = tmp_path_factory.mktemp("left")
+    run(spec_of(folder / "specs", BASE), folder / "study" / "first", prefixes=store_in(folder / "study"))
+    run(spec_of(folder / "specs", SECOND), folder / "alone")
+    return folder
+
+
+@pytest.fixture
+def study(left: Path, tmp_path: Path) -> Path:
+    """A copy of it to spoil, with the spec of the second run at the same place as before."""
+    shutil.copytree(left / "study", tmp_path / "study")
+    return tmp_path / "study"
+
+
+def second(left: Path) -> Any:
+    return spec_of(left / "specs", SECOND)
+
+
+def deepest(store: PrefixStore) -> list[State]:
+    """All states, the deepest first."""
+    (family,) = [entry for entry in store.folder.iterdir() if not entry.name.startswith(".")]
+    return store.states(family.name)
+
+
+# -- killed, stopped, replayed
+
+
+@pytest.mark.parametrize("moment", ["start", "epoch", "rewrite", "prefix", "checkpoint"])
+def test_killed_while_or_after_it_takes_over_it_resumes_to_the_same_end(moment: str, left: Path, study: Path) -> None:
+    spec = second(left)
+    arguments = [str(torch.get_num_threads()), moment, "1000000000", str(study), "killed", str(spec.source)]
+    killed = subprocess.run([sys.executable, WORKER, *arguments], capture_output=True, text=True, timeout=300)
+    assert killed.returncode == -signal.SIGKILL and not killed.stdout, killed.stdout + killed.stderr
+    done = resume(study / "specs-killed", prefixes=store_in(study))
+    assert_same(done, left / "alone")
+    assert done.prefix_epochs == 5
+    replay_graphs(RunDirectory(done.path))
+
+
+def test_resumed_without_the_store_it_goes_on_from_its_own_checkpoint(left: Path, study: Path) -> None:
+    signals = Signals()
+
+    def stop(record: Record) -> None:
+        if record["kind"] == "prefix":
+            signals.exit_code = 75
+
+    with pytest.raises(Preempted, match="5 epochs"):
+        run(second(left), study / "second", prefixes=store_in(study), listener=stop, signals=signals)
+    shutil.rmtree(study / "prefixes")
+    done = resume(study / "second")
+    assert done.prefix_epochs == 5
+    assert_same(done, left / "alone")
+
+
+def test_a_run_that_took_over_is_replayed_and_reported(left: Path, study: Path) -> None:
+    done = run(second(left), study / "second", prefixes=store_in(study))
+    assert done.prefix_epochs == 5 and done.graph == run(second(left), study / "again").graph
+    graphs = replay_graphs(RunDirectory(done.path))
+    assert graphs[-1] == done.graph and len(graphs) == 3
+    assert "taken over" in done.report.read_text()
+
+
+def test_a_resumed_run_leaves_states_too(study: Path, left: Path) -> None:
+    shutil.rmtree(study / "prefixes")
+    signals = Signals()
+
+    def stop(record: Record) -> None:
+        if record["kind"] == "epoch" and record["epoch"] == 3:
+            signals.exit_code = 75
+
+    first = spec_of(left / "specs", BASE)
+    with pytest.raises(Preempted):
+        run(first, study / "broken", listener=stop, signals=signals)
+    resume(study / "broken", prefixes=store_in(study))
+    assert [state.epochs for state in deepest(store_in(study))] == [7, 5, 4]
+    done = run(second(left), study / "second", prefixes=store_in(study))
+    assert done.prefix_epochs == 5
+    assert_same(done, left / "alone")
+
+
+# -- damage
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "weights cut short": lambda path: os.truncate(next(path.glob("step_*/model.safetensors")), 100),
+    "weights gone": lambda path: next(path.glob("step_*/model.safetensors")).unlink(),
+    "manifest gone": lambda path: next(path.glob("step_*/manifest.json")).unlink(),
+    "records changed": lambda path: (path / RECORDS).write_text('{"kind":"phase"}\n'),
+    "header changed": lambda path: (path / HEADER).write_text("{}"),
+    "a network changed": lambda path: damaged(max((path / "blobs").glob("*.json"))),
+    "a network gone": lambda path: min((path / "blobs").glob("*.json")).unlink(),
+    "all networks gone": lambda path: [blob.unlink() for blob in (path / "blobs").glob("*.json")],
+    "another state's checkpoint": lambda path: exchanged(path),
+}
+
+
+def damaged(file: Path) -> None:
+    """Other contents under another inode: hard links elsewhere stay as they are."""
+    data = file.read_bytes()
+    file.unlink()
+    file.write_bytes(data[:-2] + b" }")
+
+
+def exchanged(path: Path) -> None:
+    """The weights of another state in this one's place."""
+    other = next(entry for entry in path.parent.iterdir() if entry.name.startswith("000002"))
+    shutil.rmtree(next(path.glob("step_*")))
+    shutil.copytree(next(other.glob("step_*")), path / "step_2")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_state_is_passed_over_for_the_next(damage: str, left: Path, study: Path) -> None:
+    store = store_in(study)
+    state = next(state for state in deepest(store) if state.epochs == 5)
+    DAMAGES[damage](state.path)
+    heard: list[str] = []
+    done = run(second(left), study / "second", prefixes=store_in(study), notice=heard.append)
+    assert_same(done, left / "alone")
+    assert done.prefix_epochs == 4
+    if damage != "header changed":
+        assert len(heard) == 1 and "5 epochs was damaged and is removed" in heard[0]
+    assert 5 in [found.epochs for found in deepest(store_in(study))], "the run has stored it anew"
+
+
+def test_with_all_states_damaged_the_run_trains_alone(left: Path, study: Path) -> None:
+    for state in deepest(store_in(study)):
+        os.truncate(next(state.path.glob("step_*/model.safetensors")), 0)
+    done = run(second(left), study / "second", prefixes=store_in(study))
+    assert done.prefix_epochs == 0
+    assert_same(done, left / "alone")
+
+
+def test_a_state_evicted_under_its_reader_is_passed_over(
+    left: Path, study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, store, heard = TorchSession.load, store_in(study), []
+
+    def slow(self: TorchSession, directory: Path, *rest: Any) -> Any:
+        if directory.name.startswith("000005"):
+            store.drop(next(state for state in deepest(store) if state.epochs == 5))
+        return load(self, directory, *rest)
+
+    monkeypatch.setattr(TorchSession, "load", slow)
+    done = run(second(left), study / "second", prefixes=store_in(study), notice=heard.append)
+    assert done.prefix_epochs == 4 and not heard
+    assert_same(done, left / "alone")
+
+
+def test_a_damaged_individual_makes_its_states_unusable(tmp_path: Path) -> None:
+    other = changed(EVOLVED, phases__0__rules__1__do__widen__factor=1.25)  # shares 4 epochs
+    store = store_in(tmp_path / "study")
+    run(spec_of(tmp_path / "specs", EVOLVED), tmp_path / "study" / "first", prefixes=store)
+    for state in deepest(store):
+        for file in state.path.glob("individuals/*/step_0/model.safetensors"):
+            damaged(file)
+    alone = run(spec_of(tmp_path / "specs", other), tmp_path / "alone")
+    heard: list[str] = []
+    done = run(spec_of(tmp_path / "specs", other), tmp_path / "study" / "other", prefixes=store, notice=heard.append)
+    assert_same(done, alone)
+    assert done.prefix_epochs == 1 and len(heard) == 3, "before the first decision nothing was put aside"
+
+
+# -- a store that cannot be used
+
+
+def test_a_full_disk_costs_the_run_nothing(left: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    heard: list[str] = []
+    monkeypatch.setattr(TorchSession, "export", full)
+    done = run(second(left), tmp_path / "second", prefixes=store_in(tmp_path), notice=heard.append)
+    assert_same(done, left / "alone")
+    assert len(heard) == 1 and "no further states" in heard[0] and "No space" in heard[0]
+
+
+def test_a_store_that_is_no_folder_costs_the_run_nothing(left: Path, tmp_path: Path) -> None:
+    (tmp_path / "prefixes").write_text("a file")
+    heard: list[str] = []
+    done = run(second(left), tmp_path / "second", prefixes=store_in(tmp_path), notice=heard.append)
+    assert_same(done, left / "alone")
+    assert len(heard) == 1
+
+
+def test_saves_that_cost_too_much_are_left_out(left: Path, tmp_path: Path) -> None:
+    run(second(left), tmp_path / "second", prefixes=store_in(tmp_path, share=0.0))
+    assert [state.epochs for state in deepest(store_in(tmp_path))] == [2], "what the first one costs is not known"
+
+
+def test_the_bound_holds(left: Path, tmp_path: Path) -> None:
+    run(second(left), tmp_path / "one", prefixes=store_in(tmp_path))
+    size = max(state.bytes for state in deepest(store_in(tmp_path)))
+    bounded = tmp_path / "bounded"
+    bounded.mkdir()
+    done = run(second(left), bounded / "one", prefixes=store_in(bounded, limit=2 * size))
+    found = deepest(store_in(bounded))
+    assert 1 <= len(found) <= 2 and sum(state.bytes for state in found) <= 2 * size
+    assert_same(done, left / "alone")
+
+
+# -- what makes runs differ that no spec shows
+
+
+def test_another_number_of_threads_shares_nothing(left: Path, study: Path) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        done = run(second(left), study / "second", prefixes=store_in(study))
+    finally:
+        torch.set_num_threads(before)
+    assert done.prefix_epochs == 0
+
+
+PLUGIN = """\
+from dataclasses import dataclass
+
+from nasir import Pass, register
+
+
+@register("{name}")
+@dataclass(frozen=True)
+class Nothing(Pass):
+    def sites(self, graph):
+        return ["network"]
+
+    def rewrite(self, draft, site, seen):
+        pass
+"""
+
+
+def test_another_plugin_shares_nothing_and_one_makes_lengths_matter(tmp_path: Path) -> None:
+    specs, store = tmp_path / "specs", store_in(tmp_path)
+    specs.mkdir()
+    spec = changed(BASE, plugins=["plugin.py"], phases=[{"name": "only", "epochs": 2, "optimizer": SGD}])
+    (specs / "plugin.py").write_text(PLUGIN.format(name="nothing-one"))
+    first = run(spec_of(specs, spec), tmp_path / "first", prefixes=store)
+    same = run(spec_of(specs, spec), tmp_path / "same", prefixes=store)
+    longer = run(spec_of(specs, changed(spec, phases__0__epochs=3)), tmp_path / "longer", prefixes=store)
+    (specs / "plugin.py").write_text(PLUGIN.format(name="nothing-two"))
+    other = run(spec_of(specs, spec), tmp_path / "other", prefixes=store)
+    assert [done.prefix_epochs for done in (first, same, longer, other)] == [0, 2, 0, 0]
+
+
+def test_a_policy_that_decides_otherwise_when_asked_again_shares_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decide, asked, heard = RulesPolicy.decide, [], []
+
+    def moody(self: RulesPolicy, *arguments: Any) -> Any:
+        asked.append(1)
+        found = decide(self, *arguments)
+        return found if len(asked) % 2 else ()
+
+    monkeypatch.setattr(RulesPolicy, "decide", moody)
+    store = store_in(tmp_path)
+    run(spec_of(tmp_path, BASE), tmp_path / "run", prefixes=store, notice=heard.append)
+    assert any("decides otherwise" in text for text in heard)
+
+
+# -- several at once
+
+
+@pytest.mark.slow
+def test_several_processes_share_a_small_store(tmp_path: Path) -> None:
+    """Each of four processes trains four specs that overlap, in another order; states come and go all the time."""
+    specs = []
+    for number in range(4):
+        rate, every = 0.01 * (1 + number % 2), 2 + number // 2
+        spec = changed(BASE, phases__0__rules__0__every=every, phases__1__optimizer__sgd__lr=rate)
+        specs.append(str(spec_of(tmp_path / str(number), spec).source))
+    workers = []
+    for worker in range(4):
+        order = [*specs[worker:], *specs[:worker]]
+        arguments = ["1", "", "400000", str(tmp_path / "study"), str(worker), *order]
+        command = [sys.executable, WORKER, *arguments]
+        workers.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+    told = [worker.communicate(timeout=500)[0].decode() for worker in workers]
+    assert told == ["", "", "", ""]
+    assert [worker.returncode for worker in workers] == [0, 0, 0, 0]
+    taken = 0
+    for number in range(4):
+        runs = [tmp_path / "study" / f"{number}-{worker}" for worker in range(4)]
+        for path in runs[1:]:
+            assert_same(path, runs[0])
+        taken += sum(any(r["kind"] == "prefix" for r in RunDirectory(path).effective()) for path in runs)
+    assert taken >= 4
