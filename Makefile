@@ -31,6 +31,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.lowering
 	$(BIN)/python -m benchmarks.cost
+	$(BIN)/python -m benchmarks.search_load
 
 $(READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "nasir needs Python 3.11 or later; none was found (set PYTHON=...)"; exit 1; }

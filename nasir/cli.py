@@ -9,19 +9,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasir import cost_command
+from nasir import cost_command, run_command, search_command
 from nasir.errors import NasirError, SpecError, TextFormatError, UnknownName, UsageError
 from nasir.ir.regions import depth_text
 
 if TYPE_CHECKING:
-    from nasir.engine import Signals
     from nasir.ir import Graph
     from nasir.spec import Spec
 
@@ -100,13 +97,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     made = with_overrides(add("cost", _cost, "what a network costs: parameters, MACs, bytes and latency, by region"))
     cost_command.add_options(made)
-    made = with_overrides(add("run", _run, "train what a spec describes"))
-    made.add_argument("spec")
-    made.add_argument("--out", metavar="DIR", help="run directory (default: runs/NAME)")
-    made.add_argument("--tensorboard", metavar="DIR", help="also write TensorBoard events into DIR")
-    made = add("resume", _resume, "go on with a run that was stopped or killed")
-    made.add_argument("run_dir", metavar="RUN")
-    made.add_argument("--tensorboard", metavar="DIR", help="also write TensorBoard events into DIR")
+    run_command.add_run_options(with_overrides(add("run", _run, "train what a spec describes")))
+    resume = add("resume", run_command.resume, "go on with a run that was stopped or killed")
+    run_command.add_resume_options(resume)
+    made = with_overrides(add("search", search_command.run, "search for the best of what a spec leaves to choose"))
+    search_command.add_options(made)
     made = add("replay", _replay, "rebuild every network of a run from its journal and compare")
     made.add_argument("run_dir", metavar="RUN")
     made.add_argument("--train", metavar="DIR", help="also train again from the seed, into DIR, and compare everything")
@@ -158,7 +153,9 @@ def _graph(what: str, overrides: Sequence[str] = ()) -> Graph:
         )
     if path.is_dir():
         directory = RunDirectory.open(path)
-        digests = [record["graph"] for record in directory.effective() if record["kind"] in ("start", "rewrite", "end")]
+        digests = [
+            record["graph"] for record in directory.effective() if "graph" in record and record["kind"] != "kept"
+        ]
         if not digests:
             raise UsageError(f"{path}: the run has no network yet; wait for its first record")
         try:
@@ -185,8 +182,12 @@ def _graph(what: str, overrides: Sequence[str] = ()) -> Graph:
 def _check(options: argparse.Namespace) -> int:
     from nasir.show import render
     from nasir.spec.network import build
+    from nasir.spec.search import load_any
+    from nasir.spec.space_text import facts, lines
 
-    spec = _load(options.spec, options.overrides)
+    spec, search = load_any(options.spec, options.overrides)
+    for note in spec.notes if search is None else search.notes:
+        print(f"note: {note}", file=sys.stderr)
     try:
         graph = build(spec)
     except SpecError as error:
@@ -195,6 +196,8 @@ def _check(options: argparse.Namespace) -> int:
         print(f"{spec.name}: correct as far as can be told without running its plugins; not checked further: {error}")
         return 0
     if options.simulate:
+        if search is not None:
+            print("note: simulating the values that the search begins with", file=sys.stderr)
         return _simulate(spec, graph, options)
     cost = graph.cost()
     if options.json:
@@ -207,17 +210,24 @@ def _check(options: argparse.Namespace) -> int:
                 "macs": cost.macs,
                 "depths": graph.depths(),
                 "phases": [phase.name for phase in spec.phases],
+                **({} if search is None else facts(search)),
             }
         )
         return 0
-    print(f"{spec.name}: correct\n\n{render(graph)}\n")
+    print(f"{spec.name}: correct\n")
+    if search is not None:
+        print("\n".join(lines(search)))
+        print("\nthe trial with these values, and the first or lowest where one is drawn:\n")
+    print(f"{render(graph)}\n")
     for phase in spec.phases:
         print(_phase_line(phase))
     return 0
 
 
 def _phase_line(phase: Any) -> str:
-    length = f"{phase.epochs} epochs" if phase.epochs else f"until {phase.until or 'its budget'}"
+    until = phase.until or (phase.budget and "its budget") or "its policy ends it"
+    length = f"{phase.epochs} epochs" if phase.epochs else f"until {until}"
+    length += f"; policy {phase.policy_name}" if phase.policy else ""
     rules = ", ".join(
         f"{rule.pass_name} every {rule.every}" if rule.every else rule.pass_name for rule in phase.plan().rules
     )
@@ -283,78 +293,7 @@ def _diff(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from nasir.api import run
-
-    spec = _load(options.spec, options.overrides, runs=True)
-    return _watched(spec.name, options, lambda **watch: run(spec, options.out, **watch))
-
-
-def _resume(options: argparse.Namespace) -> int:
-    from nasir.api import resume
-
-    return _watched(Path(options.run_dir).name, options, lambda **watch: resume(options.run_dir, **watch))
-
-
-def _watched(name: str, options: argparse.Namespace, train: Callable[..., Any]) -> int:
-    """Train with progress, TensorBoard events if asked for, and signals; then print the result."""
-    from nasir.report.progress import Progress
-
-    with ExitStack() as stack:
-        progress = stack.enter_context(Progress(name, quiet=options.json))
-        listeners = [progress.record]
-        if options.tensorboard:
-            from nasir.report.tensorboard import TensorBoard
-
-            events = TensorBoard(Path(options.tensorboard))
-            stack.callback(events.close)
-            listeners.append(events.record)
-
-        def listen(record: Any) -> None:
-            for listener in listeners:
-                listener(record)
-
-        done = train(signals=_signals(), listener=listen, notice=progress.notice)
-    return _finished(done, options)
-
-
-def _finished(done: Any, options: argparse.Namespace) -> int:
-    cost = done.graph.cost()
-    facts = {
-        "run": str(done.path),
-        "report": str(done.report),
-        "metrics": done.metrics,
-        "depths": done.graph.depths(),
-        "params": cost.params,
-        "macs": cost.macs,
-    }
-    if options.json:
-        _print(facts)
-        return 0
-    depths = depth_text(done.graph.depths())
-    print(
-        f"test accuracy {100 * done.metrics['test.accuracy']:.2f} %  depth {depths}  "
-        f"{cost.params:,} params  {cost.macs:,} MACs"
-    )
-    print(f"report: {done.report}")
-    return 0
-
-
-def _signals() -> Signals:
-    """SIGTERM and SIGUSR1 ask for a checkpoint and exit 75, SIGINT for a checkpoint and 130; a second stops at once."""
-    from nasir.engine import Signals
-
-    asked = Signals()
-
-    def handle(number: int, frame: Any) -> None:
-        code = 130 if number == signal.SIGINT else 75
-        if asked.exit_code:
-            os._exit(code)
-        asked.exit_code = code
-        os.write(2, b"\nstopping after this step; once more to stop at once\n")
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, handle)
-    return asked
+    return run_command.run(lambda: _load(options.spec, options.overrides, runs=True), options)
 
 
 def _replay(options: argparse.Namespace) -> int:
@@ -363,7 +302,8 @@ def _replay(options: argparse.Namespace) -> int:
 
     directory = RunDirectory.open(options.run_dir)
     graphs = replay_graphs(directory)
-    facts: dict[str, Any] = {"rewrites": len(graphs) - 1, "graph": graphs[-1].digest, "differences": []}
+    rewrites = sum(record["kind"] == "rewrite" for record in directory.effective())
+    facts: dict[str, Any] = {"rewrites": rewrites, "graph": graphs[-1].digest, "differences": []}
     if options.train:
         _, facts["differences"] = replay_training(directory, Path(options.train))
     if options.json:

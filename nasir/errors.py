@@ -63,6 +63,18 @@ class RunError(NasirError):
     """A run cannot start or go on (locked directory, diverged loss, missing backend)."""
 
 
+class StudyError(NasirError):
+    """A study or its storage cannot be used: unreachable, damaged, full, or made from another spec."""
+
+
+class Diverged(RunError):
+    """The loss of an epoch is not finite; `metrics` are those of the epoch."""
+
+    def __init__(self, message: str, metrics: Mapping[str, float]) -> None:
+        super().__init__(message)
+        self.metrics = metrics
+
+
 class Preempted(NasirError):
     """The run stopped on a signal after writing a checkpoint; `exit_code` is 75 (SIGTERM) or 130 (SIGINT)."""
 

@@ -1,0 +1,124 @@
+"""Small studies for tests: a spec with choices, dummy trainings, and everything that may happen to a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+
+from nasir.engine import Signals
+from nasir.journal import Record
+from nasir.search.study import Study
+from nasir.search.trial import Executor, Outcome, TrialJob
+from nasir.search.urls import sqlite_url
+from nasir.search.worker import Identity, work
+from nasir.spec.search import SearchSpec, loads_search
+
+SPEC = """\
+nasir: 1
+name: small
+seed: 1
+device: cpu
+input: {image: [3, 8, 8]}
+network:
+  - conv_bn_relu: {out: 4, kernel: 3}
+  - stage: {name: s1, block: basic, out: 4, depth: 1}
+  - classifier: {classes: 3}
+data:
+  dataset: synthetic
+  options: {classes: 3, size: 8, channels: 3, train: 96, test: 48}
+  batch_size: 16
+  validation: 24
+precision: fp32
+phases:
+  - name: grow
+    epochs: 3
+    optimizer: {sgd: {lr: {choose: {float: [0.001, 0.5], log: true}, name: lr}, momentum: 0.9}}
+    rules:
+      - every: {choose: {int: [1, 2]}, name: every}
+        do: {insert-block: {init: {choose: [zero, gaussian], name: init}}}
+        where: {stages: [s1]}
+        at_most: 1
+search:
+"""
+
+
+def spec(search: str = "trials: 3", text: str = SPEC) -> SearchSpec:
+    """The small spec with a search section, given in one line or several."""
+    lines = [f"  {line}\n" for line in search.splitlines()]
+    return loads_search(text + "".join(lines), "small.yaml")
+
+
+def make(folder: Path, search: str = "trials: 3", *, trials: int | None = None, **options: Any) -> Study:
+    """A study on SQLite in a folder, made or gone on with."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return relaxed(Study.create(spec(search), sqlite_url(folder / "study.db"), "small", folder, trials, **options))
+
+
+def relaxed(study: Study) -> Study:
+    """Do not wait for the disk: no test pulls a plug."""
+    engine = study.storage._backend.engine
+    sqlalchemy.event.listen(
+        engine, "connect", lambda connection, record: connection.execute("pragma synchronous = off")
+    )
+    engine.dispose()
+    return study
+
+
+def again(study: Study, **options: Any) -> Study:
+    """The same study as another process would open it."""
+    url = study.storage.url.render_as_string(hide_password=False)
+    return relaxed(Study.open(url, study.name, study.folder, **options))
+
+
+def epoch(number: int, accuracy: float = 0.5, **fields: Any) -> Record:
+    """A journal record of an epoch."""
+    return {
+        "kind": "epoch",
+        "phase": "grow",
+        "epoch": number,
+        "metrics": {"val.accuracy": accuracy, "val.loss": 1.0 - accuracy},
+        "depths": {"s1": 1},
+        "params": 100,
+        "macs": 1000,
+        "samples": 10,
+        "cpu_seconds": 1.0,
+        **fields,
+    }
+
+
+def outcome(accuracy: float = 0.5, **fields: Any) -> Outcome:
+    metrics = {"val.accuracy": accuracy, "val.loss": 1.0 - accuracy}
+    return Outcome(metrics, {"params": 100, "macs": 1000}, {"s1": 1}, fields.pop("epochs", 3), 3.0, **fields)
+
+
+def quick(job: TrialJob, listener: Callable[[Record], None], signals: Signals) -> Outcome:
+    """A training that takes no time, better with a larger learning rate."""
+    accuracy = min(1.0, 2 * job.spec.phases[0].optimizer.chosen.lr)
+    for number in range(1, 4):
+        listener(epoch(number, accuracy * number / 3))
+    return outcome(accuracy)
+
+
+def drive(study: Study, name: str = "w", executor: Executor = quick, slot: str | None = "1.0", **options: Any) -> int:
+    """One worker until it ends."""
+    return work(study, Identity(name, slot), executor, say=lambda text: None, **options)
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing in the worker catches it."""
+
+
+def dies(job: TrialJob, listener: Callable[[Record], None], signals: Signals) -> Outcome:
+    listener(epoch(1))
+    raise Killed
+
+
+def ended(study: Study) -> dict[int, list[str]]:
+    """How the trials of each point ended."""
+    found: dict[int, list[str]] = {}
+    for trial in study.trials():
+        found.setdefault(trial.user_attrs["point"], []).append(trial.state.name)
+    return found
