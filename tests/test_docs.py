@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from nasir import cli
-from nasir.registry import blocks, datasets, ops, passes
+from nasir.registry import blocks, datasets, ops, passes, policies
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -30,10 +30,11 @@ FENCE = re.compile(r"(?:<!-- (?P<mark>[^>]*?) -->\n)?^```(?P<language>\w*)\n(?P<
 BUILD = """
 import sys
 from pathlib import Path
-from nasir import build, load_spec
+from nasir import build
 from nasir.spec import import_plugins
+from nasir.spec.search import load_any
 for path in sys.argv[1:]:
-    spec = load_spec(path)
+    spec, _ = load_any(path)
     import_plugins(spec)
     assert build(spec).cost().params > 0, path
 """
@@ -189,7 +190,7 @@ def mentioned(page: str) -> set[str]:
 
 
 def test_every_key_of_a_spec_is_described() -> None:
-    described = mentioned("docs/specs.md") | mentioned("docs/passes.md")
+    described = mentioned("docs/specs.md") | mentioned("docs/passes.md") | mentioned("docs/policies.md")
     # in a process of its own: other tests register passes of theirs here
     code = "import json; from nasir.spec import json_schema; print(json.dumps(json_schema()))"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -218,6 +219,17 @@ def test_all_that_ships_is_named() -> None:
         specs = {path.stem for path in (ROOT / "specs" / system).glob("*.yaml")}
         missing = sorted(specs - mentioned(f"docs/{system}.md"))
         assert specs and not missing, f"docs/{system}.md does not name the specs {', '.join(missing)}"
+
+
+def test_every_policy_and_its_options_are_described() -> None:
+    described = mentioned("docs/policies.md")
+    specs = {path.stem for path in (ROOT / "specs/evolution").glob("*.yaml")}
+    assert specs and specs <= described
+    for name in shipped(policies):
+        options = getattr(policies.get(name), "Options", None)
+        fields = set(options.__dataclass_fields__) if options else set()
+        missing = sorted({name, *fields} - described)
+        assert not missing, f"docs/policies.md lacks {', '.join(missing)}"
 
 
 def test_every_option_of_a_pass_is_described() -> None:

@@ -19,7 +19,8 @@ METRICS = {
     "val.loss": "validation",
     "train.loss": "training",
 }
-ACTIONS = {"freeze": "freeze", "end_phase": "end of phase", "restart": "restart", "rewrite": "rewrite"}
+ACTIONS = {"end_phase": "end of phase"}  # others are called what they are
+OWN_KIND = ("freeze", "keep", "recall", "drop")  # of a row, as the action
 CHANGES = {"added": "adds", "removed": "removes"}  # regions, by key of a rewrite record
 NAMED = 4  # regions named in a row
 
@@ -59,11 +60,20 @@ def summary_rows(records: Records) -> list[tuple[str, str]]:
     if depths:
         rows.append(("depth", depth_text(depths)))
     rows += [(name, quantity(cost[key])) for key, name in (("params", "parameters"), ("macs", "MACs")) if key in cost]
-    rows += [("epochs", str(len(epochs))), ("rewrites", str(len(of_kind(records, "rewrite"))))]
+    rows += [("epochs", _trained(records, epochs)), ("rewrites", str(len(of_kind(records, "rewrite"))))]
+    kept = len(of_kind(records, "kept"))
+    if kept:
+        rows.append(("individuals", str(kept)))
     declined = len(of_kind(records, "declined"))
     if declined:
         rows.append(("declined", str(declined)))
     return [*rows, ("training time", duration(seconds))]
+
+
+def _trained(records: Records, epochs: Records) -> str:
+    """The number of epochs, and how many of them another run has trained."""
+    taken = [f"{record['epochs']} taken over from {record['run']}" for record in of_kind(records, "prefix")]
+    return ", ".join([str(len(epochs)), *taken])
 
 
 def _is_number(value: Any) -> bool:
@@ -158,6 +168,8 @@ def decision_rows(records: Records) -> list[dict[str, str]]:
         elif record["kind"] == "declined" and tried:  # a candidate of a trial; another one may yet be adopted
             rows.append(row := _row({**record, "action": "rewrite", "reason": ""}))
             row.update(_outcome(record, ""))
+        elif record["kind"] == "kept" and rows:
+            rows[-1].update(_worth(record, rows[-1]["reason"]))
         elif record["kind"] in ("rewrite", "declined"):
             if waiting is None:  # applied by hand, without a policy
                 rows.append(waiting := _row({**record, "action": "rewrite"}))
@@ -169,12 +181,24 @@ def decision_rows(records: Records) -> list[dict[str, str]]:
 def _row(record: Mapping[str, Any]) -> dict[str, str]:
     acts = record["action"] in ("rewrite", "trial")
     action = record.get("pass") or "" if acts else ACTIONS.get(record["action"], record["action"])
-    kind = "rewrite" if acts else {"freeze": "freeze"}.get(record["action"], "end")
+    kind = "rewrite" if acts else record["action"] if record["action"] in OWN_KIND else "end"
     options = record.get("options") or {}
     shown = ", ".join(f"{key}={value}" for key, value in options.items() if isinstance(value, (str, int, float)))
     facts = {"kind": kind, "action": str(action), "options": shown, "reason": str(record.get("reason") or "")}
     place = {key: str(record.get(key) if record.get(key) is not None else "") for key in ("epoch", "phase", "site")}
+    if not acts and record.get("individual") is not None:
+        place["site"] = f"individual {record['individual']}"
     return {**place, **facts, "claim": "", "delta": "", "depth": "", "params": "", "seconds": ""}
+
+
+def _worth(record: Mapping[str, Any], reason: str) -> dict[str, str]:
+    """What the row of an individual says beside why it was kept."""
+    found = ", ".join(f"{name} {value:.4g}" for name, value in record["metrics"].items() if name.startswith("val."))
+    return {
+        "reason": "; ".join(filter(None, [reason, found])),
+        "depth": depth_text(record["depths"]),
+        "params": quantity(record["params"]),
+    }
 
 
 def _outermost(paths: Sequence[str]) -> str:

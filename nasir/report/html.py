@@ -11,14 +11,14 @@ from typing import Any
 from nasir.errors import NasirError
 from nasir.ir import Graph
 from nasir.ir.regions import depth_text
-from nasir.journal import write_atomically
+from nasir.journal import lineage, write_atomically
 from nasir.report.graph_svg import draw
 from nasir.report.history import charts, decision_rows, of_kind, summary_rows
 from nasir.report.page import page
 from nasir.report.plots import Chart, label, quantity, render
 from nasir.rundir import RunDirectory
 
-__all__ = ["write_drawing", "write_report"]
+__all__ = ["fact_list", "figures", "fold", "panel", "readout", "write_drawing", "write_report"]
 
 COLUMNS = (
     ("epoch", "epoch", "number"),
@@ -47,15 +47,15 @@ def write_report(run_dir: str | Path) -> Path:
     name = str(start.get("name") or run.path.resolve().name)
     sections = [
         _head(name, records, len(of_kind(run.records(), "resume"))),
-        _figures(drawn),
+        f"<h2>Training</h2>{figures(drawn)}",
         _network(run, records),
         _decisions(records),
-        _fold("Spec", _spec(run)),
-        _fold("Environment", _environment(run)),
+        fold("Spec", _spec(run)),
+        fold("Environment", _environment(run)),
         f"<footer>nasir {escape(str(start.get('nasir', '')))} · spec {escape(str(start.get('spec_digest', ''))[:12])}"
         f" · seed {escape(str(start.get('seed', '')))}</footer>",
     ]
-    text = page(f"{name} - nasir", "\n".join(sections), {chart.key: _readout(chart) for chart in drawn})
+    text = page(f"{name} - nasir", "\n".join(sections), {chart.key: readout(chart) for chart in drawn})
     write_atomically(run.report_path, text.encode("utf-8"))
     return run.report_path
 
@@ -66,7 +66,7 @@ def write_drawing(graph: Graph, path: Path, title: str) -> Path:
     rows = [("parameters", quantity(cost.params)), ("MACs", quantity(cost.macs)), ("nodes", str(len(graph.nodes)))]
     if graph.depths():
         rows.insert(0, ("depth", depth_text(graph.depths())))
-    body = f"<header><h1>{escape(title)}</h1>{_facts(rows)}</header>{_panel(draw(graph))}"
+    body = f"<header><h1>{escape(title)}</h1>{fact_list(rows)}</header>{panel(draw(graph))}"
     write_atomically(path, page(title, body, {}).encode("utf-8"))
     return path
 
@@ -81,30 +81,34 @@ def _head(name: str, records: Sequence[Mapping[str, Any]], resumes: int) -> str:
         f"resumed {resumes} time{'s' * (resumes != 1)}" if resumes else "",
     ]
     remark = " · ".join(filter(None, remarks))
-    return f'<header><h1>{escape(name)}{badge}</h1><p class="sub">{escape(remark)}</p>{_facts(rows[1:])}</header>'
+    return f'<header><h1>{escape(name)}{badge}</h1><p class="sub">{escape(remark)}</p>{fact_list(rows[1:])}</header>'
 
 
-def _facts(rows: Sequence[tuple[str, str]]) -> str:
+def fact_list(rows: Sequence[tuple[str, str]]) -> str:
+    """(what, value) pairs as tiles."""
     cells = "".join(f"<div><dt>{escape(what)}</dt><dd>{escape(value)}</dd></div>" for what, value in rows)
     return f'<dl class="facts">{cells}</dl>'
 
 
-def _figures(drawn: Sequence[Chart]) -> str:
+def figures(drawn: Sequence[Chart]) -> str:
+    """Charts side by side, with a place for the values under the pointer."""
     if not drawn:
-        return "<h2>Training</h2><p>No epoch has been finished yet.</p>"
-    figures = "".join(
+        return "<p>No epoch has been finished yet.</p>"
+    shown = "".join(
         f"<figure><figcaption>{escape(chart.title)}<output></output></figcaption>{render(chart)}</figure>"
         for chart in drawn
     )
-    return f'<h2>Training</h2><div class="charts">{figures}</div>'
+    return f'<div class="charts">{shown}</div>'
 
 
-def _readout(chart: Chart) -> list[dict[str, Any]]:
+def readout(chart: Chart) -> list[dict[str, Any]]:
+    """The values of a chart in words, for the script of the page, under the key of the chart."""
     return [{"name": line.name, "at": {f"{x:g}": label(chart, y) for x, y in line.points}} for line in chart.series]
 
 
 def _network(run: RunDirectory, records: Sequence[Mapping[str, Any]]) -> str:
-    holders = [record for record in records if record["kind"] in ("start", "rewrite", "end") and record.get("graph")]
+    kinds = ("start", "rewrite", "end")  # of the network's own past, where a policy went back to others
+    holders = [record for record in lineage(records) if record["kind"] in kinds and record.get("graph")]
     if not holders:
         return ""
     title = "Network" if holders[-1]["kind"] == "end" else "Network so far"
@@ -118,10 +122,11 @@ def _network(run: RunDirectory, records: Sequence[Mapping[str, Any]]) -> str:
     if any(region.kind == "branch" for region in graph.regions.values()):
         key += " Branches, which run side by side, are drawn one after another."
     tools = f'<p class="sub">{key}</p><div class="tools">{buttons}</div>'
-    return f'<h2>{title}</h2><div id="network">{_panel(tools + drawing)}</div>'
+    return f'<h2>{title}</h2><div id="network">{panel(tools + drawing)}</div>'
 
 
-def _panel(content: str) -> str:
+def panel(content: str) -> str:
+    """A framed part of the page; `content` is HTML."""
     return f'<div class="panel">{content}</div>'
 
 
@@ -157,7 +162,8 @@ def _cell(row: Mapping[str, str], key: str, style: str) -> str:
     return f'<td class="{name}"{hint}>{escape(row[key])}</td>'
 
 
-def _fold(title: str, text: str) -> str:
+def fold(title: str, text: str) -> str:
+    """A headed part of the page with plain text."""
     return f'<h2>{title}</h2><div class="panel"><pre>{escape(text)}</pre></div>'
 
 

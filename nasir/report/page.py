@@ -1,4 +1,4 @@
-"""The shell of every page: one file, no network; its policy names the one script by digest."""
+"""The shell of every page: one file, no network; its policy names its own script by digest."""
 
 from __future__ import annotations
 
@@ -118,15 +118,18 @@ def embedded_json(value: object) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def page(title: str, body: str, data: object) -> str:
-    """A whole document around `body` (HTML), with `data` for the script. The policy forbids anything from elsewhere."""
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode("utf-8")).digest()).decode("ascii")
+def page(title: str, body: str, data: object, style: str = "", script: str = "") -> str:
+    """A whole document around `body` (HTML), with `data` for the script. The policy forbids anything from elsewhere.
+
+    `style` and `script` go on where those of every page end.
+    """
+    digest = base64.b64encode(hashlib.sha256((SCRIPT + script).encode("utf-8")).digest()).decode("ascii")
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'"
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         f'<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body><main>\n{body}\n</main>\n"
+        f"<title>{escape(title)}</title><style>{STYLE}{style}</style></head>\n<body><main>\n{body}\n</main>\n"
         f'<script type="application/json" id="data">{embedded_json(data)}</script>\n'
-        f"<script>{SCRIPT}</script></body></html>\n"
+        f"<script>{SCRIPT}{script}</script></body></html>\n"
     )

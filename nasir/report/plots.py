@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Literal
 
-__all__ = ["Chart", "Mark", "Series", "nice_ticks", "quantity", "render"]
+__all__ = ["Chart", "Mark", "Series", "log_ticks", "nice_ticks", "quantity", "render", "text"]
 
 WIDTH, HEIGHT = 560.0, 290.0
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 14.0, 40.0, 38.0  # room for the axes and the legend
@@ -70,7 +70,8 @@ def nice_ticks(low: float, high: float, count: int = 5, whole: bool = False) -> 
     return tuple(round(index * step, 12) for index in range(first, last + 1))
 
 
-def _log_ticks(low: float, high: float) -> tuple[float, ...]:
+def log_ticks(low: float, high: float) -> tuple[float, ...]:
+    """Round numbers, evenly spread on a log scale, whose ends enclose 0 < low <= high."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     every = [m * 10.0**p for p in decades for m in ((1, 2, 5) if len(decades) < 4 else (1,))]
     first = max(index for index, tick in enumerate(every) if tick <= low * 1.0001)
@@ -100,7 +101,7 @@ def render(chart: Chart) -> str:
     values = chart.values
     log = chart.unit == "number" and bool(values) and min(values) > 0 and max(values) / min(values) > 40
     if log:
-        ticks = _log_ticks(min(values), max(values))
+        ticks = log_ticks(min(values), max(values))
     elif chart.unit == "percent":
         ticks = nice_ticks(min(values, default=0.0) * 100, max(values, default=1.0) * 100)
         ticks = tuple(tick / 100 for tick in ticks if -1e-9 <= tick <= 100 + 1e-9) if len(ticks) > 1 else (0.0, 1.0)
@@ -116,7 +117,7 @@ def render(chart: Chart) -> str:
         *_legend(chart),
     ]
     if not values:
-        body.append(_text(WIDTH / 2, HEIGHT / 2, "no values yet", "tick middle"))
+        body.append(text(WIDTH / 2, HEIGHT / 2, "no values yet", "tick middle"))
     described = f"{chart.title}: {', '.join(line.name for line in chart.series)} over epochs"
     plot = f'data-x0="{LEFT}" data-x1="{WIDTH - RIGHT}" data-low="{frame.x_low:g}" data-high="{frame.x_high:g}"'
     return (
@@ -139,14 +140,14 @@ def _axes(chart: Chart, frame: _Frame, ticks: Sequence[float], x_ticks: Iterable
     for tick in ticks:
         y = frame.y(tick)
         yield f'<line class="grid" x1="{LEFT:g}" x2="{WIDTH - RIGHT:g}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        yield _text(LEFT - 8, y + 4, label(chart, tick), "tick end")
+        yield text(LEFT - 8, y + 4, label(chart, tick), "tick end")
     for tick in x_ticks:
         x = frame.x(tick)
         yield f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{HEIGHT - BOTTOM:g}" y2="{HEIGHT - BOTTOM + 4:g}"/>'
-        yield _text(x, HEIGHT - BOTTOM + 17, f"{tick:g}", "tick middle")
+        yield text(x, HEIGHT - BOTTOM + 17, f"{tick:g}", "tick middle")
     base = HEIGHT - BOTTOM
     yield f'<line class="axis" x1="{LEFT:g}" x2="{WIDTH - RIGHT:g}" y1="{base:g}" y2="{base:g}"/>'
-    yield _text(WIDTH - RIGHT, HEIGHT - 4, "epoch" + (", log scale" if frame.log else ""), "tick end")
+    yield text(WIDTH - RIGHT, HEIGHT - 4, "epoch" + (", log scale" if frame.log else ""), "tick end")
 
 
 def _marks(chart: Chart, frame: _Frame) -> Iterator[str]:
@@ -159,7 +160,7 @@ def _marks(chart: Chart, frame: _Frame) -> Iterator[str]:
         if mark.kind == "rewrite":
             yield f'<path d="M{x - 3.5:.1f} {base + 7:g}L{x:.1f} {base:g}L{x + 3.5:.1f} {base + 7:g}Z"/>'
         elif x >= free_from:
-            yield _text(x + 4, TOP - 4, mark.text[:24], "tick")
+            yield text(x + 4, TOP - 4, mark.text[:24], "tick")
             free_from = x + 8 + 6.2 * len(mark.text[:24])
         yield "</g>"
 
@@ -188,19 +189,20 @@ def _legend(chart: Chart) -> Iterator[str]:
     x = LEFT
     for index, line in enumerate(chart.series):
         yield f'<path class="line {_colour(index)}" d="M{x:.1f} 18H{x + 20:.1f}"/>'
-        yield _text(x + 26, 22, line.name, "legend")
+        yield text(x + 26, 22, line.name, "legend")
         x += 42 + 6.8 * len(line.name)
         if x > WIDTH - 60 and index + 2 < len(chart.series):
-            yield _text(x, 22, f"+{len(chart.series) - index - 1}", "legend")
+            yield text(x, 22, f"+{len(chart.series) - index - 1}", "legend")
             return
     if any(mark.kind == "rewrite" for mark in chart.marks):
         yield f'<g class="rewrite"><path d="M{x:.1f} 22L{x + 3.5:.1f} 15L{x + 7:.1f} 22Z"/></g>'
-        yield _text(x + 13, 22, "rewrite", "legend")
+        yield text(x + 13, 22, "rewrite", "legend")
 
 
 def _colour(index: int) -> str:
     return f"c{index % COLOURS}" + (f" d{index // COLOURS % 3 or 1}" if index else "")
 
 
-def _text(x: float, y: float, text: str, style: str) -> str:
-    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
+def text(x: float, y: float, words: str, style: str) -> str:
+    """A text element whose baseline is at y; `style` is its class."""
+    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}">{escape(words)}</text>'

@@ -29,6 +29,14 @@ def line(record: Mapping[str, Any]) -> str:
         return "  ".join(filter(None, parts))
     if kind == "decision" and record["action"] == "rewrite":
         return f"epoch {record['epoch']:>4}  {record['pass']} at {record['site']}: {record['reason']}"
+    if kind == "decision" and record["action"] == "recall":
+        return f"epoch {record['epoch']:>4}  back to individual {record['individual']}: {record['reason']}"
+    if kind == "decision" and record["action"] in ("keep", "drop"):
+        return ""  # what is kept says more, what is dropped needs no line
+    if kind == "kept":
+        found = "".join(f", {name} {value:.4g}" for name, value in record["metrics"].items() if name.startswith("val."))
+        depth = f", depth {depth_text(record['depths'])}" if record["depths"] else ""
+        return f"            individual {record['individual']}{found}{depth}, {record['params']:,} params"
     if kind == "decision":
         place = f" {record['site']}" if record.get("site") else ""
         return f"epoch {record['epoch']:>4}  {record['action'].replace('_', ' ')}{place}: {record['reason']}"
@@ -42,6 +50,8 @@ def line(record: Mapping[str, Any]) -> str:
         return f"epoch {record['epoch']:>4}  declined at {record['site']}: {record['reason']}"
     if kind == "phase":
         return f"phase {record['phase']}"
+    if kind == "prefix":
+        return f"epochs 1 to {record['epochs']} taken over from {record['run']}, which trained the same network"
     if kind == "resume":
         return f"resumed at checkpoint {record['checkpoint_step']}"
     return ""
