@@ -31,12 +31,13 @@ def cores() -> int:
 
 
 def limited(environment: Mapping[str, str], threads: int) -> dict[str, str]:
-    """The environment of a worker with so many threads, or fewer if it says so."""
-    found = {**environment, "PYTHONUNBUFFERED": "1"}
-    for name in THREADS:
-        given = environment.get(name, "").partition(",")[0]
-        found[name] = str(min(threads, int(given)) if given.isdecimal() and int(given) > 0 else threads)
-    return found
+    """The environment of a worker with so many threads, or fewer if it says so.
+
+    One number for all libraries: torch follows MKL's where the two differ, and threads that wait for each other spin.
+    """
+    given = (environment.get(name, "").partition(",")[0] for name in THREADS)
+    least = min([threads, *(int(text) for text in given if text.isdecimal() and int(text) > 0)])
+    return {**environment, "PYTHONUNBUFFERED": "1", **dict.fromkeys(THREADS, str(least))}
 
 
 class Log:

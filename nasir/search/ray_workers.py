@@ -31,6 +31,7 @@ def connect(address: str | None) -> Any:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     try:
         if address is None:
+            os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default, next to nothing beside other programs
             ray.init(include_dashboard=False, **options)
         else:
             ray.init(address=address, **options)

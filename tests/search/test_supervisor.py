@@ -234,7 +234,8 @@ def test_logs_do_not_collide_and_a_living_worker_holds_its_own(places: list[Proc
 
 def test_a_smaller_number_of_threads_is_kept(places: list[Processes], tmp_path: Path) -> None:
     assert limited({}, 3)["OMP_NUM_THREADS"] == "3"
-    assert limited({"OMP_NUM_THREADS": "1"}, 3)["OMP_NUM_THREADS"] == "1"
+    for fewer in ({"OMP_NUM_THREADS": "1"}, {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "1"}):
+        assert {limited(fewer, 3)[name] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")} == {"1"}
     assert limited({"MKL_NUM_THREADS": "999"}, 3)["MKL_NUM_THREADS"] == "3"
     assert limited({"OMP_NUM_THREADS": "many"}, 3)["OMP_NUM_THREADS"] == "3"
     assert place(places, tmp_path, "pass", 100).environment["OMP_NUM_THREADS"] == "1"
