@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nasir.backend import Backend
+from nasir.backend import Backend, Session
 from nasir.engine import Engine, Signals, setup_of, start_of
 from nasir.errors import JournalError, RunError, SpecError
 from nasir.ir import Graph
 from nasir.journal import Journal, Record
-from nasir.prefixes import PrefixStore, Sharing
+from nasir.prefixes import PrefixStore, Sharing, environment_digest
 from nasir.registry import backends
 from nasir.rundir import RunDirectory
 from nasir.spec import Spec, hash_plugins, import_plugins, load_spec
@@ -80,7 +80,7 @@ def run(
         with directory.lock():
             directory.check_vacant()  # another process may have run here since
             directory.write_spec(spec.to_yaml())
-            env = {**_environment(), **session.describe(), "base": str(base)}
+            env = {**_environment(), **session.describe(), "base": str(base), **_circumstances(session, prefixes)}
             hashes = {Path(plugin.path).name: plugin.sha256 for plugin in plugins}
             env["plugins"] = hashes
             directory.write_env(env)
@@ -104,7 +104,7 @@ def run(
                     ),
                 )
                 if prefixes is not None:
-                    sharing = Sharing(prefixes, engine, base, hashes, notice, prefix_every)
+                    sharing = Sharing(prefixes, engine, base, env, notice, prefix_every)
                     sharing.begin(lambda: session.build(graph, initial_plan(graph, spec), start_of(spec, source)))
                 return _end(engine, directory)
     finally:
@@ -144,7 +144,7 @@ def resume(
                 notice(f"resuming will not be bit-exact: {text}")
             engine = Engine(spec, directory, journal, session, signals or Signals(), listener)
             engine.graph = graph
-            fresh = not engine.restore()
+            fresh = not engine.restore(**_circumstances(session, prefixes))
 
             def build() -> None:
                 session.build(graph, initial_plan(graph, spec), start_of(spec, _same_source(spec, records[0])))
@@ -154,7 +154,7 @@ def resume(
             for text in engine.problems:
                 notice(text)
             if prefixes is not None:
-                sharing = Sharing(prefixes, engine, Path(env["base"]), env["plugins"], notice, prefix_every)
+                sharing = Sharing(prefixes, engine, Path(env["base"]), env, notice, prefix_every)
                 if fresh:
                     sharing.begin(build)
             return _end(engine, directory)
@@ -231,6 +231,11 @@ def _environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
+
+
+def _circumstances(session: Session, prefixes: PrefixStore | None) -> dict[str, str]:
+    """What a run that shares its states has to note of where it is trained."""
+    return {} if prefixes is None else {"environment": environment_digest(session)}
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

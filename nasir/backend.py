@@ -83,6 +83,9 @@ class Session(Protocol):
     def describe(self) -> dict[str, Any]:
         """Device, threads, precision and versions: what bit-exact resuming depends on."""
 
+    def fingerprint(self) -> str:
+        """A digest of the training and validation data as they are read: other data, another digest."""
+
     def build(self, graph: Graph, plan: TransferPlan, start: Start | None = None) -> None:
         """Make the network, initialized by `plan`, then by the weights of `start`."""
 

@@ -103,15 +103,18 @@ class Engine:
         started, cpu_started = time.monotonic(), time.process_time()
         phase = self.plans[progress.phase_index]
         epoch, phase_epoch = progress.total_epochs, progress.phase_epoch
+        outlives = getattr(policies.get(phase.policy), "outlives_divergence", False)
         try:
             self.stretch = self.session.train(epoch, phase_epoch, self.stretch, self.signals.wanted)
             if not self.stretch.finished:
                 self._preempt(epoch)
             metrics = {**self.stretch.metrics, **self.session.evaluate("val")}
         except Diverged as error:
-            if not getattr(policies.get(phase.policy), "outlives_divergence", False):
+            if not outlives:
                 raise
-            metrics = dict.fromkeys((*error.metrics, *self.session.evaluate("val")), math.nan)
+            metrics = {**error.metrics, **self.session.evaluate("val")}
+        if outlives and not all(map(math.isfinite, metrics.values())):  # after the last step too, unseen by its loss
+            metrics = dict.fromkeys(metrics, math.nan)
         self.stretch = None
         cost = self.graph.cost()
         self.write(
@@ -193,8 +196,11 @@ class Engine:
         self.write("checkpoint", step=len(self.journal), epoch=epoch, path=str(path.relative_to(self.run.path)))
         self.decisions.individuals.sweep(self.journal.effective())
 
-    def restore(self) -> bool:
-        """Load the newest checkpoint and void the records after it; False when there is none."""
+    def restore(self, **facts: Any) -> bool:
+        """Load the newest checkpoint and void the records after it; False when there is none.
+
+        `facts` go into the `resume` record.
+        """
         meta = self.session.load(self.run.checkpoints, lambda found: Graph.from_json(self.run.get_blob(found["graph"])))
         n = 1 if meta is None else int(meta["n"])  # record 0 is the start
         records = self.journal.records()
@@ -206,7 +212,7 @@ class Engine:
                 self.stretch = Stretch({}, False, meta["stretch"]["steps"], meta["stretch"]["sums"])
             if n < len(records) and records[n]["kind"] == "checkpoint":
                 n += 1
-        self.write("resume", supersedes_from=n, checkpoint_step=None if meta is None else meta["n"])
+        self.write("resume", supersedes_from=n, checkpoint_step=None if meta is None else meta["n"], **facts)
         self.problems = () if meta is None else tuple(meta["problems"])
         return meta is not None
 

@@ -99,9 +99,10 @@ class RunDirectory:
         """An existing run. Raises UsageError where there is none."""
         run = cls(path)
         if not run.journal_path.is_file():
-            raise UsageError(
-                f"{run.path}: no run here (journal.jsonl is missing); name a directory made by `nasir run`"
-            )
+            remedy = "name a directory made by `nasir run`"
+            if (run.path / "study.json").is_file():
+                remedy = f"it is the folder of a search: `nasir search {run.path}` goes on with it, its runs are in trials/"
+            raise UsageError(f"{run.path}: no run here (journal.jsonl is missing); {remedy}")
         return run
 
     @property

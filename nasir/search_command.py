@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 import uuid
+from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,8 +84,19 @@ def run(options: argparse.Namespace) -> int:
     if options.what is None:
         raise UsageError("name a spec with choices, or the folder of a search to go on with; --worker needs neither")
     if options.report or options.export:
+        name = "--report" if options.report else "--export"
+        _refuse(options, f"{name} only looks at a search", ("trials", "workers", "timeout", "ray", "out"))
         return _show(options)
     return _search(options)
+
+
+def _refuse(options: argparse.Namespace, why: str, names: Sequence[str]) -> None:
+    """Raise UsageError for an option that would not be heeded; `--set` never is."""
+    for name in names:
+        if getattr(options, name) and (name != "workers" or options.workers > 1):
+            raise UsageError(f"{why}; leave --{name} out")
+    if options.overrides:
+        raise UsageError(f"{why}; leave --set out")
 
 
 def _say(text: str) -> None:
@@ -108,6 +120,8 @@ def _search(options: argparse.Namespace) -> int:
         left = _left(study)
         done = f", {facts.totals.done} of them done" if facts.totals.done else ""
         _say(f"study {study.name} in {study.folder}: {facts.totals.points} trials{done}; storage {study.storage.place}")
+        if options.trials is not None and options.trials < facts.totals.points:
+            _say(f"--trials {options.trials}: the study has {facts.totals.points} already and takes none back")
         if not left:
             return _finish(study, 0, options)
         workers = min(options.workers, left)
@@ -206,7 +220,8 @@ def _finish(study: Study, asked: int, options: argparse.Namespace) -> int:
         for line in result_lines(facts):
             print(line)
         if facts.front:
-            print(f"train the best again: nasir run --best {study.folder}")
+            several = " --trial N" if len(facts.objectives) > 1 else ""
+            print(f"train the best again: nasir run --best {study.folder}{several}")
         print(f"report: {report}")
     if left:
         _say(f"{left} trials are left; `nasir search {study.folder}` goes on with them")
@@ -262,6 +277,7 @@ def _work(options: argparse.Namespace) -> int:
 
     if options.what is not None:
         raise UsageError("--worker takes its spec from --storage; leave the spec out")
+    _refuse(options, "--worker is one worker of a search that exists", ("trials", "workers", "ray", "report", "export"))
     url = given_storage(options.storage)
     if url is None:
         raise UsageError("--worker needs the database of the study: --storage URL, or NASIR_STORAGE")
@@ -270,9 +286,10 @@ def _work(options: argparse.Namespace) -> int:
         stop_without_supervisor(signals)
     name = options.identity or f"{socket.gethostname()}-{uuid.uuid4().hex[:6]}"
     chosen = options.study or only_study(url)
+    until = options.until if options.timeout is None else time.time() + options.timeout
     study = Study.open(url, chosen, Path(options.out or Path("studies") / chosen), say=_say)
     with closing(study):
-        return work(study, Identity(name, options.slot), signals=signals, until=options.until, say=_say)
+        return work(study, Identity(name, options.slot), signals=signals, until=until, say=_say)
 
 
 # -- looking at a search

@@ -20,6 +20,7 @@ from safetensors.numpy import load_file
 from small_runs import SPEC, stable, weights, write_spec
 
 import nasir
+from nasir.backends.torch.backend import TorchSession
 from nasir.errors import CheckpointError, JournalError, RunError
 from nasir.individuals import stored
 from nasir.ir import Graph
@@ -387,6 +388,23 @@ def test_a_child_that_diverges_dies_and_the_run_goes_on(tmp_path: Path) -> None:
     del spec["phases"][0]["policy"]
     with pytest.raises(RunError, match="diverged"):
         nasir.run(write_spec(tmp_path, yaml.safe_dump(spec)), out=tmp_path / "rules")
+
+
+def test_a_child_whose_last_step_diverges_dies_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its loss, which is that before each step, is finite; only the validation shows it."""
+    spec = yaml.safe_load(TEXT)
+    spec["phases"][0]["policy"] = {"evolve": {"population": 2, "generations": 1, "epochs": 2}}
+    evaluate, asked = TorchSession.evaluate, []
+
+    def child_breaks(self: TorchSession, split: str) -> dict[str, float]:
+        asked.append(split)
+        return {**evaluate(self, split), **({"val.loss": math.nan} if len(asked) == 4 else {})}
+
+    monkeypatch.setattr(TorchSession, "evaluate", child_breaks)
+    nasir.run(write_spec(tmp_path, yaml.safe_dump(spec)), out=tmp_path / "run")
+    kept = of_kind(tmp_path / "run", "kept")
+    assert all(map(math.isnan, kept[1]["metrics"].values()))
+    assert 2 not in {record["individual"] for record in of_kind(tmp_path / "run", "recalled")}
 
 
 EXPLODE = '''

@@ -196,6 +196,9 @@ def test_create_refuses_what_is_not_its_own(tmp_path: Path) -> None:
     assert sorted(entry.name for entry in foreign.iterdir()) == ["thesis.tex"]
     with pytest.raises(UsageError, match="no run here"):
         RunDirectory.open(tmp_path / "nothing")
+    (foreign / "study.json").write_text("{}")
+    with pytest.raises(UsageError, match="no run here .* folder of a search: `nasir search "):
+        RunDirectory.open(foreign)
 
 
 def test_create_takes_a_run_that_never_started_but_not_one_that_did(tmp_path: Path) -> None:

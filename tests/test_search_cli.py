@@ -88,7 +88,9 @@ def test_a_search_from_its_spec_to_the_winner_trained_again(spec: Path) -> None:
     assert len(rates) == 1
 
     again = nasir("search", spec, "--trials", 3)  # has all it asks for
-    assert again.returncode == 0 and "best trial:" in again.stdout
+    assert again.returncode == 0 and "best trial:" in again.stdout and "takes none back" not in again.stderr
+    fewer = nasir("search", spec, "--trials", 1)
+    assert fewer.returncode == 0 and "--trials 1: the study has 3 already and takes none back" in fewer.stderr
 
     study.rename("moved")
     study = Path("moved")
@@ -120,6 +122,8 @@ def test_a_hand_started_worker_takes_the_spec_from_the_storage(spec: Path) -> No
     url = f"sqlite:///{spec.parent / 'shared.db'}"
     begun = nasir("search", spec, "--timeout", "0.001", "--storage", url)
     assert begun.returncode == 1 and "3 trials are left" in begun.stderr and "no trial is complete" in begun.stdout
+    late = nasir("search", "--worker", "--timeout", "0.001", "--out", "elsewhere", storage=url)
+    assert late.returncode == 0 and not Path("elsewhere/trials").exists(), late.stderr
     worker = nasir("search", "--worker", "--out", "elsewhere", storage=url)  # there is one study: no name is needed
     assert worker.returncode == 0, worker.stderr
     assert len(list(Path("elsewhere/trials").iterdir())) == 3
@@ -150,10 +154,14 @@ def test_the_password_of_a_storage_is_neither_printed_nor_written(spec: Path) ->
     [
         ([], "name a spec"),
         (["missing.yaml"], "no such file"),
-        (["."], "no search here"),
-        ([".", "--report"], "no search here"),
+        (["."], "no search here (study.json is missing); name a folder made by `nasir search`, or a spec\n"),
+        ([".", "--report"], "no search here (study.json is missing); name a folder made by `nasir search`\n"),
         (["--worker"], "--storage"),
         (["tiny.yaml", "--worker", "--storage", "sqlite:///a.db"], "leave the spec out"),
+        (["--worker", "--workers", "2", "--storage", "sqlite:///a.db"], "leave --workers out"),
+        (["--worker", "--report", "--storage", "sqlite:///a.db"], "leave --report out"),
+        ([".", "--report", "--set", "seed=1"], "leave --set out"),
+        ([".", "--export", "csv", "--trials", "3"], "leave --trials out"),
         (["tiny.yaml", "--storage", "redis://localhost"], "heartbeats"),
         (["tiny.yaml", "--storage", "nonsense"], "not a URL"),
         (["tiny.yaml", "--set", "search.trials=none"], "search.trials"),

@@ -123,6 +123,9 @@ class TorchSession:
             "deterministic": self.setup.deterministic,
         }
 
+    def fingerprint(self) -> str:
+        return self.source.fingerprint()
+
     # -- network and phases
 
     def build(self, graph: Graph, plan: TransferPlan, start: Start | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -52,6 +53,10 @@ class BatchSource(ABC):
     @abstractmethod
     def shape(self) -> tuple[int, ...]:
         """Shape of one example without batch: (C, H, W) or (D,)."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """SHA-256 of the training and validation parts; of files their paths, sizes and times of change."""
 
     @property
     @abstractmethod
@@ -124,6 +129,13 @@ class BatchSource(ABC):
         for name, values in (("_scale", 1.0 / deviation), ("_shift", -mean / deviation)):
             factor = torch.from_numpy(values.astype(np.float32)).expand(size).contiguous()
             setattr(self, name, factor.to(self.device))
+
+    def _digest(self, parts: Iterable[bytes | memoryview]) -> str:
+        """SHA-256 of `parts`, names of classes and normalisation."""
+        total = hashlib.sha256(repr((self.class_names, self.shape)).encode())
+        for part in (*parts, self._scale.cpu().numpy().data, self._shift.cpu().numpy().data):
+            total.update(part)
+        return total.hexdigest()
 
     def _finish(self, values: Tensor) -> Tensor:
         """Stored values on the device, [n, H, W, C] or [n, D], as a batch."""

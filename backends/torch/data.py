@@ -64,6 +64,10 @@ class DataSource(BatchSource):
         size = tuple(self._train.values.shape[1:])
         return size if len(size) == 1 else (size[2], size[0], size[1])
 
+    def fingerprint(self) -> str:
+        parts = (tensor for split in (self._train, self._validation) for tensor in (split.values, split.labels))
+        return self._digest(tensor.cpu().numpy().data for tensor in parts)
+
     @property
     def train_size(self) -> int:
         return len(self._train)

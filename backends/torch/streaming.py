@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import math
 import multiprocessing
+import os
 import signal
 import warnings
 import weakref
@@ -102,6 +103,18 @@ def draw_box(random: np.random.Generator, height: int, width: int, crop: Resized
     return (height - tall) // 2, (width - wide) // 2, tall, wide
 
 
+def _stamp(files: Files) -> bytes:
+    """Path, size, time of change and label of each file; none of the three for one that is gone."""
+    lines = []
+    for path, label in zip(files.paths, files.labels.tolist(), strict=True):
+        try:
+            found = os.stat(path)
+            lines.append(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\0{label}\n")
+        except OSError:
+            lines.append(f"{path}\0{label}\n")
+    return "".join(lines).encode(errors="surrogateescape")
+
+
 class StreamSource(BatchSource):
     """Batches of a data set that is too large for memory."""
 
@@ -119,6 +132,9 @@ class StreamSource(BatchSource):
     @property
     def shape(self) -> tuple[int, ...]:
         return (self._view.channels, *self._view.size)
+
+    def fingerprint(self) -> str:
+        return self._digest([repr(self._view).encode(), *map(_stamp, (self._train, self._validation))])
 
     @property
     def train_size(self) -> int:

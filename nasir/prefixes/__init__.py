@@ -6,7 +6,8 @@ would have reached itself, bit for bit. See `nasir.prefixes.walk` for what "woul
 
 from __future__ import annotations
 
+from nasir.prefixes.identity import environment_digest
 from nasir.prefixes.sharing import Sharing
 from nasir.prefixes.store import PrefixStore
 
-__all__ = ["PrefixStore", "Sharing"]
+__all__ = ["PrefixStore", "Sharing", "environment_digest"]

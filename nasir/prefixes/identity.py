@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from nasir import registry
+from nasir.backend import Session
 from nasir.engine import setup_of
 from nasir.ir import Graph
 from nasir.journal import Record, canonical_json
@@ -20,6 +22,8 @@ from nasir.spec.network import initial_plan
 from nasir.training import TrainPlan
 from nasir.version import VERSION
 
+# of variables that choose kernels or their precision
+KERNELS = ("ATEN_", "CUBLAS_", "CUDNN_", "DNNL_", "MKL_", "NVIDIA_TF32_", "ONEDNN_", "TORCH_ALLOW_TF32_")
 OWN = "nasir."  # modules of nasir itself
 REGISTRIES = (registry.passes, registry.policies, registry.ops, registry.blocks, registry.datasets)
 
@@ -40,16 +44,47 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical_json(plain(value))).hexdigest()
 
 
+def environment_digest(session: Session) -> str:
+    """Everything that training depends on and that no spec says: versions, device, threads, kernels, and the data."""
+    told = session.describe()
+    return digest(
+        {
+            "session": told,
+            "data": session.fingerprint(),
+            "packages": [own.packages() for own in REGISTRIES],
+            "versions": [VERSION, version("numpy")],
+            # kernels differ from one model to the next
+            "processor": _processor() if told.get("device") == "cpu" else None,
+            "variables": {name: value for name, value in os.environ.items() if name.startswith(KERNELS)},
+        }
+    )
+
+
+def environments(first: str | None, records: Iterable[Record]) -> set[str | None]:
+    """Digests of the environments that a run was in so far, None among them where one is unknown.
+
+    `first`: that it began in; `records`: all of its journal, void ones included. What it did before it began anew does
+    not count.
+    """
+    found = {first}
+    for record in records:
+        if record["kind"] == "resume":
+            if record["checkpoint_step"] is None:
+                found.clear()
+            found.add(record.get("environment"))
+    return found
+
+
 def static_digest(
-    spec: Spec, start: Record, graph: Graph, base: Path, session: Mapping[str, Any], plugins: Mapping[str, str]
+    spec: Spec, start: Record, graph: Graph, base: Path, environment: str, plugins: Mapping[str, str]
 ) -> str:
     """Everything that training depends on and that does not change over a run.
 
-    `start`: the run's first record; `graph`: its network, ids included, as random streams go by them; `session`: what
-    the session says of itself; `plugins`: SHA-256 of the files the spec imports, by name.
+    `start`: the run's first record; `graph`: its network, ids included, as random streams go by them; `environment`:
+    see `environment_digest`; `plugins`: SHA-256 of the files the spec imports, by name.
     """
     setup = plain(setup_of(spec, base.resolve()))
-    del setup["device"]  # the one it came to is in `session`
+    del setup["device"]  # the one it came to is in `environment`
     network = spec.network
     inherited = [start["inherited"]["manifest"], network.weights] if isinstance(network, RunNetwork) else None
     return digest(
@@ -57,13 +92,9 @@ def static_digest(
             "graph": start["graph"],
             "plan": initial_plan(graph, spec).to_json(),
             "setup": setup,
-            "session": session,
+            "environment": environment,
             "inherited": inherited,
             "plugins": plugins,
-            "packages": [own.packages() for own in REGISTRIES],
-            "versions": [VERSION, version("numpy")],
-            # kernels differ from one model to the next
-            "processor": _processor() if session.get("device") == "cpu" else None,
         }
     )
 

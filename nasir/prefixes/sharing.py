@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from nasir.errors import CheckpointError, NasirError
 from nasir.individuals import stored
 from nasir.ir import Graph
 from nasir.journal import Record
-from nasir.prefixes.identity import static_digest
+from nasir.prefixes.identity import environments, static_digest
 from nasir.prefixes.match import Matcher
 from nasir.prefixes.store import PrefixStore, State, sha256_of
 from nasir.prefixes.walk import APART, REPLACING, Walk
@@ -35,7 +36,7 @@ class Sharing:
         store: PrefixStore,
         engine: Engine,
         base: Path,
-        plugins: Mapping[str, str],
+        env: Mapping[str, Any],
         notice: Callable[[str], None],
         every: int | None = None,
     ) -> None:
@@ -49,9 +50,15 @@ class Sharing:
         self._saved = 0  # epochs of the newest state of this run that is in the store
         try:
             self.store.clean()
-            start = engine.journal.records()[0]
-            graph, session = self._graph(start["graph"]), engine.session.describe()
-            self.static = static_digest(engine.spec, start, graph, base, session, plugins)
+            records = engine.journal.records()
+            start, known = records[0], environments(env.get("environment"), records)
+            environment = known.pop()
+            if known or environment is None:
+                self._stop("this run was elsewhere, or without a store, before, so nothing of it is shared")
+                return
+            self.static = static_digest(
+                engine.spec, start, self._graph(start["graph"]), base, environment, env["plugins"]
+            )
             self.walk = Walk(engine.spec, self.static, start, self._graph)
             engine.before_decisions = self._before_decisions
         except Exception as error:  # plugins have a part in it
@@ -93,6 +100,7 @@ class Sharing:
     def _load(self, state: State) -> Mapping[str, Any]:
         """Put the session into the state, and give the run what its records name."""
         source, blobs = state.directory, self.engine.run.blobs
+        shutil.rmtree(self.engine.run.individuals, ignore_errors=True)  # of a beginning that was given up
         for name in state.blob_names:
             digest, _, suffix = name.partition(".")
             (source.get_blob if suffix == "json" else source.get_array)(digest)  # verified

@@ -88,10 +88,12 @@ class PrefixStore:
         self.folder = Path(folder)
         self.limit = limit
         self.share = share
-        self._known: dict[Path, State] = {}  # headers never change
+        self._known: dict[Path, State] = {}  # headers, which hold for counting room
 
     def states(self, static: str) -> list[State]:
         """The states of that static digest, the deepest first."""
+        for path in [path for path in self._known if path.parent == self.folder / static]:
+            del self._known[path]  # another process may have evicted it and stored it anew, with other times
         return sorted(self._below(self.folder / static), key=lambda state: (-state.epochs, state.key))
 
     def holds(self, static: str, chain: Sequence[str]) -> bool:

@@ -86,8 +86,8 @@ def _tiles(facts: StudyFacts) -> str:
         rows.append((f"best {metric_name(one.metric)}", amount(one.metric, facts.best.values[0])))
     elif facts.front:
         rows.append(("on the front", str(len(facts.front))))
-    settled = sum(totals.outcomes.get(outcome, 0) for outcome in ("complete", "cached", "infeasible"))
-    rows.append(("complete", str(settled)))
+    settled = sum(totals.outcomes.get(outcome, 0) for outcome in ("complete", "cached"))
+    rows.append(("complete", str(settled)))  # none that is counted below
     named = ("infeasible", "pruned", "running", "waiting", "failed")
     rows += [(name, str(totals.outcomes[name])) for name in named if totals.outcomes.get(name)]
     cut = totals.outcomes.get("lost", 0) + totals.outcomes.get("preempted", 0)

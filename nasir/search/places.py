@@ -10,7 +10,7 @@ from pathlib import Path
 from nasir.errors import StudyError, UsageError
 from nasir.search.storage import open_storage
 from nasir.search.study import Study
-from nasir.search.urls import sqlite_url
+from nasir.search.urls import anchored, check_sqlite_exists, sqlite_url
 
 __all__ = ["Whereabouts", "find", "given_storage", "only_study", "open_study"]
 
@@ -51,12 +51,12 @@ def find(folder: Path, storage: str | None, name: str | None) -> Whereabouts:
     usual = given_storage(None)
     if card is None:
         if name is None:
-            raise _nothing(folder)
-        return Whereabouts(folder, storage or usual or own, name, known=False)
+            raise _nothing(folder, ", or a spec")
+        return Whereabouts(folder, anchored(storage or usual or own), name, known=False)
     if name is not None and name != card["study"]:
         raise UsageError(f"{folder}: belongs to the study {card['study']!r}, not {name!r}; choose another --out")
     stored = card["storage"]
-    if stored.startswith("sqlite") and stored.endswith(f"/{DATABASE}"):
+    if stored.startswith("sqlite") and stored.endswith(f"/{DATABASE}") and (folder / DATABASE).exists():
         stored = own  # wherever the folder has gone since
     secret = ":***@" in stored or "=***" in stored
     url = storage or (usual if secret else stored)
@@ -64,7 +64,7 @@ def find(folder: Path, storage: str | None, name: str | None) -> Whereabouts:
         raise UsageError(
             f"{folder}: the password of {stored} is not stored; give the URL by --storage or NASIR_STORAGE"
         )
-    return Whereabouts(folder, url, card["study"], known=True)
+    return Whereabouts(folder, anchored(url), card["study"], known=True)
 
 
 def given_storage(option: str | None) -> str | None:
@@ -72,12 +72,14 @@ def given_storage(option: str | None) -> str | None:
     return option or os.environ.get("NASIR_STORAGE") or None
 
 
-def _nothing(folder: Path) -> UsageError:
-    return UsageError(f"{folder}: no search here ({CARD} is missing); name a folder made by `nasir search`, or a spec")
+def _nothing(folder: Path, otherwise: str = "") -> UsageError:
+    remedy = f"name a folder made by `nasir search`{otherwise}"
+    return UsageError(f"{folder}: no search here ({CARD} is missing); {remedy}")
 
 
 def only_study(url: str) -> str:
     """The name of the one study in a database; UsageError where there is none or more than one."""
+    check_sqlite_exists(url)
     storage = open_storage(url)
     try:
         names = sorted(study.study_name for study in storage.get_all_studies())

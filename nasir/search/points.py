@@ -117,11 +117,6 @@ class Ledger:
             if point.open and all(trial.state == TrialState.FAIL for trial in point.attempts)
         ]
 
-    def may_run(self, trial: FrozenTrial) -> bool:
-        """Whether a claimed trial is the real attempt of an open point, and no later attempt exists."""
-        point = self.points[trial.user_attrs["point"]]
-        return point.open and point.attempts[-1].number == trial.number
-
     def last_chance(self, trial: FrozenTrial) -> bool:
         """Whether its point fails for good if this attempt is lost."""
         point = self.points.get(trial.user_attrs.get("point", -1))

@@ -1,7 +1,8 @@
 """Workers on a Ray cluster: Ray chooses the machine of each and reserves its cores; all else is as on one machine.
 
-Each worker is the same process as elsewhere, kept by a Ray actor on its node. When the actor, its node or the driver
-ends, the pipe to the process closes, and the process stops as it does without its supervisor.
+Each worker is the same process as elsewhere, kept by a Ray actor on its node. When the actor or the driver ends, the
+pipe to the process closes, and the process stops as it does without its supervisor; a cluster that kills it instead
+(Ray's `kill_child_processes_on_worker_exit`), or loses the node, leaves its trial to the heartbeat.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ def connect(address: str | None) -> Any:
     try:
         if address is None:
             os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default, next to nothing beside other programs
+            os.environ.setdefault("RAY_kill_child_processes_on_worker_exit", "0")  # they stop by themselves
             ray.init(include_dashboard=False, **options)
         else:
             ray.init(address=address, **options)

@@ -10,8 +10,10 @@ from importlib.util import find_spec
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial
 
 from nasir.errors import UsageError
 from nasir.spec.choices import Choice, FloatRange, IntRange, Value
@@ -110,9 +112,26 @@ def _random(options: Any, study_seed: int, seed: int) -> BaseSampler:
     return optuna.samplers.RandomSampler(seed=seed)  # of a grid too: its points are in the tickets
 
 
+class _ByPoint(optuna.samplers.QMCSampler):
+    """One sequence for all workers, each point at its own place in it.
+
+    Optuna counts places in the storage by a read and a write, between which another worker may read the same.
+    """
+
+    _place = 0
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        self._place = trial.user_attrs["point"]
+        return super().sample_relative(study, trial, search_space)
+
+    def _find_sample_id(self, study: optuna.Study, search_space: dict[str, BaseDistribution]) -> int:
+        return self._place
+
+
 def _qmc(options: Any, study_seed: int, seed: int) -> BaseSampler:
-    # one sequence for all workers, who draw their places in it from the storage
-    return optuna.samplers.QMCSampler(
+    return _ByPoint(
         qmc_type=options.sequence,
         scramble=options.scramble,
         seed=study_seed,

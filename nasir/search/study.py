@@ -11,7 +11,7 @@ import json
 import random
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from nasir.errors import StudyError, UsageError
 from nasir.journal import write_atomically
 from nasir.search.points import Ledger, attempt_of
 from nasir.search.storage import PATIENCE, StudyStorage, open_storage
+from nasir.search.urls import check_sqlite_exists
+from nasir.spec.check_search import LARGEST_GRID
 from nasir.spec.choices import Value
 from nasir.spec.search import SearchSpec, loads_search
 from nasir.version import VERSION
@@ -32,7 +34,6 @@ from nasir.version import VERSION
 __all__ = ["Study"]
 
 SETTLING = 10.0  # seconds without progress after which the process that made a study is taken for dead
-LARGEST_GRID = 1_000_000  # points
 NOT_COPIED = ("constraints", "completed_rung_")  # system attributes that say how far an attempt came
 
 
@@ -80,7 +81,8 @@ class Study:
                 ours = False
             found = optuna.load_study(study_name=name, storage=storage)
             study = cls(spec, folder, storage, found)
-            if ours or not study._made_by_another():
+            if ours or not (study._made_by_another() or "nasir:spec" in found.user_attrs):  # the last to be written
+                study._check_directions(directions)
                 study._describe()
             else:
                 study._join()
@@ -106,6 +108,7 @@ class Study:
 
         Raises StudyError where there is none of that name.
         """
+        check_sqlite_exists(url)
         storage = open_storage(url, (60, 300) if writes else None, patience=patience, say=say)
         try:
             try:
@@ -154,6 +157,15 @@ class Study:
                 return False
             time.sleep(0.2)
         return True
+
+    def _check_directions(self, wanted: Sequence[StudyDirection]) -> None:
+        """Those of a study can never be changed, and its maker may have died before it said anything else."""
+        if list(self.optuna.directions) != list(wanted):
+            ways = ", ".join(direction.name.lower() for direction in self.optuna.directions)
+            raise StudyError(
+                f"{self.storage.place}: study {self.name!r} was begun for other objectives ({ways}); give another "
+                "--study name or --out folder"
+            )
 
     def _describe(self) -> None:
         spec = self.spec
@@ -222,8 +234,10 @@ class Study:
             if size is None or size > LARGEST_GRID:
                 many = "infinitely many" if size is None else f"{size}"
                 raise UsageError(f"search.sampler: grid: the space has {many} points; use another sampler")
-            points = list(self.spec.space.points())
-            random.Random(self.spec.seed).shuffle(points)  # the first ones are a fair sample of all
+            points = sorted(self.spec.space.points(), key=lambda point: sorted(map(repr, point.items())))
+            # the first ones are a fair sample of all; the order is one of the space alone: `search.seed` and the order
+            # of keys in a spec may change before further points are added
+            random.Random(self.spec.space.digest).shuffle(points)
             yield from points
             return
         yield self.spec.space.defaults()

@@ -11,7 +11,16 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from nasir.errors import StudyError, UsageError
 
-__all__ = ["check_sqlite_file", "explain", "masked", "parse", "sqlite_path", "sqlite_url"]
+__all__ = [
+    "anchored",
+    "check_sqlite_exists",
+    "check_sqlite_file",
+    "explain",
+    "masked",
+    "parse",
+    "sqlite_path",
+    "sqlite_url",
+]
 
 EXAMPLES = "sqlite:///study.db, postgresql://user@host/database"
 SECRETS = ("password", "passwd", "pwd", "sslpassword")  # query keys
@@ -73,7 +82,8 @@ def masked(url: URL) -> str:
 
 def _rough(url: str) -> str:
     """The same for text that may be no URL."""
-    text = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)
+    whole = "://" in url
+    text = re.sub(r"(://[^:/@]*):.*@" if whole else r"():(?!/).*@", r"\1:***@", url)
     return re.sub(rf"\b({'|'.join(SECRETS)})=[^&\s]*", r"\1=***", text)
 
 
@@ -82,11 +92,30 @@ def sqlite_url(path: Path) -> str:
     return URL.create("sqlite", database=str(path)).render_as_string()
 
 
+def anchored(url: str) -> str:
+    """The same database from whatever folder: a relative path of an SQLite file made absolute. `url`: any text."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        return url  # `parse` says what is wrong with it
+    path = sqlite_path(parsed)
+    if path is None or path.is_absolute() or parsed.database == ":memory:":
+        return url
+    return parsed.set(database=str(path.resolve())).render_as_string(hide_password=False)
+
+
 def sqlite_path(url: URL) -> Path | None:
     """The file of an SQLite URL; None for servers and for `file:` names."""
     if url.get_backend_name() != "sqlite" or not url.database or url.database.startswith("file:"):
         return None
     return Path(url.database)
+
+
+def check_sqlite_exists(url: str) -> None:
+    """Raise StudyError where a study is looked for in a file that is not there, before SQLite makes an empty one."""
+    path = sqlite_path(parse(url))
+    if path is not None and not path.exists():
+        raise StudyError(f"{path}: there is no such database; correct --storage, or restore it from a copy")
 
 
 def check_sqlite_file(url: URL) -> None:

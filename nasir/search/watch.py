@@ -124,7 +124,7 @@ def epochs_text(trial: TrialFacts) -> str:
         return ""
     spared = [f"{trial.prefix_epochs} from a prefix"] if trial.prefix_epochs else []
     spared += [f"{trial.resumed} by the attempt before"] if trial.resumed else []
-    return f"{trial.epochs} epochs" + (f" ({', '.join(spared)})" if spared else "")
+    return _count(trial.epochs) + (f" ({', '.join(spared)})" if spared else "")
 
 
 def short_names(names: set[str]) -> dict[str, str]:
@@ -159,6 +159,10 @@ def result_lines(facts: StudyFacts, most: int = 10) -> list[str]:
         lines.append(f"  and {len(front) - most} more")
     totals = facts.totals
     counts = ", ".join(f"{count} {name}" for name, count in totals.outcomes.items() if count)
-    saved = f", {totals.epochs_saved} epochs saved" if totals.epochs_saved else ""
-    lines.append(f"{totals.done} of {totals.points} trials done ({counts}); {totals.epochs} epochs trained{saved}")
+    saved = f", {_count(totals.epochs_saved)} saved" if totals.epochs_saved else ""
+    lines.append(f"{totals.done} of {totals.points} trials done ({counts}); {_count(totals.epochs)} trained{saved}")
     return lines
+
+
+def _count(epochs: int) -> str:
+    return f"{epochs} epoch{'' if epochs == 1 else 's'}"

@@ -17,6 +17,7 @@ _COUNT = re.compile(rf"{_NUMBER}\s*([kKMGT]?)")
 _SPAN = re.compile(rf"{_NUMBER}\s*(second|minute|hour|day)s?")
 _BYTES = re.compile(rf"{_NUMBER}\s*([kKMGT]i?)?B")
 _CONSTRAINT = re.compile(r"([\w.]+)\s*(<=|>=|==|=|<|>|≤|≥)\s*(.+)")
+_REVERSED = re.compile(r"([^<>=]+?)\s*([<>])=?\s*([A-Za-z_][\w.]*)(?:\s*([<>])=?\s*([^<>=]+))?")
 _POWERS = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4}
 _SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 
@@ -115,6 +116,7 @@ def _parsed(value: Any) -> Any:
     if match is None:
         raise fault(f"expected a constraint, found {value!r}", "write `macs <= 40M`")
     metric, sign, number = match.groups()
+    _check_order(value.strip())
     checked_metric(metric)
     if sign not in ("<=", ">="):
         remedy = {"<": "<=", "≤": "<=", ">": ">=", "≥": ">="}.get(sign)
@@ -122,10 +124,29 @@ def _parsed(value: Any) -> Any:
     try:
         bound = _scaled(number)
     except Exception:
-        raise fault(f"{number!r} is not a number", "write `macs <= 40M` or `val.accuracy >= 0.8`") from None
+        raise fault(f"{number!r} is not a number", f"write for example `{_example(metric)}`") from None
+    if metric.endswith("accuracy") and not 0 <= bound <= 1:
+        raise fault(f"an accuracy is a fraction, 0 to 1, and never {number}", f"write `{_example(metric)}` for 80 %")
     if not math.isfinite(bound):
         raise fault(f"{number} is too large", "give a number that a computer can hold")
     return Constraint(metric, sign == "<=", bound, value.strip())
+
+
+def _check_order(text: str) -> None:
+    """Raise the fault of a constraint that begins with its number, and say how to turn it round."""
+    match = _REVERSED.fullmatch(text)
+    if match is None or match[1] in OBJECTIVES or match[3] not in OBJECTIVES:
+        return
+    number, sign, metric, upper, second = match.groups()
+    turned = f"`{metric} {'>' if sign == '<' else '<'}= {number}`"
+    if upper:
+        raise fault("bounds on both sides are two constraints", f"write {turned} and `{metric} {upper}= {second}`")
+    raise fault("a constraint begins with its metric", f"write {turned}")
+
+
+def _example(metric: str) -> str:
+    fraction, counted = metric.endswith("accuracy"), metric in ("macs", "params")
+    return f"{metric} >= 0.8" if fraction else f"{metric} <= {'40M' if counted else '2.5'}"
 
 
 ConstraintText = Annotated[

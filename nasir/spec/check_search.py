@@ -13,6 +13,8 @@ from nasir.spec.tree import locate
 CURVES = ("val.accuracy", "val.loss", "train.accuracy", "train.loss")
 """Metrics that every epoch has, on which trials can be compared while they run."""
 MANY_FOR_GP = 20
+LARGEST_GRID = 1_000_000
+"""Points; those of a grid are all made at its beginning."""
 
 
 def check_search(spec: Spec, findings: Findings) -> None:
@@ -72,8 +74,11 @@ def check_space(spec: Spec, search: Search, space: Space, findings: Findings) ->
     kind, size = search.sampler.kind, space.size()
     if kind == "grid" and size is None:
         endless = [choice.name for choice in space.choices if choice.domain.size is None]
-        text = f"a grid needs an end of values, and {', '.join(endless)} {'has' if len(endless) == 1 else 'have'} none"
+        text = f"a grid has finitely many points, and {', '.join(endless)} can be any number of a range"
         findings.add(at, text, "give a `step`, or use random or qmc")
+    elif kind == "grid" and size is not None and size > LARGEST_GRID:
+        text = f"the grid has {size:,} points, and {LARGEST_GRID:,} are the most"
+        findings.add(at, text, "make steps larger, or use random or qmc")
     elif kind == "grid" and search.trials is not None and size is not None and search.trials < size:
         _note(findings, ("search", "trials"), f"{search.trials} trials are not the whole grid of {size:,} points")
     elif size is not None and search.trials is not None and search.trials > size:

@@ -301,7 +301,7 @@ class _Reader:
         try:
             return made.choice.domain.accept(given.plain())
         except ValueError as error:
-            text = f"the default {found(given.plain())} is not among what can be chosen"
+            text = f"{found(given.plain())} is not among what can be chosen"
             self.add((*at, "default"), text, f"give {error}")
             return NO_DEFAULT
 

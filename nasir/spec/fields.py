@@ -56,9 +56,13 @@ def fault(text: str, remedy: str, *keys: str) -> PydanticCustomError:
 
 
 class OneOf(Strict):
-    """A mapping of exactly one key, the kind, to the options of that kind; `bare` kinds may be written alone."""
+    """A mapping of exactly one key, the kind, to the options of that kind; `bare` kinds may be written alone.
+
+    `examples` says how to write kinds whose options are no mapping.
+    """
 
     bare: ClassVar[frozenset[str]] = frozenset()
+    examples: ClassVar[Mapping[str, str]] = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -80,6 +84,8 @@ class OneOf(Strict):
         if kind in cls.bare or (cls.model_config.get("extra") == "allow" and kind not in cls.kinds()):
             return kind
         if kind in cls.kinds():
+            if kind in cls.examples:
+                raise fault(f"{kind} needs a value", f"write {cls.examples[kind]}")
             raise fault(f"{kind} needs options", f"write {{{kind}: {{...}}}}")
         raise fault(f"unknown value {kind!r}", suggestion(kind, cls.kinds()))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
@@ -19,8 +20,17 @@ _Metric = Annotated[str, BeforeValidator(checked_metric), WithJsonSchema({"enum"
 class Objective(OneOf):
     """`{maximize: METRIC}` or `{minimize: METRIC}`."""
 
+    examples = MappingProxyType({"maximize": "{maximize: val.accuracy}", "minimize": "{minimize: macs}"})
+
     maximize: _Metric | None = None
     minimize: _Metric | None = None
+
+    @classmethod
+    def _checked(cls, kind: str) -> str:
+        if kind in OBJECTIVES:
+            direction = "maximize" if kind.endswith("accuracy") else "minimize"
+            raise fault(f"it is not said whether {kind} is to be large or small", f"write {{{direction}: {kind}}}")
+        return super()._checked(kind)
 
     @property
     def metric(self) -> str:
@@ -44,6 +54,7 @@ class Axis(OneOf):
     """On which axis learning curves are compared: by epoch, or by what training has cost so far."""
 
     bare = frozenset({"epoch"})
+    examples = MappingProxyType({"cpu_seconds": "{cpu_seconds: 10}", "macs": "{macs: 1T}"})
 
     epoch: ByEpoch | None = None
     cpu_seconds: Amount | None = Field(default=None, description="width of a step in CPU-seconds of training")

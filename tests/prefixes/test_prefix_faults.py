@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from prefix_runs import BASE, EVOLVED, SGD, assert_same, changed, spec_of, store_in
@@ -85,6 +86,23 @@ def test_resumed_without_the_store_it_goes_on_from_its_own_checkpoint(left: Path
     done = resume(study / "second")
     assert done.prefix_epochs == 5
     assert_same(done, left / "alone")
+
+
+def test_killed_long_before_its_own_first_checkpoint_it_keeps_moments_and_averages(tmp_path: Path) -> None:
+    first = changed(BASE, checkpoint={"every": 50}, phases__0__ema={"decay": 0.9})
+    other = changed(first, phases__0__rules__0__every=4)
+    run(spec_of(tmp_path, first), tmp_path / "first", prefixes=store_in(tmp_path))
+    alone = run(spec_of(tmp_path, other), tmp_path / "alone")
+
+    def fail(record: Record) -> None:
+        if record["kind"] == "epoch" and record["epoch"] == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(spec_of(tmp_path, other), tmp_path / "second", prefixes=store_in(tmp_path), listener=fail)
+    done = resume(tmp_path / "second")
+    assert done.prefix_epochs == 2
+    assert_same(done, alone)
 
 
 def test_a_run_that_took_over_is_replayed_and_reported(left: Path, study: Path) -> None:
@@ -243,6 +261,44 @@ def test_another_number_of_threads_shares_nothing(left: Path, study: Path) -> No
     finally:
         torch.set_num_threads(before)
     assert done.prefix_epochs == 0
+
+
+def test_a_run_resumed_elsewhere_shares_nothing_more(tmp_path: Path) -> None:
+    """Its first epochs came about with another number of threads than its last."""
+    store, signals, heard = store_in(tmp_path), Signals(), []
+
+    def stop(record: Record) -> None:
+        if record["kind"] == "epoch" and record["epoch"] == 3:
+            signals.exit_code = 75
+
+    with pytest.raises(Preempted):
+        run(spec_of(tmp_path, BASE), tmp_path / "first", prefixes=store, signals=signals, listener=stop)
+    states = [state.key for state in deepest(store)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        resume(tmp_path / "first", prefixes=store, notice=heard.append)
+    finally:
+        torch.set_num_threads(before)
+    assert states and [state.key for state in deepest(store)] == states
+    assert any("nothing of it is shared" in text for text in heard)
+
+
+def test_other_data_under_the_same_name_share_nothing(tmp_path: Path) -> None:
+    spec = changed(BASE, data__dataset="npz", data__options={"path": "data.npz"})
+    store, specs = store_in(tmp_path), tmp_path / "specs"
+    specs.mkdir()
+    taken = []
+    for number, seed in enumerate((0, 0, 1)):
+        draw = np.random.default_rng(seed)
+        arrays = {
+            f"{name}_{part}": draw.integers(0, top, (size, *shape), dtype=np.uint8)
+            for part, size in (("train", 64), ("test", 24))
+            for name, top, shape in (("x", 256, (3, 8, 8)), ("y", 3, ()))
+        }
+        np.savez(specs / "data.npz", **arrays)
+        taken.append(run(spec_of(specs, spec), tmp_path / str(number), prefixes=store).prefix_epochs)
+    assert taken == [0, 7, 0]
 
 
 PLUGIN = """\

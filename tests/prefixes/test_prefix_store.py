@@ -87,6 +87,16 @@ def test_the_same_state_is_stored_once(store: PrefixStore) -> None:
     assert list((store.folder / ASIDE).iterdir()) == []
 
 
+def test_a_state_that_others_evicted_and_stored_anew_is_read_anew(store: PrefixStore) -> None:
+    put(store, "a")
+    (before,) = store.states(FAMILY)
+    other = PrefixStore(store.folder, 10**9)
+    other.drop(before)
+    put(other, "a", epoch=9.0)
+    (after,) = store.states(FAMILY)
+    assert after.cpu != before.cpu and after.records()
+
+
 def test_what_costs_the_least_to_train_again_goes_first(store: PrefixStore) -> None:
     store.limit = room(store, 3) + 300
     for name, cost in (("a", 30.0), ("b", 10.0), ("c", 20.0), ("d", 40.0)):

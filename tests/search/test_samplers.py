@@ -13,6 +13,7 @@ from searches import SPEC, drive, ended, make, spec
 
 from nasir.errors import UsageError
 from nasir.search import pruners, samplers
+from nasir.search.storage import StudyStorage
 from nasir.search.study import Study
 from nasir.search.urls import sqlite_url
 
@@ -41,7 +42,7 @@ def test_each_sampler_works_through_a_study(tmp_path: Path, sampler: str, made: 
     constraints = "" if "cmaes" in sampler else "\nconstraints: [val.accuracy <= 0.4]"
     study = make(tmp_path, f"trials: 8\nsampler: {sampler}{constraints}")
     assert drive(study) == 0
-    assert type(study.optuna.sampler).__name__ == made
+    assert made in [kind.__name__ for kind in type(study.optuna.sampler).mro()]
     assert all(found == ["COMPLETE"] for found in ended(study).values())
     if not made.startswith("NSGA"):  # children may equal their parents
         assert len({trial.params["lr"] for trial in study.trials()}) == 8
@@ -95,6 +96,16 @@ def test_workers_share_one_quasi_random_sequence(tmp_path: Path) -> None:
     drive(others, slot="3.0")
     # the first point is sampled before the space is known
     assert [trial.params for trial in study.trials()[1:]] == [trial.params for trial in others.trials()[1:]]
+
+
+def test_workers_that_sample_at_once_take_different_places_of_the_sequence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs("qmc")
+    monkeypatch.setattr(StudyStorage, "set_study_system_attr", lambda *given: None)  # as if none had written yet
+    study = make(tmp_path, "trials: 5\nsampler: qmc")
+    drive(study)
+    assert len({trial.params["lr"] for trial in study.trials()}) == 5
 
 
 def test_only_active_choices_are_asked(tmp_path: Path) -> None:

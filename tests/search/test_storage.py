@@ -35,6 +35,8 @@ SECRET = "hush{0}%41"  # an encoded A, and braces, which Optuna would format
         ("journal:///shared/study", "no heartbeats"),
         ("grpc://host:13000", "gRPC"),
         ("study.db", "not a URL"),
+        ("postgresql:/user:hush@host/db", "not a URL"),
+        ("user:hush:hush@host/db", "not a URL"),
         ("postgres://user:hush@host/db", "write postgresql://"),
         ("nosuchdb://user:hush@host/db", "knows no database 'nosuchdb'"),
         ("postgresql://user:hush@host:port/db", "not a database URL"),

@@ -71,6 +71,17 @@ def test_a_part_of_a_grid_grows_into_the_whole(tmp_path: Path) -> None:
     assert len({tuple(trial.params.values()) for trial in study.trials()}) == 12
 
 
+def test_a_grid_grows_into_the_whole_whatever_its_seed_and_its_order_of_keys(tmp_path: Path) -> None:
+    url = sqlite_url(tmp_path / "study.db")
+    turned = GRID.replace("      - every: {choose: {int: [1, 2]}, name: every}\n        do", "      - do").replace(
+        "        at_most: 1", "        every: {choose: {int: [1, 2]}, name: every}\n        at_most: 1"
+    )
+    for search, text in (("trials: 5", GRID), ("trials: 9\nseed: 7", GRID), ("trials: 12\nseed: 8", turned)):
+        study = Study.create(spec(f"sampler: grid\n{search}", text), url, "small", tmp_path)
+        drive(study)
+    assert len(study.trials()) == len({tuple(sorted(trial.params.items())) for trial in study.trials()}) == 12
+
+
 def test_a_grid_over_a_continuum_is_refused(tmp_path: Path) -> None:
     study = make(tmp_path)
     object.__setattr__(study.spec, "search", spec("sampler: grid", GRID).search)
@@ -157,6 +168,20 @@ def test_a_study_whose_maker_died_is_made_by_the_next(tmp_path: Path, monkeypatc
             with pytest.raises(KeyboardInterrupt):
                 make(folder)
         assert ended(make(folder)) == {point: ["WAITING"] for point in range(3)}
+
+
+def test_a_study_whose_maker_died_is_not_taken_over_for_other_objectives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study_module, "SETTLING", 0.1)
+    other = "trials: 3\nobjective: {minimize: val.loss}"
+    for died, said in (("_describe", "begun for other objectives .maximize."), ("add_points", "search.objectives.0")):
+        with monkeypatch.context() as patch:
+            patch.setattr(Study, died, _die)
+            with pytest.raises(KeyboardInterrupt):
+                make(tmp_path / died)
+        with pytest.raises(StudyError, match=said):
+            make(tmp_path / died, other)
 
 
 def _die(*arguments: object) -> None:

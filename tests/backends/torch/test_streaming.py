@@ -102,6 +102,13 @@ def test_order_and_augmentation_depend_on_seed_and_epoch_alone(tree: Path) -> No
     assert torch.bincount(shown).tolist() == [6, 6, 6]
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_other_images_have_another_fingerprint(tree: Path, stream: bool) -> None:
+    before, again = (_open(tree, {"stream": stream}, augment=()).fingerprint() for _ in range(2))
+    _picture(99).save(tree / "pets" / "train" / "ant" / "0.jpg")
+    assert before == again != _open(tree, {"stream": stream}, augment=()).fingerprint()
+
+
 def test_starting_in_the_middle_gives_the_same_batches(tree: Path) -> None:
     source = _open(tree, last=True)
     assert source.steps_per_epoch == 5
