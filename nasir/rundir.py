@@ -101,7 +101,7 @@ class RunDirectory:
         if not run.journal_path.is_file():
             remedy = "name a directory made by `nasir run`"
             if (run.path / "study.json").is_file():
-                remedy = f"it is the folder of a search: `nasir search {run.path}` goes on with it, its runs are in trials/"
+                remedy = f"it is the folder of a search with runs in trials/; `nasir search {run.path}` goes on with it"
             raise UsageError(f"{run.path}: no run here (journal.jsonl is missing); {remedy}")
         return run
 

@@ -197,7 +197,7 @@ def test_create_refuses_what_is_not_its_own(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no run here"):
         RunDirectory.open(tmp_path / "nothing")
     (foreign / "study.json").write_text("{}")
-    with pytest.raises(UsageError, match="no run here .* folder of a search: `nasir search "):
+    with pytest.raises(UsageError, match=r"no run here .* folder of a search .*`nasir search "):
         RunDirectory.open(foreign)
 
 

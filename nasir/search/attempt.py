@@ -48,6 +48,7 @@ from nasir.spec import Spec
 __all__ = ["Attempt"]
 
 MACHINE = (OSError, MemoryError, JournalError, CheckpointError, DataError, UnknownName)  # another one may do better
+HANDED_BACK = (DataError, UnknownName)  # of these, those that do not count as a try of the point: nothing was there
 RUNGS = ("successive_halving", "hyperband")
 REREAD = 500.0  # pruning reads other trials again after so many times what reading them took
 
@@ -302,9 +303,10 @@ class Attempt:
         # a run makes its directory once data, device and network are there
         early = isinstance(error, RunError) and not self.epochs and not self.directory.exists()
         elsewhere = early or isinstance(error, MACHINE)
-        last = self.study.points().last_chance(self.frozen)
         attrs: dict[str, Any] = {"lost" if elsewhere else "error": text}
-        if elsewhere and last:
+        if isinstance(error, HANDED_BACK) and not self.epochs:
+            attrs["preempted"] = True
+        elif elsewhere and self.study.points().last_chance(self.frozen):
             attrs["error"] = text
         self.doubtful = elsewhere or not isinstance(error, NasirError)
         if not self._give_up(attrs):

@@ -16,6 +16,8 @@ from nasir.spec.tree import Tree, children, is_choice, key_place, locate
 
 KINDS = ("float", "int", "cases")
 RANGE = ("step", "log")
+LONGEST_NAME = 512
+"""Characters of a name that the database of a study can hold."""
 FIXED = {
     "nasir": "it is the version of the language",
     "name": "it names the study",
@@ -124,6 +126,8 @@ class _Reader:
                 (*at, "name"), f"expected the name of the choice, found {found(name.plain())}", "write `name: depth`"
             )
             return dotted(path)
+        if len(name.value) > LONGEST_NAME:
+            self.add((*at, "name"), f"a name of {len(name.value)} characters", f"write {LONGEST_NAME} or fewer")
         return name.value
 
     def shared(self, choice: Choice, named: bool, at: Path) -> Choice:

@@ -114,7 +114,6 @@ def test_a_run_that_took_over_is_replayed_and_reported(left: Path, study: Path) 
 
 
 def test_a_resumed_run_leaves_states_too(study: Path, left: Path) -> None:
-    shutil.rmtree(study / "prefixes")
     signals = Signals()
 
     def stop(record: Record) -> None:
@@ -123,7 +122,8 @@ def test_a_resumed_run_leaves_states_too(study: Path, left: Path) -> None:
 
     first = spec_of(left / "specs", BASE)
     with pytest.raises(Preempted):
-        run(first, study / "broken", listener=stop, signals=signals)
+        run(first, study / "broken", listener=stop, signals=signals, prefixes=store_in(study / "other"))
+    shutil.rmtree(study / "prefixes")
     resume(study / "broken", prefixes=store_in(study))
     assert [state.epochs for state in deepest(store_in(study))] == [7, 5, 4]
     done = run(second(left), study / "second", prefixes=store_in(study))

@@ -53,6 +53,8 @@ def test_the_page_holds_every_section_and_nothing_from_elsewhere(tmp_path: Path)
         assert words in text, words
     for words in ("Growth of the best trial", "Depth: blocks", "epochs saved", "cache hits", "cut short, retried"):
         assert words in text, words
+    complete = [trial for trial in facts.trials if trial.outcome in ("complete", "cached")]
+    assert f"<dt>complete</dt><dd>{len(complete)}</dd>" in text
     best = facts.best
     assert best is not None and f"Best: trial {best.number}" in text and amount("val.accuracy", best.values[0]) in text
     assert not re.search(r"https?:|//[a-z]|url\(|@import|<link|<img|<iframe", text)

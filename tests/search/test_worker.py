@@ -271,6 +271,18 @@ def test_a_fault_of_the_machine_is_tried_again_and_stops_its_worker(tmp_path: Pa
     assert [found[-1] for found in ended(study).values()] == ["COMPLETE"] * 4
 
 
+def test_data_that_is_not_there_uses_up_no_point(tmp_path: Path) -> None:
+    study = make(tmp_path, "trials: 2\nretries: 1")
+
+    def broken(job: TrialJob, listener: Listener, signals: Signals) -> Outcome:
+        raise DataError("no such file")
+
+    assert [drive(study, name, broken) for name in ("one", "two")] == [UNFIT, UNFIT]
+    assert ended(study)[0] == ["FAIL"] * 6
+    assert drive(study, "sound") == 0
+    assert [found[-1] for found in ended(study).values()] == ["COMPLETE"] * 2
+
+
 def test_a_bug_fails_its_trial_and_three_stop_the_worker(tmp_path: Path) -> None:
     study = make(tmp_path, trials=5)
     said: list[str] = []
