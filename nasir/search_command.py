@@ -191,7 +191,7 @@ def _place(
     if options.ray is None:
         origin = str(sum(totals.outcomes.values()) - totals.outcomes.get("waiting", 0))  # trials that were begun before
         if not where.url.startswith("sqlite"):
-            origin += f".{socket.gethostname()}"  # other machines may search at the same time
+            origin += f".{socket.gethostname()}.{folder.resolve()}"  # others may search at the same time
         here = Processes(command, {**os.environ, **environment}, folder / "workers", workers, origin)
         return stack.enter_context(closing(here))
     from nasir.search.ray_workers import RayCluster, connect

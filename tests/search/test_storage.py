@@ -301,11 +301,16 @@ def test_postgresql_machines_in_different_zones_agree_on_who_is_alive(
 def test_postgresql_may_restart(postgres: Server) -> None:
     url = postgres.new_database()
     said: list[str] = []
-    storage = open_storage(url, (60, 300), say=said.append)
+    again_up = threading.Thread(target=postgres.start)
+
+    def say(text: str) -> None:
+        said.append(text)
+        if len(said) == 1:  # the call has failed once
+            again_up.start()
+
+    storage = open_storage(url, (60, 300), say=say)
     study = storage.create_new_study([], "small")
     postgres.stop()
-    again_up = threading.Timer(1.0, postgres.start)
-    again_up.start()
     trial = storage.create_new_trial(study)
     again_up.join()
     assert storage.get_trial(trial).number == 0

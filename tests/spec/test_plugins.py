@@ -47,6 +47,12 @@ def imported() -> list[str]:
     return [name for name in sys.modules if name.startswith("nasir_plugin_")]
 
 
+@pytest.fixture(autouse=True)
+def none_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in imported():
+        monkeypatch.delitem(sys.modules, name)
+
+
 def test_loading_a_spec_imports_nothing_and_notes_the_name_it_could_not_check(tmp_path: Path) -> None:
     spec = spec_with(tmp_path, "raise SystemExit('must not run')")
     assert imported() == []
