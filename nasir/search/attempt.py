@@ -77,6 +77,7 @@ class Attempt:
         self.curve = Curve(self.search.axis.kind, self.search.axis.width)
         self.values: dict[int, float] = {}  # intermediate, by step
         self.epochs: list[Record] = []
+        self.last: tuple[str, int | None] = ("", None)  # phase and epoch of it with which training ends
         self.resumed = 0  # epochs that were there before the first of this attempt
         self.notes: dict[str, Any] = {}  # further attributes
         self.doubtful = False  # it failed in a way that may be this machine's fault
@@ -106,6 +107,7 @@ class Attempt:
             self.trial = Trial(self.study.optuna, self.frozen._trial_id)
             with self.study.storage.remembering(self._others):  # a large study takes long to read
                 _, spec = self.study.spec.sample(functools.partial(suggest, self.trial))
+            self.last = (spec.phases[-1].name, spec.phases[-1].epochs)
             self.say("  " + ", ".join(f"{name} = {value}" for name, value in self.trial.params.items()))
             if self._taken_over(spec):
                 return
@@ -185,7 +187,7 @@ class Attempt:
             new = [one for one in history(self.directory) if one["kind"] == "epoch"] or new
             self.resumed = len(new) - 1
         self.epochs += new
-        if len(self.search.objectives) == 1 and self._report(new) and self._hopeless():
+        if len(self.search.objectives) == 1 and self._report(new) and not self._is_last(record) and self._hopeless():
             raise Pruned
 
     def _catch_up(self) -> None:
@@ -210,6 +212,10 @@ class Attempt:
         for step, value in steps:
             self.values[step] = value
             self.pulse.report(step, value)
+
+    def _is_last(self, epoch: Record) -> bool:
+        """Whether nothing is left to save by pruning. A phase that ends by itself tells only afterwards."""
+        return (epoch.get("phase"), epoch.get("phase_epoch")) == self.last
 
     def _hopeless(self) -> bool:
         """What the pruner says, of this trial as it is and of others as they were a moment ago."""

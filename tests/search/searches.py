@@ -79,6 +79,7 @@ def epoch(number: int, accuracy: float = 0.5, **fields: Any) -> Record:
         "kind": "epoch",
         "phase": "grow",
         "epoch": number,
+        "phase_epoch": number,
         "metrics": {"val.accuracy": accuracy, "val.loss": 1.0 - accuracy},
         "depths": {"s1": 1},
         "params": 100,

@@ -314,6 +314,19 @@ def test_a_pruned_trial_ends_its_point(tmp_path: Path) -> None:
     assert pruned.constraints == {"params <= 50": 1.0}  # epochs are not known yet
 
 
+def test_nothing_is_pruned_after_its_last_epoch(tmp_path: Path) -> None:
+    study = make(tmp_path, "trials: 3\npruner: {median: {startup: 1}}\nsampler: random")
+
+    def late(job: TrialJob, listener: Listener, signals: Signals) -> Outcome:
+        found = [0.1, 0.1, 0.9 - 0.4 * job.point]  # hopeless by the last of three epochs
+        for number, accuracy in enumerate(found, start=1):
+            listener(epoch(number, accuracy))
+        return outcome(found[-1])
+
+    assert drive(study, executor=late) == 0
+    assert [found for found in ended(study).values()] == [["COMPLETE"]] * 3
+
+
 def test_several_objectives_report_nothing(tmp_path: Path) -> None:
     study = make(tmp_path, "trials: 2\nobjectives: [{maximize: val.accuracy}, {minimize: macs}]")
     assert drive(study) == 0
