@@ -75,6 +75,7 @@ def test_kill_9_at_random_moments_then_resume_equals_the_uninterrupted_run(
     assert kills >= 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGUSR1, 75)])
 def test_a_signal_writes_a_checkpoint_and_resume_equals_the_uninterrupted_run(
     reference: tuple[Path, Path], tmp_path: Path, number: signal.Signals, code: int

@@ -159,6 +159,7 @@ def test_a_database_server_that_restarts_in_mid_study_costs_nothing(postgres: Se
         assert "the storage answers again" in search.said()
 
 
+@pytest.mark.slow
 def test_a_truncated_database_is_refused_and_not_taken_for_an_empty_one(tmp_path: Path) -> None:
     folder = tmp_path / "study"
     spec = write_search(tmp_path, trials=2)
