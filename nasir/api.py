@@ -81,8 +81,7 @@ def run(
             directory.check_vacant()  # another process may have run here since
             directory.write_spec(spec.to_yaml())
             env = {**_environment(), **session.describe(), "base": str(base), **_circumstances(session, prefixes)}
-            hashes = {Path(plugin.path).name: plugin.sha256 for plugin in plugins}
-            env["plugins"] = hashes
+            env["plugins"] = {Path(plugin.path).name: plugin.sha256 for plugin in plugins}
             directory.write_env(env)
             with directory.journal() as journal:
                 engine = Engine(spec, directory, journal, session, signals or Signals(), listener)
