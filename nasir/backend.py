@@ -25,7 +25,7 @@ class Setup:
     device: str = "auto"
     precision: str = "auto"
     channels_last: bool | str = "auto"
-    compile: str | bool = False
+    compile: str | bool = False  # False, "blocks", or "auto": measured when a phase begins
     deterministic: bool = False
     probe: int = 64  # samples whose logits measure the effect of a rewrite
     weights: tuple[str, str] | None = None  # (model, name of published weights) that a new network starts from
@@ -89,7 +89,10 @@ class Session(Protocol):
     def build(self, graph: Graph, plan: TransferPlan, start: Start | None = None) -> None:
         """Make the network, initialized by `plan`, then by the weights of `start`."""
 
-    def begin_phase(self, plan: TrainPlan, phase_epochs: int | None, resumed: bool) -> None: ...
+    def begin_phase(self, plan: TrainPlan, phase_epochs: int | None, resumed: bool) -> Mapping[str, Any]:
+        """Set up optimizer and averages; `resumed`: go on in a phase that was begun. Fields of journal records to
+        write about it, by kind of record."""
+
     def train(self, epoch: int, phase_epoch: int, stretch: Stretch | None, stop: Callable[[], bool]) -> Stretch:
         """Train epoch `epoch` (counted from 0 over the run), going on from `stretch` if it was interrupted."""
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from typing import get_args
 
 from nasir.errors import UsageError
 from nasir.ir import Graph
+from nasir.training import Precision
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=1, help="samples a batch, for latencies (default %(default)s)")
     parser.add_argument("--device", default="auto", help="device at hand: auto, cpu or cuda (default %(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads while measuring (default: torch's)")
-    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "auto"), help="of what is measured")
+    parser.add_argument("--precision", default="fp32", choices=get_args(Precision), help="of what is measured")
 
 
 def run(load: Callable[[], Graph], options: argparse.Namespace) -> int:

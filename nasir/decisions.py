@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nasir.backend import Effect, Session
-from nasir.errors import ClaimError, Decline, NasirError, Preempted, RunError
+from nasir.errors import ClaimError, Decline, NasirError, OutOfMemory, Preempted, RunError
 from nasir.evidence import Evidence
 from nasir.individuals import Individuals
 from nasir.ir import Graph
@@ -141,18 +141,18 @@ class Decisions:
                 )
         except Decline:
             raise
+        except (OutOfMemory, MemoryError) as error:
+            sizes = error.sizes if isinstance(error, OutOfMemory) else ""
+            raise OutOfMemory(
+                f"{decision.pass_name} at {decision.site}, after epoch {place['epoch']} of phase '{place['phase']}': "
+                f"the new network does not fit into memory beside the old one{sizes}; bound it by a `budget` of the "
+                "rule, or make the step smaller",
+                sizes,
+            ) from error
         except NasirError as error:
             where = f"after epoch {place['epoch']} of phase '{place['phase']}'"
             error.add_note(f"in {decision.pass_name} at {decision.site}, {where}")
             raise
-        except (MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "memory" not in str(error):  # how torch says that there is none
-                raise
-            raise RunError(
-                f"{decision.pass_name} at {decision.site}, after epoch {place['epoch']} of phase '{place['phase']}': "
-                "the new network does not fit into memory beside the old one; bound it by a `budget` of the rule, or "
-                "make the step smaller"
-            ) from error
         return rewrite, effect
 
     def _rewrite_of(self, decision: Decision) -> Rewrite:

@@ -86,10 +86,13 @@ class Engine:
         assert progress.phase_index is not None
         phase = self.spec.phases[progress.phase_index]
         fresh = not progress.begun
-        self.session.begin_phase(phase.training(self.spec), phase.epochs, resumed=not fresh)
+        told = self.session.begin_phase(phase.training(self.spec), phase.epochs, resumed=not fresh)
         self.begun = progress.phase_index
         if fresh:
             self.write("phase", phase=phase.name, epoch=progress.total_epochs, epochs=phase.epochs)
+        for kind, fields in told.items():
+            self.write(kind, phase=phase.name, epoch=progress.total_epochs, **fields)
+        if fresh:
             # a checkpoint is written after an epoch only: one from before the phase leads back to before these rewrites
             self.decisions.make(self.plans[progress.phase_index], progress.total_epochs, 0)
         labels = list(self.graph.labels)

@@ -67,6 +67,14 @@ class StudyError(NasirError):
     """A study or its storage cannot be used: unreachable, damaged, full, or made from another spec."""
 
 
+class OutOfMemory(RunError):
+    """The memory of a device, or of the host, does not suffice; `sizes`: what was asked for, in the library's words."""
+
+    def __init__(self, message: str, sizes: str = "") -> None:
+        super().__init__(message)
+        self.sizes = sizes
+
+
 class Diverged(RunError):
     """The loss of an epoch is not finite; `metrics` are those of the epoch."""
 

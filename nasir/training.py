@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 OptimizerKind = Literal["sgd", "adam", "adamw"]
 ScheduleKind = Literal["constant", "staircase", "cosine"]
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "tf32", "bf16"]
 PenaltyKind = Literal["l1", "l2", "layer-lasso", "group-lasso", "gamma"]
 Resource = Literal["flops", "params", "activations", "memory", "latency"]
 Grouping = Literal["max", "l2"]
@@ -202,7 +202,8 @@ class PenaltyPlan:
 class TrainPlan:
     """One phase of training. `gradient_clip` bounds the global L2 norm; `ema_decay` is per step.
 
-    `precision`: `auto` takes bf16 autocast for conv nets where the device computes it natively, else fp32.
+    `precision`: `fp32` multiplies in full, `tf32` rounds the factors of products to TF32 (CUDA only), `bf16` is
+    autocast; `auto` takes bf16 for conv nets where the device computes it natively, else fp32.
     `reset_optimizer`: begin the phase with an empty optimizer state. `freeze`: label prefixes below which nothing
     learns in the phase, beside what the network itself has frozen.
     """

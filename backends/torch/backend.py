@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from nasir.backend import Effect, Latency, Setup, Start, Stretch
 from nasir.backends.torch import checkpoint
+from nasir.backends.torch.arena import Arena
 from nasir.backends.torch.arrays import TorchArrays
 from nasir.backends.torch.batches import BatchSource
 from nasir.backends.torch.calibrate import calibrate
-from nasir.backends.torch.compile import BlockCompiler
+from nasir.backends.torch.compile import BlockCompiler, Choice, step_seconds
 from nasir.backends.torch.data import open_source
+from nasir.backends.torch.devices import check_precision, choose_device
 from nasir.backends.torch.inherit import take_over
 from nasir.backends.torch.latency import measure
+from nasir.backends.torch.memory import memory_told
 from nasir.backends.torch.model import Model
 from nasir.backends.torch.observe import observe
 from nasir.backends.torch.optim import Ema, build_optimizer, export_state, import_state
 from nasir.backends.torch.optimizer_transfer import transfer_optimizer
+from nasir.backends.torch.precision import float32_products, products_of
 from nasir.backends.torch.pretrained import load_pretrained
 from nasir.backends.torch.rawdata import DataContext
 from nasir.backends.torch.refresh import moving_norms, refresh_norms, statistics
 from nasir.backends.torch.regularize import alive_cost
 from nasir.backends.torch.snapshot import Snapshot
+from nasir.backends.torch.switches import Switches
 from nasir.backends.torch.train import (
     Sums,
     evaluate,
@@ -37,7 +42,7 @@ from nasir.backends.torch.train import (
     train_epoch,
     wants_channels_last,
 )
-from nasir.errors import CheckpointError, DataError, RunError
+from nasir.errors import CheckpointError, DataError, Diverged, RunError
 from nasir.evidence import Evidence, Need
 from nasir.ir import Fill, Graph, Port
 from nasir.ir.roofline import DeviceProfile
@@ -47,6 +52,11 @@ from nasir.transfer import Key, TransferPlan, execute, keys_of
 
 SETTLE_EPOCHS = 1_000_000  # data order of settling epochs: far from those of ordinary ones
 REFRESH_EPOCHS = 10**12  # the same for epochs of refreshed statistics
+MEASURED_EPOCHS = 2 * 10**12  # the same for steps that are only timed
+# what to lower where memory does not suffice
+TRAINING = "lower `data.batch_size`, take `precision: bf16`, or bound growth by a `budget`"
+NETWORK = "use a smaller network, or bound growth by a `budget`"
+DATA = "use `stream: true` where the data set has it, a part of the data, or another device"
 
 
 class TorchBackend:
@@ -67,13 +77,23 @@ class TorchBackend:
         return calibrate(device, threads)
 
 
-def choose_device(name: str) -> torch.device:
-    """The device a spec names; `auto` is CUDA where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise RunError(f"device: {name} asks for a CUDA device, and torch sees none; use `device: auto` or `cpu`")
-    return torch.device(name)
+Work = TypeVar("Work", bound=Callable[..., Any])
+
+
+def working(what: str, remedy: str) -> Callable[[Work], Work]:
+    """A method of a session that computes: it runs under the session's switches, and where memory does not suffice it
+    says that `what` did not fit and how to mend that; both may name fields of the session in braces."""
+
+    def wrap(method: Work) -> Work:
+        @wraps(method)
+        def within(session: TorchSession, *arguments: Any, **options: Any) -> Any:
+            told = [text.format(setup=session.setup, device=session.device) for text in (what, remedy)]
+            with session.switches.held(), memory_told(told[0], told[1]):
+                return method(session, *arguments, **options)
+
+        return within  # type: ignore[return-value]
+
+    return wrap
 
 
 class TorchSession:
@@ -82,34 +102,28 @@ class TorchSession:
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
         self.device = choose_device(setup.device)
-        channels_last = setup.channels_last is not False
-        self.source: BatchSource = open_source(
-            setup.data, DataContext(setup.base), self.device, channels_last=channels_last
-        )
-        # switches of the whole process: put back by `close`
-        self._switches = (
-            torch.are_deterministic_algorithms_enabled(),
-            torch.is_deterministic_algorithms_warn_only_enabled(),
-            torch.backends.cudnn.benchmark,
-        )
-        if setup.deterministic:
-            # cuBLAS reads it with its first product; unset, torch refuses every product on the device
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.use_deterministic_algorithms(True)
-            torch.backends.cudnn.benchmark = False
-        elif self.device.type == "cuda":
-            torch.backends.cudnn.benchmark = True
+        check_precision(setup.precision, self.device)
+        self.switches = Switches(self.device, setup.deterministic, products_of(setup.precision))
+        self.source = self._open()
         self.model: Model
         self.optimizer: torch.optim.Optimizer | None = None
         self.ema: Ema | None = None
         self.plan: TrainPlan | None = None
         self.phase_epochs: int | None = None
-        self.compiler = BlockCompiler() if setup.compile == "blocks" else None
+        self.compiler = BlockCompiler() if setup.compile else None
+        self.compiled = setup.compile == "blocks"  # whether blocks run compiled now
+        self._chosen: bool | None = None  # by measurement, for the phase that goes on; None: still to be measured
         self._optimizer_state: Mapping[str, Mapping[str, Tensor]] | None = None  # loaded, not yet given out
         self._optimizer_kind: str | None = None  # of that state
         self._ema_state: Mapping[str, Tensor] | None = None
         self._proposal: tuple[Rewrite, Model] | None = None
         self._writer: checkpoint.AsyncWriter | None = None
+        self._arena = Arena()  # that checkpoints are copied into
+
+    @working("the data set {setup.data.dataset!r}, which lies on {device}", DATA)
+    def _open(self) -> BatchSource:
+        where, last = DataContext(self.setup.base), self.setup.channels_last is not False
+        return open_source(self.setup.data, where, self.device, channels_last=last)
 
     def describe(self) -> dict[str, Any]:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
@@ -123,11 +137,13 @@ class TorchSession:
             "deterministic": self.setup.deterministic,
         }
 
+    @working("the digest of the data", DATA)
     def fingerprint(self) -> str:
         return self.source.fingerprint()
 
     # -- network and phases
 
+    @working("the network", NETWORK)
     def build(self, graph: Graph, plan: TransferPlan, start: Start | None = None) -> None:
         self._place(graph, plan)
         if self.setup.weights is not None:
@@ -164,7 +180,17 @@ class TorchSession:
                 f"{known} classes; set `classes: {known}`"
             )
 
-    def begin_phase(self, plan: TrainPlan, phase_epochs: int | None, resumed: bool) -> None:
+    @working("the optimizer's state", NETWORK)
+    def begin_phase(self, plan: TrainPlan, phase_epochs: int | None, resumed: bool) -> Mapping[str, Any]:
+        self._begin(plan, phase_epochs, resumed)
+        if self.setup.compile != "auto" or (resumed and self._chosen is not None):
+            return {}
+        choice = self._choose()
+        self._chosen = choice.compiled
+        self._run_compiled(choice.compiled)
+        return {"compilation": choice.record()}
+
+    def _begin(self, plan: TrainPlan, phase_epochs: int | None, resumed: bool) -> None:
         before = self.optimizer
         keep = before is not None and self.plan is not None and not plan.reset_optimizer
         state = export_state(before, self.model.named_parameters()) if keep and before is not None else {}
@@ -180,6 +206,8 @@ class TorchSession:
             self.ema = Ema(self.model, plan.ema_decay)
         else:
             self.ema.decay = plan.ema_decay
+        if self.device.type == "cuda":  # pinned memory takes long to get: not while training waits for a checkpoint
+            self._arena.reserve(self._bytes_to_save(plan), pinned=True)
         if self._optimizer_state is not None:
             if resumed or (self._optimizer_kind == plan.optimizer.kind and not plan.reset_optimizer):
                 import_state(self.optimizer, self._optimizer_state, self.model.named_parameters())
@@ -188,6 +216,13 @@ class TorchSession:
             if self.ema is not None:
                 self.ema.replace(self._ema_state)
             self._ema_state = None
+
+    def _bytes_to_save(self, plan: TrainPlan) -> int:
+        """Of weights, their averages and the moments that the optimizer will have."""
+        weights = sum(tensor.nbytes for tensor in self.model.state_dict().values())
+        learned = sum(parameter.nbytes for parameter in self.model.parameters())
+        moments = int(plan.optimizer.momentum > 0) if plan.optimizer.kind == "sgd" else 2
+        return weights * (1 if self.ema is None else 2) + learned * moments
 
     def _tagged(self) -> Iterator[tuple[str, torch.nn.Parameter, frozenset[str]]]:
         slots = self.model.graph.infer.slots
@@ -198,6 +233,7 @@ class TorchSession:
 
     # -- training
 
+    @working("a training step of {setup.data.batch_size} samples", TRAINING)
     def train(self, epoch: int, phase_epoch: int, stretch: Stretch | None, stop: Callable[[], bool]) -> Stretch:
         assert self.plan is not None and self.optimizer is not None
         result = train_epoch(
@@ -216,6 +252,7 @@ class TorchSession:
         )
         return Stretch(result.metrics, result.finished, result.steps_done, result.sums.to_json())
 
+    @working("a batch of {setup.data.eval_batch_size} samples in evaluation", "lower `data.eval_batch_size`")
     def evaluate(self, split: str) -> dict[str, float]:
         assert self.plan is not None
         if split == "val" and not self.source.validation_size:
@@ -237,11 +274,13 @@ class TorchSession:
 
     # -- rewriting
 
+    @working("evidence from {setup.probe} samples", "lower `probe`")
     def observe(self, needs: Iterable[Need]) -> Evidence:
         with self._eagerly():
             images = self.source.probe(self.setup.probe)
             return observe(self.model, needs, images, labelled=lambda: self.source.labelled(self.setup.probe))
 
+    @working("the new network beside the old one", NETWORK)
     def propose(self, rewrite: Rewrite) -> Effect:
         new = self.model.rewritten(rewrite)
         images = self.source.probe(self.setup.probe)
@@ -255,8 +294,8 @@ class TorchSession:
         return Effect(delta, float(before.abs().max()))
 
     def _logits(self, model: Model, images: Tensor) -> Tensor:
-        """Eval-mode logits in full precision: bf16 rounding would hide what a rewrite does."""
-        with evaluating(model), torch.no_grad(), self._eagerly():
+        """Eval-mode logits in full precision: rounding to bf16 or TF32 would hide what a rewrite does."""
+        with evaluating(model), torch.no_grad(), self._eagerly(), float32_products("ieee"):
             logits: Tensor = model(images.to(self._dtype()))
         return logits
 
@@ -270,6 +309,7 @@ class TorchSession:
     def _dtype(self) -> torch.dtype:
         return next(self.model.parameters()).dtype
 
+    @working("the state of the new network beside the old one's", NETWORK)
     def accept(self) -> None:
         assert self._proposal is not None
         rewrite, new = self._proposal
@@ -307,10 +347,12 @@ class TorchSession:
 
     # -- trying
 
+    @working("a second copy of network and optimizer state", NETWORK)
     def snapshot(self) -> object:
         """Copies of network, optimizer state and averages, for `restore`; it may be restored any number of times."""
         return Snapshot.of(self.model, self.optimizer, self.ema)
 
+    @working("a second copy of network and optimizer state", NETWORK)
     def restore(self, snapshot: object) -> None:
         """Go back to a snapshot of this session, bit for bit; within the phase that it was taken in."""
         assert isinstance(snapshot, Snapshot)
@@ -324,6 +366,7 @@ class TorchSession:
             self.ema.replace(snapshot.averages)
         self._compile()
 
+    @working("a training step of {setup.data.batch_size} samples", TRAINING)
     def settle(self, settle: Settle, target: float, stop: Callable[[], bool]) -> dict[str, Any] | None:
         """Train only the slots of `settle` by Adam until the training accuracy exceeds `target` (a fraction)."""
         assert self.plan is not None
@@ -360,6 +403,7 @@ class TorchSession:
                 break
         return {"epochs": len(accuracies), "train.accuracy": accuracies, "target": target}
 
+    @working("a forward pass over {setup.data.batch_size} samples", TRAINING)
     def refresh(self, refresh: Refresh, stop: Callable[[], bool]) -> dict[str, Any] | None:
         """Move running statistics of norms by forward passes over training data; averages take them over."""
         assert self.plan is not None
@@ -378,8 +422,48 @@ class TorchSession:
         return {**found, "delta_logits": float((self._logits(self.model, images) - before).abs().max())}
 
     def _compile(self) -> None:
-        if self.compiler is not None:
+        if self.compiler is not None and self.compiled:
             self.compiler.compile(self.model)
+
+    def _run_compiled(self, wanted: bool) -> None:
+        self.compiled = wanted
+        if self.compiler is not None and not wanted:
+            self.compiler.release(self.model)
+        self._compile()
+
+    def _choose(self) -> Choice:
+        """Time training steps with and without compiled blocks, and leave no trace of them."""
+        assert self.plan is not None and self.optimizer is not None
+        saved = Snapshot.of(self.model, self.optimizer, self.ema)
+
+        def seconds(compiled: bool) -> float:
+            self._run_compiled(compiled)
+            try:
+                return step_seconds(self._measured_epoch, self._wait)
+            finally:
+                self.restore(saved)
+
+        return Choice.measured(seconds)
+
+    def _measured_epoch(self, epoch: int, stop: Callable[[], bool]) -> None:
+        assert self.plan is not None and self.optimizer is not None
+        with suppress(Diverged):  # a step takes as long; training will say so
+            train_epoch(
+                self.model,
+                self.optimizer,
+                self.source,
+                self.plan,
+                seed=self.setup.seed,
+                epoch=MEASURED_EPOCHS + epoch,
+                phase_epoch=0,
+                phase_epochs=self.phase_epochs,
+                ema=self.ema,
+                stop=stop,
+            )
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
 
     def notes(self) -> dict[str, Any]:
         """Facts about the backend that belong in the journal of an epoch or a rewrite."""
@@ -391,18 +475,24 @@ class TorchSession:
 
     # -- checkpoints
 
+    @working("a copy of the state for its checkpoint", "free memory of the host, or use a smaller network")
     def save(self, directory: Path, step: int, meta: Mapping[str, Any], keep: int) -> Path:
         if self._writer is None:
-            self._writer = checkpoint.AsyncWriter(directory, keep)
-        self._writer.save(step, self._groups(), {**meta, "optimizer_kind": self._kind()})
+            self._writer = checkpoint.AsyncWriter(directory, keep, self._arena)
+        self._writer.save(step, self._groups(), {**meta, **self._own_meta()})
         return directory / f"step_{step}"
 
     def flush(self) -> None:
         if self._writer is not None:
             self._writer.flush()
 
+    @working("a copy of the state", "free memory of the host, or use a smaller network")
     def export(self, directory: Path, step: int, meta: Mapping[str, Any]) -> Path:
-        return checkpoint.save(directory, step, self._groups(), {**meta, "optimizer_kind": self._kind()})
+        return checkpoint.save(directory, step, self._groups(), {**meta, **self._own_meta()})
+
+    def _own_meta(self) -> dict[str, Any]:
+        chosen = {} if self._chosen is None else {"compiled": self._chosen}
+        return {"optimizer_kind": self._kind(), **chosen}
 
     def _kind(self) -> str | None:
         return self.plan.optimizer.kind if self.plan is not None else self._optimizer_kind
@@ -420,6 +510,7 @@ class TorchSession:
             groups["ema"] = dict(averages)
         return groups
 
+    @working("the network of the checkpoint", NETWORK)
     def load(
         self, directory: Path, restore: Callable[[Mapping[str, Any]], Graph], ordinal: int | None = None
     ) -> Mapping[str, Any] | None:
@@ -442,16 +533,16 @@ class TorchSession:
         self._optimizer_state = _nested(found.tensors.get("optimizer", {}))
         if "ema" in found.tensors:
             self._ema_state = {name: tensor.to(self.device) for name, tensor in found.tensors["ema"].items()}
-        if self.plan is not None:  # the phase goes on with it; nothing of the network before may show
+        if self.plan is None:
+            self._chosen = found.meta.get("compiled")
+            self._run_compiled(self.compiled or bool(self._chosen))
+        else:  # the phase goes on with it; nothing of the network before may show
             self.optimizer = self.ema = self._proposal = None
             same = self._optimizer_kind == self.plan.optimizer.kind
-            self.begin_phase(self.plan, self.phase_epochs, resumed=same)
+            self._begin(self.plan, self.phase_epochs, resumed=same)
         return {**found.meta, "problems": list(problems)}
 
     def close(self) -> None:
-        deterministic, warn_only, benchmark = self._switches
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
-        torch.backends.cudnn.benchmark = benchmark
         if self._writer is not None:
             self._writer.close()
 

@@ -27,6 +27,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from nasir.backends.torch.arena import Arena
 from nasir.errors import CheckpointError
 from nasir.journal import fsync_directory, is_alive
 
@@ -65,7 +66,7 @@ def save(directory: Path, step: int, tensors: Groups, meta: Mapping[str, Any], k
     Checkpoints of later steps are removed too: they belong to a future that going back to this step made void.
     Raises CheckpointError where the disk refuses; what was there before stays usable.
     """
-    return _write(directory, step, _snapshot(tensors, copy=False), meta, keep)
+    return _write(directory, step, _snapshot(tensors), meta, keep)
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
@@ -140,11 +141,14 @@ def clean(directory: Path) -> tuple[str, ...]:
 class AsyncWriter:
     """Writes checkpoints from one background thread, so that a training step waits for a copy and not for a disk.
 
-    `save` copies (on a CUDA device: on a side stream into pinned memory) and returns; at most one write is under way, a
-    second `save` waits for it. A failed write raises CheckpointError at the next call. Leave through `with` or `flush`.
+    `save` copies (from a CUDA device: on a side stream into pinned memory) and returns; at most one write is under way,
+    a second `save` waits for it. A failed write raises CheckpointError at the next call. Leave through `with` or
+    `flush`.
     """
 
-    def __init__(self, directory: Path, keep: int = FEWEST) -> None:
+    def __init__(self, directory: Path, keep: int = FEWEST, arena: Arena | None = None) -> None:
+        """`arena`: memory for the copies, which may have been reserved before; nobody else uses it until `close`."""
+        self._arena = Arena() if arena is None else arena
         self._directory = directory
         self._keep = keep
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
@@ -156,7 +160,7 @@ class AsyncWriter:
         """Snapshot now, write soon. `meta` is encoded now, so the caller may change it afterwards."""
         self._settle()
         frozen = json.loads(_encoded(self._directory / f"step_{step}", meta))
-        snapshot = _snapshot(tensors, copy=True)
+        snapshot = _snapshot(tensors, self._arena)
         self._pending = self._worker.submit(_write, self._directory, step, snapshot, frozen, self._keep)
 
     def finished(self) -> tuple[Path, ...]:
@@ -197,8 +201,8 @@ class AsyncWriter:
             error.add_note(str(failure))  # the error on its way out is the cause worth seeing
 
 
-def _snapshot(tensors: Groups, copy: bool) -> _Snapshot:
-    """Contiguous host tensors, one per distinct tensor; `copy` promises that later updates in place do not show."""
+def _snapshot(tensors: Groups, arena: Arena | None = None) -> _Snapshot:
+    """Contiguous host tensors, one per distinct tensor; with an `arena` copies, which no later update shows in."""
     unique: dict[str, dict[str, Tensor]] = {}
     aliases: dict[str, dict[str, str]] = {}
     for group, members in tensors.items():
@@ -212,7 +216,11 @@ def _snapshot(tensors: Groups, copy: bool) -> _Snapshot:
                 unique[group][key] = tensor.detach()
             else:
                 aliases[group][key] = owner
-    host, copied = _to_host(unique, copy)
+    if arena is None:
+        return _Snapshot(_plain(unique), aliases, None)
+    copies, copied = arena.copy([tensor for group in unique.values() for tensor in group.values()])
+    remaining = iter(copies)
+    host = {name: {key: next(remaining) for key in group} for name, group in unique.items()}
     return _Snapshot(host, aliases, copied)
 
 
@@ -223,44 +231,18 @@ def _identity(tensor: Tensor) -> tuple[object, ...]:
     return (*place, tensor.shape, tensor.stride(), tensor.dtype)
 
 
-def _to_host(
-    groups: dict[str, dict[str, Tensor]], copy: bool
-) -> tuple[dict[str, dict[str, Tensor]], torch.cuda.Event | None]:
-    device = next((tensor.device for group in groups.values() for tensor in group.values() if tensor.is_cuda), None)
+def _plain(groups: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+    """Host tensors that may share memory with the living ones."""
     seen: set[int] = set()
-    if device is None:
-        return {
-            name: {key: _host(tensor, copy, seen) for key, tensor in group.items()} for name, group in groups.items()
-        }, None
-    # Cloned on the training stream, hence before the next update; then carried over beside the training.
-    clones = {name: {key: _contiguous(tensor, True) for key, tensor in group.items()} for name, group in groups.items()}
-    side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    side.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(side):
-        host = {name: {key: _pinned(tensor, side) for key, tensor in group.items()} for name, group in clones.items()}
-        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        copied.record(side)
-    return host, copied
+    return {name: {key: _host(tensor.cpu(), seen) for key, tensor in group.items()} for name, group in groups.items()}
 
 
-def _pinned(tensor: Tensor, side: torch.cuda.Stream) -> Tensor:
-    if not tensor.is_cuda:
-        return tensor
-    tensor.record_stream(side)
-    target = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    return target.copy_(tensor, non_blocking=True)
-
-
-def _host(tensor: Tensor, copy: bool, seen: set[int]) -> Tensor:
+def _host(tensor: Tensor, seen: set[int]) -> Tensor:
     """A contiguous tensor that shares no memory with another of the file: safetensors refuses overlapping views."""
     storage = tensor.untyped_storage().data_ptr()
     shared = storage in seen
     seen.add(storage)
-    return _contiguous(tensor, copy or shared)
-
-
-def _contiguous(tensor: Tensor, copy: bool) -> Tensor:
-    return tensor.clone(memory_format=torch.contiguous_format) if copy else tensor.contiguous()
+    return tensor.clone(memory_format=torch.contiguous_format) if shared else tensor.contiguous()
 
 
 def _write(directory: Path, step: int, snapshot: _Snapshot, meta: Mapping[str, Any], keep: int) -> Path:

@@ -6,7 +6,11 @@ networks are not compiled: each growth step would then cost a full recompilation
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -14,6 +18,7 @@ from torch import fx
 
 from nasir.backends.torch.model import Model
 
+WARM, TIMED = 2, 3  # steps before the clock counts (the first of them compile), and steps it counts
 SHAPES = 512  # distinct compiled shapes before torch would silently fall back to eager; its default is 8
 
 
@@ -38,3 +43,57 @@ class BlockCompiler:
             if "forward" not in block.__dict__:
                 # dynamic=False: with symbolic shapes the first pruned block cost 7.9 s instead of 2.5 s
                 block.__dict__["forward"] = torch.compile(block.forward, backend=self._counted, dynamic=False)
+
+    def release(self, model: Model) -> None:
+        """Let the blocks run as they are again; what was compiled is kept for another time."""
+        for block in model.units.values():
+            block.__dict__.pop("forward", None)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Whether blocks run compiled, by the median milliseconds of a step each way; `compiled_ms` is None where compiled
+    blocks do not work, and `why` says so."""
+
+    compiled: bool
+    eager_ms: float
+    compiled_ms: float | None
+    why: str = ""
+
+    def record(self) -> dict[str, Any]:
+        """For the journal."""
+        return {name: value for name, value in asdict(self).items() if value != ""}
+
+    @classmethod
+    def measured(cls, seconds: Callable[[bool], float]) -> Choice:
+        """The faster way; `seconds(compiled)` times a step. Whatever stops the compiler is a reason to do without."""
+        eager = seconds(False)
+        try:
+            compiled = seconds(True)
+        except Exception as error:  # torch's compiler, and the C++ or Triton compiler behind it, fail in many ways
+            return cls(False, _ms(eager), None, f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+        return cls(compiled < eager, _ms(eager), _ms(compiled))
+
+
+def _ms(seconds: float) -> float:
+    return round(1e3 * seconds, 3)
+
+
+def step_seconds(train: Callable[[int, Callable[[], bool]], object], wait: Callable[[], None]) -> float:
+    """Median seconds of a training step. `train(epoch, stop)` trains an epoch or until `stop()` after a step is true;
+    `wait` waits for the device."""
+    taken: list[float] = []
+    epoch = 0
+    while len(taken) < WARM + TIMED:
+        marks = [time.perf_counter()]
+
+        def lap(marks: list[float] = marks, before: int = len(taken)) -> bool:
+            wait()
+            marks.append(time.perf_counter())
+            return before + len(marks) - 2 >= WARM + TIMED
+
+        train(epoch, lap)
+        steps = [end - begin for begin, end in pairwise(marks)]
+        taken += steps[1:] or steps  # the first one also draws the epoch
+        epoch += 1
+    return statistics.median(taken[WARM:])

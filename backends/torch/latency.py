@@ -10,21 +10,23 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TypeAlias
+from typing import TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
 from nasir.backend import Latency
+from nasir.backends.torch.devices import check_precision, choose_device, device_of
+from nasir.backends.torch.memory import memory_told
 from nasir.backends.torch.model import Model
+from nasir.backends.torch.precision import float32_products, products_of
 from nasir.backends.torch.train import evaluating, is_convolutional, wants_bf16
-from nasir.errors import RunError, UsageError
+from nasir.errors import UsageError
 from nasir.ir import Fill, Graph, Port
-from nasir.training import TrainPlan
+from nasir.training import Precision, TrainPlan
 from nasir.transfer import Key, TransferPlan
 
 Network: TypeAlias = Model | Graph
-NO_MEMORY = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed")  # torch's, on a CPU
 
 
 def measure(
@@ -58,18 +60,21 @@ def compare(
 
     A Graph is built with constant weights on `device` (None, "auto": CUDA where there is one), its memory layout as
     `channels_last` says ("auto": for convolutional nets). A Model is timed where and as it is: `device` must be its
-    own or None, its layout stays, and so do its train flags. `precision`: "fp32", "bf16" or "auto". `threads`: of the
-    CPU, while measuring (None: as set now). Raises UsageError for options out of range, RunError for a device that is
-    not there or too small for the batch.
+    own or None, its layout stays, and so do its train flags. `precision`: "fp32", "tf32", "bf16" or "auto".
+    `threads`: of the CPU, while measuring (None: as set now). Raises UsageError for options out of range, RunError for
+    a device that is not there or too small for the batch.
     """
     if batch < 1 or repeats < 1 or warmup < 0:
         raise UsageError(f"batch {batch}, repeats {repeats}, warmup {warmup}: use at least 1, 1 and 0")
-    if precision not in ("fp32", "bf16", "auto"):
-        raise UsageError(f"precision {precision!r}: use fp32, bf16 or auto")
+    if precision not in get_args(Precision):
+        raise UsageError(f"precision {precision!r}: use one of {', '.join(get_args(Precision))}")
     models = [_model(network, device, channels_last) for network in networks]
+    for model in models:
+        check_precision(precision, device_of(model))
     times: list[list[float]] = [[] for _ in models]
     with ExitStack() as stack:
-        stack.enter_context(_memory_asked(batch))
+        stack.enter_context(memory_told(f"batch: {batch} samples", "use fewer"))
+        stack.enter_context(float32_products(products_of(precision)))
         stack.enter_context(cpu_threads(threads))
         stack.enter_context(torch.inference_mode())
         calls = []
@@ -79,11 +84,11 @@ def compare(
         for turn in range(warmup + repeats):
             for step in range(len(models)):
                 index = (turn + step) % len(models)
-                seconds = timed(calls[index], place_of(models[index]))
+                seconds = timed(calls[index], device_of(models[index]))
                 if turn >= warmup:
                     times[index].append(seconds)
         used = torch.get_num_threads()
-    return tuple([_latency(taken, batch, place_of(m), used) for taken, m in zip(times, models, strict=True)])
+    return tuple([_latency(taken, batch, device_of(m), used) for taken, m in zip(times, models, strict=True)])
 
 
 def latency_probe(
@@ -145,43 +150,17 @@ def cpu_threads(count: int | None) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-@contextmanager
-def _memory_asked(batch: int) -> Iterator[None]:
-    """Say what to do where the batch does not fit."""
-    try:
-        yield
-    except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in NO_MEMORY):
-            raise RunError(f"batch: {batch} samples do not fit into the device's memory; use fewer") from error
-        raise
-
-
-def place_of(model: Model) -> torch.device:
-    """The device of a model's weights; the CPU where it has none."""
-    tensor = next(model.parameters(), None)
-    return torch.device("cpu") if tensor is None else tensor.device
-
-
 def pick(device: torch.device | str | None) -> torch.device:
-    """The device asked for; raises UsageError for one that cannot be timed, RunError for one not there."""
-    from nasir.backends.torch.backend import choose_device  # which imports observation, hence this module
-
-    name = "auto" if device is None else str(device)
-    kind, _, number = name.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (number and not number.isdecimal()):
-        raise UsageError(f"device: {name!r} cannot be timed; use auto, cpu, cuda or cuda:0")
-    chosen = choose_device(name)
-    if chosen.type == "cpu":
-        return torch.device("cpu")
-    index = torch.cuda.current_device() if chosen.index is None else chosen.index
-    if index >= torch.cuda.device_count():
-        raise RunError(f"device: there is no cuda:{index}; this machine has {torch.cuda.device_count()}")
-    return torch.device("cuda", index)
+    """The device asked for, with its number, None being `auto`; raises as `choose_device`."""
+    chosen = choose_device("auto" if device is None else str(device))
+    if chosen.type == "cuda" and chosen.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return chosen
 
 
 def _model(network: Network, device: torch.device | str | None, channels_last: bool | str) -> Model:
     if isinstance(network, Model):
-        own = place_of(network)
+        own = device_of(network)
         if device is not None and pick(device) != own:
             raise UsageError(f"the model is on {own}, not on {device}; move it there, or leave `device` out")
         return network
@@ -206,7 +185,7 @@ def _constants(graph: Graph) -> TransferPlan:
 
 def _call(model: Model, batch: int, precision: str) -> Callable[[], object]:
     """The forward pass on random images, as a function without arguments."""
-    place = place_of(model)
+    place = device_of(model)
     parameter = next(model.parameters(), None)
     dtype = torch.float32 if parameter is None else parameter.dtype
     bf16 = wants_bf16(TrainPlan(precision=precision), model, place)  # type: ignore[arg-type]

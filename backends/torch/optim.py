@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from nasir.backends.torch import momentum
 from nasir.errors import CheckpointError, GraphError
 from nasir.training import OptimizerPlan
 
@@ -31,8 +33,7 @@ def build_optimizer(params: Iterable[Tagged], plan: OptimizerPlan, *, fused: boo
 
     Groups carry `name`, `param_names` in the order of `params` (torch's own key, kept up to date by rewrites), and
     `spared`, the tags that the plan does not decay: parameters that a rewrite adds are sorted by them.
-    `fused=None` takes the fused kernel where all parameters are on a CUDA device. A name or tensor given twice is a
-    GraphError.
+    `fused=None` takes the fused kernel where `fuses` says so. A name or tensor given twice is a GraphError.
     """
     members = list(params)
     names = [name for name, _, _ in members]
@@ -41,7 +42,7 @@ def build_optimizer(params: Iterable[Tagged], plan: OptimizerPlan, *, fused: boo
         twice = sorted({name for name in names if names.count(name) > 1}) or ["a tied tensor under two names"]
         raise GraphError(f"optimizer: given twice: {', '.join(twice)}; list each parameter once, under its owner")
     if fused is None:
-        fused = bool(members) and all(parameter.is_cuda for _, parameter, _ in members)
+        fused = fuses(parameter for _, parameter, _ in members)
     groups = []
     spared = (() if plan.decay_norms else ("norm",)) + (() if plan.decay_biases else ("bias",))
     for group_name, wanted in (("decay", True), ("no_decay", False)):
@@ -55,7 +56,15 @@ def build_optimizer(params: Iterable[Tagged], plan: OptimizerPlan, *, fused: boo
                 "spared": spared,
             }
         )
-    return _make(groups, plan, fused)
+    optimizer = _make(groups, plan, fused)
+    momentum.prepare(optimizer)
+    return optimizer
+
+
+def fuses(parameters: Iterable[Tensor]) -> bool:
+    """Whether an optimizer takes torch's fused kernel: where there are parameters, and all are on a CUDA device."""
+    devices = {parameter.device.type for parameter in parameters}
+    return devices == {"cuda"}
 
 
 def _make(groups: list[dict[str, object]], plan: OptimizerPlan, fused: bool) -> Optimizer:
@@ -69,6 +78,14 @@ def set_lr(optimizer: Optimizer, lr: float) -> None:
     """Give every group the learning rate `lr`."""
     for group in optimizer.param_groups:
         group["lr"] = lr
+
+
+def is_counter(key: str, value: Tensor, parameter: Tensor) -> bool:
+    """Whether a tensor of an optimizer's state counts or scales steps: `step`, or one number beside larger weights.
+
+    All else has a number for each weight of the parameter, which may itself be a single one.
+    """
+    return key == "step" or (value.ndim == 0 and parameter.ndim > 0)
 
 
 def export_state(optimizer: Optimizer, named: Iterable[tuple[str, Tensor]]) -> State:
@@ -115,7 +132,7 @@ def import_state(
 
 
 def _place(name: str, key: str, value: Tensor, parameter: Tensor, group: Mapping[str, object]) -> Tensor:
-    if value.ndim == 0:
+    if is_counter(key, value, parameter):
         # Adam's step counter lives on the CPU unless a fused or capturable kernel reads it on the device
         on_device = bool(group.get("fused") or group.get("capturable"))
         return value.to(parameter.device if on_device else "cpu", copy=True)
@@ -126,6 +143,35 @@ def _place(name: str, key: str, value: Tensor, parameter: Tensor, group: Mapping
         )
     # like the parameter's own layout, as a fresh optimizer would have made it
     return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pairs:
+    """Averages beside the tensors they follow: floats, which are averaged, and others, which are copied."""
+
+    average: Callable[..., None]
+    averages: list[Tensor]
+    floats: list[Tensor]
+    copies: list[Tensor]
+    others: list[Tensor]
+
+    def blend(self) -> None:
+        with torch.no_grad():
+            if self.floats:
+                self.average(self.averages, self.floats, None)
+            if self.others:
+                torch._foreach_copy_(self.copies, self.others)
+
+
+def _held(model: nn.Module) -> list[tuple[Mapping[str, Tensor | None], str, Tensor]]:
+    """(registry, name, tensor) of every weight and buffer of every module."""
+    return [
+        (registry, name, tensor)
+        for module in model.modules()
+        for registry in (module._parameters, module._buffers)
+        for name, tensor in registry.items()
+        if tensor is not None
+    ]
 
 
 class Ema:
@@ -140,15 +186,34 @@ class Ema:
 
     def update(self, model: nn.Module) -> None:
         """Move the average towards the model's present state."""
+        self.follower(model)()
+
+    def follower(self, model: nn.Module) -> Callable[[], None]:
+        """`update` as a function to call after every step, as long as neither network nor averages are replaced.
+
+        What a module puts in the place of a weight or buffer in between is noticed. Finding the tensors anew each time
+        cost more than moving them.
+        """
+        held = _held(model)
+        pairs = self._pairs(model)
+
+        def follow() -> None:
+            nonlocal held, pairs
+            if any(registry.get(name) is not tensor for registry, name, tensor in held):
+                held, pairs = _held(model), self._pairs(model)
+            pairs.blend()
+
+        return follow
+
+    def _pairs(self, model: nn.Module) -> _Pairs:
         current = model.state_dict()
         self._match(current)
         floats = [name for name, tensor in current.items() if tensor.is_floating_point()]
-        with torch.no_grad():
-            if floats:
-                blend: Callable[..., None] = get_ema_multi_avg_fn(self.decay)  # type: ignore[no-untyped-call]
-                blend([self.tensors[name] for name in floats], [current[name] for name in floats], None)
-            for name in current.keys() - set(floats):
-                self.tensors[name].copy_(current[name])
+        others = [name for name in current if name not in set(floats)]
+        return _Pairs(
+            get_ema_multi_avg_fn(self.decay),  # type: ignore[no-untyped-call]
+            *([source[name] for name in names] for names in (floats, others) for source in (self.tensors, current)),
+        )
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:

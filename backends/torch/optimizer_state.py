@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nasir.backends.torch.arrays import TorchArrays
+from nasir.backends.torch.optim import is_counter
 from nasir.transfer import Key, Source, TransferPlan, execute_moment, keys_of, moment_source
 
 # state tensors that average squared gradients; every other one of the parameter's shape follows the gradient
@@ -88,7 +89,7 @@ def _moved(
     leading = next(iter(states.values()))
     moved: dict[str, Any] = {}
     for name, value in leading.items():
-        if not isinstance(value, Tensor) or value.shape != first.shape:
+        if not isinstance(value, Tensor) or is_counter(name, value, first) or value.shape != first.shape:
             moved[name] = value.clone() if isinstance(value, Tensor) else value
             continue
         mapped = moment_source(source, 2 if name in SECOND_MOMENTS else 1)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from nasir.backends.torch import momentum
 from nasir.backends.torch.optimizer_state import moved_states, origins_of, replace_states
 from nasir.ir.infer import collector_paused
 from nasir.transfer import Key, TransferPlan
@@ -34,7 +35,8 @@ def transfer_optimizers(
 
     Parameters that got the values of others that are gone take their places; new ones join the group whose parameters
     carry the same tags, of several optimizers the one whose parameters lie nearest by label. Parameters that no
-    optimizer ever held (frozen ones, another model's) are left alone.
+    optimizer ever held (frozen ones, another model's) are left alone. UsageError, before any change, for an optimizer
+    that cannot take new ones in.
     """
     with collector_paused():
         _transfer(tuple(dict.fromkeys(optimizers)), old, new, plan)
@@ -44,15 +46,19 @@ def _transfer(chosen: tuple[torch.optim.Optimizer, ...], old: Model, new: Model,
     home = {id(p): Key(node, slot) for node, slot, p in _parameters(old)}
     fresh = {Key(node, slot): p for node, slot, p in _parameters(new)}
     origins = origins_of(plan, home, fresh, chosen)
+    known = set(home.values()) | origins.keys()
+    joining = [key for key in fresh if key not in known]
+    for optimizer in chosen:
+        if joining:
+            momentum.check_joining(optimizer)
     states = [moved_states(optimizer, home, fresh, plan) for optimizer in chosen]  # what can fail, before any change
     for optimizer, moved in zip(chosen, states, strict=True):
         replace_states(optimizer, home, fresh, moved)
         _swap(optimizer, home, fresh, origins, new)
-    known = set(home.values()) | origins.keys()
+        momentum.prepare(optimizer)
     shares: dict[int, dict[Key, nn.Parameter]] = {}
-    for key, parameter in fresh.items():
-        if key not in known and chosen:
-            shares.setdefault(_nearest(chosen, key, fresh, new), {})[key] = parameter
+    for key in joining if chosen else ():
+        shares.setdefault(_nearest(chosen, key, fresh, new), {})[key] = fresh[key]
     for index, added in shares.items():
         _join(chosen[index], added, fresh, new)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
+from nasir.backends.torch.devices import computes_bf16, device_of
 from nasir.backends.torch.ensemble import cross_entropy, predicted
 from nasir.backends.torch.optim import Ema, set_lr
 from nasir.backends.torch.regularize import penalties_of
@@ -109,17 +110,6 @@ def is_convolutional(model: nn.Module) -> bool:
     return any(parameter.ndim == 4 for parameter in model.parameters())
 
 
-def computes_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 natively; elsewhere autocast to it is slower than fp32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type != "cpu":
-        return False
-    # added to torch.cpu after this project's oldest supported version; without it fp32 is the safe answer
-    found: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
-
-
 def wants_bf16(plan: TrainPlan, model: nn.Module, device: torch.device) -> bool:
     """The plan's precision, with `auto` resolved for this model and device."""
     if plan.precision == "auto":
@@ -163,7 +153,7 @@ def train_epoch(
     global generator from (seed, epoch, step), so dropout needs no saved state. `sums` is added to in place.
     Diverged when the loss is not finite.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     prepare(model, plan)
     model.train()
     if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -172,14 +162,15 @@ def train_epoch(
     bf16, steps = wants_bf16(plan, model, device), source.steps_per_epoch
     step, lr = start_step, plan.lr(phase_epoch * steps + start_step, steps, phase_epochs)
     penalize = penalties_of(model, plan.penalties)
+    follow = None if ema is None else ema.follower(model)
     with _only(model, trainable):
         for x, y in source.batches(epoch, start_step):
             lr = plan.lr(phase_epoch * steps + step, steps, phase_epochs)
             set_lr(optimizer, lr)
-            torch.manual_seed(step_seed(seed, epoch, step))
+            seed_step(seed, epoch, step, device)
             _step(model, optimizer, plan, x, y, bf16, totals, penalize)
-            if ema is not None:
-                ema.update(model)
+            if follow is not None:
+                follow()
             step += 1
             if stop():
                 break
@@ -213,9 +204,21 @@ def _step(
 
 
 def step_seed(seed: int, epoch: int, step: int) -> int:
-    """63-bit seed of torch's generator for one step."""
+    """63-bit seed of torch's generators for one step."""
     words = np.random.SeedSequence((seed, _DROPOUT, epoch, step)).generate_state(1, np.uint64)
     return int(words[0] >> np.uint64(1))
+
+
+def seed_step(seed: int, epoch: int, step: int, device: torch.device) -> None:
+    """Seed torch's generators of the CPU and of `device` for one step: dropout then needs no saved state.
+
+    As `torch.manual_seed` does, without its visit to all devices of all kinds, which takes a hundred times as long.
+    """
+    number = step_seed(seed, epoch, step)
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.default_generators[index].manual_seed(number)
 
 
 @contextmanager
@@ -255,7 +258,7 @@ def _checked(totals: Sums, lr: float, epoch: int, plan: TrainPlan) -> dict[str, 
 
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], plan: TrainPlan) -> dict[str, float]:
     """Loss (mean cross-entropy, not smoothed) and accuracy (0..1) in eval mode; train flags are put back."""
-    device = next(model.parameters()).device
+    device = device_of(model)
     bf16, totals = wants_bf16(plan, model, device), Sums.zero(device)
     seen = False
     with evaluating(model), torch.no_grad():

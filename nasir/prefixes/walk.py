@@ -22,7 +22,9 @@ from nasir.policy import Decision, PhasePlan, Progress
 from nasir.prefixes.identity import has_foreign_code, length_matters, plain, training_digest
 from nasir.spec import Spec, make_policy
 
-APART = frozenset({"start", "checkpoint", "resume", "prefix", "end"})  # kinds that say nothing about the state
+APART = frozenset(
+    {"start", "compilation", "checkpoint", "resume", "prefix", "end"}
+)  # kinds that say nothing about the state
 REPLACING = frozenset({"start", "rewrite", "recalled"})  # kinds whose `graph` is the network from then on
 TIMES = frozenset({"n", "time", "seconds", "cpu_seconds", "compiled_graphs"})
 

@@ -50,6 +50,10 @@ def line(record: Mapping[str, Any]) -> str:
         return f"epoch {record['epoch']:>4}  declined at {record['site']}: {record['reason']}"
     if kind == "phase":
         return f"phase {record['phase']}"
+    if kind == "compilation":
+        other = f"{record['compiled_ms']:.4g} ms" if record["compiled_ms"] is not None else record["why"]
+        way = "compiled" if record["compiled"] else "eager"
+        return f"blocks run {way}: a step takes {record['eager_ms']:.4g} ms eager, compiled {other}"
     if kind == "prefix":
         return f"epochs 1 to {record['epochs']} taken over from {record['run']}, which trained the same network"
     if kind == "resume":

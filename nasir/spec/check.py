@@ -102,6 +102,7 @@ def check_spec(spec: Spec, findings: Findings) -> None:
     """Checks of a valid model as a whole."""
     _check_network(spec, findings)
     _check_data(spec, findings)
+    _check_computing(spec, findings)
     _unique([(("phases", i, "name"), phase.name) for i, phase in enumerate(spec.phases)], "phase", findings)
     if spec.phases[0].optimizer is None:
         findings.add(("phases", 0), "the first phase has no optimizer", "add `optimizer: {sgd: {lr: 0.1}}`")
@@ -158,6 +159,15 @@ def _check_data(spec: Spec, findings: Findings) -> None:
         spec.data.plan()
     except (ValueError, NasirError) as error:
         findings.add(("data",), str(error), "")
+
+
+def _check_computing(spec: Spec, findings: Findings) -> None:
+    """Settings of the whole run that exclude each other."""
+    if spec.precision == "tf32" and spec.device == "cpu":
+        findings.add(("precision",), "tf32 is of CUDA devices, and `device` is cpu", "use fp32 or auto")
+    if spec.compile == "auto" and spec.deterministic:
+        text = "auto goes by measured time, which differs from run to run, and `deterministic` is true"
+        findings.add(("compile",), text, "use false or blocks")
 
 
 def _check_phase(spec: Spec, phase: Phase, path: Path, findings: Findings) -> None:

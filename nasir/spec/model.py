@@ -32,7 +32,7 @@ from nasir.spec.model_regularize import Penalty
 from nasir.spec.model_search import Search
 from nasir.spec.problems import Path, Place, Problem, SpecProblems
 from nasir.spec.tree import Tree, locate
-from nasir.training import OptimizerKind, OptimizerPlan, ScheduleKind, SchedulePlan, TrainPlan
+from nasir.training import OptimizerKind, OptimizerPlan, Precision, ScheduleKind, SchedulePlan, TrainPlan
 
 
 class Phase(Strict):
@@ -142,9 +142,9 @@ class Spec(Strict):
     init: str = Field(default="default", pattern=INITIALIZER, description="initializer of weights")
     data: Data
     device: str = Field(default="auto", pattern=DEVICE, description="auto, cpu, cuda or cuda:N")
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Precision = "auto"
     channels_last: Literal["auto", True, False] = "auto"
-    compile: Literal[False, "blocks"] = False
+    compile: Literal[False, "blocks", "auto"] = False
     deterministic: bool = False
     checkpoint: Checkpoint = Checkpoint()
     probe: Count = Field(default=64, description="samples whose change of logits measures a rewrite")

@@ -16,7 +16,8 @@ from torch.nn import functional
 from nasir.backend import Setup
 from nasir.backends.torch import Model
 from nasir.backends.torch.backend import TorchSession
-from nasir.backends.torch.compile import BlockCompiler
+from nasir.backends.torch.compile import BlockCompiler, step_seconds
+from nasir.ir import Graph
 from nasir.passes.insert_block import InsertBlock
 from nasir.training import DataPlan, OptimizerPlan, TrainPlan
 from nasir.transfer import Key, TransferPlan
@@ -109,3 +110,32 @@ def test_a_compiled_session_trains_grows_and_counts_its_graphs(tmp_path: Path) -
     assert compiled.losses() == pytest.approx(eager.losses(), abs=1e-4)
     assert compiled.notes()["compiled_graphs"] == known
     assert compiled.evaluate("val") == pytest.approx(eager.evaluate("val"), abs=1e-4)
+
+
+def test_a_choice_is_made_by_time_kept_over_a_restart_and_leaves_no_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = opened(False, tmp_path)
+    wanted = plain.losses()
+    for faster, compiled in (({False: 1.0, True: 2.0}, False), ({False: 2.0, True: 1.0}, True)):
+        laps: list[bool] = []
+
+        def timed(train: Any, wait: Any, faster: dict[bool, float] = faster, laps: list[bool] = laps) -> float:
+            step_seconds(train, wait)  # trains for real
+            laps.append(len(laps) == 1)
+            return faster[laps[-1]]
+
+        monkeypatch.setattr("nasir.backends.torch.backend.step_seconds", timed)
+        session = opened("auto", tmp_path)
+        assert laps == [False, True] and session.compiled is compiled
+        assert all(("forward" in block.__dict__) is compiled for block in session.model.units.values())
+        losses = session.losses()
+        assert losses == wanted if not compiled else losses == pytest.approx(wanted, abs=1e-4)
+        session.save(tmp_path / f"c{compiled}", 1, {"ordinal": 0, "graph": session.model.graph.to_json()}, 2)
+        session.flush()
+        again = TorchSession(session.setup)
+        assert again.load(tmp_path / f"c{compiled}", lambda meta: Graph.from_json(meta["graph"])) is not None
+        assert again.begin_phase(session.plan, 9, resumed=True) == {} and again.compiled is compiled
+        assert len(laps) == 2, "a resumed phase keeps the choice of its checkpoint"
+        assert "compilation" in again.begin_phase(session.plan, 9, resumed=False)
+        assert len(laps) == 4

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from nasir.backend import Setup
+from nasir.backends.torch import optim
 from nasir.backends.torch.backend import TorchBackend
 from nasir.testing import BackendContract
 
@@ -19,3 +22,13 @@ class TestTorchBackendContiguous(BackendContract):
 
     def setup(self, folder: Path) -> Setup:
         return replace(super().setup(folder), channels_last=False)
+
+
+class TestTorchBackendFused(BackendContract):
+    """With the optimizer kernels that are the default on CUDA devices."""
+
+    make = staticmethod(TorchBackend)
+
+    @pytest.fixture(autouse=True)
+    def fused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(optim, "fuses", lambda parameters: True)

@@ -113,7 +113,7 @@ def test_a_device_that_is_not_there_is_refused() -> None:
 
 @pytest.mark.parametrize("batch", [10**12, 10**17])
 def test_a_batch_that_fits_no_memory_is_refused(batch: int) -> None:
-    with pytest.raises(RunError, match=f"batch: {batch} samples do not fit"):
+    with pytest.raises(RunError, match=f"batch: {batch} samples: not enough memory"):
         measure(small_resnet(), batch, **CPU)
 
 

@@ -8,7 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nasir.backends.torch.optim import Ema, Tagged, build_optimizer, decays, export_state, import_state, set_lr
+from nasir.backends.torch.optim import (
+    Ema,
+    Tagged,
+    build_optimizer,
+    decays,
+    export_state,
+    fuses,
+    import_state,
+    is_counter,
+    set_lr,
+)
 from nasir.errors import CheckpointError, GraphError
 from nasir.training import OptimizerKind, OptimizerPlan
 
@@ -152,6 +162,44 @@ def test_the_average_follows_its_formula_and_copies_counters() -> None:
         if tensor.is_floating_point():
             assert torch.allclose(ema.tensors[name], 0.75 * start[name] + 0.25 * tensor, atol=1e-6), name
     assert int(ema.tensors["1.num_batches_tracked"]) == 1
+
+
+def test_a_follower_updates_as_update_does_and_notices_what_takes_a_place() -> None:
+    models = [_model(), _model()]
+    averages = [Ema(model, 0.75) for model in models]
+    follow = averages[0].follower(models[0])
+    for number in range(4):
+        if number == 2:
+            for model in models:
+                model[4].weight = nn.Parameter(torch.full_like(model[4].weight, 2.0))
+                model[1].running_mean = torch.full_like(model[1].running_mean, 3.0)
+        for model in models:
+            with torch.no_grad():
+                for tensor in model.state_dict().values():
+                    tensor.add_(1)
+        follow()
+        averages[1].update(models[1])
+    for name, tensor in averages[0].tensors.items():
+        assert torch.equal(tensor, averages[1].tensors[name]), name
+
+
+def test_moments_of_a_single_weight_are_no_counters() -> None:
+    """A layer scaled by one number has 0-d moments: they live with it, Adam's counter on the CPU."""
+    single, many = torch.zeros((), device="meta"), torch.zeros(3, device="meta")
+    number = torch.tensor(2.0)
+    assert not is_counter("exp_avg", number, single)
+    assert is_counter("step", number, single) and is_counter("step", number, many)
+    assert is_counter("mu_product", number, many)
+    scale = nn.Parameter(single)
+    optimizer = build_optimizer([("scale", scale, frozenset())], OptimizerPlan("adam"))
+    import_state(optimizer, {"scale": {"step": number, "exp_avg": number, "exp_avg_sq": number}}, [("scale", scale)])
+    places = {key: value.device.type for key, value in optimizer.state[scale].items()}
+    assert places == {"step": "cpu", "exp_avg": "meta", "exp_avg_sq": "meta"}
+
+
+def test_fused_kernels_are_for_cuda_devices_alone() -> None:
+    assert not fuses([torch.zeros(1)]) and not fuses([])
+    assert not fuses([torch.zeros(1), torch.zeros(1, device="meta")])
 
 
 def test_a_changed_decay_counts_from_the_next_update() -> None:

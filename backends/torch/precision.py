@@ -1,0 +1,83 @@
+"""How products of float32 numbers are computed: in full, or rounded to TF32 (10 bits of mantissa) where CUDA can.
+
+torch's own default rounds convolutions on CUDA devices to TF32 and matrix products not. Here both are one word.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, TypeAlias
+
+import torch
+
+Products: TypeAlias = Literal["ieee", "tf32"]  # torch's words
+
+
+def products_of(precision: str) -> Products:
+    """What a spec's `precision` means for float32: only `tf32` rounds."""
+    return "tf32" if precision == "tf32" else "ieee"
+
+
+@contextmanager
+def float32_products(kind: Products) -> Iterator[None]:
+    """For the length of a `with`, how the whole process multiplies float32 numbers; then as it did before.
+
+    On a CPU they are always exact: oneDNN, too, may have been told to round.
+    """
+    before = _values()
+    matmul, convolutions = torch.get_float32_matmul_precision(), _old_convolutions()
+    _set_old("high" if kind == "tf32" else "highest", None if convolutions is None else kind == "tf32")
+    _set(kind if name.startswith("cu") else "ieee" for name in before)
+    try:
+        yield
+    finally:
+        _set_old(matmul, convolutions)
+        _set(before.values())
+
+
+def _switches() -> dict[str, tuple[Any, Any]]:
+    """torch's switches, each with the one it follows while it says "none"."""
+    backends: Any = torch.backends
+    cuda, cudnn, onednn = backends.cuda, backends.cudnn, backends.mkldnn
+    return {
+        "cuda.matmul": (cuda.matmul, backends),
+        "cudnn.conv": (cudnn.conv, cudnn),
+        "cudnn.rnn": (cudnn.rnn, cudnn),
+        "onednn.matmul": (onednn.matmul, onednn),
+        "onednn.conv": (onednn.conv, onednn),
+        "onednn.rnn": (onednn.rnn, onednn),
+    }
+
+
+def _values() -> dict[str, str]:
+    """What to set them to later: a switch that reads like the one it follows may go on following."""
+    return {
+        name: "none" if own.fp32_precision == parent.fp32_precision else own.fp32_precision
+        for name, (own, parent) in _switches().items()
+    }
+
+
+def _set(values: Any) -> None:
+    for (own, _), value in zip(_switches().values(), values, strict=True):
+        own.fp32_precision = value
+
+
+def _old_convolutions() -> bool | None:
+    """torch's older switch of convolutions; None where it cannot be read, having been overruled by the newer ones."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return bool(torch.backends.cudnn.allow_tf32)
+        except RuntimeError:
+            return None
+
+
+def _set_old(matmul: str, convolutions: bool | None) -> None:
+    """The older switches: parts of torch read them, and refuse a pair that disagrees with the newer ones."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.set_float32_matmul_precision(matmul)
+        if convolutions is not None:
+            torch.backends.cudnn.allow_tf32 = convolutions

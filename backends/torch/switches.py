@@ -1,0 +1,46 @@
+"""torch's switches of the whole process, as a session wants them while it works, and as they were in between.
+
+Two sessions in one process, or a session beside a user's own loop, then never see each other's settings.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from nasir.backends.torch.precision import Products, float32_products
+
+
+@dataclass(frozen=True, slots=True)
+class Switches:
+    """`deterministic`: kernels that give the same bits every time; `products`: how float32 numbers are multiplied."""
+
+    device: torch.device
+    deterministic: bool
+    products: Products
+
+    def __post_init__(self) -> None:
+        if self.deterministic:
+            # cuBLAS reads it with its first product; unset, torch refuses every product on the device
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Set the switches, and make the device the current one; put everything back at the end of the `with`."""
+        on_cuda = self.device.type == "cuda"
+        before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+        benchmark = torch.backends.cudnn.benchmark
+        # what opens a CUDA context without naming a device (pinned memory, streams) must not open one on another device
+        with torch.cuda.device(self.device) if on_cuda else nullcontext(), float32_products(self.products):
+            try:
+                if self.deterministic:
+                    torch.use_deterministic_algorithms(True)
+                torch.backends.cudnn.benchmark = (on_cuda or benchmark) and not self.deterministic
+                yield
+            finally:
+                torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+                torch.backends.cudnn.benchmark = benchmark

@@ -1,0 +1,98 @@
+"""Devices by name, the current device and torch's switches while a session works."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from nasir.backends.torch import devices
+from nasir.backends.torch.devices import choose_device, computes_bf16
+from nasir.backends.torch.switches import Switches
+from nasir.errors import RunError, UsageError
+
+
+class FakeCuda:
+    """Two devices as far as their names go; the current one is kept here."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, count: int = 2) -> None:
+        self.current = 0
+        self.asked: list[int] = []
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "device", self.device)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", self.bf16)
+
+    @contextmanager
+    def device(self, device: torch.device) -> Iterator[None]:
+        before, self.current = self.current, self.current if device.index is None else device.index
+        try:
+            yield
+        finally:
+            self.current = before
+
+    def bf16(self, including_emulation: bool = True) -> bool:
+        self.asked.append(self.current)
+        return self.current == 1
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    return FakeCuda(monkeypatch)
+
+
+def test_a_device_with_a_number_that_is_not_there_is_refused_with_those_that_are(cuda: FakeCuda) -> None:
+    assert choose_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(RunError, match=r"there is no cuda:7; torch sees 2 CUDA devices, cuda:0 to cuda:1"):
+        choose_device("cuda:7")
+    with pytest.raises(RunError, match=r"no cuda:2;"):
+        choose_device("cuda:2")
+    assert choose_device("auto") == torch.device("cuda") and choose_device("cpu") == torch.device("cpu")
+
+
+def test_one_device_is_told_in_the_singular(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeCuda(monkeypatch, count=1)
+    with pytest.raises(RunError, match=r"torch sees 1 CUDA device, cuda:0$"):
+        choose_device("cuda:7")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cuda:-1", "mps", ""])
+def test_other_names_are_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="is not one of auto, cpu, cuda and cuda:N"):
+        choose_device(name)
+
+
+def test_the_device_itself_is_asked_whether_it_computes_bf16(cuda: FakeCuda) -> None:
+    assert computes_bf16(torch.device("cuda:1")) and not computes_bf16(torch.device("cuda:0"))
+    assert cuda.asked == [1, 0] and cuda.current == 0
+
+
+def test_while_a_session_works_its_device_is_the_current_one(cuda: FakeCuda) -> None:
+    """What names no device (pinned memory, a stream) would otherwise open a context on device 0."""
+    switches = Switches(torch.device("cuda:1"), False, "ieee")
+    before = torch.backends.cudnn.benchmark
+    with switches.held():
+        assert cuda.current == 1 and torch.backends.cudnn.benchmark
+    assert cuda.current == 0 and torch.backends.cudnn.benchmark == before
+
+
+def test_switches_come_back_after_an_error_too() -> None:
+    before = torch.are_deterministic_algorithms_enabled()
+    strict = Switches(torch.device("cpu"), True, "ieee")
+    with pytest.raises(RuntimeError, match="on purpose"), strict.held():
+        assert torch.are_deterministic_algorithms_enabled()
+        raise RuntimeError("on purpose")
+    assert torch.are_deterministic_algorithms_enabled() is before
+
+
+def test_device_of_a_model_without_weights() -> None:
+    assert devices.device_of(torch.nn.ReLU()) == torch.device("cpu")
+
+
+def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RunError, match=r"device: cuda asks for a CUDA device.*use `device: auto` or `cpu`"):
+        choose_device("cuda")
+    assert choose_device("auto").type == "cpu"
