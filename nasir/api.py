@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from nasir.journal import Journal, Record
 from nasir.prefixes import PrefixStore, Sharing, environment_digest
 from nasir.registry import backends
 from nasir.rundir import RunDirectory
-from nasir.spec import Spec, hash_plugins, import_plugins, load_spec
+from nasir.spec import Spec, hash_plugins, import_plugins, load_spec, make_pass
 from nasir.spec.inherit import Inherited, inherited
 from nasir.spec.model_network import RunNetwork
 from nasir.spec.network import build, initial_plan
@@ -76,6 +76,8 @@ def run(
     session = _backend().open(setup_of(spec, base))
     try:
         session.build(graph, initial_plan(graph, spec), start_of(spec, source))
+        for text in _width_advice(spec, session.preferred_multiple()):
+            notice(text)
         directory = RunDirectory.create(path)  # only now, so that bad input leaves no directory behind
         with directory.lock():
             directory.check_vacant()  # another process may have run here since
@@ -211,6 +213,19 @@ def _end(engine: Engine, directory: RunDirectory) -> Run:
 def _backend() -> Backend:
     backend: Backend = backends.get("torch")()
     return backend
+
+
+def _width_advice(spec: Spec, multiple: int) -> Iterator[str]:
+    """A remark on each rule whose pass may leave a width at which the device is slow."""
+    for number, phase in enumerate(spec.phases):
+        for index, rule in enumerate(phase.plan().rules):
+            step = getattr(make_pass(rule.pass_name, rule.options), "multiple_of", None)
+            if step is not None and step % multiple:
+                place = spec.locate(("phases", number, "rules", index, "do"))
+                yield (
+                    f"{place}: {rule.pass_name} has multiple_of {step}; this device computes widths that are multiples "
+                    f"of {multiple} fastest: consider `multiple_of: {multiple}`"
+                )
 
 
 def _free(path: Path) -> Path:

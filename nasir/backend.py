@@ -83,6 +83,9 @@ class Session(Protocol):
     def describe(self) -> dict[str, Any]:
         """Device, threads, precision and versions: what bit-exact resuming depends on."""
 
+    def preferred_multiple(self) -> int:
+        """Widths that are multiples of it compute fastest on this device in this precision; 1: any width does."""
+
     def fingerprint(self) -> str:
         """A digest of the training and validation data as they are read: other data, another digest."""
 

@@ -7,9 +7,13 @@ it is asked for once, in one piece, and used for every checkpoint of a run.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
+
+Shape: TypeAlias = tuple[torch.Size, torch.dtype, bool]  # shape, type, whether it lies on a device
 
 ALIGNMENT = 64  # bytes: a cache line, and a multiple of every element size
 HEADROOM = 1.25  # of a block over what was asked for: networks grow
@@ -22,6 +26,7 @@ class Arena:
         self._block = torch.empty(0, dtype=torch.uint8)
         self._pinned = False
         self._pins = True  # until the system refuses
+        self._layout: _Layout | None = None  # of the last call: the next one mostly has the same tensors
 
     @property
     def size(self) -> int:
@@ -50,53 +55,63 @@ class Arena:
         """Contiguous copies, in the order of `tensors`, which the next call overwrites; and the event after which those
         from a device are complete (None: they are). Values are those of now: on a device, at this place of its stream.
         """
-        order = sorted(range(len(tensors)), key=lambda index: not _on_device(tensors[index]))  # of the device first
-        offsets, total, staged = [0] * len(tensors), 0, 0
-        for index in order:
+        shapes = [(tensor.shape, tensor.dtype, _on_device(tensor)) for tensor in tensors]
+        layout = self._layout
+        if layout is None or layout.shapes != shapes or layout.block is not self._block:
+            layout = self._layout = self._lay_out(tensors, shapes)
+        there = [tensors[index] for index in layout.staged]
+        event = self._stage(layout, there) if there else None
+        waiting = layout.plain if event is not None else range(len(tensors))
+        _copy_all([layout.copies[index] for index in waiting], [tensors[index] for index in waiting])
+        return list(layout.copies), event
+
+    def _lay_out(self, tensors: Sequence[Tensor], shapes: list[Shape]) -> _Layout:
+        """Places in a block that is large enough, tensors of the device first."""
+        staged = [index for index, tensor in enumerate(tensors) if _on_device(tensor)]
+        plain = [index for index, tensor in enumerate(tensors) if not _on_device(tensor)]
+        offsets, total, there = [0] * len(tensors), 0, 0
+        for index in (*staged, *plain):
             offsets[index] = total
             total += -(-tensors[index].nbytes // ALIGNMENT) * ALIGNMENT
-            if _on_device(tensors[index]):
-                staged = total
-        self.reserve(total, pinned=staged > 0)
+            if index in staged[-1:]:
+                there = total
+        self.reserve(total, pinned=bool(staged))
         copies = [_view(self._block, offset, tensor) for offset, tensor in zip(offsets, tensors, strict=True)]
-        with torch.no_grad():
-            for index in order:
-                if not _on_device(tensors[index]):
-                    copies[index].copy_(tensors[index])
-            chosen = [index for index in order if _on_device(tensors[index])]
-            if not chosen:
-                return copies, None
-            event = self._stage([tensors[i] for i in chosen], [offsets[i] for i in chosen], staged)
-            if event is None:
-                for index in chosen:
-                    copies[index].copy_(tensors[index])
-        return copies, event
+        return _Layout(shapes, self._block, copies, staged, plain, [offsets[index] for index in staged], there)
 
-    def _stage(self, tensors: Sequence[Tensor], offsets: Sequence[int], total: int) -> torch.cuda.Event | None:
+    def _stage(self, layout: _Layout, tensors: Sequence[Tensor]) -> torch.cuda.Event | None:
         """Copy within the device first, before the next update of the weights, then to the host in one go beside the
         training. None where the device, or pinned memory, has no room for that: nothing was copied."""
         device = tensors[0].device
         if not self._pinned:
             return None
         try:
-            block = torch.empty(total, dtype=torch.uint8, device=device)
+            block = torch.empty(layout.size, dtype=torch.uint8, device=device)
         except torch.OutOfMemoryError:
             return None
-        by_type: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
-        for offset, tensor in zip(offsets, tensors, strict=True):
-            targets, sources = by_type.setdefault(tensor.dtype, ([], []))
-            targets.append(_view(block, offset, tensor))
-            sources.append(tensor)
-        for targets, sources in by_type.values():
-            torch._foreach_copy_(targets, sources)
+        _copy_all([_view(block, offset, like) for offset, like in zip(layout.offsets, tensors, strict=True)], tensors)
         side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(side):
-            self._block[:total].copy_(block, non_blocking=True)
+            self._block[: layout.size].copy_(block, non_blocking=True)
             block.record_stream(side)
             copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             copied.record(side)
         return copied
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where tensors of some shapes go in a block: all `copies`; of those from a device (`staged`: which) the `offsets`,
+    and the `size` that they take together at the beginning; `plain`: the others."""
+
+    shapes: list[Shape]
+    block: Tensor
+    copies: list[Tensor]
+    staged: list[int]
+    plain: list[int]
+    offsets: list[int]
+    size: int
 
 
 def _on_device(tensor: Tensor) -> bool:
@@ -106,3 +121,14 @@ def _on_device(tensor: Tensor) -> bool:
 def _view(block: Tensor, offset: int, like: Tensor) -> Tensor:
     """The bytes of `block` from `offset` on as a contiguous tensor of the type and shape of `like`."""
     return block[offset : offset + like.nbytes].view(like.dtype).view(like.shape)
+
+
+def _copy_all(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    """Copy each source into its target; those of one type together."""
+    by_type: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+    for target, source in zip(targets, sources, strict=True):
+        pair = by_type.setdefault(source.dtype, ([], []))
+        pair[0].append(target)
+        pair[1].append(source.detach())
+    for group, values in by_type.values():
+        torch._foreach_copy_(group, values)

@@ -40,6 +40,7 @@ from nasir.backends.torch.train import (
     evaluate,
     evaluating,
     train_epoch,
+    wants_bf16,
     wants_channels_last,
 )
 from nasir.errors import CheckpointError, DataError, Diverged, RunError
@@ -137,6 +138,11 @@ class TorchSession:
             "deterministic": self.setup.deterministic,
         }
 
+    def preferred_multiple(self) -> int:
+        """8 where tensor cores multiply: they take factors in groups of 16 bytes."""
+        rounds = self.switches.products == "tf32" or wants_bf16(self._layout(), self.model, self.device)
+        return 8 if self.device.type == "cuda" and rounds else 1
+
     @working("the digest of the data", DATA)
     def fingerprint(self) -> str:
         return self.source.fingerprint()
@@ -153,11 +159,14 @@ class TorchSession:
 
     def _place(self, graph: Graph, plan: TransferPlan) -> None:
         self._check_fit(graph)
-        plan_all = TrainPlan(channels_last=self.setup.channels_last)  # type: ignore[arg-type]
         self.model = Model.from_graph(graph, self.setup.seed, plan=plan, device=self.device)
-        if wants_channels_last(plan_all, self.model):
+        if wants_channels_last(self._layout(), self.model):
             self.model.use_channels_last()
         self._compile()
+
+    def _layout(self) -> TrainPlan:
+        """A plan that has what a spec says of precision and memory layout, before there is a phase."""
+        return TrainPlan(precision=self.setup.precision, channels_last=self.setup.channels_last)  # type: ignore[arg-type]
 
     def _check_fit(self, graph: Graph) -> None:
         """The network takes the data's shape and has one output for each class."""
@@ -219,8 +228,8 @@ class TorchSession:
 
     def _bytes_to_save(self, plan: TrainPlan) -> int:
         """Of weights, their averages and the moments that the optimizer will have."""
-        weights = sum(tensor.nbytes for tensor in self.model.state_dict().values())
-        learned = sum(parameter.nbytes for parameter in self.model.parameters())
+        weights = sum(int(tensor.nbytes) for tensor in self.model.state_dict().values())
+        learned = sum(int(parameter.nbytes) for parameter in self.model.parameters())
         moments = int(plan.optimizer.momentum > 0) if plan.optimizer.kind == "sgd" else 2
         return weights * (1 if self.ema is None else 2) + learned * moments
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
+from small_runs import SPEC, write_spec
 
+import nasir.api
 from nasir.backends.torch import devices
+from nasir.backends.torch.backend import TorchSession
 from nasir.backends.torch.devices import choose_device, computes_bf16
 from nasir.backends.torch.switches import Switches
 from nasir.errors import RunError, UsageError
@@ -96,3 +101,22 @@ def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(RunError, match=r"device: cuda asks for a CUDA device.*use `device: auto` or `cpu`"):
         choose_device("cuda")
     assert choose_device("auto").type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("multiple", "option", "told"),
+    [(8, "", True), (8, ", multiple_of: 12", True), (8, ", multiple_of: 16", False), (1, "", False)],
+)
+def test_widths_that_miss_the_tensor_cores_are_remarked_upon(
+    multiple: int, option: str, told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TorchSession, "preferred_multiple", lambda session: multiple)
+    rule = f"do: {{prune-channels: {{fraction: 0.5{option}}}}}"
+    spec = write_spec(tmp_path, SPEC.replace("do: {insert-block: {init: gaussian}}", rule).replace("at_most: 3", ""))
+    spec.write_text(spec.read_text().replace("until: all_frozen", "epochs: 1"))
+    heard: list[str] = []
+    nasir.api.run(spec, tmp_path / "run", notice=heard.append)
+    found = [text for text in heard if "consider `multiple_of: 8`" in text]
+    assert bool(found) is told
+    if told:
+        assert re.search(r"tiny\.yaml:\d+:\d+: prune-channels has multiple_of (1|12);", found[0])
