@@ -19,6 +19,7 @@ from nasir.backends.torch.batches import BatchSource
 from nasir.backends.torch.calibrate import calibrate
 from nasir.backends.torch.compile import BlockCompiler
 from nasir.backends.torch.data import open_source
+from nasir.backends.torch.determinism import refuse_unordered
 from nasir.backends.torch.inherit import take_over
 from nasir.backends.torch.latency import measure
 from nasir.backends.torch.model import Model
@@ -137,6 +138,7 @@ class TorchSession:
 
     def _place(self, graph: Graph, plan: TransferPlan) -> None:
         self._check_fit(graph)
+        refuse_unordered(graph, self.setup.deterministic, self.device)
         plan_all = TrainPlan(channels_last=self.setup.channels_last)  # type: ignore[arg-type]
         self.model = Model.from_graph(graph, self.setup.seed, plan=plan, device=self.device)
         if wants_channels_last(plan_all, self.model):
@@ -243,6 +245,7 @@ class TorchSession:
             return observe(self.model, needs, images, labelled=lambda: self.source.labelled(self.setup.probe))
 
     def propose(self, rewrite: Rewrite) -> Effect:
+        refuse_unordered(rewrite.graph, self.setup.deterministic, self.device)
         new = self.model.rewritten(rewrite)
         images = self.source.probe(self.setup.probe)
         before, after = self._logits(self.model, images), self._logits(new, images)
