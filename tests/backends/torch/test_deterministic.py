@@ -84,9 +84,7 @@ def test_values_and_gradients_of_adaptive_pools_are_those_of_torch(
 
 
 @pytest.mark.parametrize(("size", "refused"), [(1, False), (2, False), (8, False), (3, True)])
-def test_the_gradient_that_is_not_deterministic_is_that_of_uneven_windows_alone(
-    size: int, refused: bool
-) -> None:
+def test_the_gradient_that_is_not_deterministic_is_that_of_uneven_windows_alone(size: int, refused: bool) -> None:
     """torch's adaptive pool to 1x1 is a plain mean inside, and deterministic."""
     model = Model.from_graph(pooled(size))
     names = []
