@@ -13,6 +13,7 @@ from nasir.errors import SpecError
 from nasir.spec import loads_spec
 from nasir.spec.network import build
 
+ROOT = Path(__file__).parents[2]
 SPEC = """\
 nasir: 1
 name: pools
@@ -93,7 +94,7 @@ def test_check_refuses_and_notes_without_torch(tmp_path: Path, capsys: pytest.Ca
     assert main(["check", str(file), "--set", "device=cpu"]) == 0
     assert capsys.readouterr().err == ""
     code = f"from nasir.cli import main; main(['check', {str(file)!r}]); import sys; sys.exit('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0 and TEXT in done.stderr
 
 
