@@ -189,7 +189,8 @@ def _check(options: argparse.Namespace) -> int:
     for note in spec.notes if search is None else search.notes:
         print(f"note: {note}", file=sys.stderr)
     try:
-        graph = build(spec)
+        # what there is to note about the network of a search is among its notes
+        graph = build(spec, (lambda note: print(f"note: {note}", file=sys.stderr)) if search is None else None)
     except SpecError as error:
         if not (spec.plugins and isinstance(error.__cause__, UnknownName)):
             raise

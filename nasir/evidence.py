@@ -85,7 +85,7 @@ class Evidence:
         return np.asarray(self._found(kind, label, "node"), dtype=np.float64)
 
     def weight(self, label: str, slot: str) -> NDArray[Any]:
-        """A weight array of the network, read-only and on the host; needs Need("weights")."""
+        """A weight array of the network, read-only and on the host, 16-bit floats as float32; needs Need("weights")."""
         return self._found("weights", f"{label}.{slot}", "weight")
 
     def _found(self, kind: str, name: str, what: str) -> NDArray[Any]:

@@ -21,10 +21,10 @@ from nasir.backend import Setup
 from nasir.backends.torch.backend import TorchBackend, TorchSession
 from nasir.backends.torch.model import Model
 from nasir.backends.torch.regularize import Penalties
-from nasir.ir import Graph
+from nasir.ir import Graph, Port, op_named
 from nasir.passes.insert_block import InsertBlock
 from nasir.rewrite import Rewrite
-from nasir.testing import BackendContract
+from nasir.testing import BackendContract, OpCase, shipped_cases
 from nasir.testing.backend_contract import Resize, initial
 from nasir.training import DataPlan, OptimizerPlan, PenaltyPlan, TrainPlan
 
@@ -88,6 +88,26 @@ def test_pruning_on_the_device_is_pruning_on_the_cpu() -> None:
         second = here.apply(rule, "network", images=x, labels=y)
         assert isinstance(first, Rewrite) and isinstance(second, Rewrite) and first.graph == second.graph
         assert same_tensors({n: t.cpu() for n, t in there.state_dict().items()}, here.state_dict()), score
+
+
+@pytest.mark.parametrize(
+    "case", [case for cases in shipped_cases().values() for case in cases if case.shapes], ids=lambda case: case.op
+)
+def test_every_op_has_a_deterministic_gradient_or_says_that_it_has_none(case: OpCase) -> None:
+    graph = case.graph()
+    types, node = graph.infer.types, graph.nodes[graph.outputs[0].node]
+    model = Model.from_graph(graph, device="cuda")
+    inputs = [torch.rand(2, *types[Port(n)].shape, device="cuda", requires_grad=True) for n in graph.inputs]
+    torch.use_deterministic_algorithms(True)
+    found = model(*inputs)
+    loss = sum(out.square().sum() for out in (found if isinstance(found, tuple) else (found,)))
+    says = op_named(case.op).unordered
+    if says is not None and says(node.attrs, tuple([types[port] for port in node.inputs]), types[graph.outputs[0]]):
+        with pytest.raises(RuntimeError, match="does not have a deterministic implementation"):
+            loss.backward()
+    else:
+        loss.backward()
+        assert all(x.grad is not None for x in inputs)
 
 
 def moments(session: TorchSession) -> dict[str, dict[str, torch.Tensor]]:

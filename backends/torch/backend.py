@@ -20,6 +20,7 @@ from nasir.backends.torch.batches import BatchSource
 from nasir.backends.torch.calibrate import calibrate
 from nasir.backends.torch.compile import BlockCompiler, Choice, step_seconds
 from nasir.backends.torch.data import open_source
+from nasir.backends.torch.determinism import refuse_unordered
 from nasir.backends.torch.devices import check_precision, choose_device
 from nasir.backends.torch.inherit import take_over
 from nasir.backends.torch.latency import measure
@@ -159,6 +160,7 @@ class TorchSession:
 
     def _place(self, graph: Graph, plan: TransferPlan) -> None:
         self._check_fit(graph)
+        refuse_unordered(graph, self.setup.deterministic, self.device)
         self.model = Model.from_graph(graph, self.setup.seed, plan=plan, device=self.device)
         if wants_channels_last(self._layout(), self.model):
             self.model.use_channels_last()
@@ -291,6 +293,7 @@ class TorchSession:
 
     @working("the new network beside the old one", NETWORK)
     def propose(self, rewrite: Rewrite) -> Effect:
+        refuse_unordered(rewrite.graph, self.setup.deterministic, self.device)
         new = self.model.rewritten(rewrite)
         images = self.source.probe(self.setup.probe)
         before, after = self._logits(self.model, images), self._logits(new, images)

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nasir.backends.torch.host import on_host
 from nasir.backends.torch.penalty_tables import Index, Products, Sum, occurrences, regularized, segments
 from nasir.ir import Atom, Graph
 from nasir.ir.resources import Count, alive_macs, alive_params, resource_terms
@@ -217,7 +218,7 @@ class GroupPenalty:
         """Which units are alive, by name of each space; all units of spaces without values are."""
         found = {space.name: np.ones(space.size, dtype=bool) for space in self.graph.infer.spaces}
         if self.atoms:
-            parts = np.split(self.values(fetch).alive.cpu().numpy(), np.cumsum([atom.size for atom in self.atoms])[:-1])
+            parts = np.split(on_host(self.values(fetch).alive), np.cumsum([atom.size for atom in self.atoms])[:-1])
             found.update((atom.name, part) for atom, part in zip(self.atoms, parts, strict=True))
         return found
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nasir.backends.torch.host import on_host, widened
 from nasir.backends.torch.model import Model
 from nasir.backends.torch.train import evaluating
 from nasir.backends.torch.units import Role, Rows, by_space, weight_sums
@@ -65,15 +66,17 @@ def _pair(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class HostWeights(Mapping[str, NDArray[Any]]):
-    """The weights of a model by state_dict name, as read-only arrays: views where they lie on the CPU already."""
+    """The weights of a model by state_dict name, as read-only arrays: views where they lie on the CPU already.
+
+    16-bit ones come as copies in float32.
+    """
 
     def __init__(self, model: Model) -> None:
         self._model = model
         self._keys = model.keys()
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        tensor = self._model.tensor(self._keys[name]).detach()
-        array: NDArray[Any] = (tensor.cpu() if tensor.is_cuda else tensor).numpy().view()
+        array = on_host(self._model.tensor(self._keys[name])).view()
         array.flags.writeable = False
         return array
 
@@ -104,8 +107,7 @@ def _norm_scale(model: Model) -> Measured:
     for node_id in model.graph.order:
         slot = model.graph.infer.slots[node_id].get("weight")
         if slot is not None and "norm" in slot.tags:
-            scale = model.tensor(Key(node_id, "weight")).detach().abs()
-            rows.append((slot.axes[-1].space, scale.cpu().numpy(), 1))
+            rows.append((slot.axes[-1].space, np.abs(on_host(model.tensor(Key(node_id, "weight")))), 1))
     return by_space(model.graph, rows)
 
 
@@ -131,7 +133,7 @@ def _taylor(model: Model, labelled: Labelled | None) -> Measured:
         for parameter, _ in flags:
             parameter.requires_grad_(True)  # frozen weights are scored like all others
         with evaluating(model), torch.enable_grad():
-            loss = functional.cross_entropy(model(images.to(dtype)), labels)
+            loss = functional.cross_entropy(widened(model(images.to(dtype))), labels)
             found = torch.autograd.grad(loss, [parameter for parameter, _ in flags], allow_unused=True)
     finally:
         for parameter, flag in flags:
@@ -186,7 +188,7 @@ def _activation_mean(model: Model, images: Tensor | None) -> Measured:
     finally:
         for handle in handles:
             handle.remove()
-    rows = [(resolve(graph.infer.types[Port(n)].channels), values.cpu().numpy(), 1) for n, values in found.items()]
+    rows = [(resolve(graph.infer.types[Port(n)].channels), on_host(values), 1) for n, values in found.items()]
     return by_space(graph, rows, mean=True)
 
 

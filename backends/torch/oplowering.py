@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from nasir.backends.torch.ensemble import Ensemble
 from nasir.errors import RunError
 from nasir.ir import JSON, ValueType, pair
+from nasir.ir.ops import even_windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +255,11 @@ def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowere
 
 @lowering("adaptive_avg_pool")
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return Call(F.adaptive_avg_pool2d, (pair(a["size"]),))
+    size, windows = pair(a["size"]), even_windows(x[0], a["size"])
+    # equal windows by the pool of fixed windows, whose gradient is deterministic on CUDA; 1x1 is a plain mean in torch
+    if windows is None or size == (1, 1):
+        return Call(F.adaptive_avg_pool2d, (size,))
+    return Call(F.avg_pool2d, (windows, windows))
 
 
 @lowering("global_avg_pool")

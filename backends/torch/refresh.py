@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from nasir.backends.torch.batches import BatchSource
+from nasir.backends.torch.devices import device_of
 from nasir.backends.torch.model import Model
-from nasir.backends.torch.train import step_seed, wants_bf16
+from nasir.backends.torch.train import seed_step, wants_bf16
 from nasir.ir.regions import covers
 from nasir.rewrite import Refresh
 from nasir.training import TrainPlan
@@ -45,18 +46,22 @@ def refresh_norms(
     Norms that do not move are in eval mode, everything else is in train mode. Returns {"batches", "norms"}.
     """
     norms = moving_norms(model, refresh)
-    device = next(model.parameters()).device
+    device = device_of(model)
     steps = source.steps_per_epoch
     wanted = refresh.batches or refresh.epochs * steps
     done = 0
     if not norms:
         return {"batches": 0, "norms": 0}
-    with _moving(model, norms, refresh.cumulative), torch.no_grad():
+    with _moving(model, norms), torch.no_grad():
+        if refresh.cumulative:
+            _start_anew(norms)
         bf16 = wants_bf16(plan, model, device)
         while done < wanted:
             part = epoch + done // steps
             for step, (x, _) in enumerate(source.batches(part)):
-                torch.manual_seed(step_seed(seed, part, step))
+                seed_step(seed, part, step, device)
+                if refresh.cumulative:
+                    _weigh(norms, 1.0 / (done + 1))
                 with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                     model(x)
                 done += 1
@@ -68,8 +73,8 @@ def refresh_norms(
 
 
 @contextmanager
-def _moving(model: Model, norms: dict[str, nn.Module], cumulative: bool) -> Iterator[None]:
-    """Train mode in which only `norms` among the norms move; with `cumulative` they average plainly from zero on."""
+def _moving(model: Model, norms: dict[str, nn.Module]) -> Iterator[None]:
+    """Train mode in which only `norms` among the norms move; afterwards their momentum is as it was."""
     momenta = {label: module.momentum for label, module in norms.items()}
     model.train()
     for module in model.modules():
@@ -77,16 +82,25 @@ def _moving(model: Model, norms: dict[str, nn.Module], cumulative: bool) -> Iter
             module.eval()
     for module in norms.values():
         module.train()
-        if cumulative:
-            reset: Any = module.reset_running_stats
-            reset()
-            module.momentum = None  # type: ignore[assignment]
     try:
         yield
     finally:
         for label, module in norms.items():
             module.momentum = momenta[label]
         model.train()
+
+
+def _start_anew(norms: dict[str, nn.Module]) -> None:
+    for module in norms.values():
+        reset: Any = module.reset_running_stats
+        reset()
+
+
+def _weigh(norms: dict[str, nn.Module], momentum: float) -> None:
+    """Set how much the next batch counts. A momentum of None averages alike, but reads a counter off the device for
+    each norm and batch."""
+    for module in norms.values():
+        module.momentum = momentum  # type: ignore[assignment]
 
 
 def statistics(norms: dict[str, nn.Module]) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nasir.backends.torch.host import on_host, widened
 from nasir.backends.torch.model import Model
 from nasir.ir import Atom, Graph
 from nasir.ir.space import Axis, Cat, resolve, size_of
@@ -25,7 +26,7 @@ def weight_sums(
 ) -> Rows:
     """sum |w| ** power (1 or 2) for every position of every resizable axis of the parameters but biases.
 
-    With `gradients`, by id of the parameter: the signed sum of w * gradient.
+    With `gradients`, by id of the parameter: the signed sum of w * gradient. Sums over 16-bit weights are float32.
     """
     asked: list[tuple[Axis, int]] = []
     found: list[Tensor] = []
@@ -37,10 +38,11 @@ def weight_sums(
             axes = [n for n, (space, role) in enumerate(slot.axes) if role in roles and not isinstance(space, int)]
             if not axes:
                 continue
-            weight = model.tensor(Key(node_id, name)).detach()
+            parameter = model.tensor(Key(node_id, name))
+            weight = widened(parameter.detach())
             if gradients is not None:
-                gradient = gradients[id(model.tensor(Key(node_id, name)))]
-                product = torch.zeros_like(weight) if gradient is None else weight * gradient
+                gradient = gradients[id(parameter)]
+                product = torch.zeros_like(weight) if gradient is None else weight * widened(gradient)
                 found += [_reduced(product, axis) for axis in axes]
             else:
                 if not weight.is_cuda and (room is None or room.dtype != weight.dtype):
@@ -86,7 +88,7 @@ def _on_host(tensors: list[Tensor]) -> list[NDArray[Any]]:
     """The tensors as arrays: one transfer, one wait for the device."""
     if not tensors:
         return []
-    whole = torch.cat(tensors).cpu().numpy()
+    whole = on_host(torch.cat(tensors))
     found, end = [], 0
     for tensor in tensors:
         start, end = end, end + tensor.shape[0]

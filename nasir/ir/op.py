@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Rule: TypeAlias = Callable[..., ValueType | tuple[ValueType, ...]]
 Macs: TypeAlias = Callable[[Mapping[str, JSON], tuple[ValueType, ...], ValueType], int]
+Unordered: TypeAlias = Callable[[Mapping[str, JSON], tuple[ValueType, ...], ValueType], tuple[str, str] | None]
 Sign: TypeAlias = Literal["always", "keeps"] | None
 Pair: TypeAlias = int | tuple[int, int]
 SHARED = 10_000  # attribute sets an op remembers
@@ -37,7 +38,10 @@ class OpDef:
 
     `nonnegative`: "always" when the output is >= 0 whatever comes in, "keeps" when it is if all inputs are, None
     otherwise. `mixes`: it normalizes over the channel axis, so resizing that axis is never exact. `macs` counts
-    multiply-accumulates for one sample. `several`: the rule returns a tuple of outputs.
+    multiply-accumulates for one sample. `unordered` says where the gradient can only be summed up in no fixed order on
+    a CUDA device, so that equal steps differ in their last bits: for attributes, input types and output type a reason
+    that goes on after "'label'", and the remedy, or None where there is a fixed order (without it: always). `several`:
+    the rule returns a tuple of outputs.
     """
 
     name: str
@@ -47,6 +51,7 @@ class OpDef:
     nonnegative: Sign
     mixes: bool
     macs: Macs | None
+    unordered: Unordered | None
     several: bool
     doc: str
     _known: dict[Any, dict[str, JSON]] = field(default_factory=dict, compare=False, repr=False)
@@ -85,7 +90,14 @@ class OpDef:
         return f"{self.name} '{label}': unknown attribute {name!r}; {hint}"
 
 
-def op(name: str, *, nonnegative: Sign = None, mixes: bool = False, macs: Macs | None = None) -> Callable[[Rule], Rule]:
+def op(
+    name: str,
+    *,
+    nonnegative: Sign = None,
+    mixes: bool = False,
+    macs: Macs | None = None,
+    unordered: Unordered | None = None,
+) -> Callable[[Rule], Rule]:
     """Register a typed function as an op; see `OpDef` for the flags."""
 
     def add(rule: Rule) -> Rule:
@@ -96,7 +108,7 @@ def op(name: str, *, nonnegative: Sign = None, mixes: bool = False, macs: Macs |
         attrs = {p.name: p for p in parameters if p not in values}
         doc = inspect.getdoc(rule) or ""
         several = "tuple" in str(inspect.signature(rule).return_annotation)
-        ops.register(name)(OpDef(name, rule, attrs, arity, nonnegative, mixes, macs, several, doc))
+        ops.register(name)(OpDef(name, rule, attrs, arity, nonnegative, mixes, macs, unordered, several, doc))
         return rule
 
     return add

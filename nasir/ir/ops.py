@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from math import prod
 
 from nasir.ir.infer import At
 from nasir.ir.op import Pair, op, pair
 from nasir.ir.space import Axis, Cat, Prod, Space, pin, size_of
-from nasir.ir.types import ValueType
+from nasir.ir.types import JSON, ValueType
 
 
 @op("input")
@@ -196,7 +197,29 @@ def _pool(at: At, x: ValueType, kernel: Pair, stride: Pair, padding: Pair) -> Va
     return ValueType((x.axes[0], *window(at, x, kernel, stride or kernel, padding)))
 
 
-@op("adaptive_avg_pool", nonnegative="keeps")
+def even_windows(x: ValueType, size: Pair) -> tuple[int, int] | None:
+    """(height, width) of the equal windows, side by side, that pool an image to `size`; None where sizes do not divide.
+
+    Windows of an adaptive pool differ in size or overlap there.
+    """
+    (height, width), (rows, columns) = x.shape[1:], pair(size)
+    return None if height % rows or width % columns else (height // rows, width // columns)
+
+
+def _uneven_windows(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out: ValueType) -> tuple[str, str] | None:
+    if even_windows(inputs[0], attrs["size"]) is not None:
+        return None
+    sides, wanted = inputs[0].shape[1:], pair(attrs["size"])
+    near = [
+        max(n for n in range(1, min(side, most) + 1) if side % n == 0) for side, most in zip(sides, wanted, strict=True)
+    ]
+    return (
+        f"pools {sides[0]}x{sides[1]} to {wanted[0]}x{wanted[1]} by windows that differ in size or overlap",
+        f"use a size that divides {sides[0]}x{sides[1]}, such as {near[0] if near[0] == near[1] else near}",
+    )
+
+
+@op("adaptive_avg_pool", nonnegative="keeps", unordered=_uneven_windows)
 def adaptive_avg_pool(at: At, x: ValueType, size: Pair) -> ValueType:
     """Mean over windows chosen so that the output is `size` (height, width)."""
     channels, _, _ = at.image(x)

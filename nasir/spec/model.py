@@ -206,7 +206,7 @@ class Spec(Strict):
         """`file:line:column` of the deepest written part of a path such as `("network", 3, "stage", "out")`."""
         return str(locate(self._tree, path) if self._tree is not None else Place(self._source))
 
-    def problem(self, path: Path, message: str, remedy: str = "") -> SpecError:
+    def problem(self, path: Path, message: str, remedy: str = "") -> SpecProblems:
         """The error to raise about the value at `path`."""
         place = locate(self._tree, path) if self._tree is not None else Place(self._source)
         return SpecProblems([Problem(place, path, message, remedy)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from nasir.errors import GraphError, UnknownName
 from nasir.ir import Draft, Graph, Port
 from nasir.registry import blocks, ops
 from nasir.spec import presets
+from nasir.spec.determinism import check_determinism
 from nasir.spec.inherit import inherited
 from nasir.spec.labels import check_labels
 from nasir.spec.model import Spec
@@ -33,11 +34,15 @@ class _Step:
     path: Path
 
 
-def build(spec: Spec) -> Graph:
-    """The first network of a spec; raises SpecError that names the line of a step that does not fit."""
+def build(spec: Spec, note: Callable[[str], None] | None = None) -> Graph:
+    """The first network of a spec; raises SpecError that names the line of a step that does not fit.
+
+    `note` hears remarks that are no errors.
+    """
     if isinstance(spec.network, RunNetwork):
         graph = inherited(spec).graph
         check_labels(spec, graph)
+        check_determinism(spec, graph, lambda node: ("network",), note)
         return graph
     init = init_of(spec)
     for name, definition in spec.blocks.items():
@@ -49,12 +54,14 @@ def build(spec: Spec) -> Graph:
     make = Maker(draft, init=init)
     x = draft.add("input", (), "x", shape=list(spec.input.shape))
     step = None
+    made: list[Path] = [("input",)]  # by node id, the path of the step that made it
     for step in _steps(spec):
         try:
             x = _add(spec, make, x, step)
             draft.shape(x)
         except (GraphError, UnknownName) as error:
             raise spec.problem(step.path, str(error)) from error
+        made += [step.path] * (draft.minted - len(made))
     if len(draft.shape(x)) != 1 and step is not None:
         found = f"the network puts out an image {draft.shape(x)}, not one number a class"
         raise spec.problem(step.path, found, "end it with `- classifier: {classes: 10}`")
@@ -64,6 +71,7 @@ def build(spec: Spec) -> Graph:
     except GraphError as error:
         raise spec.problem(("network",), str(error)) from error
     check_labels(spec, graph)
+    check_determinism(spec, graph, made.__getitem__, note)
     return graph
 
 

@@ -59,7 +59,7 @@ def _problems(tree: Tree, source: str, findings: Findings) -> Sequence[Problem]:
     if spec is None:
         return found.problems
     try:
-        build(spec)
+        build(spec, findings.notes.append)
     except SpecProblems as error:
         if not (spec.plugins and isinstance(error.__cause__, UnknownName)):  # only a run imports plugins
             return error.problems

@@ -1,0 +1,28 @@
+"""`deterministic: true` where the network has a node that CUDA cannot train deterministically."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nasir.ir import Graph
+from nasir.ir.determinism import unordered
+from nasir.spec.model import Spec
+from nasir.spec.problems import Path, SpecProblems
+
+
+def check_determinism(
+    spec: Spec, graph: Graph, path_of: Callable[[int], Path], note: Callable[[str], None] | None
+) -> None:
+    """Raises SpecError for a CUDA device; with `device: auto`, which may become one, `note` hears of it.
+
+    `path_of` gives the path in the spec of what made a node, by its id.
+    """
+    if not spec.deterministic or spec.device == "cpu":
+        return
+    found = [spec.problem(path_of(node), text, remedy).problems[0] for node, text, remedy in unordered(graph)]
+    if spec.device != "auto":
+        if found:
+            raise SpecProblems(found)
+    elif note is not None:
+        for problem in found:
+            note(f"{problem}; with `device: auto` a run is refused where there is a CUDA device")
