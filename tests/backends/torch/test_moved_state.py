@@ -19,6 +19,8 @@ from nasir.ir import Draft, Fill, Graph, Port
 from nasir.rewrite import WHOLE, Pass
 from nasir.transfer import AxisTake, Blob, Key, Stack, Take
 
+pytestmark = pytest.mark.usefixtures("kernels")
+
 HALVES = {"conv.0": [0, 1], "conv.1": [2, 3]}
 
 

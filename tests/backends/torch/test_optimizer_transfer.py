@@ -22,6 +22,8 @@ from nasir.passes.remove_block import RemoveBlock
 from nasir.rewrite import Pass
 from nasir.training import OptimizerPlan
 
+pytestmark = pytest.mark.usefixtures("kernels")
+
 OPTIMIZERS = {
     "nesterov": lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9, nesterov=True),
     "adam": lambda p, lr: torch.optim.Adam(p, lr=lr, amsgrad=True),
