@@ -330,6 +330,10 @@ def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(RunError, match=r"device: cuda asks for a CUDA device.*use `device: auto` or `cpu`"):
         choose_device("cuda")
     assert choose_device("auto").type == "cpu"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert TorchBackend().cuda_devices() == 0  # a driver that torch cannot use
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert TorchBackend().cuda_devices() == 2
 
 
 # -- a false claim, in the engine
