@@ -157,3 +157,6 @@ class Backend(Protocol):
 
     def calibrate(self, device: str, threads: int | None = None) -> DeviceProfile:
         """What the device at hand does at best, measured."""
+
+    def cuda_devices(self) -> int:
+        """How many CUDA devices `open` could use in this environment."""

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     from nasir.search.places import Whereabouts
     from nasir.search.study import Study
     from nasir.search.supervisor import Place
+    from nasir.spec.search import SearchSpec
 
+WORKERS = ("workers", "workers_per_device")
 STOPPING = "stopping: each worker writes a checkpoint first; once more to stop at once"
 
 
@@ -31,6 +34,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", nargs="?", metavar="SPEC|DIR", help="a spec with choices, or the folder of a search")
     parser.add_argument("--trials", type=_count, metavar="N", help="trials in all (default: search.trials of the spec)")
     parser.add_argument("--workers", type=_count, metavar="K", default=1, help="worker processes (default %(default)s)")
+    parser.add_argument(
+        "--workers-per-device",
+        type=_count,
+        metavar="N",
+        help="most workers that share a CUDA device (default 1: each has one of its own)",
+    )
     parser.add_argument(
         "--timeout", type=_seconds, metavar="T", help="begin no trial after so long: seconds, or as in '2 hours'"
     )
@@ -45,7 +54,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", metavar="FILE", help="with --export: write them into FILE")
     parser.add_argument("--ray", metavar="ADDRESS", help="workers on a Ray cluster: an address, auto, or local")
     parser.add_argument("--ray-cpus", type=_count, metavar="N", help="cores of each (default: an equal share)")
-    parser.add_argument("--ray-gpus", type=float, default=0.0, metavar="X", help="share of a GPU of each (default 0)")
+    parser.add_argument(
+        "--ray-gpus", type=_gpus, metavar="X", help="GPUs of each, or a share of one (default: 1 where there are any)"
+    )
     parser.add_argument("--identity", help=argparse.SUPPRESS)  # what a supervisor calls its worker
     parser.add_argument("--until", type=float, help=argparse.SUPPRESS)  # when it begins no trial any more, Unix seconds
     parser.add_argument("--slot", help=argparse.SUPPRESS)  # which of its workers, and after how many restarts
@@ -55,6 +66,16 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: a number from 1 is expected")
     return int(text)
+
+
+def _gpus(text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = -1.0
+    if not (0 <= found <= 1 or (found > 1 and found.is_integer())):
+        raise argparse.ArgumentTypeError(f"{text!r}: a share from 0 to 1, or a whole number of GPUs is expected")
+    return found
 
 
 def _seconds(text: str) -> float:
@@ -77,15 +98,17 @@ def run(options: argparse.Namespace) -> int:
     require()
     if options.to and not options.export:
         raise UsageError("--to names the file of --export csv; add that")
-    if options.ray is None and (options.ray_cpus or options.ray_gpus):
+    if options.ray is None and (options.ray_cpus or options.ray_gpus is not None):
         raise UsageError("--ray-cpus and --ray-gpus are for workers on a Ray cluster; add --ray ADDRESS")
+    if options.ray is not None and options.workers_per_device:
+        raise UsageError("--workers-per-device is for workers of this machine; on a Ray cluster use --ray-gpus 0.5")
     if options.worker:
         return _work(options)
     if options.what is None:
         raise UsageError("name a spec with choices, or the folder of a search to go on with; --worker needs neither")
     if options.report or options.export:
         name = "--report" if options.report else "--export"
-        _refuse(options, f"{name} only looks at a search", ("trials", "workers", "timeout", "ray", "out"))
+        _refuse(options, f"{name} only looks at a search", ("trials", *WORKERS, "timeout", "ray", "out"))
         return _show(options)
     return _search(options)
 
@@ -94,7 +117,7 @@ def _refuse(options: argparse.Namespace, why: str, names: Sequence[str]) -> None
     """Raise UsageError for an option that would not be heeded; `--set` never is."""
     for name in names:
         if getattr(options, name) and (name != "workers" or options.workers > 1):
-            raise UsageError(f"{why}; leave --{name} out")
+            raise UsageError(f"{why}; leave --{name.replace('_', '-')} out")
     if options.overrides:
         raise UsageError(f"{why}; leave --set out")
 
@@ -113,19 +136,18 @@ def _search(options: argparse.Namespace) -> int:
     from nasir.search.supervisor import Supervisor
     from nasir.search.watch import Watch
 
-    study, where = _study(options)
     with ExitStack() as stack:
-        stack.enter_context(closing(study))
+        study, where, host = _study(options, stack)
         facts = study_facts(study.optuna)
         left = _left(study)
         done = f", {facts.totals.done} of them done" if facts.totals.done else ""
         _say(f"study {study.name} in {study.folder}: {facts.totals.points} trials{done}; storage {study.storage.place}")
         if options.trials is not None and options.trials < facts.totals.points:
             _say(f"--trials {options.trials}: the study has {facts.totals.points} already and takes none back")
-        if not left:
+        if not left or host is None:
             return _finish(study, 0, options)
         workers = min(options.workers, left)
-        place = _place(options, study, where, workers, facts.totals, stack)
+        place = _place(options, study, where, host, workers, facts.totals, stack)
         board = StudyBoard(study, Watch(study.trials(), facts.objectives, study.spec.search.retries, _say))
         supervisor: Supervisor
 
@@ -148,8 +170,17 @@ def _left(study: Study) -> int:
     return sum(point.open for point in study.points().points.values())
 
 
-def _study(options: argparse.Namespace) -> tuple[Study, Whereabouts]:
-    """The study to work on, made or opened, and where it lies."""
+def _complete(study: Study, trials: int) -> bool:
+    """Whether nothing is left to do, also when the study is to have so many trials."""
+    ledger = study.points()
+    return ledger.finished and len(ledger.points) >= trials
+
+
+def _study(options: argparse.Namespace, stack: ExitStack) -> tuple[Study, Whereabouts, Host | None]:
+    """The study to work on, made or opened, where it lies, and what will run it (None: nothing is left to do).
+
+    What the workers cannot have is refused before the study is made or gets more trials.
+    """
     from nasir.search.places import find
     from nasir.search.study import Study
     from nasir.spec.search import load_search
@@ -160,24 +191,68 @@ def _study(options: argparse.Namespace) -> tuple[Study, Whereabouts]:
             if given:
                 raise UsageError(f"{what}: {option} is for a new search, and this goes on with one; leave it out")
         where = find(what, options.storage, options.study)
-        study = Study.open(where.url, where.name, where.folder, patience=0, say=_say)
+        study = stack.enter_context(closing(Study.open(where.url, where.name, where.folder, patience=0, say=_say)))
+        host = None if _complete(study, options.trials or 0) else _host(options, study.spec, False, stack)
         if options.trials is not None:
             study.add_points(options.trials)
-        return study, where
+        return study, where, host
     spec = load_search(options.what, options.overrides)
     for note in spec.notes:
         _say(f"note: {note}")
     name = options.study or spec.name
     where = find(Path(options.out or Path("studies") / name), options.storage, name)
+    complete = False
+    if where.known:  # by its card: where the database has moved to, there must be this study
+        with closing(Study.open(where.url, where.name, where.folder, writes=False, patience=0)) as known:
+            complete = _complete(known, options.trials or spec.trials)
+    host = None if complete else _host(options, spec, True, stack)
     if where.url.startswith("sqlite"):
         where.folder.mkdir(parents=True, exist_ok=True)  # SQLite makes none
-    if where.known:  # by its card: where the database has moved to, there must be this study
-        Study.open(where.url, where.name, where.folder, writes=False, patience=0).close()
-    return Study.create(spec, where.url, where.name, where.folder, options.trials, patience=0, say=_say), where
+    study = Study.create(spec, where.url, where.name, where.folder, options.trials, patience=0, say=_say)
+    return stack.enter_context(closing(study)), where, host
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What runs the workers: a Ray cluster by its module, or this machine (None); and the devices that each gets."""
+
+    ray: Any
+    devices: tuple[str, ...] = ()
+    gpus: float = 0.0
+
+
+def _host(options: argparse.Namespace, spec: SearchSpec, written: bool, stack: ExitStack) -> Host:
+    """Raises UsageError where the workers asked for cannot have the devices that the spec asks for.
+
+    `written`: the spec was read from its file just now.
+    """
+    from nasir.search.devices import demand_of, divide, gpu_share, visible
+
+    demand = demand_of(spec, written)
+    if options.ray is None:
+        asked = demand.may and (options.workers > 1 or demand.must is not None)
+        division = divide(demand, visible() if asked else (), options.workers, options.workers_per_device or 1)
+        host, notes = Host(None, devices=division.devices), division.notes
+    else:
+        from nasir.search.ray_workers import connect, gpus_of
+
+        ray = connect(None if options.ray == "local" else options.ray)
+        stack.callback(ray.shutdown)
+        share = gpu_share(demand, options.ray_gpus, options.workers, *gpus_of(ray))
+        host, notes = Host(ray, gpus=share.gpus), share.notes
+    for note in notes:
+        _say(f"note: {note}")
+    return host
 
 
 def _place(
-    options: argparse.Namespace, study: Study, where: Whereabouts, workers: int, totals: Totals, stack: ExitStack
+    options: argparse.Namespace,
+    study: Study,
+    where: Whereabouts,
+    host: Host,
+    workers: int,
+    totals: Totals,
+    stack: ExitStack,
 ) -> Place:
     """Processes of this machine, or a Ray cluster, with all that a worker is told."""
     from nasir.search.processes import Processes, worker_command
@@ -188,18 +263,16 @@ def _place(
     if seconds is not None:
         command += ["--until", f"{time.time() + seconds:.3f}"]
     environment = {"NASIR_STORAGE": where.url}  # arguments are seen by other users, and a URL may have a password
-    if options.ray is None:
+    if host.ray is None:
         origin = str(sum(totals.outcomes.values()) - totals.outcomes.get("waiting", 0))  # trials that were begun before
         if not where.url.startswith("sqlite"):
             origin += f".{socket.gethostname()}.{folder.resolve()}"  # others may search at the same time
-        here = Processes(command, {**os.environ, **environment}, folder / "workers", workers, origin)
-        return stack.enter_context(closing(here))
-    from nasir.search.ray_workers import RayCluster, connect
+        own = {**os.environ, **environment}
+        return stack.enter_context(closing(Processes(command, own, folder / "workers", workers, origin, host.devices)))
+    from nasir.search.ray_workers import RayCluster
 
-    ray = connect(None if options.ray == "local" else options.ray)
-    stack.callback(ray.shutdown)
-    cluster = RayCluster(ray, command, environment, folder / "workers", workers)
-    cluster.reserve(options.ray_cpus, options.ray_gpus)
+    cluster = RayCluster(host.ray, command, environment, folder / "workers", workers)
+    cluster.reserve(options.ray_cpus, host.gpus)
     if cluster.nodes > 1 and where.url.startswith("sqlite"):
         raise UsageError(
             f"{study.storage.place}: an SQLite file serves one machine, and the cluster has {cluster.nodes}; "
@@ -277,7 +350,8 @@ def _work(options: argparse.Namespace) -> int:
 
     if options.what is not None:
         raise UsageError("--worker takes its spec from --storage; leave the spec out")
-    _refuse(options, "--worker is one worker of a search that exists", ("trials", "workers", "ray", "report", "export"))
+    unfit = ("trials", *WORKERS, "ray", "report", "export")
+    _refuse(options, "--worker is one worker of a search that exists", unfit)
     url = given_storage(options.storage)
     if url is None:
         raise UsageError("--worker needs the database of the study: --storage URL, or NASIR_STORAGE")

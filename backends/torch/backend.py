@@ -78,6 +78,10 @@ class TorchBackend:
         """See `nasir.backends.torch.calibrate.calibrate`."""
         return calibrate(device, threads)
 
+    def cuda_devices(self) -> int:
+        """How many CUDA devices torch sees; takes no memory on any."""
+        return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
 
 Work = TypeVar("Work", bound=Callable[..., Any])
 

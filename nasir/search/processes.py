@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nasir.engine import Signals
+from nasir.search.devices import VISIBLE, view
 
 LINES = 15  # of a log that an error shows
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -58,9 +59,10 @@ class Log:
                 self.number += 1
         self.began = self.path.stat().st_size
 
-    def begin(self, title: str) -> None:
-        """Head what a new worker writes."""
-        self.file.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {title}\n".encode())
+    def begin(self, title: str, environment: Mapping[str, str]) -> None:
+        """Head what a new worker writes: who it is, and which CUDA devices it may see where that was said."""
+        seen = f", {VISIBLE}={environment[VISIBLE]}" if VISIBLE in environment else ""
+        self.file.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {title}{seen}\n".encode())
         self.file.flush()
         self.began = self.path.stat().st_size
 
@@ -108,14 +110,22 @@ class Processes:
     """A place for `workers` workers on this machine; `command` is `nasir search --worker` for this study.
 
     `folder`: of their logs. `origin`: tells their seeds from those of earlier workers and of other machines.
+    `devices`: CUDA devices dealt out to them by turns (none: they see what this process sees).
     Workers of this machine and folder are told apart by the number of the log that they hold.
     """
 
     def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], folder: Path, workers: int, origin: str = ""
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        workers: int,
+        origin: str = "",
+        devices: Sequence[str] = (),
     ) -> None:
         self.command = tuple(command)
         self.origin = origin
+        self.devices = tuple(devices)
         self.environment = limited(environment, max(1, cores() // workers))
         self.logs = [Log(folder) for _ in range(workers)]
         self.token = uuid.uuid4().hex[:6]  # machines may share a name
@@ -125,9 +135,10 @@ class Processes:
 
     def start(self, slot: int, restart: int) -> Process:
         identity, log = self.identity(slot, restart), self.logs[slot - 1]
-        log.begin(identity)
+        environment = {**self.environment, **view(self.devices, slot)}
+        log.begin(identity, environment)
         command = [*self.command, "--identity", identity, "--slot", f"{log.number}.{restart}.{self.origin}"]
-        return Process(command, self.environment, log)
+        return Process(command, environment, log)
 
     def close(self) -> None:
         for log in self.logs:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nasir.errors import RunError, UsageError
+from nasir.search.devices import VISIBLE
 from nasir.search.processes import Log, Process, limited
 
 LOST = 1  # exit code of a worker whose node or keeper is gone
@@ -46,13 +47,26 @@ def connect(address: str | None) -> Any:
     return ray
 
 
+def gpus_of(ray: Any) -> tuple[float, float]:
+    """GPUs of the cluster as it is now: of all nodes, and of the one that has the most."""
+    return float(ray.cluster_resources().get("GPU", 0)), _largest(ray, "GPU")
+
+
+def _largest(ray: Any, resource: str) -> float:
+    return float(max((node["Resources"].get(resource, 0) for node in ray.nodes() if node["Alive"]), default=0))
+
+
 class Keeper:
     """Runs on a node of the cluster: keeps one worker process."""
 
     def __init__(self, arguments: list[str], environment: Mapping[str, str], folder: str, threads: int) -> None:
+        import ray  # which runs this
+
+        # Ray sets the variable too, but not everywhere, and not in all versions for an actor without a GPU
+        granted = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
+        own = limited({**os.environ, **environment, VISIBLE: ",".join(granted)}, threads)
         self.log = Log(Path(folder))
-        self.log.begin(" ".join(arguments))
-        own = limited({**os.environ, **environment}, threads)
+        self.log.begin(" ".join(arguments), own)
         self.worker = Process([sys.executable, *arguments], own, self.log)  # this node's Python
 
     def wait(self) -> tuple[int, str]:
@@ -129,19 +143,17 @@ class RayCluster:
         self.reserve(None, 0.0)
 
     def reserve(self, cpus: int | None, gpus: float) -> None:
-        """Cores of each worker (None: an equal share of the cluster), and its share of a GPU.
+        """Cores of each worker (None: an equal share of the cluster), and its GPUs, as `gpu_share` says.
 
-        Raises UsageError where the cluster can never give them.
+        Raises UsageError where no node can ever give the cores.
         """
         have = self.ray.cluster_resources()
         self.cpus = cpus or max(1, int(have.get("CPU", 1)) // self.workers)
-        largest = max((node["Resources"].get("CPU", 0) for node in self.ray.nodes() if node["Alive"]), default=0)
+        largest = _largest(self.ray, "CPU")
         if cpus is None:
             self.cpus = max(1, min(self.cpus, int(largest)))
         if self.cpus > largest:
             raise UsageError(f"--ray-cpus {self.cpus}: the largest node of the cluster has {largest:g} cores")
-        if gpus > have.get("GPU", 0):
-            raise UsageError(f"--ray-gpus {gpus:g}: the cluster has {have.get('GPU', 0):g} GPUs")
         options = {"num_cpus": self.cpus, "num_gpus": gpus, "max_restarts": 0, "max_concurrency": 4}
         self.keeper = self.ray.remote(**options)(Keeper)
 

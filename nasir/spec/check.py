@@ -14,7 +14,7 @@ from nasir.registry import Registry, blocks, datasets, ops, passes, policies
 from nasir.spec.model import Phase, Spec
 from nasir.spec.model_network import StageStep, Step
 from nasir.spec.model_phase import METRICS, Condition, Rule
-from nasir.spec.passes import NoOptions, find, option_faults, policy_options, with_options
+from nasir.spec.passes import NoOptions, find, make_pass, option_faults, policy_options, with_options
 from nasir.spec.problems import Path, Problem, suggestion
 from nasir.spec.tree import Tree, children, key_place, locate
 
@@ -67,17 +67,30 @@ def _actions(tree: Tree) -> Iterator[tuple[Path, Tree]]:
                 yield ("phases", phase_index, "rules", rule_index, "do"), action
 
 
-def _check_named(registry: Registry, path: Path, action: Tree, findings: Findings) -> None:
+def rule_passes(tree: Tree) -> Iterator[Any]:
+    """The pass of each rule of a checked tree, but for those whose names are not known here."""
+    for _, action in _actions(tree):
+        named = _named(action)
+        if named is not None and find(passes, named[0]) is not None:
+            yield make_pass(*named)
+
+
+def _named(action: Tree) -> tuple[str, Any] | None:
     """The name and the options of a pass or a policy, as written."""
-    name: str
-    options: Any
     if isinstance(action.value, str):
-        name, options = action.value, {}
-    elif isinstance(action.value, Mapping) and len(action.value) == 1:
+        return action.value, {}
+    if isinstance(action.value, Mapping) and len(action.value) == 1:
         [(name, entry)] = action.value.items()
-        options = entry.tree.plain() or {}
-    else:
+        return name, entry.tree.plain() or {}
+    return None
+
+
+def _check_named(registry: Registry, path: Path, action: Tree, findings: Findings) -> None:
+    """The name and the options of a pass or a policy."""
+    named = _named(action)
+    if named is None:
         return
+    name, options = named
     at = (*path, name)
     try:
         made = find(registry, name)

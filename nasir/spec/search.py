@@ -20,8 +20,9 @@ from nasir.spec.model_search import TRIALS, Search
 from nasir.spec.paths import absolute_paths
 from nasir.spec.problems import Problem, raise_problems, suggestion
 from nasir.spec.read import checked, examine, named, once
+from nasir.spec.repeat import expand_phases
 from nasir.spec.tree import Entry, Tree
-from nasir.spec.variants import check_variants
+from nasir.spec.variants import check_variants, points_to_check
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,11 @@ class SearchSpec:
 
     def _resolved(self, values: Mapping[str, Value]) -> Spec:
         return checked(without(self.space.resolve(self.tree, values), "search"), str(self.source))
+
+    def variants(self) -> Iterator[Tree]:
+        """The spec at the base point and at each that differs from it in one choice, its phases written out."""
+        for values in points_to_check(self.space):
+            yield expand_phases(self.space.resolve(self.tree, values))
 
     def to_text(self) -> str:
         """The whole spec with its choices, extended files included and paths absolute, for `loads_search`."""

@@ -53,6 +53,11 @@ def check_variants(tree: Tree, source: str, space: Space, findings: Findings) ->
         findings.notes.append(f"{tree.place}: checked {MOST} of {number} alternatives")
 
 
+def points_to_check(space: Space) -> Iterator[Mapping[str, Value]]:
+    """The base point and each that differs from it in one choice; of a range both ends."""
+    return (variant.values for variant in _distinct(space))
+
+
 def _problems(tree: Tree, source: str, findings: Findings) -> Sequence[Problem]:
     spec, found = examine(tree, source)
     findings.notes += found.notes

@@ -354,6 +354,7 @@ class BackendContract:
         found = backend.measure(self.graph(), batch=2, device="cpu", threads=1)
         assert 0 < found.minimum <= found.median and (found.batch, found.threads) == (2, 1)
         assert estimate(self.graph(), backend.calibrate("cpu", threads=1), batch=2) > 0
+        assert backend.cuda_devices() >= 0
 
     def test_without_a_checkpoint_there_is_nothing_to_load(self, tmp_path: Path) -> None:
         session = type(self).make().open(self.setup(tmp_path))

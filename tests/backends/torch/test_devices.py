@@ -13,7 +13,7 @@ from small_runs import SPEC, write_spec
 
 import nasir.api
 from nasir.backends.torch import devices
-from nasir.backends.torch.backend import TorchSession
+from nasir.backends.torch.backend import TorchBackend, TorchSession
 from nasir.backends.torch.devices import choose_device, computes_bf16
 from nasir.backends.torch.switches import Switches
 from nasir.errors import RunError, UsageError
@@ -101,6 +101,10 @@ def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(RunError, match=r"device: cuda asks for a CUDA device.*use `device: auto` or `cpu`"):
         choose_device("cuda")
     assert choose_device("auto").type == "cpu"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert TorchBackend().cuda_devices() == 0  # a driver that torch cannot use
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert TorchBackend().cuda_devices() == 2
 
 
 @pytest.mark.parametrize(
