@@ -8,4 +8,5 @@
 set -eu
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 python=${PYTHON:-$(command -v python3 || command -v python)}
-PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec "$python" -m benchmarks.accelerator "$@"
+# -P: nothing is imported from where the call happens to be made
+PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec "$python" -P -m benchmarks.accelerator "$@"

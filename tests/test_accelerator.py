@@ -82,7 +82,7 @@ def test_one_that_fails_is_killed_or_hangs_takes_no_other_along(
         line("failing", "print('reason: no luck', file=sys.stderr); sys.exit(1)"),
         line("raising", "1 / 0"),
         line("killed", "os.kill(os.getpid(), 11)"),
-        Stage("hanging", "print('at it', file=sys.stderr, flush=True); time.sleep(60)", 1.5, ""),
+        Stage("hanging", "time.sleep(60)", 1.0, ""),
         line("lacking", f"print('reason: no data', file=sys.stderr); sys.exit({stage.SKIPPED})"),
     ]
     stages = [good[0], *bad, good[1]]
@@ -101,7 +101,7 @@ def test_one_that_fails_is_killed_or_hangs_takes_no_other_along(
     assert errors["failing"].startswith("no luck\n")
     assert "ZeroDivisionError" in errors["raising"]
     assert errors["killed"].startswith("killed by SIGSEGV")
-    assert "at it" in errors["hanging"]
+    assert errors["hanging"].startswith("stopped after 1 s")
     assert errors["lacking"] == "no data"
     assert "b: done" in capsys.readouterr().out
 
@@ -113,20 +113,20 @@ def test_one_that_fails_is_killed_or_hangs_takes_no_other_along(
     assert set(statuses(tmp_path / "r.jsonl").values()) == {"done"}
 
 
-def test_what_the_budget_leaves_no_time_for_is_left_to_the_next_call(tmp_path: Path) -> None:
+def test_what_the_budget_leaves_no_time_for_is_left_to_the_next_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ran = tmp_path / "ran"
-    slow = Stage("slow", f"{COUNTED.format(ran, 's')}; time.sleep(60)", 300.0, "")
+    slow = Stage("slow", "time.sleep(60)", 300.0, "")
     later = line("later", COUNTED.format(ran, "l"))
     assert drive(tmp_path, slow, later, budget=driver.LEAST / 4) == 1
     assert statuses(tmp_path / "r.jsonl") == {} and not ran.exists()
-    patient = pytest.MonkeyPatch()
-    patient.setattr(driver, "LEAST", 1.0)
-    with patient.context():
-        assert drive(tmp_path, slow, later, budget=2.0) == 1
-    patient.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "LEAST", 1.0)
+        assert drive(tmp_path, slow, later, budget=1.5) == 1
     assert statuses(tmp_path / "r.jsonl") == {"slow": "out of time"}
     assert drive(tmp_path, line("slow", ""), later) == 0
-    assert ran.read_text() == "sl"
+    assert ran.read_text() == "l"
 
 
 def test_without_a_device_nothing_else_is_tried(tmp_path: Path) -> None:

@@ -95,6 +95,11 @@ class Device:
         self.device = torch.device(name)
         self.is_cuda = self.device.type == "cuda"
 
+    def choose_kernels(self) -> None:
+        """From now on cuDNN tries its kernels at new shapes: sessions have it do so, hand-written loops do not."""
+        if self.is_cuda:
+            torch.backends.cudnn.benchmark = True
+
     def wait(self) -> None:
         """Until everything that was started is done."""
         if self.is_cuda:

@@ -71,6 +71,7 @@ def capture(step: Step) -> Callable[[], None]:
 
 
 def run(bench: Bench) -> None:
+    bench.device.choose_kernels()
     for batch in bench.sizes.captured:
         bench.emit(f"batch {batch}", **_measured(bench, batch))
 

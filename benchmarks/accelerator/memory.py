@@ -13,7 +13,6 @@ from nasir.backends.torch.meter import nbytes, tensors_of
 from nasir.passes.remove_block import RemoveBlock
 from nasir.training import OptimizerPlan
 
-CYCLES = 6
 TARGET = 1.1  # extra bytes at the peak for each byte that changes
 
 
@@ -44,7 +43,7 @@ def _left_behind(bench: Bench) -> None:
     session = bench.session(cifar_resnet(widths, depth), optimizer=OptimizerPlan("adam", lr=1e-3), ema_decay=0.99)
     held: list[int | None] = []
     reserved: list[int | None] = []
-    for turn in range(CYCLES):
+    for turn in range(bench.sizes.growths):
         session.train(2 * turn, 2 * turn, None, lambda: True)
         gc.collect()
         held.append(bench.device.held())
@@ -54,7 +53,7 @@ def _left_behind(bench: Bench) -> None:
         session.propose(RemoveBlock().attempt(session.model.graph, STAGE))
         session.accept()
     session.close()
-    figures: dict[str, Any] = {"held_bytes": held, "reserved_bytes": reserved, "cycles": CYCLES - 1}
+    figures: dict[str, Any] = {"held_bytes": held, "reserved_bytes": reserved, "cycles": bench.sizes.growths}
     first, last = held[1], held[-1]
     figures["left_behind_bytes"] = None if first is None or last is None else last - first
     bench.emit("left behind by insertions and removals", **figures)
