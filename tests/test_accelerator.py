@@ -224,6 +224,7 @@ def test_growth_is_timed(bench: tuple[Bench, dict[str, Any]]) -> None:
     assert found["block_bytes"] == 4 * 2 * 9 * 8 * 8 + 2 * (4 * 4 * 8 + 8)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # warnings of torch's compiler are not ours
 def test_compiled_stages_run(bench: tuple[Bench, dict[str, Any]]) -> None:
     torch._dynamo.reset()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -112,6 +113,11 @@ class Device:
         function()
         self.wait()
         return time.perf_counter() - started
+
+    def collect(self) -> None:
+        """Free what only cycles of references hold, where memory is going to be read."""
+        if self.is_cuda:
+            gc.collect()
 
     def held(self) -> int | None:
         """Bytes of living tensors."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from typing import Any
 
 from benchmarks.accelerator.bench import Bench
@@ -27,7 +26,7 @@ def _peaks(bench: Bench) -> None:
     for name, (rule, site) in CASES.items():
         model, optimizer = with_state(graph, channels_last=True, device=bench.device.device)
         rewrite = rule.attempt(model.graph, site)
-        gc.collect()
+        bench.device.collect()
         network = nbytes(tensors_of(model, [optimizer]))
         with bench.device.peak() as peak:
             model.apply(rewrite, optimizers=[optimizer])
@@ -45,7 +44,7 @@ def _left_behind(bench: Bench) -> None:
     reserved: list[int | None] = []
     for turn in range(bench.sizes.growths):
         session.train(2 * turn, 2 * turn, None, lambda: True)
-        gc.collect()
+        bench.device.collect()
         held.append(bench.device.held())
         reserved.append(bench.device.reserved())
         grow(session)
