@@ -1,1 +1,1 @@
-"""Benchmarks that print JSON: `python -m benchmarks.NAME` (not as files, where cuda.py would shadow a package)."""
+"""Benchmarks that print JSON: `python -m benchmarks.NAME` (not as files, whose names might shadow packages)."""

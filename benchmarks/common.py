@@ -28,6 +28,12 @@ def imagenet_resnet(model: str) -> Graph:
     return build(loads_spec(f"{HEAD}input: {{image: [3, 224, 224]}}\nnetwork: {{from: torchvision, model: {model}}}\n"))
 
 
+def small_resnet(model: str) -> Graph:
+    """A torchvision ResNet with a stem for 32x32 images (its name ends in _cifar), 10 classes."""
+    network = f"network: {{from: torchvision, model: {model}, classes: 10}}"
+    return build(loads_spec(f"{HEAD}input: {{image: [3, 32, 32]}}\n{network}\n"))
+
+
 def cifar_resnet(widths: tuple[int, ...], depth: int) -> Graph:
     """Basic blocks, option-B shortcuts, at 32x32."""
     stages = "\n".join(

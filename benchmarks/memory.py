@@ -49,9 +49,11 @@ CASES: dict[str, tuple[Pass, str]] = {
 }
 
 
-def with_state(graph: Graph, channels_last: bool = False) -> tuple[Model, torch.optim.Optimizer]:
+def with_state(
+    graph: Graph, channels_last: bool = False, device: torch.device | str = "cpu"
+) -> tuple[Model, torch.optim.Optimizer]:
     """A model and an Adam that has seen a gradient for every weight."""
-    model = Model.from_graph(graph, channels_last=channels_last)
+    model = Model.from_graph(graph, channels_last=channels_last, device=device)
     optimizer = torch.optim.Adam(model.parameters())
     for parameter in model.parameters():
         moments = {name: torch.full_like(parameter, 1e-3, requires_grad=False) for name in ("exp_avg", "exp_avg_sq")}
@@ -64,12 +66,17 @@ def measure(model: Model, optimizer: torch.optim.Optimizer, rewrite: Rewrite) ->
     gc.collect()
     with Meter(tensors_of(model, [optimizer])) as meter:
         model.apply(rewrite, optimizers=[optimizer])
+    return {"extra": meter.extra, "changed": changed_bytes(model, optimizer, rewrite)}
+
+
+def changed_bytes(model: Model, optimizer: torch.optim.Optimizer, rewrite: Rewrite) -> int:
+    """Bytes of the weights that the last rewrite made anew, and of their moments."""
     changed = 0
     for key in rewrite.plan.sources:
         tensor = model.tensor(key)
         state = optimizer.state.get(tensor, {}).values()
         changed += nbytes([tensor, *(value for value in state if value.shape == tensor.shape)])
-    return {"extra": meter.extra, "changed": changed}
+    return changed
 
 
 def main() -> None:

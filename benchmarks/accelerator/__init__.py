@@ -1,0 +1,1 @@
+"""Measurements on one accelerator, a process each: see `benchmarks/accelerator.sh`."""
