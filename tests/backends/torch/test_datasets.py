@@ -272,7 +272,7 @@ def test_a_damaged_archive_is_a_data_error(name: str, tmp_path: Path, cache: Pat
         archive.write_bytes(damaged)
         with pytest.raises(DataError, match="cannot be unpacked"):
             shipped.cifar10({"root": str(tmp_path)}, HERE)
-    assert not list((cache / "unpacked").iterdir())
+    assert not list(cache.glob("*/*"))
 
 
 def test_an_archive_that_reaches_out_of_its_folder_is_refused(tmp_path: Path, cache: Path) -> None:
