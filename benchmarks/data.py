@@ -2,8 +2,8 @@
 
 Decoding: 6,000 JPEG files of 32x32 by threads of one process, image by image, and by processes. Archive: a .tar.gz of
 them unpacked and its files decoded, and read in memory. Batches: augmented ones of 128 images, made step by step and by
-one indexing operation (`fused`, what CUDA gets), both on one CPU thread. Wall and CPU seconds; CPU ones include processes
-that have ended, and hold on a busy machine too.
+one indexing operation (`fused`, what CUDA gets), both on one CPU thread. Wall and CPU seconds; CPU ones include
+processes that have ended. On a busy machine wall seconds say little, and CPU seconds are more than on an idle one.
 """
 
 from __future__ import annotations
