@@ -13,9 +13,10 @@ from small_runs import SPEC, stable, weights, write_spec
 
 import nasir.api
 from nasir.backends.torch.data import open_source
-from nasir.backends.torch.rawdata import DataContext, FileData, Files, View, only_classes
+from nasir.backends.torch.rawdata import DataContext, FileData, Files, only_classes
 from nasir.engine import Signals
 from nasir.errors import CheckpointError, DataError, Preempted, RunError, SpecError
+from nasir.images.decode import View
 from nasir.replay import replay_graphs
 from nasir.rundir import RunDirectory
 from nasir.spec import load_spec

@@ -15,8 +15,8 @@ import nasir
 
 ROOT = Path(__file__).parent.parent
 LAYERS = (
-    ("errors", "version"),
-    ("registry",),
+    ("errors", "version", "cores"),
+    ("registry", "images"),
     ("ir",),
     ("blocks",),
     ("transfer",),

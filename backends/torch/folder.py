@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +17,13 @@ from nasir.backends.torch.rawdata import (
     FileData,
     Files,
     RawData,
-    View,
     cut,
     hold_out,
     read_options,
 )
+from nasir.cores import cores
 from nasir.errors import DataError
+from nasir.images.decode import View
 
 STREAM_ABOVE = 4 * 2**30  # bytes of the decoded training images from which on `stream: auto` streams
 MOST_WORKERS = 8  # by default: more rarely help, and each holds two batches
@@ -71,7 +71,7 @@ def image_folder(options: Mapping[str, Any], where: DataContext) -> RawData | Fi
     else:
         whole, names = find_files(path)
         train, test = (whole.take(part) for part in cut(whole.labels, fraction, SPLIT_SEED))
-    view = view_of(train, size, channels, shorter)
+    view = view_of(train.paths[0], size, channels, shorter)
     if _streams(chosen["stream"], train, view):
         return FileData(train, test, names, view, workers, constants)
     if fraction is None:
@@ -137,7 +137,7 @@ def _fraction(value: object) -> float | None:
 
 def _workers(value: object) -> int:
     if value is None:
-        return min(usable_cores(), MOST_WORKERS)
+        return min(cores(), MOST_WORKERS)
     if isinstance(value, int) and _whole(value, 0):
         return value
     raise _fault(f"workers is {value!r}; give a number of processes, or 0 to decode in this one")
@@ -157,10 +157,3 @@ def _constants(mean: object, deviation: object, channels: int) -> Constants | No
             )
         pairs.append(tuple(float(one) for one in numbers))
     return Constants(pairs[0], pairs[1])
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):  # not on every system
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

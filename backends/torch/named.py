@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nasir.backends.torch.images import read_tree, unpack
+from nasir.backends.torch.archives import read_archive, unpack
+from nasir.backends.torch.images import read_tree
 from nasir.backends.torch.rawdata import DataContext, RawData, cache_root, read_options
 from nasir.errors import DataError
 
@@ -97,6 +98,9 @@ def _read_below(known: _Known, root: Path) -> RawData | None:
 
 
 def _from_archive(known: _Known, archive: Path) -> RawData:
+    read = read_archive(archive, ("", f"{known.name}/"), known.channels)
+    if read is not None:
+        return read
     folder = unpack(archive)
     for base in (folder, folder / known.name):
         if (base / "train").is_dir() and (base / "test").is_dir():

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nasir.errors import DataError
+from nasir.images.decode import View
 
 SPLIT_SEED = 20  # of test parts cut out here: fixed, so that every run of every seed is judged on the same images
 
@@ -40,20 +41,6 @@ class Constants:
 
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """How a whole image file becomes pixels of one size: (height, width), channels (3: colour, 1: grey).
-
-    `shorter`: side that the shorter one is resized to before the middle is cut out; None: height and width are
-    each resized to `size`, or, where `fixed`, must already be so.
-    """
-
-    size: tuple[int, int]
-    channels: int = 3
-    shorter: int | None = None
-    fixed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,9 +38,9 @@ from nasir.backends.torch.batches import (
     partition,
     random_stream,
 )
-from nasir.backends.torch.images import decode, fitted, load, pixels, resized_part
-from nasir.backends.torch.rawdata import FileData, Files, View, split_indices
+from nasir.backends.torch.rawdata import FileData, Files, split_indices
 from nasir.errors import DataError, RunError
+from nasir.images.decode import View, decode, fitted, load, pixels, resized_part
 from nasir.training import DataPlan, ResizedCrop
 
 MEASURED = 2000  # images that give mean and deviation: both are then known to about 1 % of the deviation

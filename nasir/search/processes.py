@@ -15,20 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from nasir.cores import THREADS, cores, threads_allowed
 from nasir.engine import Signals
 from nasir.search.devices import VISIBLE, view
 
 LINES = 15  # of a log that an error shows
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-
-
-def cores() -> int:
-    """CPU cores this process may use."""
-    if hasattr(os, "process_cpu_count"):  # Python 3.13
-        return os.process_cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def limited(environment: Mapping[str, str], threads: int) -> dict[str, str]:
@@ -36,8 +27,7 @@ def limited(environment: Mapping[str, str], threads: int) -> dict[str, str]:
 
     One number for all libraries: torch follows MKL's where the two differ, and threads that wait for each other spin.
     """
-    given = (environment.get(name, "").partition(",")[0] for name in THREADS)
-    least = min([threads, *(int(text) for text in given if text.isdecimal() and int(text) > 0)])
+    least = threads_allowed(environment, threads)
     return {**environment, "PYTHONUNBUFFERED": "1", **dict.fromkeys(THREADS, str(least))}
 
 

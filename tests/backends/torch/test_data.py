@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from nasir.backends.torch.batches import BatchSource
 from nasir.backends.torch.data import DataSource, open_source
 from nasir.backends.torch.rawdata import DataContext, RawData
 from nasir.errors import DataError
 from nasir.training import DataPlan
 
 CPU = torch.device("cpu")
+PADDED = {"pad_crop": {"pad": 3}}
 
 
 def _source(channels_last: bool = False, options: dict[str, Any] | None = None, **plan: Any) -> DataSource:
@@ -180,6 +184,76 @@ def test_labelled_examples_are_spread_over_the_training_part_and_not_augmented()
     whole = torch.cat([y for _, y in source.train_plain()])
     assert torch.equal(labels, whole[[n * source.train_size // 4 for n in range(4)]])
     assert len(source.labelled(10**6)[0]) == source.train_size
+
+
+def _images(kind: str) -> RawData:
+    random = torch.Generator().manual_seed(0)
+    shape = (50, 7) if kind == "vectors" else (50, 3 if kind == "colour" else 1, 6, 9)
+    if kind == "floats":
+        values = torch.randn(shape, generator=random)
+    else:
+        values = torch.randint(0, 256, shape, generator=random, dtype=torch.uint8)
+    return RawData(values, torch.arange(50) % 4, values[:8], torch.arange(8) % 4, ("a", "b", "c", "d"))
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "augment"),
+    [
+        *product(["colour", "grey", "floats"], [(), ("hflip",), (PADDED,), (PADDED, "hflip")]),
+        ("vectors", ()),
+    ],
+)
+def test_fused_batches_are_the_same_bit_for_bit(kind: str, augment: tuple[Any, ...], channels_last: bool) -> None:
+    plan = DataPlan("numbers", batch_size=16, augment=augment, validation=10, seed=3)
+    plain, fused = (DataSource(_images(kind), plan, CPU, channels_last=channels_last, fused=f) for f in (None, True))
+    assert not plain.fused
+    assert fused.fingerprint() == plain.fingerprint() and fused.shape == plain.shape
+    for name in ("train_plain", "validation", "test"):
+        pairs = list(zip(getattr(plain, name)(), getattr(fused, name)(), strict=True))
+        assert pairs and all(_same(first, second) for first, second in pairs), name
+    for epoch, start in ((0, 0), (5, 1)):
+        pairs = list(zip(plain.batches(epoch, start), fused.batches(epoch, start), strict=True))
+        assert pairs and all(_same(first, second) for first, second in pairs)
+    assert _same((plain.probe(5),), (fused.probe(5),))
+    assert _same(plain.labelled(7), fused.labelled(7))
+
+
+def _same(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> bool:
+    return all(_layout(x) == _layout(y) and torch.equal(x, y) for x, y in zip(first, second, strict=True))
+
+
+def _layout(x: Tensor) -> tuple[Any, ...]:
+    """Type, shape and order in memory; a side of length 1 has no place in an order."""
+    return x.dtype, x.shape, [stride for stride, side in zip(x.stride(), x.shape, strict=True) if side > 1]
+
+
+def test_batches_are_fused_where_operations_are_launched_and_take_few_of_them() -> None:
+    plan = DataPlan("numbers", batch_size=16, augment=(PADDED, "hflip"))
+    there = DataSource.__new__(DataSource)
+    BatchSource.__init__(there, plan, torch.device("cuda"), ("a",))
+    assert there.fused and not DataSource(_images("colour"), plan, CPU).fused
+    for channels_last in (False, True):
+        source = DataSource(_images("colour"), plan, CPU, channels_last=channels_last, fused=True)
+        batches = source.batches(0)
+        next(batches)
+        with Operations() as counted:
+            next(batches)
+        assert counted.names == ["index", "mul", "add"]
+
+
+class Operations(TorchDispatchMode):
+    """Notes the operations that make new values; views and memory take no kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__.removesuffix("_")
+        if not func.is_view and name != "empty":
+            self.names.append(name)
+        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.cuda

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from nasir.backends.torch import archives
 from nasir.backends.torch import datasets as shipped
 from nasir.backends.torch import images as image_files
 from nasir.backends.torch.rawdata import DataContext, RawData, cache_root, split_indices
@@ -135,7 +137,7 @@ def test_image_folder_reads_a_tree_and_keeps_the_decoded_arrays(
     def refuse(*_: object) -> None:
         raise AssertionError("decoded a second time")
 
-    monkeypatch.setattr(image_files, "_decode", refuse)
+    monkeypatch.setattr(image_files, "decode_all", refuse)
     again = shipped.image_folder({"path": "pets"}, DataContext(tmp_path))
     assert torch.equal(again.test_images, read.test_images)
 
@@ -177,6 +179,18 @@ def test_image_folder_errors_name_the_file_and_the_remedy(tmp_path: Path, cache:
         shipped.image_folder({"path": str(root), "test_path": str(tmp_path / "test"), "size": 4}, HERE)
 
 
+def _packed(tree: Path, archive: Path) -> Path:
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive, "w") as packed:
+            for path in sorted(tree.rglob("*")):
+                packed.write(path, path.relative_to(tree))
+        return archive
+    with tarfile.open(archive, "w" if archive.suffix == ".tar" else "w:gz") as packed_tar:
+        packed_tar.add(tree, ".")
+    return archive
+
+
 def test_cifar10_is_found_as_tree_and_as_archive_and_otherwise_lists_the_remedies(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,15 +200,79 @@ def test_cifar10_is_found_as_tree_and_as_archive_and_otherwise_lists_the_remedie
     tree = _tree(tmp_path / "data" / "cifar10", suffix="jpg")
     monkeypatch.setenv("NASIR_DATA", str(tmp_path / "data"))
     by_tree = shipped.cifar10({}, HERE)
-    packed = tmp_path / "packed"
-    packed.mkdir()
-    with tarfile.open(packed / "cifar10.tar.gz", "w:gz") as archive:
-        archive.add(tree / "train", "train")
-        archive.add(tree / "test", "test")
+    _packed(tree, tmp_path / "packed" / "cifar10.tar.gz")
     by_archive = shipped.cifar10({"root": "packed"}, DataContext(tmp_path))
     assert torch.equal(by_tree.train_images, by_archive.train_images)
-    assert torch.equal(shipped.cifar10({"root": str(packed)}, HERE).test_images, by_tree.test_images)
-    assert len(list((cache / "unpacked").iterdir())) == 1  # unpacked once, nothing left aside
+    assert torch.equal(shipped.cifar10({"root": str(tmp_path / "packed")}, HERE).test_images, by_tree.test_images)
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz", "tgz", "zip"])
+@pytest.mark.parametrize("top", ["", "cifar10"])
+def test_an_archive_is_read_as_its_tree_without_unpacking_it_and_once(
+    suffix: str, top: str, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = _tree(tmp_path / "tree" / top)
+    for name in ("train/ant", "test/ant"):
+        (tree / name).mkdir()  # a class without images is a class
+    (tree / "train/dog/readme.txt").write_text("no image")
+    (tree / "train/dog/deeper").mkdir()
+    (tree / "train/dog/deeper/0000.png").write_bytes(b"not looked at")
+    _packed(tmp_path / "tree", tmp_path / f"cifar10.{suffix}")
+    unpacked = shipped.image_folder({"path": str(tree)}, HERE)
+    read = shipped.cifar10({"root": str(tmp_path)}, HERE)
+    assert read.class_names == unpacked.class_names == ("ant", "cat", "dog")
+    for name in ("train_images", "train_labels", "test_images", "test_labels"):
+        assert torch.equal(getattr(read, name), getattr(unpacked, name)), name
+    assert not (cache / "unpacked").exists()
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("decoded a second time")
+
+    monkeypatch.setattr(archives, "decode_all", refuse)
+    again = shipped.cifar10({"root": str(tmp_path)}, HERE)
+    assert torch.equal(again.test_images, read.test_images) and again.class_names == read.class_names
+    with pytest.raises(AssertionError, match="second time"):  # another version of the archive
+        os.utime(tmp_path / f"cifar10.{suffix}", (2e9, 2e9))
+        shipped.cifar10({"root": str(tmp_path)}, HERE)
+
+
+def test_an_archive_with_links_is_unpacked_and_so_is_found_later(tmp_path: Path, cache: Path) -> None:
+    tree = _tree(tmp_path / "tree")
+    wanted = shipped.image_folder({"path": str(tree)}, HERE)
+    target = tree / "train/dog/0002.png"
+    target.rename(tree / "elsewhere.png")
+    target.symlink_to("../../elsewhere.png")
+    _packed(tree, tmp_path / "cifar10.tar.gz")
+    for _ in range(2):
+        read = shipped.cifar10({"root": str(tmp_path)}, HERE)
+        assert torch.equal(read.train_images, wanted.train_images)
+        assert len(list((cache / "unpacked").iterdir())) == 1  # unpacked once, nothing left aside
+
+
+def test_an_archive_names_its_damaged_image_and_other_classes(tmp_path: Path, cache: Path) -> None:
+    tree = _tree(tmp_path / "tree")
+    (tree / "train/dog/0001.png").write_bytes(b"not an image")
+    archive = _packed(tree, tmp_path / "cifar10.tar.gz")
+    with pytest.raises(DataError) as caught:
+        shipped.cifar10({"root": str(tmp_path)}, HERE)
+    assert f"{archive}: train/dog/0001.png is not a readable image" in str(caught.value)
+    (tree / "test/cow").mkdir()
+    _packed(tree, archive)
+    with pytest.raises(DataError, match="other classes than the training folder: cow"):
+        shipped.cifar10({"root": str(tmp_path)}, HERE)
+    assert not list((cache / "decoded").glob("*")) and not (cache / "unpacked").exists()
+
+
+@pytest.mark.parametrize("name", ["cifar10.tar.gz", "cifar10.tar", "cifar10.zip"])
+def test_a_damaged_archive_is_a_data_error(name: str, tmp_path: Path, cache: Path) -> None:
+    archive = _packed(_tree(tmp_path / "tree", count=30), tmp_path / name)
+    whole = archive.read_bytes()
+    middle = len(whole) // 2 // 512 * 512
+    for damaged in (whole[:middle], whole[:middle] + b"?" * 2048 + whole[middle + 2048 :], b"no archive"):
+        archive.write_bytes(damaged)
+        with pytest.raises(DataError, match="cannot be unpacked"):
+            shipped.cifar10({"root": str(tmp_path)}, HERE)
+    assert not list(cache.glob("*/*"))
 
 
 def test_an_archive_that_reaches_out_of_its_folder_is_refused(tmp_path: Path, cache: Path) -> None:
@@ -205,7 +283,7 @@ def test_an_archive_that_reaches_out_of_its_folder_is_refused(tmp_path: Path, ca
     with pytest.raises(DataError, match="cannot be unpacked"):
         shipped.cifar10({"root": str(tmp_path)}, HERE)
     assert not list(tmp_path.rglob("escaped.txt"))
-    assert not list((cache / "unpacked").iterdir())
+    assert not list(cache.rglob("*/*"))
 
 
 def test_mnist_reads_torchvision_files_as_they_lie(tmp_path: Path, cache: Path) -> None:

@@ -21,10 +21,10 @@ from nasir.backends.torch import folder, streaming
 from nasir.backends.torch.backend import TorchSession
 from nasir.backends.torch.batches import BatchSource, random_stream
 from nasir.backends.torch.data import DataSource, open_source
-from nasir.backends.torch.images import fitted, pixels, resized_part
-from nasir.backends.torch.rawdata import DataContext, View
+from nasir.backends.torch.rawdata import DataContext
 from nasir.backends.torch.streaming import Job, StreamSource, draw_box
 from nasir.errors import DataError, RunError
+from nasir.images.decode import View, fitted, pixels, resized_part
 from nasir.spec import load_spec
 from nasir.training import DataPlan, OptimizerPlan, ResizedCrop, TrainPlan
 from nasir.transfer import Key, TransferPlan
