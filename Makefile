@@ -2,19 +2,31 @@
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# one release of torch instead of the newest that pip finds, as `torch==2.12.1`; pip picks the torchvision made for it
+TORCH :=
+SUITE = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+VERSIONS = $(BIN)/python -c 'from importlib.metadata import version; import sys; \
+	print("Python", sys.version.split()[0], *(f"{name} {version(name)}" for name in ("torch", "torchvision")))'
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo test test-fast lint format bench clean
+.PHONY: demo test test-fast test-torch lint format bench clean
 
 demo: $(READY)
 	$(BIN)/nasir run specs/quickstart.yaml
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+	@$(VERSIONS)
+	$(SUITE)
 
 test-fast: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow"
+	@$(VERSIONS)
+	$(SUITE) -m "not slow"
+
+# the whole suite with one release of torch, in an environment of its own: make test-torch VERSION=2.12.1
+test-torch:
+	@test -n "$(VERSION)" || { echo "say which release: make test-torch VERSION=2.12.1"; exit 2; }
+	$(MAKE) test VENV=.venv-torch-$(VERSION) TORCH="torch==$(VERSION)"
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -38,8 +50,8 @@ $(READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "nasir needs Python 3.11 or later; none was found (set PYTHON=...)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) --editable ".[dev]"
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-torch-* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

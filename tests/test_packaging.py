@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -82,3 +83,25 @@ def test_light_entry_points_load(group: str) -> None:
 def test_typed_marker_and_license_are_there() -> None:
     assert (ROOT / "nasir" / "py.typed").exists()
     assert all((ROOT / name).exists() for name in project()["project"]["license-files"])
+
+
+def made(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """What make would do, and its complaints."""
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("make is not installed")
+    # a make that runs this test must not hand its own options down
+    env = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    return subprocess.run([make, *arguments], capture_output=True, text=True, cwd=ROOT, env=env)
+
+
+def test_the_suite_runs_with_a_release_of_torch_of_ones_choice() -> None:
+    done = made("--dry-run", "test-torch", "VERSION=2.11.99")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    (install,) = [line for line in lines if '--editable ".[dev]"' in line]
+    assert install.startswith(".venv-torch-2.11.99/bin/python -m pip install ") and " torch==2.11.99 " in install
+    assert any(line.endswith(".venv-torch-2.11.99/bin/python -m pytest -q -n 2 --dist worksteal") for line in lines)
+    assert ".venv-torch-*/" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    nameless = made("test-torch", "VERSION=")
+    assert nameless.returncode == 2 and "make test-torch VERSION=2.12.1" in nameless.stdout

@@ -169,7 +169,7 @@ class _Reader:
             earlier = [one for one in items[:index] if one.plain() == item.plain()]
             if earlier:
                 text = f"the alternative {found(item.plain())} is given already"
-                remedy = "keep one of the two" if _alike(earlier[0], item) else "name both under `cases`"
+                remedy = "keep one of the two" if _said(earlier[0]) == _said(item) else "name both under `cases`"
                 self.add((*at, index), text, remedy)
 
     def cases(self, tree: Tree, given: Tree, path: Path, at: Path) -> Node | None:
@@ -194,10 +194,12 @@ class _Reader:
                 "give two or more, or one plain value",
             )
             return None
-        listed = list(items.values())
-        for number, (step, item) in enumerate(zip(steps.values(), listed, strict=True)):
-            if any(_alike(one, item) for one in listed[:number]):
+        said: set[str] = set()
+        for step, item in zip(steps.values(), items.values(), strict=True):
+            text = _said(item)
+            if text in said:
                 self.add((*at, step), "this alternative is the same as one before it", "keep one of the two")
+            said.add(text)
         inside = {key: tuple(self.walk(item, (*path, steps[key]), (*at, steps[key]))) for key, item in items.items()}
         choice = Choice("", path, tree.place, Options(tuple(items)))
         return Node(choice, path, tree, dict(items), dict(steps), inside)
@@ -299,8 +301,9 @@ class _Reader:
         given = tree.child("default")
         if given is None:
             return NO_DEFAULT
+        said = _said(given)
         for value, alternative in made.alternatives.items():
-            if _alike(alternative, given):
+            if _said(alternative) == said:
                 return value
         try:
             return made.choice.domain.accept(given.plain())
@@ -328,9 +331,9 @@ def _ids(items: Sequence[Tree]) -> list[Value]:
     return made
 
 
-def _alike(one: Tree, other: Tree) -> bool:
-    """Whether both say the same; 1 and true do not, though they are equal in Python."""
-    return json.dumps(one.plain(), sort_keys=True) == json.dumps(other.plain(), sort_keys=True)
+def _said(tree: Tree) -> str:
+    """Equal for trees that say the same; 1 and true do not, though they are equal in Python."""
+    return json.dumps(tree.plain(), sort_keys=True)
 
 
 def _number(value: Any, kind: str) -> bool:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import types
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from nasir.errors import NasirError, SpecError, UnknownName
@@ -18,13 +19,14 @@ Fault = tuple[Path, str, str]
 """Path below the options, what is wrong, remedy."""
 
 
-def options_of(made: type) -> dict[str, tuple[Any, dataclasses.Field[Any]]]:
+@cache
+def options_of(made: type) -> Mapping[str, tuple[Any, dataclasses.Field[Any]]]:
     """Annotation and field of each option, in order; raises TypeError if `made` is not a dataclass."""
     try:
         hints = get_type_hints(made, include_extras=True)
     except NameError:  # a name imported for type checkers only: such options are left to the pass itself
         hints = {}
-    return {item.name: (hints.get(item.name, Any), item) for item in dataclasses.fields(made) if item.init}
+    return types.MappingProxyType({f.name: (hints.get(f.name, Any), f) for f in dataclasses.fields(made) if f.init})
 
 
 def required(item: dataclasses.Field[Any]) -> bool:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from nasir.api import Run, run
+from nasir.engine import Signals
+from nasir.errors import Preempted
 from nasir.prefixes import PrefixStore
 from nasir.rundir import RunDirectory
 from nasir.spec import Spec, load_spec
@@ -105,13 +109,31 @@ def assert_same(run: Run | Path, alone: Run | Path) -> None:
     assert state(first) == state(second)
 
 
-def shared(folder: Path, first: Mapping[str, Any], second: Mapping[str, Any], **options: Any) -> int:
+class Begun:
+    """Studies with what a first run has left in their store: one run for each spec, however many begin from it."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder`: empty, and kept as long as this."""
+        self.folder = folder
+        self.studies: dict[str, Path] = {}
+
+    def by(self, first: Mapping[str, Any], **options: Any) -> Path:
+        """The folder of such a study, to copy from; the specs of its runs are in `specs` below it."""
+        key = json.dumps([first, options], sort_keys=True)
+        if key not in self.studies:
+            made = self.folder / str(len(self.studies))
+            run(spec_of(made / "specs", first), made / "study" / "first", prefixes=store_in(made / "study"), **options)
+            self.studies[key] = made
+        return self.studies[key]
+
+
+def shared(begun: Path, folder: Path, second: Mapping[str, Any], **options: Any) -> int:
     """Epochs that the second run takes over from the first; asserts that it equals the same run trained alone."""
-    specs = folder / "specs"
-    store = store_in(folder / "study")
-    run(spec_of(specs, first), folder / "study" / "first", prefixes=store, **options)
+    specs = begun / "specs"
+    shutil.copytree(begun / "study", folder / "study")
     alone = run(spec_of(specs, second), folder / "alone")
     heard: list[str] = []
+    store = store_in(folder / "study")
     done = run(spec_of(specs, second), folder / "study" / "second", prefixes=store, notice=heard.append, **options)
     assert not heard
     assert_same(done, alone)
@@ -119,6 +141,15 @@ def shared(folder: Path, first: Mapping[str, Any], second: Mapping[str, Any], **
     assert [record["epochs"] for record in prefix] == ([done.prefix_epochs] if done.prefix_epochs else [])
     assert all(record["run"] == "first" for record in prefix)
     return done.prefix_epochs
+
+
+def taken(spec: Spec, out: Path, store: PrefixStore) -> int:
+    """Epochs that a run takes over; it is stopped in the first epoch of its own."""
+    signals = Signals()
+    signals.exit_code = 75
+    with pytest.raises(Preempted):
+        run(spec, out, prefixes=store, signals=signals)
+    return sum(record["epochs"] for record in RunDirectory(out).effective() if record["kind"] == "prefix")
 
 
 EVOLVED = changed(

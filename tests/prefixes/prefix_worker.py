@@ -1,31 +1,23 @@
-"""A process that trains specs one after the other with a store, and may kill itself at a record of some kind."""
+"""A process that trains specs one after the other with a store."""
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 from pathlib import Path
 
 import torch
 
 from nasir.api import run
-from nasir.journal import Record
 from nasir.prefixes import PrefixStore
 from nasir.spec import load_spec
 
 
-def main(threads: str, fatal: str, limit: str, study: str, worker: str, *specs: str) -> None:
+def main(threads: str, limit: str, study: str, worker: str, *specs: str) -> None:
     torch.set_num_threads(int(threads))
-
-    def listen(record: Record) -> None:
-        if record["kind"] == fatal:
-            os.kill(os.getpid(), signal.SIGKILL)
-
     for spec in specs:
         out = Path(study) / f"{Path(spec).parent.name}-{worker}"
         store = PrefixStore(Path(study) / "prefixes", int(limit), 1e9)
-        run(load_spec(spec), out, prefixes=store, listener=listen, notice=print)
+        run(load_spec(spec), out, prefixes=store, notice=print)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from prefix_runs import BASE, EVOLVED, SGD, assert_same, changed, spec_of, store_in
+from prefix_runs import BASE, EVOLVED, SGD, assert_same, changed, spec_of, store_in, taken
 
 from nasir.api import resume, run
 from nasir.backends.torch.backend import TorchSession
@@ -61,13 +62,26 @@ def deepest(store: PrefixStore) -> list[State]:
 # -- killed, stopped, replayed
 
 
-@pytest.mark.parametrize("moment", ["start", "epoch", "rewrite", "prefix", "checkpoint"])
-def test_killed_while_or_after_it_takes_over_it_resumes_to_the_same_end(moment: str, left: Path, study: Path) -> None:
-    spec = second(left)
-    arguments = [str(torch.get_num_threads()), moment, "1000000000", str(study), "killed", str(spec.source)]
-    killed = subprocess.run([sys.executable, WORKER, *arguments], capture_output=True, text=True, timeout=300)
-    assert killed.returncode == -signal.SIGKILL and not killed.stdout, killed.stdout + killed.stderr
-    done = resume(study / "specs-killed", prefixes=store_in(study))
+MOMENTS = ("start", "epoch", "rewrite", "prefix", "checkpoint")
+
+
+@pytest.fixture(scope="module")
+def killed(left: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the study in a folder for each moment, with the second run in it, killed then."""
+    folder = tmp_path_factory.mktemp("killed")
+    for moment in MOMENTS:
+        shutil.copytree(left / "study", folder / moment / "study")
+    arguments = [torch.get_num_threads(), second(left).source, *(folder / moment for moment in MOMENTS)]
+    command = [sys.executable, str(Path(__file__).parent / "killed_runs.py"), *map(str, arguments)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert ended.stdout and json.loads(ended.stdout) == dict.fromkeys(MOMENTS, signal.SIGKILL), ended.stderr
+    return folder
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_while_or_after_it_takes_over_it_resumes_to_the_same_end(moment: str, left: Path, killed: Path) -> None:
+    study = killed / moment / "study"
+    done = resume(study / "killed", prefixes=store_in(study))
     assert_same(done, left / "alone")
     assert done.prefix_epochs == 5
     replay_graphs(RunDirectory(done.path))
@@ -254,13 +268,13 @@ def test_the_bound_holds(left: Path, tmp_path: Path) -> None:
 
 
 def test_another_number_of_threads_shares_nothing(left: Path, study: Path) -> None:
+    assert taken(second(left), study / "equal", store_in(study)) == 5
     before = torch.get_num_threads()
     torch.set_num_threads(before + 1)
     try:
-        done = run(second(left), study / "second", prefixes=store_in(study))
+        assert taken(second(left), study / "second", store_in(study)) == 0
     finally:
         torch.set_num_threads(before)
-    assert done.prefix_epochs == 0
 
 
 def test_a_run_resumed_elsewhere_shares_nothing_more(tmp_path: Path) -> None:
@@ -268,7 +282,7 @@ def test_a_run_resumed_elsewhere_shares_nothing_more(tmp_path: Path) -> None:
     store, signals, heard = store_in(tmp_path), Signals(), []
 
     def stop(record: Record) -> None:
-        if record["kind"] == "epoch" and record["epoch"] == 3:
+        if record["kind"] == "epoch" and record["epoch"] == 6:  # of 7: more threads than cores are slow
             signals.exit_code = 75
 
     with pytest.raises(Preempted):
@@ -361,7 +375,7 @@ def test_several_processes_share_a_small_store(tmp_path: Path) -> None:
     workers = []
     for worker in range(4):
         order = [*specs[worker:], *specs[:worker]]
-        arguments = ["1", "", "400000", str(tmp_path / "study"), str(worker), *order]
+        arguments = ["1", "400000", str(tmp_path / "study"), str(worker), *order]
         command = [sys.executable, WORKER, *arguments]
         workers.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
     told = [worker.communicate(timeout=500)[0].decode() for worker in workers]

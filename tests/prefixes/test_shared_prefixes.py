@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefix_runs import BASE, EVOLVED, SGD, assert_same, changed, shared, spec_of, store_in
+from prefix_runs import BASE, EVOLVED, SGD, Begun, assert_same, changed, shared, spec_of, store_in, taken
 
 from nasir.api import run
 
@@ -89,10 +89,15 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Begun:
+    return Begun(tmp_path_factory.mktemp("begun"))
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_a_run_from_a_prefix_equals_the_run_alone(case: str, tmp_path: Path) -> None:
+def test_a_run_from_a_prefix_equals_the_run_alone(case: str, begun: Begun, tmp_path: Path) -> None:
     first, second, epochs = CASES[case]
-    assert shared(tmp_path, first, second) == epochs
+    assert shared(begun.by(first), tmp_path, second) == epochs
 
 
 STATIC: dict[str, dict[str, Any]] = {
@@ -117,23 +122,37 @@ STATIC: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("what", STATIC)
-def test_runs_that_differ_from_the_start_share_nothing(what: str, tmp_path: Path) -> None:
-    assert shared(tmp_path, BASE, changed(BASE, **STATIC[what])) == 0
+def test_runs_that_differ_from_the_start_share_nothing(what: str, begun: Begun, tmp_path: Path) -> None:
+    first = begun.by(BASE)
+    spec = spec_of(first / "specs", changed(BASE, **STATIC[what]))
+    assert taken(spec, tmp_path / "second", store_in(first / "study")) == 0
 
 
-def test_more_states_are_stored_on_request(tmp_path: Path) -> None:
+def test_a_run_that_shares_nothing_equals_the_run_alone(begun: Begun, tmp_path: Path) -> None:
+    assert shared(begun.by(BASE), tmp_path, changed(BASE, **STATIC["learning rate"])) == 0
+
+
+def test_a_run_shares_what_comes_before_a_difference_of_a_later_phase(begun: Begun, tmp_path: Path) -> None:
+    first = begun.by(BASE)
+    spec = spec_of(first / "specs", changed(BASE, phases__1__optimizer__sgd__lr=0.01))
+    assert taken(spec, tmp_path / "second", store_in(first / "study")) == 5
+
+
+def test_more_states_are_stored_on_request(begun: Begun, tmp_path: Path) -> None:
     first, second = changed(BASE, **{f"{RULE}__every": 4}), changed(BASE, **{f"{RULE}__every": 3})
-    assert shared(tmp_path, first, second, prefix_every=1) == 3
+    assert shared(begun.by(first, prefix_every=1), tmp_path, second, prefix_every=1) == 3
 
 
-def test_networks_from_another_run_share_what_begins_with_the_same_weights(tmp_path: Path) -> None:
+def test_networks_from_another_run_share_what_begins_with_the_same_weights(begun: Begun, tmp_path: Path) -> None:
     for name, seed in (("one", 1), ("two", 2)):
         run(spec_of(tmp_path / name, changed(BASE, seed=seed, phases=[BASE["phases"][0]])), tmp_path / name / "run")
     first = changed(BASE, phases__0__rules=[], network={"from": "run", "run": str(tmp_path / "one" / "run")})
     later = changed(first, phases__1__optimizer__sgd__lr=0.01)
-    assert shared(tmp_path / "equal", first, later) == 5
-    assert shared(tmp_path / "other", first, changed(later, network__run=str(tmp_path / "two" / "run"))) == 0
-    assert shared(tmp_path / "without", first, changed(later, network__weights="none")) == 0
+    study = begun.by(first)
+    assert shared(study, tmp_path / "equal", later) == 5
+    for name, network in (("other", {"run": str(tmp_path / "two" / "run")}), ("without", {"weights": "none"})):
+        spec = spec_of(study / "specs", changed(later, network={**later["network"], **network}))
+        assert taken(spec, tmp_path / name, store_in(study / "study")) == 0
 
 
 def variant(chance: random.Random) -> dict[str, Any]:

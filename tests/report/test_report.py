@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from itertools import pairwise
@@ -28,6 +27,7 @@ from nasir.report.page import embedded_json
 from nasir.report.plots import Chart, Series, nice_ticks, quantity, render
 
 sys.path.insert(0, str(Path(__file__).parent))
+from browser import dumped, needs_browser
 from synthetic_run import make_run
 
 
@@ -203,26 +203,12 @@ def test_a_deep_network_shares_drawings_and_a_plain_one_needs_no_regions(tmp_pat
     assert "a &lt;net&gt;" in page and not re.search(r"https?:", page)
 
 
-BROWSER = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-)
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+@needs_browser
 @pytest.mark.parametrize("finish", [True, False])
 def test_a_real_browser_runs_it_offline(tmp_path: Path, finish: bool) -> None:
     report = write_report(make_run(tmp_path / "run", finish=finish).path)
-    flags = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--virtual-time-budget=4000",
-        f"--user-data-dir={tmp_path / 'p'}",
-    ]
-    offline = "--host-resolver-rules=MAP * ~NOTFOUND"
-    command = [str(BROWSER), *flags, offline, "--enable-logging=stderr", "--dump-dom", report.resolve().as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = dumped(report, tmp_path / "profile")
     assert 'data-ready="charts-6"' in done.stdout, done.stderr[-2000:]
     assert not re.search(r"https?:", done.stdout)
     assert "Content Security Policy" not in done.stderr and "Uncaught" not in done.stderr

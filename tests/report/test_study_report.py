@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
@@ -25,6 +23,7 @@ from nasir.search.summary import study_facts
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "search"))
 sys.path.insert(0, str(Path(__file__).parent))
+from browser import dumped, needs_browser
 from synthetic_study import add_runs, make_study
 
 
@@ -235,9 +234,6 @@ def test_scales_hold_their_values_and_have_ticks(metric: str, values: list[float
             assert scale(value) == pytest.approx(scale.free(value))
 
 
-BROWSER = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-)
 ACT = """
 const seen = [], mark = document.querySelector("svg.trade circle.t[data-t='NUMBER']");
 mark.dispatchEvent(new PointerEvent("pointermove", {bubbles: true, clientX: 9, clientY: 9}));
@@ -259,22 +255,14 @@ document.documentElement.dataset.seen = seen.join();
 """
 
 
-def dumped(page: Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    """The page as a browser that reaches nothing leaves it after its scripts."""
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=4000", f"--user-data-dir={folder}"]
-    offline = ["--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", "--dump-dom"]
-    command = [str(BROWSER), *flags, *offline, page.resolve().as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+@needs_browser
 @pytest.mark.parametrize(("objectives", "running", "charts"), [(1, 0, 4), (2, 0, 8), (1, 40, 0)])
 def test_a_real_browser_runs_it_offline(tmp_path: Path, objectives: int, running: int, charts: int) -> None:
     study = make_study(objectives, running=running)
     facts = study_facts(study)
     add_runs(study, tmp_path, facts.front[:2])
-    done = dumped(write_study_report(facts, tmp_path), tmp_path / "p")
+    done = dumped(write_study_report(facts, tmp_path), tmp_path / "profile")
     begun = sum(trial.outcome != "waiting" for trial in facts.trials)
     assert f'data-ready="study-{begun}-charts-{charts}"' in done.stdout, done.stderr[-2000:]
     assert not re.search(r"https?:", done.stdout)
@@ -282,7 +270,7 @@ def test_a_real_browser_runs_it_offline(tmp_path: Path, objectives: int, running
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+@needs_browser
 def test_pointing_picking_sorting_and_brushing_work(tmp_path: Path) -> None:
     study = make_study()
     facts = study_facts(study)
@@ -291,7 +279,7 @@ def test_pointing_picking_sorting_and_brushing_work(tmp_path: Path) -> None:
     text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text(encoding="utf-8"))
     act = ACT.replace("NUMBER", str(facts.front[0]))
     page.write_text(text.replace("</body>", f"<script>{{{act}}}</script></body>"), encoding="utf-8")
-    done = dumped(page, tmp_path / "p")
+    done = dumped(page, tmp_path / "profile")
     seen = re.search(r'data-seen="([^"]*)"', done.stdout)
     assert seen is not None, done.stderr[-2000:]
     assert seen[1] == f"false,Trial {facts.front[0]},true,false,true,true,true,true"

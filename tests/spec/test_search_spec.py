@@ -14,11 +14,11 @@ from spec_examples import VALID, bad_cases, changed
 
 from nasir.cli import main
 from nasir.errors import SpecError
-from nasir.spec import SearchSpec, load_search, load_spec, loads_search, loads_spec
+from nasir.spec import SearchSpec, choice_syntax, load_search, load_spec, loads_search, loads_spec, variants
 from nasir.spec.domains import values_of
-from nasir.spec.dump import dump
 from nasir.spec.model_search import Constraint, Search
 from nasir.spec.search import load_any
+from nasir.spec.tree import Tree
 
 CASES = bad_cases(Path(__file__).with_name("bad_searches.txt"))
 RULE = """\
@@ -339,10 +339,27 @@ def test_a_grid_has_as_many_trials_as_points(tmp_path: Path) -> None:
     assert spec.notes == (f"{tmp_path}/s.yaml:25:18: search.trials: 50 trials, but the space has 33 points only",)
 
 
-def test_a_giant_space_is_checked_in_part(tmp_path: Path) -> None:
-    lots = ", ".join(map(str, range(1, 700)))
+def test_a_giant_space_is_checked_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(variants, "MOST", 50)
+    lots = ", ".join(map(str, range(1, 70)))
     spec = searched(tmp_path, changed("epochs: 20", f"epochs: {{choose: [{lots}]}}"))
-    assert spec.notes == (f"{tmp_path}/s.yaml:1:1: checked 500 of 699 alternatives",)
+    assert spec.notes == (f"{tmp_path}/s.yaml:1:1: checked 50 of 69 alternatives",)
+
+
+def test_each_alternative_is_written_out_once_to_find_those_that_are_given_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, written_out = choice_syntax._said, []
+
+    def counted(tree: Tree) -> str:
+        written_out.append(tree)
+        return said(tree)
+
+    monkeypatch.setattr(choice_syntax, "_said", counted)
+    monkeypatch.setattr(variants, "MOST", 1)
+    lots = ", ".join(map(str, range(1, 301)))
+    searched(tmp_path, changed("epochs: 20", f"epochs: {{choose: [{lots}]}}"))
+    assert len(written_out) == 300
 
 
 # -- nasir check
@@ -433,11 +450,13 @@ def test_every_point_is_a_spec_that_loads_back_equal(text: str, data: st.DataObj
     values, made = spec.sample(suggest)
     stored = json.loads(json.dumps(values))
     assert spec.trial(stored).digest == again.trial(stored).digest == made.digest
-    assert loads_spec(made.to_yaml()).digest == made.digest
-    assert made.search is None and "choose" not in made.to_yaml()
+    plain = made.to_yaml()
+    assert loads_spec(plain).digest == made.digest
+    assert made.search is None and "choose" not in plain
     assert spec.space.ask(lambda choice: stored[choice.name]) == stored
 
 
+SEARCHED = yaml.safe_load(SPEC + SECTION)
 ODD: list[Any] = [
     None,
     True,
@@ -486,13 +505,13 @@ def mutated(data: Any, draw: Any, depth: int = 0) -> Any:
 @settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_any_value_in_any_place_is_a_search_or_a_spec_error_with_a_place(data: st.DataObject) -> None:
-    tree = yaml.safe_load(SPEC + SECTION)
+    tree: Any = SEARCHED
     for _ in range(data.draw(st.integers(1, 3))):
         tree = mutated(tree, data.draw)
         if not isinstance(tree, dict):
             return
     try:
-        spec = loads_search(dump(tree), "s.yaml", thorough=True)
+        spec = loads_search(json.dumps(tree, indent=1), "s.yaml", thorough=True)
     except SpecError as error:
         assert all(line.startswith("s.yaml:") for line in str(error).splitlines())
     else:
