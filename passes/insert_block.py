@@ -80,23 +80,23 @@ class InsertBlock(Pass):
         return self._initialize(draft, graph, before, after)
 
     def _initialize(self, draft: Draft, graph: Graph, before: Port, after: Port) -> Settle | None:
-        tails, relu_after_sum = branch_tails(draft, before, after)
-        ops = {draft.nodes[tail].op for tail in tails}
-        weights = [(tail, slot) for tail in tails for slot in parameters(draft, tail)]
+        tails = branch_tails(draft, before, after)
+        ends = [draft.nodes[tail] for tail in tails.nodes]
+        weights = [(n, slot) for tail in tails.nodes for n, slot, _ in parameters(draft, tail)]
         if self.init == "zero":
-            if "relu" in ops:
+            if any(node.facts.dead_at_zero for node in ends):
                 raise Decline("its branch ends in a ReLU: at zero it would never get a gradient; use init: near_zero")
             for tail, slot in weights:
                 draft.fill(tail, slot, "zeros")
             # behind the sum's ReLU an identity is only exact on a stream that is never negative
-            draft.claim("exact" if not relu_after_sum or graph.nonnegative[before.node] else "no")
+            draft.claim("exact" if tails.silent_is_exact(graph.nonnegative[before.node]) else "no")
             return None
         if self.init == "near_zero":
-            for tail in tails:
+            for tail in tails.nodes:
                 near_zero(draft, tail, self.sigma)
             draft.claim("approximate")
             return None
-        other = sorted(ops - {"batch_norm", "group_norm", "layer_norm"})
+        other = sorted({node.op for node in ends if node.facts.family != "norm"})
         if other:
             raise Decline(
                 f"init: {self.init} sets the last norm of the branch, which ends in a {other[0]}; use near_zero"

@@ -88,7 +88,7 @@ class InsertRandomBlock(Pass):
                 break
         before, after = self._insert(draft, end)
         if self.init == "near_zero":
-            near_zero(draft, branch_tail(draft, before, after)[0], self.sigma)
+            near_zero(draft, branch_tail(draft, before, after), self.sigma)
             draft.claim("approximate")
 
     def _insert(self, draft: Draft, end: int) -> tuple[Port, Port]:
@@ -158,7 +158,7 @@ def _image(graph: Graph, node_id: int) -> bool:
 
 
 def _ends_skip(graph: Graph, layer: Layer) -> bool:
-    return layer.kind == "merge" and graph.nodes[layer.node].op == "add"
+    return layer.kind == "merge" and graph.nodes[layer.node].facts.family == "sum"
 
 
 def _outside_of_blocks(graph: Graph, node_id: int) -> bool:
@@ -170,7 +170,8 @@ def _outside_of_blocks(graph: Graph, node_id: int) -> bool:
 def _last_width(graph: Graph, end: int) -> int:
     """Output channels of the last convolution up to the node `end`, shortcuts left out; 0 where there is none."""
     before = graph.order[: graph.order.index(end) + 1]
-    found = [n for n in before if graph.nodes[n].op == "conv2d" and not is_shortcut(graph, n)]
+    convs = [n for n in before if any(slot.is_convolution for slot in graph.infer.slots[n].values())]
+    found = [n for n in convs if not is_shortcut(graph, n)]
     return graph.infer.types[Port(found[-1])].shape[0] if found else 0
 
 
