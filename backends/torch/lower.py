@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from nasir.backends.torch.oplowering import OVERWRITES, SPARES, Call, Lowered
+from nasir.backends.torch.oplowering import Call, Lowered, may_overwrite
 from nasir.errors import UsageError
 from nasir.ir import Graph, Port, op_named
 
@@ -158,10 +158,9 @@ def inplace_relus(graph: Graph, nodes: Iterable[int]) -> set[int]:
     found = set()
     for node_id in nodes:
         node = graph.nodes[node_id]
-        if node.op in OVERWRITES:
+        if len(node.inputs) == 1 and may_overwrite(node.op, graph.nodes[node.inputs[0].node].op):
             source = node.inputs[0].node
-            free = graph.nodes[source].op in SPARES and source not in outputs
-            if free and graph.users(source) == (node_id,):
+            if source not in outputs and graph.users(source) == (node_id,):
                 found.add(node_id)
     return found
 

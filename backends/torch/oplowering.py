@@ -60,6 +60,11 @@ def lowering(op: str, *, overwrites: bool = False, spares: bool = False) -> Call
     return add
 
 
+def may_overwrite(op: str, source: str) -> bool:
+    """Whether `op` may write its result over what an op `source` gave it, as far as backward passes go."""
+    return op in OVERWRITES and source in SPARES
+
+
 def lower_op(op: str, attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out: ValueType) -> Lowered:
     """The module or call of one node; raises RunError for an op without a lowering."""
     if op not in LOWERINGS:

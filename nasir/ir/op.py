@@ -204,6 +204,8 @@ def op(
     if pointwise is not None and (channels not in (None, "alone") or mixes):
         what = "mixes" if mixes else f"channels={channels!r}"
         raise UsageError(f"op {name!r}: a pointwise function acts on each channel alone; remove {what}")
+    if mixes and channels in ("alone", "moves"):
+        raise UsageError(f"op {name!r}: what mixes channels does not keep them apart; remove channels={channels!r}")
 
     def add(rule: Rule) -> Rule:
         parameters = list(inspect.signature(rule).parameters.values())[1:]

@@ -28,15 +28,19 @@ def constants(graph: Graph, seen: Evidence) -> dict[Port, Known]:
         node = graph.nodes[node_id]
         inputs = tuple([types[port] for port in node.inputs])
         place = Place(node.attrs, inputs, types[Port(node_id)], slots[node_id], partial(seen.weight, node.label))
-        result = _constant(node.facts, place, [found[port] for port in node.inputs])
-        for number, part in enumerate(result if isinstance(result, tuple) else (result,)):
-            found[Port(node_id, number)] = part
-        if Port(node_id, 1) in types and not isinstance(result, tuple):  # an op that says nothing of its outputs
-            found.update({port: None for port in types if port.node == node_id})
+        result = propagated(node.facts, place, [found[port] for port in node.inputs])
+        if isinstance(result, tuple):
+            found.update({Port(node_id, number): part for number, part in enumerate(result)})
+            continue
+        number = 0
+        while Port(node_id, number) in types:  # of several outputs without a rule all vary
+            found[Port(node_id, number)] = result
+            number += 1
     return found
 
 
-def _constant(facts: OpDef, place: Place, known: list[Known]) -> Known | tuple[Known, ...]:
+def propagated(facts: OpDef, place: Place, known: list[Known]) -> Known | tuple[Known, ...]:
+    """What is constant of the outputs of one node, given what is of its inputs; a tuple for several outputs."""
     if facts.constant is not None:
         return facts.constant(place, *known)  # type: ignore[no-any-return]
     if facts.family == "norm":
