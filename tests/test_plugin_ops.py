@@ -304,6 +304,7 @@ def test_filters_are_dealt_along_the_axis_that_is_written() -> None:
         ({"pointwise": abs, "mixes": True}, "a pointwise function acts on each channel alone; remove mixes"),
         ({"mixes": True, "channels": "alone"}, "what mixes channels does not keep them apart"),
         ({"family": "weighted"}, "'weighted' ops have an attribute 'out'; add it to the parameters"),
+        ({"pointwise": abs, "channels": "moves"}, "acts on each channel alone; remove channels='moves'"),
         ({"channels": "groups"}, "'groups' ops have an attribute 'groups'; add it to the parameters"),
     ],
 )
@@ -316,6 +317,15 @@ def test_facts_that_cannot_be_are_refused(facts: dict[str, Any], text: str) -> N
     assert text in str(refused.value) and "op 'wrongly_stated'" in str(refused.value)
     with pytest.raises(UsageError):
         op_named("wrongly_stated")
+
+
+def test_most_families_have_one_input() -> None:
+    def rule(at: At, *x: ValueType) -> ValueType:
+        return x[0]
+
+    for facts, text in (({"family": "activation"}, "family 'activation'"), ({"pointwise": abs}, "a pointwise op")):
+        with pytest.raises(UsageError, match=f"{text} has one input; it is declared with any number"):
+            op("wrongly_stated", **facts)(rule)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

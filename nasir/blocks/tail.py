@@ -69,8 +69,8 @@ def _transparent(node: Node) -> bool:
 
 
 def _carries(node: Node) -> bool:
-    """Whether a node may lie behind a sum: it has one input, and each channel of it for itself."""
-    return _transparent(node) or (node.facts.activates and len(node.inputs) == 1)
+    """Whether a node may lie behind a sum: each channel of it for itself."""
+    return _transparent(node) or node.facts.activates
 
 
 def _from_sum(draft: Draft, port: Port) -> bool:
@@ -103,7 +103,7 @@ def parameters(draft: Draft, tail: int) -> list[tuple[int, str, bool]]:
     Of an activation that keeps zero those of the node before it. Decline for a node that has no such weights.
     """
     node = draft.nodes[tail]
-    if node.facts.activates and node.facts.unchanged is not None and len(node.inputs) == 1:
+    if node.facts.activates and node.facts.unchanged is not None:
         tail = node.inputs[0].node
         node = draft.nodes[tail]
     slots = draft.slots(tail) if node.facts.family in ("weighted", "norm", "scale") else {}

@@ -64,7 +64,7 @@ class OpDef:
     Every fact has a safe default, which is to say nothing: such an op is opaque, networks with it stay correct, but
     passes leave it alone where they would have to know more.
 
-    `family`: what kind of op it is.
+    `family`: what kind of op it is (`UNARY` ones have one input).
         input       puts out what the network is given
         weighted    sums of products of its input with one kernel (a weight with a `read` and a `write` axis), plus a
                     bias where there is one (tagged "bias"). Attribute `out`: channels it puts out; `kernel`, `stride`,
@@ -200,73 +200,77 @@ def op(
     macs: Macs | None = None,
 ) -> Callable[[Rule], Rule]:
     """Register a typed function as an op; see `OpDef` for the facts. UsageError for facts that cannot be."""
-    _check_facts(name, {"family": family, "channels": channels, "unchanged": unchanged, "nonnegative": nonnegative})
-    if pointwise is not None and (channels not in (None, "alone") or mixes):
-        what = "mixes" if mixes else f"channels={channels!r}"
-        raise UsageError(f"op {name!r}: a pointwise function acts on each channel alone; remove {what}")
-    if mixes and channels in ("alone", "moves"):
-        raise UsageError(f"op {name!r}: what mixes channels does not keep them apart; remove channels={channels!r}")
 
     def add(rule: Rule) -> Rule:
         parameters = list(inspect.signature(rule).parameters.values())[1:]
         values = [p for p in parameters if "ValueType" in str(p.annotation)]
-        if pointwise is not None and len(values) != 1:
-            raise UsageError(f"op {name!r}: a pointwise function has one input, the op has {len(values)}")
-        attrs = {p.name: p for p in parameters if p not in values}
-        for fact, needed in ((family, ATTRS.get(family or "", ())), (channels, ATTRS.get(channels or "", ()))):
-            missing = [attr for attr in needed if attr not in attrs]
-            if missing:
-                raise UsageError(
-                    f"op {name!r}: {fact!r} ops have an attribute {missing[0]!r}; add it to the parameters"
-                )
         variadic = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in values)
-        ops.register(name)(
-            OpDef(
-                name=name,
-                rule=rule,
-                attrs=attrs,
-                arity=(1 if variadic else len(values), None if variadic else len(values)),
-                nonnegative=nonnegative,
-                mixes=mixes,
-                macs=macs,
-                several="tuple" in str(inspect.signature(rule).return_annotation),
-                doc=inspect.getdoc(rule) or "",
-                family=family,
-                channels="alone" if pointwise is not None else channels,
-                pointwise=pointwise,
-                unchanged=unchanged,
-                random=random,
-                view=view,
-                even=even,
-                constant=constant,
-            )
+        made = OpDef(
+            name=name,
+            rule=rule,
+            attrs={p.name: p for p in parameters if p not in values},
+            arity=(1 if variadic else len(values), None if variadic else len(values)),
+            nonnegative=nonnegative,
+            mixes=mixes,
+            macs=macs,
+            several="tuple" in str(inspect.signature(rule).return_annotation),
+            doc=inspect.getdoc(rule) or "",
+            family=family,
+            channels="alone" if pointwise is not None and channels is None else channels,
+            pointwise=pointwise,
+            unchanged=unchanged,
+            random=random,
+            view=view,
+            even=even,
+            constant=constant,
         )
+        fault = _fault(made)
+        if fault:
+            raise UsageError(f"op {name!r}: {fault}")
+        ops.register(name)(made)
         return rule
 
     return add
 
 
-ATTRS: Mapping[str, tuple[str, ...]] = {
-    "weighted": ("out",),
-    "groups": ("groups",),
-    "pad": ("before", "after"),
-    "ensemble": ("average",),
-}
-"""The attributes that ops of a family, or of a way with channels, have at least."""
 WORDS: Mapping[str, tuple[str, ...]] = {
     "family": get_args(Family),
     "channels": get_args(Channels),
     "unchanged": get_args(Unchanged),
     "nonnegative": get_args(Sign),
 }
+UNARY = frozenset({"weighted", "norm", "activation", "scale", "passive", "pad", "pool", "shape", "split"})
+"""Families of ops with one input."""
+ATTRS: Mapping[str | None, tuple[str, ...]] = {
+    "weighted": ("out",),
+    "groups": ("groups",),
+    "pad": ("before", "after"),
+    "ensemble": ("average",),
+}
+"""The attributes that ops of a family, or of a way with channels, have at least."""
 
 
-def _check_facts(name: str, given: Mapping[str, str | None]) -> None:
-    for fact, value in given.items():
-        if value is not None and value not in WORDS[fact]:
-            close = difflib.get_close_matches(str(value), WORDS[fact], n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"it is one of {', '.join(WORDS[fact])}, or not given"
-            raise UsageError(f"op {name!r}: {fact}={value!r} is not known; {hint}")
+def _fault(made: OpDef) -> str:
+    """What contradicts itself in the facts of an op, and the remedy; "" where nothing does."""
+    for fact, words in WORDS.items():
+        value = getattr(made, fact)
+        if value is not None and value not in words:
+            close = difflib.get_close_matches(str(value), words, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it is one of {', '.join(words)}, or not given"
+            return f"{fact}={value!r} is not known; {hint}"
+    if made.pointwise is not None and (made.channels != "alone" or made.mixes):
+        what = "mixes" if made.mixes else f"channels={made.channels!r}"
+        return f"a pointwise function acts on each channel alone; remove {what}"
+    if made.mixes and made.separates:
+        return f"what mixes channels does not keep them apart; remove channels={made.channels!r}"
+    if (made.family in UNARY or made.pointwise is not None) and made.arity != (1, 1):
+        what = "a pointwise op" if made.pointwise is not None else f"an op of family {made.family!r}"
+        return f"{what} has one input; it is declared with {'any number' if made.arity[1] is None else made.arity[0]}"
+    for word in (made.family, made.channels):
+        missing = [attr for attr in ATTRS.get(word, ()) if attr not in made.attrs]
+        if missing:
+            return f"{word!r} ops have an attribute {missing[0]!r}; add it to the parameters"
+    return ""
 
 
 def op_named(name: str) -> OpDef:
