@@ -70,14 +70,14 @@ class InsertBlock(Pass):
             after = _build(draft, before, path, template)
         if draft.shape(after) != draft.shape(before):
             raise Decline(f"the block turns {draft.shape(before)} into {draft.shape(after)}; it must keep the shape")
-        draft.rewire(before, after, only=[*old_nodes])
-        draft.outputs = [after if port == before else port for port in draft.outputs]
+        settle = None
         if self.init == "copy":
             _copy_weights(draft, graph, stage, previous, path)
-            return None
-        if self.init == "default":
-            return None
-        return self._initialize(draft, graph, before, after)
+        elif self.init != "default":
+            settle = self._initialize(draft, graph, before, after)
+        draft.rewire(before, after, only=[*old_nodes])
+        draft.outputs = [after if port == before else port for port in draft.outputs]
+        return settle
 
     def _initialize(self, draft: Draft, graph: Graph, before: Port, after: Port) -> Settle | None:
         tails = branch_tails(draft, before, after)

@@ -86,13 +86,10 @@ class InsertRandomBlock(Pass):
                 digests[end] = trial.commit().digest
             if digests[end] not in trained:
                 break
-        before, after = self._insert(draft, end)
-        if self.init == "near_zero":
-            near_zero(draft, branch_tail(draft, before, after), self.sigma)
-            draft.claim("approximate")
+        self._insert(draft, end, start=self.init == "near_zero")
 
-    def _insert(self, draft: Draft, end: int) -> tuple[Port, Port]:
-        """(input, output) of the new block behind the node `end`."""
+    def _insert(self, draft: Draft, end: int, start: bool = False) -> None:
+        """Build the block behind the node `end`; with `start` its branch starts near zero."""
         assert draft.base is not None
         before = Port(end)
         template = dict(self.block or {"block": "resbuilder", "options": {"convs": self.convs}})
@@ -112,9 +109,11 @@ class InsertRandomBlock(Pass):
             raise Decline(
                 f"the block turns {draft.shape(before)} into {shape}; it must keep the shape: leave `out` out of it"
             )
+        if start:
+            near_zero(draft, branch_tail(draft, before, after), self.sigma)
+            draft.claim("approximate")
         draft.rewire(before, after, only=known)
         draft.outputs = [after if port == before else port for port in draft.outputs]
-        return before, after
 
 
 def anchors(graph: Graph, position: Position = "equal_blockwise") -> list[list[int]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from nasir.errors import GraphError
 from nasir.ir import canon, regions
 from nasir.ir.infer import Typing, infer, nonnegative
-from nasir.ir.op import OpDef, op_named
+from nasir.ir.op import OpDef, loaded, op_named
 from nasir.ir.types import JSON, Border, Port
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Node:
     @property
     def facts(self) -> OpDef:
         """What is known of its op; raises UnknownName."""
-        return op_named(self.op)
+        return loaded.get(self.op) or op_named(self.op)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Graph:
     @cached_property
     def inputs(self) -> tuple[int, ...]:
         """Ids of the input nodes, in order of id: the arguments of the network."""
-        return tuple(sorted(node_id for node_id, node in self.nodes.items() if node.facts.family == "input"))
+        return tuple(sorted([node_id for node_id, node in self.nodes.items() if node.facts.family == "input"]))
 
     @cached_property
     def order(self) -> tuple[int, ...]:

@@ -7,28 +7,50 @@ what the op's family and its pointwise function do not say (`nasir.pruning.const
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nasir.ir.op import pair
-from nasir.ir.types import JSON, Slot, ValueType, channel_axis
+from nasir.ir.types import JSON, Port, Slot, ValueType, channel_axis
+
+if TYPE_CHECKING:
+    from nasir.ir.graph import Graph
 
 Values: TypeAlias = NDArray[np.float64]  # axes of a value, each whole or 1 (the same all along); NaN: varies
 Known: TypeAlias = Values | None  # None: all of it varies
 
 
-@dataclass(frozen=True, slots=True)
 class Place:
-    """A node: its attributes, the types of its inputs and of its (first) output, its weights and how to get one."""
+    """A node: its attributes and weights, the types of its inputs and of its (first) output."""
 
-    attrs: Mapping[str, JSON]
-    inputs: tuple[ValueType, ...]
-    out: ValueType
-    slots: Mapping[str, Slot]
-    weight: Callable[[str], NDArray[Any]]
+    __slots__ = ("_graph", "_id", "_weight")
+
+    def __init__(self, graph: Graph, node_id: int, weight: Callable[[str, str], NDArray[Any]]) -> None:
+        """`weight` gives an array by the label of its node and its name."""
+        self._graph, self._id, self._weight = graph, node_id, weight
+
+    @property
+    def attrs(self) -> Mapping[str, JSON]:
+        return self._graph.nodes[self._id].attrs
+
+    @property
+    def inputs(self) -> tuple[ValueType, ...]:
+        types = self._graph.infer.types
+        return tuple([types[port] for port in self._graph.nodes[self._id].inputs])
+
+    @property
+    def out(self) -> ValueType:
+        return self._graph.infer.types[Port(self._id)]
+
+    @property
+    def slots(self) -> Mapping[str, Slot]:
+        return self._graph.infer.slots[self._id]
+
+    def weight(self, name: str) -> NDArray[Any]:
+        """A weight of the node."""
+        return self._weight(self._graph.nodes[self._id].label, name)
 
 
 def split(place: Place, x: Known) -> tuple[Known, ...]:

@@ -7,7 +7,6 @@ can be removed exactly, others that are constant can be folded into what reads t
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,18 +22,16 @@ from nasir.ir.types import Port, Slot, bias_of, gain_of, kernel_of
 def constants(graph: Graph, seen: Evidence) -> dict[Port, Known]:
     """What is constant of every value, by the weights in `seen`."""
     found: dict[Port, Known] = {}
-    types, slots = graph.infer.types, graph.infer.slots
     for node_id in graph.order:
         node = graph.nodes[node_id]
-        inputs = tuple([types[port] for port in node.inputs])
-        place = Place(node.attrs, inputs, types[Port(node_id)], slots[node_id], partial(seen.weight, node.label))
-        result = propagated(node.facts, place, [found[port] for port in node.inputs])
-        if isinstance(result, tuple):
-            found.update({Port(node_id, number): part for number, part in enumerate(result)})
+        facts = node.facts
+        result = propagated(facts, Place(graph, node_id, seen.weight), [found[port] for port in node.inputs])
+        if not facts.several:
+            found[Port(node_id)] = result  # type: ignore[assignment]
             continue
         number = 0
-        while Port(node_id, number) in types:  # of several outputs without a rule all vary
-            found[Port(node_id, number)] = result
+        while Port(node_id, number) in graph.infer.types:  # of several outputs without a rule all vary
+            found[Port(node_id, number)] = result[number] if isinstance(result, tuple) else None
             number += 1
     return found
 
@@ -115,7 +112,8 @@ def _product(facts: OpDef, place: Place, known: Known) -> Known:
 
 def by_role(weights: NDArray[Any], slot: Slot) -> NDArray[Any]:
     """A kernel as [written, read, ...]."""
-    return np.moveaxis(weights, (slot.axis("write"), slot.axis("read")), (0, 1))
+    write, read = slot.axis("write"), slot.axis("read")
+    return weights if (write, read) == (0, 1) else np.moveaxis(weights, (write, read), (0, 1))
 
 
 def is_even(facts: OpDef, attrs: Any, slot: Slot) -> bool:

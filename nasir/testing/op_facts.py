@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from nasir.branching.merging import joint, joint_attrs
-from nasir.ir import JSON, Graph, Port, op_named
+from nasir.ir import JSON, Graph, op_named
 from nasir.ir.ops_constants import Known, Place
 from nasir.ir.types import bias_of, channel_axis
 from nasir.pruning.constants import by_role, is_even, propagated
@@ -147,9 +147,7 @@ class _Node:
 
     @property
     def place(self) -> Place:
-        types = self.graph.infer.types
-        inputs = tuple([types[port] for port in self.graph.nodes[self.id].inputs])
-        return Place(self.attrs, inputs, types[Port(self.id)], self.slots, self.weights.__getitem__)
+        return Place(self.graph, self.id, lambda label, name: self.weights[name])
 
     def batch(self, seed: int) -> list[Array]:
         return random_batch(self.graph, seed)
