@@ -56,10 +56,10 @@ def _shape_key(graph: Graph, block: Region) -> tuple[object, ...]:
 def _block_row(graph: Graph, blocks: list[Region]) -> tuple[str, str, str, str, str]:
     first, last = blocks[0].path, blocks[-1].path
     name = first if len(blocks) == 1 else f"{first} .. {last}"
-    weighted = [graph.nodes[n] for n in graph.members(first) if graph.nodes[n].op in ("conv2d", "linear")]
+    weighted = [graph.nodes[n] for n in graph.members(first) if graph.nodes[n].facts.family == "weighted"]
     convs = " ".join(
         f"{node.attrs['kernel']}x{node.attrs['kernel']}:{node.attrs['out']}"
-        if node.op == "conv2d"
+        if "kernel" in node.attrs
         else f"fc:{node.attrs['out']}"
         for node in weighted
     )
@@ -74,10 +74,9 @@ def _node_row(graph: Graph, node_id: int) -> tuple[str, str, str, str, str]:
     node = graph.nodes[node_id]
     cost = graph.cost(node.label)
     what = node.op
-    if node.op == "conv2d":
-        what = f"conv2d {node.attrs['kernel']}x{node.attrs['kernel']}" + (
-            f" / {node.attrs['stride']}" if node.attrs["stride"] != 1 else ""
-        )
+    if node.facts.family == "weighted" and "kernel" in node.attrs:
+        stride = node.attrs.get("stride", 1)
+        what += f" {node.attrs['kernel']}x{node.attrs['kernel']}" + (f" / {stride}" if stride != 1 else "")
     numbers = (f"{cost.params:,}" if cost.params else "", f"{cost.macs:,}" if cost.macs else "")
     return (node.label, what, _shape(graph, node_id), *numbers)
 

@@ -12,8 +12,6 @@ from nasir.ir.regions import covers
 from nasir.registry import register
 from nasir.rewrite import WHOLE, Pass, Refresh, parts_of
 
-NORMS = ("batch_norm", "group_norm", "layer_norm")
-
 
 def _sites(graph: Graph, paths: tuple[str, ...]) -> list[str]:
     return [WHOLE] if paths else [*graph.regions]
@@ -61,7 +59,7 @@ class Freeze(Pass):
                 draft.freeze(part)
                 continue
             for node_id, node in graph.nodes.items():
-                if covers(part, node.label) and graph.infer.slots[node_id] and node.op not in NORMS:
+                if covers(part, node.label) and graph.infer.slots[node_id] and node.facts.family != "norm":
                     draft.freeze(node.label)
         if draft.frozen == set(graph.frozen):
             raise Decline(f"{', '.join(parts)} is frozen already")

@@ -9,7 +9,9 @@ import numpy as np
 
 from nasir.errors import Decline, GraphError
 from nasir.evidence import Evidence
-from nasir.ir import Draft, Fill, Graph, Node, pair
+from nasir.ir import Draft, Fill, Graph, pair
+from nasir.ir.space import size_of
+from nasir.ir.types import kernel_of
 from nasir.registry import register
 from nasir.rewrite import WHOLE, Pass
 from nasir.transfer import AxisTake, Key, Take
@@ -38,7 +40,7 @@ class GrowKernel(Pass):
 
     def sites(self, graph: Graph) -> Iterable[str]:
         """Every convolution with a smaller kernel, every region that holds one, and the network."""
-        labels = [graph.nodes[n].label for n in graph.order if self._grows(graph.nodes[n], 1)]
+        labels = [graph.nodes[n].label for n in graph.order if self._grows(graph, n, 1)]
         regions = [path for path in graph.regions if self._inside(graph, path)]
         return [*labels, *regions, WHOLE]
 
@@ -50,27 +52,30 @@ class GrowKernel(Pass):
         if site == WHOLE or site in graph.regions:
             chosen = self._inside(graph, site)
         elif site in graph.labels:
-            chosen = [graph.labels[site]] if self._grows(graph.nodes[graph.labels[site]], 1) else []
+            chosen = [graph.labels[site]] if self._grows(graph, graph.labels[site], 1) else []
         else:
             raise GraphError(f"no node, region or 'network' is called {site!r}")
         if not chosen:
             raise Decline(f"'{site}' has no convolution with a kernel of at least {least} and below {self.to}")
         for node_id in chosen:
-            self._grow(draft, node_id)
+            self._grow(draft, graph, node_id)
         draft.claim("exact")
 
     def _inside(self, graph: Graph, site: str) -> list[int]:
         ids = graph.order if site == WHOLE else graph.members(site)
-        return [node_id for node_id in ids if self._grows(graph.nodes[node_id], self.least)]
+        return [node_id for node_id in ids if self._grows(graph, node_id, self.least)]
 
-    def _grows(self, node: Node, least: int) -> bool:
-        if node.op != "conv2d":
+    def _grows(self, graph: Graph, node_id: int, least: int) -> bool:
+        node = graph.nodes[node_id]
+        if node.facts.family != "weighted" or not {"kernel", "padding", "dilation"} <= node.attrs.keys():
             return False
         kernel = pair(node.attrs["kernel"])
+        if _window(graph, node_id) != kernel:
+            return False
         return least <= min(kernel) < self.to and max(kernel) <= self.to
 
-    def _grow(self, draft: Draft, node_id: int) -> None:
-        node = draft.nodes[node_id]
+    def _grow(self, draft: Draft, graph: Graph, node_id: int) -> None:
+        node, slots = draft.nodes[node_id], graph.infer.slots[node_id]
         kernel, padding, dilation = (pair(node.attrs[name]) for name in ("kernel", "padding", "dilation"))
         if any((self.to - size) % 2 for size in kernel):
             raise Decline(
@@ -81,7 +86,17 @@ class GrowKernel(Pass):
         wider = [pad + rim * step for pad, rim, step in zip(padding, rims, dilation, strict=True)]
         draft.set_attrs(node_id, kernel=self.to, padding=wider)
         middle = [AxisTake(_middle(size, rim), None, Fill("zeros")) for size, rim in zip(kernel, rims, strict=True)]
-        draft.source(node_id, "weight", Take(Key(node_id, "weight"), (None, None, *middle)))
+        name = kernel_of(slots)
+        assert name is not None
+        axes = [middle.pop(0) if axis.role == "fixed" else None for axis in slots[name].axes]
+        draft.source(node_id, name, Take(Key(node_id, name), tuple(axes)))
+
+
+def _window(graph: Graph, node_id: int) -> tuple[int, ...]:
+    """Sizes of the axes of a kernel that are neither read nor written."""
+    name = kernel_of(graph.infer.slots[node_id])
+    axes = () if name is None else graph.infer.slots[node_id][name].axes
+    return tuple([size_of(axis.space) for axis in axes if axis.role == "fixed"])
 
 
 def _middle(size: int, rim: int) -> np.ndarray:

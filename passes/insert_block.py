@@ -70,33 +70,33 @@ class InsertBlock(Pass):
             after = _build(draft, before, path, template)
         if draft.shape(after) != draft.shape(before):
             raise Decline(f"the block turns {draft.shape(before)} into {draft.shape(after)}; it must keep the shape")
-        draft.rewire(before, after, only=[*old_nodes])
-        draft.outputs = [after if port == before else port for port in draft.outputs]
+        settle = None
         if self.init == "copy":
             _copy_weights(draft, graph, stage, previous, path)
-            return None
-        if self.init == "default":
-            return None
-        return self._initialize(draft, graph, before, after)
+        elif self.init != "default":
+            settle = self._initialize(draft, graph, before, after)
+        draft.rewire(before, after, only=[*old_nodes])
+        draft.outputs = [after if port == before else port for port in draft.outputs]
+        return settle
 
     def _initialize(self, draft: Draft, graph: Graph, before: Port, after: Port) -> Settle | None:
-        tails, relu_after_sum = branch_tails(draft, before, after)
-        ops = {draft.nodes[tail].op for tail in tails}
-        weights = [(tail, slot) for tail in tails for slot in parameters(draft, tail)]
+        tails = branch_tails(draft, before, after)
+        ends = [draft.nodes[tail] for tail in tails.nodes]
+        weights = [(n, slot) for tail in tails.nodes for n, slot, _ in parameters(draft, tail)]
         if self.init == "zero":
-            if "relu" in ops:
+            if any(node.facts.dead_at_zero for node in ends):
                 raise Decline("its branch ends in a ReLU: at zero it would never get a gradient; use init: near_zero")
             for tail, slot in weights:
                 draft.fill(tail, slot, "zeros")
             # behind the sum's ReLU an identity is only exact on a stream that is never negative
-            draft.claim("exact" if not relu_after_sum or graph.nonnegative[before.node] else "no")
+            draft.claim("exact" if tails.silent_is_exact(graph.nonnegative[before.node]) else "no")
             return None
         if self.init == "near_zero":
-            for tail in tails:
+            for tail in tails.nodes:
                 near_zero(draft, tail, self.sigma)
             draft.claim("approximate")
             return None
-        other = sorted(ops - {"batch_norm", "group_norm", "layer_norm"})
+        other = sorted({node.op for node in ends if node.facts.family != "norm"})
         if other:
             raise Decline(
                 f"init: {self.init} sets the last norm of the branch, which ends in a {other[0]}; use near_zero"

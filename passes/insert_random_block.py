@@ -86,13 +86,10 @@ class InsertRandomBlock(Pass):
                 digests[end] = trial.commit().digest
             if digests[end] not in trained:
                 break
-        before, after = self._insert(draft, end)
-        if self.init == "near_zero":
-            near_zero(draft, branch_tail(draft, before, after)[0], self.sigma)
-            draft.claim("approximate")
+        self._insert(draft, end, start=self.init == "near_zero")
 
-    def _insert(self, draft: Draft, end: int) -> tuple[Port, Port]:
-        """(input, output) of the new block behind the node `end`."""
+    def _insert(self, draft: Draft, end: int, start: bool = False) -> None:
+        """Build the block behind the node `end`; with `start` its branch starts near zero."""
         assert draft.base is not None
         before = Port(end)
         template = dict(self.block or {"block": "resbuilder", "options": {"convs": self.convs}})
@@ -112,9 +109,11 @@ class InsertRandomBlock(Pass):
             raise Decline(
                 f"the block turns {draft.shape(before)} into {shape}; it must keep the shape: leave `out` out of it"
             )
+        if start:
+            near_zero(draft, branch_tail(draft, before, after), self.sigma)
+            draft.claim("approximate")
         draft.rewire(before, after, only=known)
         draft.outputs = [after if port == before else port for port in draft.outputs]
-        return before, after
 
 
 def anchors(graph: Graph, position: Position = "equal_blockwise") -> list[list[int]]:
@@ -158,7 +157,7 @@ def _image(graph: Graph, node_id: int) -> bool:
 
 
 def _ends_skip(graph: Graph, layer: Layer) -> bool:
-    return layer.kind == "merge" and graph.nodes[layer.node].op == "add"
+    return layer.kind == "merge" and graph.nodes[layer.node].facts.family == "sum"
 
 
 def _outside_of_blocks(graph: Graph, node_id: int) -> bool:
@@ -170,7 +169,8 @@ def _outside_of_blocks(graph: Graph, node_id: int) -> bool:
 def _last_width(graph: Graph, end: int) -> int:
     """Output channels of the last convolution up to the node `end`, shortcuts left out; 0 where there is none."""
     before = graph.order[: graph.order.index(end) + 1]
-    found = [n for n in before if graph.nodes[n].op == "conv2d" and not is_shortcut(graph, n)]
+    convs = [n for n in before if any(slot.is_convolution for slot in graph.infer.slots[n].values())]
+    found = [n for n in convs if not is_shortcut(graph, n)]
     return graph.infer.types[Port(found[-1])].shape[0] if found else 0
 
 

@@ -11,13 +11,21 @@ from functools import cached_property
 
 import numpy as np
 
-from nasir.branching.merging import branch_paths, counterparts, joint, joint_attrs, joint_source
+from nasir.branching.merging import (
+    branch_paths,
+    counterparts,
+    is_dense,
+    joint,
+    joint_attrs,
+    joint_source,
+    over_outputs,
+)
 from nasir.errors import Decline
 from nasir.evidence import Evidence, Need
 from nasir.ir import Draft, Graph, Port
 from nasir.registry import register
 from nasir.rewrite import WHOLE, Pass
-from nasir.transfer import AxisTake, Blob, Key, Stack, Take
+from nasir.transfer import AxisTake, Blob, Key, Source, Stack, Take
 
 
 @register("merge-branches")
@@ -79,7 +87,7 @@ class _Merge:
     def apart(self) -> set[int]:
         """Nodes that each branch keeps: those that cannot be joint, and the blocks they lie in, which stay whole."""
         graph = self.graph
-        found = {node_id for node_id in self.twins if not joint(graph.nodes[node_id]) or self._tokens(node_id)}
+        found = {node_id for node_id in self.twins if not joint(graph, node_id) or self._tokens(node_id)}
         blocks = {path for n in found for path in graph.owners[n] if graph.regions[path].kind == "block"}
         return found.union(*[graph.members(path) for path in blocks])
 
@@ -97,17 +105,17 @@ class _Merge:
         label = self._label(node.label)
         slots = graph.infer.slots[node_id]
         all_common = all(common)
-        if all_common and not slots and node.op != "dropout":
+        if all_common and not slots and not node.facts.random:
             made = self.draft.add(node.op, [p for p in inputs if p is not None], label, **node.attrs)
             self.shared[Port(node_id)] = made
         else:
-            over_outputs = all_common and node.op == "conv2d" and node.attrs["groups"] == 1
+            shared = all_common and over_outputs(node)
             ready = [
-                port if over_outputs or not same else self._repeated(port, label)
+                port if shared or not same else self._repeated(port, label)
                 for port, same in zip(inputs, common, strict=True)
                 if port is not None
             ]
-            attrs = joint_attrs(node, len(self.paths), over_outputs)
+            attrs = joint_attrs(node, len(self.paths), shared)
             made = self.draft.add(node.op, ready, label, **attrs)
             self.joint[Port(node_id)] = made
             for name, slot in slots.items():
@@ -148,18 +156,23 @@ class _Merge:
         end = graph.outputs[0].node
         heads = [port.node for port in graph.nodes[end].inputs]
         first = graph.nodes[heads[0]]
-        features = self.joint.get(first.inputs[0]) if first.op == "linear" else None
+        slots = graph.infer.slots[heads[0]]
+        features = self.joint.get(first.inputs[0]) if is_dense(graph, heads[0]) else None
         if graph.nodes[end].attrs["average"] != "logits" or features is None or len(self.twins) != len(self.merged) + 1:
             return False
         count = len(heads)
         size = graph.infer.types[first.inputs[0]].shape[0]
-        fc = draft.add("linear", features, self._label(first.label), **first.attrs)
+        fc = draft.add(first.op, features, self._label(first.label), **first.attrs)
         share = AxisTake(np.arange(size), np.full(size, 1.0 / count))
-        draft.source(fc.node, "weight", Stack(1, tuple([Take(Key(h, "weight"), (None, share)) for h in heads])))
-        if first.attrs["bias"]:
-            biases = [seen.weight(graph.nodes[h].label, "bias") for h in heads]
-            mean = np.mean(biases, axis=0, dtype=np.float64).astype(biases[0].dtype)
-            draft.source(fc.node, "bias", Blob(draft.blob(mean), mean.shape))
+        for name, slot in slots.items():
+            if slot.is_kernel:
+                axes = tuple([share if axis.role == "read" else None for axis in slot.axes])
+                source: Source = Stack(slot.axis("read"), tuple([Take(Key(h, name), axes) for h in heads]))
+            else:
+                biases = [seen.weight(graph.nodes[h].label, name) for h in heads]
+                mean = np.mean(biases, axis=0, dtype=np.float64).astype(biases[0].dtype)
+                source = Blob(draft.blob(mean), mean.shape)
+            draft.source(fc.node, name, source)
         self._freeze(fc, heads)
         self.gone.update((*heads, end))
         draft.outputs = [fc]

@@ -124,7 +124,8 @@ def measured(graph: Graph, seen: Evidence) -> dict[str, dict[str, list[float]]]:
     """[mean |w|, entries] of every convolution in every block, in the order of the network."""
     found: dict[str, dict[str, list[float]]] = {}
     for block in graph.blocks:
-        labels = [graph.nodes[n].label for n in graph.members(block.path) if graph.nodes[n].op == "conv2d"]
+        nodes = [(graph.nodes[n].label, graph.infer.slots[n]) for n in graph.members(block.path)]
+        labels = [label for label, slots in nodes if any(slot.is_convolution for slot in slots.values())]
         found[block.path] = {label: seen.per_weight("weight_abs", label).tolist() for label in labels}
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from nasir.blocks import INITS, init_rules, made_with
+from nasir.blocks import INITS, made_with, starts
 from nasir.errors import Decline
 from nasir.evidence import Evidence
 from nasir.ir import Draft, Graph
@@ -50,9 +50,9 @@ class ResetWeights(Pass):
             inside = not parts or any(covers(part, label) for part in parts)
             if not inside or graph.is_frozen(node_id) or any(covers(kept, label) for kept in self.keep):
                 continue
-            rules = init_rules(self.init or made_with(graph, node_id))
+            own = starts(self.init or made_with(graph, node_id), slots)
             for name, slot in slots.items():
-                rule = rules.get((graph.nodes[node_id].op, name), slot.init)
+                rule = own.get(name, slot.init)
                 draft.fill(node_id, name, rule.rule, **rule.args)
                 changed = True
         if not changed:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nasir.blocks import init_rules
+from nasir.blocks import starts
 from nasir.branching import (
     Group,
     calibrated,
@@ -73,7 +73,7 @@ class SplitBranches(Pass):
 
     def sites(self, graph: Graph) -> Iterable[str]:
         """Every stage and every block of a network of one output that has no branches yet."""
-        if len(graph.outputs) > 1 or any(node.op == "ensemble" for node in graph.nodes.values()):
+        if len(graph.outputs) > 1 or any(node.facts.family == "ensemble" for node in graph.nodes.values()):
             return []
         return [region.path for region in (*graph.stages, *graph.blocks)]
 
@@ -152,11 +152,11 @@ class SplitBranches(Pass):
     ) -> None:
         """Equal branches trained on equal data stay equal for ever."""
         if self.how != "aligned" or any(
-            n in fresh and graph.infer.slots[n] and not graph.nodes[n].op.endswith("_norm") for n in nodes
+            n in fresh and graph.infer.slots[n] and graph.nodes[n].facts.family != "norm" for n in nodes
         ):
             return
         distinct = {tuple([index.tobytes() for index in take.values()]) for take in takes}
-        if len(distinct) < len(takes) and not any(graph.nodes[n].op == "dropout" for n in nodes):
+        if len(distinct) < len(takes) and not any(graph.nodes[n].facts.random for n in nodes):
             raise Decline("some branches would start equal and stay so; set fresh_head: true, or make them narrower")
 
 
@@ -165,7 +165,7 @@ def _check(graph: Graph, nodes: Sequence[int]) -> None:
         raise Decline(f"the network has {len(graph.outputs)} outputs; branches need one, of logits")
     if len(graph.infer.types[graph.outputs[0]].shape) != 1:
         raise Decline("the network puts out no vector of logits to average")
-    if any(graph.nodes[node_id].op == "ensemble" for node_id in nodes):
+    if any(graph.nodes[node_id].facts.family == "ensemble" for node_id in nodes):
         raise Decline("the network has branches already")
 
 
@@ -180,7 +180,7 @@ def aligned(sizes: Mapping[Atom, int], branch: int, branches: int) -> dict[Atom,
 
 def _fresh(graph: Graph, nodes: Sequence[int], norms: bool, head: bool) -> set[int]:
     """Nodes whose weights start anew."""
-    found = {n for n in nodes if norms and graph.nodes[n].op.endswith("_norm")}
+    found = {n for n in nodes if norms and graph.nodes[n].facts.family == "norm"}
     last = head_of(graph)
     return found | ({last} if head and last is not None and last in nodes else set())
 
@@ -208,24 +208,32 @@ class _Dealt:
 
     def source(self, key: Key, slot: Slot, branch: int) -> Source | None:
         """Where an array of a branch comes from; None for ops whose arrays are no lists of filters."""
-        op = self.graph.nodes[key.node].op
+        family = self.graph.nodes[key.node].facts.family
         if not slot.axes:
             return Take(key, ())
-        if op not in ("conv2d", "linear") and not op.endswith("_norm"):
+        roles = [axis.role for axis in slot.axes]
+        if family not in ("weighted", "norm") or not {"write", "along"} & set(roles):
             return None
+        listed = roles.index("write" if "write" in roles else "along")
+        read = roles.index("read") if "read" in roles else None
         new = [self._size(axis.space) for axis in slot.axes]
-        rest: list[AxisTake | None] = [None] * (len(new) - 2)
+
+        def taken(rows: Index | None, columns: Index) -> Take:
+            axes: list[AxisTake | None] = [None] * len(new)
+            axes[listed] = None if rows is None else AxisTake(rows)
+            if read is not None:
+                axes[read] = AxisTake(columns)
+            return Take(key, tuple(axes))
+
+        inputs = 1 if read is None else new[read]
         if key.node == self.head:  # its outputs are the classes
-            return Take(key, (None, *[AxisTake(np.arange(size)) for size in new[1:]]))
-        inputs = new[1] if len(new) > 1 else 1
-        lists = self._list(key, slot.shape[0], new[0], inputs)
-        chunk = lists[:, branch * new[0] : (branch + 1) * new[0]]
-        if len(new) == 1:
-            return Take(key, (AxisTake(chunk[0]),))
-        if (branch + 1) * new[0] <= slot.shape[0]:
-            return Take(key, (AxisTake(chunk[0]), AxisTake(np.arange(inputs)), *rest))
-        parts = [Take(key, (AxisTake(row), AxisTake(np.array([k])), *rest)) for k, row in enumerate(chunk)]
-        return Stack(1, tuple(parts))
+            return taken(None, np.arange(inputs))
+        count, size = slot.shape[listed], new[listed]
+        lists = self._list(key, count, size, inputs)
+        chunk = lists[:, branch * size : (branch + 1) * size]
+        if read is None or (branch + 1) * size <= count:
+            return taken(chunk[0], np.arange(inputs))
+        return Stack(read, tuple([taken(row, np.array([k])) for k, row in enumerate(chunk)]))
 
     def _size(self, axis: Any) -> int:
         index = positions(axis, self.take)
@@ -248,7 +256,7 @@ def _start(draft: Draft, graph: Graph, node_id: int, copy: int, name: str, sourc
     for path in graph.owners[node_id]:
         template = graph.regions[path].template
         if template is not None:
-            rule = init_rules(template.get("init", "default")).get((graph.nodes[node_id].op, name))
+            rule = starts(template.get("init", "default"), graph.infer.slots[node_id]).get(name)
             if rule is not None:
                 draft.fill(copy, name, rule.rule, **rule.args)
             return

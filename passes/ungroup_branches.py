@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from nasir.branching import head_of, numbered, outputs_of
-from nasir.branching.merging import branch_paths, joint, part_attrs, part_source
+from nasir.branching.merging import branch_paths, is_dense, joint, over_outputs, part_attrs, part_source
 from nasir.errors import Decline
 from nasir.evidence import Evidence
 from nasir.ir import Draft, Graph, Port
@@ -46,7 +46,7 @@ class UngroupBranches(Pass):
         head = None if splits else head_of(graph)
         if splits and paths is not None:
             branches, ends = len(paths), [graph.nodes[n].inputs[0] for n in splits]
-        elif self.branches and head is not None and graph.nodes[head].op == "linear":
+        elif self.branches and head is not None and is_dense(graph, head):
             branches, ends = self.branches, [graph.nodes[head].inputs[0]]
             paths = tuple([numbered(branch) for branch in range(branches)])
         else:
@@ -78,11 +78,11 @@ class UngroupBranches(Pass):
         count, size = len(made), graph.infer.types[node.inputs[0]].shape[0] // len(made)
         logits = []
         for branch, ports in enumerate(made):
-            fc = draft.add("linear", ports[node.inputs[0]], numbered(branch, node.label), **node.attrs)
+            fc = draft.add(node.op, ports[node.inputs[0]], numbered(branch, node.label), **node.attrs)
             chunk = AxisTake(np.arange(branch * size, (branch + 1) * size), np.full(size, float(count)))
-            draft.source(fc.node, "weight", Take(Key(head, "weight"), (None, chunk)))
-            if node.attrs["bias"]:
-                draft.source(fc.node, "bias", Take(Key(head, "bias"), (None,)))
+            for name, slot in graph.infer.slots[head].items():
+                axes = tuple([chunk if axis.role == "read" else None for axis in slot.axes])
+                draft.source(fc.node, name, Take(Key(head, name), axes))
             if graph.is_frozen(head):
                 draft.freeze(draft.nodes[fc.node].label)
             logits.append(fc)
@@ -99,7 +99,10 @@ def _splits(graph: Graph) -> list[int]:
         return []
     found = []
     for node_id, node in graph.nodes.items():
-        if node.op != "split" or len(set(node.attrs["sizes"])) > 1 or len(node.attrs["sizes"]) != len(paths):
+        if node.facts.family != "split" or not node.facts.several:
+            continue
+        sizes = [graph.infer.types[port].shape for port in outputs_of(graph, node_id)]
+        if len(set(sizes)) > 1 or len(sizes) != len(paths):
             continue
         readers = [
             {port.output for port in graph.nodes[user].inputs if port.node == node_id} == {branch}
@@ -122,14 +125,14 @@ def _joint_nodes(graph: Graph, ends: list[Port], branches: int) -> tuple[list[in
         node = graph.nodes[node_id]
         if node_id in found or node_id in repeats:
             continue
-        if node.op == "concat" and len(node.inputs) == branches and len(set(node.inputs)) == 1:
+        if node.facts.family == "concat" and len(node.inputs) == branches and len(set(node.inputs)) == 1:
             repeats.add(node_id)
             continue
-        groups = node.attrs.get("groups", branches)
-        shared = node.op == "conv2d" and groups == 1
+        shared = node.facts.channels == "groups" and over_outputs(node)
+        groups = node.attrs["groups"] if node.facts.channels == "groups" else branches
         channels = next(outputs_of(graph, node_id))
         fits = graph.infer.types[channels].shape[0] % branches == 0 and (shared or groups % branches == 0)
-        if not joint(node) or not fits:
+        if not fits or not joint(graph, node_id):
             raise Decline(f"'{node.label}' ({node.op}) does not do the work of {branches} branches side by side")
         found.add(node_id)
         if not shared:

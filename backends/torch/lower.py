@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from nasir.backends.torch.oplowering import Call, Lowered
+from nasir.backends.torch.oplowering import Call, Lowered, may_overwrite
 from nasir.errors import UsageError
 from nasir.ir import Graph, Port, op_named
 
@@ -62,7 +62,7 @@ def _owners(graph: Graph) -> dict[int, str]:
     outputs = {port.node for port in graph.outputs}
     home = dict(owner)
     for node_id, node in graph.nodes.items():
-        if node.op != "relu":
+        if not node.facts.rectifies:
             continue
         path = home.get(node_id)
         is_exit = path is not None and graph.boundary(path)[1] == node_id and len(graph.members(path)) > 1
@@ -158,10 +158,9 @@ def inplace_relus(graph: Graph, nodes: Iterable[int]) -> set[int]:
     found = set()
     for node_id in nodes:
         node = graph.nodes[node_id]
-        if node.op == "relu":
+        if len(node.inputs) == 1 and may_overwrite(node.op, graph.nodes[node.inputs[0].node].op):
             source = node.inputs[0].node
-            free = graph.nodes[source].op in ("batch_norm", "add", "conv2d", "group_norm") and source not in outputs
-            if free and graph.users(source) == (node_id,):
+            if source not in outputs and graph.users(source) == (node_id,):
                 found.add(node_id)
     return found
 

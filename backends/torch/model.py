@@ -94,8 +94,9 @@ class Model(nn.Module):
         lowered: dict[int, Lowered] = {}
         reused: set[int] = set()
         reshaped = set() if old is None else _reshaped(old.graph, graph)
+        given = set(graph.inputs)
         for node_id, node in graph.nodes.items():
-            if node.op == "input":
+            if node_id in given:
                 continue
             if old is not None and node_id not in changed and old._can_lend(node_id, graph, reshaped):
                 lowered[node_id] = old._lowered[node_id]

@@ -20,6 +20,7 @@ from nasir.errors import NasirError
 from nasir.evidence import Evidence, Need
 from nasir.ir import Atom, Graph, Port
 from nasir.ir.space import atoms_of, resolve
+from nasir.ir.types import gain_of
 from nasir.transfer import Key
 
 Measured = Mapping[str, NDArray[Any]]
@@ -105,21 +106,26 @@ def _weight_norm(model: Model) -> Measured:
 def _norm_scale(model: Model) -> Measured:
     rows: Rows = []
     for node_id in model.graph.order:
-        slot = model.graph.infer.slots[node_id].get("weight")
-        if slot is not None and "norm" in slot.tags:
-            rows.append((slot.axes[-1].space, np.abs(on_host(model.tensor(Key(node_id, "weight")))), 1))
+        slots = model.graph.infer.slots[node_id]
+        gain = gain_of(slots)
+        if gain is not None:
+            rows.append((slots[gain].axes[-1].space, np.abs(on_host(model.tensor(Key(node_id, gain)))), 1))
     return by_space(model.graph, rows)
 
 
 def _weight_abs(model: Model) -> Measured:
     graph = model.graph
-    names = [n for n in graph.order if graph.nodes[n].op in ("conv2d", "linear")]
-    weights = [model.tensor(Key(n, "weight")).detach() for n in names]
+    keys = [Key(n, name) for n in graph.order for name, slot in graph.infer.slots[n].items() if slot.is_kernel]
+    weights = [model.tensor(key).detach() for key in keys]
     means = torch.stack([weight.abs().mean(dtype=torch.float64) for weight in weights]).tolist() if weights else []
-    return {
-        graph.nodes[n].label: np.array([mean, weight.numel()], dtype=np.float64)
-        for n, mean, weight in zip(names, means, weights, strict=True)
-    }
+    found: dict[str, NDArray[np.float64]] = {}
+    for key, mean, weight in zip(keys, means, weights, strict=True):
+        label, entries = graph.nodes[key.node].label, weight.numel()
+        if label in found:  # a node with several kernels
+            before, count = found[label].tolist()
+            mean, entries = (before * count + mean * entries) / (count + entries), int(count) + entries
+        found[label] = np.array([mean, entries], dtype=np.float64)
+    return found
 
 
 def _taylor(model: Model, labelled: Labelled | None) -> Measured:
@@ -166,7 +172,7 @@ def _writers(graph: Graph) -> dict[Atom, list[int]]:
 def _measured(graph: Graph, writer: int) -> int:
     """The norm right behind a writer, where there is one, else the writer."""
     users = graph.users(writer)
-    if len(users) == 1 and graph.nodes[users[0]].op.endswith("_norm"):
+    if len(users) == 1 and graph.nodes[users[0]].facts.family == "norm":
         return users[0]
     return writer
 

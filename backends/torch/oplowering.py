@@ -41,16 +41,29 @@ Lowered: TypeAlias = nn.Module | Call
 Lowering: TypeAlias = Callable[[Mapping[str, JSON], tuple[ValueType, ...], ValueType], Lowered]
 
 LOWERINGS: dict[str, Lowering] = {}
+OVERWRITES: set[str] = set()
+SPARES: set[str] = set()
 
 
-def lowering(op: str) -> Callable[[Lowering], Lowering]:
-    """Register how `op` becomes torch."""
+def lowering(op: str, *, overwrites: bool = False, spares: bool = False) -> Callable[[Lowering], Lowering]:
+    """Register how `op` becomes torch.
+
+    `overwrites`: it is a Call whose function takes `inplace=True`, and whose backward pass then needs its output only.
+    `spares`: its backward pass does not need its output, so that the next op may overwrite it.
+    """
 
     def add(function: Lowering) -> Lowering:
         LOWERINGS[op] = function
+        for known, flag in ((OVERWRITES, overwrites), (SPARES, spares)):
+            (known.add if flag else known.discard)(op)
         return function
 
     return add
+
+
+def may_overwrite(op: str, source: str) -> bool:
+    """Whether `op` may write its result over what an op `source` gave it, as far as backward passes go."""
+    return op in OVERWRITES and source in SPARES
 
 
 def lower_op(op: str, attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out: ValueType) -> Lowered:
@@ -66,7 +79,7 @@ def channel_dim(x: ValueType) -> int:
     return x.channel_axis + 1
 
 
-@lowering("conv2d")
+@lowering("conv2d", spares=True)
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
     proto = _conv(pair(a["kernel"]), pair(a["stride"]), pair(a["padding"]), pair(a["dilation"]), a["bias"])
     return _stamped(proto, in_channels=x[0].shape[0], out_channels=a["out"], groups=a["groups"])
@@ -99,7 +112,7 @@ def _linear(bias: bool) -> nn.Linear:
     return nn.Linear(1, 1, bias=bias)
 
 
-@lowering("batch_norm")
+@lowering("batch_norm", spares=True)
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
     proto = _batch_norm(len(x[0].shape) == 3, a["eps"], a["momentum"])
     return _stamped(proto, num_features=x[0].shape[0])
@@ -110,7 +123,7 @@ def _batch_norm(image: bool, eps: float, momentum: float) -> nn.Module:
     return (nn.BatchNorm2d if image else nn.BatchNorm1d)(1, eps=eps, momentum=momentum)
 
 
-@lowering("group_norm")
+@lowering("group_norm", spares=True)
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
     return nn.GroupNorm(a["groups"], x[0].shape[0], eps=a["eps"])
 
@@ -146,7 +159,7 @@ def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowere
     return nn.Identity()
 
 
-@lowering("relu")
+@lowering("relu", overwrites=True)
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
     return Call(F.relu)
 
@@ -203,7 +216,7 @@ def _merge(two: Callable[..., Any], many: Callable[..., Any], count: int) -> Cal
     return Call(two if count == 2 else many)
 
 
-@lowering("add")
+@lowering("add", spares=True)
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
     return _merge(operator.add, add_all, len(x))
 

@@ -22,7 +22,7 @@ def moving_norms(model: Model, refresh: Refresh) -> dict[str, nn.Module]:
     """The modules whose statistics a refresh moves, by label."""
     found = {}
     for node_id, node in model.graph.nodes.items():
-        module = model.leaf(node_id) if node.op != "input" else None
+        module = model.leaf(node_id) if node.facts.family != "input" else None
         if module is None or "running_mean" not in module._buffers:
             continue
         chosen = not refresh.paths or any(covers(path, node.label) for path in refresh.paths)

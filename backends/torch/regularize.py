@@ -60,8 +60,7 @@ def penalized(graph: Graph, plan: PenaltyPlan) -> list[Key]:
         for name, slot in graph.infer.slots[node_id].items():
             if slot.kind != "param":
                 continue
-            kernel = node.op in ("conv2d", "linear") and name == "weight"
-            convolution = node.op == "conv2d" and kernel
+            kernel, convolution = slot.is_kernel, slot.is_convolution
             if isinstance(plan.on, tuple):
                 wanted = kernel and below(node.label, plan.on)
             else:

@@ -15,6 +15,7 @@ from nasir.blocks.build import shortcut_of as shortcut_of
 from nasir.blocks.init import INITS as INITS
 from nasir.blocks.init import init_rules as init_rules
 from nasir.blocks.init import made_with as made_with
+from nasir.blocks.init import starts as starts
 from nasir.blocks.make import Maker as Maker
 from nasir.blocks.steps import STEPS as STEPS
 from nasir.blocks.steps import add_step as add_step

@@ -1,52 +1,84 @@
-"""Initializers of whole networks: for which weights of which ops the default of the op is replaced."""
+"""Initializers of whole networks: for which weights the default of their op is replaced, by the roles of their axes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from math import sqrt
+from typing import Literal, TypeAlias
 
 from nasir.errors import UnknownName
-from nasir.ir import Draft, Fill, Graph
+from nasir.ir import Draft, Fill, Graph, Slot
 from nasir.ir.regions import closest
 
 HE = Fill("kaiming_normal", {"mode": "fan_out"})
 GLOROT = Fill("xavier_uniform")
 ZEROS = Fill("zeros")
 
-INITS: Mapping[str, Mapping[tuple[str, str], Fill]] = {
+Part: TypeAlias = Literal["convolution", "convolution bias", "dense", "dense bias"]
+"""Kernels over a window and their biases, and all other kernels and theirs."""
+
+INITS: Mapping[str, Mapping[Part, Fill]] = {
     "default": {},  # torch's: uniform with a = sqrt(5) for convolutions and linear layers, norms (1, 0)
-    "he_normal": {("conv2d", "weight"): HE},  # He et al. 2015, as torchvision's ResNets
-    "he_normal_in": {("conv2d", "weight"): Fill("kaiming_normal"), ("linear", "bias"): ZEROS},  # its DenseNets
+    "he_normal": {"convolution": HE},  # He et al. 2015, as torchvision's ResNets
+    "he_normal_in": {"convolution": Fill("kaiming_normal"), "dense bias": ZEROS},  # its DenseNets
     "glorot_uniform": {  # Glorot & Bengio 2010, as Keras and so ResBuilder: biases start at 0
-        ("conv2d", "weight"): GLOROT,
-        ("conv2d", "bias"): ZEROS,
-        ("linear", "weight"): GLOROT,
-        ("linear", "bias"): ZEROS,
+        "convolution": GLOROT,
+        "convolution bias": ZEROS,
+        "dense": GLOROT,
+        "dense bias": ZEROS,
     },
     "vit": {  # as torchvision's vision transformers; theirs also starts the classifier at 0
-        ("conv2d", "weight"): Fill("kaiming_normal", {"gain": sqrt(0.5)}),
-        ("conv2d", "bias"): ZEROS,
-        ("linear", "weight"): GLOROT,
-        ("linear", "bias"): ZEROS,
+        "convolution": Fill("kaiming_normal", {"gain": sqrt(0.5)}),
+        "convolution bias": ZEROS,
+        "dense": GLOROT,
+        "dense bias": ZEROS,
     },
 }
-"""By name: {(op, weight): rule}; what is not listed keeps the default of its op."""
+"""By name: {part: rule}; what is not listed keeps the default of its op."""
 
 
-def init_rules(init: str) -> Mapping[tuple[str, str], Fill]:
-    """{(op, weight): rule} of a name; raises UnknownName."""
+def init_rules(init: str) -> Mapping[Part, Fill]:
+    """{part: rule} of a name; raises UnknownName."""
     if init not in INITS:
         raise UnknownName(f"unknown initializer {init!r}: {closest(init, INITS)}")
     return INITS[init]
 
 
+def starts(init: str, slots: Mapping[str, Slot]) -> dict[str, Fill]:
+    """{weight: rule} for those weights of a node that `init` starts otherwise than by default; raises UnknownName."""
+    rules = init_rules(init)
+    kernels = [slot for slot in slots.values() if slot.is_kernel] if rules else []
+    if not kernels:
+        return {}
+    found = {}
+    for name, slot in slots.items():
+        part: Part
+        if slot.is_kernel:
+            part = "convolution" if slot.is_convolution else "dense"
+        elif slot.kind == "param" and "bias" in slot.tags:
+            part = "convolution bias" if any(kernel.is_convolution for kernel in kernels) else "dense bias"
+        else:
+            continue
+        if part in rules:
+            found[name] = _oriented(rules[part], slot)
+    return found
+
+
+def _oriented(rule: Fill, slot: Slot) -> Fill:
+    """The rule for a kernel that lies as [read, written, ...]: rules count fans as of [written, read, ...]."""
+    if rule.rule != "kaiming_normal" or slot.axis("write") < slot.axis("read"):
+        return rule
+    turned = "fan_in" if rule.args.get("mode") == "fan_out" else "fan_out"
+    return Fill(rule.rule, {**rule.args, "mode": turned})
+
+
 def renew(draft: Draft, init: str) -> None:
     """Let every weight start anew, by the rules of `init` and else by the default of its op; raises UnknownName."""
-    rules = init_rules(init)
     graph = draft.commit()
     for node_id, slots in graph.infer.slots.items():
+        own = starts(init, slots)
         for name, slot in slots.items():
-            rule = rules.get((graph.nodes[node_id].op, name), slot.init)
+            rule = own.get(name, slot.init)
             draft.fill(node_id, name, rule.rule, **rule.args)
 
 

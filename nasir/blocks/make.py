@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from nasir.blocks.init import init_rules
+from nasir.blocks.init import init_rules, starts
 from nasir.errors import TypeRuleError
 from nasir.ir import JSON, Draft, Port
 from nasir.ir.types import channel_axis
@@ -42,10 +42,8 @@ class Maker:
             raise TypeRuleError(f"two nodes would be labelled '{self.label(name)}': give one of them another label")
         self.used.add(name)
         port = self.draft.add(op, inputs, self.label(name), **attrs)
-        without_bias = self.draft.nodes[port.node].attrs.get("bias") is False
-        for (filled, slot), rule in self.rules.items():
-            if filled == op and not (slot == "bias" and without_bias):
-                self.draft.fill(port.node, slot, rule.rule, **rule.args)
+        for slot, rule in starts(self.init, self.draft.slots(port.node)).items() if self.rules else ():
+            self.draft.fill(port.node, slot, rule.rule, **rule.args)
         return port
 
     def label(self, name: str) -> str:

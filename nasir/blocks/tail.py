@@ -2,39 +2,57 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from nasir.errors import Decline
-from nasir.ir import Draft, Port
+from nasir.ir import Draft, Node, Port
 
 NO_SHORTCUT = "the block has no identity shortcut around one branch; only init: default or copy apply"
-TRANSPARENT = ("identity", "dropout", "pad_channels")  # carry the branch's value on without weights of their own
 
 
-def branch_tail(draft: Draft, before: Port, after: Port) -> tuple[int, bool]:
-    """(last weighted or rectifying node of the residual branch, whether a ReLU follows the sum).
+@dataclass(frozen=True, slots=True)
+class Tails:
+    """The ends of the branches of a block, the last sum's first: nodes with weights, or activations.
 
-    `before` and `after` are input and output of the block; Decline without an identity shortcut around one branch.
+    `bent`: activations lie behind a sum. `kept`: all of them leave what is not negative as it is.
     """
-    tails, relu = branch_tails(draft, before, after)
-    if len(tails) != 1:
+
+    nodes: tuple[int, ...]
+    bent: bool
+    kept: bool
+
+    def silent_is_exact(self, nonnegative: bool) -> bool:
+        """Whether a block with silent branches is the identity, on a stream that is surely >= 0 or may not be."""
+        return not self.bent or (self.kept and nonnegative)
+
+
+def branch_tail(draft: Draft, before: Port, after: Port) -> int:
+    """The end of the one residual branch between the input and the output of a block.
+
+    Decline without an identity shortcut around one branch.
+    """
+    tails = branch_tails(draft, before, after)
+    if len(tails.nodes) != 1:
         raise Decline(NO_SHORTCUT)
-    return tails[0], relu
+    return tails.nodes[0]
 
 
-def branch_tails(draft: Draft, before: Port, after: Port) -> tuple[tuple[int, ...], bool]:
-    """The same for a block of several residual sums one after another, such as a transformer's; last sum first."""
+def branch_tails(draft: Draft, before: Port, after: Port) -> Tails:
+    """The same for a block of several residual sums one after another, such as a transformer's."""
     tails: list[int] = []
-    port, relu = after, False
+    port, bent, kept = after, False, True
     while port != before:
         node = draft.nodes[port.node]
-        if node.op in ("relu", *TRANSPARENT):
-            relu = relu or node.op == "relu"
+        if _carries(node):
+            bent = bent or node.facts.activates
+            kept = kept and node.facts.unchanged in ("nonnegative", "all")
             port = node.inputs[0]
             continue
-        if node.op != "add" or len(node.inputs) != 2:
+        if node.facts.family != "sum" or len(node.inputs) != 2:
             raise Decline(NO_SHORTCUT)
-        # the stream is the input of the block, or the sum before this one
+        # the stream is the input of the block, or what carries on the sum before this one
         streams = [other for other in node.inputs if other == before] or [
-            other for other in node.inputs if draft.nodes[other.node].op in ("add", "relu")
+            other for other in node.inputs if _from_sum(draft, other)
         ]
         if len(streams) != 1:
             raise Decline(NO_SHORTCUT)
@@ -42,11 +60,27 @@ def branch_tails(draft: Draft, before: Port, after: Port) -> tuple[tuple[int, ..
         tails.append(_stripped(draft, node.inputs[1 - node.inputs.index(port)].node))
     if not tails:
         raise Decline(NO_SHORTCUT)
-    return tuple(tails), relu
+    return Tails(tuple(tails), bent, kept)
+
+
+def _transparent(node: Node) -> bool:
+    """Whether a node carries a value on as it is."""
+    return node.facts.family in ("passive", "pad") and node.facts.unchanged == "all"
+
+
+def _carries(node: Node) -> bool:
+    """Whether a node may lie behind a sum: each channel of it for itself."""
+    return _transparent(node) or node.facts.activates
+
+
+def _from_sum(draft: Draft, port: Port) -> bool:
+    while _carries(draft.nodes[port.node]):
+        port = draft.nodes[port.node].inputs[0]
+    return draft.nodes[port.node].facts.family == "sum"
 
 
 def _stripped(draft: Draft, tail: int) -> int:
-    while draft.nodes[tail].op in TRANSPARENT or _fixed_scale(draft, tail):
+    while _transparent(draft.nodes[tail]) or _fixed_scale(draft, tail):
         tail = draft.nodes[tail].inputs[0].node
     return tail
 
@@ -56,30 +90,29 @@ def near_zero(draft: Draft, tail: int, sigma: float) -> None:
 
     Behind a ReLU the weights must not be zero: its derivative there is 0 and the block would never learn.
     """
-    if draft.nodes[tail].op == "relu":
-        tail = draft.nodes[tail].inputs[0].node
-    for slot in parameters(draft, tail):
-        if slot == "weight":
-            draft.fill(tail, slot, "normal", std=sigma)
+    for node_id, slot, shifts in parameters(draft, tail):
+        if shifts:
+            draft.fill(node_id, slot, "zeros")
         else:
-            draft.fill(tail, slot, "zeros")
+            draft.fill(node_id, slot, "normal", std=sigma)
 
 
-def parameters(draft: Draft, node_id: int) -> list[str]:
-    """Names of the parameters of a weighted node, none for a ReLU; Decline for any other node."""
-    node = draft.nodes[node_id]
-    names = {
-        "conv2d": ["weight", "bias"] if node.attrs.get("bias") else ["weight"],
-        "linear": ["weight", "bias"] if node.attrs.get("bias") else ["weight"],
-        "scale": ["weight"] if node.attrs.get("learnable") else [],
-        "relu": [],
-    }.get(node.op, ["weight", "bias"] if node.op.endswith("_norm") else None)
-    if names is None or (not names and node.op != "relu"):
+def parameters(draft: Draft, tail: int) -> list[tuple[int, str, bool]]:
+    """(node, weight, whether it only shifts) of what makes the end of a branch zero when it is zero.
+
+    Of an activation that keeps zero those of the node before it. Decline for a node that has no such weights.
+    """
+    node = draft.nodes[tail]
+    if node.facts.activates and node.facts.unchanged is not None:
+        tail = node.inputs[0].node
+        node = draft.nodes[tail]
+    slots = draft.slots(tail) if node.facts.family in ("weighted", "norm", "scale") else {}
+    found = [(tail, name, "bias" in slot.tags) for name, slot in slots.items() if slot.kind == "param"]
+    if not found:
         raise Decline(f"the branch ends in '{node.label}' ({node.op}), which has no weights to set")
-    return names
+    return found
 
 
 def _fixed_scale(draft: Draft, node_id: int) -> bool:
     """Whether a node only multiplies by a constant: zero stays zero through it."""
-    node = draft.nodes[node_id]
-    return node.op == "scale" and not node.attrs["learnable"]
+    return draft.nodes[node_id].facts.family == "scale" and not draft.slots(node_id)

@@ -12,40 +12,52 @@ from nasir.ir.graph import Node
 from nasir.ir.types import Slot
 from nasir.transfer import AxisTake, Key, Source, Stack, Take
 
-CHANNELWISE = frozenset(
-    {
-        *("identity", "relu", "gelu", "silu", "sigmoid", "hardswish", "dropout"),
-        *("add", "mul", "mean", "batch_norm", "group_norm", "subsample"),
-        *("max_pool", "avg_pool", "adaptive_avg_pool", "global_avg_pool", "flatten"),
-    }
-)
-"""Ops that treat consecutive chunks of channels alike, weights included; group norm with as many groups more."""
 
-
-def joint(node: Node) -> bool:
-    """Whether one node may do the work of the same node of several branches."""
-    return node.op in (*CHANNELWISE, "conv2d") or (node.op == "scale" and not node.attrs["learnable"])
+def joint(graph: Graph, node_id: int) -> bool:
+    """Whether one node may do the work of the same node of several branches: by its channels, weights included."""
+    channels = graph.nodes[node_id].facts.channels
+    if channels != "groups" and (channels != "alone" or graph.infer.mirrors.get(node_id)):
+        return False
+    return all(
+        slot.axes[0].role in ("along", "write") if slot.axes else slot.kind == "buffer"
+        for slot in graph.infer.slots[node_id].values()
+    )
 
 
 def joint_attrs(node: Node, branches: int, shared: bool) -> dict[str, Any]:
     """Attributes of the node that does the work of `branches`; `shared`: a convolution that reads what all read."""
     attrs = dict(node.attrs)
-    if node.op == "conv2d":
-        attrs["out"] *= branches
+    if node.facts.channels == "groups":
         attrs["groups"] *= 1 if shared else branches
-    elif node.op == "group_norm":
-        attrs["groups"] *= branches
+        if "out" in attrs:
+            attrs["out"] *= branches
     return attrs
 
 
 def part_attrs(node: Node, branches: int) -> dict[str, Any]:
     """The reverse of `joint_attrs`."""
     attrs = dict(node.attrs)
-    if node.op == "conv2d":
-        attrs["out"] //= branches
-    if node.op in ("conv2d", "group_norm") and attrs["groups"] > 1:
-        attrs["groups"] //= branches
+    if node.facts.channels == "groups":
+        if attrs["groups"] > 1:
+            attrs["groups"] //= branches
+        if "out" in attrs:
+            attrs["out"] //= branches
     return attrs
+
+
+def over_outputs(node: Node) -> bool:
+    """Whether a node that reads what all branches read does their work by more outputs, not by groups."""
+    return node.facts.family == "weighted" and node.facts.channels == "groups" and node.attrs["groups"] == 1
+
+
+def is_dense(graph: Graph, node_id: int) -> bool:
+    """Whether a node is a linear layer: a kernel without a window that reads all it gets, and perhaps a bias."""
+    slots = graph.infer.slots[node_id].values()
+    kernels = [slot for slot in slots if slot.is_kernel]
+    if graph.nodes[node_id].facts.family != "weighted" or len(kernels) != 1 or len(kernels[0].axes) != 2:
+        return False
+    whole = kernels[0].shape[kernels[0].axis("read")] == graph.infer.types[graph.nodes[node_id].inputs[0]].shape[-1]
+    return whole and all(slot.is_kernel or (slot.kind == "param" and "bias" in slot.tags) for slot in slots)
 
 
 def joint_source(slot: Slot, name: str, node_ids: Sequence[int]) -> Source:
@@ -66,7 +78,7 @@ def part_source(slot: Slot, key: Key, branch: int, branches: int) -> Take:
 def branch_paths(graph: Graph) -> tuple[str, ...] | None:
     """Paths of the branches whose ensemble the network puts out, in order; None where it is no such network."""
     node = graph.nodes[graph.outputs[0].node]
-    if len(graph.outputs) > 1 or node.op != "ensemble" or len(node.inputs) < 2:
+    if len(graph.outputs) > 1 or node.facts.family != "ensemble" or len(node.inputs) < 2:
         return None
     found = [_branch(graph, port) for port in node.inputs]
     paths = [path for path in found if path is not None]

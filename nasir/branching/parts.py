@@ -6,8 +6,6 @@ from collections.abc import Collection, Iterator
 
 from nasir.ir import Draft, Graph, Port
 
-UNIFYING = ("add", "mul", "mean")
-
 
 def outputs_of(graph: Graph, node_id: int) -> Iterator[Port]:
     """The output ports of a node."""
@@ -54,7 +52,7 @@ def separated(graph: Graph, nodes: Collection[int]) -> tuple[Graph, tuple[int, .
     for node_id in nodes:
         node = graph.nodes[node_id]
         outer = [port for port in node.inputs if port.node not in inside]
-        if node.op not in UNIFYING or not outer or len(outer) == len(node.inputs):
+        if not node.facts.unifies or not outer or len(outer) == len(node.inputs):
             continue
         for port in dict.fromkeys(outer):
             shape = graph.infer.types[port].shape

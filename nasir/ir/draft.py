@@ -20,7 +20,7 @@ from nasir.ir.infer import Typing, infer_nodes, mirrored, untyped
 from nasir.ir.op import op_named
 from nasir.ir.regions import closest, covers, verify
 from nasir.ir.space import Atom, Index, atoms_of, size_after
-from nasir.ir.types import JSON, Fill, Port, ValueType
+from nasir.ir.types import JSON, Fill, Port, Slot, ValueType
 
 Claim = Literal["exact", "approximate", "no"]
 
@@ -180,6 +180,14 @@ class Draft:
         if port not in self._typing.types:
             infer_nodes(self, self._typing, untyped(self, self._typing, port))
         return self._typing.types[port].shape
+
+    def slots(self, node_id: int) -> Mapping[str, Slot]:
+        """Weights of a node under construction, by name; raises TypeRuleError where an op refuses."""
+        if self.base is not None and self.base.nodes.get(node_id) is self.nodes[node_id]:
+            return self.base.infer.slots[node_id]
+        self.shape(Port(node_id))
+        assert self._typing is not None
+        return self._typing.slots[node_id]
 
     def free_label(self, prefix: str) -> str:
         """The first `prefix.N` (N after the largest in use) that no node or region lies under."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from nasir.errors import GraphError
 from nasir.ir import canon, regions
 from nasir.ir.infer import Typing, infer, nonnegative
+from nasir.ir.op import OpDef, loaded, op_named
 from nasir.ir.types import JSON, Border, Port
 
 if TYPE_CHECKING:
@@ -27,6 +28,11 @@ class Node:
     inputs: tuple[Port, ...]
     attrs: Mapping[str, JSON]
     label: str
+
+    @property
+    def facts(self) -> OpDef:
+        """What is known of its op; raises UnknownName."""
+        return loaded.get(self.op) or op_named(self.op)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +81,7 @@ class Graph:
     @cached_property
     def inputs(self) -> tuple[int, ...]:
         """Ids of the input nodes, in order of id: the arguments of the network."""
-        return tuple(sorted(node_id for node_id, node in self.nodes.items() if node.op == "input"))
+        return tuple(sorted([node_id for node_id, node in self.nodes.items() if node.facts.family == "input"]))
 
     @cached_property
     def order(self) -> tuple[int, ...]:

@@ -1,10 +1,13 @@
 """An op is one typed function: input types and attributes in; output types, weight slots and spaces out.
 
-    @op("batch_norm", nonnegative=None)
-    def batch_norm(at: At, x: ValueType, eps: float = 1e-5, momentum: float = 0.1) -> ValueType: ...
+    @op("relu", family="activation", pointwise=rectified, unchanged="nonnegative", nonnegative="always")
+    def relu(at: At, x: ValueType) -> ValueType: ...
 
 Parameters after the input types are the node's attributes: their annotations check and normalize values, their
 defaults fill what a user leaves out. A third-party op registers in the same way, or by entry point (`nasir.ops`).
+
+Passes and analyses never ask for an op's name: they ask for the facts that it states (`OpDef`), and for the roles of
+the axes of its weights (`nasir.ir.types.Slot`).
 """
 
 from __future__ import annotations
@@ -13,9 +16,9 @@ import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from nasir.errors import TypeRuleError
+from nasir.errors import TypeRuleError, UsageError
 from nasir.ir.types import JSON, Fill, Role, Slot, SlotAxis, ValueType
 from nasir.registry import ops
 
@@ -25,7 +28,30 @@ if TYPE_CHECKING:
 Rule: TypeAlias = Callable[..., ValueType | tuple[ValueType, ...]]
 Macs: TypeAlias = Callable[[Mapping[str, JSON], tuple[ValueType, ...], ValueType], int]
 Unordered: TypeAlias = Callable[[Mapping[str, JSON], tuple[ValueType, ...], ValueType], tuple[str, str] | None]
-Sign: TypeAlias = Literal["always", "keeps"] | None
+Pointwise: TypeAlias = Callable[..., Any]
+Even: TypeAlias = Callable[[Mapping[str, JSON]], bool]
+Family: TypeAlias = Literal[
+    "input",
+    "weighted",
+    "norm",
+    "activation",
+    "scale",
+    "passive",
+    "pad",
+    "pool",
+    "shape",
+    "sum",
+    "mean",
+    "product",
+    "concat",
+    "split",
+    "embedding",
+    "attention",
+    "ensemble",
+]
+Sign: TypeAlias = Literal["always", "keeps"]
+Channels: TypeAlias = Literal["alone", "moves", "groups"]
+Unchanged: TypeAlias = Literal["zero", "nonnegative", "all"]
 Pair: TypeAlias = int | tuple[int, int]
 SHARED = 10_000  # attribute sets an op remembers
 
@@ -34,27 +60,100 @@ __all__ = ["At", "Fill", "OpDef", "Pair", "Role", "Slot", "SlotAxis", "op", "op_
 
 @dataclass(frozen=True, slots=True)
 class OpDef:
-    """A registered op.
+    """A registered op: its typed rule, and the facts that passes and analyses ask for.
 
-    `nonnegative`: "always" when the output is >= 0 whatever comes in, "keeps" when it is if all inputs are, None
-    otherwise. `mixes`: it normalizes over the channel axis, so resizing that axis is never exact. `macs` counts
-    multiply-accumulates for one sample. `unordered` says where the gradient can only be summed up in no fixed order on
-    a CUDA device, so that equal steps differ in their last bits: for attributes, input types and output type a reason
-    that goes on after "'label'", and the remedy, or None where there is a fixed order (without it: always). `several`:
-    the rule returns a tuple of outputs.
+    Every fact has a safe default, which is to say nothing: such an op is opaque, networks with it stay correct, but
+    passes leave it alone where they would have to know more.
+
+    `family`: what kind of op it is (`UNARY` ones have one input).
+        input       puts out what the network is given
+        weighted    sums of products of its input with one kernel (a weight with a `read` and a `write` axis), plus a
+                    bias where there is one (tagged "bias"). Attribute `out`: channels it puts out; `kernel`, `stride`,
+                    `padding`, `dilation`, `groups`, `bias`, where it has them, mean what they do for conv2d
+        norm        normalizes, then multiplies by a weight and adds one, per channel (both tagged "norm", the second
+                    also "bias"). What it subtracts in evaluation, if it is of the past, is its buffer `running_mean`
+        activation  a nonlinearity
+        scale       a product with one number: a weight, or an attribute
+        passive     lets through what comes in, in evaluation
+        pad         zero channels (`before` and `after`) around those of the input
+        pool        maxima or means over windows of an image
+        shape       places picked, averaged or put in another order: flatten, tokens, a global mean
+        sum, mean, product   of inputs of one shape, element by element
+        concat      inputs one after another along the channels
+        split       consecutive parts of the channels, one output each; or one such part
+        embedding   learned vectors added to a sequence or put before it
+        attention   places of a sequence weigh one another
+        ensemble    the mean prediction of branches; attribute `average`: probabilities or logits
+    `channels`: how channels are kept apart.
+        alone       each channel, with the entries of the weights that belong to it, for itself, and in order: of inputs
+                    whose channels lie one after another the results lie one after another
+        moves       channels may change their place, but what one holds depends on no other that could be removed
+        groups      consecutive groups of channels as by "alone"; attribute `groups` counts them
+    `pointwise`: f(x, **attributes) of a float64 array, element by element, where the op is such a function in
+    evaluation. It makes `channels` "alone".
+    `unchanged`: what comes out as it came in, element by element: "zero", every "nonnegative" number, or "all".
+    `nonnegative`: "always" when the output is >= 0 whatever comes in, "keeps" when it is if all inputs are.
+    `mixes`: it normalizes over the channel axis, so resizing that axis is never exact.
+    `random`: it draws random numbers in training. `view`: in evaluation it only renames what is in memory.
+    `even`: of a weighted op over windows, given its attributes: whether channels that hold one number all over give
+    channels that do, as without zeros at the borders.
+    `constant`: which parts of its outputs are constant (`nasir.ir.ops_constants`), where family and `pointwise` do not
+    say it.
+    `macs` counts multiply-accumulates for one sample. `unordered` says where the gradient can only be summed up in no
+    fixed order on a CUDA device, so that equal steps differ in their last bits: for attributes, input types and output
+    type a reason that goes on after "'label'", and the remedy, or None where there is a fixed order (without it:
+    always). `several`: the rule returns a tuple of outputs.
     """
 
     name: str
     rule: Rule
     attrs: Mapping[str, inspect.Parameter]
     arity: tuple[int, int | None]
-    nonnegative: Sign
-    mixes: bool
-    macs: Macs | None
-    unordered: Unordered | None
-    several: bool
-    doc: str
+    nonnegative: Sign | None = None
+    mixes: bool = False
+    macs: Macs | None = None
+    several: bool = False
+    doc: str = ""
+    family: Family | None = None
+    channels: Channels | None = None
+    pointwise: Pointwise | None = None
+    unchanged: Unchanged | None = None
+    random: bool = False
+    view: bool = False
+    even: Even | None = None
+    constant: Callable[..., Any] | None = None
+    unordered: Unordered | None = None
     _known: dict[Any, dict[str, JSON]] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def activates(self) -> bool:
+        """Whether it is a nonlinearity that acts on each channel alone."""
+        return self.family == "activation" and self.channels == "alone"
+
+    @property
+    def rectifies(self) -> bool:
+        """Whether it is max(x, 0) or the like: what it lets through is unchanged, and nothing of it is negative."""
+        return self.activates and self.nonnegative == "always" and self.unchanged == "nonnegative"
+
+    @property
+    def dead_at_zero(self) -> bool:
+        """Whether 0, which it keeps, is its least output: then no gradient passes there."""
+        return self.nonnegative == "always" and self.unchanged is not None
+
+    @property
+    def adds(self) -> bool:
+        """Whether it is a sum of its inputs, or their mean."""
+        return self.family in ("sum", "mean")
+
+    @property
+    def unifies(self) -> bool:
+        """Whether it joins inputs of one shape element by element."""
+        return self.family in ("sum", "mean", "product")
+
+    @property
+    def separates(self) -> bool:
+        """Whether channels can be removed and those that stay hold what they held."""
+        return self.channels in ("alone", "moves")
 
     def normalize(self, attrs: Mapping[str, JSON], label: str) -> dict[str, JSON]:
         """Attributes in declaration order, defaults filled, values in the declared type; raises TypeRuleError."""
@@ -93,25 +192,92 @@ class OpDef:
 def op(
     name: str,
     *,
-    nonnegative: Sign = None,
+    family: Family | None = None,
+    channels: Channels | None = None,
+    pointwise: Pointwise | None = None,
+    unchanged: Unchanged | None = None,
+    nonnegative: Sign | None = None,
     mixes: bool = False,
+    random: bool = False,
+    view: bool = False,
+    even: Even | None = None,
+    constant: Callable[..., Any] | None = None,
     macs: Macs | None = None,
     unordered: Unordered | None = None,
 ) -> Callable[[Rule], Rule]:
-    """Register a typed function as an op; see `OpDef` for the flags."""
+    """Register a typed function as an op; see `OpDef` for the facts. UsageError for facts that cannot be."""
 
     def add(rule: Rule) -> Rule:
         parameters = list(inspect.signature(rule).parameters.values())[1:]
         values = [p for p in parameters if "ValueType" in str(p.annotation)]
         variadic = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in values)
-        arity = (1 if variadic else len(values), None if variadic else len(values))
-        attrs = {p.name: p for p in parameters if p not in values}
-        doc = inspect.getdoc(rule) or ""
-        several = "tuple" in str(inspect.signature(rule).return_annotation)
-        ops.register(name)(OpDef(name, rule, attrs, arity, nonnegative, mixes, macs, unordered, several, doc))
+        made = OpDef(
+            name=name,
+            rule=rule,
+            attrs={p.name: p for p in parameters if p not in values},
+            arity=(1 if variadic else len(values), None if variadic else len(values)),
+            nonnegative=nonnegative,
+            mixes=mixes,
+            macs=macs,
+            several="tuple" in str(inspect.signature(rule).return_annotation),
+            doc=inspect.getdoc(rule) or "",
+            family=family,
+            channels="alone" if pointwise is not None and channels is None else channels,
+            pointwise=pointwise,
+            unchanged=unchanged,
+            random=random,
+            view=view,
+            even=even,
+            constant=constant,
+            unordered=unordered,
+        )
+        fault = _fault(made)
+        if fault:
+            raise UsageError(f"op {name!r}: {fault}")
+        ops.register(name)(made)
         return rule
 
     return add
+
+
+WORDS: Mapping[str, tuple[str, ...]] = {
+    "family": get_args(Family),
+    "channels": get_args(Channels),
+    "unchanged": get_args(Unchanged),
+    "nonnegative": get_args(Sign),
+}
+UNARY = frozenset({"weighted", "norm", "activation", "scale", "passive", "pad", "pool", "shape", "split"})
+"""Families of ops with one input."""
+ATTRS: Mapping[str | None, tuple[str, ...]] = {
+    "weighted": ("out",),
+    "groups": ("groups",),
+    "pad": ("before", "after"),
+    "ensemble": ("average",),
+}
+"""The attributes that ops of a family, or of a way with channels, have at least."""
+
+
+def _fault(made: OpDef) -> str:
+    """What contradicts itself in the facts of an op, and the remedy; "" where nothing does."""
+    for fact, words in WORDS.items():
+        value = getattr(made, fact)
+        if value is not None and value not in words:
+            close = difflib.get_close_matches(str(value), words, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it is one of {', '.join(words)}, or not given"
+            return f"{fact}={value!r} is not known; {hint}"
+    if made.pointwise is not None and (made.channels != "alone" or made.mixes):
+        what = "mixes" if made.mixes else f"channels={made.channels!r}"
+        return f"a pointwise function acts on each channel alone; remove {what}"
+    if made.mixes and made.separates:
+        return f"what mixes channels does not keep them apart; remove channels={made.channels!r}"
+    if (made.family in UNARY or made.pointwise is not None) and made.arity != (1, 1):
+        what = "a pointwise op" if made.pointwise is not None else f"an op of family {made.family!r}"
+        return f"{what} has one input; it is declared with {'any number' if made.arity[1] is None else made.arity[0]}"
+    for word in (made.family, made.channels):
+        missing = [attr for attr in ATTRS.get(word, ()) if attr not in made.attrs]
+        if missing:
+            return f"{word!r} ops have an attribute {missing[0]!r}; add it to the parameters"
+    return ""
 
 
 def op_named(name: str) -> OpDef:

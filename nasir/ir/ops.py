@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from functools import lru_cache
 from math import prod
 
+from nasir.ir import ops_constants as known
 from nasir.ir.infer import At
 from nasir.ir.op import Pair, op, pair
+from nasir.ir.ops_functions import gaussian_gated, hard_gated, logistic, rectified, same, sigmoid_gated
 from nasir.ir.space import Axis, Cat, Prod, Space, pin, size_of
 from nasir.ir.types import JSON, ValueType
 
 
-@op("input")
+@op("input", family="input", view=True)
 def input_(at: At, shape: tuple[int, ...]) -> ValueType:
     """The network's input; `shape` without the batch axis: [C, H, W], [N], or [T, C] for tokens."""
     if not shape or any(size < 1 for size in shape):
@@ -23,49 +25,49 @@ def input_(at: At, shape: tuple[int, ...]) -> ValueType:
     return value.with_channels(channels)
 
 
-@op("identity", nonnegative="keeps")
+@op("identity", family="passive", pointwise=same, unchanged="all", nonnegative="keeps", view=True)
 def identity(at: At, x: ValueType) -> ValueType:
     """The input, unchanged."""
     return x
 
 
-@op("relu", nonnegative="always")
+@op("relu", family="activation", pointwise=rectified, unchanged="nonnegative", nonnegative="always")
 def relu(at: At, x: ValueType) -> ValueType:
     """max(x, 0)."""
     return x
 
 
-@op("gelu")
+@op("gelu", family="activation", pointwise=gaussian_gated, unchanged="zero")
 def gelu(at: At, x: ValueType) -> ValueType:
     """x * Phi(x), the exact form."""
     return x
 
 
-@op("silu")
+@op("silu", family="activation", pointwise=sigmoid_gated, unchanged="zero")
 def silu(at: At, x: ValueType) -> ValueType:
     """x * sigmoid(x)."""
     return x
 
 
-@op("sigmoid", nonnegative="always")
+@op("sigmoid", family="activation", pointwise=logistic, nonnegative="always")
 def sigmoid(at: At, x: ValueType) -> ValueType:
     """1 / (1 + exp(-x))."""
     return x
 
 
-@op("hardswish")
+@op("hardswish", family="activation", pointwise=hard_gated, unchanged="zero")
 def hardswish(at: At, x: ValueType) -> ValueType:
     """x * relu6(x + 3) / 6."""
     return x
 
 
-@op("softmax", nonnegative="always", mixes=True)
+@op("softmax", family="activation", nonnegative="always", mixes=True)
 def softmax(at: At, x: ValueType) -> ValueType:
     """Softmax over the channel axis."""
     return x
 
 
-@op("dropout", nonnegative="keeps")
+@op("dropout", family="passive", pointwise=same, unchanged="all", nonnegative="keeps", random=True, view=True)
 def dropout(at: At, x: ValueType, p: float = 0.5) -> ValueType:
     """Zero each element with probability `p` while training, 0 <= p < 1."""
     if not 0.0 <= p < 1.0:
@@ -87,25 +89,25 @@ def _merge(at: At, inputs: tuple[ValueType, ...]) -> ValueType:
     return first
 
 
-@op("add", nonnegative="keeps")
+@op("add", family="sum", channels="alone", nonnegative="keeps")
 def add(at: At, *x: ValueType) -> ValueType:
     """Element-wise sum of inputs of one shape."""
     return _merge(at, x)
 
 
-@op("mul", nonnegative="keeps")
+@op("mul", family="product", channels="alone", nonnegative="keeps")
 def mul(at: At, *x: ValueType) -> ValueType:
     """Element-wise product of inputs of one shape."""
     return _merge(at, x)
 
 
-@op("mean", nonnegative="keeps")
+@op("mean", family="mean", channels="alone", nonnegative="keeps")
 def mean(at: At, *x: ValueType) -> ValueType:
     """Element-wise mean of inputs of one shape (an ensemble of branches)."""
     return _merge(at, x)
 
 
-@op("concat", nonnegative="keeps")
+@op("concat", family="concat", channels="moves", nonnegative="keeps")
 def concat(at: At, *x: ValueType) -> ValueType:
     """Inputs one after another along the channel axis; the other axes must agree."""
     first = x[0]
@@ -123,7 +125,7 @@ def concat(at: At, *x: ValueType) -> ValueType:
     return first.with_channels(Cat(tuple(parts)))
 
 
-@op("split", nonnegative="keeps")
+@op("split", family="split", channels="moves", nonnegative="keeps", view=True, constant=known.split)
 def split(at: At, x: ValueType, sizes: tuple[int, ...]) -> tuple[ValueType, ...]:
     """Consecutive parts of the channel axis, one output each; `sizes` must sum to it."""
     channels = x.shape[x.channel_axis]
@@ -134,7 +136,7 @@ def split(at: At, x: ValueType, sizes: tuple[int, ...]) -> tuple[ValueType, ...]
     return tuple([x.with_channels(part) for part in parts])
 
 
-@op("slice", nonnegative="keeps")
+@op("slice", family="split", channels="moves", nonnegative="keeps", view=True, constant=known.part)
 def slice_(at: At, x: ValueType, start: int, stop: int) -> ValueType:
     """Channels start <= c < stop."""
     size = x.shape[x.channel_axis]
@@ -179,13 +181,13 @@ def _window(height: int, width: int, kernel: Pair, stride: Pair, padding: Pair, 
     return out[0], out[1]
 
 
-@op("max_pool", nonnegative="keeps")
+@op("max_pool", family="pool", channels="alone", nonnegative="keeps", constant=known.window)
 def max_pool(at: At, x: ValueType, kernel: Pair, stride: Pair = 0, padding: Pair = 0) -> ValueType:
     """Maximum over windows; stride 0 means the kernel size."""
     return _pool(at, x, kernel, stride, padding)
 
 
-@op("avg_pool", nonnegative="keeps")
+@op("avg_pool", family="pool", channels="alone", nonnegative="keeps", constant=known.padded_window)
 def avg_pool(at: At, x: ValueType, kernel: Pair, stride: Pair = 0, padding: Pair = 0) -> ValueType:
     """Mean over windows, padding counted; stride 0 means the kernel size."""
     return _pool(at, x, kernel, stride, padding)
@@ -219,7 +221,14 @@ def _uneven_windows(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], ou
     )
 
 
-@op("adaptive_avg_pool", nonnegative="keeps", unordered=_uneven_windows)
+@op(
+    "adaptive_avg_pool",
+    family="pool",
+    channels="alone",
+    nonnegative="keeps",
+    constant=known.window,
+    unordered=_uneven_windows,
+)
 def adaptive_avg_pool(at: At, x: ValueType, size: Pair) -> ValueType:
     """Mean over windows chosen so that the output is `size` (height, width)."""
     channels, _, _ = at.image(x)
@@ -228,19 +237,19 @@ def adaptive_avg_pool(at: At, x: ValueType, size: Pair) -> ValueType:
     return ValueType((channels, *pair(size)))
 
 
-@op("global_avg_pool", nonnegative="keeps")
+@op("global_avg_pool", family="shape", channels="alone", nonnegative="keeps", constant=known.mean_of_places)
 def global_avg_pool(at: At, x: ValueType) -> ValueType:
     """Mean over height and width: (C, H, W) -> (C,)."""
     return ValueType((at.image(x)[0],))
 
 
-@op("flatten", nonnegative="keeps")
+@op("flatten", family="shape", channels="alone", nonnegative="keeps", view=True, constant=known.reshaped)
 def flatten(at: At, x: ValueType) -> ValueType:
     """All axes as one, row-major: channels stay resizable."""
     return ValueType((x.axes[0] if len(x.axes) == 1 else Prod(x.axes),))
 
 
-@op("reshape", nonnegative="keeps")
+@op("reshape", family="shape", channels="moves", nonnegative="keeps", view=True, constant=known.reshaped)
 def reshape(at: At, x: ValueType, shape: tuple[int, ...]) -> ValueType:
     """The same elements, row-major, in another shape.
 
@@ -268,13 +277,13 @@ def reshape(at: At, x: ValueType, shape: tuple[int, ...]) -> ValueType:
     return ValueType(tuple(axes))
 
 
-@op("subsample", nonnegative="keeps")
+@op("subsample", family="shape", channels="alone", nonnegative="keeps", view=True, constant=known.window)
 def subsample(at: At, x: ValueType, stride: Pair = 2) -> ValueType:
     """Every `stride`-th row and column (option-A shortcut, He et al. 2015, section 3.3)."""
     return ValueType((x.axes[0], *window(at, x, 1, stride, 0)))
 
 
-@op("pad_channels", nonnegative="keeps")
+@op("pad_channels", family="pad", channels="moves", unchanged="all", nonnegative="keeps", constant=known.padded)
 def pad_channels(at: At, x: ValueType, before: int = 0, after: int = 0) -> ValueType:
     """Zero channels before and after those of the input (option-A shortcut)."""
     if before < 0 or after < 0:

@@ -11,7 +11,7 @@ AVERAGES = ("probabilities", "logits")
 TRAININGS = ("separate", "joint")
 
 
-@op("ensemble", mixes=True)
+@op("ensemble", family="ensemble", mixes=True)
 def ensemble(at: At, *x: ValueType, average: str = "probabilities", train: str = "separate") -> ValueType:
     """The mean prediction of branches that put out logits (C,) each.
 

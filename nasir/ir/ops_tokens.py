@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import isfinite
 
+from nasir.ir import ops_constants as known
 from nasir.ir.infer import At
 from nasir.ir.op import op
 from nasir.ir.ops_weighted import DECAY, ZEROS
@@ -12,14 +13,14 @@ from nasir.ir.space import Cat, Prod
 from nasir.ir.types import JSON, Fill, ValueType
 
 
-@op("tokens", nonnegative="keeps")
+@op("tokens", family="shape", channels="moves", nonnegative="keeps", view=True, constant=known.sequenced)
 def tokens(at: At, x: ValueType) -> ValueType:
     """The places of an image as tokens, row by row: (C, H, W) -> (H * W, C)."""
     channels, height, width = at.image(x)
     return ValueType((height * width, channels))
 
 
-@op("class_token")
+@op("class_token", family="embedding", channels="moves", constant=known.preceded)
 def class_token(at: At, x: ValueType) -> ValueType:
     """One learnable token before the others: (T, C) -> (T + 1, C)."""
     count, channels = at.tokens(x)
@@ -27,7 +28,7 @@ def class_token(at: At, x: ValueType) -> ValueType:
     return ValueType((count + 1, channels))
 
 
-@op("position_embedding")
+@op("position_embedding", family="embedding", channels="moves", constant=known.moved)
 def position_embedding(at: At, x: ValueType) -> ValueType:
     """Sum with a learnable vector for each place in the sequence."""
     count, channels = at.tokens(x)
@@ -41,7 +42,7 @@ def _attention_macs(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], ou
     return count * count * (scores + channels)
 
 
-@op("self_attention", macs=_attention_macs)
+@op("self_attention", family="attention", channels="moves", constant=known.attended, macs=_attention_macs)
 def self_attention(at: At, x: ValueType, heads: int, head_dim: int, scale: float, dropout: float = 0.0) -> ValueType:
     """softmax(`scale` * q k^T) v for each head (Vaswani et al. 2017, section 3.2), without weights of its own.
 
@@ -68,7 +69,7 @@ def self_attention(at: At, x: ValueType, heads: int, head_dim: int, scale: float
     return ValueType((count, values))
 
 
-@op("select_token", nonnegative="keeps")
+@op("select_token", family="shape", channels="moves", nonnegative="keeps", view=True, constant=known.one_place)
 def select_token(at: At, x: ValueType, index: int = 0) -> ValueType:
     """One token as a vector: (T, C) -> (C,)."""
     count, channels = at.tokens(x)
@@ -77,7 +78,7 @@ def select_token(at: At, x: ValueType, index: int = 0) -> ValueType:
     return ValueType((channels,))
 
 
-@op("mean_tokens", nonnegative="keeps")
+@op("mean_tokens", family="shape", channels="moves", nonnegative="keeps", constant=known.mean_of_places)
 def mean_tokens(at: At, x: ValueType) -> ValueType:
     """Mean over the tokens: (T, C) -> (C,)."""
     return ValueType((at.tokens(x)[1],))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from math import prod, sqrt
 from typing import TypeAlias
 
+from nasir.ir import ops_constants as known
 from nasir.ir.infer import At
 from nasir.ir.op import Pair, op, pair
 from nasir.ir.ops import window
@@ -39,7 +40,11 @@ def _conv_macs(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out: Va
     return inputs[0].shape[0] // groups * kh * kw * out.shape[0] * out.shape[1] * out.shape[2]
 
 
-@op("conv2d", macs=_conv_macs)
+def _unpadded(attrs: Mapping[str, JSON]) -> bool:
+    return max(pair(attrs["padding"])) == 0
+
+
+@op("conv2d", family="weighted", channels="groups", even=_unpadded, macs=_conv_macs)
 def conv2d(
     at: At,
     x: ValueType,
@@ -91,7 +96,7 @@ def _linear_macs(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out: 
     return inputs[0].shape[-1] * prod(out.shape)
 
 
-@op("linear", macs=_linear_macs)
+@op("linear", family="weighted", macs=_linear_macs)
 def linear(at: At, x: ValueType, out: int, bias: bool = True) -> ValueType:
     """Affine map of a vector, or of each token, to `out` features."""
     if len(x.axes) > 2:
@@ -108,7 +113,7 @@ def _no_tokens(at: At, x: ValueType) -> None:
         at.fail(f"needs an image or a vector, got shape {x.shape}; use layer_norm for tokens")
 
 
-@op("batch_norm")
+@op("batch_norm", family="norm", channels="alone", constant=known.normed)
 def batch_norm(at: At, x: ValueType, eps: float = 1e-5, momentum: float = 0.1) -> ValueType:
     """Batch normalization per channel; `momentum` is the weight of the new batch in the running statistics."""
     _no_tokens(at, x)
@@ -118,7 +123,7 @@ def batch_norm(at: At, x: ValueType, eps: float = 1e-5, momentum: float = 0.1) -
     return x
 
 
-@op("group_norm", mixes=True)
+@op("group_norm", family="norm", channels="groups", mixes=True)
 def group_norm(at: At, x: ValueType, groups: int, eps: float = 1e-5) -> ValueType:
     """Normalization over groups of consecutive channels and all positions (Wu & He 2018)."""
     _no_tokens(at, x)
@@ -133,7 +138,7 @@ def group_norm(at: At, x: ValueType, groups: int, eps: float = 1e-5) -> ValueTyp
     return x
 
 
-@op("layer_norm", mixes=True)
+@op("layer_norm", family="norm", mixes=True)
 def layer_norm(at: At, x: ValueType, eps: float = 1e-5) -> ValueType:
     """Normalization of a vector, or of each token, over its features."""
     if len(x.axes) > 2:
@@ -142,7 +147,7 @@ def layer_norm(at: At, x: ValueType, eps: float = 1e-5) -> ValueType:
     return x
 
 
-@op("scale")
+@op("scale", family="scale", channels="alone", unchanged="zero", constant=known.scaled)
 def scale(at: At, x: ValueType, value: float = 1.0, learnable: bool = True) -> ValueType:
     """Product with one scalar: SkipInit when learnable from 0 (De & Smith 2020), residual scaling when fixed."""
     if learnable:

@@ -15,7 +15,7 @@ from nasir.ir.cost import BYTES
 from nasir.ir.graph import Graph
 from nasir.ir.op import op_named
 from nasir.ir.space import Atom, Axis, Cat, Prod, resolve, size_of
-from nasir.ir.types import Port, Slot
+from nasir.ir.types import Port, Slot, kernel_of
 
 Resource = Literal["flops", "params", "activations", "memory"]
 Factors: TypeAlias = tuple[Atom, ...]
@@ -140,7 +140,7 @@ def resource_terms(graph: Graph, resource: Resource, fixed: Fixed, batch: int = 
 
 def _flops(graph: Graph, node_id: int, fixed: Fixed, batch: int) -> Term:
     node, types = graph.nodes[node_id], graph.infer.types
-    slot = graph.infer.slots[node_id].get("weight")
+    slot = _kernel(graph, node_id)
     macs = graph.costs[node_id].macs
     if slot is None:  # attention: q k^T and the product with v take equally much for each channel in and out
         axes = (types[node.inputs[0]].channels, types[Port(node_id)].channels)
@@ -153,7 +153,7 @@ def _flops(graph: Graph, node_id: int, fixed: Fixed, batch: int) -> Term:
 
 
 def _params(graph: Graph, node_id: int, fixed: Fixed, batch: int) -> Term:
-    slot = graph.infer.slots[node_id].get("weight")
+    slot = _kernel(graph, node_id)
     return Term({}, {}) if slot is None else _bilinear(graph, node_id, slot, fixed, 1.0)
 
 
@@ -188,6 +188,12 @@ def _bilinear(graph: Graph, node_id: int, slot: Slot, fixed: Fixed, each: float)
     )
 
 
+def _kernel(graph: Graph, node_id: int) -> Slot | None:
+    slots = graph.infer.slots[node_id]
+    name = kernel_of(slots)
+    return None if name is None else slots[name]
+
+
 def _sides(slot: Slot) -> tuple[Axis, list[Axis]]:
     written = [space for space, role in slot.axes if role == "write"]
     return written[0], [space for space, role in slot.axes if role != "write"]
@@ -201,5 +207,6 @@ def _of_one_group(graph: Graph, node_id: int, written: Axis, fixed: Fixed) -> Co
         return count(written, fixed)
     if groups == types[node.inputs[0]].shape[0] == types[Port(node_id)].shape[0]:
         return _times(1)
-    assert isinstance(written, Prod)  # as the rule of conv2d makes it: groups, then the outputs of one
+    if not isinstance(written, Prod):  # the rule of conv2d makes it one: groups, then the outputs of one
+        return multiplied(_times(1 / groups), count(written, fixed))
     return multiplied(*[count(part, fixed) for part in written.parts[1:]])

@@ -18,11 +18,6 @@ from nasir.ir.cost import BYTES, Cost
 if TYPE_CHECKING:
     from nasir.ir.graph import Graph
 
-VIEWS = frozenset(
-    {"input", "identity", "dropout", "flatten", "reshape", "slice", "split", "subsample", "tokens", "select_token"}
-)
-"""Ops that at inference only rename what is in memory: no traffic, no call worth counting."""
-
 
 @dataclass(frozen=True, slots=True)
 class DeviceProfile:
@@ -131,7 +126,7 @@ def _number(value: Any) -> float:
 
 def _estimate(graph: Graph, costs: Mapping[int, Cost], node_id: int, profile: DeviceProfile, batch: int) -> Estimate:
     node, cost = graph.nodes[node_id], costs[node_id]
-    if node.op in VIEWS:
+    if node.facts.view:  # no traffic, no call worth counting
         return Estimate(0.0, 0.0, 0.0)
     types = graph.infer.types
     read = sum(prod(types[port].shape) for port in node.inputs)

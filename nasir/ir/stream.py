@@ -10,16 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nasir.ir.graph import Graph
+from nasir.ir.op import OpDef
 from nasir.ir.types import Port
 
 Kind = Literal["weighted", "pool", "merge"]
-
-POOLS = frozenset({"max_pool", "avg_pool", "adaptive_avg_pool"})
-WEIGHTED = frozenset({"conv2d", "linear"})
-MERGES = frozenset({"add", "mul", "mean", "concat"})
-NORMS = frozenset({"batch_norm", "group_norm", "layer_norm"})
-ACTIVATIONS = frozenset({"relu", "gelu", "silu", "sigmoid", "hardswish"})
-PASSIVE = frozenset({"identity", "dropout", "scale"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +50,7 @@ def layers(graph: Graph) -> tuple[Layer, ...]:
     found: list[Layer] = []
     segment = 0
     for index, node_id in enumerate(chain):
-        kind = _kind(graph.nodes[node_id].op)
+        kind = _kind(graph.nodes[node_id].facts)
         if kind is None:
             continue
         segment += kind == "pool"
@@ -64,22 +58,25 @@ def layers(graph: Graph) -> tuple[Layer, ...]:
     return tuple(found)
 
 
-def _kind(op: str) -> Kind | None:
-    if op in WEIGHTED:
+def _kind(facts: OpDef) -> Kind | None:
+    if facts.family == "weighted":
         return "weighted"
-    if op in POOLS:
+    if facts.family == "pool":
         return "pool"
-    return "merge" if op in MERGES else None
+    return "merge" if facts.unifies or facts.family == "concat" else None
 
 
 def _end(graph: Graph, chain: tuple[int, ...], index: int, kind: Kind) -> int:
     """The last node of the layer; a norm behind a pooling or merge belongs to the layer after it."""
     end, active = chain[index], False
     for node_id in chain[index + 1 :]:
-        op = graph.nodes[node_id].op
-        if op in ACTIVATIONS and not active:
+        facts = graph.nodes[node_id].facts
+        if facts.activates and not active:
             active = True
-        elif not (op in PASSIVE or (op in NORMS and kind == "weighted" and not active)):
+        elif facts.family == "norm":
+            if kind != "weighted" or active:
+                break
+        elif facts.family not in ("passive", "scale"):
             break
         end = node_id
     return end

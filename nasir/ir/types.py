@@ -71,7 +71,11 @@ class SlotAxis(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """A weight array of a node. `tags` ("decay", "bias", "norm") drive optimizer groups."""
+    """A weight array of a node. `tags` ("decay", "bias", "norm") drive optimizer groups.
+
+    A *kernel* is a parameter with an axis that the op writes and one that it reads; it is a convolution's where it has
+    axes of fixed size (a window) too. Initializers and penalties go by that, never by the op.
+    """
 
     axes: tuple[SlotAxis, ...]
     init: Fill
@@ -90,3 +94,35 @@ class Slot(NamedTuple):
         for axis in self.axes:
             total *= size_of(axis.space)
         return total
+
+    @property
+    def is_kernel(self) -> bool:
+        """Whether it maps what the op reads to what it writes."""
+        roles = [axis.role for axis in self.axes]
+        return self.kind == "param" and "write" in roles and "read" in roles
+
+    @property
+    def is_convolution(self) -> bool:
+        """Whether it is a kernel over a window."""
+        return self.is_kernel and any(axis.role == "fixed" for axis in self.axes)
+
+    def axis(self, role: Role) -> int:
+        """Number of the first axis of that role; ValueError where there is none."""
+        return [axis.role for axis in self.axes].index(role)
+
+
+def kernel_of(slots: Mapping[str, Slot]) -> str | None:
+    """Name of the (first) kernel among the weights of a node."""
+    return next((name for name, slot in slots.items() if slot.is_kernel), None)
+
+
+def bias_of(slots: Mapping[str, Slot]) -> str | None:
+    """Name of the weight that a node adds to what its kernel gives, or that a norm adds."""
+    return next((name for name, slot in slots.items() if slot.kind == "param" and "bias" in slot.tags), None)
+
+
+def gain_of(slots: Mapping[str, Slot]) -> str | None:
+    """Name of the weight that a norm multiplies by."""
+    return next(
+        (name for name, s in slots.items() if s.kind == "param" and "norm" in s.tags and "bias" not in s.tags), None
+    )

@@ -13,9 +13,8 @@ from nasir.ir.draft import Draft
 from nasir.ir.graph import Graph
 from nasir.ir.op import pair
 from nasir.ir.space import atoms_of
-from nasir.ir.types import Port
+from nasir.ir.types import Port, kernel_of
 
-SUMS = frozenset({"add", "mean"})
 NARROW = 1e-9  # relative width of the bracket in which the search for a factor ends
 FASTEST = 1 << 20  # no network grows by more
 
@@ -36,7 +35,7 @@ def set_widths(draft: Draft, widths: Mapping[int, int]) -> None:
             if node.attrs.get("groups", 1) != 1:
                 raise TypeRuleError(f"{node.op} '{node.label}': a grouped convolution's width is tied to its input")
             draft.set_attrs(node_id, out=widths[node_id])
-        elif node.op in SUMS:
+        elif node.facts.adds:
             _mend(draft, graph, node_id)
 
 
@@ -48,9 +47,11 @@ def own_widths(graph: Graph) -> dict[int, int]:
     found: dict[int, int] = {}
     for node_id in graph.order:
         node = graph.nodes[node_id]
-        if node.op not in ("conv2d", "linear") or node.attrs.get("groups", 1) != 1:
+        kernel = kernel_of(graph.infer.slots[node_id])
+        if node.facts.family != "weighted" or kernel is None or node.attrs.get("groups", 1) != 1:
             continue
-        written = graph.infer.slots[node_id]["weight"].axes[0].space
+        slot = graph.infer.slots[node_id][kernel]
+        written = slot.axes[slot.axis("write")].space
         if not is_shortcut(graph, node_id) and all(atom.resizable for atom in atoms_of(written)):
             found[node_id] = int(node.attrs["out"])
     return found
@@ -59,10 +60,12 @@ def own_widths(graph: Graph) -> dict[int, int]:
 def is_shortcut(graph: Graph, node_id: int) -> bool:
     """Whether a node is a strided 1x1 convolution that goes straight into a sum."""
     node = graph.nodes[node_id]
-    if node.op != "conv2d" or pair(node.attrs["kernel"]) != (1, 1) or pair(node.attrs["stride"]) == (1, 1):
+    if node.facts.family != "weighted" or not {"kernel", "stride"} <= node.attrs.keys():
+        return False
+    if pair(node.attrs["kernel"]) != (1, 1) or pair(node.attrs["stride"]) == (1, 1):
         return False
     users = graph.users(node_id)
-    return bool(users) and all(graph.nodes[user].op in SUMS for user in users)
+    return bool(users) and all(graph.nodes[user].facts.adds for user in users)
 
 
 def _mend(draft: Draft, graph: Graph, node_id: int) -> None:
@@ -97,7 +100,7 @@ def _mend(draft: Draft, graph: Graph, node_id: int) -> None:
 def _bare(draft: Draft, port: Port, path: str) -> Port:
     """What a value is without the zero channels that were put at its end below `path`, where the sum is."""
     node = draft.nodes[port.node]
-    while node.op == "pad_channels" and not node.attrs["before"] and (not path or node.label.startswith(f"{path}.")):
+    while node.facts.family == "pad" and not node.attrs["before"] and (not path or node.label.startswith(f"{path}.")):
         port = node.inputs[0]
         node = draft.nodes[port.node]
     return port
@@ -105,7 +108,7 @@ def _bare(draft: Draft, port: Port, path: str) -> Port:
 
 def _drop_unread(draft: Draft, port: Port) -> None:
     """Delete padding that nothing reads any more, and what only it read."""
-    while port.node in draft.nodes and draft.nodes[port.node].op == "pad_channels":
+    while port.node in draft.nodes and draft.nodes[port.node].facts.family == "pad":
         if port in draft.outputs or any(port in node.inputs for node in draft.nodes.values()):
             return
         source = draft.nodes[port.node].inputs[0]

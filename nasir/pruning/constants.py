@@ -7,209 +7,126 @@ can be removed exactly, others that are constant can be folded into what reads t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from math import erf, exp, sqrt
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nasir.evidence import Evidence
-from nasir.ir.graph import Graph, Node
-from nasir.ir.op import pair
-from nasir.ir.types import Port, ValueType, channel_axis
-
-Values: TypeAlias = NDArray[np.float64]  # axes of a value, each whole or 1 (the same all along); NaN: varies
-Known: TypeAlias = Values | None  # None: all of it varies
-Fetch: TypeAlias = Callable[[str], NDArray[Any]]
-
-FUNCTIONS: Mapping[str, Callable[[float], float]] = {
-    "relu": lambda x: max(x, 0.0),
-    "gelu": lambda x: 0.5 * x * (1.0 + erf(x / sqrt(2.0))),
-    "silu": lambda x: x * _sigmoid(x),
-    "sigmoid": lambda x: _sigmoid(x),
-    "hardswish": lambda x: x * min(max(x + 3.0, 0.0), 6.0) / 6.0,
-}
-SAME = frozenset({"identity", "dropout"})
-WINDOWS = frozenset({"subsample", "max_pool", "avg_pool", "adaptive_avg_pool"})
-SHAPES = frozenset({"flatten", "reshape", "tokens", "select_token", "mean_tokens", "global_avg_pool"})
-NORMS = frozenset({"batch_norm", "group_norm", "layer_norm"})
-SUMS = frozenset({"add", "mean"})
-# ops that act on each channel alone, or move channels: removing channels of theirs leaves the others as they are
-CHANNELWISE = (
-    frozenset(FUNCTIONS)
-    | SAME
-    | WINDOWS
-    | SHAPES
-    | SUMS
-    | {"batch_norm", "mul", "concat", "split", "slice", "pad_channels", "scale", "class_token", "position_embedding"}
-)
-
-
-def _sigmoid(x: float) -> float:
-    return 1.0 / (1.0 + exp(-x)) if x > -700.0 else 0.0
+from nasir.ir.graph import Graph
+from nasir.ir.op import OpDef
+from nasir.ir.ops_constants import Known, Place, Values, even, filled, lifted, zeros_only
+from nasir.ir.types import Port, Slot, bias_of, gain_of, kernel_of
 
 
 def constants(graph: Graph, seen: Evidence) -> dict[Port, Known]:
     """What is constant of every value, by the weights in `seen`."""
     found: dict[Port, Known] = {}
-    types = graph.infer.types
     for node_id in graph.order:
         node = graph.nodes[node_id]
-        known = [found[port] for port in node.inputs]
-        out = types[Port(node_id)]
-        if node.op == "split":
-            for number, part in enumerate(_parts(known[0], out.channel_axis, node.attrs["sizes"])):
-                found[Port(node_id, number)] = part
+        facts = node.facts
+        result = propagated(facts, Place(graph, node_id, seen.weight), [found[port] for port in node.inputs])
+        if not facts.several:
+            found[Port(node_id)] = result  # type: ignore[assignment]
             continue
-        inputs = [types[port] for port in node.inputs]
-        found[Port(node_id)] = _constant(node, known, inputs, out, partial(seen.weight, node.label))
+        number = 0
+        while Port(node_id, number) in graph.infer.types:  # of several outputs without a rule all vary
+            found[Port(node_id, number)] = result[number] if isinstance(result, tuple) else None
+            number += 1
     return found
 
 
-def _constant(node: Node, known: list[Known], inputs: list[ValueType], out: ValueType, weight: Fetch) -> Known:
-    op, first = node.op, known[0] if known else None
-    if op in NORMS:
-        return _norm(node, first, out, weight)
-    if op in ("conv2d", "linear"):
-        return _product(node, first, inputs[0], out, weight)
-    if op in SUMS or op in ("mul", "concat", "pad_channels"):
-        return _merged(node, known, inputs, out)
-    if first is None:
+def propagated(facts: OpDef, place: Place, known: list[Known]) -> Known | tuple[Known, ...]:
+    """What is constant of the outputs of one node, given what is of its inputs; a tuple for several outputs."""
+    if facts.constant is not None:
+        return facts.constant(place, *known)  # type: ignore[no-any-return]
+    if facts.family == "norm":
+        return _norm(place)
+    if facts.family == "weighted":
+        return _product(facts, place, known[0])
+    if all(part is None for part in known):
         return None
-    if op in SAME:
-        return first
-    if op in FUNCTIONS:
-        return _each(FUNCTIONS[op], first)
-    if op in WINDOWS:
-        return _windowed(node, first)
-    if op in SHAPES:
-        return _reshaped(node, first, inputs[0], out)
-    if op == "scale":
-        return first * float(weight("weight") if node.attrs["learnable"] else node.attrs["value"])
-    if op == "position_embedding":
-        moved: Values = first + weight("weight")[0]
-        return moved
-    if op == "class_token":
-        return np.where(weight("weight")[0] == 0.0, _zeros_only(_even(first)), np.nan)
-    if op == "self_attention":  # every row of the softmax sums to 1
-        return _even(first)[:, 2 * node.attrs["heads"] * node.attrs["head_dim"] :]
-    if op == "slice":
-        part: Values = np.take(first, np.arange(node.attrs["start"], node.attrs["stop"]), axis=out.channel_axis)
-        return part
+    if facts.pointwise is not None:
+        return _each(facts, place, known)
+    if facts.unifies or facts.family == "concat":
+        return _merged(facts, place, known)
     return None
 
 
-def _merged(node: Node, known: list[Known], inputs: list[ValueType], out: ValueType) -> Known:
-    """Ops of several inputs, and padding of channels."""
-    if all(part is None for part in known) and node.op != "pad_channels":
-        return None
-    filled = [_filled(part, value) for part, value in zip(known, inputs, strict=True)]
-    if node.op in SUMS:
-        total: Values = sum(filled[1:], start=filled[0])
-        return total / len(filled) if node.op == "mean" else total
-    if node.op == "mul":
-        product, zero = filled[0], filled[0] == 0.0
-        for part in filled[1:]:
+def _merged(facts: OpDef, place: Place, known: list[Known]) -> Known:
+    """Sums, means and products of several inputs, and inputs one after another."""
+    parts = [filled(part, value) for part, value in zip(known, place.inputs, strict=True)]
+    if facts.adds:
+        total: Values = sum(parts[1:], start=parts[0])
+        return total / len(parts) if facts.family == "mean" else total
+    if facts.family == "product":
+        product, zero = parts[0], parts[0] == 0.0
+        for part in parts[1:]:
             product, zero = product * part, zero | (part == 0.0)
         return np.where(zero, 0.0, product)
-    axis = out.channel_axis
-    if node.op == "concat":
-        rest = np.broadcast_shapes(*[part.shape[:axis] + part.shape[axis + 1 :] for part in filled])
-        sizes = [(*rest[:axis], part.shape[axis], *rest[axis:]) for part in filled]
-        return np.concatenate([np.broadcast_to(part, size) for part, size in zip(filled, sizes, strict=True)], axis)
-    widths = [(0, 0)] * filled[0].ndim
-    widths[axis] = (node.attrs["before"], node.attrs["after"])
-    return np.pad(filled[0], widths)
+    axis = place.out.channel_axis
+    rest = np.broadcast_shapes(*[part.shape[:axis] + part.shape[axis + 1 :] for part in parts])
+    sizes = [(*rest[:axis], part.shape[axis], *rest[axis:]) for part in parts]
+    return np.concatenate([np.broadcast_to(part, size) for part, size in zip(parts, sizes, strict=True)], axis)
 
 
-def _norm(node: Node, known: Known, out: ValueType, weight: Fetch) -> Known:
-    scale = weight("weight")
-    silent = scale == 0.0
-    if known is None and not silent.any():
+def _norm(place: Place) -> Known:
+    """A norm puts out its shift where its scale is zero."""
+    gain, bias = gain_of(place.slots), bias_of(place.slots)
+    if gain is None:
         return None
-    shift = _lifted(weight("bias"), out)
-    values = np.full_like(shift, np.nan)
-    if known is not None and node.op == "batch_norm":
-        mean, variance = _lifted(weight("running_mean"), out), _lifted(weight("running_var"), out)
-        values = (known - mean) / np.sqrt(variance + node.attrs["eps"]) * _lifted(scale, out) + shift
-    return np.where(_lifted(silent, out) > 0.0, shift, values)
+    silent = place.weight(gain) == 0.0
+    if not silent.any():
+        return None
+    shift = np.zeros(len(silent)) if bias is None else place.weight(bias)
+    return lifted(np.where(silent, shift, np.nan), place.out)
 
 
-def _product(node: Node, known: Known, value: ValueType, out: ValueType, weight: Fetch) -> Known:
+def _product(facts: OpDef, place: Place, known: Known) -> Known:
     """A convolution or linear layer: units whose weights are all zero put out their bias."""
-    weights = weight("weight")
-    first: Any = (slice(None), *[0] * (weights.ndim - 1))
-    silent = weights[first] == 0.0
-    depthwise = known is not None and node.op == "conv2d" and 1 < node.attrs["groups"] == value.shape[0]
+    name = kernel_of(place.slots)
+    if name is None:
+        return None
+    weights, slot = place.weight(name), place.slots[name]
+    rows = by_role(weights, slot)
+    if len(rows) != place.out.shape[place.out.channel_axis]:
+        return None  # a kernel whose outputs are not the channels
+    first: Any = (slice(None), *[0] * (rows.ndim - 1))
+    silent = rows[first] == 0.0
+    value = place.inputs[0]
+    depthwise = known is not None and 1 < place.attrs.get("groups", 1) == value.shape[0] and rows.shape[1] == 1
     if not silent.any() and not depthwise:
         return None
-    rows = weights.reshape(len(weights), -1)
+    rows = rows.reshape(len(rows), -1)
     if silent.any():
         silent[silent] = ~rows[silent].any(axis=1)
-    shift = np.asarray(weight("bias") if node.attrs["bias"] else np.zeros(len(rows)), dtype=np.float64)
+    bias = bias_of(place.slots)
+    shift = np.asarray(np.zeros(len(rows)) if bias is None else place.weight(bias), dtype=np.float64)
     values = np.full(len(rows), np.nan)
     if depthwise and known is not None:
-        even = _even(known)
-        each = (_zeros_only(even) if max(pair(node.attrs["padding"])) else even).reshape(-1)
+        alike = even(known)
+        each = (alike if is_even(facts, place.attrs, slot) else zeros_only(alike)).reshape(-1)
         values = np.repeat(each, len(rows) // value.shape[0]) * rows.sum(axis=1, dtype=np.float64) + shift
-    return _lifted(np.where(silent, shift, values), out)
+    return lifted(np.where(silent, shift, values), place.out)
 
 
-def _windowed(node: Node, known: Values) -> Values:
-    even = _even(known)
-    padded = node.op == "avg_pool" and max(pair(node.attrs["padding"])) > 0
-    return _zeros_only(even) if padded else even
+def by_role(weights: NDArray[Any], slot: Slot) -> NDArray[Any]:
+    """A kernel as [written, read, ...]."""
+    write, read = slot.axis("write"), slot.axis("read")
+    return weights if (write, read) == (0, 1) else np.moveaxis(weights, (write, read), (0, 1))
 
 
-def _reshaped(node: Node, known: Values, before: ValueType, after: ValueType) -> Values:
-    if node.op == "global_avg_pool":
-        return known.mean(axis=(1, 2))  # type: ignore[no-any-return]
-    if node.op == "mean_tokens":
-        return known.mean(axis=0)  # type: ignore[no-any-return]
-    if node.op == "select_token":
-        return known[node.attrs["index"] if len(known) > 1 else 0]
-    if node.op == "tokens":
-        return np.broadcast_to(known, before.shape).reshape(after.shape[::-1]).T
-    return np.broadcast_to(known, before.shape).reshape(after.shape)
+def is_even(facts: OpDef, attrs: Any, slot: Slot) -> bool:
+    """Whether channels that hold one number all over give such channels; without a window they do."""
+    return facts.even(attrs) if facts.even is not None else not slot.is_convolution
 
 
-def _each(function: Callable[[float], float], values: Values) -> Values:
-    result = values.copy()
-    flat = result.reshape(-1)
-    for place in np.flatnonzero(~np.isnan(flat)):
-        flat[place] = function(float(flat[place]))
+def _each(facts: OpDef, place: Place, known: list[Known]) -> Known:
+    """A pointwise function of what is constant."""
+    assert facts.pointwise is not None
+    (values,) = known
+    assert values is not None
+    result = np.array(values)
+    where = ~np.isnan(values)
+    result[where] = facts.pointwise(values[where], **place.attrs)
     return result
-
-
-def _parts(known: Known, axis: int, sizes: Sequence[int]) -> list[Known]:
-    if known is None:
-        return [None] * len(sizes)
-    return [*np.split(known, np.cumsum(sizes)[:-1], axis=axis)]
-
-
-def _lifted(vector: NDArray[Any], value: ValueType) -> Values:
-    """A number per channel, with as many axes as the value."""
-    shape = [1] * len(value.shape)
-    shape[value.channel_axis] = -1
-    return np.asarray(vector, dtype=np.float64).reshape(shape)
-
-
-def _filled(known: Known, value: ValueType) -> Values:
-    return _lifted(np.full(value.shape[value.channel_axis], np.nan), value) if known is None else known
-
-
-def _even(known: Values) -> Values:
-    """One number per channel: NaN where a channel is not the same at all its places."""
-    axis = channel_axis(known.ndim)
-    others = tuple([n for n in range(known.ndim) if n != axis])
-    if all(known.shape[n] == 1 for n in others):
-        return known
-    low = known.min(axis=others, keepdims=True)
-    return np.where(low == known.max(axis=others, keepdims=True), low, np.nan)
-
-
-def _zeros_only(known: Values) -> Values:
-    """Only constant zeros stay constant where zeros are added at the borders."""
-    return np.where(known == 0.0, 0.0, np.nan)

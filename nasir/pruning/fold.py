@@ -12,21 +12,27 @@ from nasir.errors import Decline
 from nasir.evidence import Evidence
 from nasir.ir.draft import Draft
 from nasir.ir.graph import Graph, Node
-from nasir.ir.op import pair
+from nasir.ir.ops_constants import Known, Values
 from nasir.ir.space import Atom, Index, atoms_of, positions
-from nasir.ir.types import Port, ValueType
-from nasir.pruning.constants import CHANNELWISE, Known, Values, constants
+from nasir.ir.types import Port, Slot, ValueType, bias_of, kernel_of
+from nasir.pruning.constants import by_role, constants, is_even
 from nasir.transfer.source import AxisTake, Blob, Key, Take
 
+MEAN = "running_mean"
 Removed = Mapping[Atom, Index]  # every unit of a space, -1 for those that go
 
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """`shift` is what the constants that `node` no longer reads added to each of its outputs."""
+    """`shift` is what the constants that `node` no longer reads added to each of its outputs.
+
+    `home` is the array that takes it: the node's bias, else the mean that the norm behind subtracts; None where the
+    node is to get a bias.
+    """
 
     node: int
     shift: NDArray[np.float64]
+    home: Key | None
 
 
 def effects(graph: Graph, kept: Mapping[Atom, Index], seen: Evidence, folding: bool) -> tuple[bool, list[Fold]]:
@@ -47,12 +53,13 @@ def effects(graph: Graph, kept: Mapping[Atom, Index], seen: Evidence, folding: b
     types, slots = graph.infer.types, graph.infer.slots
     for node_id in graph.order:
         node = graph.nodes[node_id]
-        if node.op in CHANNELWISE or not _reads(graph, node, removed):
+        if node.facts.separates or not _reads(graph, node, removed):
             continue
-        if node.op not in ("conv2d", "linear"):
-            exact = exact and node.op == "self_attention" and not _narrowed(graph, node_id, removed)
+        name = kernel_of(slots[node_id])
+        if node.facts.family != "weighted" or name is None:
+            exact = False
             continue
-        if all(axis.role != "read" or isinstance(axis.space, int) for axis in slots[node_id]["weight"].axes):
+        if all(axis.role != "read" or isinstance(axis.space, int) for axis in slots[node_id][name].axes):
             continue  # depthwise: nothing is summed over channels
         value = types[node.inputs[0]]
         gone = positions(value.channels, removed)
@@ -60,19 +67,14 @@ def effects(graph: Graph, kept: Mapping[Atom, Index], seen: Evidence, folding: b
         constant = _at(known[node.inputs[0]], value, gone < 0)
         exact = exact and not bool(np.isnan(constant).any()) and (folding or not constant.any())
         if folding and bool((constant[~np.isnan(constant)] != 0.0).any()):
-            folds.append(Fold(node_id, _shift(node, constant, gone < 0, seen)))
+            shift = _shift(node, name, slots[node_id][name], constant, gone < 0, seen)
+            folds.append(Fold(node_id, shift, _home(graph, node_id)))
     return exact, folds
 
 
 def _reads(graph: Graph, node: Node, removed: Removed) -> bool:
     types = graph.infer.types
     return any(atom in removed for port in node.inputs for axis in types[port].axes for atom in atoms_of(axis))
-
-
-def _narrowed(graph: Graph, node_id: int, removed: Removed) -> bool:
-    """Whether channels of queries and keys go that a head which stays reads: the products then change."""
-    dims = graph.infer.mirrors[node_id]["head_dim", None]
-    return any(atom in removed for atom in atoms_of(dims))
 
 
 def _at(known: Known, value: ValueType, where: NDArray[np.bool_]) -> Values:
@@ -82,7 +84,7 @@ def _at(known: Known, value: ValueType, where: NDArray[np.bool_]) -> Values:
     return np.moveaxis(known, value.channel_axis, 0)[where]
 
 
-def _shift(node: Node, constant: Values, where: NDArray[np.bool_], seen: Evidence) -> Values:
+def _shift(node: Node, name: str, slot: Slot, constant: Values, where: NDArray[np.bool_], seen: Evidence) -> Values:
     """What the channels `where` add to each output; varying ones count as zero. Declines where places differ."""
     flat = constant.reshape(len(constant), -1)
     even = (flat == flat[:, :1]).all(axis=1)
@@ -94,19 +96,35 @@ def _shift(node: Node, constant: Values, where: NDArray[np.bool_], seen: Evidenc
             "that; use `constants: drop`"
         )
     values = np.where(even, flat[:, 0], 0.0)
-    if node.op == "conv2d" and values.any():
-        if max(pair(node.attrs["padding"])) > 0:
+    if slot.is_convolution and values.any():
+        if not is_even(node.facts, node.attrs, slot):
             first = int(np.flatnonzero(values)[0])
             unit = int(np.flatnonzero(where)[first])
+            cut = node.facts.even is not None
+            reason = "its zero padding cuts off at the borders" if cut else f"{node.op} may not carry on evenly"
             raise Decline(
                 f"channel {unit} that '{node.label}' reads is constantly {values[first]:.3g}, "
-                "which its zero padding cuts off at the borders: it cannot be folded exactly; use `constants: drop`"
+                f"which {reason}: it cannot be folded exactly; use `constants: drop`"
             )
-        if node.attrs["groups"] > 1:
-            raise Decline(f"'{node.label}' reads constant channels by a grouped convolution; use `constants: drop`")
-    weights = seen.weight(node.label, "weight").astype(np.float64)
+    weights = by_role(seen.weight(node.label, name).astype(np.float64), slot)
+    if weights.shape[1] != len(where):
+        raise Decline(f"'{node.label}' reads constant channels by a grouped convolution; use `constants: drop`")
     folded: Values = weights.reshape(*weights.shape[:2], -1).sum(axis=2)[:, where] @ values
     return folded
+
+
+def _home(graph: Graph, node_id: int) -> Key | None:
+    slots, users = graph.infer.slots, graph.users(node_id)
+    bias = bias_of(slots[node_id])
+    if bias is not None:
+        return Key(node_id, bias)
+    if len(users) == 1 and Port(node_id) not in graph.outputs:
+        if graph.nodes[users[0]].facts.family == "norm" and MEAN in slots[users[0]]:
+            return Key(users[0], MEAN)
+    node = graph.nodes[node_id]
+    if "bias" not in node.attrs:
+        raise Decline(f"'{node.label}' reads constant channels and can have no bias; use `constants: drop`")
+    return None
 
 
 def apply(draft: Draft, folds: list[Fold], kept: Mapping[Atom, Index]) -> None:
@@ -114,18 +132,13 @@ def apply(draft: Draft, folds: list[Fold], kept: Mapping[Atom, Index]) -> None:
     graph = draft.base
     assert graph is not None
     for fold in folds:
-        node = graph.nodes[fold.node]
         index = positions(graph.infer.types[Port(fold.node)].channels, kept)
-        users = graph.users(fold.node)
-        norm = graph.nodes[users[0]] if len(users) == 1 else None
-        if node.attrs["bias"]:
-            _add(draft, Key(fold.node, "bias"), fold.shift, index)
-        elif norm is not None and norm.op == "batch_norm" and Port(fold.node) not in graph.outputs:
-            _add(draft, Key(users[0], "running_mean"), -fold.shift, index)
-        else:
+        if fold.home is None:
             draft.set_attrs(fold.node, bias=True)
             values = fold.shift if index is None else fold.shift[index]
             draft.source(fold.node, "bias", Blob(draft.blob(values), values.shape))
+        else:
+            _add(draft, fold.home, -fold.shift if fold.home.slot == MEAN else fold.shift, index)
 
 
 def _add(draft: Draft, key: Key, shift: NDArray[np.float64], index: Index | None) -> None:

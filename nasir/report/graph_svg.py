@@ -13,17 +13,16 @@ from nasir.report.plots import COLOURS, quantity
 
 __all__ = ["draw", "overview"]
 
-FAMILIES = {
-    "weight": ("conv2d", "linear"),
-    "norm": ("batch_norm", "group_norm", "layer_norm", "scale"),
-    "act": ("relu", "gelu", "silu", "sigmoid", "hardswish", "softmax"),
-    "merge": ("add", "mul", "mean", "concat", "split", "slice", "self_attention", "class_token", "position_embedding"),
-    "pool": (
-        *("max_pool", "avg_pool", "adaptive_avg_pool", "global_avg_pool", "flatten", "reshape", "subsample"),
-        *("tokens", "select_token", "mean_tokens"),
-    ),
+COLOUR_OF: Mapping[str | None, str] = {
+    "weighted": "weight",
+    "norm": "norm",
+    "scale": "norm",
+    "activation": "act",
+    "pool": "pool",
+    "shape": "pool",
+    **dict.fromkeys(("sum", "mean", "product", "concat", "split", "embedding", "attention"), "merge"),
 }
-FAMILY = {op: family for family, ops in FAMILIES.items() for op in ops}
+"""Colours of ops by family; all others share one."""
 LETTER = 7.5  # widest average width of a letter of a stage's name
 TIMES = "\u00d7"
 BOX_WIDTH, BOX_HEIGHT, PITCH = 178.0, 36.0, 56.0
@@ -49,7 +48,7 @@ def overview(graph: Graph, born: Mapping[str, str] | None = None) -> str:
         path = owner.get(node_id)
         if path is not None:
             shown[path] = node_id
-        elif graph.nodes[node_id].op in ("input", *FAMILIES["weight"]):
+        elif graph.nodes[node_id].facts.family in ("input", "weighted"):
             shown[node_id] = node_id
     stage_of = {block.path: block.parent for block in graph.blocks if block.parent in graph.depths()}
     colours = {stage.path: f"s{index % COLOURS}" for index, stage in enumerate(graph.stages)}
@@ -252,7 +251,7 @@ def _box(graph: Graph, node_id: int, prefix: str, x: float, layer: int) -> str:
     facts = _summary(graph, node_id)
     name = name if len(name) <= 24 else f"…{name[-23:]}"
     return (
-        f'<g class="op-{FAMILY.get(node.op, "other")}">'
+        f'<g class="op-{COLOUR_OF.get(node.facts.family, "other")}">'
         f'<rect x="{left:.1f}" y="{top:.1f}" width="{BOX_WIDTH:g}" height="{BOX_HEIGHT:g}" rx="6"/>'
         f'<text class="name" x="{left + BOX_WIDTH / 2:.1f}" y="{top + 15:.1f}">{escape(name)}</text>'
         f'<text class="op" x="{left + BOX_WIDTH / 2:.1f}" y="{top + 29:.1f}">{escape(facts)}</text></g>'

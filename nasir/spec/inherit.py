@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path as File
 from typing import Any
 
+from nasir.branching.merging import is_dense
 from nasir.errors import NasirError
 from nasir.ir import Draft, Graph, Port
 from nasir.rundir import RunDirectory
@@ -75,7 +76,7 @@ def with_classes(graph: Graph, classes: int, spec: Spec) -> tuple[Graph, tuple[s
     labels = []
     for node_id in _heads(graph):
         node = graph.nodes[node_id]
-        if node.op != "linear":
+        if not is_dense(graph, node_id):
             text = f"its output is made by '{node.label}' ({node.op}), not by a linear layer"
             raise spec.problem(("network", "classes"), text, "remove `classes`")
         draft.set_attrs(node_id, out=classes)
@@ -86,4 +87,4 @@ def with_classes(graph: Graph, classes: int, spec: Spec) -> tuple[Graph, tuple[s
 def _heads(graph: Graph) -> list[int]:
     """The nodes that make the logits: behind the output, or behind the ensemble that averages them."""
     last = graph.outputs[0].node
-    return [port.node for port in graph.nodes[last].inputs] if graph.nodes[last].op == "ensemble" else [last]
+    return [port.node for port in graph.nodes[last].inputs] if graph.nodes[last].facts.family == "ensemble" else [last]

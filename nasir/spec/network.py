@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nasir.blocks import INITS, Maker, add_step, build_block, check_definition, init_rules, made_with
+from nasir.blocks import INITS, Maker, add_step, build_block, check_definition, made_with, starts
 from nasir.blocks.steps import STEPS
 from nasir.errors import GraphError, UnknownName
 from nasir.ir import Draft, Graph, Port
@@ -18,7 +18,7 @@ from nasir.spec.labels import check_labels
 from nasir.spec.model import Spec
 from nasir.spec.model_network import ImportedNetwork, RunNetwork
 from nasir.spec.problems import Path, suggestion
-from nasir.transfer import TransferPlan
+from nasir.transfer import Source, TransferPlan
 from nasir.transfer.source import Key
 
 STAGE_KEYS = ("name", "block", "out", "depth", "stride", "label")
@@ -79,15 +79,11 @@ def initial_plan(graph: Graph, spec: Spec) -> TransferPlan:
     """A source for every weight of the untrained network: the op's default, or what `init` says instead."""
     init = init_of(spec)
     taken = init == "default" and isinstance(spec.network, RunNetwork)  # then blocks say how they were made
-    return TransferPlan(
-        {
-            Key(node_id, name): init_rules(made_with(graph, node_id) if taken else init).get(
-                (graph.nodes[node_id].op, name), slot.init
-            )
-            for node_id, slots in graph.infer.slots.items()
-            for name, slot in slots.items()
-        }
-    )
+    found: dict[Key, Source] = {}
+    for node_id, slots in graph.infer.slots.items():
+        own = starts(made_with(graph, node_id) if taken else init, slots)
+        found.update({Key(node_id, name): own.get(name, slot.init) for name, slot in slots.items()})
+    return TransferPlan(found)
 
 
 def init_of(spec: Spec) -> str:

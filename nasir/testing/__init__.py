@@ -23,6 +23,9 @@ from nasir.testing.policy_contract import PolicyContract as PolicyContract
 from nasir.testing.token_graphs import random_transformer as random_transformer
 from nasir.testing.token_graphs import varied_graph as varied_graph
 from nasir.testing.token_graphs import varied_graphs as varied_graphs
+from nasir.testing.twins import twin_ops as twin_ops
+from nasir.testing.twins import with_twins as with_twins
+from nasir.testing.twins import without_twins as without_twins
 from nasir.testing.weights import random_batch as random_batch
 from nasir.testing.weights import random_weights as random_weights
 from nasir.testing.weights import silence as silence

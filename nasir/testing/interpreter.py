@@ -56,7 +56,7 @@ def trace(graph: Graph, weights: Weights, x: Array | Sequence[Array], train: boo
     values: dict[Port, Array] = {}
     for node_id in graph.order:
         node = graph.nodes[node_id]
-        if node.op == "input":
+        if node.facts.family == "input":
             values[Port(node_id)] = given[node_id]
             continue
         own = {slot: weights[Key(node_id, slot)] for slot in graph.infer.slots[node_id]}

@@ -13,7 +13,9 @@ from nasir.ir import JSON, Atom, Draft, Graph, Port, op_named, parse, positions
 from nasir.ir.infer import Typing, infer_nodes
 from nasir.ir.space import size_after
 from nasir.ir.types import channel_axis
-from nasir.testing.interpreter import Array, evaluate_op, trace
+from nasir.registry import ops
+from nasir.testing.interpreter import REFERENCES, Array, evaluate_op, trace
+from nasir.testing.op_facts import OpFactLaws
 from nasir.testing.weights import random_batch, random_weights
 from nasir.transfer import Key
 
@@ -41,10 +43,21 @@ class OpCase:
         return draft.commit()
 
 
-class OpContract:
-    """Subclass with `cases`, one or more of every op; a reference must be registered for each (`reference`)."""
+class OpContract(OpFactLaws):
+    """Subclass with `cases`, one or more of every op; a reference must be registered for each (`reference`).
+
+    The laws of the facts that an op states are those of `OpFactLaws`.
+    """
 
     cases: ClassVar[Sequence[OpCase]] = ()
+
+    def test_there_are_cases_of_ops_that_exist(self) -> None:
+        assert self.cases, f"{type(self).__name__}: no `cases`: nothing is tested; give one OpCase or more for each op"
+        for case in self.cases:
+            assert case.op in ops.names(), f"{case}: no op is called {case.op!r}; import the module that registers it"
+            known = case.op in REFERENCES or op_named(case.op).arity == (0, 0)  # an input has nothing to compute
+            assert known, f"{case.op}: no reference; register one with @reference({case.op!r})"
+            case.graph()
 
     def test_attributes_normalize_once_and_for_all(self) -> None:
         for case in self.cases:

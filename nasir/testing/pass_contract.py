@@ -45,7 +45,8 @@ class PassContract:
             if kind in PER_UNIT:
                 measured[kind] = {space.name: rng.uniform(0.1, 1.0, space.size) for space in graph.infer.spaces}
             elif kind == "weight_abs":
-                labels = [node.label for node in nodes.values() if node.op in ("conv2d", "linear")]
+                slots = graph.infer.slots
+                labels = [nodes[n].label for n in nodes if any(slot.is_kernel for slot in slots[n].values())]
                 measured[kind] = {label: np.array([rng.uniform(0.1, 1.0), 10.0]) for label in labels}
             elif kind == "weights":
                 measured[kind] = weights

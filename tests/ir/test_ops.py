@@ -16,7 +16,7 @@ def test_every_shipped_op_has_cases() -> None:
 
 
 @pytest.mark.parametrize("op", sorted(CASES))
-@pytest.mark.parametrize("law", sorted(name for name in vars(OpContract) if name.startswith("test_")))
+@pytest.mark.parametrize("law", sorted(name for name in dir(OpContract) if name.startswith("test_")))
 def test_shipped_op(op: str, law: str) -> None:
     class Suite(OpContract):
         cases = CASES[op]

@@ -1,0 +1,183 @@
+"""Which parts of an op's outputs are constant in evaluation, given which parts of its inputs are.
+
+A rule is a function of the node's `Place` and of what is known of each input; see `OpDef.constant`. It is asked for
+what the op's family and its pointwise function do not say (`nasir.pruning.constants`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nasir.ir.op import pair
+from nasir.ir.types import JSON, Port, Slot, ValueType, channel_axis
+
+if TYPE_CHECKING:
+    from nasir.ir.graph import Graph
+
+Values: TypeAlias = NDArray[np.float64]  # axes of a value, each whole or 1 (the same all along); NaN: varies
+Known: TypeAlias = Values | None  # None: all of it varies
+
+
+class Place:
+    """A node: its attributes and weights, the types of its inputs and of its (first) output."""
+
+    __slots__ = ("_graph", "_id", "_weight")
+
+    def __init__(self, graph: Graph, node_id: int, weight: Callable[[str, str], NDArray[Any]]) -> None:
+        """`weight` gives an array by the label of its node and its name."""
+        self._graph, self._id, self._weight = graph, node_id, weight
+
+    @property
+    def attrs(self) -> Mapping[str, JSON]:
+        return self._graph.nodes[self._id].attrs
+
+    @property
+    def inputs(self) -> tuple[ValueType, ...]:
+        types = self._graph.infer.types
+        return tuple([types[port] for port in self._graph.nodes[self._id].inputs])
+
+    @property
+    def out(self) -> ValueType:
+        return self._graph.infer.types[Port(self._id)]
+
+    @property
+    def slots(self) -> Mapping[str, Slot]:
+        return self._graph.infer.slots[self._id]
+
+    def weight(self, name: str) -> NDArray[Any]:
+        """A weight of the node."""
+        return self._weight(self._graph.nodes[self._id].label, name)
+
+
+def split(place: Place, x: Known) -> tuple[Known, ...]:
+    """Consecutive parts of the channels."""
+    sizes = place.attrs["sizes"]
+    if x is None:
+        return (None,) * len(sizes)
+    return tuple(np.split(x, np.cumsum(sizes)[:-1], axis=place.out.channel_axis))
+
+
+def part(place: Place, x: Known) -> Known:
+    """One part of the channels."""
+    if x is None:
+        return None
+    index = np.arange(place.attrs["start"], place.attrs["stop"])
+    picked: Values = np.take(x, index, axis=place.out.channel_axis)
+    return picked
+
+
+def window(place: Place, x: Known) -> Known:
+    """Something of each window, or of each few places, that is v where all of them are v."""
+    return None if x is None else even(x)
+
+
+def padded_window(place: Place, x: Known) -> Known:
+    """The same where zeros may be added at the borders."""
+    if x is None:
+        return None
+    return zeros_only(even(x)) if max(pair(place.attrs["padding"])) > 0 else even(x)
+
+
+def mean_of_places(place: Place, x: Known) -> Known:
+    """Mean over everything but the channels."""
+    if x is None:
+        return None
+    channels = place.inputs[0].channel_axis
+    mean: Values = x.mean(axis=tuple([n for n in range(x.ndim) if n != channels]))
+    return mean
+
+
+def reshaped(place: Place, x: Known) -> Known:
+    """The same entries, row-major, in another shape."""
+    return None if x is None else np.broadcast_to(x, place.inputs[0].shape).reshape(place.out.shape)
+
+
+def sequenced(place: Place, x: Known) -> Known:
+    """The places of an image one after another."""
+    return None if x is None else np.broadcast_to(x, place.inputs[0].shape).reshape(place.out.shape[::-1]).T
+
+
+def one_place(place: Place, x: Known) -> Known:
+    """One place of a sequence."""
+    return None if x is None else x[place.attrs["index"] if len(x) > 1 else 0]
+
+
+def padded(place: Place, x: Known) -> Known:
+    """Zero channels around those of the input."""
+    known = filled(x, place.inputs[0])
+    widths = [(0, 0)] * known.ndim
+    widths[place.out.channel_axis] = (place.attrs["before"], place.attrs["after"])
+    return np.pad(known, widths)
+
+
+def scaled(place: Place, x: Known) -> Known:
+    """Product with one number."""
+    if x is None:
+        return None
+    return x * float(place.weight("weight") if place.slots else place.attrs["value"])
+
+
+def moved(place: Place, x: Known) -> Known:
+    """Sum with a vector for each place of a sequence."""
+    if x is None:
+        return None
+    total: Values = x + place.weight("weight")[0]
+    return total
+
+
+def preceded(place: Place, x: Known) -> Known:
+    """One more place before a sequence."""
+    return None if x is None else np.where(place.weight("weight")[0] == 0.0, zeros_only(even(x)), np.nan)
+
+
+def attended(place: Place, x: Known) -> Known:
+    """Means over places by weights that sum to 1, of the last channels: what is the same all over stays so."""
+    return None if x is None else even(x)[:, 2 * place.attrs["heads"] * place.attrs["head_dim"] :]
+
+
+def normed(place: Place, x: Known) -> Known:
+    """Batch normalization by running statistics: where the scale is zero the shift is all that is left."""
+    scale = place.weight("weight")
+    silent = scale == 0.0
+    if x is None and not silent.any():
+        return None
+    shift = lifted(place.weight("bias"), place.out)
+    values = np.full_like(shift, np.nan)
+    if x is not None:
+        mean, variance = (lifted(place.weight(name), place.out) for name in ("running_mean", "running_var"))
+        values = (x - mean) / np.sqrt(variance + place.attrs["eps"]) * lifted(scale, place.out) + shift
+    return np.where(lifted(silent, place.out) > 0.0, shift, values)
+
+
+# -- what rules are made of
+
+
+def lifted(vector: NDArray[Any], value: ValueType) -> Values:
+    """A number per channel, with as many axes as the value."""
+    shape = [1] * len(value.shape)
+    shape[value.channel_axis] = -1
+    return np.asarray(vector, dtype=np.float64).reshape(shape)
+
+
+def filled(known: Known, value: ValueType) -> Values:
+    """What is known, NaN all over where that is nothing."""
+    return lifted(np.full(value.shape[value.channel_axis], np.nan), value) if known is None else known
+
+
+def even(known: Values) -> Values:
+    """One number per channel: NaN where a channel is not the same at all its places."""
+    axis = channel_axis(known.ndim)
+    others = tuple([n for n in range(known.ndim) if n != axis])
+    if all(known.shape[n] == 1 for n in others):
+        return known
+    low = known.min(axis=others, keepdims=True)
+    return np.where(low == known.max(axis=others, keepdims=True), low, np.nan)
+
+
+def zeros_only(known: Values) -> Values:
+    """Only constant zeros stay constant where zeros are added at the borders."""
+    return np.where(known == 0.0, 0.0, np.nan)

@@ -1,0 +1,113 @@
+"""Ops of third parties, each with all that it says of itself; the leaky ReLU is the one of docs/extending.md."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from nasir import op
+from nasir.backends.torch import Call, lowering
+from nasir.ir import At, Fill, ValueType, pair
+from nasir.ir.op import Pair
+from nasir.ir.ops_functions import gaussian_gated
+from nasir.testing import reference
+
+PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
+
+
+def file_of_the_docs(name: str) -> str:
+    """The file that docs/extending.md shows under a name."""
+    found = re.search(rf"<!-- file: {re.escape(name)} -->\n```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
+    assert found is not None, name
+    return found[1]
+
+
+def _leaky_relu() -> str:
+    """Imports, function, op, lowering and reference of the leaky ReLU of the docs."""
+    parts = [*ast.parse(file_of_the_docs("mine.py")).body, *ast.parse(file_of_the_docs("test_mine.py")).body]
+    wanted = [node for node in parts if getattr(node, "name", "") == "leaky" or "leaky_relu" in _head(node)]
+    assert len(wanted) == 4
+    needed = [
+        node for node in parts if isinstance(node, ast.Import | ast.ImportFrom) and "mine" not in ast.unparse(node)
+    ]
+    return "\n".join(ast.unparse(node) for node in (*needed, *wanted))
+
+
+def _head(node: ast.stmt) -> str:
+    return " ".join(map(ast.unparse, node.decorator_list)) if isinstance(node, ast.FunctionDef) else ""
+
+
+exec(compile(_leaky_relu(), str(PAGE), "exec"), {"__name__": "mine"})
+
+
+@op("my_gelu", family="activation", pointwise=gaussian_gated, unchanged="zero")
+def my_gelu(at: At, x: ValueType) -> ValueType:
+    """x * Phi(x)."""
+    return x
+
+
+@lowering("my_gelu")
+def _(attrs: Mapping[str, Any], inputs: tuple[ValueType, ...], out: ValueType) -> Call:
+    return Call(nn.functional.gelu)
+
+
+@reference("my_gelu")
+def _(attrs: Mapping[str, Any], weights: Mapping[str, Any], train: bool, x: Any) -> Any:
+    return torch.nn.functional.gelu(torch.from_numpy(x)).numpy()
+
+
+@op("conv_transpose2d", family="weighted")
+def conv_transpose2d(
+    at: At, x: ValueType, out: int, kernel: Pair = 2, stride: Pair = 2, bias: bool = True
+) -> ValueType:
+    """Transposed convolution, without padding; its kernel lies as torch's, [read, written, height, width]."""
+    channels, height, width = at.image(x)
+    written = at.fresh(out, "out")
+    (kh, kw), (sh, sw) = pair(kernel), pair(stride)
+    start = Fill("normal", {"std": 1.0})
+    at.slot("weight", ((channels, "read"), (written, "write"), (kh, "fixed"), (kw, "fixed")), start)
+    if bias:
+        at.slot("bias", ((written, "write"),), Fill("ones"), tags=frozenset({"bias"}))
+    return ValueType((written, (height - 1) * sh + kh, (width - 1) * sw + kw))
+
+
+@lowering("conv_transpose2d")
+def _(attrs: Mapping[str, Any], inputs: tuple[ValueType, ...], out: ValueType) -> nn.Module:
+    read, given = inputs[0].shape[0], pair(attrs["kernel"])
+    return nn.ConvTranspose2d(read, attrs["out"], given, stride=pair(attrs["stride"]), bias=attrs["bias"])
+
+
+@reference("conv_transpose2d")
+def _(attrs: Mapping[str, Any], weights: Mapping[str, Any], train: bool, x: Any) -> Any:
+    kernel, stride = weights["weight"], pair(attrs["stride"])
+    count, _, height, width = x.shape
+    _, out, kh, kw = kernel.shape
+    y = np.zeros((count, out, (height - 1) * stride[0] + kh, (width - 1) * stride[1] + kw))
+    for row in range(height):
+        for column in range(width):
+            top, left = row * stride[0], column * stride[1]
+            y[:, :, top : top + kh, left : left + kw] += np.einsum("nc,cohw->nohw", x[:, :, row, column], kernel)
+    return y + weights["bias"][None, :, None, None] if attrs["bias"] else y
+
+
+@op("opaque")
+def opaque(at: At, x: ValueType) -> ValueType:
+    """x * 1.5, of which nothing is said."""
+    return x
+
+
+@lowering("opaque")
+def _(attrs: Mapping[str, Any], inputs: tuple[ValueType, ...], out: ValueType) -> Call:
+    return Call(torch.mul, (1.5,))
+
+
+@reference("opaque")
+def _(attrs: Mapping[str, Any], weights: Mapping[str, Any], train: bool, x: Any) -> Any:
+    return 1.5 * x
