@@ -14,8 +14,8 @@ import torch
 
 from benchmarks.common import cifar_resnet, imagenet_resnet, interleaved, report, summary
 from nasir.backends.torch.arena import Arena
+from nasir.backends.torch.ema import Ema
 from nasir.backends.torch.model import Model
-from nasir.backends.torch.optim import Ema
 from nasir.backends.torch.train import seed_step, step_seed
 
 CPU = torch.device("cpu")

@@ -10,7 +10,8 @@ import torch
 from grown import pyramid
 
 from nasir.backend import Effect, Setup
-from nasir.backends.torch.backend import TorchBackend, TorchSession
+from nasir.backends.torch.backend import TorchBackend
+from nasir.backends.torch.session import TorchSession
 from nasir.ir import Graph
 from nasir.passes.insert_block import InsertBlock
 from nasir.rewrite import Pass, Site

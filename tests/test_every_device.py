@@ -18,7 +18,8 @@ import torch
 from device_sessions import DEVICES, OPTIMIZERS, apply, grow, moments, opened, setup, train
 from grown import same_tensors
 
-from nasir.backends.torch.backend import TorchBackend, TorchSession
+from nasir.backends.torch.backend import TorchBackend
+from nasir.backends.torch.session import TorchSession
 from nasir.decisions import EXACT
 from nasir.ir import Graph
 from nasir.passes.freeze import Freeze, Unfreeze

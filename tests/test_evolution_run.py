@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 from small_runs import SPEC, stable, weights, write_spec
 
 import nasir
-from nasir.backends.torch.backend import TorchSession
+from nasir.backends.torch.session import TorchSession
 from nasir.errors import CheckpointError, JournalError, RunError
 from nasir.individuals import stored
 from nasir.ir import Graph

@@ -65,7 +65,7 @@ def newest(run: Path, file: str = "model") -> dict[str, torch.Tensor]:
 
 def start_weights(spec: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
     """The weights that a run begins with."""
-    from nasir.backends.torch.backend import TorchSession
+    from nasir.backends.torch.session import TorchSession
 
     found: dict[str, torch.Tensor] = {}
     begin = TorchSession.begin_phase

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from nasir.backends.torch import momentum
 from nasir.errors import CheckpointError, GraphError
@@ -143,102 +140,3 @@ def _place(name: str, key: str, value: Tensor, parameter: Tensor, group: Mapping
         )
     # like the parameter's own layout, as a fresh optimizer would have made it
     return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
-
-
-@dataclass(frozen=True, slots=True)
-class _Pairs:
-    """Averages beside the tensors they follow: floats, which are averaged, and others, which are copied."""
-
-    average: Callable[..., None]
-    averages: list[Tensor]
-    floats: list[Tensor]
-    copies: list[Tensor]
-    others: list[Tensor]
-
-    def blend(self) -> None:
-        with torch.no_grad():
-            if self.floats:
-                self.average(self.averages, self.floats, None)
-            if self.others:
-                torch._foreach_copy_(self.copies, self.others)
-
-
-def _held(model: nn.Module) -> list[tuple[Mapping[str, Tensor | None], str, Tensor]]:
-    """(registry, name, tensor) of every weight and buffer of every module."""
-    return [
-        (registry, name, tensor)
-        for module in model.modules()
-        for registry in (module._parameters, module._buffers)
-        for name, tensor in registry.items()
-        if tensor is not None
-    ]
-
-
-class Ema:
-    """Exponential moving average of a model's float state (weights and running statistics), by state_dict name.
-
-    After each step, average := decay * average + (1 - decay) * current; whole-number buffers are copied.
-    """
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.tensors: dict[str, Tensor] = {name: t.detach().clone() for name, t in model.state_dict().items()}
-
-    def update(self, model: nn.Module) -> None:
-        """Move the average towards the model's present state."""
-        self.follower(model)()
-
-    def follower(self, model: nn.Module) -> Callable[[], None]:
-        """`update` as a function to call after every step, as long as neither network nor averages are replaced.
-
-        What a module puts in the place of a weight or buffer in between is noticed. Finding the tensors anew each time
-        cost more than moving them.
-        """
-        held = _held(model)
-        pairs = self._pairs(model)
-
-        def follow() -> None:
-            nonlocal held, pairs
-            if any(registry.get(name) is not tensor for registry, name, tensor in held):
-                held, pairs = _held(model), self._pairs(model)
-            pairs.blend()
-
-        return follow
-
-    def _pairs(self, model: nn.Module) -> _Pairs:
-        current = model.state_dict()
-        self._match(current)
-        floats = [name for name, tensor in current.items() if tensor.is_floating_point()]
-        others = [name for name in current if name not in set(floats)]
-        return _Pairs(
-            get_ema_multi_avg_fn(self.decay),  # type: ignore[no-untyped-call]
-            *([source[name] for name in names] for names in (floats, others) for source in (self.tensors, current)),
-        )
-
-    @contextmanager
-    def applied(self, model: nn.Module) -> Iterator[None]:
-        """For the length of a `with`, the model holds the averages (in place); then its own values again, exactly."""
-        current = model.state_dict()
-        self._match(current)
-        own = {name: tensor.clone() for name, tensor in current.items()}
-        with torch.no_grad():
-            for name, tensor in current.items():
-                tensor.copy_(self.tensors[name])
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for name, tensor in current.items():
-                    tensor.copy_(own[name])
-
-    def replace(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take other averages: after a rewrite, the old ones carried through its transfer plan; or a checkpoint's."""
-        self.tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-
-    def _match(self, current: Mapping[str, Tensor]) -> None:
-        odd = sorted(current.keys() ^ self.tensors.keys())
-        if odd:
-            raise GraphError(
-                f"moving average and model differ in {', '.join(odd[:3])} ({len(odd)} in all); "
-                "transfer the average together with the weights"
-            )

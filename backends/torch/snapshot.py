@@ -9,8 +9,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from nasir.backends.torch.ema import Ema
 from nasir.backends.torch.model import Model
-from nasir.backends.torch.optim import Ema, export_state
+from nasir.backends.torch.optim import export_state
 
 State = Mapping[str, Mapping[str, Tensor]]
 

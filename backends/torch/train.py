@@ -15,8 +15,9 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from nasir.backends.torch.devices import computes_bf16, device_of
+from nasir.backends.torch.ema import Ema
 from nasir.backends.torch.ensemble import cross_entropy, predicted
-from nasir.backends.torch.optim import Ema, set_lr
+from nasir.backends.torch.optim import set_lr
 from nasir.backends.torch.regularize import penalties_of
 from nasir.errors import DataError, Diverged, RunError
 from nasir.training import TrainPlan

@@ -18,8 +18,8 @@ from benchmarks.accelerator.metadata import ROOT
 from benchmarks.common import small_resnet
 from benchmarks.memory import Halve
 from nasir.backend import Setup
-from nasir.backends.torch.backend import TorchSession
 from nasir.backends.torch.compile import BlockCompiler
+from nasir.backends.torch.session import TorchSession
 from nasir.ir import Graph
 from nasir.rewrite import WHOLE
 from nasir.training import DataPlan, OptimizerPlan, TrainPlan

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from benchmarks.accelerator.bench import Bench
 from benchmarks.accelerator.growth import grow
 from benchmarks.common import cifar_resnet
-from nasir.backends.torch.backend import TorchSession
+from nasir.backends.torch.session import TorchSession
 
 WARM = 3  # steps before a capture: kernels are chosen and momentum made, neither of which may happen within it
 TURNS = 3

@@ -7,8 +7,8 @@ from typing import Any
 
 from benchmarks.accelerator.bench import Bench
 from benchmarks.common import cifar_resnet
-from nasir.backends.torch.backend import TorchSession
 from nasir.backends.torch.meter import nbytes
+from nasir.backends.torch.session import TorchSession
 from nasir.passes.insert_block import InsertBlock
 
 STAGE = "s2"

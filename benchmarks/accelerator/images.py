@@ -8,7 +8,7 @@ import time
 
 from benchmarks.accelerator.bench import Bench
 from benchmarks.common import cifar_resnet
-from nasir.backends.torch.backend import TorchSession
+from nasir.backends.torch.session import TorchSession
 from nasir.training import DataPlan
 
 BATCH = 256

@@ -19,7 +19,7 @@ import torch
 from prefix_runs import BASE, EVOLVED, SGD, assert_same, changed, spec_of, store_in, taken
 
 from nasir.api import resume, run
-from nasir.backends.torch.backend import TorchSession
+from nasir.backends.torch.session import TorchSession
 from nasir.engine import Signals
 from nasir.errors import Preempted
 from nasir.journal import Record

@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from nasir.backend import Setup
 from nasir.backends.torch import Model
-from nasir.backends.torch.backend import TorchSession
 from nasir.backends.torch.compile import BlockCompiler, step_seconds
+from nasir.backends.torch.session import TorchSession
 from nasir.ir import Graph
 from nasir.passes.insert_block import InsertBlock
 from nasir.training import DataPlan, OptimizerPlan, TrainPlan
@@ -125,7 +125,7 @@ def test_a_choice_is_made_by_time_kept_over_a_restart_and_leaves_no_trace(
             laps.append(len(laps) == 1)
             return faster[laps[-1]]
 
-        monkeypatch.setattr("nasir.backends.torch.backend.step_seconds", timed)
+        monkeypatch.setattr("nasir.backends.torch.session.step_seconds", timed)
         session = opened("auto", tmp_path)
         assert laps == [False, True] and session.compiled is compiled
         assert all(("forward" in block.__dict__) is compiled for block in session.model.units.values())

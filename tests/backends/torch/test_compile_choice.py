@@ -11,8 +11,8 @@ from small_runs import SPEC, write_spec
 
 import nasir.api
 from nasir.backends.torch import compile as compiling
-from nasir.backends.torch.backend import TorchSession
 from nasir.backends.torch.compile import TIMED, WARM, Choice, step_seconds
+from nasir.backends.torch.session import TorchSession
 from nasir.cli import main
 from nasir.errors import Diverged
 from nasir.report.progress import line
@@ -62,9 +62,9 @@ def test_a_run_prints_and_journals_its_choice_for_every_phase(
 ) -> None:
     wanted = nasir.api.run(write_spec(tmp_path), tmp_path / "plain")
     monkeypatch.setattr(TorchSession, "_run_compiled", lambda session, wanted: setattr(session, "compiled", False))
-    monkeypatch.setattr("nasir.backends.torch.backend.BlockCompiler.compile", lambda self, model: None)
+    monkeypatch.setattr("nasir.backends.torch.session.BlockCompiler.compile", lambda self, model: None)
     times = iter([0.002, 0.003] * 2)
-    monkeypatch.setattr("nasir.backends.torch.backend.step_seconds", lambda train, wait: next(times))
+    monkeypatch.setattr("nasir.backends.torch.session.step_seconds", lambda train, wait: next(times))
     spec = write_spec(tmp_path, SPEC.replace("precision: fp32\n", "precision: fp32\ncompile: auto\n"))
     assert main(["run", str(spec), "--out", str(tmp_path / "auto")]) == 0
     assert capsys.readouterr().err.count("blocks run eager: a step takes 2 ms eager, compiled 3 ms") == 2

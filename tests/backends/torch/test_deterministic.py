@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from nasir.backend import Setup
 from nasir.backends.torch import Model
-from nasir.backends.torch.backend import TorchBackend, TorchSession
+from nasir.backends.torch.backend import TorchBackend
+from nasir.backends.torch.session import TorchSession
 from nasir.errors import RunError
 from nasir.ir import Draft, Graph
 from nasir.rewrite import Pass

@@ -13,8 +13,9 @@ from small_runs import SPEC, write_spec
 
 import nasir.api
 from nasir.backends.torch import devices
-from nasir.backends.torch.backend import TorchBackend, TorchSession
+from nasir.backends.torch.backend import TorchBackend
 from nasir.backends.torch.devices import choose_device, computes_bf16
+from nasir.backends.torch.session import TorchSession
 from nasir.backends.torch.switches import Switches
 from nasir.errors import RunError, UsageError
 

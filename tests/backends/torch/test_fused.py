@@ -14,7 +14,8 @@ from torch.nn import functional
 from nasir import get_pass
 from nasir.backend import Setup
 from nasir.backends.torch import Model, optim
-from nasir.backends.torch.backend import TorchBackend, TorchSession
+from nasir.backends.torch.backend import TorchBackend
+from nasir.backends.torch.session import TorchSession
 from nasir.errors import UsageError
 from nasir.ir import Graph
 from nasir.passes.insert_block import InsertBlock

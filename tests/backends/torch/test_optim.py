@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nasir.backends.torch.ema import Ema
 from nasir.backends.torch.optim import (
-    Ema,
     Tagged,
     build_optimizer,
     decays,

@@ -14,9 +14,10 @@ from small_runs import SPEC, write_spec
 import nasir.api
 from nasir.backend import Setup
 from nasir.backends.torch import checkpoint
-from nasir.backends.torch.backend import TorchBackend, TorchSession
+from nasir.backends.torch.backend import TorchBackend
 from nasir.backends.torch.memory import memory_told, ran_out
 from nasir.backends.torch.model import Model
+from nasir.backends.torch.session import TorchSession
 from nasir.cli import main
 from nasir.errors import OutOfMemory
 from nasir.evidence import Need

@@ -13,10 +13,11 @@ from grown import pyramid
 from nasir import get_pass
 from nasir.backend import Setup
 from nasir.backends.torch import devices
-from nasir.backends.torch.backend import TorchBackend, TorchSession
+from nasir.backends.torch.backend import TorchBackend
 from nasir.backends.torch.latency import measure
 from nasir.backends.torch.model import Model
 from nasir.backends.torch.precision import float32_products, products_of
+from nasir.backends.torch.session import TorchSession
 from nasir.decisions import EXACT
 from nasir.errors import RunError
 from nasir.testing.backend_contract import initial

@@ -19,7 +19,8 @@ import nasir.api
 from nasir.backend import Setup
 from nasir.backends.torch import checkpoint
 from nasir.backends.torch.arrays import TorchArrays
-from nasir.backends.torch.backend import TorchBackend, TorchSession
+from nasir.backends.torch.backend import TorchBackend
+from nasir.backends.torch.session import TorchSession
 from nasir.engine import Signals
 from nasir.errors import CheckpointError, ClaimError, DataError, OutOfMemory, Preempted, RunError
 from nasir.evidence import Evidence

@@ -18,10 +18,10 @@ from torchvision.transforms.v2 import functional as reference
 
 from nasir.backend import Setup
 from nasir.backends.torch import folder, streaming
-from nasir.backends.torch.backend import TorchSession
 from nasir.backends.torch.batches import BatchSource, random_stream
 from nasir.backends.torch.data import DataSource, open_source
 from nasir.backends.torch.rawdata import DataContext
+from nasir.backends.torch.session import TorchSession
 from nasir.backends.torch.streaming import Job, StreamSource, draw_box
 from nasir.errors import DataError, RunError
 from nasir.images.decode import View, fitted, pixels, resized_part

@@ -12,8 +12,8 @@ import torchvision
 
 from nasir.backend import Setup
 from nasir.backends.torch import Model
-from nasir.backends.torch.backend import TorchSession
 from nasir.backends.torch.pretrained import load_pretrained
+from nasir.backends.torch.session import TorchSession
 from nasir.engine import setup_of
 from nasir.errors import DataError, RunError
 from nasir.ir import Graph

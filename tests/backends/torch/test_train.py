@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from nasir.backends.torch.data import DataSource, open_source
-from nasir.backends.torch.optim import Ema, build_optimizer, export_state, import_state
+from nasir.backends.torch.ema import Ema
+from nasir.backends.torch.optim import build_optimizer, export_state, import_state
 from nasir.backends.torch.rawdata import DataContext
 from nasir.backends.torch.train import (
     EpochResult,

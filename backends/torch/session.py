@@ -1,0 +1,500 @@
+"""One network in training on one device, for the engine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nasir.backend import Effect, Setup, Start, Stretch
+from nasir.backends.torch import checkpoint
+from nasir.backends.torch.arena import Arena
+from nasir.backends.torch.batches import BatchSource
+from nasir.backends.torch.compile import BlockCompiler, Choice, step_seconds
+from nasir.backends.torch.data import open_source
+from nasir.backends.torch.determinism import refuse_unordered
+from nasir.backends.torch.devices import check_precision, choose_device
+from nasir.backends.torch.ema import Ema, carried_averages
+from nasir.backends.torch.inherit import take_over
+from nasir.backends.torch.model import Model
+from nasir.backends.torch.observe import observe
+from nasir.backends.torch.optim import build_optimizer, export_state, import_state
+from nasir.backends.torch.optimizer_transfer import transfer_optimizer
+from nasir.backends.torch.precision import float32_products, products_of
+from nasir.backends.torch.pretrained import load_pretrained
+from nasir.backends.torch.rawdata import DataContext
+from nasir.backends.torch.refresh import moving_norms, refresh_norms, statistics
+from nasir.backends.torch.regularize import alive_cost
+from nasir.backends.torch.snapshot import Snapshot
+from nasir.backends.torch.switches import Switches
+from nasir.backends.torch.train import (
+    Sums,
+    evaluate,
+    evaluating,
+    train_epoch,
+    wants_bf16,
+    wants_channels_last,
+)
+from nasir.backends.torch.working import DATA, NETWORK, TRAINING, working
+from nasir.errors import CheckpointError, DataError, Diverged, RunError
+from nasir.evidence import Evidence, Need
+from nasir.ir import Fill, Graph, Port
+from nasir.rewrite import Refresh, Rewrite, Settle
+from nasir.training import OptimizerPlan, TrainPlan
+from nasir.transfer import Key, TransferPlan
+
+SETTLE_EPOCHS = 1_000_000  # data order of settling epochs: far from those of ordinary ones
+REFRESH_EPOCHS = 10**12  # the same for epochs of refreshed statistics
+MEASURED_EPOCHS = 2 * 10**12  # the same for steps that are only timed
+
+
+class TorchSession:
+    """See `nasir.backend.Session`."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.device = choose_device(setup.device)
+        check_precision(setup.precision, self.device)
+        self.switches = Switches(self.device, setup.deterministic, products_of(setup.precision))
+        self.source = self._open()
+        self.model: Model
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.ema: Ema | None = None
+        self.plan: TrainPlan | None = None
+        self.phase_epochs: int | None = None
+        self.compiler = BlockCompiler() if setup.compile else None
+        self.compiled = setup.compile == "blocks"  # whether blocks run compiled now
+        self._chosen: bool | None = None  # by measurement, for the phase that goes on; None: still to be measured
+        self._optimizer_state: Mapping[str, Mapping[str, Tensor]] | None = None  # loaded, not yet given out
+        self._optimizer_kind: str | None = None  # of that state
+        self._ema_state: Mapping[str, Tensor] | None = None
+        self._proposal: tuple[Rewrite, Model] | None = None
+        self._writer: checkpoint.AsyncWriter | None = None
+        self._arena = Arena()  # that checkpoints are copied into
+
+    @working("the data set {setup.data.dataset!r}, which lies on {device}", DATA)
+    def _open(self) -> BatchSource:
+        where, last = DataContext(self.setup.base), self.setup.channels_last is not False
+        return open_source(self.setup.data, where, self.device, channels_last=last)
+
+    def describe(self) -> dict[str, Any]:
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+        return {
+            "torch": torch.__version__,
+            "device": str(self.device),
+            "device_name": name,
+            "threads": torch.get_num_threads(),
+            "precision": self.setup.precision,
+            "channels_last": self.setup.channels_last,
+            "deterministic": self.setup.deterministic,
+        }
+
+    def preferred_multiple(self) -> int:
+        """8 where tensor cores multiply: they take factors in groups of 16 bytes."""
+        rounds = self.switches.products == "tf32" or wants_bf16(self._layout(), self.model, self.device)
+        return 8 if self.device.type == "cuda" and rounds else 1
+
+    @working("the digest of the data", DATA)
+    def fingerprint(self) -> str:
+        return self.source.fingerprint()
+
+    # -- network and phases
+
+    @working("the network", NETWORK)
+    def build(self, graph: Graph, plan: TransferPlan, start: Start | None = None) -> None:
+        self._place(graph, plan)
+        if self.setup.weights is not None:
+            load_pretrained(self.model, *self.setup.weights)
+        if start is not None:
+            take_over(self.model, start)
+
+    def _place(self, graph: Graph, plan: TransferPlan) -> None:
+        self._check_fit(graph)
+        refuse_unordered(graph, self.setup.deterministic, self.device)
+        self.model = Model.from_graph(graph, self.setup.seed, plan=plan, device=self.device)
+        if wants_channels_last(self._layout(), self.model):
+            self.model.use_channels_last()
+        self._compile()
+
+    def _layout(self) -> TrainPlan:
+        """A plan that has what a spec says of precision and memory layout, before there is a phase."""
+        return TrainPlan(precision=self.setup.precision, channels_last=self.setup.channels_last)  # type: ignore[arg-type]
+
+    def _check_fit(self, graph: Graph) -> None:
+        """The network takes the data's shape and has one output for each class."""
+        if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+            raise DataError(
+                f"training needs a network of one input and one output, this has {len(graph.inputs)} and "
+                f"{len(graph.outputs)}"
+            )
+        wanted = graph.infer.types[Port(graph.inputs[0])].shape
+        if wanted != self.source.shape:
+            raise DataError(
+                f"input: the network takes {list(wanted)}, data set {self.setup.data.dataset!r} has examples of "
+                f"{list(self.source.shape)}; change `input:` (or `data.options.pad_to`)"
+            )
+        classes = graph.infer.types[graph.outputs[0]].shape
+        known = len(self.source.class_names)
+        if classes != (known,):
+            raise DataError(
+                f"classifier: the network gives {list(classes)} logits, data set {self.setup.data.dataset!r} has "
+                f"{known} classes; set `classes: {known}`"
+            )
+
+    @working("the optimizer's state", NETWORK)
+    def begin_phase(self, plan: TrainPlan, phase_epochs: int | None, resumed: bool) -> Mapping[str, Any]:
+        self._begin(plan, phase_epochs, resumed)
+        if self.setup.compile != "auto" or (resumed and self._chosen is not None):
+            return {}
+        choice = self._choose()
+        self._chosen = choice.compiled
+        self._run_compiled(choice.compiled)
+        return {"compilation": choice.record()}
+
+    def _begin(self, plan: TrainPlan, phase_epochs: int | None, resumed: bool) -> None:
+        before = self.optimizer
+        keep = before is not None and self.plan is not None and not plan.reset_optimizer
+        state = export_state(before, self.model.named_parameters()) if keep and before is not None else {}
+        same_kind = self.plan is not None and self.plan.optimizer.kind == plan.optimizer.kind
+        self.plan, self.phase_epochs = plan, phase_epochs
+        self.model.hold(plan.freeze)
+        self.optimizer = build_optimizer(self._tagged(), plan.optimizer)
+        if state and same_kind:
+            import_state(self.optimizer, state, self.model.named_parameters())
+        if plan.ema_decay is None:
+            self.ema = None
+        elif self.ema is None or resumed:
+            self.ema = Ema(self.model, plan.ema_decay)
+        else:
+            self.ema.decay = plan.ema_decay
+        if self.device.type == "cuda":  # pinned memory takes long to get: not while training waits for a checkpoint
+            self._arena.reserve(self._bytes_to_save(plan), pinned=True)
+        if self._optimizer_state is not None:
+            if resumed or (self._optimizer_kind == plan.optimizer.kind and not plan.reset_optimizer):
+                import_state(self.optimizer, self._optimizer_state, self.model.named_parameters())
+            self._optimizer_state = None
+        if self._ema_state is not None:
+            if self.ema is not None:
+                self.ema.replace(self._ema_state)
+            self._ema_state = None
+
+    def _bytes_to_save(self, plan: TrainPlan) -> int:
+        """Of weights, their averages and the moments that the optimizer will have."""
+        weights = sum(int(tensor.nbytes) for tensor in self.model.state_dict().values())
+        learned = sum(int(parameter.nbytes) for parameter in self.model.parameters())
+        moments = int(plan.optimizer.momentum > 0) if plan.optimizer.kind == "sgd" else 2
+        return weights * (1 if self.ema is None else 2) + learned * moments
+
+    def _tagged(self) -> Iterator[tuple[str, torch.nn.Parameter, frozenset[str]]]:
+        slots = self.model.graph.infer.slots
+        parameters = dict(self.model.named_parameters())
+        for name, key in self.model.keys().items():
+            if name in parameters:
+                yield name, parameters[name], slots[key.node][key.slot].tags
+
+    # -- training
+
+    @working("a training step of {setup.data.batch_size} samples", TRAINING)
+    def train(self, epoch: int, phase_epoch: int, stretch: Stretch | None, stop: Callable[[], bool]) -> Stretch:
+        assert self.plan is not None and self.optimizer is not None
+        result = train_epoch(
+            self.model,
+            self.optimizer,
+            self.source,
+            self.plan,
+            seed=self.setup.seed,
+            epoch=epoch,
+            phase_epoch=phase_epoch,
+            phase_epochs=self.phase_epochs,
+            start_step=stretch.steps if stretch else 0,
+            sums=Sums.from_json(stretch.sums, self.device) if stretch else None,
+            ema=self.ema,
+            stop=stop,
+        )
+        return Stretch(result.metrics, result.finished, result.steps_done, result.sums.to_json())
+
+    @working("a batch of {setup.data.eval_batch_size} samples in evaluation", "lower `data.eval_batch_size`")
+    def evaluate(self, split: str) -> dict[str, float]:
+        assert self.plan is not None
+        if split == "val" and not self.source.validation_size:
+            return {}
+        if self.ema is not None:
+            with self.ema.applied(self.model):
+                return self._evaluate(split)
+        return self._evaluate(split)
+
+    def _evaluate(self, split: str) -> dict[str, float]:
+        assert self.plan is not None
+        batches = self.source.test() if split == "test" else self.source.validation()
+        return {f"{split}.{name}": value for name, value in evaluate(self.model, batches, self.plan).items()}
+
+    def learning_rate(self, phase_epoch: int) -> float:
+        assert self.plan is not None
+        steps = self.source.steps_per_epoch
+        return self.plan.lr(phase_epoch * steps + steps - 1, steps, self.phase_epochs)
+
+    # -- rewriting
+
+    @working("evidence from {setup.probe} samples", "lower `probe`")
+    def observe(self, needs: Iterable[Need]) -> Evidence:
+        with self._eagerly():
+            images = self.source.probe(self.setup.probe)
+            return observe(self.model, needs, images, labelled=lambda: self.source.labelled(self.setup.probe))
+
+    @working("the new network beside the old one", NETWORK)
+    def propose(self, rewrite: Rewrite) -> Effect:
+        refuse_unordered(rewrite.graph, self.setup.deterministic, self.device)
+        new = self.model.rewritten(rewrite)
+        images = self.source.probe(self.setup.probe)
+        before, after = self._logits(self.model, images), self._logits(new, images)
+        self._proposal = (rewrite, new)
+        delta = float((before - after).abs().max())
+        if not math.isfinite(delta):
+            raise RunError(
+                f"{rewrite.made_by['pass']} at {rewrite.site}: the rewritten network gives logits that are not finite"
+            )
+        return Effect(delta, float(before.abs().max()))
+
+    def _logits(self, model: Model, images: Tensor) -> Tensor:
+        """Eval-mode logits in full precision: rounding to bf16 or TF32 would hide what a rewrite does."""
+        with evaluating(model), torch.no_grad(), self._eagerly(), float32_products("ieee"):
+            logits: Tensor = model(images.to(self._dtype()))
+        return logits
+
+    def _eagerly(self) -> AbstractContextManager[object]:
+        """One probe batch, of a size that nothing else has, is not worth compiling blocks for."""
+        if self.compiler is None:
+            return nullcontext()
+        stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+        return stance
+
+    def _dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
+
+    @working("the state of the new network beside the old one's", NETWORK)
+    def accept(self) -> None:
+        assert self._proposal is not None
+        rewrite, new = self._proposal
+        self._proposal = None
+        averages = None if self.ema is None else carried_averages(self.ema.tensors, rewrite, self.model, new)
+        if self.optimizer is not None:
+            transfer_optimizer(self.optimizer, self.model, new, rewrite.plan)
+        if self.ema is not None and averages is not None:
+            self.ema.replace(averages)
+        self.model.become(new)
+        self._compile()
+
+    # -- trying
+
+    @working("a second copy of network and optimizer state", NETWORK)
+    def snapshot(self) -> object:
+        """Copies of network, optimizer state and averages, for `restore`; it may be restored any number of times."""
+        return Snapshot.of(self.model, self.optimizer, self.ema)
+
+    @working("a second copy of network and optimizer state", NETWORK)
+    def restore(self, snapshot: object) -> None:
+        """Go back to a snapshot of this session, bit for bit; within the phase that it was taken in."""
+        assert isinstance(snapshot, Snapshot)
+        self._proposal = None
+        snapshot.put_back(self.model)
+        if self.optimizer is not None:
+            assert self.plan is not None
+            self.optimizer = build_optimizer(self._tagged(), self.plan.optimizer)
+            import_state(self.optimizer, snapshot.optimizer, self.model.named_parameters())
+        if self.ema is not None and snapshot.averages is not None:
+            self.ema.replace(snapshot.averages)
+        self._compile()
+
+    @working("a training step of {setup.data.batch_size} samples", TRAINING)
+    def settle(self, settle: Settle, target: float, stop: Callable[[], bool]) -> dict[str, Any] | None:
+        """Train only the slots of `settle` by Adam until the training accuracy exceeds `target` (a fraction)."""
+        assert self.plan is not None
+        labels = {node: self.model.graph.nodes[node].label for node, _ in settle.slots}
+        names = {f"{labels[node]}.{slot}" for node, slot in settle.slots}
+        chosen = [member for member in self._tagged() if member[0] in names]
+        decay = self.plan.optimizer.weight_decay
+        plan = TrainPlan(
+            optimizer=OptimizerPlan("adam", lr=settle.lr, weight_decay=decay),
+            batch_size=self.plan.batch_size,
+            label_smoothing=self.plan.label_smoothing,
+            precision=self.plan.precision,
+            channels_last=self.plan.channels_last,
+        )
+        optimizer = build_optimizer(chosen, plan.optimizer)
+        accuracies = []
+        for epoch in range(settle.max_epochs):
+            result = train_epoch(
+                self.model,
+                optimizer,
+                self.source,
+                plan,
+                seed=self.setup.seed,
+                epoch=SETTLE_EPOCHS * self.model.ordinal + epoch,
+                phase_epoch=epoch,
+                phase_epochs=settle.max_epochs,
+                trainable=names,
+                stop=stop,
+            )
+            if not result.finished:
+                return None
+            accuracies.append(result.metrics["train.accuracy"])
+            if accuracies[-1] > target:
+                break
+        return {"epochs": len(accuracies), "train.accuracy": accuracies, "target": target}
+
+    @working("a forward pass over {setup.data.batch_size} samples", TRAINING)
+    def refresh(self, refresh: Refresh, stop: Callable[[], bool]) -> dict[str, Any] | None:
+        """Move running statistics of norms by forward passes over training data; averages take them over."""
+        assert self.plan is not None
+        norms = moving_norms(self.model, refresh)
+        first = REFRESH_EPOCHS + SETTLE_EPOCHS * self.model.ordinal
+        images = self.source.probe(self.setup.probe)
+        before = self._logits(self.model, images)
+        with self._eagerly():
+            found = refresh_norms(
+                self.model, self.source, self.plan, refresh, seed=self.setup.seed, epoch=first, stop=stop
+            )
+        if found is None:
+            return None
+        if self.ema is not None:
+            self.ema.replace({**self.ema.tensors, **statistics(norms)})
+        return {**found, "delta_logits": float((self._logits(self.model, images) - before).abs().max())}
+
+    def _compile(self) -> None:
+        if self.compiler is not None and self.compiled:
+            self.compiler.compile(self.model)
+
+    def _run_compiled(self, wanted: bool) -> None:
+        self.compiled = wanted
+        if self.compiler is not None and not wanted:
+            self.compiler.release(self.model)
+        self._compile()
+
+    def _choose(self) -> Choice:
+        """Time training steps with and without compiled blocks, and leave no trace of them."""
+        assert self.plan is not None and self.optimizer is not None
+        saved = Snapshot.of(self.model, self.optimizer, self.ema)
+
+        def seconds(compiled: bool) -> float:
+            self._run_compiled(compiled)
+            try:
+                return step_seconds(self._measured_epoch, self._wait)
+            finally:
+                self.restore(saved)
+
+        return Choice.measured(seconds)
+
+    def _measured_epoch(self, epoch: int, stop: Callable[[], bool]) -> None:
+        assert self.plan is not None and self.optimizer is not None
+        with suppress(Diverged):  # a step takes as long; training will say so
+            train_epoch(
+                self.model,
+                self.optimizer,
+                self.source,
+                self.plan,
+                seed=self.setup.seed,
+                epoch=MEASURED_EPOCHS + epoch,
+                phase_epoch=0,
+                phase_epochs=self.phase_epochs,
+                ema=self.ema,
+                stop=stop,
+            )
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def notes(self) -> dict[str, Any]:
+        """Facts about the backend that belong in the journal of an epoch or a rewrite."""
+        notes: dict[str, Any] = {"samples": self.source.train_size}
+        if self.compiler is not None:
+            notes["compiled_graphs"] = self.compiler.graphs
+        alive = alive_cost(self.model, self.plan.penalties) if self.plan is not None else None
+        return notes if alive is None else {**notes, "alive": alive}
+
+    # -- checkpoints
+
+    @working("a copy of the state for its checkpoint", "free memory of the host, or use a smaller network")
+    def save(self, directory: Path, step: int, meta: Mapping[str, Any], keep: int) -> Path:
+        if self._writer is None:
+            self._writer = checkpoint.AsyncWriter(directory, keep, self._arena)
+        self._writer.save(step, self._groups(), {**meta, **self._own_meta()})
+        return directory / f"step_{step}"
+
+    def flush(self) -> None:
+        if self._writer is not None:
+            self._writer.flush()
+
+    @working("a copy of the state", "free memory of the host, or use a smaller network")
+    def export(self, directory: Path, step: int, meta: Mapping[str, Any]) -> Path:
+        return checkpoint.save(directory, step, self._groups(), {**meta, **self._own_meta()})
+
+    def _own_meta(self) -> dict[str, Any]:
+        chosen = {} if self._chosen is None else {"compiled": self._chosen}
+        return {"optimizer_kind": self._kind(), **chosen}
+
+    def _kind(self) -> str | None:
+        return self.plan.optimizer.kind if self.plan is not None else self._optimizer_kind
+
+    def _groups(self) -> checkpoint.Groups:
+        """Everything to save; before the first phase, what was loaded and waits for one."""
+        groups: dict[str, dict[str, Tensor]] = {"model": dict(self.model.state_dict())}
+        state = self._optimizer_state
+        if self.optimizer is not None:
+            state = export_state(self.optimizer, self.model.named_parameters())
+        if state is not None:
+            groups["optimizer"] = {f"{name}/{key}": t for name, values in state.items() for key, t in values.items()}
+        averages = self._ema_state if self.ema is None else self.ema.tensors
+        if averages is not None:
+            groups["ema"] = dict(averages)
+        return groups
+
+    @working("the network of the checkpoint", NETWORK)
+    def load(
+        self, directory: Path, restore: Callable[[Mapping[str, Any]], Graph], ordinal: int | None = None
+    ) -> Mapping[str, Any] | None:
+        checkpoint.clean(directory)
+        found, problems = checkpoint.latest(directory)
+        if found is None:
+            return None
+        checkpoint.set_aside(directory, found.step)
+        graph = restore(found.meta)
+        zeros = {Key(node, name): Fill("zeros") for node, slots in graph.infer.slots.items() for name in slots}
+        self._place(graph, TransferPlan(zeros))
+        own, stored = self.model.state_dict(), found.tensors["model"]
+        if own.keys() != stored.keys():
+            raise CheckpointError(f"{found.path}: its weights are not those of its network; restore it from a copy")
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(stored[name])
+        self.model.ordinal = int(found.meta["ordinal"]) if ordinal is None else ordinal
+        self._optimizer_kind = found.meta["optimizer_kind"]
+        self._optimizer_state = _nested(found.tensors.get("optimizer", {}))
+        if "ema" in found.tensors:
+            self._ema_state = {name: tensor.to(self.device) for name, tensor in found.tensors["ema"].items()}
+        if self.plan is None:
+            self._chosen = found.meta.get("compiled")
+            self._run_compiled(self.compiled or bool(self._chosen))
+        else:  # the phase goes on with it; nothing of the network before may show
+            self.optimizer = self.ema = self._proposal = None
+            same = self._optimizer_kind == self.plan.optimizer.kind
+            self._begin(self.plan, self.phase_epochs, resumed=same)
+        return {**found.meta, "problems": list(problems)}
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _nested(flat: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """{"name/key": tensor} as {name: {key: tensor}}."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for path, tensor in flat.items():
+        name, _, key = path.rpartition("/")
+        found.setdefault(name, {})[key] = tensor
+    return found
