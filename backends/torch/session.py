@@ -40,7 +40,7 @@ from nasir.backends.torch.train import (
     wants_bf16,
     wants_channels_last,
 )
-from nasir.backends.torch.working import DATA, NETWORK, TRAINING, working
+from nasir.backends.torch.working import DATA, HOST, NETWORK, TRAINING, working
 from nasir.errors import CheckpointError, DataError, Diverged, RunError
 from nasir.evidence import Evidence, Need
 from nasir.ir import Fill, Graph, Port
@@ -419,18 +419,19 @@ class TorchSession:
 
     # -- checkpoints
 
-    @working("a copy of the state for its checkpoint", "free memory of the host, or use a smaller network")
+    @working("a copy of the state for its checkpoint", HOST)
     def save(self, directory: Path, step: int, meta: Mapping[str, Any], keep: int) -> Path:
         if self._writer is None:
             self._writer = checkpoint.AsyncWriter(directory, keep, self._arena)
         self._writer.save(step, self._groups(), {**meta, **self._own_meta()})
         return directory / f"step_{step}"
 
+    @working("the write of a checkpoint", HOST)
     def flush(self) -> None:
         if self._writer is not None:
             self._writer.flush()
 
-    @working("a copy of the state", "free memory of the host, or use a smaller network")
+    @working("a copy of the state", HOST)
     def export(self, directory: Path, step: int, meta: Mapping[str, Any]) -> Path:
         return checkpoint.save(directory, step, self._groups(), {**meta, **self._own_meta()})
 

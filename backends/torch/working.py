@@ -15,6 +15,7 @@ from nasir.backends.torch.switches import Switches
 # what to lower where memory does not suffice
 TRAINING = "lower `data.batch_size`, take `precision: bf16`, or bound growth by a `budget`"
 NETWORK = "use a smaller network, or bound growth by a `budget`"
+HOST = "free memory of the host, or use a smaller network"
 DATA = "use `stream: true` where the data set has it, a part of the data, or another device"
 
 
