@@ -1,4 +1,4 @@
-"""The moving average of a network's weights: it follows each step, is evaluated in their place, goes through rewrites."""
+"""The moving average of the weights: it follows each step, is evaluated in their place, and goes through rewrites."""
 
 from __future__ import annotations
 
