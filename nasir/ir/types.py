@@ -98,8 +98,10 @@ class Slot(NamedTuple):
     @property
     def is_kernel(self) -> bool:
         """Whether it maps what the op reads to what it writes."""
-        roles = [axis.role for axis in self.axes]
-        return self.kind == "param" and "write" in roles and "read" in roles
+        if len(self.axes) < 2 or self.kind != "param":
+            return False
+        roles = [axis[1] for axis in self.axes]
+        return "write" in roles and "read" in roles
 
     @property
     def is_convolution(self) -> bool:
@@ -108,7 +110,7 @@ class Slot(NamedTuple):
 
     def axis(self, role: Role) -> int:
         """Number of the first axis of that role; ValueError where there is none."""
-        return [axis.role for axis in self.axes].index(role)
+        return [axis[1] for axis in self.axes].index(role)
 
 
 def kernel_of(slots: Mapping[str, Slot]) -> str | None:

@@ -44,7 +44,7 @@ def propagated(facts: OpDef, place: Place, known: list[Known]) -> Known | tuple[
         return _norm(place)
     if facts.family == "weighted":
         return _product(facts, place, known[0])
-    if all(part is None for part in known):
+    if not known or (known[0] is None and (len(known) == 1 or all(part is None for part in known))):
         return None
     if facts.pointwise is not None:
         return _each(facts, place, known)
@@ -84,36 +84,43 @@ def _norm(place: Place) -> Known:
 
 def _product(facts: OpDef, place: Place, known: Known) -> Known:
     """A convolution or linear layer: units whose weights are all zero put out their bias."""
-    name = kernel_of(place.slots)
+    slots = place.slots
+    name = kernel_of(slots)
     if name is None:
         return None
-    weights, slot = place.weight(name), place.slots[name]
-    rows = by_role(weights, slot)
-    if len(rows) != place.out.shape[place.out.channel_axis]:
-        return None  # a kernel whose outputs are not the channels
+    slot = slots[name]
+    rows = by_role(place.weight(name), slot)
     first: Any = (slice(None), *[0] * (rows.ndim - 1))
     silent = rows[first] == 0.0
-    value = place.inputs[0]
-    depthwise = known is not None and 1 < place.attrs.get("groups", 1) == value.shape[0] and rows.shape[1] == 1
+    depthwise = known is not None and rows.shape[1] == 1 and 1 < place.attrs.get("groups", 1) == _channels(place)
     if not silent.any() and not depthwise:
         return None
+    if len(rows) != place.out.shape[place.out.channel_axis]:
+        return None  # a kernel whose outputs are not the channels
     rows = rows.reshape(len(rows), -1)
     if silent.any():
         silent[silent] = ~rows[silent].any(axis=1)
-    bias = bias_of(place.slots)
+    bias = bias_of(slots)
     shift = np.asarray(np.zeros(len(rows)) if bias is None else place.weight(bias), dtype=np.float64)
     values = np.full(len(rows), np.nan)
     if depthwise and known is not None:
         alike = even(known)
         each = (alike if is_even(facts, place.attrs, slot) else zeros_only(alike)).reshape(-1)
-        values = np.repeat(each, len(rows) // value.shape[0]) * rows.sum(axis=1, dtype=np.float64) + shift
+        values = np.repeat(each, len(rows) // _channels(place)) * rows.sum(axis=1, dtype=np.float64) + shift
     return lifted(np.where(silent, shift, values), place.out)
+
+
+def _channels(place: Place) -> int:
+    """Channels of the (first) input."""
+    value = place.inputs[0]
+    return value.shape[value.channel_axis]
 
 
 def by_role(weights: NDArray[Any], slot: Slot) -> NDArray[Any]:
     """A kernel as [written, read, ...]."""
-    write, read = slot.axis("write"), slot.axis("read")
-    return weights if (write, read) == (0, 1) else np.moveaxis(weights, (write, read), (0, 1))
+    if slot.axes[0].role == "write" and slot.axes[1].role == "read":
+        return weights
+    return np.moveaxis(weights, (slot.axis("write"), slot.axis("read")), (0, 1))
 
 
 def is_even(facts: OpDef, attrs: Any, slot: Slot) -> bool:

@@ -86,3 +86,18 @@ def test_twins_are_lowered_penalized_and_observed_as_the_ops_themselves() -> Non
 
 def test_the_registry_is_as_it_was() -> None:
     assert not [name for name in ops.names() if name.endswith(TWIN)]
+
+
+@pytest.mark.parametrize("name", sorted(set(CASES) - {"input"}))
+def test_an_op_draws_random_numbers_in_training_if_it_says_so(name: str) -> None:
+    drawn = False
+    for case in CASES[name]:
+        model = Model.from_graph(case.graph(), dtype=torch.float64).train()
+        given = [torch.randn(8, *shape, dtype=torch.float64) for shape in case.shapes]
+        results = []
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            found = model(*given)
+            results.append(found if isinstance(found, tuple) else (found,))
+        drawn = drawn or not all(map(torch.equal, *results))
+    assert drawn == op_named(name).random
