@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable
+from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,13 @@ def spec(search: str = "trials: 3", text: str = SPEC) -> SearchSpec:
     """The small spec with a search section, given in one line or several."""
     lines = [f"  {line}\n" for line in search.splitlines()]
     return loads_search(text + "".join(lines), "small.yaml")
+
+
+def processes(number: int) -> Pool:
+    """Processes of their own, each a copy of one that has the imports behind it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["nasir.search.study", "pytest"])
+    return context.Pool(number)
 
 
 def make(folder: Path, search: str = "trials: 3", *, trials: int | None = None, **options: Any) -> Study:

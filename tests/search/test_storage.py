@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import sqlite3
 import threading
@@ -16,7 +15,7 @@ import sqlalchemy
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState, create_trial
 from postgres import Server
-from searches import again, drive, ended, make
+from searches import again, drive, ended, make, processes
 from sqlalchemy.exc import OperationalError
 
 from nasir.errors import NasirError, StudyError, UsageError
@@ -204,7 +203,7 @@ def _claim_all(folder: str, name: str) -> list[int]:
 
 def test_processes_that_claim_at_once_share_the_trials(tmp_path: Path) -> None:
     make(tmp_path, trials=40).close()
-    with multiprocessing.get_context("spawn").Pool(3) as pool:
+    with processes(3) as pool:
         found = pool.starmap(_claim_all, [(str(tmp_path), name) for name in "abc"])
     assert sorted(number for numbers in found for number in numbers) == list(range(40))
     owners = {trial.number: trial.user_attrs["worker"] for trial in make(tmp_path).trials()}
@@ -257,7 +256,7 @@ def _drive(url: str, folder: str, name: str) -> int:
 
 def test_postgresql_processes_that_make_a_study_and_work_on_it_at_once(postgres: Server, tmp_path: Path) -> None:
     url = postgres.new_database()
-    with multiprocessing.get_context("spawn").Pool(3) as pool:
+    with processes(3) as pool:
         codes = pool.starmap(_drive, [(url, str(tmp_path), name) for name in "abc"])
     assert codes == [0, 0, 0]
     storage = open_storage(url)

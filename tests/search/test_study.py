@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 from pathlib import Path
 
 import optuna
 import pytest
-from searches import SPEC, again, drive, ended, make, spec
+from searches import SPEC, again, drive, ended, make, processes, spec
 
 from nasir.errors import StudyError, UsageError
 from nasir.search import study as study_module
@@ -154,7 +153,7 @@ def _make(folder: str, trials: int) -> None:
 
 
 def test_a_study_made_by_several_processes_at_once_has_each_ticket_once(tmp_path: Path) -> None:
-    with multiprocessing.get_context("spawn").Pool(3) as pool:
+    with processes(3) as pool:
         pool.starmap(_make, [(str(tmp_path), trials) for trials in (4, 4, 4, 6, 6, 6)])
     assert ended(make(tmp_path, trials=4)) == {point: ["WAITING"] for point in range(6)}
 
