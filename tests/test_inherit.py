@@ -70,10 +70,10 @@ def start_weights(spec: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torc
     found: dict[str, torch.Tensor] = {}
     begin = TorchSession.begin_phase
 
-    def watched(self: TorchSession, *arguments: object, **more: object) -> None:
+    def watched(self: TorchSession, *arguments: object, **more: object) -> object:
         if not found:
             found.update({name: tensor.clone() for name, tensor in self.model.state_dict().items()})
-        begin(self, *arguments, **more)  # type: ignore[arg-type]
+        return begin(self, *arguments, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(TorchSession, "begin_phase", watched)
     nasir.api.run(spec, spec.parent / "child")
