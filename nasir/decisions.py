@@ -132,7 +132,7 @@ class Decisions:
         """The rewrite of a decision and its measured effect; the network is not touched yet. Raises Decline."""
         try:
             rewrite = self._rewrite_of(decision)
-            effect = self.session.propose(rewrite)
+            effect = self._effect(rewrite, decision, place)
             if rewrite.preserves == "exact" and not effect.delta_logits <= EXACT * max(1.0, effect.scale):
                 raise ClaimError(
                     f"{decision.pass_name} at {rewrite.site} claims to be exact, but changes the logits of the probe "
@@ -141,6 +141,15 @@ class Decisions:
                 )
         except Decline:
             raise
+        except NasirError as error:
+            where = f"after epoch {place['epoch']} of phase '{place['phase']}'"
+            error.add_note(f"in {decision.pass_name} at {decision.site}, {where}")
+            raise
+        return rewrite, effect
+
+    def _effect(self, rewrite: Rewrite, decision: Decision, place: Mapping[str, Any]) -> Effect:
+        try:
+            return self.session.propose(rewrite)
         except (OutOfMemory, MemoryError) as error:
             sizes = error.sizes if isinstance(error, OutOfMemory) else ""
             raise OutOfMemory(
@@ -149,11 +158,6 @@ class Decisions:
                 "rule, or make the step smaller",
                 sizes,
             ) from error
-        except NasirError as error:
-            where = f"after epoch {place['epoch']} of phase '{place['phase']}'"
-            error.add_note(f"in {decision.pass_name} at {decision.site}, {where}")
-            raise
-        return rewrite, effect
 
     def _rewrite_of(self, decision: Decision) -> Rewrite:
         change = make_pass(decision.pass_name, decision.options)

@@ -22,7 +22,7 @@ from benchmarks.accelerator import driver, graphs, metadata, results, stage
 from benchmarks.accelerator.__main__ import main
 from benchmarks.accelerator.bench import FULL, TINY, Bench, Device, Skip, check
 from benchmarks.accelerator.stages import BY_NAME, STAGES, Stage
-from benchmarks.accelerator.tests import Outcomes
+from benchmarks.accelerator.tests import Outcomes, files
 from benchmarks.common import cifar_resnet
 
 pytest_plugins = ["pytester"]
@@ -54,6 +54,17 @@ def test_figures_of_an_earlier_attempt_do_not_count(tmp_path: Path) -> None:
         results.add(path, {"stage": "a", "start": "now"})
         results.add(path, {"stage": "a", "figure": figure})
     assert results.read(path)["a"] == results.StageResult(None, None, None, {"y": {}})
+
+
+# -- the tests of a device
+
+
+def test_every_file_with_tests_for_a_device_is_found() -> None:
+    """By their text, as collecting them all takes long; here they are collected."""
+    ask = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-m", "cuda", "-p", "no:cacheprovider", "tests"]
+    told = subprocess.run(ask, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    wanted = {line.partition("::")[0] for line in told.splitlines() if "::" in line}
+    assert len(wanted) > 6 and {str(path.relative_to(ROOT)) for path in files()} >= wanted
 
 
 # -- the driver, with stages of a line each

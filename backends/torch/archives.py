@@ -28,13 +28,16 @@ from nasir.images.pool import decode_all
 _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error, RuntimeError)
 
 
+LARGEST = 2**30  # bytes of an archive that is read in memory, where it and its images then lie at once
+
+
 def read_archive(archive: Path, tops: Sequence[str], channels: int) -> RawData | None:
     """The tree `{train,test}/<class>/*.jpg` in the first of the folders `tops` ("": the top) that has one.
 
     Nothing is written but the decoded images, which the cache keeps. None: `unpack` it, for it holds more than plain
-    files and folders, or no such tree; or it is unpacked already. DataError: it is damaged.
+    files and folders, or no such tree; or it is large, or unpacked already. DataError: it is damaged.
     """
-    if _unpacked(archive).is_dir():
+    if _unpacked(archive).is_dir() or archive.stat().st_size > LARGEST:
         return None
     kept = cache_root() / "decoded" / f"{_version(archive, tops, channels)}.npy"
     arrays = load_arrays(kept, 5)

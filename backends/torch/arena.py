@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -41,15 +41,15 @@ class Arena:
         pinned = pinned and self._pins
         if size <= self.size and self._pinned >= pinned:
             return
-        self._block = torch.empty(0, dtype=torch.uint8)  # the old one may go first
+        self._block, self._layout = torch.empty(0, dtype=torch.uint8), None  # the old one may go first
         self._pinned, size = pinned, int(size * HEADROOM)
         if pinned:
             try:
-                self._block = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+                self._block = _memory(size, pin_memory=True)
                 return
             except RuntimeError:  # the system pins no more; copies then wait for the device
                 self._pinned = self._pins = False
-        self._block = torch.empty(size, dtype=torch.uint8)
+        self._block = _memory(size)
 
     def copy(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], torch.cuda.Event | None]:
         """Contiguous copies, in the order of `tensors`, which the next call overwrites; and the event after which those
@@ -86,7 +86,7 @@ class Arena:
         if not self._pinned:
             return None
         try:
-            block = torch.empty(layout.size, dtype=torch.uint8, device=device)
+            block = _memory(layout.size, device=device)
         except torch.OutOfMemoryError:
             return None
         _copy_all([_view(block, offset, like) for offset, like in zip(layout.offsets, tensors, strict=True)], tensors)
@@ -112,6 +112,17 @@ class _Layout:
     plain: list[int]
     offsets: list[int]
     size: int
+
+
+def _memory(size: int, **where: Any) -> Tensor:
+    """Bytes with whatever was there: under deterministic algorithms torch would fill them, which takes longer than all
+    else, and each one is written before it is read."""
+    fills: Any = torch.utils.deterministic
+    before, fills.fill_uninitialized_memory = fills.fill_uninitialized_memory, False
+    try:
+        return torch.empty(size, dtype=torch.uint8, **where)
+    finally:
+        fills.fill_uninitialized_memory = before
 
 
 def _on_device(tensor: Tensor) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nasir.backends.torch.latency import cpu_threads, pick, timed
+from nasir.backends.torch.precision import float32_products
 from nasir.ir.roofline import DeviceProfile
 
 BUDGET = 0.3  # seconds for each of the four figures
@@ -21,13 +22,13 @@ def calibrate(device: torch.device | str | None = None, threads: int | None = No
     """Peak float32 FLOP/s, copy bandwidth and seconds per call of `device` (None: CUDA where there is one).
 
     Takes one to two seconds. The peaks are the best of many calls: an estimate from them is what a network would take
-    if each of its ops were as efficient as a large matrix product, so measured times are longer. Products run in
-    float32 as torch is set to do them: on CUDA, convolutions may use TF32. `threads`: of the CPU, while measuring
-    (None: as set now). Raises RunError for a device that is not there.
+    if each of its ops were as efficient as a large matrix product, so measured times are longer. Products are those of
+    `precision: fp32`, in full. `threads`: of the CPU, while measuring (None: as set now). Raises RunError for a device
+    that is not there.
     """
     place = pick(device)
     big = place.type == "cuda"
-    with torch.inference_mode(), cpu_threads(threads):
+    with torch.inference_mode(), cpu_threads(threads), float32_products("ieee"):
         flops = max(_product(place, 4096 if big else 1024), _convolution(place, 64 if big else 4))
         bandwidth = _copy(place, 2**28 if big else 2**25)
         overhead = _call_cost(place)

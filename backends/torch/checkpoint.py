@@ -250,13 +250,14 @@ def _write(directory: Path, step: int, snapshot: _Snapshot, meta: Mapping[str, A
     aside = directory / f"step_{step}.tmp.{os.getpid()}"
     try:
         if snapshot.copied is not None:
-            snapshot.copied.synchronize()
+            with torch.cuda.device(snapshot.copied.device):  # a new thread is on device 0, and would open it
+                snapshot.copied.synchronize()
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         _fill(aside, step, snapshot, meta)
         _publish(aside, target)
         _prune(directory, step, max(keep, FEWEST))
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, MemoryError) as error:
         shutil.rmtree(aside, ignore_errors=True)
         kept = ", ".join(f"step_{number}" for number in steps(directory)) or "none"
         raise CheckpointError(

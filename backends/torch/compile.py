@@ -17,6 +17,7 @@ import torch
 from torch import fx
 
 from nasir.backends.torch.model import Model
+from nasir.errors import NasirError, OutOfMemory
 
 WARM, TIMED = 2, 3  # steps before the clock counts (the first of them compile), and steps it counts
 SHAPES = 512  # distinct compiled shapes before torch would silently fall back to eager; its default is 8
@@ -65,13 +66,26 @@ class Choice:
         return {name: value for name, value in asdict(self).items() if value != ""}
 
     @classmethod
-    def measured(cls, seconds: Callable[[bool], float]) -> Choice:
-        """The faster way; `seconds(compiled)` times a step. Whatever stops the compiler is a reason to do without."""
+    def measured(cls, seconds: Callable[[bool], float], put_back: Callable[[], None]) -> Choice:
+        """The faster way; `seconds(compiled)` times a step, `put_back` undoes what that trained.
+
+        Whatever stops the compiler, memory that it lacks too, is a reason to do without. What else nasir refuses is
+        raised.
+        """
         eager = seconds(False)
+        put_back()
+        why, compiled = "", None
         try:
             compiled = seconds(True)
+        except OutOfMemory as error:
+            why = str(error)
+        except NasirError:
+            raise
         except Exception as error:  # torch's compiler, and the C++ or Triton compiler behind it, fail in many ways
-            return cls(False, _ms(eager), None, f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+            why = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        put_back()  # after the error is gone, and with it what it held of the device's memory
+        if compiled is None:
+            return cls(False, _ms(eager), None, why)
         return cls(compiled < eager, _ms(eager), _ms(compiled))
 
 

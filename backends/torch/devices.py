@@ -17,18 +17,20 @@ def choose_device(name: str) -> torch.device:
 
     UsageError for another name, RunError for a device that is not there.
     """
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+    if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9][0-9]{0,2}))?", name):
         raise UsageError(f"device: {name!r} is not one of auto, cpu, cuda and cuda:N, such as cuda:0")
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise RunError(f"device: {name} asks for a CUDA device, and torch sees none; use `device: auto` or `cpu`")
-    device = torch.device("cuda" if name == "auto" else name)
+    _, numbered, number = name.partition(":")
+    if not numbered:
+        return torch.device("cuda", torch.cuda.current_device())  # from now on this one, whichever is current later
     count = torch.cuda.device_count()
-    if device.index is not None and device.index >= count:
+    if int(number) >= count:
         known = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
         raise RunError(f"device: there is no {name}; torch sees {count} CUDA device{'s' * (count > 1)}, {known}")
-    return device
+    return torch.device("cuda", int(number))
 
 
 def device_of(model: nn.Module) -> torch.device:

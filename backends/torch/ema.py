@@ -36,10 +36,10 @@ class _Pairs:
                 torch._foreach_copy_(self.copies, self.others)
 
 
-def _held(model: nn.Module) -> list[tuple[Mapping[str, Tensor | None], str, Tensor]]:
-    """(registry, name, tensor) of every weight and buffer of every module."""
+def _held(model: nn.Module) -> list[tuple[Mapping[str, Tensor | None], str, Tensor, int]]:
+    """(registry, name, tensor, address of its memory) of every weight and buffer of every module."""
     return [
-        (registry, name, tensor)
+        (registry, name, tensor, tensor.data_ptr())
         for module in model.modules()
         for registry in (module._parameters, module._buffers)
         for name, tensor in registry.items()
@@ -64,15 +64,17 @@ class Ema:
     def follower(self, model: nn.Module) -> Callable[[], None]:
         """`update` as a function to call after every step, as long as neither network nor averages are replaced.
 
-        What a module puts in the place of a weight or buffer in between is noticed. Finding the tensors anew each time
-        cost more than moving them.
+        What a module puts in the place of a weight or buffer in between, or of its memory, is noticed; one that is new
+        is not. Finding the tensors anew each time cost more than moving them.
         """
         held = _held(model)
         pairs = self._pairs(model)
 
         def follow() -> None:
             nonlocal held, pairs
-            if any(registry.get(name) is not tensor for registry, name, tensor in held):
+            if any(
+                registry.get(name) is not tensor or tensor.data_ptr() != place for registry, name, tensor, place in held
+            ):
                 held, pairs = _held(model), self._pairs(model)
             pairs.blend()
 
@@ -108,6 +110,15 @@ class Ema:
         """Take other averages: after a rewrite, the old ones carried through its transfer plan; or a checkpoint's."""
         self.tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take stored averages, each laid out in memory as the present one: torch moves only those like their weights
+        all at once."""
+        present = self.tensors
+        self.tensors = {
+            name: (torch.empty_like(present[name]) if name in present else torch.empty_like(tensor)).copy_(tensor)
+            for name, tensor in tensors.items()
+        }
+
     def _match(self, current: Mapping[str, Tensor]) -> None:
         odd = sorted(current.keys() ^ self.tensors.keys())
         if odd:
@@ -119,7 +130,7 @@ class Ema:
 
 def carried_averages(averages: Mapping[str, Tensor], rewrite: Rewrite, old: Model, new: Model) -> dict[str, Tensor]:
     """Averages of `old` carried through the plan (copies too, as the averaged network is rewritten like the other one);
-    what is new in `new` starts at its own value. All by state_dict name."""
+    what is new in `new` starts at its own value. All by state_dict name, and no memory of the network's."""
     names = {key: name for name, key in old.keys().items()}
     carried = execute(
         TransferPlan({key: source for key, source in rewrite.plan.sources.items() if any(keys_of(source))}),
@@ -136,6 +147,6 @@ def carried_averages(averages: Mapping[str, Tensor], rewrite: Rewrite, old: Mode
         if key in carried
         else averages[names[key]]
         if key in names and key not in rewrite.plan.sources
-        else state[name]
+        else state[name].clone()
         for name, key in new.keys().items()
     }

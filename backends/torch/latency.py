@@ -151,11 +151,8 @@ def cpu_threads(count: int | None) -> Iterator[None]:
 
 
 def pick(device: torch.device | str | None) -> torch.device:
-    """The device asked for, with its number, None being `auto`; raises as `choose_device`."""
-    chosen = choose_device("auto" if device is None else str(device))
-    if chosen.type == "cuda" and chosen.index is None:
-        return torch.device("cuda", torch.cuda.current_device())
-    return chosen
+    """The device asked for, None being `auto`; raises as `choose_device`."""
+    return choose_device("auto" if device is None else str(device))
 
 
 def _model(network: Network, device: torch.device | str | None, channels_last: bool | str) -> Model:

@@ -1,4 +1,4 @@
-"""Optimizers whose groups follow slot tags and whose state goes by parameter name; the moving average of weights."""
+"""Optimizers whose groups follow slot tags and whose state goes by parameter name."""
 
 from __future__ import annotations
 

@@ -47,36 +47,41 @@ def _transfer(chosen: tuple[torch.optim.Optimizer, ...], old: Model, new: Model,
     fresh = {Key(node, slot): p for node, slot, p in _parameters(new)}
     origins = origins_of(plan, home, fresh, chosen)
     known = set(home.values()) | origins.keys()
-    joining = [key for key in fresh if key not in known]
-    for optimizer in chosen:
-        if joining:
-            momentum.check_joining(optimizer)
+    shares: dict[int, dict[Key, nn.Parameter]] = {}
+    joining = [key for key in fresh if key not in known] if chosen else []
+    held = [_labels(optimizer, home, fresh, origins, new) for optimizer in chosen] if joining else []
+    for key in joining:
+        shares.setdefault(_nearest(held, key, new), {})[key] = fresh[key]
+    for index in shares:
+        momentum.check_joining(chosen[index])
     states = [moved_states(optimizer, home, fresh, plan) for optimizer in chosen]  # what can fail, before any change
     for optimizer, moved in zip(chosen, states, strict=True):
         replace_states(optimizer, home, fresh, moved)
         _swap(optimizer, home, fresh, origins, new)
-        momentum.prepare(optimizer)
-    shares: dict[int, dict[Key, nn.Parameter]] = {}
-    for key in joining if chosen else ():
-        shares.setdefault(_nearest(chosen, key, fresh, new), {})[key] = fresh[key]
     for index, added in shares.items():
         _join(chosen[index], added, fresh, new)
+    for optimizer in chosen:
+        momentum.prepare(optimizer)
 
 
-def _nearest(
-    optimizers: tuple[torch.optim.Optimizer, ...], key: Key, fresh: dict[Key, nn.Parameter], model: Model
-) -> int:
-    """The optimizer that holds the parameter with the longest common path with that of `key`."""
-    if len(optimizers) == 1:
-        return 0
+def _labels(
+    optimizer: torch.optim.Optimizer,
+    home: dict[int, Key],
+    fresh: dict[Key, nn.Parameter],
+    origins: dict[Key, Key],
+    model: Model,
+) -> list[list[str]]:
+    """Paths of the parameters that the optimizer will hold of those it holds, or in their places."""
+    keys = {home[id(p)] for group in optimizer.param_groups for p in group["params"] if id(p) in home}
+    after = [key for key in keys if key in fresh] + [key for key, origin in origins.items() if origin in keys]
+    return [model.graph.nodes[key.node].label.split(".") for key in after]
+
+
+def _nearest(held: list[list[list[str]]], key: Key, model: Model) -> int:
+    """Which optimizer holds the parameter that has the longest common path with that of `key`."""
     label = model.graph.nodes[key.node].label.split(".")
-    homes = {id(p): model.graph.nodes[other.node].label.split(".") for other, p in fresh.items()}
-
-    def shared(optimizer: torch.optim.Optimizer) -> int:
-        held = [homes[id(p)] for group in optimizer.param_groups for p in group["params"] if id(p) in homes]
-        return max((_common(label, other) for other in held), default=-1)
-
-    return max(range(len(optimizers)), key=lambda index: shared(optimizers[index]))
+    shared = [max((_common(label, other) for other in paths), default=-1) for paths in held]
+    return max(range(len(held)), key=lambda index: shared[index])
 
 
 def _common(left: list[str], right: list[str]) -> int:

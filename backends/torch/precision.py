@@ -6,7 +6,7 @@ torch's own default rounds convolutions on CUDA devices to TF32 and matrix produ
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias
 
@@ -27,8 +27,11 @@ def float32_products(kind: Products) -> Iterator[None]:
     On a CPU they are always exact: oneDNN, too, may have been told to round.
     """
     before = _values()
-    matmul, convolutions = torch.get_float32_matmul_precision(), _old_convolutions()
-    _set_old("high" if kind == "tf32" else "highest", None if convolutions is None else kind == "tf32")
+    matmul, convolutions = _old(torch.get_float32_matmul_precision), _old(lambda: torch.backends.cudnn.allow_tf32)
+    _set_old(
+        None if matmul is None else "high" if kind == "tf32" else "highest",
+        None if convolutions is None else kind == "tf32",
+    )
     _set(kind if name.startswith("cu") else "ieee" for name in before)
     try:
         yield
@@ -64,20 +67,21 @@ def _set(values: Any) -> None:
         own.fp32_precision = value
 
 
-def _old_convolutions() -> bool | None:
-    """torch's older switch of convolutions; None where it cannot be read, having been overruled by the newer ones."""
+def _old(read: Callable[[], Any]) -> Any:
+    """What one of torch's older switches says; None where the newer ones have overruled it, and it cannot be read."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return bool(torch.backends.cudnn.allow_tf32)
+            return read()
         except RuntimeError:
             return None
 
 
-def _set_old(matmul: str, convolutions: bool | None) -> None:
+def _set_old(matmul: str | None, convolutions: bool | None) -> None:
     """The older switches: parts of torch read them, and refuse a pair that disagrees with the newer ones."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.set_float32_matmul_precision(matmul)
+        if matmul is not None:
+            torch.set_float32_matmul_precision(matmul)
         if convolutions is not None:
             torch.backends.cudnn.allow_tf32 = convolutions

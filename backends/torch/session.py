@@ -21,6 +21,7 @@ from nasir.backends.torch.determinism import refuse_unordered
 from nasir.backends.torch.devices import check_precision, choose_device
 from nasir.backends.torch.ema import Ema, carried_averages
 from nasir.backends.torch.inherit import take_over
+from nasir.backends.torch.memory import memory_told
 from nasir.backends.torch.model import Model
 from nasir.backends.torch.observe import observe
 from nasir.backends.torch.optim import build_optimizer, export_state, import_state
@@ -50,7 +51,7 @@ from nasir.transfer import Key, TransferPlan
 
 SETTLE_EPOCHS = 1_000_000  # data order of settling epochs: far from those of ordinary ones
 REFRESH_EPOCHS = 10**12  # the same for epochs of refreshed statistics
-MEASURED_EPOCHS = 2 * 10**12  # the same for steps that are only timed
+MEASURED_EPOCHS = 3 * 10**12  # the same for steps that are only timed (nasir.decisions has trials at 2 * 10**12)
 
 
 class TorchSession:
@@ -173,14 +174,15 @@ class TorchSession:
         else:
             self.ema.decay = plan.ema_decay
         if self.device.type == "cuda":  # pinned memory takes long to get: not while training waits for a checkpoint
-            self._arena.reserve(self._bytes_to_save(plan), pinned=True)
+            with memory_told("pinned memory for checkpoints", HOST):
+                self._arena.reserve(self._bytes_to_save(plan), pinned=True)
         if self._optimizer_state is not None:
             if resumed or (self._optimizer_kind == plan.optimizer.kind and not plan.reset_optimizer):
                 import_state(self.optimizer, self._optimizer_state, self.model.named_parameters())
             self._optimizer_state = None
         if self._ema_state is not None:
             if self.ema is not None:
-                self.ema.replace(self._ema_state)
+                self.ema.load(self._ema_state)
             self._ema_state = None
 
     def _bytes_to_save(self, plan: TrainPlan) -> int:
@@ -230,7 +232,8 @@ class TorchSession:
 
     def _evaluate(self, split: str) -> dict[str, float]:
         assert self.plan is not None
-        batches = self.source.test() if split == "test" else self.source.validation()
+        with memory_told(f"the test part of the data, on {self.device}", DATA):  # it is placed there only now
+            batches = self.source.test() if split == "test" else self.source.validation()
         return {f"{split}.{name}": value for name, value in evaluate(self.model, batches, self.plan).items()}
 
     def learning_rate(self, phase_epoch: int) -> float:
@@ -249,15 +252,16 @@ class TorchSession:
     @working("the new network beside the old one", NETWORK)
     def propose(self, rewrite: Rewrite) -> Effect:
         refuse_unordered(rewrite.graph, self.setup.deterministic, self.device)
+        self._proposal = None  # one that was not accepted would take memory
         new = self.model.rewritten(rewrite)
         images = self.source.probe(self.setup.probe)
         before, after = self._logits(self.model, images), self._logits(new, images)
-        self._proposal = (rewrite, new)
         delta = float((before - after).abs().max())
         if not math.isfinite(delta):
             raise RunError(
                 f"{rewrite.made_by['pass']} at {rewrite.site}: the rewritten network gives logits that are not finite"
             )
+        self._proposal = (rewrite, new)
         return Effect(delta, float(before.abs().max()))
 
     def _logits(self, model: Model, images: Tensor) -> Tensor:
@@ -284,9 +288,9 @@ class TorchSession:
         averages = None if self.ema is None else carried_averages(self.ema.tensors, rewrite, self.model, new)
         if self.optimizer is not None:
             transfer_optimizer(self.optimizer, self.model, new, rewrite.plan)
-        if self.ema is not None and averages is not None:
-            self.ema.replace(averages)
         self.model.become(new)
+        if self.ema is not None and averages is not None:
+            self.ema.tensors = averages
         self._compile()
 
     # -- trying
@@ -382,13 +386,11 @@ class TorchSession:
 
         def seconds(compiled: bool) -> float:
             self._run_compiled(compiled)
-            try:
-                return step_seconds(self._measured_epoch, self._wait)
-            finally:
-                self.restore(saved)
+            return step_seconds(self._measured_epoch, self._wait)
 
-        return Choice.measured(seconds)
+        return Choice.measured(seconds, lambda: self.restore(saved))
 
+    @working("a training step of {setup.data.batch_size} samples", TRAINING)
     def _measured_epoch(self, epoch: int, stop: Callable[[], bool]) -> None:
         assert self.plan is not None and self.optimizer is not None
         with suppress(Diverged):  # a step takes as long; training will say so

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -32,15 +33,28 @@ class Switches:
     def held(self) -> Iterator[None]:
         """Set the switches, and make the device the current one; put everything back at the end of the `with`."""
         on_cuda = self.device.type == "cuda"
-        before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
         benchmark = torch.backends.cudnn.benchmark
         # what opens a CUDA context without naming a device (pinned memory, streams) must not open one on another device
         with torch.cuda.device(self.device) if on_cuda else nullcontext(), float32_products(self.products):
             try:
-                if self.deterministic:
-                    torch.use_deterministic_algorithms(True)
                 torch.backends.cudnn.benchmark = (on_cuda or benchmark) and not self.deterministic
-                yield
+                with _deterministic() if self.deterministic else nullcontext():
+                    yield
             finally:
-                torch.use_deterministic_algorithms(before[0], warn_only=before[1])
                 torch.backends.cudnn.benchmark = benchmark
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    import torch._inductor.config as inductor  # which torch's switch sets as well
+
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    config: Any = inductor
+    compiled = getattr(config, "deterministic", None)
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        if compiled is not None:
+            config.deterministic = compiled

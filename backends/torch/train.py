@@ -165,17 +165,19 @@ def train_epoch(
     penalize = penalties_of(model, plan.penalties)
     follow = None if ema is None else ema.follower(model)
     with _only(model, trainable):
-        for x, y in source.batches(epoch, start_step):
-            lr = plan.lr(phase_epoch * steps + step, steps, phase_epochs)
-            set_lr(optimizer, lr)
-            seed_step(seed, epoch, step, device)
-            _step(model, optimizer, plan, x, y, bf16, totals, penalize)
-            if follow is not None:
-                follow()
-            step += 1
-            if stop():
-                break
-        optimizer.zero_grad(set_to_none=True)
+        try:
+            for x, y in source.batches(epoch, start_step):
+                lr = plan.lr(phase_epoch * steps + step, steps, phase_epochs)
+                set_lr(optimizer, lr)
+                seed_step(seed, epoch, step, device)
+                _step(model, optimizer, plan, x, y, bf16, totals, penalize)
+                if follow is not None:
+                    follow()
+                step += 1
+                if stop():
+                    break
+        finally:  # after a failure too: gradients take the memory of a network
+            optimizer.zero_grad(set_to_none=True)
     metrics = _checked(totals, lr, epoch, plan)
     return EpochResult(metrics, step, step >= steps, totals, lr)
 

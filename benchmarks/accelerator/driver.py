@@ -84,7 +84,7 @@ def _run(call: Call, stage: Stage, left: float, command: list[str], environment:
         begin = log.tell()
         # a group of its own, so that what it starts ends with it
         process = subprocess.Popen(command, stderr=log, cwd=metadata.ROOT, env=environment, start_new_session=True)
-        results.add(call.out, {"stage": stage.name, "start": time.strftime("%H:%M:%S"), "pid": process.pid})
+        results.add(call.out, {"stage": stage.name, "start": time.strftime("%Y-%m-%dT%H:%M:%S"), "pid": process.pid})
         try:
             code = process.wait(limit)
             status = {0: "done", SKIPPED: "skipped", NO_DEVICE: "skipped"}.get(code, "failed")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -72,8 +73,10 @@ def capture(step: Step) -> Callable[[], None]:
 
 def run(bench: Bench) -> None:
     bench.device.choose_kernels()
-    for batch in bench.sizes.captured:
-        bench.emit(f"batch {batch}", **_measured(bench, batch))
+    place = bench.device.device
+    with torch.cuda.device(place) if place.type == "cuda" else nullcontext():  # streams and graphs name no device
+        for batch in bench.sizes.captured:
+            bench.emit(f"batch {batch}", **_measured(bench, batch))
 
 
 def _measured(bench: Bench, batch: int) -> dict[str, Any]:

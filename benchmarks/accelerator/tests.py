@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from benchmarks.accelerator.bench import Bench
 from benchmarks.accelerator.metadata import ROOT
 
-MARK = "mark.cuda"
+SIGNS = ("mark.cuda", "device_sessions")  # in the text of files that hold tests for a device
 
 
 class Outcomes:
@@ -41,12 +42,17 @@ class Outcomes:
             self.bench.emit(report.nodeid, outcome="error", error=report.longreprtext[-2000:])
 
 
+def files() -> list[Path]:
+    """The test files that hold tests for a device."""
+    found = (ROOT / "tests").rglob("test_*.py")
+    return sorted(path for path in found if any(sign in path.read_text(encoding="utf-8") for sign in SIGNS))
+
+
 def run(bench: Bench) -> None:
     # only files that hold such tests: collecting the others takes longer than running these
-    files = [path for path in (ROOT / "tests").rglob("test_*.py") if MARK in path.read_text(encoding="utf-8")]
     outcomes = Outcomes(bench)
     code = pytest.main(
-        ["-m", "cuda", "--rootdir", str(ROOT), "-p", "no:cacheprovider", *map(str, sorted(files))], plugins=[outcomes]
+        ["-m", "cuda", "--rootdir", str(ROOT), "-p", "no:cacheprovider", *map(str, files())], plugins=[outcomes]
     )
     bench.emit("summary", exit_code=int(code), **outcomes.counts, failures=outcomes.failed)
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from gc import get_objects
 from typing import Any
 
 import pytest
@@ -57,6 +58,20 @@ def test_a_block_is_used_again_and_grows_with_room_to_spare() -> None:
     check(more[:-1], tensors(2))
     arena.reserve(size, pinned=False)
     assert arena.size > size
+
+
+def test_the_old_block_goes_before_the_new_one_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    arena = Arena()
+    arena.copy(tensors())
+    place, held, memory = arena._block.data_ptr(), [], module._memory
+
+    def watched(size: int, **where: Any) -> torch.Tensor:
+        held.append(sum(type(one) is torch.Tensor and one.data_ptr() == place for one in get_objects()))
+        return memory(size, **where)
+
+    monkeypatch.setattr(module, "_memory", watched)
+    arena.reserve(10 * arena.size, pinned=False)
+    assert held == [0]
 
 
 class FakeStreams:

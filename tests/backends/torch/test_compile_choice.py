@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from grown import same_tensors
 from small_runs import SPEC, write_spec
 
 import nasir.api
 from nasir.backends.torch import compile as compiling
+from nasir.backends.torch.backend import TorchBackend
 from nasir.backends.torch.compile import TIMED, WARM, Choice, step_seconds
+from nasir.backends.torch.optim import export_state
 from nasir.backends.torch.session import TorchSession
 from nasir.cli import main
-from nasir.errors import Diverged
+from nasir.engine import setup_of
+from nasir.errors import Diverged, OutOfMemory
 from nasir.report.progress import line
+from nasir.spec import load_spec
+from nasir.spec.network import build
+from nasir.testing.backend_contract import initial
+from nasir.training import OptimizerPlan, TrainPlan
 
 
 def test_steps_are_timed_over_as_many_epochs_as_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,7 +52,9 @@ def test_what_stops_the_compiler_is_a_reason_to_do_without() -> None:
             raise RuntimeError("no C++ compiler\nat all")
         return 0.25
 
-    choice = Choice.measured(seconds)
+    put_back: list[int] = []
+    choice = Choice.measured(seconds, lambda: put_back.append(1))
+    assert len(put_back) == 2
     assert choice == Choice(False, 250.0, None, "RuntimeError: no C++ compiler")
     told = line({"kind": "compilation", **choice.record()})
     assert told == "blocks run eager: a step takes 250 ms eager, compiled RuntimeError: no C++ compiler"
@@ -54,7 +65,61 @@ def test_what_fails_without_the_compiler_fails() -> None:
         raise Diverged("so it is", {})
 
     with pytest.raises(Diverged):
-        Choice.measured(seconds)
+        Choice.measured(seconds, lambda: None)
+
+
+def test_a_state_that_cannot_be_put_back_is_no_matter_of_compiling() -> None:
+    def seconds(compiled: bool) -> float:
+        if compiled:
+            raise OutOfMemory("a training step: not enough memory")
+        return 0.1
+
+    calls: list[int] = []
+
+    def put_back() -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise OutOfMemory("a second copy: not enough memory")
+
+    with pytest.raises(OutOfMemory, match="a second copy"):
+        Choice.measured(seconds, put_back)
+
+
+def test_a_measured_attempt_that_fails_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After steps that moved weights, statistics, moments and averages."""
+    monkeypatch.setattr("nasir.backends.torch.session.BlockCompiler.compile", lambda self, model: None)
+    states = []
+    spec = load_spec(write_spec(tmp_path))
+    for way in (False, "auto"):
+        session = TorchBackend().open(replace(setup_of(spec, tmp_path), compile=way))
+        session.build(build(spec), initial(build(spec)))
+        plan = TrainPlan(OptimizerPlan("adamw", lr=0.01), precision="fp32", ema_decay=0.9)
+        monkeypatch.setattr("nasir.backends.torch.session.step_seconds", lambda train, wait: 1.0)
+        session.begin_phase(plan, 8, resumed=False)
+        session.train(0, 0, None, lambda: False)
+        attempts: list[int] = []
+
+        def timed(train: Any, wait: Any, attempts: list[int] = attempts) -> float:
+            attempts.append(1)
+            step_seconds(train, wait)
+            if len(attempts) == 2:
+                raise RuntimeError("the compiler fails late")
+            return 1.0
+
+        monkeypatch.setattr("nasir.backends.torch.session.step_seconds", timed)
+        told = session.begin_phase(plan, 8, resumed=False)
+        assert bool(told) is (way == "auto") and len(attempts) == (2 if told else 0)
+        assert session.optimizer is not None and session.ema is not None
+        state = export_state(session.optimizer, session.model.named_parameters())
+        states.append(
+            {
+                **{f"w.{name}": tensor.clone() for name, tensor in session.model.state_dict().items()},
+                **{f"e.{name}": tensor.clone() for name, tensor in session.ema.tensors.items()},
+                **{f"{name}.{key}": tensor.clone() for name, own in state.items() for key, tensor in own.items()},
+            }
+        )
+        session.close()
+    assert same_tensors(*states) and any("exp_avg_sq" in name for name in states[0])
 
 
 def test_a_run_prints_and_journals_its_choice_for_every_phase(

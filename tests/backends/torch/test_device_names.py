@@ -29,6 +29,7 @@ class FakeCuda:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
         monkeypatch.setattr(torch.cuda, "device", self.device)
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: self.current)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", self.bf16)
 
     @contextmanager
@@ -55,7 +56,10 @@ def test_a_device_with_a_number_that_is_not_there_is_refused_with_those_that_are
         choose_device("cuda:7")
     with pytest.raises(RunError, match=r"no cuda:2;"):
         choose_device("cuda:2")
-    assert choose_device("auto") == torch.device("cuda") and choose_device("cpu") == torch.device("cpu")
+    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda:0")
+    with torch.cuda.device(torch.device("cuda:1")):
+        assert choose_device("auto") == torch.device("cuda:1"), "it keeps the one that is current now"
+    assert choose_device("cpu") == torch.device("cpu")
 
 
 def test_one_device_is_told_in_the_singular(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +68,9 @@ def test_one_device_is_told_in_the_singular(monkeypatch: pytest.MonkeyPatch) -> 
         choose_device("cuda:7")
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cuda:-1", "mps", ""])
+@pytest.mark.parametrize(
+    "name", ["gpu", "cuda:", "cuda:x", "cuda:-1", "mps", "", "cuda:07", "cuda:\u0663", "cuda:99999999999"]
+)
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match="is not one of auto, cpu, cuda and cuda:N"):
         choose_device(name)
@@ -91,6 +97,20 @@ def test_switches_come_back_after_an_error_too() -> None:
         assert torch.are_deterministic_algorithms_enabled()
         raise RuntimeError("on purpose")
     assert torch.are_deterministic_algorithms_enabled() is before
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_switch_of_torchs_compiler_that_goes_with_them_comes_back(strict: bool) -> None:
+    import torch._inductor.config as inductor
+
+    before = inductor.deterministic
+    inductor.deterministic = True
+    try:
+        with Switches(torch.device("cpu"), strict, "ieee").held():
+            pass
+        assert inductor.deterministic
+    finally:
+        inductor.deterministic = before
 
 
 def test_device_of_a_model_without_weights() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,7 @@ def test_the_first_step_of_newcomers_is_the_first_step_that_the_kernel_makes_by_
     step(model, optimizer)
     model.apply(InsertBlock(init="gaussian"), "s1", optimizers=[optimizer])
     new = {name: p for name, p in model.named_parameters() if name.startswith("s1.1.")}
-    assert new and not any(optimizer.state.get(p) for p in new.values())
+    assert new and all(not optimizer.state[p]["momentum_buffer"].any() for p in new.values())
     twins = {name: torch.nn.Parameter(p.detach().clone()) for name, p in new.items()}
     alone = FUSED["sgd"](list(twins.values()))
     for seed in (1, 2):
@@ -102,6 +103,21 @@ def test_what_a_rewrite_unfreezes_starts_to_learn() -> None:
     before = model.get_parameter("s1.0.conv1.weight").detach().clone()
     step(model, optimizer, 1)
     assert not torch.equal(model.get_parameter("s1.0.conv1.weight"), before)
+
+
+def test_another_optimizer_takes_the_state_of_a_grown_network_and_steps() -> None:
+    """As a restart of one's own loop does: the hook is no part of the state, the zeros are."""
+    model = lived(small_resnet()).train()
+    optimizer = FUSED["sgd"](list(model.parameters()))
+    step(model, optimizer)
+    model.apply(InsertBlock(init="gaussian"), "s1", optimizers=[optimizer])
+    other = FUSED["sgd"]([p for group in optimizer.param_groups for p in group["params"]])
+    other.load_state_dict(optimizer.state_dict())
+    step(model, other, 1)
+    copied, copy = deepcopy((list(model.parameters()), optimizer))
+    for parameter in copied:
+        parameter.grad = torch.ones_like(parameter)
+    copy.step()
 
 
 def test_gradients_from_a_closure_come_after_the_hook() -> None:
@@ -130,6 +146,29 @@ def test_dampening_is_refused_where_parameters_join_and_nowhere_else() -> None:
         model.apply(InsertBlock(init="gaussian"), "s1", optimizers=[optimizer])
     assert model.graph is before[0] and same_tensors(dict(model.state_dict()), before[1])
     step(model, optimizer, 2)
+
+
+def test_under_dampening_a_head_that_is_never_used_stops_nothing() -> None:
+    model = lived(small_resnet()).train()
+    unused = torch.nn.Parameter(torch.zeros(3))
+    optimizer = torch.optim.SGD([*model.parameters(), unused], lr=0.05, momentum=0.9, dampening=0.1, fused=True)
+    model.apply(get_pass("prune-channels")(fraction=0.25), "network", optimizers=[optimizer])
+    for seed in range(3):
+        step(model, optimizer, seed)
+
+
+def test_dampening_of_an_optimizer_that_receives_nothing_stops_no_growth() -> None:
+    model = lived(small_resnet()).train()
+    stage = [p for name, p in model.named_parameters() if name.startswith("s2")]
+    rest = [p for name, p in model.named_parameters() if not name.startswith("s2")]
+    damped = torch.optim.SGD(stage, lr=0.05, momentum=0.9, dampening=0.1, fused=True)
+    plain = FUSED["sgd"](rest)
+    backward(model)
+    damped.step()
+    plain.step()
+    assert model.apply(InsertBlock(init="gaussian"), "s1", optimizers=[damped, plain]) is not None
+    with pytest.raises(UsageError, match="dampening"):
+        model.apply(InsertBlock(init="gaussian"), "s2", optimizers=[damped, plain])
 
 
 def test_a_parameter_that_begins_to_learn_under_dampening_stops_the_step_before_it_moves_a_weight() -> None:

@@ -173,6 +173,7 @@ def test_a_follower_updates_as_update_does_and_notices_what_takes_a_place() -> N
             for model in models:
                 model[4].weight = nn.Parameter(torch.full_like(model[4].weight, 2.0))
                 model[1].running_mean = torch.full_like(model[1].running_mean, 3.0)
+                model[0].weight.data = torch.full_like(model[0].weight, 4.0)
         for model in models:
             with torch.no_grad():
                 for tensor in model.state_dict().values():
@@ -181,6 +182,18 @@ def test_a_follower_updates_as_update_does_and_notices_what_takes_a_place() -> N
         averages[1].update(models[1])
     for name, tensor in averages[0].tensors.items():
         assert torch.equal(tensor, averages[1].tensors[name]), name
+
+
+def test_stored_averages_are_laid_out_as_the_weights_are() -> None:
+    """As moments are: torch moves a list of tensors at once only where each lies like its partner."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to(memory_format=torch.channels_last)
+    ema = Ema(model, 0.9)
+    stored = {name: torch.rand(tensor.shape).to(tensor.dtype) for name, tensor in model.state_dict().items()}
+    assert stored["0.weight"].stride() != model[0].weight.stride()
+    ema.load(stored)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(ema.tensors[name], stored[name]) and ema.tensors[name].stride() == tensor.stride(), name
+        assert ema.tensors[name].data_ptr() != stored[name].data_ptr(), name
 
 
 def test_moments_of_a_single_weight_are_no_counters() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from nasir.backends.torch.memory import memory_told, ran_out
 from nasir.backends.torch.model import Model
 from nasir.backends.torch.session import TorchSession
 from nasir.cli import main
-from nasir.errors import OutOfMemory
+from nasir.errors import CheckpointError, OutOfMemory, RunError
 from nasir.evidence import Need
 from nasir.passes.insert_block import InsertBlock
 from nasir.testing.backend_contract import initial
@@ -107,6 +108,51 @@ def test_every_forward_pass_says_what_to_lower(
             call(session)
     assert same_tensors(dict(session.model.state_dict()), before)
     session.train(0, 0, None, lambda: False)  # and it goes on
+
+
+def test_a_step_that_fails_leaves_no_gradients(session: TorchSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.optim.SGD, "step", failing(torch.OutOfMemoryError(OF_A_DEVICE)))
+    with pytest.raises(OutOfMemory, match="training step"):
+        session.train(0, 0, None, lambda: False)
+    assert all(p.grad is None for p in session.model.parameters())
+
+
+def test_the_test_part_that_does_not_fit_on_the_device_is_not_taken_for_a_batch(
+    session: TorchSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(session.source), "test", failing(torch.OutOfMemoryError(OF_A_DEVICE)))
+    with pytest.raises(OutOfMemory, match=r"test part of the data, on cpu: .*`stream: true`"):
+        session.evaluate("test")
+
+
+def test_a_batch_that_does_not_fit_while_steps_are_timed_is_told_as_one(
+    session: TorchSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = TorchBackend().open(replace(session.setup, compile="auto"))
+    opened.build(session.model.graph, initial(session.model.graph))
+    monkeypatch.setattr(Model, "forward", failing(torch.OutOfMemoryError(OF_A_DEVICE)))
+    assert session.plan is not None
+    with pytest.raises(OutOfMemory, match=r"training step of 16 samples: .*lower `data.batch_size`"):
+        opened.begin_phase(session.plan, 8, resumed=False)
+
+
+def test_a_proposal_that_is_refused_is_not_kept(session: TorchSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    rewrite = InsertBlock(init="zero").attempt(session.model.graph, "s1")
+    session.propose(rewrite)
+    with monkeypatch.context() as patch:
+        patch.setattr(TorchSession, "_logits", lambda self, model, images: torch.full((1, 3), torch.nan))
+        with pytest.raises(RunError, match="not finite"):
+            session.propose(rewrite)
+    assert session._proposal is None
+
+
+def test_memory_that_the_thread_of_checkpoints_lacks_is_told(
+    session: TorchSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("safetensors.torch.save_file", failing(MemoryError()))
+    session.save(tmp_path / "c", 1, {}, 2)
+    with pytest.raises(CheckpointError, match="not written"):
+        session.flush()
 
 
 def test_a_checkpoint_that_cannot_be_copied_says_so(

@@ -24,12 +24,14 @@ from nasir.testing.backend_contract import initial
 from nasir.training import DataPlan, OptimizerPlan, TrainPlan
 
 
-def switches() -> dict[str, str]:
+def switches() -> dict[str, str | None]:
     cuda, cudnn, onednn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
     places = {"matmul": cuda.matmul, "conv": cudnn.conv, "rnn": cudnn.rnn, "onednn": onednn.matmul, "c": onednn.conv}
-    return {name: place.fp32_precision for name, place in places.items()} | {
-        "old": torch.get_float32_matmul_precision()
-    }
+    found = {name: place.fp32_precision for name, place in places.items()}
+    try:
+        return {**found, "old": torch.get_float32_matmul_precision()}
+    except RuntimeError:  # at odds with the newer ones
+        return {**found, "old": None}
 
 
 @pytest.fixture
@@ -72,6 +74,31 @@ def test_switches_of_both_kinds_at_odds_are_put_back_as_they_were(rounding: None
     with float32_products("tf32"):
         assert switches()["conv"] == switches()["matmul"] == "tf32"
     assert switches() == before
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (lambda: torch.backends.cuda.matmul, "tf32"),
+        (lambda: torch.backends, "tf32"),
+        (lambda: torch.backends.mkldnn, "bf16"),
+        (lambda: torch.backends.mkldnn.matmul, "bf16"),
+        (lambda: torch.backends.cudnn.conv, "ieee"),
+    ],
+    ids=["matmul", "all", "onednn", "onednn matmul", "conv"],
+)
+def test_a_session_works_in_a_process_that_uses_torchs_newer_switches(place: Any, value: str, tmp_path: Path) -> None:
+    own = place()
+    before = own.fp32_precision
+    own.fp32_precision = value
+    try:
+        found = switches()
+        session = opened(tmp_path)
+        session.train(0, 0, None, lambda: False)
+        session.close()
+        assert switches() == found
+    finally:
+        own.fp32_precision = before
 
 
 def test_a_switch_that_followed_another_goes_on_following() -> None:
