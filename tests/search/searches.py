@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import tempfile
 from collections.abc import Callable
+from functools import cache
 from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import sqlalchemy
 
 from nasir.engine import Signals
 from nasir.journal import Record
+from nasir.search.storage import open_storage
 from nasir.search.study import Study
 from nasir.search.trial import Executor, Outcome, TrialJob
 from nasir.search.urls import sqlite_url
@@ -60,9 +63,26 @@ def processes(number: int) -> Pool:
     return context.Pool(number)
 
 
+@cache
+def empty() -> bytes:
+    """An SQLite file with the tables of studies, and nothing in them."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "study.db"
+        open_storage(sqlite_url(file)).close()
+        return file.read_bytes()
+
+
 def make(folder: Path, search: str = "trials: 3", *, trials: int | None = None, **options: Any) -> Study:
-    """A study on SQLite in a folder, made or gone on with."""
+    """A study on SQLite in a folder, made or gone on with. One process at a time may make it."""
     folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "study.db"
+    if not file.exists():  # making the tables takes longer than most tests
+        file.write_bytes(empty())
+    return from_nothing(folder, search, trials=trials, **options)
+
+
+def from_nothing(folder: Path, search: str = "trials: 3", *, trials: int | None = None, **options: Any) -> Study:
+    """The same without a database to begin with; any number of processes may make it at once."""
     return relaxed(Study.create(spec(search), sqlite_url(folder / "study.db"), "small", folder, trials, **options))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from searches import SPEC, again, drive, ended, make, processes, spec
+from searches import SPEC, again, drive, ended, from_nothing, make, processes, spec
 
 from nasir.errors import StudyError, UsageError
 from nasir.search import study as study_module
@@ -149,7 +149,7 @@ def test_a_reader_needs_no_write_permission(tmp_path: Path) -> None:
 
 
 def _make(folder: str, trials: int) -> None:
-    make(Path(folder), trials=trials).close()
+    from_nothing(Path(folder), trials=trials).close()
 
 
 def test_a_study_made_by_several_processes_at_once_has_each_ticket_once(tmp_path: Path) -> None:
