@@ -197,7 +197,7 @@ class Decisions:
         digest = self.individuals.keep(number, self.graph, self.ordinal, records)
         cost = self.graph.cost()
         own = (record for record in reversed(self._own()) if record["kind"] in ("recalled", "phase"))
-        origin = next(own, {"kind": "phase"})
+        origin: Mapping[str, Any] = next(own, {"kind": "phase"})
         self.write(
             "kept",
             **place,
@@ -218,7 +218,7 @@ class Decisions:
         digest = self.run.put_blob(graph.to_json())
         self.write("recalled", **place, individual=number, graph=digest, ordinal=self.ordinal, depths=graph.depths())
 
-    def _own(self) -> tuple[Record, ...]:
+    def _own(self) -> Sequence[Record]:
         """The journal of the network as it is now, without what happened to others."""
         return lineage(self.journal.effective())
 
@@ -238,10 +238,10 @@ class Decisions:
         assert trial is not None
         saved = self.session.snapshot()
         if trial.baseline == "now":
-            epochs = [record for record in self._own() if record["kind"] == "epoch"]
-            if not epochs:
+            last = next((record for record in reversed(self._own()) if record["kind"] == "epoch"), None)
+            if last is None:
                 raise RunError(f"rule {decision.rule}: `baseline: now` needs an epoch before; use `baseline: trained`")
-            baseline = metric_values(trial.metric, epochs[-1:])[0]
+            baseline = metric_values(trial.metric, [last])[0]
         else:
             baseline = self._trial(decision, None, place, phase_epoch)
             self.session.restore(saved)

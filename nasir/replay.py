@@ -10,6 +10,7 @@ from nasir.api import Run, reopen, run
 from nasir.decisions import find_site
 from nasir.errors import JournalError
 from nasir.evidence import Evidence
+from nasir.growing import GrowingSequence
 from nasir.ir import Graph
 from nasir.journal import lineage
 from nasir.rundir import RunDirectory
@@ -41,7 +42,7 @@ def replay_graphs(directory: RunDirectory) -> tuple[Graph, ...]:
     among those returned once more. Raises JournalError at the first rewrite that does not come out as recorded.
     """
     reopen(directory)  # the passes of plugins
-    records = directory.effective()
+    records = GrowingSequence(directory.effective())
     if not records:
         raise JournalError(f"{directory.path}: the journal is empty")
     graphs = [Graph.from_json(directory.get_blob(records[0]["graph"]))]

@@ -69,7 +69,7 @@ class RulesPolicy:
     def _at_moment(self, moment: str, log: PhaseLog, view: PhaseView) -> tuple[Decision, ...]:
         """What the first rule of that moment that has something to do does."""
         for rule in self.plan.rules:
-            if not isinstance(rule.when, Moment) or rule.when.at != moment or log.rule(rule.name).acted:
+            if not isinstance(rule.when, Moment) or rule.when.at != moment or log.acted(rule.name):
                 continue
             fresh = _freezes(rule, log, view)
             frozen = {**log.rule(rule.name).frozen, **{str(f.site): f.reason for f in fresh}}
@@ -82,7 +82,7 @@ class RulesPolicy:
     def _due(self, rule: RulePlan, log: PhaseLog) -> str | None:
         """Why the rule acts now, or None."""
         state, reasons = log.rule(rule.name), []
-        if state.acted or isinstance(rule.when, Moment):
+        if log.acted(rule.name) or isinstance(rule.when, Moment):
             return None
         if rule.every is not None:
             if log.done % rule.every:
