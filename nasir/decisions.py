@@ -15,7 +15,7 @@ from nasir.ir import Graph
 from nasir.journal import Journal, Record, lineage
 from nasir.policy import Decision, PhasePlan, PhaseView
 from nasir.policy.conditions import metric_values
-from nasir.rewrite import WHOLE, Pass, Rewrite, Site, site_name
+from nasir.rewrite import WHOLE, Rewrite, site_name
 from nasir.rundir import RunDirectory
 from nasir.spec import make_pass, make_policy
 
@@ -159,7 +159,7 @@ class Decisions:
         change = make_pass(decision.pass_name, decision.options)
         seen = self.session.observe(change.needs) if change.needs else Evidence()
         seen = replace(seen, history=self._own(), seed=self.seed, ordinal=self.ordinal + 1)
-        rewrite = change.attempt(self.graph, find_site(change, self.graph, str(decision.site)), seen)
+        rewrite = change.attempt(self.graph, change.site(self.graph, str(decision.site)), seen)
         if decision.budget is not None:
             cost = rewrite.graph.cost()
             excess = decision.budget.excess(params=cost.params, macs=cost.macs)
@@ -297,17 +297,6 @@ class Decisions:
 
 def _named(decision: Decision) -> dict[str, Any]:
     return {"pass": decision.pass_name, "options": dict(decision.options), "site": decision.site}
-
-
-def find_site(change: Pass, graph: Graph, name: str) -> Site:
-    """The site of a pass that goes by `name`; Decline when it has none of that name now."""
-    known = []
-    for site in change.sites(graph):
-        if site_name(site) == name:
-            return site
-        known.append(site_name(site))
-    only = f"; only {', '.join(known)}" if 0 < len(known) <= 4 else ""
-    raise Decline(f"{change.name} has no site '{name}' in the network as it is now{only}")
 
 
 def view(graph: Graph, phases: Sequence[PhasePlan]) -> PhaseView:
