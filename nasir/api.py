@@ -193,7 +193,7 @@ def finished(directory: RunDirectory, journal: Journal) -> Run:
     end = journal.effective("end")[-1]
     graph = Graph.from_json(directory.get_blob(end["graph"]))
     taken = sum(record["epochs"] for record in journal.effective("prefix"))
-    return Run(directory.path, graph, dict(end["metrics"]), journal.effective(), taken)
+    return Run(directory.path, graph, dict(end["metrics"]), tuple(journal.effective()), taken)
 
 
 def _end(engine: Engine, directory: RunDirectory) -> Run:

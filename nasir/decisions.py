@@ -15,7 +15,7 @@ from nasir.ir import Graph
 from nasir.journal import Journal, Record, lineage
 from nasir.policy import Decision, PhasePlan, PhaseView
 from nasir.policy.conditions import metric_values
-from nasir.rewrite import WHOLE, Pass, Rewrite, Site, site_name
+from nasir.rewrite import WHOLE, Rewrite, site_name
 from nasir.rundir import RunDirectory
 from nasir.spec import make_pass, make_policy
 
@@ -163,7 +163,7 @@ class Decisions:
         change = make_pass(decision.pass_name, decision.options)
         seen = self.session.observe(change.needs) if change.needs else Evidence()
         seen = replace(seen, history=self._own(), seed=self.seed, ordinal=self.ordinal + 1)
-        rewrite = change.attempt(self.graph, find_site(change, self.graph, str(decision.site)), seen)
+        rewrite = change.attempt(self.graph, change.site(self.graph, str(decision.site)), seen)
         if decision.budget is not None:
             cost = rewrite.graph.cost()
             excess = decision.budget.excess(params=cost.params, macs=cost.macs)
@@ -201,7 +201,7 @@ class Decisions:
         digest = self.individuals.keep(number, self.graph, self.ordinal, records)
         cost = self.graph.cost()
         own = (record for record in reversed(self._own()) if record["kind"] in ("recalled", "phase"))
-        origin = next(own, {"kind": "phase"})
+        origin: Mapping[str, Any] = next(own, {"kind": "phase"})
         self.write(
             "kept",
             **place,
@@ -222,7 +222,7 @@ class Decisions:
         digest = self.run.put_blob(graph.to_json())
         self.write("recalled", **place, individual=number, graph=digest, ordinal=self.ordinal, depths=graph.depths())
 
-    def _own(self) -> tuple[Record, ...]:
+    def _own(self) -> Sequence[Record]:
         """The journal of the network as it is now, without what happened to others."""
         return lineage(self.journal.effective())
 
@@ -242,10 +242,10 @@ class Decisions:
         assert trial is not None
         saved = self.session.snapshot()
         if trial.baseline == "now":
-            epochs = [record for record in self._own() if record["kind"] == "epoch"]
-            if not epochs:
+            last = next((record for record in reversed(self._own()) if record["kind"] == "epoch"), None)
+            if last is None:
                 raise RunError(f"rule {decision.rule}: `baseline: now` needs an epoch before; use `baseline: trained`")
-            baseline = metric_values(trial.metric, epochs[-1:])[0]
+            baseline = metric_values(trial.metric, [last])[0]
         else:
             baseline = self._trial(decision, None, place, phase_epoch)
             self.session.restore(saved)
@@ -301,17 +301,6 @@ class Decisions:
 
 def _named(decision: Decision) -> dict[str, Any]:
     return {"pass": decision.pass_name, "options": dict(decision.options), "site": decision.site}
-
-
-def find_site(change: Pass, graph: Graph, name: str) -> Site:
-    """The site of a pass that goes by `name`; Decline when it has none of that name now."""
-    known = []
-    for site in change.sites(graph):
-        if site_name(site) == name:
-            return site
-        known.append(site_name(site))
-    only = f"; only {', '.join(known)}" if 0 < len(known) <= 4 else ""
-    raise Decline(f"{change.name} has no site '{name}' in the network as it is now{only}")
 
 
 def view(graph: Graph, phases: Sequence[PhasePlan]) -> PhaseView:

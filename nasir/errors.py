@@ -24,7 +24,7 @@ class SpecError(UsageError):
 
 
 class UnknownName(UsageError):
-    """A pass, op, block, data set, policy or backend of that name is not registered."""
+    """Nothing goes by that name: no registered pass, op, block, data set, policy or backend, no site of a pass."""
 
 
 class DataError(UsageError):

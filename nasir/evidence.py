@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nasir.errors import NasirError
+from nasir.growing import fold
 from nasir.ir.graph import Graph
 from nasir.ir.space import Atom
 from nasir.transfer.fill import Stream, stream
@@ -44,6 +45,14 @@ class Need:
 
 
 @dataclass(frozen=True, slots=True)
+class _Refusals:
+    count: int = 0
+
+    def after(self, record: Mapping[str, Any]) -> Self:
+        return type(self)(self.count + 1) if record["kind"] == "declined" else self
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """What was measured before a rewrite, and the run so far.
 
@@ -61,7 +70,7 @@ class Evidence:
 
     def rng(self, purpose: str) -> Stream:
         """The random stream of this rewrite for one `purpose`: the only randomness a pass may use."""
-        refused = sum(record["kind"] == "declined" for record in self.history)
+        refused = fold(self.history, _Refusals()).count
         # a refusal leaves the ordinal as it is: without its count a pass would draw the refused choice for ever
         return stream(self.seed, self.ordinal, -1, "", f"{purpose} after {refused}" if refused else purpose)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from nasir.backend import Session
 from nasir.errors import CheckpointError, RunError
+from nasir.growing import GrowingMap, fold
 from nasir.ir import Graph
 from nasir.journal import Record
 from nasir.rundir import RunDirectory
@@ -29,7 +31,7 @@ class Individuals:
 
         `ordinal`: rewrites and recalls so far; `records`: the journal. RunError for a number that is taken.
         """
-        if any(record["kind"] == "kept" and record["individual"] == number for record in records):
+        if number in fold(records, _Known()).kept:
             raise RunError(f"the policy keeps individual {number} twice; number each anew, on over the whole run")
         digest = self.run.put_blob(graph.to_json())
         self.session.export(self._folder(number), 0, {"graph": digest, "ordinal": ordinal})
@@ -41,7 +43,7 @@ class Individuals:
         `ordinal`: rewrites and recalls so far, this one included. RunError where the policy never kept it or dropped
         it, CheckpointError where its files are missing or damaged.
         """
-        if number not in stored(records):
+        if not fold(records, _Known()).stores(number):
             known = ", ".join(map(str, sorted(stored(records)))) or "none"
             raise RunError(f"the policy recalls individual {number}, which is not stored; stored are {known}")
         graph: list[Graph] = []
@@ -63,20 +65,33 @@ class Individuals:
         if not self.run.individuals.is_dir():
             return
         oldest = min(self.run.checkpoint_steps(), default=0)
-        kept = {record["individual"] for record in records if record["kind"] == "kept"}
-        gone = {r["individual"] for r in records if r["kind"] == "dropped" and (over or r["n"] < oldest)}
+        known = fold(records, _Known())
         for folder in self.run.individuals.iterdir():
-            number = int(folder.name) if folder.name.isdecimal() else None
-            if number in gone or number not in kept:  # or of a future that a resume made void
+            number = int(folder.name) if folder.name.isdecimal() else -1
+            gone = number in known.dropped and (over or known.dropped[number] < oldest)
+            if gone or number not in known.kept:  # or of a future that a resume made void
                 shutil.rmtree(folder, ignore_errors=True)
 
 
 def stored(records: Sequence[Record]) -> set[int]:
     """Numbers of the individuals that were kept and not dropped."""
-    found: set[int] = set()
-    for record in records:
+    known = fold(records, _Known())
+    return {number for number in known.kept if known.stores(number)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Individuals by number, each of which is kept once and dropped at most once."""
+
+    kept: GrowingMap[int, None] = field(default_factory=GrowingMap)
+    dropped: GrowingMap[int, int] = field(default_factory=GrowingMap)  # with the ordinal of the record
+
+    def after(self, record: Record) -> Self:
         if record["kind"] == "kept":
-            found.add(record["individual"])
-        elif record["kind"] == "dropped":
-            found.discard(record["individual"])
-    return found
+            return replace(self, kept=self.kept.grown(record["individual"], None))
+        if record["kind"] == "dropped":
+            return replace(self, dropped=self.dropped.grown(record["individual"], record["n"]))
+        return self
+
+    def stores(self, number: int) -> bool:
+        return number in self.kept and number not in self.dropped

@@ -13,12 +13,14 @@ import errno
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from nasir.errors import JournalError
+from nasir.growing import GrowingMap, GrowingSequence, fold
 
 __all__ = [
     "Journal",
@@ -90,36 +92,47 @@ def effective(records: Iterable[Mapping[str, Any]]) -> tuple[Record, ...]:
 
     An interrupted and resumed run so has the effective records of an uninterrupted one, but for `n` and `time`.
     """
-    kept: list[Record] = []
+    return tuple(_effective(records))
+
+
+def _effective(records: Iterable[Mapping[str, Any]]) -> GrowingSequence[Record]:
+    found: GrowingSequence[Record] = GrowingSequence()
     for record in records:
-        _fold(kept, dict(record))
-    return tuple(kept)
+        found = _with_record(found, dict(record))
+    return found
 
 
-def _fold(kept: list[Record], record: Record) -> None:
+def _with_record(found: GrowingSequence[Record], record: Record) -> GrowingSequence[Record]:
     if record["kind"] != "resume":
-        kept.append(record)
-        return
-    while kept and kept[-1]["n"] >= record["supersedes_from"]:
-        kept.pop()
+        return found.grown(record)
+    void = 0
+    for other in reversed(found):
+        if other["n"] < record["supersedes_from"]:
+            break
+        void += 1
+    return found.upto(len(found) - void)
 
 
-def lineage(records: Iterable[Mapping[str, Any]]) -> tuple[Record, ...]:
+R = TypeVar("R", bound=Mapping[str, Any])
+
+
+def lineage(records: Sequence[R]) -> Sequence[R]:
     """Of effective records, those that happened to the network as it is now: a `recalled` goes back to the `kept` of
     its individual, and what lies between happened to other networks."""
-    known = [dict(record) for record in records]
-    before: list[int] = []
-    kept: dict[int, int] = {}
-    for index, record in enumerate(known):
-        before.append(kept[record["individual"]] if record["kind"] == "recalled" else index - 1)
-        if record["kind"] == "kept":
-            kept[record["individual"]] = index
-    found = []
-    index = len(known) - 1
-    while index >= 0:
-        found.append(known[index])
-        index = before[index]
-    return tuple(reversed(found))
+    return fold(records, _Lineage()).own
+
+
+@dataclass(frozen=True, slots=True)
+class _Lineage:
+    own: GrowingSequence[Any] = field(default_factory=GrowingSequence)  # of the network as it is now
+    kept: GrowingMap[int, GrowingSequence[Any]] = field(default_factory=GrowingMap)  # of each individual
+
+    def after(self, record: Mapping[str, Any]) -> Self:
+        if record["kind"] == "recalled":
+            return replace(self, own=self.kept[record["individual"]].grown(record))
+        own = self.own.grown(record)
+        kept = self.kept.grown(record["individual"], own) if record["kind"] == "kept" else self.kept
+        return replace(self, own=own, kept=kept)
 
 
 def read_journal(path: Path) -> tuple[tuple[Record, ...], int]:
@@ -178,7 +191,7 @@ class Journal:
             self._file.close()
             raise
         self._records = list(records)
-        self._effective = list(effective(records))
+        self._effective = _effective(records)
 
     def _cut_torn_line(self) -> int:
         torn = self.path.read_bytes()[self._size :]
@@ -215,7 +228,7 @@ class Journal:
             ) from error
         self._size += len(line)
         self._records.append(record)
-        _fold(self._effective, record)
+        self._effective = _with_record(self._effective, record)
         return record
 
     def _write(self, line: bytes) -> None:
@@ -232,9 +245,14 @@ class Journal:
         """Every record ever written, or those of one kind, void ones included."""
         return tuple(record for record in self._records if kind in (None, record["kind"]))
 
-    def effective(self, kind: str | None = None) -> tuple[Record, ...]:
-        """The records that count (see the function `effective`), or those of one kind: what a policy sees."""
-        return tuple(record for record in self._effective if kind in (None, record["kind"]))
+    def effective(self, kind: str | None = None) -> Sequence[Record]:
+        """The records that count (see the function `effective`), or those of one kind: what a policy sees.
+
+        All of them are a `GrowingSequence`: folds over them go on where they were at the record before.
+        """
+        if kind is None:
+            return self._effective
+        return tuple(record for record in self._effective if record["kind"] == kind)
 
     def __len__(self) -> int:
         return len(self._records)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from nasir.api import Run, reopen, run
-from nasir.decisions import find_site
-from nasir.errors import JournalError
+from nasir.errors import Decline, JournalError
 from nasir.evidence import Evidence
+from nasir.growing import GrowingSequence
 from nasir.ir import Graph
 from nasir.journal import lineage
 from nasir.rundir import RunDirectory
@@ -41,7 +41,7 @@ def replay_graphs(directory: RunDirectory) -> tuple[Graph, ...]:
     among those returned once more. Raises JournalError at the first rewrite that does not come out as recorded.
     """
     reopen(directory)  # the passes of plugins
-    records = directory.effective()
+    records = GrowingSequence(directory.effective())
     if not records:
         raise JournalError(f"{directory.path}: the journal is empty")
     graphs = [Graph.from_json(directory.get_blob(records[0]["graph"]))]
@@ -78,7 +78,10 @@ def _replay(directory: RunDirectory, graph: Graph, record: Mapping[str, Any], se
         directory.get_array(digest)  # whole, and still what the plan means
     change = make_pass(record["pass"], record["options"])
     if not change.needs:
-        again = change.attempt(graph, find_site(change, graph, record["site"]), seen)
+        try:
+            again = change.attempt(graph, change.site(graph, record["site"]), seen)
+        except Decline as refusal:
+            raise JournalError(f"{place}: the pass now refuses: {refusal}; was it changed since?") from None
         if again.graph != after or again.plan.to_json() != plan.to_json():
             raise JournalError(f"{place}: the pass now gives another network; was it changed since?")
     if after.digest != record["after"]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeAlias, final
 
 from numpy.typing import NDArray
 
-from nasir.errors import Decline, PlanError
+from nasir.errors import Decline, PlanError, UnknownName
 from nasir.evidence import Evidence, Need
 from nasir.ir.draft import Claim, Draft
 from nasir.ir.graph import Graph
@@ -109,8 +109,46 @@ class Pass(ABC):
         return asdict(self)  # type: ignore[call-overload,no-any-return]
 
     @final
+    def site(self, graph: Graph, site: Site) -> Site:
+        """The one of `sites` that goes by a name, as journals and specs call it; a space stands for itself.
+
+        Raises Decline where there is none, which in a run can be because a rewrite removed it.
+        """
+        if isinstance(site, Atom):
+            return site
+        found = self._listed(graph, site)
+        if found is None:
+            raise Decline(self._no_site(graph, site))
+        return found
+
+    def _listed(self, graph: Graph, name: str) -> Site | None:
+        return next((site for site in self.sites(graph) if site_name(site) == name), None)
+
+    def _no_site(self, graph: Graph, name: str) -> str:
+        hint = closest(str(name), [site_name(site) for site in self.sites(graph)])
+        return f"{self.name} has no site '{name}' in the network as it is now; {hint}"
+
+    def _asked_for(self, graph: Graph, site: Site) -> Site:
+        """The site that a caller means; the pass says itself why it refuses a place that it does not list now."""
+        if isinstance(site, Atom):
+            return site
+        found = self._listed(graph, site)
+        if found is not None:
+            return found
+        of_spaces = any(isinstance(other, Atom) for other in self.sites(graph))
+        space = next((space for space in graph.infer.spaces if space.name == site), None)
+        if of_spaces and space is not None:
+            return space
+        place = site == WHOLE or site in graph.regions or site in graph.labels
+        if place and not of_spaces:
+            return site
+        problem = self._no_site(graph, site)
+        raise Decline(problem) if place or space is not None else UnknownName(problem)
+
+    @final
     def attempt(self, graph: Graph, site: Site, seen: Evidence | None = None) -> Rewrite:
         """Like `apply`, but a refusal raises Decline with its reason."""
+        site = self._asked_for(graph, site)
         draft = graph.draft()
         with collector_paused():
             try:
@@ -145,7 +183,10 @@ class Pass(ABC):
 
     @final
     def apply(self, graph: Graph, site: Site, seen: Evidence | None = None) -> Rewrite | None:
-        """Commit, infer, verify: the rewrite of `site`, or None when the pass declines."""
+        """Commit, infer, verify: the rewrite of `site`, one of `sites` or its name, or None when the pass declines.
+
+        Raises UnknownName for a name that nothing in the network has.
+        """
         try:
             return self.attempt(graph, site, seen)
         except Decline:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nasir.decisions import find_site, view
+from nasir.decisions import view
 from nasir.errors import Decline
 from nasir.ir import Graph
 from nasir.policy import Decision, PhaseView, read_metrics, simulate
@@ -31,7 +31,7 @@ def simulate_spec(spec: Spec, graph: Graph, metrics: Path, epochs: int) -> list[
         change = make_pass(decision.pass_name, decision.options)
         if change.needs:
             raise Decline(f"{decision.pass_name} measures the network, which a simulation has not trained")
-        rewrite = change.attempt(current, find_site(change, current, str(decision.site)))
+        rewrite = change.attempt(current, change.site(current, str(decision.site)))
         if decision.budget is not None:
             cost = rewrite.graph.cost()
             excess = decision.budget.excess(params=cost.params, macs=cost.macs)

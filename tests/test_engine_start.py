@@ -11,16 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from grown import pyramid
 from small_runs import SPEC, stable, weights, write_spec
 
 import nasir.api
 from nasir.cli import main
-from nasir.decisions import find_site
 from nasir.engine import Signals
-from nasir.errors import Decline, Preempted, RunError
+from nasir.errors import Preempted, RunError
 from nasir.journal import read_journal
-from nasir.registry import get_pass
 from nasir.replay import replay_graphs, replay_training
 from nasir.rundir import RunDirectory
 
@@ -288,9 +285,3 @@ def test_processes_that_are_killed_at_some_moment_go_on_alike(run: Path, tmp_pat
     done = nasir.api.resume(target)
     assert stable(done.journal) == stable(RunDirectory.open(run).effective())
     assert weights(done.path) == weights(run)
-
-
-def test_a_site_that_is_not_there_is_declined_with_those_that_are() -> None:
-    graph = pyramid((1, 1), 4)
-    with pytest.raises(Decline, match="keep-blocks has no site 's1' in the network as it is now; only network"):
-        find_site(get_pass("keep-blocks")(), graph, "s1")

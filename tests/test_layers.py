@@ -15,7 +15,7 @@ import nasir
 
 ROOT = Path(__file__).parent.parent
 LAYERS = (
-    ("errors", "version", "cores"),
+    ("errors", "version", "cores", "growing"),
     ("registry", "images"),
     ("ir",),
     ("blocks",),

@@ -325,9 +325,9 @@ class Model(nn.Module):
     ) -> Rewrite | Model | None:
         """Rewrite this model in place, with the state of its optimizers.
 
-        `change` is a Rewrite, or a Pass with its `site` (then None is returned when it declines). What the pass needs
-        is measured first: activations on `images` [N, ...], gradients on them and `labels` [N]. The Model and the
-        optimizers stay the same objects. A plain function is applied to every submodule, as in nn.Module.
+        `change` is a Rewrite, or a Pass with its `site` or the name of that (then None is returned when it declines).
+        What the pass needs is measured first: activations on `images` [N, ...], gradients on them and `labels` [N]. The
+        Model and the optimizers stay the same objects. A plain function is applied to every submodule, as in nn.Module.
         """
         if isinstance(change, Pass):
             change = change.apply(self.graph, site, self.observe(change.needs, images, labels))

@@ -18,7 +18,7 @@ from nasir.errors import GraphError
 from nasir.ir.graph import Graph, Node, Region, RegionKind
 from nasir.ir.infer import Typing, infer_nodes, mirrored, untyped
 from nasir.ir.op import op_named
-from nasir.ir.regions import closest, covers, verify
+from nasir.ir.regions import closest, covers, paths_above, verify
 from nasir.ir.space import Atom, Index, atoms_of, size_after
 from nasir.ir.types import JSON, Fill, Port, Slot, ValueType
 
@@ -80,8 +80,8 @@ class Draft:
 
     def drop_empty_regions(self) -> None:
         """Delete the regions that hold no node any more."""
-        labels = [node.label for node in self.nodes.values()]
-        for path in [p for p in self.regions if not any(label.startswith(f"{p}.") for label in labels)]:
+        held = paths_above(node.label for node in self.nodes.values())
+        for path in [path for path in self.regions if path not in held]:
             del self.regions[path]
 
     def rewire(self, old: Port, new: Port, only: Iterable[int] | None = None) -> None:

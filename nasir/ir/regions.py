@@ -45,6 +45,17 @@ def covers(prefix: str, label: str) -> bool:
     return label == prefix or label.startswith(prefix + ".")
 
 
+def paths_above(labels: Iterable[str]) -> set[str]:
+    """Every path that one of the labels lies below: of "s1.0.conv1" those are "s1.0" and "s1"."""
+    found: set[str] = set()
+    for label in labels:
+        path, dot, _ = label.rpartition(".")
+        while dot and path not in found:
+            found.add(path)
+            path, dot, _ = path.rpartition(".")
+    return found
+
+
 def owners(graph: Graph) -> Mapping[int, tuple[str, ...]]:
     """Paths of the regions each node lies in, innermost first: those its label lies below."""
     under: dict[str, tuple[str, ...]] = {"": ()}  # regions at or above a label prefix

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Self
 
 from nasir.errors import RunError
+from nasir.growing import GrowingSequence, fold
 from nasir.policy.base import Condition, Moment, Plateau, Record, Threshold
 
 # A validation accuracy is a count over a fixed size, so an improvement of exactly `less_than` does occur (5 images
@@ -43,53 +45,62 @@ def evaluate(condition: Condition, epochs: Sequence[Record]) -> Verdict:
 
 def metric_values(name: str, epochs: Sequence[Record]) -> list[float]:
     """One value per epoch record; raises RunError naming the epoch and the metrics it does have."""
-    values = []
-    for record in epochs:
-        metrics = {**{key: record[key] for key in BESIDE if key in record}, **record["metrics"]}
-        if name not in metrics:
-            known = ", ".join(sorted(metrics)) or "none"
-            raise RunError(f"epoch {record['epoch']} has no metric {name!r} for a condition; it has {known}")
-        values.append(float(metrics[name]))
-    return values
+    return [_value(name, record) for record in epochs]
 
 
-def improvement(plateau: Plateau, values: Sequence[float]) -> float:
-    """The improvement of the smoothed metric over the window, as `Plateau` defines it; positive is better.
+def _value(name: str, record: Record) -> float:
+    metrics = record["metrics"]
+    if name not in metrics:
+        metrics = {**{key: record[key] for key in BESIDE if key in record}, **metrics}
+    if name not in metrics:
+        known = ", ".join(sorted(metrics)) or "none"
+        raise RunError(f"epoch {record['epoch']} has no metric {name!r} for a condition; it has {known}")
+    return float(metrics[name])
+
+
+@dataclass(frozen=True, slots=True)
+class _Curve:
+    """The smoothed metric of a plateau after each epoch, signed so that more is better.
 
     NaN entries (a diverged loss) are no improvement: the smoothed value stays where it was. It is NaN as long as
-    nothing else was seen, and so then is the result.
+    nothing else was seen.
     """
-    lower_is_better = _is_loss(plateau.metric)
-    signed = [-value for value in values] if lower_is_better else list(values)
-    if len(signed) > plateau.window:
-        return _smoothed(plateau, signed) - _smoothed(plateau, signed[: -plateau.window])
-    return math.inf if lower_is_better else _smoothed(plateau, signed)
 
+    plateau: Plateau
+    values: GrowingSequence[float] = field(default_factory=GrowingSequence)
 
-def _smoothed(plateau: Plateau, values: Sequence[float]) -> float:
-    """The last entry of the smoothed series."""
-    real = [value for value in values if not math.isnan(value)]
-    if not real:
-        return math.nan
-    if plateau.smooth == "running_max":
-        return max(real)
-    if plateau.smooth == "none":
-        return values[-1]
-    average = real[0]
-    for value in real[1:]:
-        average = plateau.decay * average + (1.0 - plateau.decay) * value
-    return average
+    def after(self, record: Record) -> Self:
+        value = _value(self.plateau.metric, record)
+        value = -value if _is_loss(self.plateau.metric) else value
+        return replace(self, values=self.values.grown(self._smoothed(value)))
+
+    def _smoothed(self, value: float) -> float:
+        before = self.values[-1] if self.values else math.nan
+        if self.plateau.smooth == "none" or math.isnan(before):
+            return value
+        if math.isnan(value):
+            return before
+        if self.plateau.smooth == "running_max":
+            return max(before, value)
+        return self.plateau.decay * before + (1.0 - self.plateau.decay) * value
+
+    @property
+    def improvement(self) -> float:
+        """Over the window, as `Plateau` defines it; NaN while nothing but NaN was seen."""
+        if len(self.values) > self.plateau.window:
+            return self.values[-1] - self.values[-1 - self.plateau.window]
+        return math.inf if _is_loss(self.plateau.metric) else self.values[-1]
 
 
 def _plateau(plateau: Plateau, epochs: Sequence[Record]) -> Verdict:
-    values = metric_values(plateau.metric, epochs)
-    delta = improvement(plateau, values)
-    holds = delta < plateau.less_than - SLACK * max(1.0, abs(values[-1]))
+    curve = fold(epochs, _Curve(plateau))
+    delta, done = curve.improvement, len(curve.values)
+    holds = delta < plateau.less_than - SLACK * max(1.0, abs(_value(plateau.metric, epochs[-1])))
     name = plateau.metric + {"running_max": "", "ema": " (moving average)", "none": " (unsmoothed)"}[plateau.smooth]
     if plateau.smooth == "running_max":
         name = f"best {plateau.metric}"
-    if len(values) <= plateau.window:
-        short = f"{len(values)} of the {plateau.window + 1} epochs that a window of {plateau.window} needs are done"
+    if done <= plateau.window:
+        short = f"{done} of the {plateau.window + 1} epochs that a window of {plateau.window} needs are done"
         return Verdict(holds, f"{short}; {name} itself is under {plateau.less_than:.6g}" if holds else short)
     relation = "less than" if holds else "not less than"
     return Verdict(

@@ -9,15 +9,16 @@ of n children, one of them the parent trained on, the best becomes the next pare
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from nasir.errors import RunError
 from nasir.policy.base import ALL_FROZEN, Budget, Decision, Fault, History, PhasePlan, PhaseView, RulePlan
 from nasir.policy.conditions import evaluate
 from nasir.policy.draws import index, weighted
-from nasir.policy.evolve_log import EvolutionLog, Members
+from nasir.policy.evolve_log import Child, EvolutionLog
 from nasir.policy.evolve_options import EvolveOptions
 from nasir.policy.evolve_rank import Individual, ranked
+from nasir.policy.phase_log import PhaseLog
 from nasir.policy.places import blocks, depth_at, sites_in
 
 OVER = "evolution is over"
@@ -63,87 +64,88 @@ class EvolvePolicy:
 
     def decide(self, history: History, view: PhaseView) -> tuple[Decision, ...]:
         """All decisions of this moment. Raises RunError where the start network was never measured, or diverged."""
-        log = EvolutionLog.of(history, self.options)
-        if log.phase.ended:
+        phase = PhaseLog.of(history)
+        if phase.ended:
             return ()
-        if not log.making:
-            return self._next(log)
-        if log.parent is None:
-            if log.trained < self.options.start_epochs:
+        log = EvolutionLog.of(history, self.options)
+        child = log.child
+        if child is None:
+            return self._next(log, phase)
+        if child.parent is None:
+            if child.trained < self.options.start_epochs:
                 return ()
-            if not any(record["kind"] == "epoch" for record in history):
+            if not phase.before + phase.done:
                 raise RunError(
                     f"phase {self.plan.name}: `initial: 0` needs an epoch before, which measures the start network; "
                     "give it one or more"
                 )
-        elif not log.trained:
-            return self._mutation(log, view)
-        elif log.trained < self.options.epochs:
+        elif not child.trained:
+            return self._mutation(log, child, view)
+        elif child.trained < self.options.epochs:
             return ()
-        return (self._keep(log),)
+        return (self._keep(log, child),)
 
-    def _keep(self, log: EvolutionLog) -> Decision:
-        if log.parent is None:
-            made = f"the start network, trained for {log.trained} epochs"
+    def _keep(self, log: EvolutionLog, child: Child) -> Decision:
+        if child.parent is None:
+            made = f"the start network, trained for {child.trained} epochs"
         else:
-            changed = f"{log.mutations} mutation{'s' * (log.mutations != 1)}" if log.mutations else "as it was"
-            made = f"child of {log.parent}, {changed}, trained for {log.trained} epochs"
+            changed = f"{child.mutations} mutation{'s' * (child.mutations != 1)}" if child.mutations else "as it was"
+            made = f"child of {child.parent}, {changed}, trained for {child.trained} epochs"
         return Decision("keep", reason=made, individual=log.next)
 
     # -- between two networks
 
-    def _next(self, log: EvolutionLog) -> tuple[Decision, ...]:
+    def _next(self, log: EvolutionLog, phase: PhaseLog) -> tuple[Decision, ...]:
         """Who is not needed any more, and who is gone on with."""
-        if not log.kept[0].sound:
+        assert log.founder is not None  # somebody was kept just now
+        if not log.founder.sound:
             raise RunError(
                 f"phase {self.plan.name}: the training of the start network diverged; lower `lr` or add `warmup`"
             )
-        population = log.population()
-        ending = self._ending(log)
-        best = log.best(population)
+        ending = self._ending(log, phase)
         if ending:
-            return self._end(log, best, ending)
-        wanted = {one.number for one in (*population, *log.siblings)}
+            return self._end(log, log.best(), ending)
+        wanted = {one.number for one in (*log.population, *log.siblings)}
         if self.options.result == "history":
-            wanted |= {one.number for one in best}
+            wanted |= {one.number for one in log.best()}
         if log.founding:
-            wanted |= {one.number for one in log.kept}
-        parent, reason = self._parent(log, population)
+            wanted |= log.stored.keys()
+        parent, reason = self._parent(log, log.founder)
         recall = Decision(
             "recall", reason=f"{reason}; individual {log.next} will be its child", individual=parent.number
         )
         return (*self._drops(log, wanted, GONE[self.options.replace]), recall)
 
-    def _ending(self, log: EvolutionLog) -> str | None:
+    def _ending(self, log: EvolutionLog, phase: PhaseLog) -> str | None:
         """Why no further child is made, or None. A generation that has begun is finished if the phase lasts."""
         plan, options = self.plan, self.options
-        if plan.epochs is not None and log.phase.done + options.epochs > plan.epochs:
+        if plan.epochs is not None and phase.done + options.epochs > plan.epochs:
             return f"no child can be trained in what is left of the {plan.epochs} epochs of the phase"
         if log.founding or log.siblings:
             return None
         if options.generations is not None and log.generations >= options.generations:
             return f"{options.generations} generation{'s are' if options.generations > 1 else ' is'} complete"
         if plan.budget is not None:
-            excess = plan.budget.excess(seconds=log.phase.seconds, epochs=log.phase.done, reached=True)
+            excess = plan.budget.excess(seconds=phase.seconds, epochs=phase.done, reached=True)
             if excess:
                 return excess
-        if plan.until is not None and plan.until != ALL_FROZEN and log.phase.epochs:
-            verdict = evaluate(plan.until, log.phase.epochs)
+        if plan.until is not None and plan.until != ALL_FROZEN and phase.epochs:
+            verdict = evaluate(plan.until, phase.epochs)
             return verdict.sentence if verdict.holds else None
         return None
 
-    def _end(self, log: EvolutionLog, best: list[Individual], ending: str) -> tuple[Decision, ...]:
+    def _end(self, log: EvolutionLog, best: Sequence[Individual], ending: str) -> tuple[Decision, ...]:
         first = best[0]
         several = len(self.options.goals) > 1
         wanted = {one.number for one in best} if several else {first.number}
-        reason = f"the best of {len(log.kept)} individuals: {self._shown(first)}"
+        reason = f"the best of {log.count} individuals: {self._shown(first)}"
         front = "; front: " + ", ".join(f"{one.number} ({self._shown(one)})" for one in best) if several else ""
         recall = Decision("recall", reason=reason, individual=first.number)
         gone = [] if several else [Decision("drop", reason=f"{OVER}: it goes on", individual=first.number)]
         end = Decision("end_phase", reason=f"{ending}; goes on with individual {first.number}{front}")
         return (*self._drops(log, wanted, OVER), recall, *gone, end)
 
-    def _drops(self, log: EvolutionLog, wanted: set[int], reason: str) -> list[Decision]:
+    def _drops(self, log: EvolutionLog, wanted: Iterable[int], reason: str) -> list[Decision]:
         """Everybody who is stored and not wanted."""
         return [
             Decision(
@@ -151,16 +153,15 @@ class EvolvePolicy:
                 reason=f"{reason if one.sound else 'its training diverged'}: {self._shown(one)}",
                 individual=one.number,
             )
-            for one in log.kept
-            if one.number in log.stored and one.number not in wanted
+            for one in log.stored.values()
+            if one.number not in wanted
         ]
 
-    def _parent(self, log: EvolutionLog, population: Members) -> tuple[Individual, str]:
+    def _parent(self, log: EvolutionLog, founder: Individual) -> tuple[Individual, str]:
         """The parent of the next individual, and why it is that."""
         if log.founding:
-            founder = log.kept[0]
-            return founder, f"{len(log.kept)} of {self.options.population} of the population are there"
-        generation = f"generation {log.generations + 1}"
+            return founder, f"{log.count} of {self.options.population} of the population are there"
+        generation, population = f"generation {log.generations + 1}", log.population
         sample = self.options.sample
         if sample is None:
             best = ranked(population)[0]
@@ -174,22 +175,22 @@ class EvolvePolicy:
 
     # -- mutations
 
-    def _mutation(self, log: EvolutionLog, view: PhaseView) -> tuple[Decision, ...]:
+    def _mutation(self, log: EvolutionLog, child: Child, view: PhaseView) -> tuple[Decision, ...]:
         """The next rewrite of the child, none once it is ready to be trained."""
         unchanged = self.options.keep_parent and not log.founding and not log.siblings
-        if unchanged or log.mutations >= self.options.mutations or log.attempts >= self.options.attempts:
+        if unchanged or child.mutations >= self.options.mutations or child.attempts >= self.options.attempts:
             return ()
-        places = {rule.name: self._sites(rule, log, view) for rule in self.plan.rules}
+        places = {rule.name: self._sites(rule, child, view) for rule in self.plan.rules}
         able = [rule for rule in self.plan.rules if places[rule.name]]
         if not able:
             return ()
         weights = [rule.weight or 1.0 for rule in able]
-        rule = able[weighted(self._key(log, "rule", log.attempts), weights)]
+        rule = able[weighted(self._key(log, "rule", child.attempts), weights)]
         sites = places[rule.name]
-        site = sites[index(self._key(log, "site", log.attempts), len(sites))]
+        site = sites[index(self._key(log, "site", child.attempts), len(sites))]
         share = (rule.weight or 1.0) / sum(weights)
         reason = (
-            f"mutation {log.mutations + 1} of {self.options.mutations} of individual {log.next}, one of "
+            f"mutation {child.mutations + 1} of {self.options.mutations} of individual {log.next}, one of "
             f"{sum(map(len, places.values()))} places, drawn with probability {share / len(sites):.3g}"
         )
         if site in view.depths:
@@ -198,7 +199,7 @@ class EvolvePolicy:
         named = (rule.name, rule.pass_name, rule.options, site)
         return (Decision("rewrite", *named, reason, budget, individual=log.next),)
 
-    def _sites(self, rule: RulePlan, log: EvolutionLog, view: PhaseView) -> list[str]:
+    def _sites(self, rule: RulePlan, child: Child, view: PhaseView) -> list[str]:
         """Where a rule may still mutate the child."""
         known = view.sites.get(rule.name, view.stages)
         places = [site for site in rule.where.sites if site in known] if rule.where.sites else sites_in(rule, view)
@@ -206,7 +207,7 @@ class EvolvePolicy:
         return [
             site
             for site in places
-            if (rule.name, site) not in log.declined and (full is None or depth_at(view, site) < full)
+            if (rule.name, site) not in child.declined and (full is None or depth_at(view, site) < full)
         ]
 
     def _key(self, log: EvolutionLog, purpose: str, number: int) -> str:

@@ -2,70 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Self
 
+from nasir.growing import fold
 from nasir.policy.base import History, Record
 from nasir.policy.evolve_options import EvolveOptions
-from nasir.policy.evolve_rank import Individual, best_of, ranked
-from nasir.policy.phase_log import PhaseLog, current_phase
+from nasir.policy.evolve_rank import Individual, best_of, ranked, with_one
 
 Members = tuple[Individual, ...]
 
 
-@dataclass(slots=True)
-class EvolutionLog:
-    """The current phase, folded. The network in training is the next individual, from `parent` (None: the start)."""
+@dataclass(frozen=True, slots=True)
+class Child:
+    """The network in training, which is the next individual; of the start network `parent` is None."""
 
-    options: EvolveOptions
-    phase: PhaseLog
-    last: int = 0  # number of the newest individual of the run; numbers begin at 1
-    kept: list[Individual] = field(default_factory=list)  # in the phase, in order of birth
-    stored: set[int] = field(default_factory=set)  # kept and not dropped
-    making: bool = True  # the next individual is there, trained or not; else the last one was kept just now
     parent: int | None = None
-    trained: int = 0  # epochs of the next individual
+    trained: int = 0  # epochs
     attempts: int = 0  # rewrites decided on for it
     mutations: int = 0  # those that were adopted
-    declined: set[tuple[str, str]] = field(default_factory=set)  # (rule, site) of it
+    declined: frozenset[tuple[str, str]] = frozenset()  # (rule, site)
+    rule: str = ""  # of the last rewrite decided on
+
+    def after(self, record: Record) -> Self:
+        """What one record more makes of it."""
+        kind = record["kind"]
+        if kind == "epoch":
+            return replace(self, trained=self.trained + 1)
+        if kind == "decision" and record["action"] == "rewrite":
+            return replace(self, attempts=self.attempts + 1, rule=str(record["rule"]))
+        if kind == "rewrite":
+            return replace(self, mutations=self.mutations + 1)
+        if kind == "declined":
+            return replace(self, declined=self.declined | {(self.rule, record["site"])})
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class EvolutionLog:
+    """The current phase, folded."""
+
+    options: EvolveOptions = field(hash=False)
+    last: int = 0  # number of the newest individual of the run; numbers begin at 1
+    founder: Individual | None = None  # the first that was kept in the phase
+    count: int = 0  # individuals kept in the phase
+    population: Members = ()  # those that live, after the generations that are complete
+    siblings: Members = ()  # those kept so far of the generation that is being made
+    ever: Members = ()  # the best of all that were kept; with several objectives the first front, best first
+    stored: Mapping[int, Individual] = field(default_factory=dict, hash=False)  # kept and not dropped, by number
+    child: Child | None = Child()  # None: the last individual was kept just now
 
     @classmethod
     def of(cls, history: History, options: EvolveOptions) -> Self:
-        """Fold a history; linear in its length."""
-        numbers = [record["individual"] for record in history if record["kind"] == "kept"]
-        log = cls(options, PhaseLog.of(history))
-        rule = ""
-        for record in current_phase(history):
-            rule = log._add(record, rule)
-        log.last = max(numbers, default=0)
-        return log
+        """Fold a history."""
+        return fold(history, cls(options))
 
-    def _add(self, record: Record, rule: str) -> str:
-        """Fold one record; returns the rule of the last rewrite that was decided on."""
+    def after(self, record: Record) -> Self:
+        """The log with one record more."""
         kind = record["kind"]
-        if kind == "epoch":
-            self.trained += 1
-        elif kind == "kept":
+        if kind == "phase":
+            return type(self)(self.options, self.last)
+        if kind == "kept":
             values = tuple(goal.value(record) for goal in self.options.goals)
-            self.kept.append(Individual(record["individual"], values))
-            self.stored.add(record["individual"])
-            self.making = False
-        elif kind == "recalled":
-            self.making, self.parent = True, record["individual"]
-            self.trained = self.attempts = self.mutations = 0
-            self.declined = set()
-        elif kind == "dropped":
-            self.stored.discard(record["individual"])
-        elif kind == "decision" and record["action"] == "rewrite":
-            self.attempts += 1
-            return str(record["rule"])
-        elif kind == "rewrite":
-            self.mutations += 1
-        elif kind == "declined":
-            self.declined.add((rule, record["site"]))
-        return rule
+            return self._kept(Individual(record["individual"], values))
+        if kind == "recalled":
+            return replace(self, child=Child(record["individual"]))
+        if kind == "dropped":
+            gone = record["individual"]
+            return replace(self, stored={number: one for number, one in self.stored.items() if number != gone})
+        child = self.child and self.child.after(record)
+        return self if child is self.child else replace(self, child=child)
+
+    def _kept(self, one: Individual) -> Self:
+        log = replace(
+            self,
+            last=max(self.last, one.number),
+            founder=self.founder or one,
+            count=self.count + 1,
+            ever=with_one(self.ever, one) if one.sound else self.ever,
+            stored={**self.stored, one.number: one},
+            child=None,
+        )
+        if self.founding:
+            return replace(log, population=(*self.population, *sound([one])))
+        siblings = (*self.siblings, one)
+        if len(siblings) < self.options.offspring:
+            return replace(log, siblings=siblings)
+        return replace(log, siblings=(), population=survivors(self.population, siblings, self.options))
 
     @property
     def next(self) -> int:
@@ -75,45 +99,31 @@ class EvolutionLog:
     @property
     def generations(self) -> int:
         """Complete ones, after the population was full."""
-        return max(0, len(self.kept) - self.options.population) // self.options.offspring
-
-    @property
-    def siblings(self) -> Members:
-        """Those kept so far of the generation that is being made."""
-        size = self.options.population
-        done = size + self.generations * self.options.offspring
-        return tuple(self.kept[done:]) if len(self.kept) > size else ()
+        return max(0, self.count - self.options.population) // self.options.offspring
 
     @property
     def founding(self) -> bool:
         """Whether the population is not full yet."""
-        return len(self.kept) < self.options.population
+        return self.count < self.options.population
 
-    def population(self) -> Members:
-        """Those that live, after the generations that are complete; the siblings being made are not among them."""
-        size, offspring = self.options.population, self.options.offspring
-        if self.options.replace == "oldest":
-            return tuple(one for one in self.kept[: size + self.generations * offspring] if one.sound)[-size:]
-        members = tuple(one for one in self.kept[:size] if one.sound)
-        for generation in range(self.generations):
-            first = size + generation * offspring
-            members = survivors(members, tuple(self.kept[first : first + offspring]), self.options.replace, size)
-        return members
-
-    def best(self, population: Members) -> list[Individual]:
+    def best(self) -> Sequence[Individual]:
         """What the phase would end with now: the best one first, with several objectives the whole front."""
-        candidates = population if self.options.result == "population" else [one for one in self.kept if one.sound]
-        return best_of(candidates)
+        return best_of(self.population) if self.options.result == "population" else self.ever
 
 
-@lru_cache(maxsize=4096)  # asked again for the same generations at every decision of a run
-def survivors(members: Members, children: Members, replace: str, size: int) -> Members:
-    """The population after a generation of which the worst or all parents leave, in order of birth; children whose
-    training diverged do not join it."""
-    sound = tuple(one for one in children if one.sound)
-    if replace == "parents":
-        return in_order(ranked(sound)[:size]) or members
-    return in_order(ranked((*members, *sound))[:size])
+def survivors(members: Members, children: Members, options: EvolveOptions) -> Members:
+    """The population after a generation, in order of birth; children whose training diverged do not join it."""
+    size = options.population
+    if options.replace == "oldest":
+        return (*members, *sound(children))[-size:]
+    if options.replace == "parents":
+        return in_order(ranked(sound(children))[:size]) or members
+    return in_order(ranked((*members, *sound(children)))[:size])
+
+
+def sound(individuals: Sequence[Individual]) -> Members:
+    """Those whose training did not diverge."""
+    return tuple(one for one in individuals if one.sound)
 
 
 def in_order(members: Sequence[Individual]) -> Members:

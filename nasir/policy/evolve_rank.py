@@ -99,8 +99,22 @@ def ranked(members: Sequence[Individual]) -> list[Individual]:
     return found
 
 
+def with_one(best: Sequence[Individual], one: Individual) -> tuple[Individual, ...]:
+    """What `best_of` gives of some individuals and one more, from what it gives without that one."""
+    if len(one.values) == 1:
+        return tuple(ranked([*best, one])[:1])
+    if any(dominates(other, one) for other in best):
+        return tuple(best)
+    return tuple(by_first_objective([*(other for other in best if not dominates(one, other)), one]))
+
+
 def best_of(members: Sequence[Individual]) -> list[Individual]:
     """The first front, by the first objective; with one objective, the best one alone."""
     if len(members[0].values) == 1:
         return ranked(members)[:1]
-    return sorted(fronts(members)[0], key=lambda one: (-one.values[0], one.number))
+    return by_first_objective(fronts(members)[0])
+
+
+def by_first_objective(front: Sequence[Individual]) -> list[Individual]:
+    """Best first; of equal ones the older."""
+    return sorted(front, key=lambda one: (-one.values[0], one.number))

@@ -2,45 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Self
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
+from nasir.growing import GrowingMap, GrowingSequence, fold
 from nasir.policy.base import History, Record
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class RuleLog:
     """What one rule has done in the phase."""
 
-    frozen: dict[str, str] = field(default_factory=dict)  # site -> reason
-    sites: set[str] = field(default_factory=set)  # rewritten in the phase
+    frozen: GrowingMap[str, str] = field(default_factory=GrowingMap)  # site -> reason
+    sites: GrowingMap[str, None] = field(default_factory=GrowingMap)  # rewritten in the phase
     last_sites: tuple[str, ...] = ()  # rewritten by its latest successful action
     last_epoch: int | None = None  # phase epoch of that action
-    acted: bool = False  # a rewrite of the current epoch was adopted, or is not answered yet
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class PhaseLog:
-    """The current phase: everything after the last `phase` record."""
+    """The current phase: everything after the last `phase` record, or all there is without one."""
 
-    epochs: list[Record] = field(default_factory=list)
+    epochs: GrowingSequence[Record] = field(default_factory=GrowingSequence)
     before: int = 0  # epochs of the run done when it began
     seconds: float = 0.0  # of its epochs and rewrites
     ended: bool = False  # an `end_phase` decision was made
-    rules: dict[str, RuleLog] = field(default_factory=dict)
-    decided: set[str] = field(default_factory=set)  # rules that rewrite at this moment
-    _open: list[Record] = field(default_factory=list)  # rewrite decisions not yet answered
+    rules: Mapping[str, RuleLog] = field(default_factory=dict, hash=False)
+    decided: frozenset[str] = frozenset()  # rules that rewrite at this moment
+    open: tuple[Record, ...] = ()  # rewrite decisions not yet answered
 
     @classmethod
     def of(cls, history: History) -> Self:
-        """Fold the records of the current phase; linear in their number."""
-        log = cls(before=sum(record["kind"] == "epoch" for record in history))
-        for record in current_phase(history):
-            log._add(record)
-        log.before -= len(log.epochs)
-        log._mark_acted()
-        return log
+        """Fold the records of a history."""
+        return fold(history, cls())
 
     @property
     def done(self) -> int:
@@ -49,75 +44,79 @@ class PhaseLog:
 
     def rule(self, name: str) -> RuleLog:
         """What the rule of that name has done; empty if nothing."""
-        return self.rules.setdefault(name, RuleLog())
+        return self.rules.get(name) or RuleLog()
 
-    def _add(self, record: Record) -> None:
+    def acted(self, name: str) -> bool:
+        """Whether a rewrite by that rule in the current epoch was adopted, or is not answered yet."""
+        return self.rule(name).last_epoch == self.done or any(decision["rule"] == name for decision in self.open)
+
+    def after(self, record: Record) -> Self:
+        """The log with one record more."""
         kind = record["kind"]
+        if kind == "phase":
+            return type(self)(before=self.before + self.done)
         if kind == "epoch":
-            self.epochs.append(record)
-            self.seconds += record.get("seconds") or 0.0
-            self._open.clear()
-            self.decided.clear()
-        elif kind == "trial":
-            self.seconds += record.get("seconds") or 0.0
-        elif kind == "decision":
-            self._decided(record)
-        elif kind == "rewrite":
-            self.seconds += record.get("seconds") or 0.0
-            self._adopted(record)
-        elif kind == "declined":
-            self._declined(record)
+            log = self._took(record)
+            return replace(log, epochs=self.epochs.grown(record), decided=frozenset(), open=())
+        if kind == "trial":
+            return self._took(record)
+        if kind == "decision":
+            return self._decided(record)
+        if kind == "rewrite":
+            return self._took(record)._adopted(record)
+        if kind == "declined":
+            return self._declined(record)
+        return self
 
-    def _decided(self, record: Record) -> None:
+    def _took(self, record: Record) -> Self:
+        return replace(self, seconds=self.seconds + (record.get("seconds") or 0.0))
+
+    def _with(self, name: str, **changes: Any) -> Self:
+        return replace(self, rules={**self.rules, name: replace(self.rule(name), **changes)})
+
+    def _frozen(self, name: str, site: str, reason: str) -> Self:
+        return self._with(name, frozen=self.rule(name).frozen.grown(site, reason))
+
+    def _decided(self, record: Record) -> Self:
         action = record["action"]
         if action == "end_phase":
-            self.ended = True
-        elif action == "freeze":
-            self.rule(record["rule"]).frozen.setdefault(record["site"], record["reason"])
-        elif action in ("rewrite", "trial"):
-            self._open.append(record)
-            self.decided.add(record["rule"])
+            return replace(self, ended=True)
+        if action == "freeze":
+            return self._frozen(record["rule"], record["site"], record["reason"])
+        if action in ("rewrite", "trial"):
+            return replace(self, open=(*self.open, record), decided=self.decided | {record["rule"]})
+        return self
 
-    def _adopted(self, record: Record) -> None:
-        decision = self._answered(record)
+    def _adopted(self, record: Record) -> Self:
+        log, decision = self._answered(record)
         if decision is None:
-            return
+            return log
         rule, site = self.rule(decision["rule"]), record["site"]
-        if rule.last_epoch != self.done:
-            rule.last_epoch, rule.last_sites = self.done, ()
-        rule.sites.add(site)
-        if site not in rule.last_sites:
-            rule.last_sites = (*rule.last_sites, site)
+        last = rule.last_sites if rule.last_epoch == self.done else ()
+        return log._with(
+            decision["rule"],
+            sites=rule.sites.grown(site, None),
+            last_sites=last if site in last else (*last, site),
+            last_epoch=self.done,
+        )
 
-    def _declined(self, record: Record) -> None:
-        decision = self._answered(record)
-        if decision is not None:
-            self.rule(decision["rule"]).frozen.setdefault(record["site"], f"declined: {record['reason']}")
+    def _declined(self, record: Record) -> Self:
+        log, decision = self._answered(record)
+        if decision is None:
+            return log
+        return log._frozen(decision["rule"], record["site"], f"declined: {record['reason']}")
 
-    def _answered(self, record: Record) -> Record | None:
-        """Remove and return the oldest open decision that a rewrite or declined record answers, if any.
+    def _answered(self, record: Record) -> tuple[Self, Record | None]:
+        """The log without the oldest open decision that a rewrite or declined record answers, and that decision.
 
         A trial is answered by the rewrite of one of its sites; a site of it that is declined leaves it open.
         """
-        for index, decision in enumerate(self._open):
+        for index, decision in enumerate(self.open):
             if decision["pass"] != record["pass"]:
                 continue
-            if decision["action"] == "trial" and record["site"] in decision["sites"]:
-                return decision if record["kind"] == "declined" else self._open.pop(index)
-            if decision["site"] == record["site"]:
-                return self._open.pop(index)
-        return None
-
-    def _mark_acted(self) -> None:
-        for decision in self._open:
-            self.rule(decision["rule"]).acted = True
-        for rule in self.rules.values():
-            rule.acted = rule.acted or rule.last_epoch == self.done
-
-
-def current_phase(history: History) -> Sequence[Record]:
-    """The records after the last `phase` record; all of them when there is none."""
-    for index in range(len(history) - 1, -1, -1):
-        if history[index]["kind"] == "phase":
-            return history[index + 1 :]
-    return history
+            trial = decision["action"] == "trial" and record["site"] in decision["sites"]
+            if trial and record["kind"] == "declined":
+                return self, decision
+            if trial or decision["site"] == record["site"]:
+                return replace(self, open=(*self.open[:index], *self.open[index + 1 :])), decision
+        return self, None

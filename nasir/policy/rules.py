@@ -12,10 +12,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 
 from nasir.errors import RunError
-from nasir.ir.regions import depth_text
+from nasir.ir.regions import closest, depth_text
 from nasir.policy.base import ALL_FROZEN, At, Decision, History, Moment, PhasePlan, PhaseView, Plateau, RulePlan
 from nasir.policy.conditions import evaluate
 from nasir.policy.draws import index
@@ -69,7 +68,7 @@ class RulesPolicy:
     def _at_moment(self, moment: str, log: PhaseLog, view: PhaseView) -> tuple[Decision, ...]:
         """What the first rule of that moment that has something to do does."""
         for rule in self.plan.rules:
-            if not isinstance(rule.when, Moment) or rule.when.at != moment or log.rule(rule.name).acted:
+            if not isinstance(rule.when, Moment) or rule.when.at != moment or log.acted(rule.name):
                 continue
             fresh = _freezes(rule, log, view)
             frozen = {**log.rule(rule.name).frozen, **{str(f.site): f.reason for f in fresh}}
@@ -82,7 +81,7 @@ class RulesPolicy:
     def _due(self, rule: RulePlan, log: PhaseLog) -> str | None:
         """Why the rule acts now, or None."""
         state, reasons = log.rule(rule.name), []
-        if state.acted or isinstance(rule.when, Moment):
+        if log.acted(rule.name) or isinstance(rule.when, Moment):
             return None
         if rule.every is not None:
             if log.done % rule.every:
@@ -205,7 +204,7 @@ def _stages(rule: RulePlan, view: PhaseView, log: PhaseLog) -> tuple[str, ...]:
             if wanted not in known and wanted not in view.regions and wanted not in log.rule(rule.name).sites:
                 raise RunError(
                     f"rule {rule.name} names site {wanted!r}, which {rule.pass_name} does not have in the network as "
-                    f"it is now; {_listing(wanted, known)}"
+                    f"it is now; {closest(wanted, known)}"
                 )
         return rule.where.sites
     return sites_in(rule, view)
@@ -214,11 +213,6 @@ def _stages(rule: RulePlan, view: PhaseView, log: PhaseLog) -> tuple[str, ...]:
 def _open(rule: RulePlan, view: PhaseView, log: PhaseLog, frozen: Frozen) -> list[str]:
     """The sites a rule may still act on."""
     return [site for site in _stages(rule, view, log) if site not in frozen]
-
-
-def _listing(wanted: str, known: Sequence[str]) -> str:
-    close = get_close_matches(wanted, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"its sites are {', '.join(known[:12]) or 'none'}"
 
 
 def _can_stop(rule: RulePlan) -> bool:

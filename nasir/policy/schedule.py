@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from nasir.errors import RunError
-from nasir.policy.base import History, PhasePlan
+from nasir.growing import fold
+from nasir.policy.base import History, PhasePlan, Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,24 +27,36 @@ class Progress:
     @classmethod
     def of(cls, history: History, phases: Sequence[PhasePlan]) -> Self:
         """Raises RunError if the history holds other phases than the plan (a spec changed under its run)."""
-        index, phase_epoch, total, ended = -1, 0, 0, False
-        for record in history:
-            kind = record["kind"]
-            if kind == "epoch":
-                phase_epoch += 1
-                total += 1
-            elif kind == "phase":
-                index, phase_epoch, ended = index + 1, 0, False
-                _check(index, record["phase"], phases)
-            elif kind == "decision" and record["action"] == "end_phase":
-                ended = True
-        if index >= 0:
-            limit = phases[index].epochs
-            if not ended and (limit is None or phase_epoch < limit):
-                return cls(index, phase_epoch, total, True)
-        if index + 1 < len(phases):
-            return cls(index + 1, 0, total, False)
-        return cls(None, 0, total, False)
+        done = fold(history, _Done())
+        for index, name in enumerate(done.phases):
+            _check(index, name, phases)
+        if done.phases:
+            limit = phases[len(done.phases) - 1].epochs
+            if not done.ended and (limit is None or done.phase_epochs < limit):
+                return cls(len(done.phases) - 1, done.phase_epochs, done.epochs, True)
+        if len(done.phases) < len(phases):
+            return cls(len(done.phases), 0, done.epochs, False)
+        return cls(None, 0, done.epochs, False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What a history says about phases, whatever the plan."""
+
+    phases: tuple[str, ...] = ()  # names of those that have begun
+    phase_epochs: int = 0  # done in the last of them
+    epochs: int = 0
+    ended: bool = False  # the last of them, by a decision
+
+    def after(self, record: Record) -> Self:
+        kind = record["kind"]
+        if kind == "epoch":
+            return replace(self, phase_epochs=self.phase_epochs + 1, epochs=self.epochs + 1)
+        if kind == "phase":
+            return replace(self, phases=(*self.phases, record["phase"]), phase_epochs=0, ended=False)
+        if kind == "decision" and record["action"] == "end_phase":
+            return replace(self, ended=True)
+        return self
 
 
 def _check(index: int, name: str, phases: Sequence[PhasePlan]) -> None:

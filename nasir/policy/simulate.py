@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nasir.errors import DataError, Decline, RunError
+from nasir.growing import GrowingSequence
 from nasir.policy.base import Decision, PhasePlan, PhaseView, Policy
 from nasir.policy.rules import RulesPolicy
 from nasir.policy.schedule import Progress
@@ -74,7 +75,7 @@ class _Simulation:
         self.apply = apply
         self.make = make
         self.kept: dict[int, PhaseView] = {}
-        self.records: list[dict[str, Any]] = []
+        self.records: GrowingSequence[dict[str, Any]] = GrowingSequence()
         self.rewrites = 0
 
     def run(self, max_epochs: int) -> list[dict[str, Any]]:
@@ -90,10 +91,10 @@ class _Simulation:
             self._decide(phase, progress.total_epochs + 1)
         status = "done" if progress.phase_index is None else "capped"
         self._write("end", status=status, epoch=progress.total_epochs, **self._structure())
-        return self.records
+        return list(self.records)
 
     def _write(self, kind: str, **fields: Any) -> None:
-        self.records.append({"kind": kind, "n": len(self.records), **fields})
+        self.records = self.records.grown({"kind": kind, "n": len(self.records), **fields})
 
     def _structure(self) -> dict[str, Any]:
         return {"depths": dict(self.view.depths), "params": self.view.params, "macs": self.view.macs}

@@ -6,11 +6,14 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from nasir.engine import Engine
 from nasir.errors import CheckpointError, NasirError
+from nasir.growing import GrowingSequence, fold
 from nasir.individuals import stored
 from nasir.ir import Graph
 from nasir.journal import Record
@@ -149,7 +152,7 @@ class Sharing:
         walk, engine = self.walk, self.engine
         if walk is None:
             return
-        records = [record for record in engine.journal.effective() if record["kind"] not in APART]
+        records = fold(engine.journal.effective(), _Telling()).records
         if not walk.follow(records[len(walk.history) - 1 :]):
             self._stop("the policy decides otherwise when it is asked again, so nothing of this run is shared")
             return
@@ -157,7 +160,8 @@ class Sharing:
         ends = walk.plans[walk.phase].epochs == last["phase_epoch"]
         if not (walk.pending() or ends or (self.every and epoch % self.every == 0)):
             return
-        since = sum(r["seconds"] for r in records if r["kind"] == "epoch" and r["epoch"] > self._saved)
+        epochs = (record for record in reversed(records) if record["kind"] == "epoch")
+        since = sum(record["seconds"] for record in takewhile(lambda record: record["epoch"] > self._saved, epochs))
         if self.store.holds(self.static, walk.chain):
             self._saved = epoch
         elif self._cost <= self.store.share * since:
@@ -198,6 +202,16 @@ class Sharing:
     def _stop(self, text: str) -> None:
         self.walk = None
         self.notice(text)
+
+
+@dataclass(frozen=True, slots=True)
+class _Telling:
+    """The records that say something about the state of a run."""
+
+    records: GrowingSequence[Record] = field(default_factory=GrowingSequence)
+
+    def after(self, record: Record) -> Self:
+        return self if record["kind"] in APART else replace(self, records=self.records.grown(record))
 
 
 def _cpu_seconds(records: Sequence[Record]) -> list[float]:

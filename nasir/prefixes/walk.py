@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from nasir.decisions import view
+from nasir.growing import GrowingSequence
 from nasir.ir import Graph
 from nasir.journal import Record, canonical_json
 from nasir.policy import Decision, PhasePlan, Progress
@@ -38,7 +39,7 @@ class Walk:
         self.spec = spec
         self.plans: tuple[PhasePlan, ...] = tuple(phase.plan() for phase in spec.phases)
         self.graphs = graphs
-        self.history: list[Record] = [start]
+        self.history: GrowingSequence[Record] = GrowingSequence([start])
         self.chain: list[str] = []
         self.phase = -1  # index of the one that has begun
         self._static = self._tip = static  # `_tip`: digest of everything so far
@@ -54,7 +55,8 @@ class Walk:
         other = object.__new__(Walk)
         other.__dict__.update(self.__dict__)
         count, other._graph, other.phase = self._marks[epochs]
-        other.history, other.chain, other._marks = self.history[:count], self.chain[:epochs], self._marks[: epochs + 1]
+        other.history, other.chain = self.history.upto(count), self.chain[:epochs]
+        other._marks = self._marks[: epochs + 1]
         other._tip = self.chain[epochs - 1] if epochs else self._static
         other._batch, other._open = [], bool(epochs)
         return other
@@ -122,7 +124,7 @@ class Walk:
         return True
 
     def _add(self, record: Record, facts: Mapping[str, Any]) -> None:
-        self.history.append(record)
+        self.history = self.history.grown(record)
         line = json.dumps(facts, sort_keys=True, separators=(",", ":"))  # a diverged loss is NaN
         self._tip = hashlib.sha256(f"{self._tip}{line}".encode()).hexdigest()
 

@@ -8,7 +8,7 @@ from grown import images, lived, logits
 from networks import small_resnet
 
 from nasir.backends.torch import Model
-from nasir.errors import Decline, GraphError
+from nasir.errors import Decline, UnknownName
 from nasir.ir import Draft, Graph
 from nasir.passes.grow_kernel import GrowKernel
 from nasir.rewrite import WHOLE
@@ -99,7 +99,7 @@ def test_what_cannot_be_is_refused_before_anything_changes() -> None:
         GrowKernel(to=6).attempt(graph, "s1")
     with pytest.raises(Decline, match="'fc' has no convolution with a kernel of at least 1 and below 5"):
         GrowKernel().attempt(graph, "fc")
-    with pytest.raises(GraphError, match="no node, region"):
+    with pytest.raises(UnknownName, match="grow-kernel has no site 's9' in the network as it is now; did you"):
         GrowKernel().attempt(graph, "s9")
     with pytest.raises(ValueError, match="must be at least 2"):
         GrowKernel(to=1)

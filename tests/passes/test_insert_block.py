@@ -13,7 +13,7 @@ from grown import images, lived, logits, pyramid, same_tensors
 from torch.nn import functional
 
 from nasir.backends.torch import Model
-from nasir.errors import Decline, GraphError
+from nasir.errors import Decline, UnknownName
 from nasir.ir import Draft, Graph, Port
 from nasir.passes.insert_block import InsertBlock
 from nasir.registry import passes
@@ -296,7 +296,7 @@ def test_counts_of_the_nets_that_autogrow_begins_and_ends_with() -> None:
 
 def test_sites_are_stages_and_blocks() -> None:
     assert list(InsertBlock().sites(pyramid((1, 2), 4))) == ["s1", "s2", "s1.0", "s2.0", "s2.1"]
-    with pytest.raises(GraphError, match="no stage or block 's9'; known: s1"):
+    with pytest.raises(UnknownName, match="insert-block has no site 's9' in the network as it is now; did you mean 's"):
         InsertBlock().attempt(pyramid((1, 1), 4), "s9")
 
 

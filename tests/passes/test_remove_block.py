@@ -6,7 +6,7 @@ import pytest
 import torch
 from grown import images, lived, logits, pyramid, same_tensors
 
-from nasir.errors import Decline, GraphError
+from nasir.errors import Decline, UnknownName
 from nasir.ir import Graph
 from nasir.passes.insert_block import InsertBlock
 from nasir.passes.remove_block import RemoveBlock
@@ -74,7 +74,7 @@ def test_refusals_say_why() -> None:
         RemoveBlock(floor=2).attempt(graph, "s1.0")
     with pytest.raises(Decline, match=r"'s2.0' turns \(4, 32, 32\) into \(8, 16, 16\)"):
         RemoveBlock().attempt(graph, "s2.0")
-    with pytest.raises(GraphError, match="no stage or block 's3'"):
+    with pytest.raises(UnknownName, match="remove-block has no site 's3'"):
         RemoveBlock().attempt(graph, "s3")
     with pytest.raises(ValueError, match="cannot be empty"):
         RemoveBlock(floor=0)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from grown import images, lived, logits, pyramid
 
-from nasir.errors import Decline, GraphError
+from nasir.errors import Decline, UnknownName
 from nasir.ir import Graph, Port
 from nasir.passes.insert_block import InsertBlock
 from nasir.passes.split_branches import SplitBranches
@@ -184,7 +184,7 @@ def test_refusals_say_why() -> None:
         SplitBranches(branches=10_000).attempt(graph, "s2")
     with pytest.raises(Decline, match="would start equal and stay so; set fresh_head: true"):
         SplitBranches(branches=2, how="aligned", planes="keep").attempt(graph, "s2")
-    with pytest.raises(GraphError, match="no region 's9'"):
+    with pytest.raises(UnknownName, match="split-branches has no site 's9'"):
         SplitBranches().attempt(graph, "s9")
     with pytest.raises(ValueError, match="must be at least 1"):
         SplitBranches(branches=0)
