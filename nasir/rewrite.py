@@ -5,17 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, TypeAlias, final
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, final
 
 from numpy.typing import NDArray
 
-from nasir.errors import Decline, PlanError
+from nasir.errors import Decline, NasirError, PlanError
 from nasir.evidence import Evidence, Need
 from nasir.ir.draft import Claim, Draft
 from nasir.ir.graph import Graph
 from nasir.ir.infer import collector_paused
 from nasir.ir.regions import closest, covers
 from nasir.ir.space import Atom
+from nasir.registry import passes
 from nasir.transfer.plan import TransferPlan, derive
 
 Site: TypeAlias = str | Atom  # a region path, WHOLE, or a resizable space
@@ -92,6 +93,10 @@ class Pass(ABC):
     name: ClassVar[str] = ""
     needs: ClassVar[tuple[Need, ...]] = ()
 
+    if TYPE_CHECKING:  # what `get_pass` gives takes the options of the pass, which only its own class knows
+
+        def __init__(self, **options: Any) -> None: ...
+
     @abstractmethod
     def sites(self, graph: Graph) -> Iterable[Site]:
         """Where the pass could act."""
@@ -150,6 +155,17 @@ class Pass(ABC):
             return self.attempt(graph, site, seen)
         except Decline:
             return None
+
+
+def get_pass(name: str) -> type[Pass]:
+    """The pass class called `name`: `get_pass("insert-block")(init="zero").apply(graph, site)`.
+
+    Raises UnknownName with the closest names, and NasirError for what is registered as a pass but is none.
+    """
+    found = passes.get(name)
+    if not (isinstance(found, type) and issubclass(found, Pass)):
+        raise NasirError(f"pass {name!r} is {found!r}, not a class; register a subclass of nasir.Pass under that name")
+    return found
 
 
 def site_name(site: Site) -> str:

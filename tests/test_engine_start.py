@@ -15,12 +15,12 @@ from grown import pyramid
 from small_runs import SPEC, stable, weights, write_spec
 
 import nasir.api
+from nasir import get_pass
 from nasir.cli import main
 from nasir.decisions import find_site
 from nasir.engine import Signals
 from nasir.errors import Decline, Preempted, RunError
 from nasir.journal import read_journal
-from nasir.registry import get_pass
 from nasir.replay import replay_graphs, replay_training
 from nasir.rundir import RunDirectory
 
