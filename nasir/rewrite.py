@@ -78,6 +78,13 @@ class Rewrite:
     refresh: Refresh | None = None
     noted: Mapping[str, Any] = field(default_factory=dict)  # facts for the journal, which later passes can read there
 
+    def __repr__(self) -> str:
+        """One line: which pass acted where, what that did to the size, and what it claims."""
+        nodes = f"{len(self.before.nodes)} -> {len(self.graph.nodes)} nodes"
+        parameters = f"{self.before.cost().params:,} -> {self.graph.cost().params:,} parameters"
+        maker = self.made_by.get("pass") or "a pass without a name"
+        return f"<Rewrite: {maker} at {self.site}: {nodes}, {parameters}, preserves: {self.preserves}>"
+
 
 class Pass(ABC):
     """A rewrite rule. Subclass as a frozen dataclass whose fields are its options, and register it:

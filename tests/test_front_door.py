@@ -5,15 +5,33 @@ from __future__ import annotations
 import ast
 import importlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import nasir
 import nasir.passes
-from nasir.errors import NasirError, UnknownName
+from nasir.errors import NasirError, SpecError, UnknownName
+from nasir.ir import Graph, Node, Port, parse
 from nasir.registry import passes
 
 LAZY = ("nasir", "nasir.passes")
+QUICKSTART = Path(__file__).parents[1] / "specs/quickstart.yaml"
+TEXT = """\
+nasir: 1
+input: {image: [3, 8, 8]}
+network:
+  - conv_bn_relu: {out: 4}
+  - stage: {name: s1, block: basic, out: 4, depth: 1}
+  - classifier: {classes: 3}
+data: {dataset: synthetic, options: {classes: 3, train: 60, test: 30}, batch_size: 20, validation: 20}
+phases: [{name: train, epochs: 1, optimizer: {sgd: {lr: 0.1}}}]
+device: cpu
+"""
+ONE_LINE = (
+    "{nasir: 1, input: {image: [3, 8, 8]}, network: [{conv_bn_relu: {out: 4}}, {classifier: {classes: 3}}], "
+    "data: {dataset: synthetic}, phases: [{name: train, epochs: 1, optimizer: {sgd: {lr: 0.1}}}]}"
+)
 
 
 def seen_by_type_checkers(package: str) -> dict[str, str]:
@@ -59,3 +77,68 @@ def test_a_pass_that_is_no_class_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         nasir.get_pass("no-pass")
     with pytest.raises(UnknownName, match="did you mean 'insert-block'"):
         nasir.get_pass("insert-blok")
+
+
+def test_a_spec_is_a_path_or_a_text_or_a_spec() -> None:
+    spec = nasir.load_spec(QUICKSTART)
+    assert nasir.load_spec(spec) is spec
+    assert nasir.load_spec(str(QUICKSTART)).digest == spec.digest == nasir.load_spec(QUICKSTART.read_text()).digest
+    assert nasir.build(spec) == nasir.build(QUICKSTART) == nasir.build(str(QUICKSTART)) == nasir.build(str(spec))
+    assert nasir.build(TEXT).depths() == {"s1": 1}
+    assert nasir.build(ONE_LINE).cost().params == 108 + 8 + 15
+    assert nasir.load_search(TEXT.replace("lr: 0.1", "lr: {choose: [0.1, 0.2]}")).trials > 0
+
+
+def test_overrides_apply_to_each_of_them() -> None:
+    for given in (TEXT, nasir.load_spec(TEXT), nasir.Spec.model_validate(nasir.load_spec(TEXT).resolved())):
+        changed = nasir.load_spec(given, ["data.batch_size=7", "seed=3"])
+        assert (changed.data.batch_size, changed.seed, changed.phases[0].epochs) == (7, 3, 1)
+    assert nasir.load_spec(nasir.load_spec(TEXT), ["seed=3"]).data.seed == 3
+    with pytest.raises(SpecError, match=r"--set data\.batch_sise=7: data\.batch_sise: unknown key"):
+        nasir.load_spec(nasir.load_spec(TEXT), ["data.batch_sise=7"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("gone.yaml", r"gone\.yaml: no such file; .*; as YAML text it is one value \('gone\.yaml'\), not a mapping"),
+        ("[a, b", r"no such file; .*; as YAML text it cannot be read either \(<spec>:1:6: "),
+        ("gone.yaml\n", r"<spec>:1:1: as YAML text it is one value .*, and a path it is not: it has a line break"),
+        ("- a\n", r"<spec>:1:1: as YAML text it is a list, .* and a path it is not: it has a line break"),
+        ("", r"as YAML text it is empty, .* and a path it is not: it is empty"),
+        ("a" * 5000, "cannot be read .*; as YAML text it is one value"),
+        ("a\0b", "cannot be read .*; as YAML text it cannot be read either"),
+        ("nasir: 1", "<spec>:1:1: input: is required"),
+        (Path("nasir: 1"), "nasir: 1: no such file"),
+        (TEXT + "  indented: [", "<spec>:10:[0-9]+: not YAML: "),
+        (TEXT.replace("classes: 3}\n", "clases: 3}\n"), "<spec>:6:18: .*did you mean 'classes'"),
+        ({"nasir": 1}, "expected a path, YAML text or a nasir.Spec, not dict"),
+        (b"gone.yaml", "expected a path, YAML text or a nasir.Spec, not bytes"),
+        (None, "expected a path, YAML text or a nasir.Spec, not NoneType"),
+    ],
+)
+def test_what_is_no_spec_is_told_in_every_reading(given: Any, message: str) -> None:
+    for take in (nasir.load_spec, nasir.build, nasir.run):
+        with pytest.raises(SpecError, match=message):
+            take(given)
+
+
+def test_a_graph_prints_as_its_text_and_shows_as_a_line() -> None:
+    graph = nasir.build(TEXT)
+    assert parse(str(graph)) == graph and str(graph) + "\n" == graph.to_text()
+    assert repr(graph) == f"<Graph: 13 nodes, 435 parameters, digest {graph.digest[:12]}>"
+    broken = Graph({0: Node("relu", (Port(1),), {}, "a")}, (Port(0),), {}, 1)
+    assert repr(broken) == "<Graph: 1 nodes, malformed: GraphError>"
+
+
+def test_rewrites_plans_and_specs_show_as_a_line() -> None:
+    graph = nasir.build(TEXT)
+    rewrite = nasir.passes.InsertBlock().apply(graph, "s1")
+    assert rewrite is not None
+    size = "13 -> 20 nodes, 435 -> 739 parameters"
+    assert repr(rewrite) == f"<Rewrite: insert-block at s1: {size}, preserves: exact>"
+    assert repr(rewrite.plan) == "<TransferPlan: 12 Fill>"
+    assert repr(nasir.passes.Freeze().attempt(graph, "s1").plan) == "<TransferPlan: everything is kept>"
+    spec = nasir.load_spec(TEXT)
+    assert repr(spec) == f"<Spec: spec, 1 phases, from <spec>, digest {spec.digest[:12]}>"
+    assert nasir.load_spec(str(spec)).digest == spec.digest
