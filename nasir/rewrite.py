@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, final
 
 from numpy.typing import NDArray
 
-from nasir.errors import Decline, NasirError, PlanError
+from nasir.errors import Decline, NasirError, PlanError, UsageError
 from nasir.evidence import Evidence, Need
 from nasir.ir.draft import Claim, Draft
 from nasir.ir.graph import Graph
@@ -122,7 +122,9 @@ class Pass(ABC):
 
     @final
     def attempt(self, graph: Graph, site: Site, seen: Evidence | None = None) -> Rewrite:
-        """Like `apply`, but a refusal raises Decline with its reason."""
+        """Like `apply`, but a refusal raises Decline, whose text is the reason."""
+        if not isinstance(graph, Graph):
+            raise UsageError(f"a pass rewrites a Graph, not a {type(graph).__name__}; that of a model is model.graph")
         draft = graph.draft()
         with collector_paused():
             try:
@@ -156,11 +158,23 @@ class Pass(ABC):
         )
 
     @final
-    def apply(self, graph: Graph, site: Site, seen: Evidence | None = None) -> Rewrite | None:
-        """Commit, infer, verify: the rewrite of `site`, or None when the pass declines."""
+    def apply(
+        self,
+        graph: Graph,
+        site: Site,
+        seen: Evidence | None = None,
+        *,
+        on_decline: Callable[[Decline], Any] | None = None,
+    ) -> Rewrite | None:
+        """Commit, infer, verify: the rewrite of `site`, or None when the pass declines.
+
+        `on_decline` then gets the Decline, whose text is the reason: `on_decline=print` prints it.
+        """
         try:
             return self.attempt(graph, site, seen)
-        except Decline:
+        except Decline as refusal:
+            if on_decline is not None:
+                on_decline(refusal)
             return None
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import importlib
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +144,36 @@ def test_rewrites_plans_and_specs_show_as_a_line() -> None:
     spec = nasir.load_spec(TEXT)
     assert repr(spec) == f"<Spec: spec, 1 phases, from <spec>, digest {spec.digest[:12]}>"
     assert nasir.load_spec(str(spec)).digest == spec.digest
+
+
+TYPED = """
+from typing import assert_type
+import nasir
+from torch import nn, optim
+
+def init(module: nn.Module) -> None: ...
+
+graph = nasir.build("specs/quickstart.yaml")
+assert_type(nasir.get_pass("insert-block"), type[nasir.Pass])
+grow = nasir.get_pass("insert-block")(init="zero")
+assert_type(grow.apply(graph, "s1", on_decline=print), nasir.Rewrite | None)
+model = nasir.Model.from_graph(graph)
+optimizer = optim.SGD(model.parameters())
+assert_type(model.apply(grow, "s1", optimizers=[optimizer], on_decline=print), nasir.Rewrite | None)
+assert_type(model.apply(grow.attempt(graph, "s1"), optimizers=[optimizer]), nasir.Rewrite)
+assert_type(model.apply(init), nasir.Model)
+"""
+
+
+@pytest.mark.slow
+def test_type_checkers_know_the_front_door(tmp_path: Path) -> None:
+    def checked(text: str) -> tuple[int, str]:
+        (tmp_path / "own.py").write_text(text)
+        command = [sys.executable, "-m", "mypy", "--strict", str(tmp_path / "own.py")]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=QUICKSTART.parents[1], check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    code, told = checked(TYPED)
+    assert code == 0, told
+    code, told = checked("import nasir\nnasir.Modle\nnasir.passes.InsertBlock(innit='zero')\n")
+    assert code == 1 and "own.py:2: " in told and '"Modle"' in told and "own.py:3: " in told and '"innit"' in told, told
