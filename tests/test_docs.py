@@ -6,6 +6,7 @@ Two comments mark a fenced block: `<!-- run -->` before Python that runs by itse
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shlex
@@ -107,6 +108,16 @@ def test_every_spec_loads_and_builds(page: str, tmp_path: Path) -> None:
 def test_marked_python_runs(block: Block) -> None:
     done = python("-W", "error", "-c", block.text)
     assert done.returncode == 0, done.stderr
+
+
+def test_python_imports_from_packages_not_from_files_within_them() -> None:
+    for block in ALL:
+        for node in ast.walk(ast.parse(block.text)) if block.language == "python" else ():
+            names = [node.module] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in names:
+                deep = str(name).startswith("nasir.") and str(name).count(".") > 1 and name != "nasir.backends.torch"
+                assert not deep, f"{block.page} imports from {name}; offer the name in its package, or at the top"
 
 
 def files_of(page: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ from nasir.errors import NasirError, SpecError, UnknownName
 from nasir.ir import Graph, Node, Port, parse
 from nasir.registry import passes
 
-LAZY = ("nasir", "nasir.passes")
+LAZY = ("nasir", "nasir.passes", "nasir.search")
 QUICKSTART = Path(__file__).parents[1] / "specs/quickstart.yaml"
 TEXT = """\
 nasir: 1
