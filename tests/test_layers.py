@@ -43,6 +43,7 @@ LAYERS = (
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 FOR_PASSES = {"errors", "registry", "ir", "blocks", "branching", "transfer", "evidence", "rewrite"}
 FOR_PASSES |= {"pruning", "archive", "widening", "lazy"}
+FOR_BACKENDS = {part for part, rank in RANK.items() if rank < RANK["engine"]} - {"policy", "spec", "testing"}
 OUTSIDE = {"passes", "backends"}  # at the root; only an `__init__` offers names of theirs, all else asks a registry
 HEAVY = {"torch", "torchvision", "optuna"}
 
@@ -107,8 +108,7 @@ def test_passes_see_graphs_transfers_and_evidence_only() -> None:
 
 
 def test_the_backend_does_not_know_the_engine() -> None:
-    below = {part for part, rank in RANK.items() if rank < RANK["engine"]} - {"policy", "spec", "testing"}
-    assert faults("backends", below | {"backends"}) == []
+    assert faults("backends", FOR_BACKENDS | {"backends"}) == []
 
 
 def test_nasir_itself_imports_neither_torch_nor_optuna() -> None:
