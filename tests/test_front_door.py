@@ -114,9 +114,9 @@ def test_overrides_apply_to_each_of_them() -> None:
         (Path("nasir: 1"), "nasir: 1: no such file"),
         (TEXT + "  indented: [", "<spec>:10:[0-9]+: not YAML: "),
         (TEXT.replace("classes: 3}\n", "clases: 3}\n"), "<spec>:6:18: .*did you mean 'classes'"),
-        ({"nasir": 1}, "expected a path, YAML text or a nasir.Spec, not dict"),
-        (b"gone.yaml", "expected a path, YAML text or a nasir.Spec, not bytes"),
-        (None, "expected a path, YAML text or a nasir.Spec, not NoneType"),
+        ({"nasir": 1}, "given by its path or as YAML text, not as dict"),
+        (b"gone.yaml", "given by its path or as YAML text, not as bytes"),
+        (None, "given by its path or as YAML text, not as NoneType"),
     ],
 )
 def test_what_is_no_spec_is_told_in_every_reading(given: Any, message: str) -> None:
@@ -131,6 +131,14 @@ def test_a_graph_prints_as_its_text_and_shows_as_a_line() -> None:
     assert repr(graph) == f"<Graph: 13 nodes, 435 parameters, digest {graph.digest[:12]}>"
     broken = Graph({0: Node("relu", (Port(1),), {}, "a")}, (Port(0),), {}, 1)
     assert repr(broken) == "<Graph: 1 nodes, malformed: GraphError>"
+
+
+def test_a_run_shows_without_its_journal() -> None:
+    graph = nasir.build(TEXT)
+    run = nasir.Run(Path("runs/one"), graph, {"test.accuracy": 0.5}, ({"kind": "epoch"},) * 1000)
+    assert repr(run) == (
+        f"Run(path={Path('runs/one')!r}, graph={graph!r}, metrics={{'test.accuracy': 0.5}}, prefix_epochs=0)"
+    )
 
 
 def test_rewrites_plans_and_specs_show_as_a_line() -> None:

@@ -23,7 +23,9 @@ def read_given(given: Given, overrides: Sequence[str] = ()) -> tuple[Tree, str]:
     """
     if not isinstance(given, str | os.PathLike):
         kind = type(given).__name__
-        raise SpecError(f"expected a path, YAML text or a nasir.Spec, not {kind}; yaml.safe_dump makes text of data")
+        raise SpecError(
+            f"a spec is given by its path or as YAML text, not as {kind}; yaml.safe_dump makes text of data"
+        )
     if not isinstance(given, str):
         path = os.fsdecode(given)
         return load_raw(path, overrides).tree, path
