@@ -10,7 +10,7 @@ VERSIONS = $(BIN)/python -c 'from importlib.metadata import version; import sys;
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo test test-fast test-torch lint format bench clean
+.PHONY: demo test test-fast test-torch lint format docs bench clean
 
 demo: $(READY)
 	$(BIN)/nasir run specs/quickstart.yaml
@@ -36,6 +36,10 @@ lint: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# what of the documentation is written by the code itself: the table of docs/architecture.md
+docs: $(READY)
+	$(BIN)/python tests/architecture.py
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.ir

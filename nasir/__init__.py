@@ -4,66 +4,85 @@
     graph = nasir.build(spec)
     run = nasir.run(spec, out="runs/first")
 
-Names are loaded on first use, so that `import nasir` stays quick and never imports torch.
+Names are loaded on first use, so that `import nasir` stays quick and never imports torch; `nasir.Model` does.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from nasir.lazy import lazy
 
 if TYPE_CHECKING:
+    from nasir import passes as passes
     from nasir.api import Run as Run
     from nasir.api import resume as resume
     from nasir.api import run as run
+    from nasir.backends.torch import Model as Model
+    from nasir.engine import Signals as Signals
     from nasir.errors import Decline as Decline
     from nasir.errors import NasirError as NasirError
     from nasir.evidence import Evidence as Evidence
     from nasir.evidence import Need as Need
+    from nasir.ir import At as At
+    from nasir.ir import Atom as Atom
     from nasir.ir import Draft as Draft
+    from nasir.ir import Fill as Fill
     from nasir.ir import Graph as Graph
     from nasir.ir import Port as Port
+    from nasir.ir import ValueType as ValueType
     from nasir.ir import op as op
-    from nasir.registry import get_pass as get_pass
     from nasir.registry import register as register
+    from nasir.rewrite import WHOLE as WHOLE
     from nasir.rewrite import Pass as Pass
+    from nasir.rewrite import Refresh as Refresh
     from nasir.rewrite import Rewrite as Rewrite
+    from nasir.rewrite import Settle as Settle
+    from nasir.rewrite import get_pass as get_pass
     from nasir.spec import Spec as Spec
+    from nasir.spec import import_plugins as import_plugins
+    from nasir.spec import load_search as load_search
     from nasir.spec import load_spec as load_spec
+    from nasir.spec import loads_spec as loads_spec
     from nasir.spec.network import build as build
-    from nasir.version import VERSION as __version__
+    from nasir.version import VERSION as __version__  # noqa: F401
 
 _HOME = {
+    "passes": "nasir.passes",
     "Run": "nasir.api",
     "resume": "nasir.api",
     "run": "nasir.api",
+    "Model": "nasir.backends.torch",
+    "Signals": "nasir.engine",
     "Decline": "nasir.errors",
     "NasirError": "nasir.errors",
     "Evidence": "nasir.evidence",
     "Need": "nasir.evidence",
+    "At": "nasir.ir",
+    "Atom": "nasir.ir",
     "Draft": "nasir.ir",
+    "Fill": "nasir.ir",
     "Graph": "nasir.ir",
     "Port": "nasir.ir",
+    "ValueType": "nasir.ir",
     "op": "nasir.ir",
-    "get_pass": "nasir.registry",
     "register": "nasir.registry",
+    "WHOLE": "nasir.rewrite",
     "Pass": "nasir.rewrite",
+    "Refresh": "nasir.rewrite",
     "Rewrite": "nasir.rewrite",
+    "Settle": "nasir.rewrite",
+    "get_pass": "nasir.rewrite",
     "Spec": "nasir.spec",
+    "import_plugins": "nasir.spec",
+    "load_search": "nasir.spec",
     "load_spec": "nasir.spec",
+    "loads_spec": "nasir.spec",
     "build": "nasir.spec.network",
+    "__version__": "nasir.version:VERSION",
 }
 
-__all__ = [*_HOME, "__version__"]
+__all__ = [*_HOME]
 
-
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        return import_module("nasir.version").VERSION
-    if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
-    raise AttributeError(f"module 'nasir' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+if not TYPE_CHECKING:  # else a misspelt name would pass for one that is there
+    __getattr__, __dir__ = lazy(__name__, _HOME)

@@ -7,7 +7,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from nasir.prefixes import PrefixStore, Sharing, environment_digest
 from nasir.registry import backends
 from nasir.rundir import RunDirectory
 from nasir.spec import Spec, hash_plugins, import_plugins, load_spec, make_pass
+from nasir.spec.given import Given
 from nasir.spec.inherit import Inherited, inherited
 from nasir.spec.model_network import RunNetwork
 from nasir.spec.network import build, initial_plan
@@ -33,7 +34,7 @@ class Run:
     path: Path
     graph: Graph
     metrics: dict[str, float]  # "test.accuracy", "test.loss", "val.accuracy", ...: accuracies are fractions
-    journal: tuple[Record, ...]  # the records that count
+    journal: tuple[Record, ...] = field(repr=False)  # the records that count
     prefix_epochs: int = 0  # of them, taken over from another run (see `PrefixStore`)
 
     @property
@@ -47,7 +48,7 @@ def _ignore(record: Record) -> None:
 
 
 def run(
-    spec: Spec | str | os.PathLike[str],
+    spec: Spec | Given,
     out: str | os.PathLike[str] | None = None,
     *,
     signals: Signals | None = None,
@@ -58,13 +59,15 @@ def run(
 ) -> Run:
     """Train what a spec describes, in the run directory `out` (default: runs/NAME, numbered when taken).
 
+    `spec` is what `load_spec` takes: a path, YAML text or a Spec.
+
     Raises SpecError or UsageError for bad input, RunError when training fails, Preempted when `signals` asked to
     stop (a checkpoint is then written, and `resume` goes on). `listener` sees each journal record, `notice` remarks.
 
     With `prefixes` the run begins with the deepest state of other runs there that it would come to itself, and leaves
     its own before decisions and, if given, every `prefix_every` epochs. What comes out is the same, bit for bit.
     """
-    spec = spec if isinstance(spec, Spec) else load_spec(spec)
+    spec = load_spec(spec)
     base = spec.source.resolve().parent
     plugins = import_plugins(spec)
     for plugin in plugins:

@@ -133,7 +133,7 @@ def _print(data: Any) -> None:
 def _load(path: str, overrides: Sequence[str], runs: bool = False) -> Spec:
     from nasir.spec import load_spec
 
-    spec = load_spec(path, overrides)
+    spec = load_spec(Path(path), overrides)
     if not (runs and spec.plugins):  # a run imports its plugins and then checks every name for good
         for note in spec.notes:
             print(f"note: {note}", file=sys.stderr)

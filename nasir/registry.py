@@ -99,8 +99,3 @@ datasets = Registry("data set", "nasir.datasets", "datasets")
 def register(name: str) -> Callable[[T], T]:
     """Register a pass: `@register("insert-block")` above its frozen dataclass."""
     return passes.register(name)
-
-
-def get_pass(name: str) -> Any:
-    """The pass class called `name`; call it with its options, then `.apply(graph, site, seen)`."""
-    return passes.get(name)

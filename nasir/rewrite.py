@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, TypeAlias, final
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, final
 
 from numpy.typing import NDArray
 
-from nasir.errors import Decline, PlanError, UnknownName
+from nasir.errors import Decline, NasirError, PlanError, UnknownName, UsageError
 from nasir.evidence import Evidence, Need
 from nasir.ir.draft import Claim, Draft
 from nasir.ir.graph import Graph
 from nasir.ir.infer import collector_paused
 from nasir.ir.regions import closest, covers
 from nasir.ir.space import Atom
+from nasir.registry import passes
 from nasir.transfer.plan import TransferPlan, derive
 
 Site: TypeAlias = str | Atom  # a region path, WHOLE, or a resizable space
@@ -77,6 +78,13 @@ class Rewrite:
     refresh: Refresh | None = None
     noted: Mapping[str, Any] = field(default_factory=dict)  # facts for the journal, which later passes can read there
 
+    def __repr__(self) -> str:
+        """One line: which pass acted where, what that did to the size, and what it claims."""
+        nodes = f"{len(self.before.nodes)} -> {len(self.graph.nodes)} nodes"
+        parameters = f"{self.before.cost().params:,} -> {self.graph.cost().params:,} parameters"
+        maker = self.made_by.get("pass") or "a pass without a name"
+        return f"<Rewrite: {maker} at {self.site}: {nodes}, {parameters}, preserves: {self.preserves}>"
+
 
 class Pass(ABC):
     """A rewrite rule. Subclass as a frozen dataclass whose fields are its options, and register it:
@@ -91,6 +99,10 @@ class Pass(ABC):
 
     name: ClassVar[str] = ""
     needs: ClassVar[tuple[Need, ...]] = ()
+
+    if TYPE_CHECKING:  # what `get_pass` gives takes the options of the pass, which only its own class knows
+
+        def __init__(self, **options: Any) -> None: ...
 
     @abstractmethod
     def sites(self, graph: Graph) -> Iterable[Site]:
@@ -147,7 +159,9 @@ class Pass(ABC):
 
     @final
     def attempt(self, graph: Graph, site: Site, seen: Evidence | None = None) -> Rewrite:
-        """Like `apply`, but a refusal raises Decline with its reason."""
+        """Like `apply`, but a refusal raises Decline, whose text is the reason."""
+        if not isinstance(graph, Graph):
+            raise UsageError(f"a pass rewrites a Graph, not a {type(graph).__name__}; that of a model is model.graph")
         site = self._asked_for(graph, site)
         draft = graph.draft()
         with collector_paused():
@@ -182,15 +196,36 @@ class Pass(ABC):
         )
 
     @final
-    def apply(self, graph: Graph, site: Site, seen: Evidence | None = None) -> Rewrite | None:
+    def apply(
+        self,
+        graph: Graph,
+        site: Site,
+        seen: Evidence | None = None,
+        *,
+        on_decline: Callable[[Decline], Any] | None = None,
+    ) -> Rewrite | None:
         """Commit, infer, verify: the rewrite of `site`, one of `sites` or its name, or None when the pass declines.
 
-        Raises UnknownName for a name that nothing in the network has.
+        `on_decline` then gets the Decline, whose text is the reason: `on_decline=print` prints it. Raises UnknownName
+        for a name that nothing in the network has.
         """
         try:
             return self.attempt(graph, site, seen)
-        except Decline:
+        except Decline as refusal:
+            if on_decline is not None:
+                on_decline(refusal)
             return None
+
+
+def get_pass(name: str) -> type[Pass]:
+    """The pass class called `name`: `get_pass("insert-block")(init="zero").apply(graph, site)`.
+
+    Raises UnknownName with the closest names, and NasirError for what is registered as a pass but is none.
+    """
+    found = passes.get(name)
+    if not (isinstance(found, type) and issubclass(found, Pass)):
+        raise NasirError(f"pass {name!r} is {found!r}, not a class; register a subclass of nasir.Pass under that name")
+    return found
 
 
 def site_name(site: Site) -> str:

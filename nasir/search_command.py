@@ -196,7 +196,7 @@ def _study(options: argparse.Namespace, stack: ExitStack) -> tuple[Study, Wherea
         if options.trials is not None:
             study.add_points(options.trials)
         return study, where, host
-    spec = load_search(options.what, options.overrides)
+    spec = load_search(what, options.overrides)
     for note in spec.notes:
         _say(f"note: {note}")
     name = options.study or spec.name

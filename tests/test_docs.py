@@ -6,9 +6,12 @@ Two comments mark a fenced block: `<!-- run -->` before Python that runs by itse
 
 from __future__ import annotations
 
+import ast
 import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from argparse import ArgumentParser
@@ -17,13 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import architecture
 import pytest
 
 from nasir import cli
 from nasir.registry import blocks, datasets, ops, passes, policies
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+NAMED = [ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING")]
+PAGES = [*NAMED, *sorted((ROOT / "docs").glob("*.md"))]
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"(?:<!-- (?P<mark>[^>]*?) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
 
@@ -109,6 +114,21 @@ def test_marked_python_runs(block: Block) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_map_of_the_house_is_up_to_date() -> None:
+    page = architecture.PAGE.read_text()
+    assert page == architecture.updated(page), "docs/architecture.md: run `make docs`"
+
+
+def test_python_imports_from_packages_not_from_files_within_them() -> None:
+    for block in ALL:
+        for node in ast.walk(ast.parse(block.text)) if block.language == "python" else ():
+            names = [node.module] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in names:
+                deep = str(name).startswith("nasir.") and str(name).count(".") > 1 and name != "nasir.backends.torch"
+                assert not deep, f"{block.page} imports from {name}; offer the name in its package, or at the top"
+
+
 def files_of(page: str) -> dict[str, str]:
     return {block.file: block.text for block in ALL if block.page == page and block.file}
 
@@ -134,6 +154,45 @@ def test_the_pass_of_the_readme_works_by_path_from_any_folder(tmp_path: Path) ->
     assert rewrites[-1]["cost"]["params"] < records[0]["cost"]["params"]
     drawn = python("-m", "nasir", "show", "runs/prune", cwd=tmp_path)
     assert "18x4x4" in drawn.stdout, drawn.stdout + drawn.stderr  # 32 channels, 3/4 of them twice
+
+
+def test_what_something_new_costs_is_counted() -> None:
+    blocks = [block for block in ALL if block.page == "CONTRIBUTING.md"]
+    counted = [(1, len(block.text.splitlines())) for block in blocks if block.language == "python"]
+    for block in blocks:
+        if block.language == "diff":
+            lines = block.text.splitlines()
+            files = sum(line.startswith("+++ ") for line in lines)
+            counted.append((files, sum(line.startswith("+") for line in lines) - files))
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    table = re.findall(r"^\| \[[\w ]+\]\(#[\w-]+\) \| `[\w.]+` \| (\d+) \| (\d+) \|", page, re.M)
+    kinds = page.count("\n## A")
+    assert sorted((int(files), int(lines)) for files, lines in table) == sorted(counted) and len(counted) == kinds == 8
+
+
+@pytest.mark.parametrize("block", [block for block in ALL if block.language == "diff"])
+def test_changes_that_are_shown_still_apply(block: Block, tmp_path: Path) -> None:
+    git = shutil.which("git")
+    if git is None:
+        pytest.skip("git is not installed")
+    for name in re.findall(r"^--- a/(.+)$", block.text, re.M):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    command = [git, "apply", "--check", "-"]
+    env = {**os.environ, "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}  # of no repository that lies around it
+    done = subprocess.run(command, input=block.text, cwd=tmp_path, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, f"{block.page}: make and count this change anew: {done.stderr}"
+
+
+@pytest.mark.slow
+def test_what_contributing_shows_runs_together(tmp_path: Path) -> None:
+    for name, text in files_of("CONTRIBUTING.md").items():
+        (tmp_path / name).write_text(text)
+    done = python("-m", "nasir", "run", "own.yaml", "--out", "runs/own", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(line) for line in (tmp_path / "runs/own/journal.jsonl").read_text().splitlines()]
+    assert {record["pass"] for record in records if record["kind"] == "rewrite"} == {"insert-block", "halve"}
+    assert "hardtanh" in (tmp_path / "own_op.py").read_text() and records[-1]["metrics"]["test.accuracy"] > 0.5
 
 
 def commands() -> list[tuple[str, list[str]]]:

@@ -10,11 +10,12 @@ import torch
 from grown import images, lived, pyramid
 from torch.nn import functional
 
+from nasir import get_pass
 from nasir.backends.torch.observe import observe
 from nasir.errors import NasirError
 from nasir.evidence import KINDS, OTHERS, PER_UNIT, Evidence, Need
 from nasir.ir import Atom, Draft, Graph
-from nasir.registry import get_pass, passes
+from nasir.registry import passes
 
 
 def space(graph: Graph, name: str) -> Atom:

@@ -7,11 +7,12 @@ parameter is the same tensor object before and after, and blocks that did not ch
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias, overload
 
 import torch
 from torch import Tensor, nn
 
+from nasir.backends.torch.applying import rewrite_of
 from nasir.backends.torch.arrays import TorchArrays
 from nasir.backends.torch.lower import (
     BlockCode,
@@ -25,12 +26,12 @@ from nasir.backends.torch.lower import (
     write_top,
 )
 from nasir.backends.torch.oplowering import Lowered, lower_op
-from nasir.errors import GraphError, RunError
+from nasir.errors import Decline, GraphError, RunError
 from nasir.evidence import Evidence, Need
 from nasir.ir import Graph, Port
 from nasir.ir.infer import collector_paused
 from nasir.ir.regions import covers
-from nasir.rewrite import Pass, Rewrite
+from nasir.rewrite import Pass, Rewrite, Site
 from nasir.transfer import Key, TransferPlan, execute
 
 LoweredUnit: TypeAlias = tuple[Unit, Any, nn.Module]  # what runs, its signature, its module
@@ -314,25 +315,49 @@ class Model(nn.Module):
                 module.training = False
         return self
 
-    def apply(  # type: ignore[override]
+    @overload
+    def apply(
         self,
-        change: Any,
-        site: Any = None,
+        change: Pass,
+        /,
+        site: Site,
         *,
         optimizers: Iterable[torch.optim.Optimizer] = (),
         images: Tensor | None = None,
         labels: Tensor | None = None,
-    ) -> Rewrite | Model | None:
-        """Rewrite this model in place, with the state of its optimizers.
+        on_decline: Callable[[Decline], Any] | None = None,
+    ) -> Rewrite | None: ...
 
-        `change` is a Rewrite, or a Pass with its `site` or the name of that (then None is returned when it declines).
-        What the pass needs is measured first: activations on `images` [N, ...], gradients on them and `labels` [N]. The
-        Model and the optimizers stay the same objects. A plain function is applied to every submodule, as in nn.Module.
+    @overload
+    def apply(self, rewrite: Rewrite, /, *, optimizers: Iterable[torch.optim.Optimizer] = ()) -> Rewrite: ...
+
+    @overload
+    def apply(self, fn: Callable[[nn.Module], Any]) -> Self: ...
+
+    def apply(
+        self,
+        fn: Any,
+        site: Site | None = None,
+        *,
+        optimizers: Iterable[torch.optim.Optimizer] = (),
+        images: Tensor | None = None,
+        labels: Tensor | None = None,
+        on_decline: Callable[[Decline], Any] | None = None,
+    ) -> Rewrite | Self | None:
+        """Rewrite this model in place, with the state of its optimizers; or call a function on every submodule.
+
+        - `apply(change, site, optimizers=...)`: what the Pass needs is measured first, activations on `images`
+          [N, ...], gradients on them and `labels` [N]. Returns the Rewrite, or None when the pass declines:
+          `on_decline` then gets the Decline, whose text is the reason (`on_decline=print` prints it).
+        - `apply(rewrite, optimizers=...)`: carries out a Rewrite that was made for this model's graph.
+        - `apply(fn)`: as in nn.Module, `fn` is called on every submodule and then on this model, which is returned.
+
+        The model and the optimizers stay the same objects. Raises UsageError for what is none of the three, and for
+        arguments that do not go with it, before anything changes.
         """
-        if isinstance(change, Pass):
-            change = change.apply(self.graph, site, self.observe(change.needs, images, labels))
-            if change is None:
-                return None
+        change = rewrite_of(self, fn, site, optimizers, images, labels, on_decline)
+        if change is None:
+            return None
         if not isinstance(change, Rewrite):
             return super().apply(change)
         from nasir.backends.torch.optimizer_transfer import transfer_optimizers

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from nasir.errors import GraphError
+from nasir.errors import GraphError, NasirError
 from nasir.ir import canon, regions
 from nasir.ir.infer import Typing, infer, nonnegative
 from nasir.ir.op import OpDef, loaded, op_named
@@ -77,6 +77,17 @@ class Graph:
 
     def __hash__(self) -> int:
         return hash(self.digest)
+
+    def __repr__(self) -> str:
+        """One line: how large it is, and which architecture."""
+        try:
+            return f"<Graph: {len(self.nodes)} nodes, {self.cost().params:,} parameters, digest {self.digest[:12]}>"
+        except NasirError as error:  # one that is not verified yet
+            return f"<Graph: {len(self.nodes)} nodes, malformed: {type(error).__name__}>"
+
+    def __str__(self) -> str:
+        """The text form, one line a node; `nasir.ir.parse` reads it back."""
+        return self.to_text().removesuffix("\n")
 
     @cached_property
     def inputs(self) -> tuple[int, ...]:

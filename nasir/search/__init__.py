@@ -1,15 +1,40 @@
 """Policy search: the choices of a spec as an Optuna study, worked on by processes that may die at any moment.
 
-Importing this package imports no Optuna; its modules do. Call `require` first, for a clear error where it is missing.
+Importing this package imports no Optuna; its modules do, and so the names that are loaded on first use. Call `require`
+first, for a clear error where it is missing.
 """
 
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 from nasir.errors import UsageError
+from nasir.lazy import lazy
 
-__all__ = ["UNFIT", "require"]
+if TYPE_CHECKING:
+    from nasir.search.best import best_trial as best_trial
+    from nasir.search.best import resolved_spec as resolved_spec
+    from nasir.search.export import to_csv as to_csv
+    from nasir.search.study import Study as Study
+    from nasir.search.summary import study_facts as study_facts
+    from nasir.search.worker import Identity as Identity
+    from nasir.search.worker import work as work
+
+_HOME = {
+    "best_trial": "nasir.search.best",
+    "resolved_spec": "nasir.search.best",
+    "to_csv": "nasir.search.export",
+    "Study": "nasir.search.study",
+    "study_facts": "nasir.search.summary",
+    "Identity": "nasir.search.worker",
+    "work": "nasir.search.worker",
+}
+
+__all__ = ["UNFIT", "require", *_HOME]
+
+if not TYPE_CHECKING:  # else a misspelt name would pass for one that is there
+    __getattr__, __dir__ = lazy(__name__, _HOME)
 
 UNFIT = 69  # exit code of a worker whose trials fail one after the other, perhaps for a fault of its machine
 

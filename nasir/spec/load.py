@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from os.path import isdir
 from pathlib import Path as File
 
 from nasir.errors import SpecError
@@ -28,15 +29,12 @@ class Raw:
 def load_raw(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Raw:
     """Read a spec with everything it extends, then apply `a.b.0=value` overrides in their order."""
     raw = _extended(File(path), None, ())
-    tree = raw.tree
-    for override in overrides:
-        tree = override_tree(tree, override)
-    return Raw(tree, raw.files)
+    return Raw(overridden(raw.tree, overrides), raw.files)
 
 
 def read_text(path: File) -> str:
     """The text of a spec file; every reason why there is none is a SpecError."""
-    if path.is_dir():
+    if isdir(path):  # unlike `Path.is_dir` it takes any name
         inside = path / "spec.yaml"
         hint = f"give {inside}, or continue that run with `nasir resume {path}`" if inside.is_file() else "give a file"
         raise SpecError(f"{path}: is a directory, not a spec; {hint}")
@@ -61,7 +59,7 @@ def read_text(path: File) -> str:
 
 
 def _nearby(path: File) -> str:
-    if not path.parent.is_dir():
+    if not isdir(path.parent):
         return f"the folder {path.parent} does not exist either"
     close = close_match(path.name, sorted(file.name for file in path.parent.glob("*.y*ml")))
     return f"did you mean {path.parent / close}?" if close else f"{path.parent} holds no spec of a similar name"
@@ -73,9 +71,15 @@ def parse_mapping(text: str, file: str) -> Tree:
     if tree is None or tree.value is None:
         raise SpecError(f"{file}:1:1: the spec is empty; start with `nasir: 1`")
     if not isinstance(tree.value, Mapping):
-        kind = "a list" if isinstance(tree.value, tuple) else f"one value ({tree.value!r:.40})"
-        raise SpecError(f"{tree.place}: a spec is a mapping of keys, not {kind}; start with `nasir: 1`")
+        raise SpecError(f"{tree.place}: a spec is a mapping of keys, not {kind_of(tree)}; start with `nasir: 1`")
     return tree
+
+
+def kind_of(tree: Tree | None) -> str:
+    """What a tree that is no mapping is, in words."""
+    if tree is None or tree.value is None:
+        return "empty"
+    return "a list" if isinstance(tree.value, tuple) else f"one value ({tree.value!r:.40})"
 
 
 def _extended(path: File, asked_by: Problem | None, chain: tuple[File, ...]) -> Raw:
@@ -125,6 +129,13 @@ def merge(base: Tree, over: Tree) -> Tree:
         old = entries.get(key)
         entries[key] = Entry(entry.key, merge(old.tree, entry.tree)) if old else entry
     return Tree(entries, over.place)
+
+
+def overridden(tree: Tree, overrides: Sequence[str]) -> Tree:
+    """`tree` with overrides applied in their order."""
+    for override in overrides:
+        tree = override_tree(tree, override)
+    return tree
 
 
 def override_tree(tree: Tree, override: str) -> Tree:

@@ -160,6 +160,14 @@ class Spec(Strict):
     _source: str = PrivateAttr("<spec>")
     _notes: tuple[str, ...] = PrivateAttr(())
 
+    def __repr__(self) -> str:
+        """One line: its name, its file and how many phases it has."""
+        return f"<Spec: {self.name}, {len(self.phases)} phases, from {self._source}, digest {self.digest[:12]}>"
+
+    def __str__(self) -> str:
+        """The resolved spec as YAML text."""
+        return self.to_yaml().removesuffix("\n")
+
     @property
     def source(self) -> File:
         """The file the spec was read from."""

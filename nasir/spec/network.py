@@ -13,11 +13,13 @@ from nasir.ir import Draft, Graph, Port
 from nasir.registry import blocks, ops
 from nasir.spec import presets
 from nasir.spec.determinism import check_determinism
+from nasir.spec.given import Given
 from nasir.spec.inherit import inherited
 from nasir.spec.labels import check_labels
 from nasir.spec.model import Spec
 from nasir.spec.model_network import ImportedNetwork, RunNetwork
 from nasir.spec.problems import Path, suggestion
+from nasir.spec.read import load_spec
 from nasir.transfer import Source, TransferPlan
 from nasir.transfer.source import Key
 
@@ -34,11 +36,12 @@ class _Step:
     path: Path
 
 
-def build(spec: Spec, note: Callable[[str], None] | None = None) -> Graph:
-    """The first network of a spec; raises SpecError that names the line of a step that does not fit.
+def build(spec: Spec | Given, note: Callable[[str], None] | None = None) -> Graph:
+    """The first network of a spec, or of what `load_spec` takes for one: a path or YAML text.
 
-    `note` hears remarks that are no errors.
+    Raises SpecError that names the line of a step that does not fit. `note` hears remarks that are no errors.
     """
+    spec = load_spec(spec)
     if isinstance(spec.network, RunNetwork):
         graph = inherited(spec).graph
         check_labels(spec, graph)

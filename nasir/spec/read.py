@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path as File
@@ -13,7 +12,8 @@ from pydantic import ValidationError
 from nasir.spec.check import Findings, check_spec, check_tree
 from nasir.spec.check_search import check_search
 from nasir.spec.choice_syntax import refused_choices
-from nasir.spec.load import load_raw, override_tree, parse_mapping
+from nasir.spec.given import TEXT, Given, read_given
+from nasir.spec.load import overridden, parse_mapping
 from nasir.spec.model import Spec
 from nasir.spec.paths import absolute_paths
 from nasir.spec.problems import Path, Problem, SpecProblems, raise_problems
@@ -22,21 +22,26 @@ from nasir.spec.translate import translate
 from nasir.spec.tree import Tree
 
 
-def load_spec(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Spec:
+def load_spec(given: Given | Spec, overrides: Sequence[str] = ()) -> Spec:
     """Read and check a spec; `overrides` are `a.b.0=value`, values in YAML.
+
+    `given` is a path, YAML text (a str with a line break, or that reads as a mapping) or a Spec, which is returned as
+    it is where there are no overrides. Paths within a text are relative to the current folder; it cannot extend a file.
 
     Raises SpecError with one `file:line:column: path: problem; remedy` line for each problem. Imports no plugin:
     names that only a listed plugin can know are in `Spec.notes` (see `import_plugins`).
     """
-    return checked(load_raw(path, overrides).tree, str(path))
+    if not isinstance(given, Spec):
+        return checked(*read_given(given, overrides))
+    if not overrides:
+        return given
+    source = str(given.source)
+    return checked(overridden(given.tree or parse_mapping(given.to_yaml(), source), overrides), source)
 
 
-def loads_spec(text: str, source: str = "<spec>", overrides: Sequence[str] = ()) -> Spec:
-    """The same for the text of a spec, which cannot extend another; `source` names it in messages."""
-    tree = parse_mapping(text, source)
-    for override in overrides:
-        tree = override_tree(tree, override)
-    return checked(tree, source)
+def loads_spec(text: str, source: str = TEXT, overrides: Sequence[str] = ()) -> Spec:
+    """The spec of a text; `source` names it in messages, and paths are relative to it."""
+    return checked(overridden(parse_mapping(text, source), overrides), source)
 
 
 def checked(tree: Tree, source: str) -> Spec:

@@ -14,7 +14,8 @@ from nasir.spec.choice_syntax import choice_paths, read_choices
 from nasir.spec.choices import Choice, Space, Suggest, Value
 from nasir.spec.domains import shown
 from nasir.spec.dump import dump
-from nasir.spec.load import load_raw, override_tree, parse_mapping, without
+from nasir.spec.given import TEXT, Given, read_given
+from nasir.spec.load import load_raw, overridden, parse_mapping, without
 from nasir.spec.model import Spec
 from nasir.spec.model_search import TRIALS, Search
 from nasir.spec.paths import absolute_paths
@@ -134,12 +135,13 @@ class SearchSpec:
         return list(_changes(before._resolved(values).identity(), self._resolved(values).identity(), ""))
 
 
-def load_search(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> SearchSpec:
+def load_search(given: Given, overrides: Sequence[str] = ()) -> SearchSpec:
     """Read a spec with choices and check every alternative, one at a time, and both ends of every range.
 
-    Raises SpecError with all problems, each at the place where it was written.
+    `given` is a path or YAML text, as for `load_spec`. Raises SpecError with all problems, each at the place where it
+    was written.
     """
-    return _made(load_raw(path, overrides).tree, str(path), thorough=True)
+    return _made(*read_given(given, overrides), thorough=True)
 
 
 def load_any(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> tuple[Spec, SearchSpec | None]:
@@ -151,17 +153,12 @@ def load_any(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> tup
     return search.base, search
 
 
-def loads_search(
-    text: str, source: str = "<spec>", overrides: Sequence[str] = (), *, thorough: bool = False
-) -> SearchSpec:
+def loads_search(text: str, source: str = TEXT, overrides: Sequence[str] = (), *, thorough: bool = False) -> SearchSpec:
     """The same for a text; `source` is the file it came from, which paths are relative to.
 
     That of `to_text` was checked before, so that only `thorough` looks at every alternative again.
     """
-    tree = parse_mapping(text, source)
-    for override in overrides:
-        tree = override_tree(tree, override)
-    return _made(tree, source, thorough)
+    return _made(overridden(parse_mapping(text, source), overrides), source, thorough)
 
 
 def _made(tree: Tree, source: str, thorough: bool) -> SearchSpec:

@@ -5,6 +5,7 @@ Arrays without an entry are kept: same node, slot and shape, and in a backend th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -32,6 +33,12 @@ class TransferPlan:
     """Sources of all arrays that are not simply kept."""
 
     sources: Mapping[Key, Source]
+
+    def __repr__(self) -> str:
+        """One line: how many arrays come from what kind of source; all others are kept."""
+        kinds = Counter(type(source).__name__ for source in self.sources.values())
+        found = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        return f"<TransferPlan: {found or 'everything is kept'}>"
 
     def verify(self, old: Graph, new: Graph) -> None:
         """Check coverage, keys, indices and shapes without tensors; raises PlanError at the first fault."""

@@ -9,7 +9,7 @@ import pytest
 from grown import pyramid
 
 from nasir.backends.torch import Model
-from nasir.errors import Decline, UnknownName
+from nasir.errors import Decline, UnknownName, UsageError
 from nasir.evidence import Evidence
 from nasir.ir.draft import Draft
 from nasir.ir.graph import Graph
@@ -57,7 +57,7 @@ def test_a_name_that_nothing_has_is_an_error_with_a_hint_and_never_none() -> Non
         for call in (FRESH.apply, FRESH.attempt, Spaces().apply, lambda graph, name: model.apply(FRESH, name)):
             with pytest.raises(UnknownName, match=f"has no site '{name}' in the network as it is now; .*{hint}"):
                 call(graph, name)
-    with pytest.raises(UnknownName, match="has no site 'None'"):
+    with pytest.raises(UsageError, match="give the site to act on, too; it has s1, s2"):
         Model.from_graph(graph).apply(InsertBlock())
 
 

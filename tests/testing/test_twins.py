@@ -17,9 +17,9 @@ from nasir.ir.roofline import PROFILES, estimates
 from nasir.ir.stream import layers
 from nasir.ir.untied import own_widths
 from nasir.pruning.constants import constants
-from nasir.registry import get_pass, ops
+from nasir.registry import ops
 from nasir.report.graph_svg import draw
-from nasir.rewrite import site_name
+from nasir.rewrite import get_pass, site_name
 from nasir.show import render
 from nasir.testing import (
     random_graph,
