@@ -73,11 +73,24 @@ class Latency:
     threads: int  # of the CPU
 
 
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A checkpoint that was read and verified.
+
+    `meta`: what was given when it was saved, as JSON keeps it, and what the backend added. `problems`: a sentence for
+    each newer checkpoint that proved damaged. `state` is the backend's own.
+    """
+
+    meta: Mapping[str, Any]
+    problems: tuple[str, ...]
+    state: object
+
+
 class Session(Protocol):
     """One network in training on one device.
 
-    The engine calls `build` (or `load`) once, `begin_phase` at each phase, then `train` and `evaluate` by turns.
-    A rewrite is measured by `propose`, which leaves the current network untouched, and takes effect by `accept`.
+    The engine calls `build` (or `newest` and `load`) once, `begin_phase` at each phase, then `train` and `evaluate` by
+    turns. A rewrite is measured by `propose`, which leaves the current network untouched, and takes effect by `accept`.
     """
 
     def describe(self) -> dict[str, Any]:
@@ -132,15 +145,19 @@ class Session(Protocol):
         """Wait until every checkpoint is on disk; raises CheckpointError where that failed."""
 
     def export(self, directory: Path, step: int, meta: Mapping[str, Any]) -> Path:
-        """Write the state as `save` does, into any directory and durably before it returns; `load` reads it."""
+        """Write the state as `save` does, into any directory and durably before it returns; `newest` reads it."""
 
-    def load(
-        self, directory: Path, restore: Callable[[Mapping[str, Any]], Graph], ordinal: int | None = None
-    ) -> Mapping[str, Any] | None:
-        """Load the newest usable checkpoint; `restore` gives the graph its meta data names. None without one.
+    def newest(self, directory: Path) -> Saved | None:
+        """Read the newest usable checkpoint of a directory, None without one; the session stays as it is.
+
+        Newer ones that prove damaged are set aside. Raises CheckpointError where all are.
+        """
+
+    def load(self, saved: Saved, graph: Graph, ordinal: int | None = None) -> None:
+        """Put the session into a saved state; `graph` is the network that it was saved with.
 
         `ordinal` stands in for that of the meta data, which keys random fills. Within a phase, the phase goes on with
-        the network that was loaded, its averages and its optimizer state.
+        the network that was loaded, its averages and its optimizer state. Raises CheckpointError for another network.
         """
 
     def close(self) -> None: ...

@@ -204,11 +204,14 @@ class Engine:
 
         `facts` go into the `resume` record.
         """
-        meta = self.session.load(self.run.checkpoints, lambda found: Graph.from_json(self.run.get_blob(found["graph"])))
+        saved = self.session.newest(self.run.checkpoints)
+        meta = None if saved is None else saved.meta
         n = 1 if meta is None else int(meta["n"])  # record 0 is the start
         records = self.journal.records()
-        if meta is not None:
-            self.graph = Graph.from_json(self.run.get_blob(meta["graph"]))
+        if saved is not None and meta is not None:
+            graph = Graph.from_json(self.run.get_blob(meta["graph"]))
+            self.session.load(saved, graph)
+            self.graph = graph
             self.decisions.ordinal = int(meta["ordinal"])
             self.undecided = not meta.get("decided", True)
             if meta["stretch"] is not None:
@@ -216,8 +219,8 @@ class Engine:
             if n < len(records) and records[n]["kind"] == "checkpoint":
                 n += 1
         self.write("resume", supersedes_from=n, checkpoint_step=None if meta is None else meta["n"], **facts)
-        self.problems = () if meta is None else tuple(meta["problems"])
-        return meta is not None
+        self.problems = () if saved is None else saved.problems
+        return saved is not None
 
 
 def setup_of(spec: Spec, base: Path) -> Setup:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from nasir.backend import Session
 from nasir.errors import CheckpointError, RunError
@@ -46,15 +46,12 @@ class Individuals:
         if not fold(records, _Known()).stores(number):
             known = ", ".join(map(str, sorted(stored(records)))) or "none"
             raise RunError(f"the policy recalls individual {number}, which is not stored; stored are {known}")
-        graph: list[Graph] = []
-
-        def restore(meta: Mapping[str, Any]) -> Graph:
-            graph.append(Graph.from_json(self.run.get_blob(meta["graph"])))
-            return graph[0]
-
-        if self.session.load(self._folder(number), restore, ordinal) is None:
+        saved = self.session.newest(self._folder(number))
+        if saved is None:
             raise CheckpointError(f"{self._folder(number)}: missing; restore it from a copy, or start the run again")
-        return graph[0]
+        graph = Graph.from_json(self.run.get_blob(saved.meta["graph"]))
+        self.session.load(saved, graph, ordinal)
+        return graph
 
     def sweep(self, records: Sequence[Record], over: bool = False) -> None:
         """Remove the files of individuals that nothing can ask for any more; call it once a checkpoint is asked for.

@@ -126,7 +126,9 @@ def test_a_run_resumed_right_after_growing_goes_on_bit_for_bit(kind: str, device
     wanted = [train(first, 1), train(first, 2)]
     first.close()
     second = TorchBackend().open(setup(tmp_path, device=device, deterministic=True))
-    assert second.load(tmp_path / "c", lambda meta: Graph.from_json(meta["graph"])) is not None
+    saved = second.newest(tmp_path / "c")
+    assert saved is not None
+    second.load(saved, Graph.from_json(saved.meta["graph"]))
     second.begin_phase(plan, 8, resumed=True)
     assert 0 < len(moments(second)) < len(list(second.model.parameters()))
     assert [train(second, 1), train(second, 2)] == wanted

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nasir.backend import Effect, Setup, Start, Stretch
+from nasir.backend import Effect, Saved, Setup, Start, Stretch
 from nasir.backends.torch import checkpoint
 from nasir.backends.torch.arena import Arena
 from nasir.backends.torch.batches import BatchSource
@@ -457,16 +457,19 @@ class TorchSession:
             groups["ema"] = dict(averages)
         return groups
 
-    @working("the network of the checkpoint", NETWORK)
-    def load(
-        self, directory: Path, restore: Callable[[Mapping[str, Any]], Graph], ordinal: int | None = None
-    ) -> Mapping[str, Any] | None:
+    @working("the checkpoint", NETWORK)
+    def newest(self, directory: Path) -> Saved | None:
         checkpoint.clean(directory)
         found, problems = checkpoint.latest(directory)
         if found is None:
             return None
         checkpoint.set_aside(directory, found.step)
-        graph = restore(found.meta)
+        return Saved(found.meta, problems, found)
+
+    @working("the network of the checkpoint", NETWORK)
+    def load(self, saved: Saved, graph: Graph, ordinal: int | None = None) -> None:
+        found = saved.state
+        assert isinstance(found, checkpoint.Checkpoint)  # of `newest`
         zeros = {Key(node, name): Fill("zeros") for node, slots in graph.infer.slots.items() for name in slots}
         self._place(graph, TransferPlan(zeros))
         own, stored = self.model.state_dict(), found.tensors["model"]
@@ -487,7 +490,6 @@ class TorchSession:
             self.optimizer = self.ema = self._proposal = None
             same = self._optimizer_kind == self.plan.optimizer.kind
             self._begin(self.plan, self.phase_epochs, resumed=same)
-        return {**found.meta, "problems": list(problems)}
 
     def close(self) -> None:
         if self._writer is not None:

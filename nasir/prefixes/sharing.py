@@ -114,19 +114,15 @@ class Sharing:
                 raise CheckpointError(f"{file}: its sha256 differs from that in the header; it is damaged")
             target.parent.mkdir(parents=True, exist_ok=True)
             share_file(file, target)
-        graphs: list[Graph] = []
-
-        def restore(found: Mapping[str, Any]) -> Graph:
-            if found["key"] != state.key:
-                raise CheckpointError(f"{state.path}: its checkpoint belongs to another state")
-            graphs.append(Graph.from_json(source.get_blob(found["graph"])))
-            return graphs[0]
-
-        meta = self.engine.session.load(state.path, restore)
-        if meta is None:
+        saved = self.engine.session.newest(state.path)
+        if saved is None:
             raise CheckpointError(f"{state.path}: its checkpoint is missing")
-        self.engine.graph = graphs[0]
-        return meta
+        if saved.meta["key"] != state.key:
+            raise CheckpointError(f"{state.path}: its checkpoint belongs to another state")
+        graph = Graph.from_json(source.get_blob(saved.meta["graph"]))
+        self.engine.session.load(saved, graph)
+        self.engine.graph = graph
+        return saved.meta
 
     def _take_over(self, walk: Walk, state: State, meta: Mapping[str, Any]) -> None:
         self.store.used(state)

@@ -312,11 +312,12 @@ class BackendContract:
             self.same(self.epoch(session, 0), self.epoch(straight, 0))
             meta = {"graph": graph.to_json(), "ordinal": 0}
             session.export(tmp_path / "aside", 0, meta)
+            saved = session.newest(tmp_path / "aside")
+            assert saved is not None and saved.problems == ()
             session.propose(self.grown(graph, init="gaussian"))
             session.accept()
             self.epoch(session, 1)
-            found = session.load(tmp_path / "aside", lambda stored: Graph.from_json(stored["graph"]), 2)
-            assert found is not None
+            session.load(saved, Graph.from_json(saved.meta["graph"]), 2)
             self.same(session.evaluate("val"), straight.evaluate("val"))
             for epoch in (1, 2):
                 self.same(self.epoch(session, epoch), self.epoch(straight, epoch))
@@ -339,8 +340,9 @@ class BackendContract:
             again = self.grown(there.graph, init="gaussian")
             effect = first.propose(again)
         second = type(self).make().open(self.setup(tmp_path))
-        found = second.load(tmp_path / "checkpoints", lambda stored: Graph.from_json(stored["graph"]))
-        assert found is not None and {key: found[key] for key in meta} == json.loads(json.dumps(meta))
+        found = second.newest(tmp_path / "checkpoints")
+        assert found is not None and {key: found.meta[key] for key in meta} == json.loads(json.dumps(meta))
+        second.load(found, Graph.from_json(found.meta["graph"]))
         second.begin_phase(self.plan(ema_decay=0.9), 8, resumed=True)
         self.same(wanted[0], second.evaluate("val"))
         self.same(wanted[1], self.epoch(second, 2))
@@ -358,7 +360,7 @@ class BackendContract:
 
     def test_without_a_checkpoint_there_is_nothing_to_load(self, tmp_path: Path) -> None:
         session = type(self).make().open(self.setup(tmp_path))
-        assert session.load(tmp_path / "checkpoints", lambda meta: self.graph()) is None
+        assert session.newest(tmp_path / "checkpoints") is None
         session.close()
 
 

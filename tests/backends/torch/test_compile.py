@@ -134,7 +134,9 @@ def test_a_choice_is_made_by_time_kept_over_a_restart_and_leaves_no_trace(
         session.save(tmp_path / f"c{compiled}", 1, {"ordinal": 0, "graph": session.model.graph.to_json()}, 2)
         session.flush()
         again = TorchSession(session.setup)
-        assert again.load(tmp_path / f"c{compiled}", lambda meta: Graph.from_json(meta["graph"])) is not None
+        saved = again.newest(tmp_path / f"c{compiled}")
+        assert saved is not None
+        again.load(saved, Graph.from_json(saved.meta["graph"]))
         assert again.begin_phase(session.plan, 9, resumed=True) == {} and again.compiled is compiled
         assert len(laps) == 2, "a resumed phase keeps the choice of its checkpoint"
         assert "compilation" in again.begin_phase(session.plan, 9, resumed=False)

@@ -276,8 +276,9 @@ def test_a_checkpoint_brings_everything_back_bit_for_bit(tmp_path: Path) -> None
         first._writer.flush()  # written from a thread
         graph = first.model.graph
         second = TorchBackend().open(setup(tmp_path))
-        meta = second.load(tmp_path / "c", lambda stored: Graph.from_json(stored["graph"]))
-        assert meta is not None and meta["optimizer_kind"] == "adamw" and meta["problems"] == []
+        saved = second.newest(tmp_path / "c")
+        assert saved is not None and saved.meta["optimizer_kind"] == "adamw" and saved.problems == ()
+        second.load(saved, Graph.from_json(saved.meta["graph"]))
         second.begin_phase(plan, 8, resumed=True)
         assert second.model.graph == graph and second.model.ordinal == 1
         assert same_tensors(state(second), state(first))
@@ -295,8 +296,10 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     with opened(tmp_path) as session:
         session.save(tmp_path / "c", 1, {"ordinal": 0}, 2)
     other = TorchBackend().open(setup(tmp_path))
+    saved = other.newest(tmp_path / "c")
+    assert saved is not None
     with pytest.raises(CheckpointError, match="its weights are not those of its network; restore it from a copy"):
-        other.load(tmp_path / "c", lambda meta: pyramid((2, 1), 4, size=8, classes=3))
+        other.load(saved, pyramid((2, 1), 4, size=8, classes=3))
     other.close()
 
 

@@ -156,7 +156,9 @@ def test_a_checkpoint_is_not_overwritten_by_published_weights(
     first.save(tmp_path, 1, {"ordinal": 0}, 2)
     first.close()
     second = TorchSession(setup_of(made, Path(".")))
-    assert second.load(tmp_path, lambda meta: build(made)) is not None
+    saved = second.newest(tmp_path)
+    assert saved is not None
+    second.load(saved, build(made))
     assert bool((second.model.conv1.weight == 0.25).all())
     second.close()
 
