@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from nasir.spec.problems import suggestion
+from nasir.options import suggestion
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 LABEL = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*$"

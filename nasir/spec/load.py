@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path as File
 
 from nasir.errors import SpecError
-from nasir.spec.problems import Path, Place, Problem, close_match, dotted
+from nasir.options import Path, close_match, dotted
+from nasir.spec.problems import Place, Problem
 from nasir.spec.tree import Entry, Tree, is_choice, locate, parse
 
 MAX_BYTES = 1 << 20

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BeforeValidator, Field, PrivateAttr
 
 from nasir.errors import SpecError
+from nasir.options import Path
 from nasir.policy.base import RULES, PhasePlan
 from nasir.spec.dump import dump
 from nasir.spec.fields import DEVICE, INITIALIZER, NAME, Count, Epochs, Positive, Strict, empty_if_none, fault
@@ -30,7 +31,7 @@ from nasir.spec.model_phase import (
 )
 from nasir.spec.model_regularize import Penalty
 from nasir.spec.model_search import Search
-from nasir.spec.problems import Path, Place, Problem, SpecProblems
+from nasir.spec.problems import Place, Problem, SpecProblems
 from nasir.spec.tree import Tree, locate
 from nasir.training import OptimizerKind, OptimizerPlan, Precision, ScheduleKind, SchedulePlan, TrainPlan
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from nasir.options import close_match
 from nasir.spec.fields import LABEL, Count, OneOf, Options, Positive, Strict, empty_if_none, fault
-from nasir.spec.problems import close_match
 
 
 def _as_list(value: Any) -> Any:
