@@ -6,7 +6,7 @@ dataclasses, and `Annotated` with the bounds of the package annotated_types (`An
 
 from nasir.options.annotations import Canonical, Remedy, kind_of
 from nasir.options.checked import Checked, construct, raise_faults, record_schema
-from nasir.options.declared import Option, checked, options_of, parameters_of
+from nasir.options.declared import Option, checked, declared, described, options_of, parameters_of
 from nasir.options.kinds import Kind
 from nasir.options.words import Fault, Path, close_match, dotted, sentence, shown, suggestion
 
@@ -21,6 +21,8 @@ __all__ = [
     "checked",
     "close_match",
     "construct",
+    "declared",
+    "described",
     "dotted",
     "kind_of",
     "options_of",

@@ -19,7 +19,7 @@ LENGTHS: Mapping[type, str] = {at.MinLen: "min_length", at.MaxLen: "max_length"}
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """Beside bounds in `Annotated`: what to do about a number outside of them, in place of the general advice."""
+    """Beside bounds in `Annotated`: what to do about a value outside of them, in place of the general advice."""
 
     text: str
 
@@ -79,6 +79,7 @@ def _bounds(metadata: Iterable[Any], names: Mapping[type, str]) -> Bounds:
 def _made(annotation: Any, metadata: tuple[Any, ...]) -> tuple[Kind, set[type]]:
     """The kind, and the constraints that mean something to it."""
     origin, arguments = get_origin(annotation), get_args(annotation)
+    remedy = next((one.text for one in metadata if isinstance(one, Remedy)), "")
     if origin in (Union, types.UnionType):
         return _union(arguments, metadata)
     if origin is Literal:
@@ -88,7 +89,6 @@ def _made(annotation: Any, metadata: tuple[Any, ...]) -> tuple[Kind, set[type]]:
     if annotation is str:
         return Scalar(str, _bounds(metadata, LENGTHS)), set(LENGTHS)
     if annotation in (int, float):
-        remedy = next((one.text for one in metadata if isinstance(one, Remedy)), "")
         return Number(annotation, _bounds(metadata, NUMERIC), remedy), set(NUMERIC)
     plain = origin or annotation
     if not isinstance(plain, type):
@@ -96,14 +96,14 @@ def _made(annotation: Any, metadata: tuple[Any, ...]) -> tuple[Kind, set[type]]:
     lengths = _bounds(metadata, LENGTHS)
     if issubclass(plain, Mapping):
         keys, each = (kind_of(one) for one in arguments) if len(arguments) == 2 else (Kind(), Kind())
-        return Table(keys, each, lengths), set(LENGTHS)
+        return Table(keys, each, lengths, remedy), set(LENGTHS)
     if issubclass(plain, tuple) and not hasattr(plain, "_fields"):
         variadic = not arguments or arguments[-1] is Ellipsis
         each_of = tuple(kind_of(one) for one in arguments if one is not Ellipsis) or (Kind(),)
-        return Items(tuple, each_of, not variadic, lengths), set(LENGTHS)
+        return Items(tuple, each_of, not variadic, lengths, remedy), set(LENGTHS)
     if issubclass(plain, Sequence | Set) and not issubclass(plain, str | bytes):
         made = list if issubclass(plain, list) else frozenset if issubclass(plain, Set) else tuple
-        return Items(made, tuple(kind_of(one) for one in arguments) or (Kind(),), False, lengths), set(LENGTHS)
+        return Items(made, tuple(kind_of(one) for one in arguments) or (Kind(),), False, lengths, remedy), set(LENGTHS)
     if dataclasses.is_dataclass(plain):
         from nasir.options.checked import built, record_schema
 

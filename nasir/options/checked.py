@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, Self, TypeVar
 
 from nasir.errors import NasirError, OptionError
-from nasir.options.declared import checked, options_of
+from nasir.options.declared import checked, described, options_of
 from nasir.options.words import Fault, sentence
 
 T = TypeVar("T")
@@ -105,12 +105,7 @@ def built(made: type, given: Mapping[str, Any]) -> tuple[Any, list[Fault]]:
 def record_schema(made: type) -> dict[str, Any]:
     """JSON Schema of the options of a dataclass."""
     options = options_of(made)
-    properties: dict[str, Any] = {}
-    for name, option in options.items():
-        properties[name] = option.kind.schema()
-        value = list(option.default) if isinstance(option.default, tuple) else option.default
-        if isinstance(value, str | int | float | list) or value is None:
-            properties[name]["default"] = value
-    needed = [name for name, option in options.items() if option.required]
+    properties = {name: described(option) for name, option in options.items()}
+    needed = [name for name, one in properties.items() if one.pop("required", False)]
     schema = {"type": "object", "properties": properties, "additionalProperties": False}
     return {**schema, "required": needed} if needed else schema

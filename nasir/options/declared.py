@@ -108,6 +108,15 @@ def _named(owner: Any) -> str:
     return f"{getattr(owner, '__module__', '?')}.{getattr(owner, '__qualname__', repr(owner))}"
 
 
+def described(option: Option) -> dict[str, Any]:
+    """What an option may be, as JSON Schema, and its `default`, or that it is `required`."""
+    if option.required:
+        return {**option.kind.schema(), "required": True}
+    value = list(option.default) if isinstance(option.default, tuple) else option.default
+    plain = value is None or isinstance(value, bool | str | int | float | list | dict)
+    return {**option.kind.schema(), "default": value} if plain else option.kind.schema()
+
+
 def checked(
     options: Mapping[str, Option], given: Mapping[str, Any], thing: str = "", open_ended: bool = False
 ) -> tuple[dict[str, Any], list[Fault]]:

@@ -110,7 +110,7 @@ class Number(Kind):
         except OverflowError:
             plain = math.inf
         if not math.isfinite(plain):
-            return value, [((), f"expected a finite number, found {shown(value)}", EXPECTED[float][1])]
+            return value, [((), f"expected a finite number, found {shown(value)}", self.remedy or EXPECTED[float][1])]
         for bound, limit in self.bounds:
             if not HOLDS[bound](plain, limit):
                 text, remedy = words.out_of_bounds(bound, limit, value)
@@ -151,6 +151,7 @@ class Items(Kind):
     each: tuple[Kind, ...] = (Kind(),)
     fixed: bool = False
     bounds: Bounds = ()
+    remedy: str = ""
 
     @property
     def expected(self) -> tuple[str, str]:
@@ -169,7 +170,8 @@ class Items(Kind):
             return value, faults
         for bound, limit in self.bounds:
             if not HOLDS[bound](len(value), limit):
-                return value, [((), *words.wrong_length(bound, limit, len(value)))]
+                text, remedy = words.wrong_length(bound, limit, len(value))
+                return value, [((), text, self.remedy or remedy)]
         return self.made([item for item, _ in results]), []
 
     def of(self, index: int) -> Kind:
@@ -192,6 +194,7 @@ class Table(Kind):
     keys: Kind = field(default_factory=Kind)
     each: Kind = field(default_factory=Kind)
     bounds: Bounds = ()
+    remedy: str = ""
 
     @property
     def expected(self) -> tuple[str, str]:
@@ -208,15 +211,16 @@ class Table(Kind):
             faults += [((key, *path), text, cure) for path, text, cure in (*wrong, *below)]
         for bound, limit in self.bounds:
             if not faults and not HOLDS[bound](len(value), limit):
-                faults.append(((), *words.wrong_length(bound, limit, len(value))))
+                text, remedy = words.wrong_length(bound, limit, len(value))
+                faults.append(((), text, self.remedy or remedy))
         return made, faults
 
     def schema(self) -> Schema:
         named = {"min_length": "minProperties", "max_length": "maxProperties"}
         found: Schema = {"type": "object", **{named[bound]: limit for bound, limit in self.bounds}}
-        if keys := self.keys.schema().get("enum"):
-            found["propertyNames"] = {"enum": keys}
         below = self.each.schema()
+        if isinstance(self.keys, Choice):
+            return {**found, "properties": {key: below for key in self.keys.choices}, "additionalProperties": False}
         return {**found, "additionalProperties": below} if below else found
 
 

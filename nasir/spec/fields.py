@@ -147,9 +147,6 @@ EpochLength = Annotated[
     float, Field(ge=0), BeforeValidator(_in_epochs), _duration_schema({"type": "number", "minimum": 0})
 ]
 """A length in epochs that need not be whole: `0.5 epochs`."""
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
 Options = dict[str, Any]
 """Options that something registered checks: JSON values by name."""
 
