@@ -113,7 +113,8 @@ class OneOf(Strict):
     @property
     def chosen(self) -> Any:
         """The value under the one key that is given."""
-        return getattr(self, self._given()[0])
+        name, extra = self._given()[0], self.model_extra or {}
+        return extra[name] if name in extra else getattr(self, name)  # a block may be called like a method
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:

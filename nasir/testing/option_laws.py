@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import yaml
 
-from nasir.errors import NasirError, SpecError
-from nasir.options import Option, sentence
+from nasir.errors import NasirError
+from nasir.options import Option
 from nasir.options.kinds import Choice, Items, Kind, Number, Record, Scalar, Table
 from nasir.spec import loads_spec
+from nasir.spec.load import parse_mapping
 from nasir.spec.network import build
+from nasir.spec.passes import option_faults
+from nasir.spec.problems import Place, Problem, raise_problems
 
 FOREIGN = "no_such_word"  # nothing that nasir ships has such a choice
 
 HEAD = {"nasir": 1, "name": "law", "input": {"image": [3, 8, 8]}, "data": {"dataset": "synthetic", "validation": 0.5}}
-NETWORK = [{"stage": {"name": "s1", "block": "basic", "out": 4, "depth": 1}}, {"classifier": {"classes": 2}}]
+LAST = {"classifier": {"classes": 2}}
+NETWORK = [{"stage": {"name": "s1", "block": "basic", "out": 4, "depth": 1}}, LAST]
 GROW = {"name": "grow", "optimizer": {"sgd": {"lr": 0.1}}, "epochs": 2}
 
 
@@ -68,41 +71,39 @@ def _outside(numbers: list[Number]) -> Iterator[int | float]:
 def check_options(
     options: Mapping[str, Option],
     make: Callable[[Mapping[str, Any]], object],
-    from_spec: Callable[[Mapping[str, Any]], object],
-    called: str,
-    given: Mapping[str, Any] | None = None,
+    from_spec: Callable[[Mapping[str, Any]], object] | None,
+    given: Mapping[str, Any],
 ) -> None:
     """Assert that `make` (in Python) and `from_spec` (through a spec) refuse every breach, with one sentence.
 
-    `given`: options that are right, of which one at a time is replaced; `called`: how errors call the thing.
+    `given`: options that are right, of which one at a time is replaced. `from_spec` None: no spec can hold them.
     """
-    right = dict(given or {})
     for name, option in options.items():
         if not option.required:
-            made, faults = option.kind.normal(option.default)
-            assert not faults and made == option.default, f"{called}: the default of {name} breaks its annotation"
+            _, faults = option.kind.normal(option.default)
+            assert not faults, f"the default {option.default!r} of {name} breaks its annotation: {faults}"
         for value in breaches(option.kind):
-            told = _refusal(lambda: make({**right, name: value}), f"{called}: {name}={value!r}")
-            [line] = [line for line in told.splitlines() if f": {name}" in line]
-            text = line.split(f": {name}", 1)[1]
-            written = _refusal(lambda: from_spec({**right, name: value}), f"{called}: {name}: {value!r} in a spec")
-            if not _finite(value):  # a spec cannot hold such a number at all
-                assert "not a finite number" in written, written
-            else:
-                assert f"{name}{text}" in written, f"{called}: Python says {line!r}, a spec {written!r}"
-    unknown = {**right, FOREIGN: 1}
-    told = _refusal(lambda: make(unknown), f"{called}: an option that it does not have")
-    assert sentence(called, (FOREIGN,), "unknown option", "").rstrip() in told, told
+            wrong = {**given, name: value}
+            told = _refusal(make, wrong, f"{name}={value!r} in Python")
+            assert f": {name}" in told, f"{name}={value!r}: the option is not named: {told}"
+            if from_spec is None:
+                continue
+            said = _refusal(from_spec, wrong, f"{name}: {value!r} in a spec")
+            line = name + told.splitlines()[0].split(f": {name}", 1)[1]
+            # a spec cannot hold a number that is not finite at all
+            assert line in said if _finite(value) else "is not a finite number" in said, f"{told!r} against {said!r}"
+    told = _refusal(make, {**given, FOREIGN: 1}, "an option that it does not have")
+    assert f"{FOREIGN}: unknown option; " in told, told
 
 
 def _finite(value: Any) -> bool:
     return all(map(_finite, value)) if isinstance(value, list) else not isinstance(value, float) or math.isfinite(value)
 
 
-def _refusal(action: Callable[[], object], what: str) -> str:
-    """What a NasirError says; an AssertionError if nothing is raised, or something else."""
+def _refusal(action: Callable[[Mapping[str, Any]], object], options: Mapping[str, Any], what: str) -> str:
+    """What a NasirError says about options; an AssertionError if nothing is raised, or something else."""
     try:
-        action()
+        action(options)
     except NasirError as error:
         return str(error)
     except Exception as error:
@@ -115,21 +116,46 @@ def spec_with(**changes: Any) -> str:
     return yaml.safe_dump({**HEAD, "network": NETWORK, "phases": [GROW], **changes}, sort_keys=False)
 
 
-def load_rule(name: str, options: Mapping[str, Any]) -> None:
-    """Load a spec one of whose rules has the pass `name` with these options; raises SpecError."""
-    rule = {"every": 1, "do": {name: json_like(options)}}
-    loads_spec(spec_with(phases=[{**GROW, "rules": [rule]}]), "law.yaml")
+def in_rule(name: str) -> Callable[[Mapping[str, Any]], object]:
+    """Loads a spec one of whose rules has the pass `name`, with options."""
+    return lambda options: loads_spec(
+        spec_with(phases=[{**GROW, "rules": [{"every": 1, "do": {name: json_like(options)}}]}]), "law.yaml"
+    )
 
 
-def load_policy(name: str, options: Mapping[str, Any]) -> None:
-    """Load a spec whose phase has the policy `name` with these options; raises SpecError."""
-    rule = {"do": {"insert-block": {}}}
-    loads_spec(spec_with(phases=[{**GROW, "policy": {name: json_like(options)}, "rules": [rule]}]), "law.yaml")
+def in_phase(name: str) -> Callable[[Mapping[str, Any]], object]:
+    """Loads a spec whose phase has the policy `name`, with options."""
+    rules: list[dict[str, Any]] = [{"do": {"insert-block": {}}}]
+    return lambda options: loads_spec(
+        spec_with(phases=[{**GROW, "policy": {name: json_like(options)}, "rules": rules}]), "law.yaml"
+    )
 
 
-def build_step(name: str, options: Mapping[str, Any]) -> None:
-    """Build the network of a spec that has the step `name`, an op or a block, with these options; raises SpecError."""
-    build(loads_spec(spec_with(network=[{name: json_like(options)}, {"classifier": {"classes": 2}}]), "law.yaml"))
+def in_network(name: str) -> Callable[[Mapping[str, Any]], object]:
+    """Builds the network of a spec that has the block `name` as a step, with options."""
+    return lambda options: build(loads_spec(spec_with(network=[{name: json_like(options)}, LAST]), "law.yaml"))
+
+
+def in_block(name: str) -> Callable[[Mapping[str, Any]], object]:
+    """Builds the network of a spec that defines a block of the op `name`, with attributes."""
+
+    def run(options: Mapping[str, Any]) -> object:
+        blocks = {"law": {"branch": [{name: json_like(options)}], "shortcut": "none"}}
+        return build(loads_spec(spec_with(blocks=blocks, network=["law", LAST]), "law.yaml"))
+
+    return run
+
+
+def as_written(made: type, kind: str) -> Callable[[Mapping[str, Any]], object]:
+    """Checks options that were written in YAML, as a spec does, of a pass or policy that is not registered."""
+
+    def run(options: Mapping[str, Any]) -> object:
+        plain = parse_mapping(yaml.safe_dump(json_like(options)), "law.yaml").plain()
+        faults = option_faults(made, plain, kind)
+        raise_problems([Problem(Place("law.yaml"), path, text, remedy) for path, text, remedy in faults])
+        return plain
+
+    return run
 
 
 def json_like(value: Any) -> Any:
