@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from typing import Any
 
 from nasir import registry
 from nasir.errors import NasirError
-from nasir.ir.op import OpDef
+from nasir.ir.op import OpDef, op_named
+from nasir.options import Option, described, options_of, parameters_of
+from nasir.spec.passes import policy_options
 
 REGISTRIES = {
     "passes": registry.passes,
@@ -20,11 +24,35 @@ REGISTRIES = {
 }
 
 
-def entries(kind: str) -> list[tuple[str, str]]:
-    """(name, one line about it) of everything of a kind; a plugin that fails to import says so."""
+def entries(kind: str) -> list[dict[str, Any]]:
+    """Name and one line about everything of a kind; a plugin that fails to import says so.
+
+    Passes, policies, blocks and ops have `options` too, by name and in order: what each may be as JSON Schema (type,
+    words to choose from, ranges) and its default, or that it is required.
+    """
     if kind == "specs":
-        return sorted(_specs(files("nasir.specs"), ""))
-    return [(name, _about(kind, name)) for name in REGISTRIES[kind].names()]
+        return [{"name": name, "about": about} for name, about in sorted(_specs(files("nasir.specs"), ""))]
+    return [_entry(kind, name) for name in REGISTRIES[kind].names()]
+
+
+def _entry(kind: str, name: str) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": name, "about": _about(kind, name)}
+    if kind in DECLARED:
+        try:
+            options = DECLARED[kind](name)
+        except (NasirError, TypeError) as error:
+            return {**entry, "broken": str(error)}
+        entry["options"] = {key: described(option) for key, option in options.items()}
+    return entry
+
+
+DECLARED: Mapping[str, Callable[[str], Mapping[str, Option]]] = {
+    "passes": lambda name: options_of(registry.passes.get(name)),
+    "policies": lambda name: options_of(policy_options(registry.policies.get(name))),
+    "blocks": lambda name: parameters_of(registry.blocks.get(name), 3)[0],
+    "ops": lambda name: op_named(name).attrs,
+}
+"""What has options, and where they are declared."""
 
 
 def _about(kind: str, name: str) -> str:

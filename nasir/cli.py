@@ -338,11 +338,11 @@ def _list(options: argparse.Namespace) -> int:
 
     rows = entries(options.kind)
     if options.json:
-        _print([{"name": name, "about": about} for name, about in rows])
+        _print(rows)
         return 0
-    width = max((len(name) for name, _ in rows), default=0)
-    for name, about in rows:
-        print(f"{name.ljust(width)}  {about}".rstrip())
+    width = max((len(row["name"]) for row in rows), default=0)
+    for row in rows:
+        print(f"{row['name'].ljust(width)}  {row['about']}".rstrip())
     return 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -21,6 +21,18 @@ class UsageError(NasirError):
 
 class SpecError(UsageError):
     """A spec cannot be used; the message has one `file:line:column: path: problem` line for each problem."""
+
+
+class OptionError(UsageError, ValueError):
+    """An option is unknown, missing, of a wrong type or out of its range, or options contradict each other.
+
+    It is a ValueError as well: that is what dataclasses raise about their values. `faults`: (path below the options,
+    what is wrong, remedy) of each.
+    """
+
+    def __init__(self, message: str, faults: Sequence[tuple[tuple[str | int, ...], str, str]] = ()) -> None:
+        super().__init__(message)
+        self.faults = tuple(faults)
 
 
 class UnknownName(UsageError):

@@ -16,6 +16,7 @@ from nasir.ir.graph import Graph
 from nasir.ir.infer import collector_paused
 from nasir.ir.regions import closest, covers
 from nasir.ir.space import Atom
+from nasir.options import Checked
 from nasir.registry import passes
 from nasir.transfer.plan import TransferPlan, derive
 
@@ -86,12 +87,16 @@ class Rewrite:
         return f"<Rewrite: {maker} at {self.site}: {nodes}, {parameters}, preserves: {self.preserves}>"
 
 
-class Pass(ABC):
+class Pass(Checked, ABC):
     """A rewrite rule. Subclass as a frozen dataclass whose fields are its options, and register it:
 
         @register("insert-block")
         @dataclass(frozen=True)
         class InsertBlock(Pass): ...
+
+    Making one checks the options by their annotations, which may bound them: `rate: Annotated[float, Gt(0), Le(1)]`,
+    with the package annotated_types. OptionError names each option that is unknown, missing or does not fit; rules
+    between options belong into `__post_init__`, as ValueErrors.
 
     `sites` is asked first and must be cheap; `rewrite` edits the draft for one of them, or raises Decline. A pass that
     offers WHOLE acts on the network as a whole wherever a rule names no place.
@@ -103,6 +108,11 @@ class Pass(ABC):
     if TYPE_CHECKING:  # what `get_pass` gives takes the options of the pass, which only its own class knows
 
         def __init__(self, **options: Any) -> None: ...
+
+    @classmethod
+    def called(cls, given: Mapping[str, Any]) -> str:
+        """By the name that it is registered under."""
+        return f"pass {cls.name or cls.__name__}"
 
     @abstractmethod
     def sites(self, graph: Graph) -> Iterable[Site]:

@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from nasir.options import Checked
+from nasir.options.ranges import Count, NotNegative, Positive, Share
+
 OptimizerKind = Literal["sgd", "adam", "adamw"]
 ScheduleKind = Literal["constant", "staircase", "cosine"]
 Precision = Literal["auto", "fp32", "tf32", "bf16"]
@@ -143,7 +146,7 @@ class SchedulePlan:
 
 
 @dataclass(frozen=True, slots=True)
-class PenaltyPlan:
+class PenaltyPlan(Checked):
     """A term of the loss that acts on weights, times `strength`.
 
     l1, l2: sum of |w|, or of w ** 2 without a factor 1/2 (as in Keras), of what `on` names: "kernels" (weights of
@@ -157,40 +160,31 @@ class PenaltyPlan:
     """
 
     kind: PenaltyKind
-    strength: float
+    strength: NotNegative
     on: str | tuple[str, ...] = ""
     resource: Resource = "flops"
-    threshold: float = 0.01
-    l1: float = 0.0
+    threshold: NotNegative = 0.01
+    l1: Share = 0.0
     grouping: Grouping = "max"
     exclude: tuple[str, ...] = ()
-    roofline: tuple[float, float] | None = None
-    batch: int = 1
+    roofline: tuple[Positive, Positive] | None = None
+    batch: Count = 1
 
     def __post_init__(self) -> None:
-        kinds = get_args(PenaltyKind)
-        _require(self.kind in kinds, "penalty kind", self.kind, f"use one of {', '.join(kinds)}")
         place = f"penalty {self.kind}"
-        ok = _number(self.strength) and self.strength >= 0
-        _require(ok, f"{place}: strength", self.strength, "give a finite number, 0 or more")
         where = {"l1": ("kernels", "all"), "l2": ("kernels", "all"), "layer-lasso": ("blocks", "convs")}.get(self.kind)
         if where is not None:
             object.__setattr__(self, "on", self.on or where[0])
             named = self.kind != "layer-lasso" and isinstance(self.on, tuple)
             remedy = f"use {' or '.join(where)}{', or a tuple of labels' if self.kind != 'layer-lasso' else ''}"
             _require(named or self.on in where, f"{place}: on", self.on, remedy)
-        resources = get_args(Resource)
-        ok = self.resource in resources
-        _require(ok, f"{place}: resource", self.resource, f"use one of {', '.join(resources)}")
-        ok = _number(self.threshold) and self.threshold >= 0
-        _require(ok, f"{place}: threshold", self.threshold, "give a finite number, 0 or more")
-        _require(_within(self.l1, 0, 1), f"{place}: l1", self.l1, "give a share, 0 to 1")
-        _require(self.grouping in ("max", "l2"), f"{place}: grouping", self.grouping, "use max or l2")
-        _require(_count(self.batch), f"{place}: batch", self.batch, "give a whole number, 1 or more")
         ok = self.resource != "latency" or self.roofline is not None
         _require(ok, f"{place}: roofline", self.roofline, "latency needs (FLOP/s, bytes/s) of a device")
-        ok = self.roofline is None or all(_number(value) and value > 0 for value in self.roofline)
-        _require(ok, f"{place}: roofline", self.roofline, "give two finite numbers above 0")
+
+    @classmethod
+    def called(cls, given: Mapping[str, Any]) -> str:
+        """By its kind."""
+        return f"penalty {given.get('kind', '')}".rstrip()
 
     @property
     def on_widths(self) -> bool:

@@ -7,23 +7,24 @@ scheme of variance transfer (Yuan, Savarese & Maire, arXiv:2306.12700).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
+from annotated_types import Ge
 
 from nasir.evidence import Evidence
 from nasir.ir import Atom, Draft
 from nasir.ir.draft import Claim
+from nasir.options import Remedy
 
 How: TypeAlias = Literal["replicate", "fresh", "paired"]
 Symmetry: TypeAlias = Literal["noise", "none"]
+Noise: TypeAlias = Annotated[float, Ge(0), Remedy("0.01 is usual")]
 Order: TypeAlias = Literal["circular", "random"]
 
 
 def check_symmetry(how: How, noise: float, symmetry: Symmetry) -> None:
     """Copies need something that separates them, or the word that they shall stay equal; raises ValueError."""
-    if not 0.0 <= noise < np.inf:
-        raise ValueError(f"noise must be a finite number of at least 0, not {noise}; 0.01 is usual")
     if how != "replicate":
         if noise:
             raise ValueError(f"noise separates copies, and how: {how} makes none; leave it out")

@@ -10,18 +10,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import floor
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
+from annotated_types import Gt
 
 from nasir.errors import Decline
 from nasir.evidence import Evidence, Need
 from nasir.ir import Atom, Draft, Graph
 from nasir.ir.space import Index
 from nasir.ir.uniform import uniform_spaces
+from nasir.options import Remedy
+from nasir.options.ranges import Count
 from nasir.registry import register
 from nasir.rewrite import WHOLE, Pass
-from nasir.widening import How, Order, Symmetry, check_symmetry, widen
+from nasir.widening import How, Noise, Order, Symmetry, check_symmetry, widen
 
 Resource: TypeAlias = Literal["macs", "flops", "params"]
 Sizes: TypeAlias = dict[Atom, int]
@@ -45,21 +48,17 @@ class ExpandToBudget(Pass):
     keep         the units that stay then: the first ones, or those with the largest "norm" of incoming weights
     """
 
-    budget: float
+    budget: Annotated[float, Gt(0), Remedy("give what one sample may cost")]
     resource: Resource = "macs"
     how: How = "fresh"
-    multiple_of: int = 1
-    noise: float = 0.0
+    multiple_of: Count = 1
+    noise: Noise = 0.0
     symmetry: Symmetry = "noise"
     order: Order = "circular"
     shrink: bool = False
     keep: Literal["first", "norm"] = "first"
 
     def __post_init__(self) -> None:
-        if not 0 < self.budget < np.inf:
-            raise ValueError(f"budget must be above 0, not {self.budget}; give the {self.resource} of one sample")
-        if self.multiple_of < 1:
-            raise ValueError(f"multiple_of must be at least 1, not {self.multiple_of}")
         check_symmetry(self.how, self.noise, self.symmetry)
 
     @property

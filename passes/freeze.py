@@ -9,6 +9,7 @@ from nasir.errors import Decline
 from nasir.evidence import Evidence
 from nasir.ir import Draft, Graph
 from nasir.ir.regions import covers
+from nasir.options.ranges import Whole
 from nasir.registry import register
 from nasir.rewrite import WHOLE, Pass, Refresh, parts_of
 
@@ -33,11 +34,11 @@ class Freeze(Pass):
 
     paths: tuple[str, ...] = ()
     norms: bool = True
-    refresh_epochs: int = 0
-    refresh_batches: int = 0
+    refresh_epochs: Whole = 0
+    refresh_batches: Whole = 0
 
     def __post_init__(self) -> None:
-        if min(self.refresh_epochs, self.refresh_batches) < 0 or (self.refresh_epochs and self.refresh_batches):
+        if self.refresh_epochs and self.refresh_batches:
             raise ValueError(
                 f"refresh_epochs is {self.refresh_epochs}, refresh_batches {self.refresh_batches}; "
                 "give one of the two, 1 or more, or neither"

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge
 
 from nasir.errors import Decline, GraphError
 from nasir.evidence import Evidence
 from nasir.ir import Draft, Fill, Graph, pair
 from nasir.ir.space import size_of
 from nasir.ir.types import kernel_of
+from nasir.options import Remedy
+from nasir.options.ranges import Count
 from nasir.registry import register
 from nasir.rewrite import WHOLE, Pass
 from nasir.transfer import AxisTake, Key, Take
@@ -29,14 +33,8 @@ class GrowKernel(Pass):
     least  in a region or the network, convolutions whose kernel is smaller stay as they are: 2 spares all that are 1x1
     """
 
-    to: int = 5
-    least: int = 2
-
-    def __post_init__(self) -> None:
-        if self.to < 2 or self.least < 1:
-            raise ValueError(
-                f"to ({self.to}) must be at least 2 and least ({self.least}) at least 1; 5 and 2 are usual"
-            )
+    to: Annotated[int, Ge(2), Remedy("use 3, 5 or 7")] = 5
+    least: Count = 2
 
     def sites(self, graph: Graph) -> Iterable[str]:
         """Every convolution with a smaller kernel, every region that holds one, and the network."""

@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Lt
 
 from nasir.blocks import build_block
 from nasir.blocks.tail import branch_tails, near_zero, parameters
 from nasir.errors import Decline, GraphError
 from nasir.evidence import Evidence
 from nasir.ir import Draft, Graph, Port, Region
+from nasir.options.ranges import Count, Positive
 from nasir.registry import register
 from nasir.rewrite import Pass, Settle
 
@@ -42,14 +45,10 @@ class InsertBlock(Pass):
 
     init: Init = "zero"
     block: Mapping[str, Any] | Literal["copy"] | None = None
-    sigma: float = 1e-3
-    settle_lr: float = 1e-3
-    settle_epochs: int = 10
-    tolerance: float = 0.005
-
-    def __post_init__(self) -> None:
-        if self.sigma <= 0 or self.settle_lr <= 0 or self.settle_epochs < 1 or not 0 <= self.tolerance < 1:
-            raise ValueError("sigma and settle_lr must be above 0, settle_epochs at least 1, tolerance in [0, 1)")
+    sigma: Positive = 1e-3
+    settle_lr: Positive = 1e-3
+    settle_epochs: Count = 10
+    tolerance: Annotated[float, Ge(0), Lt(1)] = 0.005
 
     def sites(self, graph: Graph) -> Iterable[str]:
         """Every stage (append at its end) and every block (insert after it)."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge
 
 from nasir.blocks import build_block, init_rules
 from nasir.blocks.tail import branch_tail, near_zero
@@ -17,6 +19,8 @@ from nasir.evidence import Evidence
 from nasir.ir import Draft, Graph, Port
 from nasir.ir.stream import Layer, layers
 from nasir.ir.untied import is_shortcut
+from nasir.options import Remedy
+from nasir.options.ranges import Count
 from nasir.registry import register
 from nasir.rewrite import WHOLE, Pass
 
@@ -45,21 +49,14 @@ class InsertRandomBlock(Pass):
 
     position: Position = "equal_blockwise"
     block: Mapping[str, Any] | None = None
-    convs: int = 2
+    convs: Count = 2
     width: Literal["stream", "last_conv"] = "stream"
     init: Literal["near_zero", "default"] = "near_zero"
-    sigma: float = 1e-3
+    sigma: Annotated[float, Ge(LEAST), Remedy("a block that is zero before a ReLU never learns; use 1e-3")] = 1e-3
     initializer: str = "glorot_uniform"
-    draws: int = 9
+    draws: Count = 9
 
     def __post_init__(self) -> None:
-        if self.convs < 1 or self.draws < 1:
-            raise ValueError(f"convs ({self.convs}) and draws ({self.draws}) must be at least 1; 2 and 9 are usual")
-        if not self.sigma >= LEAST:
-            raise ValueError(
-                f"sigma must be at least {LEAST:g}, not {self.sigma}: a block that starts at exactly zero in front of "
-                "a ReLU never learns; use 1e-3"
-            )
         init_rules(self.initializer)
 
     def sites(self, graph: Graph) -> Iterable[str]:

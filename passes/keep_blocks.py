@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar, TypeAlias
+
+from annotated_types import Ge, MinLen
 
 from nasir.archive import put_away
 from nasir.blocks.removal import remove_blocks, shortcut_padding
 from nasir.errors import Decline
 from nasir.evidence import Evidence, Need
 from nasir.ir import Draft, Graph
+from nasir.options import Remedy
 from nasir.registry import register
 from nasir.rewrite import WHOLE, Pass
+
+NOT_EMPTY = Remedy("give whole numbers of at least 1: a stage cannot be empty")
+Depth: TypeAlias = Annotated[int, Ge(1), NOT_EMPTY]
 
 
 @register("keep-blocks")
@@ -24,15 +30,12 @@ class KeepBlocks(Pass):
     archive   keep structure and weights of what goes, so that `select-blocks` can bring it back
     """
 
-    depths: tuple[int, ...] | int = 1
+    depths: Annotated[tuple[Depth, ...], MinLen(1), NOT_EMPTY] | Depth = 1
     archive: bool = False
 
     needs: ClassVar[tuple[Need, ...]] = ()
 
     def __post_init__(self) -> None:
-        numbers = (self.depths,) if isinstance(self.depths, int) else self.depths
-        if not numbers or min(numbers) < 1:
-            raise ValueError(f"depths is {self.depths!r}; give whole numbers of at least 1: a stage cannot be empty")
         if self.archive:
             object.__setattr__(self, "needs", (Need("weights"),))  # a copy of all weights is fetched only if wanted
 

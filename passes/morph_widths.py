@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from math import sqrt
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import numpy as np
+from annotated_types import Gt, Le
 
 from nasir.blocks import init_rules
 from nasir.blocks.alive import alive_units, blend, dead_blocks, resize, scaled
@@ -22,6 +23,7 @@ from nasir.evidence import Evidence, Need
 from nasir.ir import Atom, Draft, Graph
 from nasir.ir.uniform import uniform_spaces
 from nasir.ir.untied import largest_factor, own_widths, set_widths
+from nasir.options.ranges import NotNegative, Positive, Share
 from nasir.registry import register
 from nasir.rewrite import WHOLE, Pass
 
@@ -45,20 +47,16 @@ class MorphWidths(Pass):
     initializer  for rescratch: a name as for `init:` of a spec
     """
 
-    flops: float = 1e9
-    shrink: float = 1.0
-    expand: float = 0.5
+    flops: Positive = 1e9
+    shrink: Annotated[float, Gt(0), Le(1)] = 1.0
+    expand: Share = 0.5
     factor: Literal["sqrt", "exact"] = "sqrt"
-    threshold: float = 0.01
+    threshold: NotNegative = 0.01
     ties: Literal["independent", "coupled"] = "independent"
     width_step: Literal["rescratch", "transfer"] = "rescratch"
     initializer: str = "glorot_uniform"
 
     def __post_init__(self) -> None:
-        if self.flops <= 0 or self.threshold < 0:
-            raise ValueError(f"flops ({self.flops}) must be above 0, threshold ({self.threshold}) at least 0")
-        if not (0 < self.shrink <= 1 and 0 <= self.expand <= 1):
-            raise ValueError(f"shrink ({self.shrink}) and expand ({self.expand}) must be 0 to 1; 1 and 0.5 are usual")
         if self.ties == "independent" and self.width_step == "transfer":
             raise ValueError(
                 "width_step: transfer needs ties: coupled; where each layer has its own width, channels "

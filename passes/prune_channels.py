@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Ge, Gt, Len, Lt, MinLen
 
 from nasir.errors import Decline
 from nasir.evidence import Evidence, Need
 from nasir.ir import Atom, Draft, Graph, Index
 from nasir.ir.sizing import Sizing
+from nasir.options import Remedy
+from nasir.options.ranges import Count, Share, Whole
 from nasir.pruning import fold
 from nasir.pruning.choose import Counts, Queue, Ranking, by_cost, by_fraction, by_latency, by_threshold
 from nasir.pruning.score import Aggregate, Normalize, Score, Scores, measured, scores_of, weakest_first
-from nasir.pruning.spaces import KINDS, Kind, Resizable, chosen
-from nasir.pruning.target import RESOURCES, amount
+from nasir.pruning.spaces import Kind, Resizable, chosen
+from nasir.pruning.target import Resource, amount
 from nasir.registry import register
 from nasir.rewrite import WHOLE, Pass, Refresh, Site
 
@@ -49,33 +52,21 @@ class PruneChannels(Pass):
     aggregate: Aggregate = "mean"
     normalize: Normalize | None = None
     ranking: Ranking = "local"
-    fraction: float | None = None
-    threshold: float | None = None
-    target: Mapping[str, float | str] | None = None
-    floor: int = 1
-    multiple_of: int = 1
-    spaces: tuple[Kind, ...] = ("channels", "groups", "heads")
-    l1: float = 0.0
+    fraction: Annotated[float, Gt(0), Lt(1), Remedy("0.5 removes half of the units")] | None = None
+    threshold: Annotated[float, Ge(0), Remedy("no score is below 0")] | None = None
+    target: Annotated[Mapping[Resource, float | str], Len(1, 1), Remedy("write target: {macs: 50%}")] | None = None
+    floor: Count = 1
+    multiple_of: Count = 1
+    spaces: Annotated[tuple[Kind, ...], MinLen(1)] = ("channels", "groups", "heads")
+    l1: Share = 0.0
     constants: Literal["fold", "drop"] = "fold"
-    recalibrate: int = 0
+    recalibrate: Whole = 0
 
     def __post_init__(self) -> None:
         if sum(given is not None for given in (self.fraction, self.threshold, self.target)) != 1:
             raise ValueError("give exactly one of fraction, threshold and target")
-        if self.threshold is not None and self.threshold < 0:
-            raise ValueError(f"threshold must be at least 0, not {self.threshold}: no score is below 0")
-        if self.fraction is not None and not 0.0 < self.fraction < 1.0:
-            raise ValueError(f"fraction must lie between 0 and 1, not {self.fraction}; 0.5 removes half of the units")
-        if min(self.floor, self.multiple_of) < 1 or self.recalibrate < 0:
-            raise ValueError("floor and multiple_of must be at least 1, recalibrate at least 0")
-        if not 0.0 <= self.l1 <= 1.0:
-            raise ValueError(f"l1 is a share and must lie between 0 and 1, not {self.l1}; 0 is the plain group lasso")
-        if not self.spaces or not set(self.spaces) <= set(KINDS):
-            raise ValueError(f"spaces must be some of {', '.join(KINDS)}, not {list(self.spaces)}; leave it out")
         if self.target is not None:
-            (resource, value), *more = [*self.target.items()] or [("", "")]
-            if more or resource not in RESOURCES:
-                raise ValueError(f"target must hold one of {', '.join(RESOURCES)}; write target: {{macs: 50%}}")
+            [value] = self.target.values()
             amount(value, 1.0)
 
     @property
@@ -132,4 +123,4 @@ class PruneChannels(Pass):
         ((resource, value),) = self.target.items()
         if resource == "latency":
             return by_latency(graph, queue, value, seen)
-        return by_cost(queue, Sizing(graph), resource, value)  # type: ignore[arg-type]
+        return by_cost(queue, Sizing(graph), resource, value)

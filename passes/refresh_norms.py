@@ -9,6 +9,7 @@ from nasir.errors import Decline
 from nasir.evidence import Evidence
 from nasir.ir import Draft, Graph
 from nasir.ir.regions import covers
+from nasir.options.ranges import Whole
 from nasir.registry import register
 from nasir.rewrite import WHOLE, Pass, Refresh, parts_of
 
@@ -26,14 +27,14 @@ class RefreshNorms(Pass):
     frozen       frozen norms move too
     """
 
-    batches: int = 0
-    epochs: int = 0
+    batches: Whole = 0
+    epochs: Whole = 0
     cumulative: bool = False
     paths: tuple[str, ...] = ()
     frozen: bool = False
 
     def __post_init__(self) -> None:
-        if min(self.batches, self.epochs) < 0 or (self.batches and self.epochs):
+        if self.batches and self.epochs:
             raise ValueError(f"batches is {self.batches}, epochs {self.epochs}; give one of the two, 1 or more")
 
     def sites(self, graph: Graph) -> Iterable[str]:

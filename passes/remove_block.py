@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge
 
 from nasir.errors import Decline, GraphError
 from nasir.evidence import Evidence
 from nasir.ir import Draft, Graph, Port
+from nasir.options import Remedy
 from nasir.registry import register
 from nasir.rewrite import Pass
 
@@ -23,11 +26,7 @@ class RemoveBlock(Pass):
     """
 
     which: Literal["last", "first"] = "last"
-    floor: int = 1
-
-    def __post_init__(self) -> None:
-        if self.floor < 1:
-            raise ValueError(f"floor must be at least 1, not {self.floor}: a stage cannot be empty")
+    floor: Annotated[int, Ge(1), Remedy("a stage cannot be empty")] = 1
 
     def sites(self, graph: Graph) -> Iterable[str]:
         """Every stage that may shrink, and every block that may go."""

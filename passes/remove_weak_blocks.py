@@ -14,6 +14,7 @@ from nasir.blocks.removal import remove_blocks, shortcut_padding
 from nasir.errors import Decline
 from nasir.evidence import Evidence, Need
 from nasir.ir import Draft, Graph
+from nasir.options.ranges import NotNegative, Positive, Whole
 from nasir.registry import register
 from nasir.rewrite import WHOLE, Pass
 
@@ -42,18 +43,14 @@ class RemoveWeakBlocks(Pass):
 
     score: Literal["mean", "sum"] = "mean"
     when: Literal["any", "all"] = "any"
-    threshold: float = 1e-3
+    threshold: Positive = 1e-3
     candidates: Literal["inserted", "all"] = "inserted"
     scores: Literal["previous", "current"] = "previous"
-    grace: int = 0
-    guard: float | None = 0.015
+    grace: Whole = 0
+    guard: NotNegative | None = 0.015
     metric: str = "val.accuracy"
 
     needs: ClassVar[tuple[Need, ...]] = (Need("weight_abs"),)
-
-    def __post_init__(self) -> None:
-        if self.threshold <= 0 or self.grace < 0 or (self.guard is not None and self.guard < 0):
-            raise ValueError("threshold must be above 0, grace and guard at least 0; usual are 1e-3, 0 and 0.015")
 
     def sites(self, graph: Graph) -> Iterable[str]:
         """The network as a whole."""

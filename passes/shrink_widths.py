@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Gt, Le
 from numpy.typing import NDArray
 
 from nasir.blocks import init_rules
@@ -20,6 +21,7 @@ from nasir.blocks.removal import remove_blocks
 from nasir.errors import Decline
 from nasir.evidence import Evidence, Need
 from nasir.ir import Atom, Draft, Graph
+from nasir.options.ranges import Count, NotNegative, Share
 from nasir.registry import register
 from nasir.rewrite import WHOLE, Pass, parts_of
 
@@ -41,20 +43,18 @@ class ShrinkWidths(Pass):
     """
 
     score: Literal["group_lasso", "norm_scale"] = "group_lasso"
-    threshold: float = 0.01
-    l1: float = 0.0
+    threshold: NotNegative = 0.01
+    l1: Share = 0.0
     grouping: Literal["max", "l2"] = "max"
     exclude: tuple[str, ...] = ()
-    rate: float = 1.0
-    floor: int = 1
+    rate: Annotated[float, Gt(0), Le(1)] = 1.0
+    floor: Count = 1
     width_step: Literal["transfer", "rescratch"] = "transfer"
     initializer: str = "default"
 
     def __post_init__(self) -> None:
-        if self.threshold < 0 or not 0 < self.rate <= 1 or self.floor < 1:
-            raise ValueError("threshold must be at least 0, rate above 0 and at most 1, floor at least 1; 0.01, 1, 1")
-        if not 0 <= self.l1 <= 1 or (self.l1 and self.score != "group_lasso"):
-            raise ValueError(f"l1 is {self.l1}; it must be 0 to 1, and 0 for the score {self.score}")
+        if self.l1 and self.score != "group_lasso":
+            raise ValueError(f"l1 is {self.l1}; it must be 0 for the score {self.score}")
         init_rules(self.initializer)
 
     @property

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
+from annotated_types import Ge
 
 from nasir.blocks import starts
 from nasir.branching import (
@@ -31,11 +32,14 @@ from nasir.evidence import Evidence
 from nasir.ir import Atom, Draft, Graph, Index, Region, positions
 from nasir.ir.regions import covers
 from nasir.ir.types import Slot
+from nasir.options import Remedy
+from nasir.options.ranges import Count
 from nasir.registry import register
 from nasir.rewrite import Pass
 from nasir.transfer import AxisTake, Key, Source, Stack, Take
 
 How = Literal["rrr", "aligned", "random"]
+Planes: TypeAlias = Annotated[int, Ge(1), Remedy("give one a stage, whole numbers of at least 1")]
 
 
 @register("split-branches")
@@ -56,20 +60,14 @@ class SplitBranches(Pass):
     fresh_head   the classifiers of the branches start anew; null: yes, except for aligned
     """
 
-    branches: int = 8
+    branches: Count = 8
     how: How = "rrr"
-    planes: Literal["calibrated", "keep"] | tuple[int, ...] = "calibrated"
-    multiple_of: int = 1
+    planes: Literal["calibrated", "keep"] | tuple[Planes, ...] = "calibrated"
+    multiple_of: Count = 1
     average: Literal["probabilities", "logits"] = "probabilities"
     train: Literal["separate", "joint"] = "separate"
     reset_norms: bool | None = None
     fresh_head: bool | None = None
-
-    def __post_init__(self) -> None:
-        if self.branches < 1 or self.multiple_of < 1:
-            raise ValueError(f"branches ({self.branches}) and multiple_of ({self.multiple_of}) must be at least 1")
-        if not isinstance(self.planes, str) and any(type(n) is not int or n < 1 for n in self.planes):
-            raise ValueError(f"planes must be whole numbers of at least 1, not {list(self.planes)}; give one a stage")
 
     def sites(self, graph: Graph) -> Iterable[str]:
         """Every stage and every block of a network of one output that has no branches yet."""

@@ -13,6 +13,7 @@ from nasir.branching.merging import branch_paths, is_dense, joint, over_outputs,
 from nasir.errors import Decline
 from nasir.evidence import Evidence
 from nasir.ir import Draft, Graph, Port
+from nasir.options.ranges import Whole
 from nasir.registry import register
 from nasir.rewrite import WHOLE, Pass
 from nasir.transfer import AxisTake, Key, Take
@@ -27,11 +28,11 @@ class UngroupBranches(Pass):
     train      how branches whose classifiers were joined train again: separate or joint
     """
 
-    branches: int = 0
+    branches: Whole = 0
     train: Literal["separate", "joint"] = "separate"
 
     def __post_init__(self) -> None:
-        if self.branches < 0 or self.branches == 1:
+        if self.branches == 1:
             raise ValueError(f"branches must be 2 or more, or 0 to see it from the network, not {self.branches}")
 
     def sites(self, graph: Graph) -> Iterable[str]:

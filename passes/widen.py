@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import floor
+from typing import Annotated
+
+from annotated_types import Ge, Gt, Le
 
 from nasir.errors import Decline, GraphError
 from nasir.evidence import Evidence
 from nasir.ir import Atom, Draft, Graph
 from nasir.ir.uniform import uniform_spaces
+from nasir.options import Remedy
+from nasir.options.ranges import Count
 from nasir.registry import register
 from nasir.rewrite import WHOLE, Pass, Site
-from nasir.widening import How, Order, Symmetry, check_symmetry, widen
+from nasir.widening import How, Noise, Order, Symmetry, check_symmetry, widen
 
 MOST = 1000.0  # times the width: beyond is a slip
+PRUNE = Remedy(f"use a factor above 1, at most {MOST:,.0f}, or units of at least 1; prune-channels removes units")
 
 
 @register("widen")
@@ -34,24 +40,16 @@ class Widen(Pass):
     """
 
     how: How = "replicate"
-    factor: float | None = None
-    units: int | None = None
-    multiple_of: int = 1
-    noise: float = 0.0
+    factor: Annotated[float, Gt(1), Le(MOST), PRUNE] | None = None
+    units: Annotated[int, Ge(1), PRUNE] | None = None
+    multiple_of: Count = 1
+    noise: Noise = 0.0
     symmetry: Symmetry = "noise"
     order: Order = "circular"
 
     def __post_init__(self) -> None:
         if (self.factor is None) is (self.units is None):
             raise ValueError("give one of factor (such as 1.5) and units (such as 8)")
-        if self.factor is not None and not 1.0 < self.factor <= MOST:
-            raise ValueError(
-                f"factor must be above 1 and at most {MOST:,.0f}, not {self.factor}; to remove units use prune-channels"
-            )
-        if self.units is not None and self.units < 1:
-            raise ValueError(f"units must be at least 1, not {self.units}; to remove units use prune-channels")
-        if self.multiple_of < 1:
-            raise ValueError(f"multiple_of must be at least 1, not {self.multiple_of}")
         check_symmetry(self.how, self.noise, self.symmetry)
 
     def sites(self, graph: Graph) -> Iterable[Site]:

@@ -219,10 +219,13 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"block": "basik"}, "did you mean 'basic'"),
     ({"block": "basic", "option": {}}, "unknown key 'option'"),
     ({"options": {}}, "no key 'block'"),
-    ({"block": "basic", "options": {"out": "wide"}}, "must be a whole number, not 'wide'"),
-    ({"block": "basic", "options": {"shortcut": "none?"}}, "must be 'identity' or"),
-    ({"block": "basic", "options": {"widht": 3}}, "unknown option 'widht'"),
-    ({"block": "basic", "options": {"branch_scale": True}}, "must be a number or"),
+    ({"block": "basic", "options": {"out": "wide"}}, "out: expected a whole number, found the text 'wide'"),
+    ({"block": "basic", "options": {"shortcut": "none?"}}, "shortcut: unknown value 'none?'; did you mean 'none'?"),
+    ({"block": "basic", "options": {"widht": 3}}, "widht: unknown option; known: out, shortcut"),
+    (
+        {"block": "basic", "options": {"branch_scale": True}},
+        "a number or the word skipinit or nothing, found true",
+    ),
     ({"block": "basic", "options": {"out": 4, "shortcut": "pad"}}, "cannot pad 8 channels to 4"),
     ({"block": "basic", "options": {"out": 4, "shortcut": "identity"}}, "identity shortcut cannot"),
     ({"block": "bottleneck", "options": {"expansion": 3}}, "no multiple of 3"),
@@ -235,7 +238,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"branch": ["rely"]}, "did you mean 'relu'"),
     ({"branch": ["concat"]}, "not one input and one output"),
     ({"branch": [{"conv": {"out": "out/3"}}]}, "out/3 is no whole number"),
-    ({"branch": [{"conv": {"kernel": 3}}]}, "option 'out' is missing"),
+    ({"branch": [{"conv": {"kernel": 3}}]}, "out: this option is required; add `out: ...`"),
     ({"branch": [{"conv": {"out": "out", "stride": 2}}], "shortcut": "projection"}, "let the strides"),
 ]
 

@@ -16,7 +16,7 @@ import nasir
 ROOT = Path(__file__).parent.parent
 LAYERS = (
     ("errors", "version", "cores", "growing", "lazy"),
-    ("registry", "images"),
+    ("options", "registry", "images"),
     ("ir",),
     ("blocks",),
     ("transfer",),
@@ -41,7 +41,7 @@ LAYERS = (
     ("__main__", "__init__"),  # __init__: the public names, loaded on first use
 )
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
-FOR_PASSES = {"errors", "registry", "ir", "blocks", "branching", "transfer", "evidence", "rewrite"}
+FOR_PASSES = {"errors", "options", "registry", "ir", "blocks", "branching", "transfer", "evidence", "rewrite"}
 FOR_PASSES |= {"pruning", "archive", "widening", "lazy"}
 FOR_BACKENDS = {part for part, rank in RANK.items() if rank < RANK["engine"]} - {"policy", "spec", "testing"}
 OUTSIDE = {"passes", "backends"}  # at the root; only an `__init__` offers names of theirs, all else asks a registry

@@ -5,12 +5,13 @@ from __future__ import annotations
 from nasir.blocks.make import Maker
 from nasir.errors import TypeRuleError
 from nasir.ir import Port
+from nasir.options.ranges import Count, Rate, Whole
 from nasir.registry import blocks
 
 
 @blocks.register("dense")
 def dense(
-    make: Maker, x: Port, stride: int, out: int = 0, growth: int = 32, bottleneck: int = 4, dropout: float = 0.0
+    make: Maker, x: Port, stride: int, out: Whole = 0, growth: Count = 32, bottleneck: Count = 4, dropout: Rate = 0.0
 ) -> Port:
     """The input and `growth` channels more: norm - ReLU - 1x1 - norm - ReLU - 3x3 (Huang et al. 2017, DenseNet-B).
 
@@ -18,11 +19,10 @@ def dense(
     bottleneck    the 1x1 convolution has this many times `growth` channels
     dropout       after the 3x3 convolution
     """
-    if stride != 1 or out or growth < 1 or bottleneck < 1:
+    if stride != 1 or out:
         raise TypeRuleError(
-            f"block '{make.path}': a dense block adds growth channels at stride 1, it cannot have out {out}, "
-            f"stride {stride}, growth {growth} and bottleneck {bottleneck}; leave out and stride "
-            "away, let the others be at least 1"
+            f"block '{make.path}': a dense block adds growth channels at stride 1, it cannot have out {out} and "
+            f"stride {stride}; leave both away"
         )
     y = make.relu(make.norm(x, "norm1"), "relu1")
     y = make.conv(y, bottleneck * growth, "conv1", kernel=1)

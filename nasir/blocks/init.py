@@ -40,7 +40,7 @@ INITS: Mapping[str, Mapping[Part, Fill]] = {
 def init_rules(init: str) -> Mapping[Part, Fill]:
     """{part: rule} of a name; raises UnknownName."""
     if init not in INITS:
-        raise UnknownName(f"unknown initializer {init!r}: {closest(init, INITS)}")
+        raise UnknownName(f"unknown initializer {init!r}; {closest(init, INITS)}")
     return INITS[init]
 
 

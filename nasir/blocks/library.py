@@ -11,6 +11,7 @@ from nasir.blocks.build import Shortcut, close_residual
 from nasir.blocks.make import Maker
 from nasir.errors import TypeRuleError
 from nasir.ir import Port
+from nasir.options.ranges import Count, Rate, Share, Whole
 from nasir.registry import blocks
 
 Norm = Literal["batch", "none"]
@@ -38,7 +39,7 @@ def basic(
     make: Maker,
     x: Port,
     stride: int,
-    out: int = 0,
+    out: Whole = 0,
     shortcut: Shortcut = "projection",
     norm: Norm = "batch",
     branch_scale: Scale = None,
@@ -61,10 +62,10 @@ def bottleneck(
     make: Maker,
     x: Port,
     stride: int,
-    out: int = 0,
-    expansion: int = 4,
-    groups: int = 1,
-    base_width: int = 64,
+    out: Whole = 0,
+    expansion: Count = 4,
+    groups: Count = 1,
+    base_width: Count = 64,
     shortcut: Shortcut = "projection",
     branch_scale: Scale = None,
 ) -> Port:
@@ -76,8 +77,6 @@ def bottleneck(
     shortcut, branch_scale   as in `basic`
     """
     channels = make.channels(x)
-    if expansion < 1:
-        raise TypeRuleError(f"block '{make.path}': option 'expansion' must be at least 1, not {expansion}")
     if not out and channels % expansion:
         raise TypeRuleError(f"block '{make.path}': {channels} channels are no multiple of {expansion}; give `out`")
     out = out or channels // expansion
@@ -89,7 +88,7 @@ def bottleneck(
 
 
 @blocks.register("plain")
-def plain(make: Maker, x: Port, stride: int, out: int = 0, norm: Norm = "batch") -> Port:
+def plain(make: Maker, x: Port, stride: int, out: Whole = 0, norm: Norm = "batch") -> Port:
     """3x3 - norm - ReLU without a shortcut (AutoGrow's plain nets).
 
     out           channels; 0: those of the input
@@ -103,10 +102,10 @@ def preact_basic(
     make: Maker,
     x: Port,
     stride: int,
-    out: int = 0,
+    out: Whole = 0,
     shortcut: Shortcut = "projection",
     norm: Norm = "batch",
-    dropout: float = 0.0,
+    dropout: Rate = 0.0,
     branch_scale: Scale = None,
 ) -> Port:
     """Pre-activation residual block: norm - ReLU - 3x3, twice, and a sum without ReLU (He et al. 2016).
@@ -131,7 +130,7 @@ def preact_basic(
 
 
 @blocks.register("resbuilder")
-def resbuilder(make: Maker, x: Port, stride: int, out: int = 0, convs: int = 2, momentum: float = 0.01) -> Port:
+def resbuilder(make: Maker, x: Port, stride: int, out: Whole = 0, convs: Count = 2, momentum: Share = 0.01) -> Port:
     """ResBuilder's unit: y = x + ReLU(conv(norm(...))), `convs` times, no ReLU after the sum (released code).
 
     Where channels differ the narrower side is padded with zero channels; where sizes differ the shortcut is a 1x1
@@ -140,8 +139,6 @@ def resbuilder(make: Maker, x: Port, stride: int, out: int = 0, convs: int = 2, 
     convs         convolutions of the branch
     momentum      weight of a new batch in the running statistics; Keras has 0.99 for the rest
     """
-    if convs < 1:
-        raise TypeRuleError(f"block '{make.path}': option 'convs' must be at least 1, not {convs}")
     out = out or make.channels(x)
     y = x
     for number in range(1, convs + 1):

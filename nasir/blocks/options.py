@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Mapping
-from functools import cache
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
 from nasir.errors import TypeRuleError
 from nasir.ir import JSON
-from nasir.ir.regions import closest
+from nasir.options import checked as fitted
+from nasir.options import parameters_of, sentence
 
 _WORD = re.compile(r"(in|out|stride)(?:\s*([*/])\s*([1-9][0-9]*))?")
-_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
 
 
 def words_resolved(value: JSON, words: Mapping[str, int], place: str) -> JSON:
@@ -34,55 +32,11 @@ def words_resolved(value: JSON, words: Mapping[str, int], place: str) -> JSON:
 def checked(function: Callable[..., Any], options: Mapping[str, JSON], place: str, skip: int = 2) -> dict[str, JSON]:
     """`options` as keyword arguments of `function`, whose first `skip` parameters are not options.
 
-    Raises TypeRuleError for unknown, missing and wrongly typed options; `place` begins its message.
+    Raises TypeRuleError for unknown, missing and wrong options; `place` begins its message. UsageError for annotations
+    that cannot be resolved.
     """
-    known, catch_all = parameters(function, skip)
-    for name, value in options.items():
-        if name not in known:
-            if catch_all:
-                continue
-            hint = closest(name, known) if known else "it takes none"
-            raise TypeRuleError(f"{place}: unknown option {name!r}; {hint}")
-        _check_type(value, known[name][0], f"{place}: option {name!r}")
-    for name, (_, required) in known.items():
-        if required and name not in options:
-            raise TypeRuleError(f"{place}: option {name!r} is missing; give it a value")
-    return dict(options)
-
-
-@cache
-def parameters(function: Callable[..., Any], skip: int = 2) -> tuple[dict[str, tuple[Any, bool]], bool]:
-    """({option: (annotation, required)}, whether it takes any other option)."""
-    try:
-        hints = get_type_hints(function)
-    except NameError:  # names imported for type checkers only: such options go unchecked
-        hints = {}
-    found: dict[str, tuple[Any, bool]] = {}
-    catch_all = False
-    for parameter in list(inspect.signature(function).parameters.values())[skip:]:
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            catch_all = True
-        else:
-            required = parameter.default is inspect.Parameter.empty
-            found[parameter.name] = (hints.get(parameter.name, Any), required)
-    return found, catch_all
-
-
-def _check_type(value: JSON, annotation: Any, place: str) -> None:
-    wanted = get_args(annotation) if get_origin(annotation) not in (None, Literal) else (annotation,)
-    if any(_fits(value, one) for one in wanted):
-        return
-    choices = [choice for one in wanted if get_origin(one) is Literal for choice in get_args(one)]
-    names = [_NAMES[one] for one in wanted if one in _NAMES] + [repr(choice) for choice in choices]
-    hint = f"; {closest(value, map(str, choices))}" if choices and isinstance(value, str) else ""
-    raise TypeRuleError(f"{place} must be {' or '.join(names)}, not {value!r}{hint}")
-
-
-def _fits(value: JSON, wanted: Any) -> bool:
-    if get_origin(wanted) is Literal:
-        return any(value == choice and type(value) is type(choice) for choice in get_args(wanted))
-    if wanted is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if wanted in _NAMES:
-        return type(value) is wanted
-    return True  # no JSON scalar: left to the function
+    known, open_ended = parameters_of(function, skip)
+    made, faults = fitted(known, options, "block", open_ended)
+    if faults:
+        raise TypeRuleError(sentence(place, *faults[0]))
+    return made

@@ -9,6 +9,7 @@ from nasir.blocks.options import checked
 from nasir.errors import TypeRuleError, UnknownName
 from nasir.ir import JSON, Port, op_named
 from nasir.ir.regions import closest
+from nasir.options.ranges import Count, Rate, Whole
 from nasir.registry import ops
 
 Step = Callable[..., Port]
@@ -38,11 +39,11 @@ def conv(
     make: Maker,
     x: Port,
     label: str | None,
-    out: int,
-    kernel: int = 3,
-    stride: int = 1,
-    padding: int | None = None,
-    groups: int = 1,
+    out: Count,
+    kernel: Count = 3,
+    stride: Count = 1,
+    padding: Whole | None = None,
+    groups: Count = 1,
     bias: bool = True,
 ) -> Port:
     """A convolution; padding defaults to kernel // 2."""
@@ -53,11 +54,11 @@ def conv_bn(
     make: Maker,
     x: Port,
     label: str | None,
-    out: int,
-    kernel: int = 3,
-    stride: int = 1,
-    padding: int | None = None,
-    groups: int = 1,
+    out: Count,
+    kernel: Count = 3,
+    stride: Count = 1,
+    padding: Whole | None = None,
+    groups: Count = 1,
 ) -> Port:
     """Convolution without bias, batch norm."""
     x = make.conv(x, out, _named(label, "conv"), kernel, stride, padding, groups)
@@ -68,11 +69,11 @@ def conv_bn_relu(
     make: Maker,
     x: Port,
     label: str | None,
-    out: int,
-    kernel: int = 3,
-    stride: int = 1,
-    padding: int | None = None,
-    groups: int = 1,
+    out: Count,
+    kernel: Count = 3,
+    stride: Count = 1,
+    padding: Whole | None = None,
+    groups: Count = 1,
 ) -> Port:
     """Convolution without bias, batch norm, ReLU."""
     x = conv_bn(make, x, label, out, kernel, stride, padding, groups)
@@ -83,11 +84,11 @@ def bn_relu_conv(
     make: Maker,
     x: Port,
     label: str | None,
-    out: int,
-    kernel: int = 3,
-    stride: int = 1,
-    padding: int | None = None,
-    groups: int = 1,
+    out: Count,
+    kernel: Count = 3,
+    stride: Count = 1,
+    padding: Whole | None = None,
+    groups: Count = 1,
 ) -> Port:
     """Batch norm, ReLU, convolution without bias."""
     x = make.relu(make.norm(x, _named(label, "bn")), _named(label, "relu"))
@@ -95,26 +96,26 @@ def bn_relu_conv(
 
 
 def max_pool(
-    make: Maker, x: Port, label: str | None, kernel: int = 2, stride: int | None = None, padding: int = 0
+    make: Maker, x: Port, label: str | None, kernel: Count = 2, stride: Count | None = None, padding: Whole = 0
 ) -> Port:
     """Maximum over windows; stride defaults to the kernel."""
     return make.node("max_pool", x, label, kernel=kernel, stride=stride or 0, padding=padding)
 
 
 def avg_pool(
-    make: Maker, x: Port, label: str | None, kernel: int = 2, stride: int | None = None, padding: int = 0
+    make: Maker, x: Port, label: str | None, kernel: Count = 2, stride: Count | None = None, padding: Whole = 0
 ) -> Port:
     """Mean over windows; stride defaults to the kernel."""
     return make.node("avg_pool", x, label, kernel=kernel, stride=stride or 0, padding=padding)
 
 
-def patchify(make: Maker, x: Port, label: str | None, out: int, patch: int = 16) -> Port:
+def patchify(make: Maker, x: Port, label: str | None, out: Count, patch: Count = 16) -> Port:
     """Patches of an image as tokens: a convolution with kernel and stride `patch`, its places one after another."""
     x = make.conv(x, out, _named(label, "conv"), kernel=patch, stride=patch, padding=0, bias=True)
     return make.node("tokens", x, _named(label, "tokens"))
 
 
-def classifier(make: Maker, x: Port, label: str | None, classes: int, dropout: float = 0.0) -> Port:
+def classifier(make: Maker, x: Port, label: str | None, classes: Count, dropout: Rate = 0.0) -> Port:
     """Dropout if any, global average pooling of an image or of tokens, a linear layer to the classes ("fc").
 
     Dropout lies before the pooling, which then averages its noise over all positions (Kim et al., UAI 2023).

@@ -5,6 +5,7 @@ from __future__ import annotations
 from nasir.blocks.make import Maker
 from nasir.errors import TypeRuleError
 from nasir.ir import Port
+from nasir.options.ranges import Count, NotNegative, Rate, Whole
 from nasir.registry import blocks
 
 
@@ -13,13 +14,13 @@ def transformer(
     make: Maker,
     x: Port,
     stride: int,
-    out: int = 0,
-    heads: int = 4,
-    head_dim: int = 0,
-    mlp: int = 0,
-    dropout: float = 0.0,
-    attention_dropout: float = 0.0,
-    eps: float = 1e-6,
+    out: Whole = 0,
+    heads: Count = 4,
+    head_dim: Whole = 0,
+    mlp: Whole = 0,
+    dropout: Rate = 0.0,
+    attention_dropout: Rate = 0.0,
+    eps: NotNegative = 1e-6,
 ) -> Port:
     """Pre-norm encoder block on tokens: x + attention(norm(x)), then x + mlp(norm(x)) (Dosovitskiy et al. 2021).
 
@@ -38,8 +39,6 @@ def transformer(
             f"{place}: a transformer keeps its {channels} channels and all tokens, it cannot have out {out} and "
             f"stride {stride}; leave both away"
         )
-    if heads < 1 or head_dim < 0 or mlp < 0:
-        raise TypeRuleError(f"{place}: heads must be at least 1, head_dim and mlp at least 0")
     # no need to divide evenly: a pass may have removed some of the channels
     head_dim = head_dim or max(1, channels // heads)
 

@@ -16,10 +16,12 @@ import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args
 
 from nasir.errors import TypeRuleError, UsageError
 from nasir.ir.types import JSON, Fill, Role, Slot, SlotAxis, ValueType
+from nasir.options import Canonical, Option, checked, declared, sentence
+from nasir.options.ranges import Count, Whole
 from nasir.registry import ops
 
 if TYPE_CHECKING:
@@ -52,10 +54,22 @@ Family: TypeAlias = Literal[
 Sign: TypeAlias = Literal["always", "keeps"]
 Channels: TypeAlias = Literal["alone", "moves", "groups"]
 Unchanged: TypeAlias = Literal["zero", "nonnegative", "all"]
-Pair: TypeAlias = int | tuple[int, int]
+
+
+def _shortest(value: int | tuple[int, int]) -> int | tuple[int, int]:
+    """Equal architectures have equal attributes: one number where both are the same."""
+    return value[0] if isinstance(value, tuple) and value[0] == value[1] else value
+
+
+Pair: TypeAlias = Annotated[int | tuple[int, int], Canonical(_shortest)]
+"""One whole number, or two: height and width."""
+Sizes: TypeAlias = Annotated[Count | tuple[Count, Count], Canonical(_shortest)]
+"""The same of at least 1."""
+Pads: TypeAlias = Annotated[Whole | tuple[Whole, Whole], Canonical(_shortest)]
+"""The same of at least 0."""
 SHARED = 10_000  # attribute sets an op remembers
 
-__all__ = ["At", "Fill", "OpDef", "Pair", "Role", "Slot", "SlotAxis", "op", "op_named", "pair"]
+__all__ = ["At", "Fill", "OpDef", "Pads", "Pair", "Role", "Sizes", "Slot", "SlotAxis", "op", "op_named", "pair"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +121,7 @@ class OpDef:
 
     name: str
     rule: Rule
-    attrs: Mapping[str, inspect.Parameter]
+    attrs: Mapping[str, Option]
     arity: tuple[int, int | None]
     nonnegative: Sign | None = None
     mixes: bool = False
@@ -156,7 +170,7 @@ class OpDef:
         return self.channels in ("alone", "moves")
 
     def normalize(self, attrs: Mapping[str, JSON], label: str) -> dict[str, JSON]:
-        """Attributes in declaration order, defaults filled, values in the declared type; raises TypeRuleError."""
+        """Attributes in declaration order, defaults filled, values in their normal form; raises TypeRuleError."""
         # a network repeats few attribute sets: nodes share one dict of each; the types keep 1, 1.0 and True apart
         try:
             key = (*attrs.items(), *map(type, attrs.values()))
@@ -170,23 +184,10 @@ class OpDef:
         return known
 
     def _normalize(self, attrs: Mapping[str, JSON], label: str) -> dict[str, JSON]:
-        unknown = [key for key in attrs if key not in self.attrs]
-        if unknown:
-            raise TypeRuleError(self._unknown_attr(unknown[0], label))
-        full: dict[str, JSON] = {}
-        for name, parameter in self.attrs.items():
-            if name in attrs:
-                full[name] = _normal(attrs[name], str(parameter.annotation), f"{self.name} '{label}': {name}")
-            elif parameter.default is inspect.Parameter.empty:
-                raise TypeRuleError(f"{self.name} '{label}': attribute {name!r} is missing; give it a value")
-            else:
-                full[name] = parameter.default
-        return full
-
-    def _unknown_attr(self, name: str, label: str) -> str:
-        close = difflib.get_close_matches(name, self.attrs, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(self.attrs) or 'none'}"
-        return f"{self.name} '{label}': unknown attribute {name!r}; {hint}"
+        made, faults = checked(self.attrs, attrs, "op")
+        if faults:
+            raise TypeRuleError(sentence(f"{self.name} '{label}'", *faults[0]))
+        return {name: made.get(name, option.default) for name, option in self.attrs.items()}
 
 
 def op(
@@ -205,7 +206,11 @@ def op(
     macs: Macs | None = None,
     unordered: Unordered | None = None,
 ) -> Callable[[Rule], Rule]:
-    """Register a typed function as an op; see `OpDef` for the facts. UsageError for facts that cannot be."""
+    """Register a typed function as an op; see `OpDef` for the facts.
+
+    Its parameters that are no `ValueType` are its attributes, checked by their annotations (`nasir.options`). Raises
+    UsageError for facts that cannot be, and for annotations that cannot be resolved.
+    """
 
     def add(rule: Rule) -> Rule:
         parameters = list(inspect.signature(rule).parameters.values())[1:]
@@ -214,7 +219,7 @@ def op(
         made = OpDef(
             name=name,
             rule=rule,
-            attrs={p.name: p for p in parameters if p not in values},
+            attrs=declared(rule, [p for p in parameters if p not in values]),
             arity=(1 if variadic else len(values), None if variadic else len(values)),
             nonnegative=nonnegative,
             mixes=mixes,
@@ -301,37 +306,3 @@ loaded: dict[str, OpDef] = {}  # the ops that were asked for, by name
 def pair(value: Pair) -> tuple[int, int]:
     """(h, w) of an attribute that may be one number."""
     return (value, value) if isinstance(value, int) else value
-
-
-def _normal(value: JSON, annotation: str, place: str) -> JSON:
-    """`value` in the declared type, so that equal architectures have equal attributes (1 and 1.0, [3, 3] and 3)."""
-    if annotation == "Pair":
-        return _normal_pair(value, place)
-    if annotation == "bool":
-        wanted: Any = bool
-    elif annotation == "int":
-        wanted = int
-    elif annotation == "float":
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-        wanted = float
-    elif annotation == "str":
-        wanted = str
-    elif annotation.startswith("tuple[int"):
-        if isinstance(value, list | tuple) and all(type(v) is int for v in value):
-            return tuple(value)
-        raise TypeRuleError(f"{place} must be a list of whole numbers, not {value!r}")
-    else:
-        return value
-    if type(value) is not wanted:
-        names = {int: "a whole number", bool: "true or false", float: "a number", str: "a text"}
-        raise TypeRuleError(f"{place} must be {names[wanted]}, not {value!r}")
-    return value
-
-
-def _normal_pair(value: JSON, place: str) -> Pair:
-    if type(value) is int:
-        return value
-    if isinstance(value, list | tuple) and len(value) == 2 and all(type(v) is int for v in value):
-        return value[0] if value[0] == value[1] else (value[0], value[1])
-    raise TypeRuleError(f"{place} must be one whole number or two (height, width), not {value!r}")

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 from math import prod
+from typing import Annotated
+
+from annotated_types import MinLen
 
 from nasir.ir import ops_constants as known
 from nasir.ir.infer import At
-from nasir.ir.op import Pair, op, pair
+from nasir.ir.op import Pads, Pair, Sizes, op, pair
 from nasir.ir.ops_functions import gaussian_gated, hard_gated, logistic, rectified, same, sigmoid_gated
 from nasir.ir.space import Axis, Cat, Prod, Space, pin, size_of
 from nasir.ir.types import JSON, ValueType
+from nasir.options.ranges import Count, Rate, Whole
 
 
 @op("input", family="input", view=True)
-def input_(at: At, shape: tuple[int, ...]) -> ValueType:
+def input_(at: At, shape: Annotated[tuple[Count, ...], MinLen(1)]) -> ValueType:
     """The network's input; `shape` without the batch axis: [C, H, W], [N], or [T, C] for tokens."""
-    if not shape or any(size < 1 for size in shape):
-        at.fail(f"shape must be one to three sizes of at least 1, not {list(shape)}")
     value = ValueType(shape)
     channels = at.fresh(shape[value.channel_axis])
     channels.pin = "it is the input of the network"
@@ -68,10 +70,8 @@ def softmax(at: At, x: ValueType) -> ValueType:
 
 
 @op("dropout", family="passive", pointwise=same, unchanged="all", nonnegative="keeps", random=True, view=True)
-def dropout(at: At, x: ValueType, p: float = 0.5) -> ValueType:
+def dropout(at: At, x: ValueType, p: Rate = 0.5) -> ValueType:
     """Zero each element with probability `p` while training, 0 <= p < 1."""
-    if not 0.0 <= p < 1.0:
-        at.fail(f"p must be at least 0 and below 1, not {p}")
     return x
 
 
@@ -126,7 +126,7 @@ def concat(at: At, *x: ValueType) -> ValueType:
 
 
 @op("split", family="split", channels="moves", nonnegative="keeps", view=True, constant=known.split)
-def split(at: At, x: ValueType, sizes: tuple[int, ...]) -> tuple[ValueType, ...]:
+def split(at: At, x: ValueType, sizes: tuple[Count, ...]) -> tuple[ValueType, ...]:
     """Consecutive parts of the channel axis, one output each; `sizes` must sum to it."""
     channels = x.shape[x.channel_axis]
     if sum(sizes) != channels:
@@ -137,7 +137,7 @@ def split(at: At, x: ValueType, sizes: tuple[int, ...]) -> tuple[ValueType, ...]
 
 
 @op("slice", family="split", channels="moves", nonnegative="keeps", view=True, constant=known.part)
-def slice_(at: At, x: ValueType, start: int, stop: int) -> ValueType:
+def slice_(at: At, x: ValueType, start: Whole, stop: Count) -> ValueType:
     """Channels start <= c < stop."""
     size = x.shape[x.channel_axis]
     if not 0 <= start < stop <= size:
@@ -182,13 +182,13 @@ def _window(height: int, width: int, kernel: Pair, stride: Pair, padding: Pair, 
 
 
 @op("max_pool", family="pool", channels="alone", nonnegative="keeps", constant=known.window)
-def max_pool(at: At, x: ValueType, kernel: Pair, stride: Pair = 0, padding: Pair = 0) -> ValueType:
+def max_pool(at: At, x: ValueType, kernel: Sizes, stride: Pads = 0, padding: Pads = 0) -> ValueType:
     """Maximum over windows; stride 0 means the kernel size."""
     return _pool(at, x, kernel, stride, padding)
 
 
 @op("avg_pool", family="pool", channels="alone", nonnegative="keeps", constant=known.padded_window)
-def avg_pool(at: At, x: ValueType, kernel: Pair, stride: Pair = 0, padding: Pair = 0) -> ValueType:
+def avg_pool(at: At, x: ValueType, kernel: Sizes, stride: Pads = 0, padding: Pads = 0) -> ValueType:
     """Mean over windows, padding counted; stride 0 means the kernel size."""
     return _pool(at, x, kernel, stride, padding)
 
@@ -229,11 +229,9 @@ def _uneven_windows(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], ou
     constant=known.window,
     unordered=_uneven_windows,
 )
-def adaptive_avg_pool(at: At, x: ValueType, size: Pair) -> ValueType:
+def adaptive_avg_pool(at: At, x: ValueType, size: Sizes) -> ValueType:
     """Mean over windows chosen so that the output is `size` (height, width)."""
     channels, _, _ = at.image(x)
-    if min(pair(size)) < 1:
-        at.fail(f"size must be at least 1, not {size}")
     return ValueType((channels, *pair(size)))
 
 
@@ -250,7 +248,7 @@ def flatten(at: At, x: ValueType) -> ValueType:
 
 
 @op("reshape", family="shape", channels="moves", nonnegative="keeps", view=True, constant=known.reshaped)
-def reshape(at: At, x: ValueType, shape: tuple[int, ...]) -> ValueType:
+def reshape(at: At, x: ValueType, shape: tuple[Count, ...]) -> ValueType:
     """The same elements, row-major, in another shape.
 
     Axes that stay in front keep their space; a flattening is a product; anything else pins its atoms.
@@ -278,16 +276,14 @@ def reshape(at: At, x: ValueType, shape: tuple[int, ...]) -> ValueType:
 
 
 @op("subsample", family="shape", channels="alone", nonnegative="keeps", view=True, constant=known.window)
-def subsample(at: At, x: ValueType, stride: Pair = 2) -> ValueType:
+def subsample(at: At, x: ValueType, stride: Sizes = 2) -> ValueType:
     """Every `stride`-th row and column (option-A shortcut, He et al. 2015, section 3.3)."""
     return ValueType((x.axes[0], *window(at, x, 1, stride, 0)))
 
 
 @op("pad_channels", family="pad", channels="moves", unchanged="all", nonnegative="keeps", constant=known.padded)
-def pad_channels(at: At, x: ValueType, before: int = 0, after: int = 0) -> ValueType:
+def pad_channels(at: At, x: ValueType, before: Whole = 0, after: Whole = 0) -> ValueType:
     """Zero channels before and after those of the input (option-A shortcut)."""
-    if before < 0 or after < 0:
-        at.fail(f"before ({before}) and after ({after}) must be at least 0")
     channels = x.channels
     middle = at.fresh(channels) if isinstance(channels, int) else channels
     head = (at.fresh(before, "before"),) if before else ()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 from nasir.ir.infer import At
 from nasir.ir.op import op
 from nasir.ir.ops import _merge
 from nasir.ir.types import ValueType
 
-AVERAGES = ("probabilities", "logits")
-TRAININGS = ("separate", "joint")
+Average: TypeAlias = Literal["probabilities", "logits"]
+Training: TypeAlias = Literal["separate", "joint"]
 
 
 @op("ensemble", family="ensemble", mixes=True)
-def ensemble(at: At, *x: ValueType, average: str = "probabilities", train: str = "separate") -> ValueType:
+def ensemble(at: At, *x: ValueType, average: Average = "probabilities", train: Training = "separate") -> ValueType:
     """The mean prediction of branches that put out logits (C,) each.
 
     average   probabilities: log of the mean of the branches' softmax, so that cross-entropy of it is the ensemble's;
@@ -20,10 +22,6 @@ def ensemble(at: At, *x: ValueType, average: str = "probabilities", train: str =
     train     separate: in training mode the logits of all branches go on, [N, branches, C], and each branch has its
               own cross-entropy; joint: the mean is trained. An ensemble that trains separately ends its network.
     """
-    if average not in AVERAGES:
-        at.fail(f"average must be {' or '.join(AVERAGES)}, not {average!r}")
-    if train not in TRAININGS:
-        at.fail(f"train must be {' or '.join(TRAININGS)}, not {train!r}")
     if len(x[0].axes) != 1:
         at.fail(f"needs vectors of logits, got shape {x[0].shape}; put a classifier at the end of each branch")
     return _merge(at, x)

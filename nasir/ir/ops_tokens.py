@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isfinite
 
 from nasir.ir import ops_constants as known
 from nasir.ir.infer import At
@@ -11,6 +10,7 @@ from nasir.ir.op import op
 from nasir.ir.ops_weighted import DECAY, ZEROS
 from nasir.ir.space import Cat, Prod
 from nasir.ir.types import JSON, Fill, ValueType
+from nasir.options.ranges import Count, Rate, Whole
 
 
 @op("tokens", family="shape", channels="moves", nonnegative="keeps", view=True, constant=known.sequenced)
@@ -43,7 +43,7 @@ def _attention_macs(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], ou
 
 
 @op("self_attention", family="attention", channels="moves", constant=known.attended, macs=_attention_macs)
-def self_attention(at: At, x: ValueType, heads: int, head_dim: int, scale: float, dropout: float = 0.0) -> ValueType:
+def self_attention(at: At, x: ValueType, heads: Count, head_dim: Count, scale: float, dropout: Rate = 0.0) -> ValueType:
     """softmax(`scale` * q k^T) v for each head (Vaswani et al. 2017, section 3.2), without weights of its own.
 
     The channels of x are q, k and v one after another, each head by head: q and k have `head_dim` channels a head,
@@ -54,13 +54,11 @@ def self_attention(at: At, x: ValueType, heads: int, head_dim: int, scale: float
     count, channels = at.tokens(x)
     size = x.shape[1]
     rest = size - 2 * heads * head_dim
-    if heads < 1 or head_dim < 1 or rest < 1 or rest % heads:
+    if rest < 1 or rest % heads:
         at.fail(
             f"{heads} heads of {head_dim} channels for each of q and k leave {rest} of {size} channels for v: "
             f"there must be at least one for each head and equally many; let linear put out 3 * heads * head_dim"
         )
-    if not isfinite(scale) or not 0.0 <= dropout < 1.0:
-        at.fail(f"scale must be a finite number and dropout at least 0 and below 1, not {scale} and {dropout}")
     head, matched = at.fresh(heads, "heads"), at.fresh(head_dim, "head_dim")
     # a copy or a fresh unit here enters the product of q and k, and no reader's weight can undo that
     matched.mixed = at.label
@@ -70,10 +68,10 @@ def self_attention(at: At, x: ValueType, heads: int, head_dim: int, scale: float
 
 
 @op("select_token", family="shape", channels="moves", nonnegative="keeps", view=True, constant=known.one_place)
-def select_token(at: At, x: ValueType, index: int = 0) -> ValueType:
+def select_token(at: At, x: ValueType, index: Whole = 0) -> ValueType:
     """One token as a vector: (T, C) -> (C,)."""
     count, channels = at.tokens(x)
-    if not 0 <= index < count:
+    if index >= count:
         at.fail(f"index must be from 0 to {count - 1}, not {index}")
     return ValueType((channels,))
 

@@ -8,10 +8,11 @@ from typing import TypeAlias
 
 from nasir.ir import ops_constants as known
 from nasir.ir.infer import At
-from nasir.ir.op import Pair, op, pair
+from nasir.ir.op import Pads, Sizes, op, pair
 from nasir.ir.ops import window
 from nasir.ir.space import Axis, Prod
 from nasir.ir.types import JSON, Fill, Kind, ValueType
+from nasir.options.ranges import Count, NotNegative, Share
 
 Along: TypeAlias = tuple[str, Fill, Kind, frozenset[str]]
 
@@ -48,19 +49,19 @@ def _unpadded(attrs: Mapping[str, JSON]) -> bool:
 def conv2d(
     at: At,
     x: ValueType,
-    out: int,
-    kernel: Pair,
-    stride: Pair = 1,
-    padding: Pair = 0,
-    dilation: Pair = 1,
-    groups: int = 1,
+    out: Count,
+    kernel: Sizes,
+    stride: Sizes = 1,
+    padding: Pads = 0,
+    dilation: Sizes = 1,
+    groups: Count = 1,
     bias: bool = False,
 ) -> ValueType:
     """2-D convolution to `out` channels; `groups` = input channels is depthwise. No bias by default."""
     kh, kw = pair(kernel)
     height, width = window(at, x, kernel, stride, padding, dilation)
     channels = x.axes[0]
-    fan_in = x.shape[0] // max(groups, 1) * kh * kw
+    fan_in = x.shape[0] // groups * kh * kw
     if groups == 1:
         written: Axis = at.fresh(out, "out")
         read: Axis = channels
@@ -74,7 +75,7 @@ def conv2d(
 
 def _grouped(at: At, channels: Axis, size: int, out: int, groups: int) -> tuple[Axis, Axis]:
     """(written, read) spaces: in = Prod(G, I), out = Prod(G, O); depthwise: G is the whole input space."""
-    if groups < 1 or size % groups or out % groups:
+    if size % groups or out % groups:
         at.fail(f"groups {groups} must divide both the {size} input and the {out} output channels")
     if groups == size:
         at.mirror("groups", channels)
@@ -97,7 +98,7 @@ def _linear_macs(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out: 
 
 
 @op("linear", family="weighted", macs=_linear_macs)
-def linear(at: At, x: ValueType, out: int, bias: bool = True) -> ValueType:
+def linear(at: At, x: ValueType, out: Count, bias: bool = True) -> ValueType:
     """Affine map of a vector, or of each token, to `out` features."""
     if len(x.axes) > 2:
         at.fail(f"needs a vector or tokens, got shape {x.shape}; put flatten, global_avg_pool or tokens before it")
@@ -114,7 +115,7 @@ def _no_tokens(at: At, x: ValueType) -> None:
 
 
 @op("batch_norm", family="norm", channels="alone", constant=known.normed)
-def batch_norm(at: At, x: ValueType, eps: float = 1e-5, momentum: float = 0.1) -> ValueType:
+def batch_norm(at: At, x: ValueType, eps: NotNegative = 1e-5, momentum: Share = 0.1) -> ValueType:
     """Batch normalization per channel; `momentum` is the weight of the new batch in the running statistics."""
     _no_tokens(at, x)
     channels = x.axes[0]
@@ -124,11 +125,11 @@ def batch_norm(at: At, x: ValueType, eps: float = 1e-5, momentum: float = 0.1) -
 
 
 @op("group_norm", family="norm", channels="groups", mixes=True)
-def group_norm(at: At, x: ValueType, groups: int, eps: float = 1e-5) -> ValueType:
+def group_norm(at: At, x: ValueType, groups: Count, eps: NotNegative = 1e-5) -> ValueType:
     """Normalization over groups of consecutive channels and all positions (Wu & He 2018)."""
     _no_tokens(at, x)
     channels, size = x.axes[0], x.shape[0]
-    if groups < 1 or size % groups:
+    if size % groups:
         at.fail(f"groups {groups} must divide the {size} channels")
     if 1 < groups < size:
         at.same(channels, Prod((at.fresh(groups, "groups"), at.fresh(size // groups))), "channels", (0, 0))
@@ -139,7 +140,7 @@ def group_norm(at: At, x: ValueType, groups: int, eps: float = 1e-5) -> ValueTyp
 
 
 @op("layer_norm", family="norm", mixes=True)
-def layer_norm(at: At, x: ValueType, eps: float = 1e-5) -> ValueType:
+def layer_norm(at: At, x: ValueType, eps: NotNegative = 1e-5) -> ValueType:
     """Normalization of a vector, or of each token, over its features."""
     if len(x.axes) > 2:
         at.fail(f"needs a vector or tokens, got shape {x.shape}; use group_norm with groups: 1 for images")

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
+from annotated_types import Len, MinLen
+
+from nasir.options import Checked, Remedy
+from nasir.options.ranges import Count, Whole
 from nasir.policy.evolve_rank import Objective
+
+Tournament: TypeAlias = Annotated[Mapping[Literal["tournament"], Count], Len(1, 1), Remedy("write {tournament: 5}")]
+Goal: TypeAlias = str | Annotated[Mapping[Literal["maximize", "minimize"], str], Len(1, 1)]
+"""A metric whose direction is known, or one with its direction."""
 
 
 @dataclass(frozen=True)
-class EvolveOptions:
+class EvolveOptions(Checked):
     """Options of the policy `evolve`; numbers are whole and at least 1 unless it is said otherwise.
 
     population   networks that live at a time
@@ -28,46 +36,37 @@ class EvolveOptions:
     result       what the phase ends with: the best of its history or of the last population
     """
 
-    population: int = 10
-    offspring: int = 1
-    generations: int | None = None
-    epochs: int = 1
-    initial: int | None = None
-    mutations: int = 1
-    attempts: int = 20
-    select: Literal["best"] | Mapping[str, int] = "best"
+    population: Count = 10
+    offspring: Count = 1
+    generations: Count | None = None
+    epochs: Count = 1
+    initial: Whole | None = None
+    mutations: Count = 1
+    attempts: Count = 20
+    select: Literal["best"] | Tournament = "best"
     replace: Literal["oldest", "worst", "parents"] = "oldest"
     keep_parent: bool = False
-    objectives: tuple[str | Mapping[str, str], ...] = ("val.accuracy",)
+    objectives: Annotated[tuple[Goal, ...], MinLen(1), Remedy("write [val.accuracy]")] = ("val.accuracy",)
     result: Literal["history", "population"] = "history"
 
     def __post_init__(self) -> None:
-        for name in ("population", "offspring", "generations", "epochs", "mutations", "attempts"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
-        if self.initial is not None and self.initial < 0:
-            raise ValueError(f"initial is {self.initial}; it must be at least 0")
         if self.attempts < self.mutations:
             raise ValueError(
                 f"attempts: {self.attempts} are too few for {self.mutations} mutations; give at least them"
             )
-        if self.select != "best":
-            size = self.select.get("tournament") if isinstance(self.select, Mapping) and len(self.select) == 1 else None
-            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-                raise ValueError(
-                    f"select: {self.select!r} is no way to choose a parent; write `best` or `{{tournament: 5}}`"
-                )
         if self.replace == "parents" and self.offspring < self.population:
             raise ValueError(
                 f"offspring: {self.offspring} children cannot replace all {self.population} parents; give at least as "
                 "many, or `replace: oldest`"
             )
-        if not self.objectives:
-            raise ValueError("objectives: there is none; write [val.accuracy]")
         metrics = [one.metric for one in self.goals]
         if len(set(metrics)) != len(metrics):
             raise ValueError(f"objectives: {', '.join(metrics)}: one of them is named twice; name each once")
+
+    @classmethod
+    def called(cls, given: Mapping[str, Any]) -> str:
+        """By the name of the policy."""
+        return "policy evolve"
 
     @property
     def goals(self) -> tuple[Objective, ...]:

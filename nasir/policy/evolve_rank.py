@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from nasir.policy.base import Record
 
@@ -21,7 +22,7 @@ class Objective:
     sign: int
 
     @classmethod
-    def parse(cls, value: str | Mapping[str, str]) -> Objective:
+    def parse(cls, value: str | Mapping[Literal["maximize", "minimize"], str]) -> Objective:
         """`val.accuracy`, whose direction is known, or {"maximize": NAME} or {"minimize": NAME}; else ValueError."""
         if isinstance(value, str):
             name, direction = value, "minimize" if value in COSTS or value.endswith("loss") else "maximize"

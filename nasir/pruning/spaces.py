@@ -14,7 +14,6 @@ from nasir.ir.space import Atom, Axis, Cat, Prod, resolve
 from nasir.rewrite import WHOLE
 
 Kind: TypeAlias = Literal["channels", "groups", "widths", "heads", "head_dims"]
-KINDS: tuple[Kind, ...] = ("channels", "groups", "widths", "heads", "head_dims")
 FACTORS: dict[str, Kind] = {"groups": "groups", "heads": "heads", "head_dim": "head_dims"}  # by mirroring attribute
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from math import isfinite
+from typing import Literal, TypeAlias
 
-RESOURCES = ("macs", "params", "latency")
+Resource: TypeAlias = Literal["macs", "params", "latency"]
 
 
 def amount(value: float | str, now: float) -> float:

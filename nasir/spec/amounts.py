@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
+from nasir.options import suggestion
 from nasir.spec.fields import fault
-from nasir.spec.problems import suggestion
 
 _NUMBER = r"([-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)"
 _COUNT = re.compile(rf"{_NUMBER}\s*([kKMGT]?)")

@@ -9,13 +9,14 @@ from typing import Any
 import nasir.ir  # noqa: F401 - registers the ops that ship
 from nasir.blocks import STEPS
 from nasir.errors import NasirError
+from nasir.options import Path, suggestion
 from nasir.policy.base import RULES
 from nasir.registry import Registry, blocks, datasets, ops, passes, policies
 from nasir.spec.model import Phase, Spec
 from nasir.spec.model_network import StageStep, Step
 from nasir.spec.model_phase import METRICS, Condition, Rule
-from nasir.spec.passes import NoOptions, find, make_pass, option_faults, policy_options, with_options
-from nasir.spec.problems import Path, Problem, suggestion
+from nasir.spec.passes import NoOptions, find, make_pass, option_faults, options_for, policy_options
+from nasir.spec.problems import Problem
 from nasir.spec.tree import Tree, children, key_place, locate
 
 
@@ -275,9 +276,8 @@ def _check_policy(spec: Spec, phase: Phase, path: Path, findings: Findings) -> N
     policy = find(policies, plan.policy)
     if policy is None:
         return
-    kind = policy_options(policy)
-    options = with_options(kind, plan.policy_options, f"policy {plan.policy}")
-    given = () if kind is NoOptions else (options,)
+    options = options_for(policy, plan)
+    given = () if isinstance(options, NoOptions) else (options,)
     if hasattr(policy, "faults"):
         for below, text, remedy in policy.faults(plan, *given):
             findings.add((*path, *below), text, remedy)

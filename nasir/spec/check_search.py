@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from nasir.options import Path, dotted
 from nasir.spec.check import Findings
 from nasir.spec.choices import Space
 from nasir.spec.domains import Options
 from nasir.spec.model import Spec
 from nasir.spec.model_search import Search
-from nasir.spec.problems import Path, dotted
 from nasir.spec.tree import locate
 
 CURVES = ("val.accuracy", "val.loss", "train.accuracy", "train.loss")

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from nasir.options import Path, dotted, suggestion
+from nasir.options import shown as found
 from nasir.spec.choices import NO_DEFAULT, Choice, Node, NoDefault, Space
 from nasir.spec.domains import Domain, FloatRange, IntRange, Options, Value, divides, last_step, shown
 from nasir.spec.load import CHOICE_KEYS
-from nasir.spec.problems import Path, Problem, dotted, suggestion
-from nasir.spec.translate import shown as found
+from nasir.spec.problems import Problem
 from nasir.spec.tree import Tree, children, is_choice, key_place, locate
 
 KINDS = ("float", "int", "cases")

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from nasir.journal import canonical_json
+from nasir.options import Path, dotted
 from nasir.spec.domains import Domain, FloatRange, IntRange, Options, Value, domain_of, shown, values_of
-from nasir.spec.problems import Path, Place, dotted
+from nasir.spec.problems import Place
 from nasir.spec.tree import Entry, Tree, is_choice
 
 __all__ = ["NO_DEFAULT", "Choice", "FloatRange", "IntRange", "NoDefault", "Node", "Options", "Space", "Value"]

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from nasir.ir import Graph
 from nasir.ir.determinism import unordered
+from nasir.options import Path
 from nasir.spec.model import Spec
-from nasir.spec.problems import Path, SpecProblems
+from nasir.spec.problems import SpecProblems
 
 
 def check_determinism(

@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from nasir.spec.problems import suggestion
+from nasir.options import suggestion
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 LABEL = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*$"
@@ -113,7 +113,8 @@ class OneOf(Strict):
     @property
     def chosen(self) -> Any:
         """The value under the one key that is given."""
-        return getattr(self, self._given()[0])
+        name, extra = self._given()[0], self.model_extra or {}
+        return extra[name] if name in extra else getattr(self, name)  # a block may be called like a method
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -147,9 +148,6 @@ EpochLength = Annotated[
     float, Field(ge=0), BeforeValidator(_in_epochs), _duration_schema({"type": "number", "minimum": 0})
 ]
 """A length in epochs that need not be whole: `0.5 epochs`."""
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
 Options = dict[str, Any]
 """Options that something registered checks: JSON values by name."""
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from itertools import chain
 
 from nasir.ir import Graph
+from nasir.options import Path, suggestion
 from nasir.spec.model import Spec
 from nasir.spec.model_regularize import Gamma
-from nasir.spec.problems import Path, suggestion
 
 
 def check_labels(spec: Spec, graph: Graph) -> None:

@@ -9,7 +9,8 @@ from os.path import isdir
 from pathlib import Path as File
 
 from nasir.errors import SpecError
-from nasir.spec.problems import Path, Place, Problem, close_match, dotted
+from nasir.options import Path, close_match, dotted
+from nasir.spec.problems import Place, Problem
 from nasir.spec.tree import Entry, Tree, is_choice, locate, parse
 
 MAX_BYTES = 1 << 20

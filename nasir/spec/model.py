@@ -10,9 +10,11 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BeforeValidator, Field, PrivateAttr
 
 from nasir.errors import SpecError
+from nasir.options import Path
+from nasir.options.ranges import Count, Positive
 from nasir.policy.base import RULES, PhasePlan
 from nasir.spec.dump import dump
-from nasir.spec.fields import DEVICE, INITIALIZER, NAME, Count, Epochs, Positive, Strict, empty_if_none, fault
+from nasir.spec.fields import DEVICE, INITIALIZER, NAME, Epochs, Strict, empty_if_none, fault
 from nasir.spec.model_data import Data
 from nasir.spec.model_network import Input, Network, RunNetwork, Step
 from nasir.spec.model_phase import (
@@ -30,7 +32,7 @@ from nasir.spec.model_phase import (
 )
 from nasir.spec.model_regularize import Penalty
 from nasir.spec.model_search import Search
-from nasir.spec.problems import Path, Place, Problem, SpecProblems
+from nasir.spec.problems import Place, Problem, SpecProblems
 from nasir.spec.tree import Tree, locate
 from nasir.training import OptimizerKind, OptimizerPlan, Precision, ScheduleKind, SchedulePlan, TrainPlan
 

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from nasir.spec.fields import Count, OneOf, Options, Positive, Strict, empty_if_none, fault
+from nasir.options.ranges import Count, Positive
+from nasir.spec.fields import OneOf, Options, Strict, empty_if_none, fault
 from nasir.training import DataPlan
 
 Range = Annotated[tuple[Positive, ...], Field(strict=False, min_length=2, max_length=2)]

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from nasir.spec.fields import LABEL, Count, OneOf, Options, Positive, Strict, empty_if_none, fault
-from nasir.spec.problems import close_match
+from nasir.options import close_match
+from nasir.options.ranges import Count, Positive
+from nasir.spec.fields import LABEL, OneOf, Options, Strict, empty_if_none, fault
 
 
 def _as_list(value: Any) -> Any:

@@ -7,19 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
+from nasir.options.ranges import Count, NotNegative, Positive
 from nasir.policy import base
-from nasir.spec.fields import (
-    Count,
-    EpochLength,
-    Epochs,
-    NotNegative,
-    OneOf,
-    Options,
-    Positive,
-    Strict,
-    empty_if_none,
-    fault,
-)
+from nasir.spec.fields import EpochLength, Epochs, OneOf, Options, Strict, empty_if_none, fault
 
 METRICS = ("train.loss", "train.accuracy", "val.loss", "val.accuracy", "lr", "seconds")
 """What an epoch record of the journal can be asked for; accuracies are fractions, seconds are of the epoch."""

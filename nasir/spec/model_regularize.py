@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from nasir.ir.roofline import PROFILES
-from nasir.spec.fields import LABEL, Count, NotNegative, OneOf, Positive, Strict, fault
+from nasir.options.ranges import Count, NotNegative, Positive, Share
+from nasir.spec.fields import LABEL, OneOf, Strict, fault
 from nasir.training import Grouping, PenaltyKind, PenaltyPlan, Resource
 
 Labels = Annotated[
@@ -81,7 +82,7 @@ class Gamma(Strict):
 class GroupLasso(Gamma):
     """MorphNet's penalty; a channel's value is the root mean square of its weights."""
 
-    l1: Annotated[float, Field(ge=0, le=1)] = Field(default=0.0, description="share of the mean of |w| in the value")
+    l1: Share = Field(default=0.0, description="share of the mean of |w| in the value")
 
 
 class Penalty(OneOf):

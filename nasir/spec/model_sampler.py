@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from nasir.spec.fields import Count, NotNegative, OneOf, Positive, Strict, fault
-from nasir.spec.translate import shown
+from nasir.options import shown
+from nasir.options.ranges import Count, NotNegative, Positive
+from nasir.spec.fields import OneOf, Strict, fault
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Whole = Annotated[int, Field(ge=0)]

@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
+from nasir.options.ranges import Count
 from nasir.spec.amounts import MEASURED, OBJECTIVES, Amount, Bytes, ConstraintText, Seconds, checked_metric
 from nasir.spec.amounts import Constraint as Constraint
-from nasir.spec.fields import DEVICE, Count, Epochs, OneOf, Strict, empty_if_none, fault
+from nasir.spec.fields import DEVICE, Epochs, OneOf, Strict, empty_if_none, fault
 from nasir.spec.model_sampler import Pruner, Sampler
 
 TRIALS = 20

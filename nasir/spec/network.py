@@ -10,6 +10,7 @@ from nasir.blocks import INITS, Maker, add_step, build_block, check_definition, 
 from nasir.blocks.steps import STEPS
 from nasir.errors import GraphError, UnknownName
 from nasir.ir import Draft, Graph, Port
+from nasir.options import Path, suggestion
 from nasir.registry import blocks, ops
 from nasir.spec import presets
 from nasir.spec.determinism import check_determinism
@@ -18,7 +19,6 @@ from nasir.spec.inherit import inherited
 from nasir.spec.labels import check_labels
 from nasir.spec.model import Spec
 from nasir.spec.model_network import ImportedNetwork, RunNetwork
-from nasir.spec.problems import Path, suggestion
 from nasir.spec.read import load_spec
 from nasir.transfer import Source, TransferPlan
 from nasir.transfer.source import Key

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path as File
 from types import ModuleType
 
+from nasir.options import Path
 from nasir.spec.check import Findings, check_spec, check_tree
 from nasir.spec.model import Spec
-from nasir.spec.problems import Path, raise_problems
+from nasir.spec.problems import raise_problems
 
 ALLOW = "NASIR_ALLOW_LOCAL_CODE"
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from nasir.options import Path
 from nasir.spec.check import Findings, check_spec, check_tree
 from nasir.spec.check_search import check_search
 from nasir.spec.choice_syntax import refused_choices
@@ -16,7 +17,7 @@ from nasir.spec.given import TEXT, Given, read_given
 from nasir.spec.load import overridden, parse_mapping
 from nasir.spec.model import Spec
 from nasir.spec.paths import absolute_paths
-from nasir.spec.problems import Path, Problem, SpecProblems, raise_problems
+from nasir.spec.problems import Problem, SpecProblems, raise_problems
 from nasir.spec.repeat import expand_phases
 from nasir.spec.translate import translate
 from nasir.spec.tree import Tree

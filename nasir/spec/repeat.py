@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from nasir.spec.problems import Path, Problem, SpecProblems, suggestion
+from nasir.options import Path, suggestion
+from nasir.spec.problems import Problem, SpecProblems
 from nasir.spec.tree import Entry, Tree, key_place, locate
 
 KEYS = ("repeat", "phases")

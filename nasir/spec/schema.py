@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-import types
-from collections.abc import Mapping
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 from nasir.errors import NasirError
+from nasir.options import record_schema
 from nasir.registry import Registry, datasets, passes, policies
 from nasir.spec.choice_syntax import FIXED
 from nasir.spec.model import Spec
-from nasir.spec.passes import alternatives, options_of, policy_options, required
+from nasir.spec.passes import policy_options
 from nasir.spec.schema_choice import with_choices
 
 DRAFT = "http://json-schema.org/draft-07/schema#"  # the newest that the YAML language server supports
-_SCALARS = {int: "integer", float: "number", str: "string", bool: "boolean", type(None): "null"}
 
 Schema = dict[str, Any]
 
@@ -91,41 +88,8 @@ def options_schema(registry: Registry, name: str) -> Schema:
     """The options of one pass or policy, from the fields of its dataclass."""
     try:
         made = registry.get(name)
-        options = options_of(policy_options(made) if registry is policies else made)
+        schema = record_schema(policy_options(made) if registry is policies else made)
     except (NasirError, TypeError) as error:
         return {"type": ["object", "null"], "description": str(error)}
-    properties = {key: _option(annotation, item) for key, (annotation, item) in options.items()}
-    schema: Schema = {"type": ["object", "null"], "properties": properties, "additionalProperties": False}
-    if made.__doc__:
-        schema["description"] = made.__doc__.strip().splitlines()[0]
-    needed = [key for key, (_, item) in options.items() if required(item)]
-    return {**schema, "required": needed} if needed else schema
-
-
-def _option(annotation: Any, item: dataclasses.Field[Any]) -> Schema:
-    schema = annotation_schema(annotation)
-    value = item.default
-    if isinstance(value, str | int | float | tuple) or value is None:
-        schema = {**schema, "default": list(value) if isinstance(value, tuple) else value}
-    return schema
-
-
-def annotation_schema(annotation: Any) -> Schema:
-    """The JSON Schema of a JSON-like annotation; an empty one, which allows anything, for others."""
-    members = alternatives(annotation)
-    if len(members) > 1:
-        return {"anyOf": [annotation_schema(member) for member in members]}
-    plain = members[0]
-    if plain in _SCALARS:
-        return {"type": _SCALARS[plain]}
-    origin = get_origin(plain) or plain
-    if origin is Literal:
-        return {"enum": list(get_args(plain))}
-    if origin in (Union, types.UnionType) or not isinstance(origin, type):
-        return {}
-    if issubclass(origin, Mapping):
-        return {"type": "object"}
-    if issubclass(origin, list | tuple | set | frozenset):
-        items = get_args(plain)
-        return {"type": "array", **({"items": annotation_schema(items[0])} if items else {})}
-    return {}
+    about = {"description": made.__doc__.strip().splitlines()[0]} if made.__doc__ else {}
+    return {**schema, "type": ["object", "null"], **about}

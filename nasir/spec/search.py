@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path as File
 from typing import Any
 
+from nasir.options import suggestion
 from nasir.spec.check_search import check_space
 from nasir.spec.choice_syntax import choice_paths, read_choices
 from nasir.spec.choices import Choice, Space, Suggest, Value
@@ -19,7 +20,7 @@ from nasir.spec.load import load_raw, overridden, parse_mapping, without
 from nasir.spec.model import Spec
 from nasir.spec.model_search import TRIALS, Search
 from nasir.spec.paths import absolute_paths
-from nasir.spec.problems import Problem, raise_problems, suggestion
+from nasir.spec.problems import Problem, raise_problems
 from nasir.spec.read import checked, examine, named, once
 from nasir.spec.repeat import expand_phases
 from nasir.spec.tree import Entry, Tree

@@ -9,27 +9,24 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from nasir.options import Path, close_match, shown, suggestion
+from nasir.options.words import EMPTY_TEXT, EXPECTED, out_of_bounds, unknown_word, wrong_length
 from nasir.spec.fields import FORMS, Strict
-from nasir.spec.problems import Path, Place, Problem, close_match, suggestion
+from nasir.spec.problems import Place, Problem
 from nasir.spec.tree import Tree, key_place, locate
 
 _EXPECTED = {
-    "int_type": ("a whole number", "write digits only, such as 3"),
-    "int_from_float": ("a whole number", "write digits only, such as 3"),
-    "float_type": ("a number", "write a number such as 0.1"),
-    "string_type": ("text", "put it into quotes if it is text"),
-    "bool_type": ("true or false", "write true or false"),
-    "tuple_type": ("a list", "write a list such as [a, b]"),
-    "list_type": ("a list", "write a list such as [a, b]"),
-    "dict_type": ("a mapping", "write `key: value` pairs"),
-    "model_type": ("a mapping", "write `key: value` pairs"),
+    "int_type": EXPECTED[int],
+    "int_from_float": EXPECTED[int],
+    "float_type": EXPECTED[float],
+    "string_type": EXPECTED[str],
+    "bool_type": EXPECTED[bool],
+    "tuple_type": EXPECTED[list],
+    "list_type": EXPECTED[list],
+    "dict_type": EXPECTED[dict],
+    "model_type": EXPECTED[dict],
 }
-_BOUNDS = {
-    "greater_than": ("gt", "must be above"),
-    "greater_than_equal": ("ge", "must be at least"),
-    "less_than": ("lt", "must be below"),
-    "less_than_equal": ("le", "must be at most"),
-}
+_BOUNDS = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
 
 
 def translate(error: ValidationError, tree: Tree, model: type[BaseModel]) -> list[Problem]:
@@ -69,22 +66,15 @@ def _words(kind: str, context: Mapping[str, Any], details: ErrorDetails) -> tupl
         expected, remedy = _EXPECTED[kind]
         return f"expected {expected}, found {shown(value)}", remedy
     if kind in _BOUNDS:
-        key, words = _BOUNDS[kind]
-        return (
-            f"{words} {context[key]:g}, found {shown(value)}",
-            f"use a value {words.removeprefix('must be ')} {context[key]:g}",
-        )
+        return out_of_bounds(_BOUNDS[kind], context[_BOUNDS[kind]], value)
     if kind == "literal_error":
         names = [name.strip("'") for name in _listed(context["expected"])]
-        shown_names = [name.lower() if name in ("True", "False") else name for name in names]
-        return f"unknown value {_bare(value)}", suggestion(str(value), shown_names)
+        return unknown_word(value, [name.lower() if name in ("True", "False") else name for name in names])
     if kind in ("too_short", "too_long"):
-        wanted = context["min_length"] if kind == "too_short" else context["max_length"]
-        few = "few" if kind == "too_short" else "many"
-        bound = "at least" if kind == "too_short" else "at most"
-        return f"too {few} items: {context['actual_length']}", f"give {bound} {wanted}"
+        bound = "min_length" if kind == "too_short" else "max_length"
+        return wrong_length(bound, context[bound], context["actual_length"])
     if kind == "string_too_short":
-        return "expected text, found none", "write it out"
+        return EMPTY_TEXT
     if kind == "string_pattern_mismatch":
         pattern = context["pattern"]
         return f"cannot be {value!r:.60}", f"write {FORMS.get(pattern, f'text that matches {pattern}')}"
@@ -97,25 +87,8 @@ def _newest(path: Path, tree: Tree) -> tuple[bool, bool, Place]:
     return not place.line, place.file == locate(tree, path[:-1]).file, place
 
 
-def _bare(value: Any) -> str:
-    return f"{value!r:.60}" if isinstance(value, str) else shown(value)
-
-
 def _listed(expected: str) -> list[str]:
     return expected.replace(" or ", ", ").split(", ")
-
-
-def shown(value: Any) -> str:
-    """A value in an error message: its YAML kind, and itself if it is short."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, Mapping):
-        return f"a mapping of {', '.join(map(str, list(value)[:4])) or 'nothing'}"
-    if isinstance(value, list | tuple):
-        return f"a list of {len(value)}"
-    return f"the text {value!r:.60}" if isinstance(value, str) else f"{value!r:.60}"
 
 
 def _written(location: tuple[Any, ...], tree: Tree) -> Path:

@@ -16,7 +16,8 @@ from typing import Any, NoReturn, TypeAlias
 import yaml
 
 from nasir.errors import SpecError
-from nasir.spec.problems import Path, Place, Problem, raise_problems
+from nasir.options import Path
+from nasir.spec.problems import Place, Problem, raise_problems
 
 MAX_NODES = 20_000  # values with aliases expanded; the largest shipped spec has a few hundred
 MAX_DEPTH = 48

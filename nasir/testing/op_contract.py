@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from nasir.ir.types import channel_axis
 from nasir.registry import ops
 from nasir.testing.interpreter import REFERENCES, Array, evaluate_op, trace
 from nasir.testing.op_facts import OpFactLaws
+from nasir.testing.option_laws import check_options, in_block
 from nasir.testing.weights import random_batch, random_weights
 from nasir.transfer import Key
 
@@ -67,6 +69,15 @@ class OpContract(OpFactLaws):
             from_json = definition.normalize(json.loads(json.dumps(once)), "op")
             assert repr(once) == repr(again) == repr(from_json), f"{case}: {once} {again} {from_json}"
             assert list(once) == list(definition.attrs), f"{case}: attributes are not in declaration order"
+
+    def test_attributes_refuse_what_their_annotations_do_not_allow(self) -> None:
+        """A foreign word, a wrong type, a number that is not finite or out of range: alike in Python and in a spec."""
+        cases = {case.op: case for case in self.cases}
+        for name, case in cases.items():
+            definition = op_named(name)
+            a_step = definition.arity == (1, 1) and not definition.several
+            make = functools.partial(definition.normalize, label="law")
+            check_options(definition.attrs, make, in_block(name) if a_step else None, case.attrs)
 
     def test_text_and_json_forms_read_back_equal(self) -> None:
         for case in self.cases:

@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 from nasir.errors import Decline
 from nasir.evidence import PER_UNIT, Evidence
 from nasir.ir import Graph
+from nasir.options import options_of
+from nasir.registry import passes
 from nasir.rewrite import Pass, Rewrite, Site, site_name
 from nasir.testing.graphs import random_graph
 from nasir.testing.interpreter import evaluate
+from nasir.testing.option_laws import as_written, check_options, in_rule
 from nasir.testing.weights import random_batch, random_weights, transferred
 from nasir.transfer import TransferPlan
 
@@ -69,6 +72,16 @@ class PassContract:
         assert options.keys() == {field.name for field in dataclasses.fields(rule)}
         assert rule.name, "register the pass: @register('its-name')"
         assert type(self).make() == rule, "two passes with equal options differ"
+
+    def test_options_refuse_what_their_annotations_do_not_allow(self) -> None:
+        """A foreign word, a wrong type, a number that is not finite or out of range: alike in Python and in a spec."""
+        rule = type(self).make()
+        made, options = type(rule), options_of(type(rule))
+        given = {key: getattr(rule, key) for key, one in options.items() if getattr(rule, key) != one.default}
+        known = made.name in passes.names() and passes.get(made.name) is made
+        check_options(
+            options, lambda values: made(**values), in_rule(made.name) if known else as_written(made, "pass"), given
+        )
 
     def test_sites_are_stable_and_cheap(self) -> None:
         rule = type(self).make()

@@ -5,13 +5,17 @@ from __future__ import annotations
 import copy
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 
+from nasir.options import construct, options_of
 from nasir.policy.base import Decision, PhaseView, Policy
+from nasir.registry import policies
+from nasir.spec.passes import find, policy_options
+from nasir.testing.option_laws import as_written, check_options, in_phase
 
 Moment = tuple[int, PhaseView, tuple[Decision, ...]]  # records so far, the network then, what was decided
 ROUNDS = 1000  # of decisions at one moment, after which a policy is taken for looping
@@ -23,6 +27,8 @@ class PolicyContract:
     make: ClassVar[Callable[[], Policy]]
     epochs: ClassVar[int] = 40
     stages: ClassVar[tuple[str, ...]] = ("s1", "s2", "s3")
+
+    options: ClassVar[Mapping[str, Any]] = {}  # of the policy that are right; those without a default are needed
 
     def metrics(self, epoch: int) -> dict[str, float]:
         """A learning curve that rises, saturates and is noisy; every third epoch it has little to say."""
@@ -52,6 +58,18 @@ class PolicyContract:
             else:
                 raise AssertionError(f"after epoch {epoch} the policy still decides after {ROUNDS} rounds")
         return toy.history, moments
+
+    def test_options_refuse_what_their_annotations_do_not_allow(self) -> None:
+        """A foreign word, a wrong type, a number that is not finite or out of range: alike in Python and in a spec."""
+        policy = type(type(self).make())
+        kind = policy_options(policy)
+        name = next((name for name in policies.names() if find(policies, name) is policy), None)
+        check_options(
+            options_of(kind),
+            lambda values: construct(kind, values, f"policy {name or policy.__name__}"),
+            as_written(kind, "policy") if name is None else in_phase(name),
+            self.options,
+        )
 
     def test_decisions_follow_from_history_alone(self) -> None:
         """A policy made anew before every call, as after a resume, decides like one that lived all along."""

@@ -177,7 +177,7 @@ def build(shape: list[int], op: str, **attrs: object) -> Graph:
         ([5, 6], "self_attention", {"heads": 2, "head_dim": 1, "scale": 0.0, "dropout": 1.0}, ["dropout", "1.0"]),
         ([5, 7], "self_attention", {"heads": 2, "head_dim": 1, "scale": 1.0}, ["leave 3 of 7", "3 * heads"]),
         ([5, 8], "self_attention", {"heads": 2, "head_dim": 2, "scale": 1.0}, ["leave 0 of 8"]),
-        ([5, 8], "self_attention", {"heads": 2, "head_dim": 2}, ["'scale' is missing"]),
+        ([5, 8], "self_attention", {"heads": 2, "head_dim": 2}, ["scale: this option is required"]),
         ([4, 3, 3], "linear", {"out": 2}, ["a vector or tokens", "flatten"]),
         ([4, 3, 3], "layer_norm", {}, ["a vector or tokens", "group_norm"]),
     ],

@@ -132,8 +132,8 @@ def test_budgets_that_nothing_meets_are_declined_with_the_reason() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"budget": 0.0}, "budget must be above 0"),
-        ({"budget": 9.0, "multiple_of": 0}, "multiple_of must be at least 1"),
+        ({"budget": 0.0}, "budget: must be above 0, found 0.0; give what one sample may cost"),
+        ({"budget": 9.0, "multiple_of": 0}, "multiple_of: must be at least 1, found 0"),
         ({"budget": 9.0, "how": "replicate"}, "never separate"),
     ],
 )

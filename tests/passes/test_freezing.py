@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from nasir.errors import Decline
+from nasir.errors import Decline, OptionError
 from nasir.ir import Graph
 from nasir.passes.freeze import Freeze, Unfreeze
 from nasir.passes.refresh_norms import RefreshNorms
@@ -53,11 +53,18 @@ def test_a_frozen_norm_is_refreshed_on_demand_only() -> None:
     [
         lambda: Freeze(refresh_epochs=1, refresh_batches=1),
         lambda: Freeze(norms=False, refresh_epochs=1),
-        lambda: Freeze(refresh_epochs=-1),
         lambda: RefreshNorms(batches=1, epochs=1),
-        lambda: RefreshNorms(batches=-1),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(make: Callable[[], Pass]) -> None:
-    with pytest.raises(ValueError, match=r"give one of the two|remove refresh"):
+    with pytest.raises(OptionError, match=r"give one of the two|remove refresh"):
         make()
+
+
+@pytest.mark.parametrize(
+    ("make", "option"),
+    [(Freeze, "refresh_epochs"), (Freeze, "refresh_batches"), (RefreshNorms, "batches"), (RefreshNorms, "epochs")],
+)
+def test_fewer_than_none_is_refused(make: type[Pass], option: str) -> None:
+    with pytest.raises(OptionError, match=f"{option}: must be at least 0, found -1; use a value at least 0"):
+        make(**{option: -1})

@@ -13,7 +13,7 @@ from grown import images, lived, logits, pyramid, same_tensors
 from torch.nn import functional
 
 from nasir.backends.torch import Model
-from nasir.errors import Decline, UnknownName
+from nasir.errors import Decline, OptionError, UnknownName
 from nasir.ir import Draft, Graph, Port
 from nasir.passes.insert_block import InsertBlock
 from nasir.registry import passes
@@ -322,11 +322,20 @@ def test_a_block_takes_the_width_that_its_stage_has_today() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"sigma": 0}, {"settle_lr": -1}, {"settle_epochs": 0}, {"tolerance": 1.0}, {"tolerance": -0.1}]
+    ("options", "words"),
+    [
+        ({"sigma": 0}, "sigma: must be above 0, found 0"),
+        ({"settle_lr": -1}, "settle_lr: must be above 0, found -1"),
+        ({"settle_epochs": 0}, "settle_epochs: must be at least 1, found 0"),
+        ({"tolerance": 1.0}, "tolerance: must be below 1, found 1.0"),
+        ({"tolerance": -0.1}, "tolerance: must be at least 0, found -0.1"),
+        ({"init": "zeros"}, "init: unknown value 'zeros'; did you mean 'zero'?"),
+    ],
 )
-def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="settle_epochs at least 1"):
+def test_options_out_of_range_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(OptionError) as caught:
         InsertBlock(**options)
+    assert str(caught.value).startswith(f"pass insert-block: {words}")
 
 
 def test_it_is_registered_with_its_options_as_plain_data() -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from nasir.backends.torch import Model
 from nasir.blocks.init import GLOROT
-from nasir.errors import Decline, UnknownName
+from nasir.errors import Decline, OptionError
 from nasir.evidence import Evidence
 from nasir.ir import Draft, Graph, Port
 from nasir.ir.stream import layers, stream
@@ -333,7 +333,7 @@ def test_wrong_options_are_refused() -> None:
     for options in ({"draws": 0}, {"convs": 0}):
         with pytest.raises(ValueError, match="must be at least 1"):
             InsertRandomBlock(**options)
-    with pytest.raises(UnknownName, match="glorot_uniform"):
+    with pytest.raises(OptionError, match="unknown initializer 'glorot'; did you mean 'glorot_uniform'"):
         InsertRandomBlock(initializer="glorot")
 
 

@@ -269,5 +269,5 @@ def test_refusals_say_why_and_still_note_the_scores() -> None:
     run.train()
     run.fire()
     assert run.history[-1]["reason"] == "the epochs have no metric 'val.f1'; they have val.accuracy"
-    with pytest.raises(ValueError, match="threshold must be above 0"):
+    with pytest.raises(ValueError, match="threshold: must be above 0, found 0"):
         RemoveWeakBlocks(threshold=0)

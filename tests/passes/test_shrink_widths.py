@@ -12,7 +12,7 @@ from grown import images, lived, logits, pyramid
 
 from nasir.backends.torch.group_penalty import GroupPenalty
 from nasir.backends.torch.regularize import alive as penalty_alive
-from nasir.errors import Decline, UnknownName
+from nasir.errors import Decline, OptionError
 from nasir.evidence import Evidence
 from nasir.ir import Atom, Graph
 from nasir.passes.shrink_widths import ShrinkWidths
@@ -177,11 +177,14 @@ def test_refusals_and_options() -> None:
     empty = {unit.name: np.empty((0, unit.size)) for unit in graph.infer.spaces}
     with pytest.raises(Decline, match="norm_scale was measured on none of the spaces"):
         ShrinkWidths(score="norm_scale").attempt(graph, WHOLE, Evidence({"norm_scale": empty}))
-    for options in ({"l1": 1.5}, {"l1": 0.5, "score": "norm_scale"}):
-        with pytest.raises(ValueError, match="must be 0 to 1"):
+    for options, words in (
+        ({"l1": 1.5}, "l1: must be at most 1, found 1.5"),
+        ({"l1": 0.5, "score": "norm_scale"}, "l1 is 0.5; it must be 0 for the score norm_scale"),
+        ({"threshold": -1.0}, "threshold: must be at least 0, found -1.0"),
+        ({"rate": 0.0}, "rate: must be above 0, found 0.0"),
+        ({"floor": 0}, "floor: must be at least 1, found 0"),
+    ):
+        with pytest.raises(OptionError, match=words):
             ShrinkWidths(**options)  # type: ignore[arg-type]
-    for options in ({"threshold": -1.0}, {"rate": 0.0}, {"floor": 0}):
-        with pytest.raises(ValueError, match="floor at least 1"):
-            ShrinkWidths(**options)  # type: ignore[arg-type]
-    with pytest.raises(UnknownName):
+    with pytest.raises(OptionError, match="unknown initializer 'best'; known: 'default', "):
         ShrinkWidths(initializer="best")

@@ -179,14 +179,15 @@ def test_where_something_normalizes_over_the_space_nothing_is_claimed() -> None:
     [
         ({}, "give one of factor"),
         ({"factor": 2.0, "units": 1, "how": "fresh"}, "give one of factor"),
-        ({"factor": 1.0, "how": "fresh"}, "factor must be above 1"),
+        ({"factor": 1.0, "how": "fresh"}, "factor: must be above 1, found 1.0; .* prune-channels"),
         ({"factor": 1e30, "how": "fresh"}, "at most 1,000"),
-        ({"units": 0, "how": "fresh"}, "units must be at least 1"),
-        ({"units": 1, "how": "fresh", "multiple_of": 0}, "multiple_of must be at least 1"),
+        ({"units": 0, "how": "fresh"}, "units: must be at least 1, found 0; .* prune-channels"),
+        ({"units": 1, "how": "fresh", "multiple_of": 0}, "multiple_of: must be at least 1, found 0"),
         ({"units": 1}, "never separate: give noise"),
         ({"units": 1, "noise": 0.1, "symmetry": "none"}, "exclude each other"),
         ({"units": 1, "noise": 0.1, "how": "fresh"}, "makes none; leave it out"),
-        ({"units": 1, "noise": -1.0}, "noise must be a finite number"),
+        ({"units": 1, "noise": -1.0}, "noise: must be at least 0, found -1.0; 0.01 is usual"),
+        ({"units": 1, "noise": float("inf")}, "noise: expected a finite number, found inf; 0.01 is usual"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_with_a_remedy(options: dict, words: str) -> None:

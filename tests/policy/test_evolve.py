@@ -274,17 +274,22 @@ def test_objectives_know_their_direction(value: Any, metric: str, sign: int) -> 
 @pytest.mark.parametrize(
     "options, text",
     [
-        ({"population": 0}, "population is 0; it must be at least 1"),
-        ({"initial": -1}, "initial is -1"),
+        ({"population": 0}, "population: must be at least 1, found 0"),
+        ({"initial": -1}, "initial: must be at least 0, found -1"),
         ({"mutations": 3, "attempts": 2}, "attempts: 2 are too few for 3 mutations"),
-        ({"select": {"tournament": 0}}, "is no way to choose a parent"),
-        ({"select": {"roulette": 2}}, "is no way to choose a parent"),
+        ({"select": {"tournament": 0}}, "select.tournament: must be at least 1, found 0"),
+        ({"select": {"roulette": 2}}, "select.roulette: unknown value 'roulette'; known: tournament"),
+        ({"select": {}}, "select: too few items: 0; write {tournament: 5}"),
+        (
+            {"select": "beast"},
+            "or a mapping, found the text 'beast'; did you mean 'best'?",
+        ),
         ({"replace": "parents", "population": 3}, "offspring: 1 children cannot replace all 3 parents"),
-        ({"objectives": ()}, "objectives: there is none"),
+        ({"objectives": ()}, "objectives: too few items: 0; write [val.accuracy]"),
         ({"objectives": ("macs", "macs")}, "named twice"),
         ({"objectives": ("test.accuracy",)}, "unknown metric 'test.accuracy'"),
-        ({"objectives": ({"most": "macs"},)}, "'most' is no direction"),
-        ({"objectives": (["macs"],)}, "is none; write"),
+        ({"objectives": ({"most": "macs"},)}, "objectives.0.most: unknown value 'most'; known: maximize, minimize"),
+        ({"objectives": (["macs"],)}, "objectives.0: expected text or a mapping, found a list of 1"),
     ],
 )
 def test_malformed_options_are_refused(options: dict[str, Any], text: str) -> None:

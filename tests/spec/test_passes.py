@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from spec_examples import Trial
 
-from nasir.errors import SpecError, UnknownName
+from nasir.errors import OptionError, UnknownName
+from nasir.options import kind_of
 from nasir.registry import passes
 from nasir.spec import json_schema, make_pass
 from nasir.spec.passes import option_faults
-from nasir.spec.schema import annotation_schema, options_schema
+from nasir.spec.schema import options_schema
 
 GOOD: list[dict[str, Any]] = [
     {},
@@ -78,7 +79,7 @@ def test_all_wrong_options_are_found_at_once() -> None:
 
 
 def test_making_a_pass_names_it_and_each_wrong_option() -> None:
-    with pytest.raises(SpecError, match="pass try-this: count: expected a whole number, found the text 'a'"):
+    with pytest.raises(OptionError, match="pass try-this: count: expected a whole number, found the text 'a'"):
         make_pass("try-this", {"count": "a"})
     with pytest.raises(UnknownName, match="did you mean 'try-this'"):
         make_pass("try-thi", {})
@@ -115,7 +116,7 @@ def test_the_schema_holds_the_options_of_a_pass() -> None:
     assert schema["properties"]["limit"] == {"anyOf": [{"type": "integer"}, {"type": "null"}], "default": None}
     assert "seen" not in schema["properties"]
     assert options_schema(passes, "try-needy")["required"] == ["fraction"]
-    assert annotation_schema(object) == {}
+    assert kind_of(object).schema() == {}
 
 
 def test_the_schema_is_json_whose_references_resolve() -> None:

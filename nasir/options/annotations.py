@@ -1,0 +1,126 @@
+"""Kinds read from annotations."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import annotated_types as at
+
+from nasir.errors import UsageError
+from nasir.options.kinds import Bounds, Choice, Either, Items, Kind, Number, Record, Scalar, Table, Written
+
+NUMERIC: Mapping[type, str] = {at.Gt: "gt", at.Ge: "ge", at.Lt: "lt", at.Le: "le", at.MultipleOf: "multiple_of"}
+LENGTHS: Mapping[type, str] = {at.MinLen: "min_length", at.MaxLen: "max_length"}
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """Beside bounds in `Annotated`: what to do about a value outside of them, in place of the general advice."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Canonical:
+    """In `Annotated`: which of several equal ways to write a value is kept, a function of the checked value."""
+
+    function: Callable[[Any], Any]
+
+
+def kind_of(annotation: Any, metadata: Sequence[Any] = ()) -> Kind:
+    """The kind of an annotation, with further `metadata` as of `Annotated`; what is no JSON type takes anything.
+
+    Raises UsageError for bounds that do not belong to the type, or that nothing here knows.
+    """
+    if hasattr(annotation, "__value__"):  # `type X = ...` of Python 3.12, which 3.11 cannot import the class of
+        return kind_of(annotation.__value__, metadata)
+    if get_origin(annotation) is Annotated:
+        plain, *own = get_args(annotation)
+        return kind_of(plain, (*own, *metadata))
+    annotation = getattr(annotation, "__supertype__", annotation)  # of a NewType
+    canonical = [one.function for one in metadata if isinstance(one, Canonical)]
+    if canonical:
+        return Written(kind_of(annotation, [one for one in metadata if not isinstance(one, Canonical)]), canonical[0])
+    made, taken = _made(annotation, tuple(metadata))
+    missed = [one for one in _constraints(metadata) if type(one) not in taken]
+    if missed and not isinstance(made, Either):  # the members of a union have said what fits none of them
+        raise UsageError(f"{missed[0]!r} is no bound of {_spelled(annotation)}; use those of annotated_types that are")
+    return made
+
+
+def _spelled(annotation: Any) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
+
+
+def _constraints(metadata: Iterable[Any]) -> list[Any]:
+    """What of `Annotated` restricts values: bounds, also those that stand for several, such as Interval and Len."""
+    found: list[Any] = []
+    for one in metadata:
+        if isinstance(one, at.GroupedMetadata):
+            found += _constraints(one)
+        elif isinstance(one, at.BaseMetadata):
+            found.append(one)
+    return [one for one in found if one != at.MinLen(0)]
+
+
+def _bounds(metadata: Iterable[Any], names: Mapping[type, str]) -> Bounds:
+    found = []
+    for one in _constraints(metadata):
+        if type(one) in names:
+            name = names[type(one)]
+            found.append((name, getattr(one, name)))
+    return tuple(found)
+
+
+def _made(annotation: Any, metadata: tuple[Any, ...]) -> tuple[Kind, set[type]]:
+    """The kind, and the constraints that mean something to it."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    remedy = next((one.text for one in metadata if isinstance(one, Remedy)), "")
+    if origin in (Union, types.UnionType):
+        return _union(arguments, metadata)
+    if origin is Literal:
+        return Choice(arguments), set()
+    if annotation is None or annotation in (type(None), bool):
+        return Scalar(bool if annotation is bool else type(None)), set()
+    if annotation is str:
+        return Scalar(str, _bounds(metadata, LENGTHS)), set(LENGTHS)
+    if annotation in (int, float):
+        return Number(annotation, _bounds(metadata, NUMERIC), remedy), set(NUMERIC)
+    plain = origin or annotation
+    if not isinstance(plain, type):
+        return Kind(), set()
+    lengths = _bounds(metadata, LENGTHS)
+    if issubclass(plain, Mapping):
+        keys, each = (kind_of(one) for one in arguments) if len(arguments) == 2 else (Kind(), Kind())
+        return Table(keys, each, lengths, remedy), set(LENGTHS)
+    if issubclass(plain, tuple) and not hasattr(plain, "_fields"):
+        variadic = not arguments or arguments[-1] is Ellipsis
+        each_of = tuple(kind_of(one) for one in arguments if one is not Ellipsis) or (Kind(),)
+        return Items(tuple, each_of, not variadic, lengths, remedy), set(LENGTHS)
+    if issubclass(plain, Sequence | Set) and not issubclass(plain, str | bytes):
+        made = list if issubclass(plain, list) else frozenset if issubclass(plain, Set) else tuple
+        return Items(made, tuple(kind_of(one) for one in arguments) or (Kind(),), False, lengths, remedy), set(LENGTHS)
+    if dataclasses.is_dataclass(plain):
+        from nasir.options.checked import built, record_schema
+
+        return Record(plain, built, record_schema), set()
+    return Kind(), set()
+
+
+def _union(members: Sequence[Any], metadata: tuple[Any, ...]) -> tuple[Kind, set[type]]:
+    """A union whose bounds hold for those members that can have them."""
+    rest = tuple(one for one in metadata if not isinstance(one, at.BaseMetadata | at.GroupedMetadata))
+    made, used = [], set()
+    for member in members:
+        _, taken = _made(member, ())
+        fitting = [one for one in _constraints(metadata) if type(one) in taken]
+        used |= {type(one) for one in fitting}
+        made.append(kind_of(member, (*fitting, *rest)))
+    missed = [one for one in _constraints(metadata) if type(one) not in used]
+    if missed:
+        raise UsageError(f"{missed[0]!r} is no bound of any of {', '.join(map(_spelled, members))}")
+    return Either(tuple(made)), used

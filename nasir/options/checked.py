@@ -1,0 +1,111 @@
+"""Dataclasses whose fields are options: checked and normalized whenever one is made, from a spec or from Python."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn, Self, TypeVar
+
+from nasir.errors import NasirError, OptionError
+from nasir.options.declared import checked, described, options_of
+from nasir.options.words import Fault, sentence
+
+T = TypeVar("T")
+
+
+class Checked:
+    """Base of a frozen dataclass whose fields are options.
+
+    Making one raises OptionError for options that are unknown, missing or do not fit their annotations; values are in
+    their normal form before `__post_init__` sees them (a list where a tuple is annotated is a tuple). `__post_init__`
+    is for rules between fields: a ValueError or NasirError that it raises becomes an OptionError too.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        # @dataclass writes __init__ after the class was made, so that no hook of the class body can wrap it earlier
+        if dataclasses.is_dataclass(cls) and not hasattr(cls.__init__, "checks_options"):
+            _guard(cls)
+        return super().__new__(cls)
+
+    @classmethod
+    def called(cls, given: Mapping[str, Any]) -> str:
+        """What an error calls it, such as "pass widen"; `given` are the options as they were given."""
+        return cls.__name__
+
+
+def _guard(made: type[Checked]) -> None:
+    """Let `__init__` check the options first."""
+    owner = next(base for base in made.__mro__ if "__init__" in vars(base))
+    original = owner.__init__  # type: ignore[misc]
+    parameters = list(inspect.signature(original).parameters)[1:]
+
+    @functools.wraps(original)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        named = dict(zip(parameters, args, strict=False))
+        if len(args) > len(parameters) or named.keys() & kwargs.keys():
+            original(self, *args, **kwargs)  # which Python itself refuses
+        given = {**named, **kwargs}
+        options = options_of(type(self))
+        # InitVars, and what an __init__ written by hand takes beside the fields, are its own business
+        more = {name: value for name, value in given.items() if name in parameters and name not in options}
+        called = self.called(given)
+        thing = called.partition(" ")[0]
+        values = {name: value for name, value in given.items() if name not in more}
+        normal, faults = checked(options, values, thing)
+        if faults:
+            raise_faults(called, faults)
+        try:
+            original(self, **more, **normal)
+        except (ValueError, NasirError) as error:
+            raise_faults(called, [own_fault(error, given, thing)], error)
+
+    init.checks_options = True  # type: ignore[attr-defined]
+    owner.__init__ = init  # type: ignore[misc]
+
+
+def own_fault(error: Exception, given: Mapping[str, Any], thing: str) -> Fault:
+    """What a dataclass itself raised about its options; the first of them that the text names is where."""
+    path = next(((name,) for name in given if name in str(error)), ())
+    text = str(error) if isinstance(error, ValueError | NasirError) else f"{type(error).__name__}: {error}"
+    return path, text, "" if "; " in text else f"see the options of the {thing}"
+
+
+def raise_faults(what: str, faults: Sequence[Fault], cause: Exception | None = None) -> NoReturn:
+    """Raise an OptionError about `what`, such as "pass widen", with a line for each fault."""
+    raise OptionError("\n".join(sentence(what, *fault) for fault in faults), faults) from cause
+
+
+def construct(made: type[T], given: Mapping[str, Any], what: str) -> T:
+    """The dataclass `made` with options, also one that does not check itself; raises OptionError about `what`."""
+    thing = what.partition(" ")[0]
+    try:
+        if not issubclass(made, Checked):
+            given, faults = checked(options_of(made), given, thing)
+            if faults:
+                raise_faults(what, faults)
+        return made(**given)
+    except OptionError:
+        raise
+    except Exception as error:  # the checks of a plugin are its author's; what they raise is about the options
+        raise_faults(what, [own_fault(error, given, thing)], error)
+
+
+def built(made: type, given: Mapping[str, Any]) -> tuple[Any, list[Fault]]:
+    """The dataclass `made` with options, and all that is wrong with them."""
+    try:
+        return construct(made, given, made.__name__), []
+    except OptionError as error:
+        return given, list(error.faults)
+
+
+def record_schema(made: type) -> dict[str, Any]:
+    """JSON Schema of the options of a dataclass."""
+    options = options_of(made)
+    properties = {name: described(option) for name, option in options.items()}
+    needed = [name for name, one in properties.items() if one.pop("required", False)]
+    schema = {"type": "object", "properties": properties, "additionalProperties": False}
+    return {**schema, "required": needed} if needed else schema

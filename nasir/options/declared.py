@@ -1,0 +1,141 @@
+"""The options that a dataclass or a function declares, and values checked against them."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import sys
+import types
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, get_type_hints
+
+from nasir.errors import UsageError
+from nasir.options.annotations import kind_of
+from nasir.options.kinds import Kind
+from nasir.options.words import Fault, suggestion
+
+NONE = object()
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: what it may be, and the value it has where none is given (`default` is NONE: it must be given)."""
+
+    name: str
+    kind: Kind
+    default: Any = NONE
+
+    @property
+    def required(self) -> bool:
+        """Whether it has no default."""
+        return self.default is NONE
+
+
+def options_of(made: type) -> Mapping[str, Option]:
+    """The options of a dataclass, its fields, by name and in order.
+
+    Raises TypeError if it is no dataclass, UsageError where an annotation cannot be resolved or contradicts itself.
+    """
+    return _fields(made)
+
+
+@cache
+def _fields(made: Any) -> Mapping[str, Option]:
+    items = {item.name: item for item in dataclasses.fields(made) if item.init}
+    try:
+        hints = get_type_hints(made, include_extras=True)
+    except Exception:  # one of its annotations, of an option or not
+        scope = vars(sys.modules[made.__module__]) if made.__module__ in sys.modules else {}
+        hints = _resolved(made, {name: item.type for name, item in items.items()}, scope)
+    found = {}
+    for name, item in items.items():
+        default = item.default
+        if item.default_factory is not dataclasses.MISSING:
+            default = item.default_factory()
+        found[name] = _option(made, name, hints[name], NONE if default is dataclasses.MISSING else default)
+    return types.MappingProxyType(found)
+
+
+@cache
+def parameters_of(function: Callable[..., Any], skip: int = 2) -> tuple[Mapping[str, Option], bool]:
+    """The parameters of a function after the first `skip` ones, and whether it takes any other by name.
+
+    Raises UsageError where an annotation cannot be resolved or contradicts itself.
+    """
+    parameters = list(inspect.signature(function).parameters.values())[skip:]
+    named = [one for one in parameters if one.kind is not inspect.Parameter.VAR_KEYWORD]
+    return declared(function, named), len(named) < len(parameters)
+
+
+def declared(function: Callable[..., Any], parameters: Iterable[inspect.Parameter]) -> Mapping[str, Option]:
+    """Some parameters of a function as options; raises UsageError as `parameters_of`."""
+    empty = inspect.Parameter.empty
+    written = {one.name: Any if one.annotation is empty else one.annotation for one in parameters}
+    defaults = {one.name: NONE if one.default is empty else one.default for one in parameters}
+    plain = inspect.unwrap(function)
+    hints = _resolved(plain, written, getattr(plain, "__globals__", {}))
+    return types.MappingProxyType({name: _option(function, name, hints[name], defaults[name]) for name in written})
+
+
+def _resolved(owner: Any, written: Mapping[str, Any], scope: Mapping[str, Any]) -> dict[str, Any]:
+    """Annotations that may be text, as objects; UsageError names the option whose annotation cannot be found."""
+    found = {}
+    for name, annotation in written.items():
+
+        def probe() -> None: ...
+
+        probe.__annotations__ = {name: annotation}
+        try:
+            found[name] = get_type_hints(probe, globalns=dict(scope), include_extras=True)[name]
+        except Exception as error:  # evaluating an annotation may raise anything
+            raise UsageError(
+                f"{_named(owner)}: the annotation {annotation!r} of {name!r} cannot be resolved ({error}); "
+                "import what it names when the module runs, outside of `if TYPE_CHECKING:` and of functions"
+            ) from error
+    return found
+
+
+def _option(owner: Any, name: str, annotation: Any, default: Any) -> Option:
+    try:
+        return Option(name, kind_of(annotation), default)
+    except UsageError as error:
+        raise UsageError(f"{_named(owner)}: {name}: {error}") from error
+
+
+def _named(owner: Any) -> str:
+    return f"{getattr(owner, '__module__', '?')}.{getattr(owner, '__qualname__', repr(owner))}"
+
+
+def described(option: Option) -> dict[str, Any]:
+    """What an option may be, as JSON Schema, and its `default`, or that it is `required`."""
+    if option.required:
+        return {**option.kind.schema(), "required": True}
+    value = list(option.default) if isinstance(option.default, tuple) else option.default
+    plain = value is None or isinstance(value, bool | str | int | float | list | dict)
+    return {**option.kind.schema(), "default": value} if plain else option.kind.schema()
+
+
+def checked(
+    options: Mapping[str, Option], given: Mapping[str, Any], thing: str = "", open_ended: bool = False
+) -> tuple[dict[str, Any], list[Fault]]:
+    """The given values in their normal form, and all that is wrong: unknown, unfitting and missing ones.
+
+    `thing` is what has the options, such as "pass"; `open_ended`: it takes unknown ones, as they are.
+    """
+    made: dict[str, Any] = {}
+    faults: list[Fault] = []
+    for name, value in given.items():
+        if name in options:
+            made[name], found = options[name].kind.normal(value)
+            faults += [((name, *path), text, remedy) for path, text, remedy in found]
+        elif open_ended:
+            made[name] = value
+        else:
+            remedy = suggestion(name, options) if options else f"this {thing} takes none"
+            faults.append(((name,), "unknown option", remedy))
+    for name, option in options.items():
+        if option.required and name not in given:
+            faults.append(((name,), "this option is required", f"add `{name}: ...`"))
+    return made, faults

@@ -1,0 +1,18 @@
+"""Numbers with the ranges that most options have; others say theirs beside the field."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+from annotated_types import Ge, Gt, Le, Lt
+
+Count: TypeAlias = Annotated[int, Ge(1)]
+"""A whole number of at least 1."""
+Whole: TypeAlias = Annotated[int, Ge(0)]
+"""A whole number of at least 0."""
+Positive: TypeAlias = Annotated[float, Gt(0)]
+NotNegative: TypeAlias = Annotated[float, Ge(0)]
+Share: TypeAlias = Annotated[float, Ge(0), Le(1)]
+"""A part of something, 0 to 1."""
+Rate: TypeAlias = Annotated[float, Ge(0), Lt(1)]
+"""A part that never is all, such as a probability of dropout."""
