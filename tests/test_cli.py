@@ -77,6 +77,21 @@ def test_list(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 0 and json.loads(out)
 
 
+def test_list_shows_type_words_range_and_default_of_options(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = {}
+    for kind in ("passes", "policies", "blocks", "ops"):
+        _, out, _ = run(["list", kind, "--json"], capsys)
+        listed |= {(kind, entry["name"]): entry["options"] for entry in json.loads(out)}
+    insert = listed["passes", "insert-block"]
+    assert insert["init"]["enum"][:2] == ["zero", "gaussian"] and insert["init"]["default"] == "zero"
+    assert insert["tolerance"] == {"type": "number", "minimum": 0, "exclusiveMaximum": 1, "default": 0.005}
+    assert listed["passes", "expand-to-budget"]["budget"] == {"type": "number", "exclusiveMinimum": 0, "required": True}
+    assert listed["policies", "evolve"]["population"] == {"type": "integer", "minimum": 1, "default": 10}
+    assert listed["policies", "rules"] == {}
+    assert listed["blocks", "bottleneck"]["expansion"] == {"type": "integer", "minimum": 1, "default": 4}
+    assert listed["ops", "dropout"]["p"] == {"type": "number", "minimum": 0, "exclusiveMaximum": 1, "default": 0.5}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

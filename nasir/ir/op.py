@@ -173,9 +173,19 @@ class OpDef:
         """Attributes in declaration order, defaults filled, values in their normal form; raises TypeRuleError."""
         # a network repeats few attribute sets: nodes share one dict of each; the types keep 1, 1.0 and True apart
         try:
-            key = (*attrs.items(), *map(type, attrs.values()))
+            known = self._known.get((*attrs.items(), *map(type, attrs.values())))
+        except TypeError:  # a list among the values
+            known = None
+        return self._shared(attrs, label) if known is None else known
+
+    def _shared(self, attrs: Mapping[str, JSON], label: str) -> dict[str, JSON]:
+        """The dict of attributes that are new, or hold lists, whose items have types to be kept apart too."""
+        kinds = (*map(type, attrs.values()),)
+        listed = list in kinds or tuple in kinds
+        key: Any = (*attrs, *map(_distinct, attrs.values())) if listed else (*attrs.items(), *kinds)
+        try:
             known = self._known.get(key)
-        except TypeError:  # a list among the values: tuples once normalized
+        except TypeError:  # a value that cannot be a key, such as a mapping
             return self._normalize(attrs, label)
         if known is None:
             known = self._normalize(attrs, label)
@@ -188,6 +198,13 @@ class OpDef:
         if faults:
             raise TypeRuleError(sentence(f"{self.name} '{label}'", *faults[0]))
         return {name: made.get(name, option.default) for name, option in self.attrs.items()}
+
+
+def _distinct(value: JSON) -> Any:
+    """A key that differs wherever values differ in a type: [1] and [True], also inside of lists."""
+    if isinstance(value, list | tuple):
+        return (list, *map(_distinct, value))
+    return type(value), value
 
 
 def op(

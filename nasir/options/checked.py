@@ -41,7 +41,7 @@ def _guard(made: type[Checked]) -> None:
     """Let `__init__` check the options first."""
     owner = next(base for base in made.__mro__ if "__init__" in vars(base))
     original = owner.__init__  # type: ignore[misc]
-    parameters = list(inspect.signature(original).parameters)[1:]
+    parameters = dict(list(inspect.signature(original).parameters.items())[1:])
 
     @functools.wraps(original)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -49,13 +49,16 @@ def _guard(made: type[Checked]) -> None:
         if len(args) > len(parameters) or named.keys() & kwargs.keys():
             original(self, *args, **kwargs)  # which Python itself refuses
         given = {**named, **kwargs}
-        options = options_of(type(self))
+        options = {
+            name: option if parameters[name].default is inspect.Parameter.empty else option.optional
+            for name, option in options_of(type(self)).items()
+            if name in parameters
+        }
         # InitVars, and what an __init__ written by hand takes beside the fields, are its own business
         more = {name: value for name, value in given.items() if name in parameters and name not in options}
         called = self.called(given)
         thing = called.partition(" ")[0]
-        values = {name: value for name, value in given.items() if name not in more}
-        normal, faults = checked(options, values, thing)
+        normal, faults = checked(options, {name: given[name] for name in given if name not in more}, thing)
         if faults:
             raise_faults(called, faults)
         try:
@@ -71,6 +74,7 @@ def own_fault(error: Exception, given: Mapping[str, Any], thing: str) -> Fault:
     """What a dataclass itself raised about its options; the first of them that the text names is where."""
     path = next(((name,) for name in given if name in str(error)), ())
     text = str(error) if isinstance(error, ValueError | NasirError) else f"{type(error).__name__}: {error}"
+    text = text.removeprefix(f"{path[0]}: ") if path else text
     return path, text, "" if "; " in text else f"see the options of the {thing}"
 
 

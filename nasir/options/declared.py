@@ -32,6 +32,11 @@ class Option:
         """Whether it has no default."""
         return self.default is NONE
 
+    @property
+    def optional(self) -> Option:
+        """The same where something else supplies a value."""
+        return dataclasses.replace(self, default=None) if self.required else self
+
 
 def options_of(made: type) -> Mapping[str, Option]:
     """The options of a dataclass, its fields, by name and in order.

@@ -103,13 +103,17 @@ class Number(Kind):
         return EXPECTED[self.plain]
 
     def normal(self, value: Any) -> Result:
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral if self.plain is int else numbers.Real):
-            return self.wrong(value)
-        try:
-            plain = self.plain(value)
-        except OverflowError:
-            plain = math.inf
-        if not math.isfinite(plain):
+        plain = value
+        if type(value) is not self.plain:  # the usual case is quick
+            if isinstance(value, bool) or not isinstance(
+                value, numbers.Integral if self.plain is int else numbers.Real
+            ):
+                return self.wrong(value)
+            try:
+                plain = self.plain(value)
+            except OverflowError:
+                plain = math.inf
+        if self.plain is float and not math.isfinite(plain):
             return value, [((), f"expected a finite number, found {shown(value)}", self.remedy or EXPECTED[float][1])]
         for bound, limit in self.bounds:
             if not HOLDS[bound](plain, limit):
@@ -261,10 +265,15 @@ class Either(Kind):
             yield from kind.members()
 
     def normal(self, value: Any) -> Result:
-        results = [kind.normal(value) for kind in self.kinds]
-        fitting = [made for made, faults in results if not faults]
-        if fitting:
-            return next((made for made in fitting if type(made) is type(value)), fitting[0]), []
+        results = []
+        for kind in self.kinds:
+            made, faults = kind.normal(value)
+            if not faults and type(made) is type(value):
+                return made, faults
+            results.append((made, faults))
+        for made, faults in results:
+            if not faults:
+                return made, faults
         # a member of the right type says best what is wrong with the value
         for kind, (_, faults) in zip(self.kinds, results, strict=True):
             if faults != kind.wrong(value)[1] and not isinstance(kind, Choice):

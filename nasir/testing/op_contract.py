@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from nasir.blocks import STEPS
 from nasir.ir import JSON, Atom, Draft, Graph, Port, op_named, parse, positions
 from nasir.ir.infer import Typing, infer_nodes
 from nasir.ir.space import size_after
@@ -75,7 +76,7 @@ class OpContract(OpFactLaws):
         cases = {case.op: case for case in self.cases}
         for name, case in cases.items():
             definition = op_named(name)
-            a_step = definition.arity == (1, 1) and not definition.several
+            a_step = definition.arity == (1, 1) and not definition.several and name not in STEPS
             make = functools.partial(definition.normalize, label="law")
             check_options(definition.attrs, make, in_block(name) if a_step else None, case.attrs)
 

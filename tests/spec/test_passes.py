@@ -119,6 +119,15 @@ def test_the_schema_holds_the_options_of_a_pass() -> None:
     assert kind_of(object).schema() == {}
 
 
+def test_the_schema_holds_words_and_ranges_of_shipped_options() -> None:
+    actions = json_schema()["$defs"]["Rule"]["properties"]["do"]["anyOf"][1]["properties"]
+    insert = actions["insert-block"]["anyOf"][0]["properties"]
+    assert {"type": "number", "minimum": 0, "exclusiveMaximum": 1} in insert["tolerance"]["anyOf"]
+    assert {"type": "number", "exclusiveMinimum": 0} in insert["sigma"]["anyOf"]
+    [words] = [one["enum"] for one in insert["init"]["anyOf"] if "enum" in one]
+    assert "zero" in words and "adam" in words
+
+
 def test_the_schema_is_json_whose_references_resolve() -> None:
     schema = json_schema()
     text = json.dumps(schema)

@@ -108,9 +108,16 @@ def test_new_features_are_pruned_through_all_concatenations() -> None:
     assert pruned.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 1000)
 
 
-@pytest.mark.parametrize("options", [{"out": 12}, {"growth": 0}, {"bottleneck": 0}])
-def test_wrong_options_of_the_block_are_named(options: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"out": 12}, "adds growth channels at stride 1"),
+        ({"growth": 0}, "growth: must be at least 1, found 0"),
+        ({"bottleneck": 0}, "bottleneck: must be at least 1, found 0"),
+    ],
+)
+def test_wrong_options_of_the_block_are_named(options: dict[str, int], words: str) -> None:
     draft = Draft()
     x = draft.add("input", (), "x", shape=[3, 4, 4])
-    with pytest.raises(TypeRuleError, match="adds growth channels at stride 1"):
+    with pytest.raises(TypeRuleError, match=words):
         build_block(draft, x, "s.0", {"block": "dense", "options": options})

@@ -1,7 +1,11 @@
-"""Every option of everything that is registered refuses what its annotation does not allow, in Python and in a spec."""
+"""Options of blocks, steps and penalties refuse what their annotations do not allow, in Python and in a spec.
+
+Passes, policies and ops have contracts, which hold them to the same law.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,13 +13,12 @@ import pytest
 
 from nasir import get_pass
 from nasir.blocks import STEPS, Maker, add_step, build_block
+from nasir.errors import SpecError
 from nasir.ir import Draft
-from nasir.ir.op import op_named
 from nasir.options import options_of, parameters_of
-from nasir.registry import blocks, ops, passes, policies
+from nasir.registry import blocks, passes
 from nasir.spec import loads_spec
-from nasir.spec.passes import policy_options
-from nasir.testing.option_laws import GROW, breaches, check_options, in_block, in_network, in_phase, in_rule, spec_with
+from nasir.testing.option_laws import GROW, breaches, check_options, in_block, in_network, spec_with
 from nasir.training import PenaltyPlan
 
 
@@ -28,25 +31,6 @@ class _Other:
     value = ""
 
 
-NEEDED: dict[str, dict[str, Any]] = {
-    "prune-channels": {"fraction": 0.5},
-    "widen": {"factor": 1.5, "noise": 0.01},
-    "expand-to-budget": {"budget": 1e6},
-}
-
-
-@pytest.mark.parametrize("name", ours(passes))
-def test_passes(name: str) -> None:
-    made = get_pass(name)
-    check_options(options_of(made), lambda given: made(**given), in_rule(name), NEEDED.get(name, {}))
-
-
-@pytest.mark.parametrize("name", [name for name in ours(policies) if name != "rules"])
-def test_policies(name: str) -> None:
-    made = policy_options(policies.get(name))
-    check_options(options_of(made), lambda given: made(**given), in_phase(name), {})
-
-
 def block(name: str, options: Mapping[str, Any]) -> None:
     draft = Draft()
     build_block(draft, draft.add("input", (), "x", shape=[4, 8, 8]), "law", {"block": name, "options": options})
@@ -57,21 +41,6 @@ def test_blocks(name: str) -> None:
     options, open_ended = parameters_of(blocks.get(name), 3)
     assert not open_ended
     check_options(options, lambda given: block(name, given), in_network(name), {})
-
-
-SHIPPED_OPS = sorted(name for name in ops.names() if op_named(name).rule.__module__.startswith("nasir."))
-
-
-@pytest.mark.parametrize("name", SHIPPED_OPS)
-def test_ops(name: str) -> None:
-    definition = op_named(name)
-    right = {"out": 4, "kernel": 3, "heads": 1, "head_dim": 1, "scale": 1.0, "groups": 1, "size": 1, "start": 0}
-    right |= {"stop": 1, "shape": (4,), "sizes": (1, 2)}
-    given = {key: right[key] for key, option in definition.attrs.items() if option.required}
-    a_step = definition.arity == (1, 1) and not definition.several and name not in STEPS
-    check_options(
-        definition.attrs, lambda values: definition.normalize(values, "law"), in_block(name) if a_step else None, given
-    )
 
 
 def step(name: str, options: Mapping[str, Any]) -> None:
@@ -107,3 +76,28 @@ def test_the_law_asks_for_something_of_every_option() -> None:
     for name in ours(passes):
         for key, option in options_of(get_pass(name)).items():
             assert len(list(breaches(option.kind))) >= 3, f"{name}: {key}"
+
+
+BREACHES: dict[str, tuple[Any, Any]] = {
+    "no_such_word' in Python is taken": (lambda given: None, None),
+    "KeyError instead of a NasirError": (lambda given: {}[given["how"]], None),
+    "in a spec is taken": (lambda given: get_pass("widen")(**given), lambda given: None),
+    "against 'how: a spec says something else": (
+        lambda given: get_pass("widen")(**given),
+        "how: a spec says something else",
+    ),
+}
+
+
+@pytest.mark.parametrize("text", BREACHES)
+def test_a_breach_is_noticed(text: str) -> None:
+    make, from_spec = BREACHES[text]
+    if isinstance(from_spec, str):
+        said = from_spec
+
+        def from_spec(given: Mapping[str, Any]) -> None:
+            raise SpecError(said)
+
+    options = {"how": options_of(get_pass("widen"))["how"]}
+    with pytest.raises(AssertionError, match=re.escape(text)):
+        check_options(options, make, from_spec, {"factor": 1.5, "noise": 0.01})
