@@ -43,6 +43,7 @@ docs: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.ir
+	$(BIN)/python -m benchmarks.history
 	$(BIN)/python -m benchmarks.rewrite
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.lowering

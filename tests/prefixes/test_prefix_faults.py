@@ -199,14 +199,14 @@ def test_with_all_states_damaged_the_run_trains_alone(left: Path, study: Path) -
 def test_a_state_evicted_under_its_reader_is_passed_over(
     left: Path, study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load, store, heard = TorchSession.load, store_in(study), []
+    newest, store, heard = TorchSession.newest, store_in(study), []
 
-    def slow(self: TorchSession, directory: Path, *rest: Any) -> Any:
+    def slow(self: TorchSession, directory: Path) -> Any:
         if directory.name.startswith("000005"):
             store.drop(next(state for state in deepest(store) if state.epochs == 5))
-        return load(self, directory, *rest)
+        return newest(self, directory)
 
-    monkeypatch.setattr(TorchSession, "load", slow)
+    monkeypatch.setattr(TorchSession, "newest", slow)
     done = run(second(left), study / "second", prefixes=store_in(study), notice=heard.append)
     assert done.prefix_epochs == 4 and not heard
     assert_same(done, left / "alone")
