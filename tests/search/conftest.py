@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import searches
 from postgres import Server, missing, server
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    """Close the studies that a test has opened: a connection that is merely forgotten is a warning."""
+    yield
+    while searches.opened:
+        searches.opened.pop().close()
 
 
 @pytest.fixture(scope="session")

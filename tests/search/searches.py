@@ -56,6 +56,10 @@ def spec(search: str = "trials: 3", text: str = SPEC) -> SearchSpec:
     return loads_search(text + "".join(lines), "small.yaml")
 
 
+opened: list[Study] = []
+"""What a test has opened; closed after it."""
+
+
 def processes(number: int) -> Pool:
     """Processes of their own, each a copy of one that has the imports behind it."""
     context = multiprocessing.get_context("forkserver")
@@ -93,6 +97,7 @@ def relaxed(study: Study) -> Study:
         engine, "connect", lambda connection, record: connection.execute("pragma synchronous = off")
     )
     engine.dispose()
+    opened.append(study)
     return study
 
 
