@@ -249,7 +249,7 @@ def test_attention_drops_while_training_only() -> None:
     "options, message",
     [
         ({"out": 12}, "keeps its 24 channels"),
-        ({"heads": 0}, "heads must be at least 1"),
+        ({"heads": 0}, "heads: must be at least 1, found 0"),
         ({"head_dims": 4}, "did you mean 'head_dim'"),
     ],
 )
