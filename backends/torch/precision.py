@@ -6,7 +6,7 @@ torch's own default rounds convolutions on CUDA devices to TF32 and matrix produ
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias
 
@@ -40,31 +40,38 @@ def float32_products(kind: Products) -> Iterator[None]:
         _set(before.values())
 
 
-def _switches() -> dict[str, tuple[Any, Any]]:
-    """torch's switches, each with the one it follows while it says "none"."""
+def _switches() -> dict[str, Any]:
     backends: Any = torch.backends
-    cuda, cudnn, onednn = backends.cuda, backends.cudnn, backends.mkldnn
     return {
-        "cuda.matmul": (cuda.matmul, backends),
-        "cudnn.conv": (cudnn.conv, cudnn),
-        "cudnn.rnn": (cudnn.rnn, cudnn),
-        "onednn.matmul": (onednn.matmul, onednn),
-        "onednn.conv": (onednn.conv, onednn),
-        "onednn.rnn": (onednn.rnn, onednn),
+        "cuda.matmul": backends.cuda.matmul,
+        "cudnn.conv": backends.cudnn.conv,
+        "cudnn.rnn": backends.cudnn.rnn,
+        "onednn.matmul": backends.mkldnn.matmul,
+        "onednn.conv": backends.mkldnn.conv,
+        "onednn.rnn": backends.mkldnn.rnn,
     }
 
 
 def _values() -> dict[str, str]:
-    """What to set them to later: a switch that reads like the one it follows may go on following."""
-    return {
-        name: "none" if own.fp32_precision == parent.fp32_precision else own.fp32_precision
-        for name, (own, parent) in _switches().items()
-    }
+    """What to set each switch to later: "none" where it follows that of torch as a whole, else what it says.
+
+    torch tells only what is in force; a switch that follows says something else while the whole says nothing.
+    """
+    whole: Any = torch.backends
+    told, own_whole = _told(), whole.fp32_precision
+    whole.fp32_precision = "none"
+    alone = _told()
+    whole.fp32_precision = own_whole
+    return {name: value if alone[name] == value else "none" for name, value in told.items()}
 
 
-def _set(values: Any) -> None:
-    for (own, _), value in zip(_switches().values(), values, strict=True):
-        own.fp32_precision = value
+def _told() -> dict[str, str]:
+    return {name: switch.fp32_precision for name, switch in _switches().items()}
+
+
+def _set(values: Iterable[str]) -> None:
+    for switch, value in zip(_switches().values(), values, strict=True):
+        switch.fp32_precision = value
 
 
 def _old(read: Callable[[], Any]) -> Any:

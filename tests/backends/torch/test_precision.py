@@ -88,7 +88,7 @@ def test_switches_of_both_kinds_at_odds_are_put_back_as_they_were(rounding: None
     ids=["matmul", "all", "onednn", "onednn matmul", "conv"],
 )
 def test_a_session_works_in_a_process_that_uses_torchs_newer_switches(place: Any, value: str, tmp_path: Path) -> None:
-    own = place()
+    own, untouched = place(), switches()
     before = own.fp32_precision
     own.fp32_precision = value
     try:
@@ -99,6 +99,8 @@ def test_a_session_works_in_a_process_that_uses_torchs_newer_switches(place: Any
         assert switches() == found
     finally:
         own.fp32_precision = before
+    assert switches() == untouched, "what followed follows, what did not does not"
+    assert torch.backends.cudnn.allow_tf32 in (True, False), "torch's older switches can be read again"
 
 
 def test_a_switch_that_followed_another_goes_on_following() -> None:
