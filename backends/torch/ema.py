@@ -107,7 +107,7 @@ class Ema:
                     tensor.copy_(own[name])
 
     def replace(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take other averages: after a rewrite, the old ones carried through its transfer plan; or a checkpoint's."""
+        """Take copies of other averages, laid out as they are: those of a snapshot, or with new statistics."""
         self.tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:

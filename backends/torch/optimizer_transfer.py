@@ -49,9 +49,10 @@ def _transfer(chosen: tuple[torch.optim.Optimizer, ...], old: Model, new: Model,
     known = set(home.values()) | origins.keys()
     shares: dict[int, dict[Key, nn.Parameter]] = {}
     joining = [key for key in fresh if key not in known] if chosen else []
-    held = [_labels(optimizer, home, fresh, origins, new) for optimizer in chosen] if joining else []
+    several = len(chosen) > 1 and bool(joining)
+    held = [_labels(optimizer, home, fresh, origins, new) for optimizer in chosen] if several else []
     for key in joining:
-        shares.setdefault(_nearest(held, key, new), {})[key] = fresh[key]
+        shares.setdefault(_nearest(held, key, new) if several else 0, {})[key] = fresh[key]
     for index in shares:
         momentum.check_joining(chosen[index])
     states = [moved_states(optimizer, home, fresh, plan) for optimizer in chosen]  # what can fail, before any change
