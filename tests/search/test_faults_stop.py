@@ -126,7 +126,10 @@ def test_a_worker_that_wakes_up_after_it_was_taken_for_dead_touches_nothing(tmp_
             search,
         )
         before = (folder / lost.user_attrs["run"] / "journal.jsonl").read_bytes()
-        attempts = {t.number: (t.state, t.values) for t in trials_of(database(folder)) if t.state.is_finished()}
+        finished = [trial for trial in trials_of(database(folder)) if trial.state.is_finished()]
+        attempts = {trial.number: (trial.state, trial.values) for trial in finished}
+        # asked while it sleeps: awake, it may end its epoch and save it before it learns of its loss
+        resumed = assert_resumed(finished, folder)
         os.kill(sleeper, signal.SIGCONT)
         assert search.wait() == 0, search.said()
         after = (folder / lost.user_attrs["run"] / "journal.jsonl").read_bytes()
@@ -135,7 +138,6 @@ def test_a_worker_that_wakes_up_after_it_was_taken_for_dead_touches_nothing(tmp_
         trials = trials_of(database(folder))
         assert attempts.items() <= {t.number: (t.state, t.values) for t in trials}.items()
         assert_exactly_once(trials, 2)
-        resumed = assert_resumed(trials, folder)
         assert resumed[0].user_attrs["origin"] == lost.number
         assert_equals_alone(resumed[0], folder, tmp_path / "alone")
 
