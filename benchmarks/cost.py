@@ -15,12 +15,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import imagenet_resnet, interleaved, report, summary
+from nasir.analysis.roofline import PROFILES, estimate
 from nasir.backends.torch import Model
-from nasir.backends.torch.calibrate import calibrate
-from nasir.backends.torch.latency import compare
+from nasir.backends.torch.observe.calibrate import calibrate
+from nasir.backends.torch.observe.latency import compare
 from nasir.ir import Fill, Graph
 from nasir.ir.cost import count, total
-from nasir.ir.roofline import PROFILES, estimate
 from nasir.transfer import Key, TransferPlan
 
 NAMES = ("resnet18", "resnet50", "resnet152", "vit_b_16")

@@ -25,14 +25,14 @@ import torch
 from PIL import Image
 
 from benchmarks.common import report
-from nasir.backends.torch.archives import read_archive, unpack
-from nasir.backends.torch.data import DataSource
-from nasir.backends.torch.images import find_files, read_tree
-from nasir.backends.torch.rawdata import RawData
+from nasir.backends.torch.data.archives import read_archive, unpack
+from nasir.backends.torch.data.images import find_files, read_tree
+from nasir.backends.torch.data.in_memory import DataSource
+from nasir.backends.torch.data.rawdata import RawData
 from nasir.cores import cores
 from nasir.images.decode import View, decode
 from nasir.images.pool import decode_all
-from nasir.training import DataPlan
+from nasir.training.plans import DataPlan
 
 COUNT, CLASSES, SIDE, REPEATS = 6_000, 10, 32, 3
 

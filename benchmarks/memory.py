@@ -9,15 +9,15 @@ import numpy as np
 import torch
 
 from benchmarks.common import imagenet_resnet, report
+from nasir.analysis.uniform import uniform_spaces
 from nasir.backends.torch import Model
-from nasir.backends.torch.meter import Meter, nbytes, tensors_of
-from nasir.evidence import Evidence
+from nasir.backends.torch.device.meter import Meter, nbytes, tensors_of
 from nasir.ir import Draft, Graph
-from nasir.ir.uniform import uniform_spaces
 from nasir.passes.grow_kernel import GrowKernel
 from nasir.passes.insert_block import InsertBlock
 from nasir.passes.widen import Widen
-from nasir.rewrite import WHOLE, Pass, Rewrite
+from nasir.rewriting.evidence import Evidence
+from nasir.rewriting.rewrite import WHOLE, Pass, Rewrite
 
 MIB = 2**20
 

@@ -19,13 +19,13 @@ import torch
 
 from benchmarks.common import cifar_resnet, report
 from nasir.api import Run, run
-from nasir.backend import Setup
 from nasir.backends.torch.backend import TorchBackend
-from nasir.prefixes import PrefixStore
-from nasir.replay import compare
+from nasir.running.prefixes import PrefixStore
+from nasir.running.replay import compare
 from nasir.spec import loads_spec
 from nasir.testing.backend_contract import initial
-from nasir.training import DataPlan, TrainPlan
+from nasir.training.backend import Setup
+from nasir.training.plans import DataPlan, TrainPlan
 
 INTERVALS = (2, 3, 4, 6)  # epochs between two blocks
 FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5)  # of the channels, pruned at the end of growth

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from benchmarks.common import imagenet_resnet, report, summary
 from nasir.backends.torch import Model
-from nasir.backends.torch.observe import observe
+from nasir.backends.torch.observe.evidence import observe
 from nasir.errors import NasirError
 from nasir.ir import Graph
 from nasir.passes.prune_channels import PruneChannels
-from nasir.rewrite import WHOLE
+from nasir.rewriting.rewrite import WHOLE
 
 IMAGE = (1, 3, 224, 224)
 NETWORKS = ("resnet18", "resnet50", "resnet152", "densenet121", "vit_b_16")

@@ -16,13 +16,13 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.common import cifar_resnet, interleaved, report, summary
+from nasir.analysis.roofline import PROFILES
 from nasir.backends.torch.model import Model
-from nasir.backends.torch.optim import build_optimizer
-from nasir.backends.torch.regularize import Penalties, penalties_of
-from nasir.backends.torch.train import Sums, _step, prepare, wants_bf16
+from nasir.backends.torch.optimizers.groups import build_optimizer
+from nasir.backends.torch.penalties.regularize import Penalties, penalties_of
+from nasir.backends.torch.train.loop import Sums, _step, prepare, wants_bf16
 from nasir.ir import Graph
-from nasir.ir.roofline import PROFILES
-from nasir.training import OptimizerPlan, PenaltyPlan, TrainPlan
+from nasir.training.plans import OptimizerPlan, PenaltyPlan, TrainPlan
 
 BATCH, TURNS = 128, 40
 V100 = (PROFILES["V100"].flops_per_second, PROFILES["V100"].bytes_per_second)

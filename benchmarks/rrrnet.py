@@ -14,12 +14,12 @@ import torch
 
 from benchmarks.common import HEAD, report
 from nasir.backends.torch import Model
-from nasir.backends.torch.latency import compare
+from nasir.backends.torch.observe.latency import compare
 from nasir.ir import Graph
 from nasir.passes.merge_branches import MergeBranches
 from nasir.passes.remove_block import RemoveBlock
 from nasir.passes.split_branches import SplitBranches
-from nasir.rewrite import WHOLE, Rewrite
+from nasir.rewriting.rewrite import WHOLE, Rewrite
 from nasir.spec import loads_spec
 from nasir.spec.network import build
 

@@ -16,8 +16,8 @@ from statistics import mean
 from typing import Any
 
 from nasir.report.study_facts import StudyFacts
+from nasir.search.locate import open_study
 from nasir.search.pareto import hypervolume, non_dominated
-from nasir.search.places import open_study
 from nasir.search.summary import losses, study_facts
 
 Loss = tuple[float, ...]

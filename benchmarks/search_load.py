@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import report
-from nasir.engine import Signals
-from nasir.journal import Record
+from nasir.journal.log import Record
+from nasir.running.engine import Signals
 from nasir.search.study import Study
 from nasir.search.trial import Executor, Outcome, TrialJob
 from nasir.search.worker import Identity, work

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from benchmarks.common import cifar_resnet, imagenet_resnet, interleaved, report, summary
-from nasir.backends.torch.arena import Arena
-from nasir.backends.torch.ema import Ema
 from nasir.backends.torch.model import Model
-from nasir.backends.torch.train import seed_step, step_seed
+from nasir.backends.torch.train.ema import Ema
+from nasir.backends.torch.train.loop import seed_step, step_seed
+from nasir.backends.torch.weights.arena import Arena
 
 CPU = torch.device("cpu")
 

@@ -19,11 +19,8 @@ if TYPE_CHECKING:
     from nasir.api import resume as resume
     from nasir.api import run as run
     from nasir.backends.torch import Model as Model
-    from nasir.engine import Signals as Signals
     from nasir.errors import Decline as Decline
     from nasir.errors import NasirError as NasirError
-    from nasir.evidence import Evidence as Evidence
-    from nasir.evidence import Need as Need
     from nasir.ir import At as At
     from nasir.ir import Atom as Atom
     from nasir.ir import Draft as Draft
@@ -33,12 +30,15 @@ if TYPE_CHECKING:
     from nasir.ir import ValueType as ValueType
     from nasir.ir import op as op
     from nasir.registry import register as register
-    from nasir.rewrite import WHOLE as WHOLE
-    from nasir.rewrite import Pass as Pass
-    from nasir.rewrite import Refresh as Refresh
-    from nasir.rewrite import Rewrite as Rewrite
-    from nasir.rewrite import Settle as Settle
-    from nasir.rewrite import get_pass as get_pass
+    from nasir.rewriting.evidence import Evidence as Evidence
+    from nasir.rewriting.evidence import Need as Need
+    from nasir.rewriting.rewrite import WHOLE as WHOLE
+    from nasir.rewriting.rewrite import Pass as Pass
+    from nasir.rewriting.rewrite import Refresh as Refresh
+    from nasir.rewriting.rewrite import Rewrite as Rewrite
+    from nasir.rewriting.rewrite import Settle as Settle
+    from nasir.rewriting.rewrite import get_pass as get_pass
+    from nasir.running.engine import Signals as Signals
     from nasir.spec import Spec as Spec
     from nasir.spec import import_plugins as import_plugins
     from nasir.spec import load_search as load_search
@@ -53,11 +53,11 @@ _HOME = {
     "resume": "nasir.api",
     "run": "nasir.api",
     "Model": "nasir.backends.torch",
-    "Signals": "nasir.engine",
+    "Signals": "nasir.running.engine",
     "Decline": "nasir.errors",
     "NasirError": "nasir.errors",
-    "Evidence": "nasir.evidence",
-    "Need": "nasir.evidence",
+    "Evidence": "nasir.rewriting.evidence",
+    "Need": "nasir.rewriting.evidence",
     "At": "nasir.ir",
     "Atom": "nasir.ir",
     "Draft": "nasir.ir",
@@ -67,12 +67,12 @@ _HOME = {
     "ValueType": "nasir.ir",
     "op": "nasir.ir",
     "register": "nasir.registry",
-    "WHOLE": "nasir.rewrite",
-    "Pass": "nasir.rewrite",
-    "Refresh": "nasir.rewrite",
-    "Rewrite": "nasir.rewrite",
-    "Settle": "nasir.rewrite",
-    "get_pass": "nasir.rewrite",
+    "WHOLE": "nasir.rewriting.rewrite",
+    "Pass": "nasir.rewriting.rewrite",
+    "Refresh": "nasir.rewriting.rewrite",
+    "Rewrite": "nasir.rewriting.rewrite",
+    "Settle": "nasir.rewriting.rewrite",
+    "get_pass": "nasir.rewriting.rewrite",
     "Spec": "nasir.spec",
     "import_plugins": "nasir.spec",
     "load_search": "nasir.spec",

@@ -2,6 +2,6 @@
 
 import sys
 
-from nasir.cli import main
+from nasir.cli.main import main
 
 sys.exit(main())

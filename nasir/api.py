@@ -11,19 +11,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nasir.backend import Backend, Session
-from nasir.engine import Engine, Signals, setup_of, start_of
-from nasir.errors import JournalError, RunError, SpecError
+from nasir.errors import JournalError, RunError
 from nasir.ir import Graph
-from nasir.journal import Journal, Record
-from nasir.prefixes import PrefixStore, Sharing, environment_digest
+from nasir.journal.directory import RunDirectory
+from nasir.journal.log import Journal, Record
 from nasir.registry import backends
-from nasir.rundir import RunDirectory
-from nasir.spec import Spec, hash_plugins, import_plugins, load_spec, make_pass
+from nasir.running.engine import Engine, Signals, setup_of, start_of
+from nasir.running.prefixes import PrefixStore, Sharing, environment_digest
+from nasir.running.replay import compare, reopen
+from nasir.spec import Spec, import_plugins, load_spec, make_pass
 from nasir.spec.given import Given
 from nasir.spec.inherit import Inherited, inherited
 from nasir.spec.model_network import RunNetwork
 from nasir.spec.network import build, initial_plan
+from nasir.training.backend import Backend, Session
 from nasir.version import VERSION
 
 
@@ -166,6 +167,13 @@ def resume(
             session.close()
 
 
+def replay_training(directory: RunDirectory, out: Path) -> tuple[Run, list[str]]:
+    """Train again from the seed into `out`; returns the new run and every difference of decisions and metrics."""
+    spec, _ = reopen(directory)
+    again = run(spec, out)
+    return again, compare(directory.effective(), again.journal)
+
+
 def _same_source(spec: Spec, start: Record) -> Inherited | None:
     """The run that the network comes from, for a run that has no checkpoint of its own yet."""
     if not isinstance(spec.network, RunNetwork):
@@ -174,21 +182,6 @@ def _same_source(spec: Spec, start: Record) -> Inherited | None:
     if source.manifest != start["inherited"]["manifest"]:
         raise RunError(f"{spec.network.run}: went on since this run began from it; start this run again")
     return source
-
-
-def reopen(directory: RunDirectory) -> tuple[Spec, dict[str, Any]]:
-    """(spec, environment) of a run, its plugins imported; refuses plugins that changed, before running them."""
-    env = directory.env()
-    spec = load_spec(directory.spec_path)
-    for plugin in hash_plugins(spec):
-        known = env["plugins"].get(Path(plugin.path).name)
-        if known != plugin.sha256:
-            raise SpecError(
-                f"{plugin.path}: plugin changed since the run began (sha256 was {str(known)[:12]}, is "
-                f"{plugin.sha256[:12]}); restore it, or start a new run"
-            )
-    import_plugins(spec)
-    return spec, env
 
 
 def finished(directory: RunDirectory, journal: Journal) -> Run:

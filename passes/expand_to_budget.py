@@ -15,16 +15,16 @@ from typing import Annotated, Literal, TypeAlias
 import numpy as np
 from annotated_types import Gt
 
+from nasir.analysis.uniform import uniform_spaces
 from nasir.errors import Decline
-from nasir.evidence import Evidence, Need
 from nasir.ir import Atom, Draft, Graph
 from nasir.ir.space import Index
-from nasir.ir.uniform import uniform_spaces
 from nasir.options import Remedy
 from nasir.options.ranges import Count
 from nasir.registry import register
-from nasir.rewrite import WHOLE, Pass
-from nasir.widening import How, Noise, Order, Symmetry, check_symmetry, widen
+from nasir.rewriting.evidence import Evidence, Need
+from nasir.rewriting.new_units import How, Noise, Order, Symmetry, check_symmetry, widen
+from nasir.rewriting.rewrite import WHOLE, Pass
 
 Resource: TypeAlias = Literal["macs", "flops", "params"]
 Sizes: TypeAlias = dict[Atom, int]

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from nasir.errors import Decline
-from nasir.evidence import Evidence
 from nasir.ir import Draft, Graph
 from nasir.ir.regions import covers
 from nasir.options.ranges import Whole
 from nasir.registry import register
-from nasir.rewrite import WHOLE, Pass, Refresh, parts_of
+from nasir.rewriting.evidence import Evidence
+from nasir.rewriting.rewrite import WHOLE, Pass, Refresh, parts_of
 
 
 def _sites(graph: Graph, paths: tuple[str, ...]) -> list[str]:

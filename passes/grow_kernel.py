@@ -10,14 +10,14 @@ import numpy as np
 from annotated_types import Ge
 
 from nasir.errors import Decline, GraphError
-from nasir.evidence import Evidence
 from nasir.ir import Draft, Fill, Graph, pair
 from nasir.ir.space import size_of
 from nasir.ir.types import kernel_of
 from nasir.options import Remedy
 from nasir.options.ranges import Count
 from nasir.registry import register
-from nasir.rewrite import WHOLE, Pass
+from nasir.rewriting.evidence import Evidence
+from nasir.rewriting.rewrite import WHOLE, Pass
 from nasir.transfer import AxisTake, Key, Take
 
 

@@ -16,11 +16,11 @@ from annotated_types import Ge, Lt
 from nasir.blocks import build_block
 from nasir.blocks.tail import branch_tails, near_zero, parameters
 from nasir.errors import Decline, GraphError
-from nasir.evidence import Evidence
 from nasir.ir import Draft, Graph, Port, Region
 from nasir.options.ranges import Count, Positive
 from nasir.registry import register
-from nasir.rewrite import Pass, Settle
+from nasir.rewriting.evidence import Evidence
+from nasir.rewriting.rewrite import Pass, Settle
 
 Init = Literal["zero", "gaussian", "uniform", "uniform_std1", "adam", "near_zero", "copy", "default"]
 

@@ -1,7 +1,7 @@
 """`insert-random-block`: a block somewhere in the network, at random, and not twice in one place (ResBuilder).
 
 Positions as in the released code of ResBuilder; the near-zero start is the paper's, the code starts blocks like any
-other layer. "Layers" are those of the network's main stream (`nasir.ir.stream`).
+other layer. "Layers" are those of the network's main stream (`nasir.analysis.main_path`).
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
 
+from nasir.analysis.main_path import Layer, layers
+from nasir.analysis.untied import is_shortcut
 from nasir.blocks import build_block, init_rules
 from nasir.blocks.tail import branch_tail, near_zero
 from nasir.errors import Decline, TypeRuleError
-from nasir.evidence import Evidence
 from nasir.ir import Draft, Graph, Port
-from nasir.ir.stream import Layer, layers
-from nasir.ir.untied import is_shortcut
 from nasir.options import Remedy
 from nasir.options.ranges import Count
 from nasir.registry import register
-from nasir.rewrite import WHOLE, Pass
+from nasir.rewriting.evidence import Evidence
+from nasir.rewriting.rewrite import WHOLE, Pass
 
 Position = Literal["equal_blockwise", "after_ending_skip", "after_first", "random"]
 

@@ -8,14 +8,14 @@ from typing import Annotated, ClassVar, TypeAlias
 
 from annotated_types import Ge, MinLen
 
-from nasir.archive import put_away
 from nasir.blocks.removal import remove_blocks, shortcut_padding
 from nasir.errors import Decline
-from nasir.evidence import Evidence, Need
 from nasir.ir import Draft, Graph
 from nasir.options import Remedy
 from nasir.registry import register
-from nasir.rewrite import WHOLE, Pass
+from nasir.rewriting.evidence import Evidence, Need
+from nasir.rewriting.rewrite import WHOLE, Pass
+from nasir.rewriting.stored_blocks import put_away
 
 NOT_EMPTY = Remedy("give whole numbers of at least 1: a stage cannot be empty")
 Depth: TypeAlias = Annotated[int, Ge(1), NOT_EMPTY]

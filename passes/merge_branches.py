@@ -21,10 +21,10 @@ from nasir.branching.merging import (
     over_outputs,
 )
 from nasir.errors import Decline
-from nasir.evidence import Evidence, Need
 from nasir.ir import Draft, Graph, Port
 from nasir.registry import register
-from nasir.rewrite import WHOLE, Pass
+from nasir.rewriting.evidence import Evidence, Need
+from nasir.rewriting.rewrite import WHOLE, Pass
 from nasir.transfer import AxisTake, Blob, Key, Source, Stack, Take
 
 

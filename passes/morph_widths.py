@@ -14,18 +14,18 @@ from typing import Annotated, Literal, TypeVar
 import numpy as np
 from annotated_types import Gt, Le
 
+from nasir.analysis.uniform import uniform_spaces
+from nasir.analysis.untied import largest_factor, own_widths, set_widths
 from nasir.blocks import init_rules
 from nasir.blocks.alive import alive_units, blend, dead_blocks, resize, scaled
 from nasir.blocks.init import renew
 from nasir.blocks.removal import remove_blocks, shortcut_padding
 from nasir.errors import Decline, TypeRuleError
-from nasir.evidence import Evidence, Need
 from nasir.ir import Atom, Draft, Graph
-from nasir.ir.uniform import uniform_spaces
-from nasir.ir.untied import largest_factor, own_widths, set_widths
 from nasir.options.ranges import NotNegative, Positive, Share
 from nasir.registry import register
-from nasir.rewrite import WHOLE, Pass
+from nasir.rewriting.evidence import Evidence, Need
+from nasir.rewriting.rewrite import WHOLE, Pass
 
 Key = TypeVar("Key", bound=Hashable)
 

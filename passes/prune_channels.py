@@ -9,10 +9,9 @@ from typing import Annotated, Literal
 import numpy as np
 from annotated_types import Ge, Gt, Len, Lt, MinLen
 
+from nasir.analysis.sizing import Sizing
 from nasir.errors import Decline
-from nasir.evidence import Evidence, Need
 from nasir.ir import Atom, Draft, Graph, Index
-from nasir.ir.sizing import Sizing
 from nasir.options import Remedy
 from nasir.options.ranges import Count, Share, Whole
 from nasir.pruning import fold
@@ -21,7 +20,8 @@ from nasir.pruning.score import Aggregate, Normalize, Score, Scores, measured, s
 from nasir.pruning.spaces import Kind, Resizable, chosen
 from nasir.pruning.target import Resource, amount
 from nasir.registry import register
-from nasir.rewrite import WHOLE, Pass, Refresh, Site
+from nasir.rewriting.evidence import Evidence, Need
+from nasir.rewriting.rewrite import WHOLE, Pass, Refresh, Site
 
 
 @register("prune-channels")

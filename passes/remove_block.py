@@ -9,11 +9,11 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 
 from nasir.errors import Decline, GraphError
-from nasir.evidence import Evidence
 from nasir.ir import Draft, Graph, Port
 from nasir.options import Remedy
 from nasir.registry import register
-from nasir.rewrite import Pass
+from nasir.rewriting.evidence import Evidence
+from nasir.rewriting.rewrite import Pass
 
 
 @register("remove-block")

@@ -12,11 +12,11 @@ from typing import Any, ClassVar, Literal
 
 from nasir.blocks.removal import remove_blocks, shortcut_padding
 from nasir.errors import Decline
-from nasir.evidence import Evidence, Need
 from nasir.ir import Draft, Graph
 from nasir.options.ranges import NotNegative, Positive, Whole
 from nasir.registry import register
-from nasir.rewrite import WHOLE, Pass
+from nasir.rewriting.evidence import Evidence, Need
+from nasir.rewriting.rewrite import WHOLE, Pass
 
 Record = Mapping[str, Any]
 Scores = Mapping[str, Mapping[str, Sequence[float]]]  # {block: {label of a convolution: [mean |w|, entries]}}

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from nasir.blocks import INITS, made_with, starts
 from nasir.errors import Decline
-from nasir.evidence import Evidence
 from nasir.ir import Draft, Graph
 from nasir.ir.regions import closest, covers
 from nasir.registry import register
-from nasir.rewrite import WHOLE, Pass, parts_of
+from nasir.rewriting.evidence import Evidence
+from nasir.rewriting.rewrite import WHOLE, Pass, parts_of
 
 
 @register("reset-weights")

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from nasir.archive import bring_back, pieces
 from nasir.errors import Decline
-from nasir.evidence import Evidence
 from nasir.ir import Draft, Graph
 from nasir.registry import register
-from nasir.rewrite import WHOLE, Pass
+from nasir.rewriting.evidence import Evidence
+from nasir.rewriting.rewrite import WHOLE, Pass
+from nasir.rewriting.stored_blocks import bring_back, pieces
 
 
 @register("select-blocks")

@@ -19,11 +19,11 @@ from nasir.blocks.alive import alive_units, blend, dead_blocks, resize
 from nasir.blocks.init import renew
 from nasir.blocks.removal import remove_blocks
 from nasir.errors import Decline
-from nasir.evidence import Evidence, Need
 from nasir.ir import Atom, Draft, Graph
 from nasir.options.ranges import Count, NotNegative, Share
 from nasir.registry import register
-from nasir.rewrite import WHOLE, Pass, parts_of
+from nasir.rewriting.evidence import Evidence, Need
+from nasir.rewriting.rewrite import WHOLE, Pass, parts_of
 
 
 @register("shrink-widths")

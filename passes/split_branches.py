@@ -28,14 +28,14 @@ from nasir.branching import (
     sizes_of,
 )
 from nasir.errors import Decline
-from nasir.evidence import Evidence
 from nasir.ir import Atom, Draft, Graph, Index, Region, positions
 from nasir.ir.regions import covers
 from nasir.ir.types import Slot
 from nasir.options import Remedy
 from nasir.options.ranges import Count
 from nasir.registry import register
-from nasir.rewrite import Pass
+from nasir.rewriting.evidence import Evidence
+from nasir.rewriting.rewrite import Pass
 from nasir.transfer import AxisTake, Key, Source, Stack, Take
 
 How = Literal["rrr", "aligned", "random"]

@@ -11,11 +11,11 @@ import numpy as np
 from nasir.branching import head_of, numbered, outputs_of
 from nasir.branching.merging import branch_paths, is_dense, joint, over_outputs, part_attrs, part_source
 from nasir.errors import Decline
-from nasir.evidence import Evidence
 from nasir.ir import Draft, Graph, Port
 from nasir.options.ranges import Whole
 from nasir.registry import register
-from nasir.rewrite import WHOLE, Pass
+from nasir.rewriting.evidence import Evidence
+from nasir.rewriting.rewrite import WHOLE, Pass
 from nasir.transfer import AxisTake, Key, Take
 
 

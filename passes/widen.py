@@ -9,15 +9,15 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt, Le
 
+from nasir.analysis.uniform import uniform_spaces
 from nasir.errors import Decline, GraphError
-from nasir.evidence import Evidence
 from nasir.ir import Atom, Draft, Graph
-from nasir.ir.uniform import uniform_spaces
 from nasir.options import Remedy
 from nasir.options.ranges import Count
 from nasir.registry import register
-from nasir.rewrite import WHOLE, Pass, Site
-from nasir.widening import How, Noise, Order, Symmetry, check_symmetry, widen
+from nasir.rewriting.evidence import Evidence
+from nasir.rewriting.new_units import How, Noise, Order, Symmetry, check_symmetry, widen
+from nasir.rewriting.rewrite import WHOLE, Pass, Site
 
 MOST = 1000.0  # times the width: beyond is a slip
 PRUNE = Remedy(f"use a factor above 1, at most {MOST:,.0f}, or units of at least 1; prune-channels removes units")

@@ -9,14 +9,14 @@ import pytest
 import torch
 from grown import pyramid
 
-from nasir.backend import Effect, Setup
 from nasir.backends.torch.backend import TorchBackend
 from nasir.backends.torch.session import TorchSession
 from nasir.ir import Graph
 from nasir.passes.insert_block import InsertBlock
-from nasir.rewrite import Pass, Site
+from nasir.rewriting.rewrite import Pass, Site
 from nasir.testing.backend_contract import initial
-from nasir.training import DataPlan, OptimizerPlan, TrainPlan
+from nasir.training.backend import Effect, Setup
+from nasir.training.plans import DataPlan, OptimizerPlan, TrainPlan
 
 NO_CUDA = "torch.cuda.is_available() is false: no CUDA device"
 ON_CUDA = (pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason=NO_CUDA))

@@ -16,7 +16,7 @@ from nasir import op
 from nasir.backends.torch import Call, lowering
 from nasir.ir import At, Fill, ValueType, pair
 from nasir.ir.op import Pair
-from nasir.ir.ops_functions import gaussian_gated
+from nasir.ops.functions import gaussian_gated
 from nasir.testing import reference
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from small_runs import SPEC, write_spec
 
-from nasir.cli import main
-from nasir.diff import difference
+from nasir.cli.main import main
 from nasir.ir import Draft, Graph
+from nasir.report.diff import difference
 
 
 def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -28,7 +28,7 @@ def test_looking_never_imports_torch(arguments: list[str], tmp_path: Path) -> No
     spec = str(write_spec(tmp_path))
     words = [spec if word == "SPEC" else word for word in arguments]
     code = (
-        "import sys; from nasir.cli import main\n"
+        "import sys; from nasir.cli.main import main\n"
         f"try: main({words!r})\nexcept SystemExit: pass\n"
         "assert 'torch' not in sys.modules, 'torch was imported'\n"
     )

@@ -12,13 +12,13 @@ import pytest
 from networks import small_resnet
 from small_runs import write_spec
 
-from nasir import cost_command
-from nasir.cli import main
-from nasir.cost_table import OUTSIDE, cost_table
+from nasir.analysis.roofline import PROFILES, DeviceProfile, estimate
+from nasir.cli import cost as cost_command
+from nasir.cli.main import main
 from nasir.errors import UsageError
 from nasir.ir import Graph
 from nasir.ir.cost import total
-from nasir.ir.roofline import PROFILES, DeviceProfile, estimate
+from nasir.report.cost_table import OUTSIDE, cost_table
 from nasir.testing import random_graph
 
 
@@ -141,7 +141,7 @@ def test_a_bad_profile_is_refused_before_the_network_is_read() -> None:
 def test_counting_never_imports_torch(tmp_path: Path) -> None:
     spec = str(write_spec(tmp_path))
     code = (
-        "import sys; from nasir.cli import main\n"
+        "import sys; from nasir.cli.main import main\n"
         f"assert main(['cost', {spec!r}, '--profile', 'V100', '--nodes']) == 0\n"
         "assert 'torch' not in sys.modules, 'torch was imported'\n"
     )

@@ -22,16 +22,16 @@ from device_sessions import ON_CUDA, OPTIMIZERS, grow, moments, opened, setup, t
 from grown import pyramid, same_tensors
 
 from nasir import get_pass
-from nasir.backend import Setup
 from nasir.backends.torch.backend import TorchBackend
 from nasir.backends.torch.model import Model
-from nasir.backends.torch.regularize import Penalties
+from nasir.backends.torch.penalties.regularize import Penalties
 from nasir.errors import RunError
 from nasir.ir import Graph, Port, op_named
-from nasir.rewrite import Rewrite
+from nasir.rewriting.rewrite import Rewrite
 from nasir.testing import BackendContract, OpCase, shipped_cases
 from nasir.testing.backend_contract import Resize
-from nasir.training import PenaltyPlan, TrainPlan
+from nasir.training.backend import Setup
+from nasir.training.plans import PenaltyPlan, TrainPlan
 
 pytestmark = [
     *ON_CUDA,

@@ -14,12 +14,13 @@ import pytest
 from small_runs import SPEC, stable, weights, write_spec
 
 import nasir.api
-from nasir.cli import main
-from nasir.engine import Signals
+from nasir.api import replay_training
+from nasir.cli.main import main
 from nasir.errors import Preempted, RunError
-from nasir.journal import read_journal
-from nasir.replay import replay_graphs, replay_training
-from nasir.rundir import RunDirectory
+from nasir.journal.directory import RunDirectory
+from nasir.journal.log import read_journal
+from nasir.running.engine import Signals
+from nasir.running.replay import replay_graphs
 
 HEAD = SPEC[: SPEC.index("phases:")]
 MOMENTS = """\

@@ -20,15 +20,15 @@ from grown import same_tensors
 
 from nasir.backends.torch.backend import TorchBackend
 from nasir.backends.torch.session import TorchSession
-from nasir.decisions import EXACT
 from nasir.ir import Graph
 from nasir.passes.freeze import Freeze, Unfreeze
 from nasir.passes.insert_block import InsertBlock
 from nasir.passes.widen import Widen
-from nasir.rewrite import WHOLE
+from nasir.rewriting.rewrite import WHOLE
+from nasir.running.decisions import EXACT
 from nasir.spec import loads_spec
 from nasir.spec.network import build
-from nasir.training import TrainPlan
+from nasir.training.plans import TrainPlan
 
 MOMENTUM = {kind: plan for kind, plan in OPTIMIZERS.items() if plan.kind == "sgd"}
 

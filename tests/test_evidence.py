@@ -11,11 +11,11 @@ from grown import images, lived, pyramid
 from torch.nn import functional
 
 from nasir import get_pass
-from nasir.backends.torch.observe import observe
+from nasir.backends.torch.observe.evidence import observe
 from nasir.errors import NasirError
-from nasir.evidence import KINDS, OTHERS, PER_UNIT, Evidence, Need
 from nasir.ir import Atom, Draft, Graph
 from nasir.registry import passes
+from nasir.rewriting.evidence import KINDS, OTHERS, PER_UNIT, Evidence, Need
 
 
 def space(graph: Graph, name: str) -> Atom:

@@ -20,16 +20,17 @@ from safetensors.numpy import load_file
 from small_runs import SPEC, stable, weights, write_spec
 
 import nasir
+from nasir.api import replay_training
 from nasir.backends.torch.session import TorchSession
 from nasir.errors import CheckpointError, JournalError, RunError
-from nasir.individuals import stored
 from nasir.ir import Graph
-from nasir.journal import lineage
-from nasir.replay import compare, replay_graphs, replay_training
+from nasir.journal.directory import RunDirectory
+from nasir.journal.log import lineage
 from nasir.report import write_report
 from nasir.report.history import decision_rows, summary_rows
 from nasir.report.progress import line
-from nasir.rundir import RunDirectory
+from nasir.running.population import stored
+from nasir.running.replay import compare, replay_graphs
 
 PHASES = """\
 phases:
@@ -412,7 +413,7 @@ from dataclasses import dataclass
 
 from nasir import Pass, register
 from nasir.ir import Fill
-from nasir.rewrite import WHOLE
+from nasir.rewriting.rewrite import WHOLE
 
 
 @register("explode")

@@ -11,15 +11,15 @@ from small_runs import SPEC, write_spec
 
 import nasir.api
 from nasir.backends.torch import Model
-from nasir.backends.torch.optim import build_optimizer
-from nasir.backends.torch.train import train_epoch
-from nasir.diff import difference
+from nasir.backends.torch.optimizers.groups import build_optimizer
+from nasir.backends.torch.train.loop import train_epoch
 from nasir.errors import Decline, GraphError, RunError, TextFormatError
 from nasir.ir import Graph, parse
 from nasir.passes.freeze import Freeze, Unfreeze
 from nasir.passes.insert_block import InsertBlock
 from nasir.passes.remove_block import RemoveBlock
-from nasir.training import OptimizerPlan, TrainPlan
+from nasir.report.diff import difference
+from nasir.training.plans import OptimizerPlan, TrainPlan
 
 STEM = ("conv1", "bn1", "s1")
 ADAMW = TrainPlan(OptimizerPlan("adamw", lr=0.01, weight_decay=0.5), precision="fp32")

@@ -12,11 +12,11 @@ from small_runs import SPEC, write_spec
 
 import nasir
 from nasir.errors import RunError
-from nasir.journal import lineage
+from nasir.journal.directory import RunDirectory
+from nasir.journal.log import lineage
 from nasir.policy import Decision, History, PhasePlan, PhaseView
 from nasir.registry import policies
-from nasir.replay import compare, replay_graphs
-from nasir.rundir import RunDirectory
+from nasir.running.replay import compare, replay_graphs
 
 PHASES = """\
 phases:

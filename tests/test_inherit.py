@@ -12,16 +12,16 @@ from safetensors.torch import load_file
 from small_runs import SPEC, stable, weights, write_spec
 
 import nasir.api
-from nasir.backends.torch.data import open_source
-from nasir.backends.torch.rawdata import DataContext, FileData, Files, only_classes
-from nasir.engine import Signals
+from nasir.backends.torch.data.in_memory import open_source
+from nasir.backends.torch.data.rawdata import DataContext, FileData, Files, only_classes
 from nasir.errors import CheckpointError, DataError, Preempted, RunError, SpecError
 from nasir.images.decode import View
-from nasir.replay import replay_graphs
-from nasir.rundir import RunDirectory
+from nasir.journal.directory import RunDirectory
+from nasir.running.engine import Signals
+from nasir.running.replay import replay_graphs
 from nasir.spec import load_spec
 from nasir.spec.network import build
-from nasir.training import DataPlan
+from nasir.training.plans import DataPlan
 
 FIRST = SPEC.replace("network:\n", "init: he_normal\nnetwork:\n")
 CHILD = """\

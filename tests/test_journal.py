@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from nasir.errors import JournalError, RunError, UsageError
-from nasir.journal import TORN, Journal, canonical_json, effective, read_journal
-from nasir.rundir import RunDirectory
+from nasir.files import canonical_json
+from nasir.journal.directory import RunDirectory
+from nasir.journal.log import TORN, Journal, effective, read_journal
 
 
 def test_append_then_read_back_equals_the_live_records(tmp_path: Path) -> None:
@@ -135,7 +136,7 @@ def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path: Path, monkeypatch: p
 WRITER = """
 import sys
 from pathlib import Path
-from nasir.rundir import RunDirectory
+from nasir.journal.directory import RunDirectory
 run = RunDirectory.open(sys.argv[1])
 with run.lock(), run.journal() as journal:
     print("ready", flush=True)

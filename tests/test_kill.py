@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from small_runs import stable, weights, write_spec
 
-from nasir.rundir import RunDirectory
+from nasir.journal.directory import RunDirectory
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
 

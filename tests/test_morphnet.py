@@ -8,9 +8,9 @@ import pytest
 from small_runs import stable, weights
 
 import nasir
+from nasir.journal.directory import RunDirectory
 from nasir.policy.base import Moment
-from nasir.replay import replay_graphs
-from nasir.rundir import RunDirectory
+from nasir.running.replay import replay_graphs
 from nasir.spec import load_spec
 from nasir.spec.network import build
 

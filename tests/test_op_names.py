@@ -16,9 +16,14 @@ from nasir.ir import op_named
 from nasir.registry import ops
 
 ROOT = Path(__file__).parent.parent
-DEFINING = ("nasir/ir/ops*.py", "backends/torch/oplowering*.py", "nasir/testing/*.py")
+DEFINING = ("nasir/ops/*.py", "backends/torch/lower/ops.py", "backends/torch/lower/tokens.py", "nasir/testing/*.py")
 # words of the spec language and of torchvision, not of ops
-WORDS = ("nasir/spec/presets.py", "nasir/spec/model_network.py", "backends/torch/pretrained.py", "nasir/blocks/make.py")
+WORDS = (
+    "nasir/spec/presets.py",
+    "nasir/spec/model_network.py",
+    "backends/torch/weights/pretrained.py",
+    "nasir/blocks/make.py",
+)
 NAMES = frozenset(name for name in ops.names() if op_named(name).rule.__module__.startswith("nasir."))
 TESTS = ("startswith", "endswith", "removeprefix", "removesuffix", "partition", "count", "find")
 

@@ -22,7 +22,7 @@ from nasir.ir.infer import At
 from nasir.ir.op import Pair, op_named
 from nasir.options import Checked, Remedy, checked, construct, kind_of, options_of, parameters_of
 from nasir.registry import blocks, ops
-from nasir.rewrite import Pass
+from nasir.rewriting.rewrite import Pass
 
 if TYPE_CHECKING:
     from nasir.nowhere import Missing

@@ -16,24 +16,24 @@ from grown import images, lived, logits, pyramid
 from plugin_ops import file_of_the_docs  # and registers the ops
 
 from nasir import Decline, op
+from nasir.analysis.main_path import layers
 from nasir.backends.torch import Model
-from nasir.backends.torch.observe import observe
-from nasir.backends.torch.regularize import penalized
+from nasir.backends.torch.observe.evidence import observe
+from nasir.backends.torch.penalties.regularize import penalized
 from nasir.blocks import Maker, starts
 from nasir.errors import UsageError
-from nasir.evidence import Evidence, Need
 from nasir.ir import At, Draft, Graph, Port, ValueType, op_named
 from nasir.ir.op import loaded
-from nasir.ir.stream import layers
 from nasir.passes.grow_kernel import GrowKernel
 from nasir.passes.insert_block import InsertBlock
 from nasir.passes.insert_random_block import InsertRandomBlock
 from nasir.passes.merge_branches import MergeBranches
 from nasir.passes.prune_channels import PruneChannels
 from nasir.passes.split_branches import SplitBranches
-from nasir.rewrite import WHOLE, Rewrite
+from nasir.rewriting.evidence import Evidence, Need
+from nasir.rewriting.rewrite import WHOLE, Rewrite
 from nasir.testing import OpCase, OpContract, evaluate, random_batch, random_weights, transferred
-from nasir.training import PenaltyPlan
+from nasir.training.plans import PenaltyPlan
 from nasir.transfer import Key, Take
 from nasir.transfer.fill import fill, stream
 

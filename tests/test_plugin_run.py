@@ -10,9 +10,9 @@ from small_runs import SPEC as TINY
 from small_runs import stable, write_spec
 
 import nasir
-from nasir.cli import main
-from nasir.replay import replay_graphs
-from nasir.rundir import RunDirectory
+from nasir.cli.main import main
+from nasir.journal.directory import RunDirectory
+from nasir.running.replay import replay_graphs
 
 PLUGIN = '''
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from nasir import Decline, Need, Pass, op, register
 from nasir.backends.torch import Call, lowering
-from nasir.backends.torch.rawdata import RawData
+from nasir.backends.torch.data.rawdata import RawData
 from nasir.blocks import Maker
 from nasir.ir import At, Port, ValueType
 from nasir.registry import blocks, datasets

@@ -10,11 +10,11 @@ import pytest
 from test_docs import files_of
 
 import nasir
-from nasir.cli import main
+from nasir.cli.main import main
+from nasir.journal.directory import RunDirectory
 from nasir.policy import PhasePlan, RulePlan
 from nasir.registry import policies
-from nasir.replay import compare, replay_graphs
-from nasir.rundir import RunDirectory
+from nasir.running.replay import compare, replay_graphs
 from nasir.testing import PolicyContract
 
 FILES = files_of("policies.md")

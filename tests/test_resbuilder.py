@@ -10,10 +10,10 @@ from small_runs import stable, weights
 
 import nasir
 from nasir.blocks.init import GLOROT
+from nasir.journal.directory import RunDirectory
 from nasir.passes.morph_widths import flops_of
 from nasir.policy.base import Moment
-from nasir.replay import replay_graphs
-from nasir.rundir import RunDirectory
+from nasir.running.replay import replay_graphs
 from nasir.spec import load_spec
 from nasir.spec.network import build, initial_plan
 

@@ -14,14 +14,14 @@ from rrrnets import imagenet_bottlenecks
 from nasir.api import run
 from nasir.backends.torch import Model
 from nasir.branching import calibrated, downstream, groups_of, params_of
-from nasir.evidence import Evidence
 from nasir.ir import Graph
+from nasir.journal.directory import RunDirectory
 from nasir.passes.remove_block import RemoveBlock
 from nasir.passes.split_branches import SplitBranches
 from nasir.policy.base import Moment
-from nasir.replay import replay_graphs
-from nasir.rewrite import WHOLE, Rewrite
-from nasir.rundir import RunDirectory
+from nasir.rewriting.evidence import Evidence
+from nasir.rewriting.rewrite import WHOLE, Rewrite
+from nasir.running.replay import replay_graphs
 from nasir.spec import load_spec
 from nasir.spec.network import build
 from nasir.spec.passes import make_pass

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from nasir.cli import main
+from nasir.cli.main import main
 
 SPEC = """\
 nasir: 1
@@ -219,7 +219,7 @@ def test_without_optuna_the_remedy_is_named_and_nothing_else_needs_it(spec: Path
         "import importlib.metadata as m; found = m.version\n"
         "def version(name):\n    if name == 'optuna': raise m.PackageNotFoundError(name)\n    return found(name)\n"
         "m.version = version\n"
-        "from nasir.cli import main\n"
+        "from nasir.cli.main import main\n"
         "assert main(['check', 'tiny.yaml']) == 0\n"
         "assert main(['search', 'tiny.yaml']) == 2\n"
     )

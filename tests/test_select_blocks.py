@@ -13,16 +13,16 @@ import torch
 from small_runs import stable, weights, write_spec
 
 import nasir.api
-from nasir.archive import pieces
 from nasir.backends.torch import Model
 from nasir.errors import Decline, JournalError
-from nasir.evidence import Evidence
 from nasir.ir import Graph
+from nasir.journal.directory import RunDirectory
 from nasir.passes.keep_blocks import KeepBlocks
 from nasir.passes.select_blocks import SelectBlocks
-from nasir.replay import replay_graphs
-from nasir.rewrite import Rewrite
-from nasir.rundir import RunDirectory
+from nasir.rewriting.evidence import Evidence
+from nasir.rewriting.rewrite import Rewrite
+from nasir.rewriting.stored_blocks import pieces
+from nasir.running.replay import replay_graphs
 from nasir.spec import loads_spec
 from nasir.spec.network import build
 from nasir.testing import random_weights

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nasir.training import DataPlan, OptimizerPlan, ResizedCrop, SchedulePlan, TrainPlan
+from nasir.training.plans import DataPlan, OptimizerPlan, ResizedCrop, SchedulePlan, TrainPlan
 
 
 def _by_epoch(plan: SchedulePlan, epochs: int, phase_epochs: int | None, steps: int = 10) -> list[float]:

@@ -21,9 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from nasir.backends.torch.model import Model
-from nasir.backends.torch.optim import build_optimizer, decays
+from nasir.backends.torch.optimizers.groups import build_optimizer, decays
 from nasir.backends.torch.session import TorchSession
-from nasir.training import OptimizerPlan, TrainPlan
+from nasir.training.plans import OptimizerPlan, TrainPlan
 
 UNIT = 2.0**-24  # unit roundoff of float32: an operation's result is within this, relatively, of the true one
 SMOOTHING, CLIP, EMA = 0.1, 0.5, 0.9

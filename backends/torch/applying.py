@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from nasir.errors import Decline, UsageError
-from nasir.rewrite import Pass, Rewrite, Site, site_name
+from nasir.rewriting.rewrite import Pass, Rewrite, Site, site_name
 
 if TYPE_CHECKING:
     from nasir.backends.torch.model import Model

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from nasir.backend import Latency, Setup
-from nasir.backends.torch.calibrate import calibrate
-from nasir.backends.torch.latency import measure
+from nasir.analysis.roofline import DeviceProfile
+from nasir.backends.torch.observe.calibrate import calibrate
+from nasir.backends.torch.observe.latency import measure
 from nasir.backends.torch.session import TorchSession
 from nasir.ir import Graph
-from nasir.ir.roofline import DeviceProfile
+from nasir.training.backend import Latency, Setup
 
 
 class TorchBackend:
@@ -22,11 +22,11 @@ class TorchBackend:
     def measure(
         self, graph: Graph, batch: int, device: str, threads: int | None = None, precision: str = "fp32"
     ) -> Latency:
-        """See `nasir.backends.torch.latency.measure`."""
+        """See `nasir.backends.torch.observe.latency.measure`."""
         return measure(graph, batch, device=device, threads=threads, precision=precision)
 
     def calibrate(self, device: str, threads: int | None = None) -> DeviceProfile:
-        """See `nasir.backends.torch.calibrate.calibrate`."""
+        """See `nasir.backends.torch.observe.calibrate.calibrate`."""
         return calibrate(device, threads)
 
     def cuda_devices(self) -> int:

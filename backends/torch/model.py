@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nasir.backends.torch.applying import rewrite_of
 from nasir.backends.torch.arrays import TorchArrays
-from nasir.backends.torch.lower import (
+from nasir.backends.torch.lower.network import (
     BlockCode,
     Unit,
     attach,
@@ -25,13 +25,13 @@ from nasir.backends.torch.lower import (
     trace_unit,
     write_top,
 )
-from nasir.backends.torch.oplowering import Lowered, lower_op
+from nasir.backends.torch.lower.ops import Lowered, lower_op
 from nasir.errors import Decline, GraphError, RunError
-from nasir.evidence import Evidence, Need
 from nasir.ir import Graph, Port
 from nasir.ir.infer import collector_paused
 from nasir.ir.regions import covers
-from nasir.rewrite import Pass, Rewrite, Site
+from nasir.rewriting.evidence import Evidence, Need
+from nasir.rewriting.rewrite import Pass, Rewrite, Site
 from nasir.transfer import Key, TransferPlan, execute
 
 LoweredUnit: TypeAlias = tuple[Unit, Any, nn.Module]  # what runs, its signature, its module
@@ -240,7 +240,7 @@ class Model(nn.Module):
         Activations are measured on `images` [N, ...], gradients on them and `labels` [N]; raises NasirError where
         they are missing.
         """
-        from nasir.backends.torch.observe import observe
+        from nasir.backends.torch.observe.evidence import observe
 
         return observe(self, needs, images, labels, seed=self.seed, ordinal=self.ordinal + 1)
 
@@ -360,7 +360,7 @@ class Model(nn.Module):
             return None
         if not isinstance(change, Rewrite):
             return super().apply(change)
-        from nasir.backends.torch.optimizer_transfer import transfer_optimizers
+        from nasir.backends.torch.optimizers.transfer import transfer_optimizers
 
         with collector_paused():
             new = self.rewritten(change)

@@ -11,29 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nasir.backend import Effect, Saved, Setup, Start, Stretch
-from nasir.backends.torch import checkpoint
-from nasir.backends.torch.arena import Arena
-from nasir.backends.torch.batches import BatchSource
-from nasir.backends.torch.compile import BlockCompiler, Choice, step_seconds
-from nasir.backends.torch.data import open_source
-from nasir.backends.torch.determinism import refuse_unordered
-from nasir.backends.torch.devices import check_precision, choose_device
-from nasir.backends.torch.ema import Ema, carried_averages
-from nasir.backends.torch.inherit import take_over
-from nasir.backends.torch.memory import memory_told
+from nasir.backends.torch.data.batches import BatchSource
+from nasir.backends.torch.data.in_memory import open_source
+from nasir.backends.torch.data.rawdata import DataContext
+from nasir.backends.torch.device.determinism import refuse_unordered
+from nasir.backends.torch.device.memory import memory_told
+from nasir.backends.torch.device.names import check_precision, choose_device
+from nasir.backends.torch.device.precision import float32_products, products_of
+from nasir.backends.torch.device.switches import Switches
+from nasir.backends.torch.device.working import DATA, HOST, NETWORK, TRAINING, working
+from nasir.backends.torch.lower.compile import BlockCompiler, Choice, step_seconds
 from nasir.backends.torch.model import Model
-from nasir.backends.torch.observe import observe
-from nasir.backends.torch.optim import build_optimizer, export_state, import_state
-from nasir.backends.torch.optimizer_transfer import transfer_optimizer
-from nasir.backends.torch.precision import float32_products, products_of
-from nasir.backends.torch.pretrained import load_pretrained
-from nasir.backends.torch.rawdata import DataContext
-from nasir.backends.torch.refresh import moving_norms, refresh_norms, statistics
-from nasir.backends.torch.regularize import alive_cost
-from nasir.backends.torch.snapshot import Snapshot
-from nasir.backends.torch.switches import Switches
-from nasir.backends.torch.train import (
+from nasir.backends.torch.observe.evidence import observe
+from nasir.backends.torch.optimizers.groups import build_optimizer, export_state, import_state
+from nasir.backends.torch.optimizers.transfer import transfer_optimizer
+from nasir.backends.torch.penalties.regularize import alive_cost
+from nasir.backends.torch.train.ema import Ema, carried_averages
+from nasir.backends.torch.train.loop import (
     Sums,
     evaluate,
     evaluating,
@@ -41,21 +35,27 @@ from nasir.backends.torch.train import (
     wants_bf16,
     wants_channels_last,
 )
-from nasir.backends.torch.working import DATA, HOST, NETWORK, TRAINING, working
+from nasir.backends.torch.train.refresh import moving_norms, refresh_norms, statistics
+from nasir.backends.torch.weights import checkpoint
+from nasir.backends.torch.weights.arena import Arena
+from nasir.backends.torch.weights.inherit import take_over
+from nasir.backends.torch.weights.pretrained import load_pretrained
+from nasir.backends.torch.weights.snapshot import Snapshot
 from nasir.errors import CheckpointError, DataError, Diverged, RunError
-from nasir.evidence import Evidence, Need
 from nasir.ir import Fill, Graph, Port
-from nasir.rewrite import Refresh, Rewrite, Settle
-from nasir.training import OptimizerPlan, TrainPlan
+from nasir.rewriting.evidence import Evidence, Need
+from nasir.rewriting.rewrite import Refresh, Rewrite, Settle
+from nasir.training.backend import Effect, Saved, Setup, Start, Stretch
+from nasir.training.plans import OptimizerPlan, TrainPlan
 from nasir.transfer import Key, TransferPlan
 
 SETTLE_EPOCHS = 1_000_000  # data order of settling epochs: far from those of ordinary ones
 REFRESH_EPOCHS = 10**12  # the same for epochs of refreshed statistics
-MEASURED_EPOCHS = 3 * 10**12  # the same for steps that are only timed (nasir.decisions has trials at 2 * 10**12)
+MEASURED_EPOCHS = 3 * 10**12  # the same for steps that are only timed (trials of decisions are at 2 * 10**12)
 
 
 class TorchSession:
-    """See `nasir.backend.Session`."""
+    """See `nasir.training.backend.Session`."""
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup

@@ -17,12 +17,12 @@ import torch
 from benchmarks.accelerator.metadata import ROOT
 from benchmarks.common import small_resnet
 from benchmarks.memory import Halve
-from nasir.backend import Setup
-from nasir.backends.torch.compile import BlockCompiler
+from nasir.backends.torch.lower.compile import BlockCompiler
 from nasir.backends.torch.session import TorchSession
 from nasir.ir import Graph
-from nasir.rewrite import WHOLE
-from nasir.training import DataPlan, OptimizerPlan, TrainPlan
+from nasir.rewriting.rewrite import WHOLE
+from nasir.training.backend import Setup
+from nasir.training.plans import DataPlan, OptimizerPlan, TrainPlan
 from nasir.transfer import Key, TransferPlan
 
 Nets = dict[str, tuple[tuple[int, ...], int]]  # widths of the stages and blocks in each, by name

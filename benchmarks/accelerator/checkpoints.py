@@ -8,9 +8,9 @@ import time
 
 from benchmarks.accelerator.bench import Bench
 from benchmarks.common import cifar_resnet
-from nasir.backends.torch.meter import nbytes
+from nasir.backends.torch.device.meter import nbytes
 from nasir.ir import Graph
-from nasir.training import OptimizerPlan
+from nasir.training.plans import OptimizerPlan
 
 SAVES = 4
 

@@ -34,7 +34,7 @@ def packages(emit: Callable[..., None]) -> None:
 def run(bench: Bench) -> None:
     import torch
 
-    from nasir.backends.torch.devices import computes_bf16
+    from nasir.backends.torch.device.names import computes_bf16
     from nasir.version import VERSION
 
     packages(bench.emit)

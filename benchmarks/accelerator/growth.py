@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.accelerator.bench import Bench
 from benchmarks.common import cifar_resnet
-from nasir.backends.torch.meter import nbytes
+from nasir.backends.torch.device.meter import nbytes
 from nasir.backends.torch.session import TorchSession
 from nasir.passes.insert_block import InsertBlock
 

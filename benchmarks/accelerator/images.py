@@ -9,7 +9,7 @@ import time
 from benchmarks.accelerator.bench import Bench
 from benchmarks.common import cifar_resnet
 from nasir.backends.torch.session import TorchSession
-from nasir.training import DataPlan
+from nasir.training.plans import DataPlan
 
 BATCH = 256
 EPOCHS = 4

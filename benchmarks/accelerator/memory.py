@@ -8,9 +8,9 @@ from benchmarks.accelerator.bench import Bench
 from benchmarks.accelerator.growth import STAGE, grow
 from benchmarks.common import cifar_resnet
 from benchmarks.memory import CASES, changed_bytes, with_state
-from nasir.backends.torch.meter import nbytes, tensors_of
+from nasir.backends.torch.device.meter import nbytes, tensors_of
 from nasir.passes.remove_block import RemoveBlock
-from nasir.training import OptimizerPlan
+from nasir.training.plans import OptimizerPlan
 
 TARGET = 1.1  # extra bytes at the peak for each byte that changes
 

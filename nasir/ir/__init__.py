@@ -1,9 +1,5 @@
 """The intermediate representation: networks as immutable typed graphs. No weights, no torch."""
 
-from nasir.ir import ops as ops
-from nasir.ir import ops_branches as ops_branches
-from nasir.ir import ops_tokens as ops_tokens
-from nasir.ir import ops_weighted as ops_weighted
 from nasir.ir.cost import Cost as Cost
 from nasir.ir.draft import Claim as Claim
 from nasir.ir.draft import Draft as Draft

@@ -111,7 +111,7 @@ class OpDef:
     `random`: it draws random numbers in training. `view`: in evaluation it only renames what is in memory.
     `even`: of a weighted op over windows, given its attributes: whether channels that hold one number all over give
     channels that do, as without zeros at the borders.
-    `constant`: which parts of its outputs are constant (`nasir.ir.ops_constants`), where family and `pointwise` do not
+    `constant`: which parts of its outputs are constant (`nasir.ops.constants`), where family and `pointwise` do not
     say it.
     `macs` counts multiply-accumulates for one sample. `unordered` says where the gradient can only be summed up in no
     fixed order on a CUDA device, so that equal steps differ in their last bits: for attributes, input types and output

@@ -27,7 +27,7 @@ from nasir.policy.evolve import EvolvePolicy
 from nasir.policy.evolve_options import EvolveOptions
 from nasir.policy.rules import RulesPolicy
 from nasir.policy.schedule import Progress
-from nasir.policy.simulate import Apply, Row, read_metrics, simulate
+from nasir.policy.simulation import Apply, Row, read_metrics, simulate
 
 __all__ = [
     "ALL_FROZEN",

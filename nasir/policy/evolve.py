@@ -19,7 +19,7 @@ from nasir.policy.evolve_log import Child, EvolutionLog
 from nasir.policy.evolve_options import EvolveOptions
 from nasir.policy.evolve_rank import Individual, ranked
 from nasir.policy.phase_log import PhaseLog
-from nasir.policy.places import blocks, depth_at, sites_in
+from nasir.policy.sites import blocks, depth_at, sites_in
 
 OVER = "evolution is over"
 GONE = {"oldest": "the oldest leave", "worst": "the worst leave", "parents": "replaced"}

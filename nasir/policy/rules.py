@@ -19,8 +19,8 @@ from nasir.policy.base import ALL_FROZEN, At, Decision, History, Moment, PhasePl
 from nasir.policy.conditions import evaluate
 from nasir.policy.draws import index
 from nasir.policy.phase_log import PhaseLog
-from nasir.policy.places import blocks, depth_at, sites_in
-from nasir.rewrite import WHOLE
+from nasir.policy.sites import blocks, depth_at, sites_in
+from nasir.rewriting.rewrite import WHOLE
 
 Frozen = Mapping[str, str]
 """Sites a rule may not act on any more, with the reason."""

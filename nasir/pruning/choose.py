@@ -10,13 +10,13 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from nasir.analysis.sizing import Sizing
 from nasir.errors import Decline, NasirError
-from nasir.evidence import Evidence
 from nasir.ir.graph import Graph
-from nasir.ir.sizing import Sizing
 from nasir.pruning.score import Scores
 from nasir.pruning.spaces import Resizable
 from nasir.pruning.target import amount
+from nasir.rewriting.evidence import Evidence
 
 Counts: TypeAlias = NDArray[np.int64]
 Fits: TypeAlias = Callable[[Counts], bool]

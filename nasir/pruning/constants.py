@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nasir.evidence import Evidence
 from nasir.ir.graph import Graph
 from nasir.ir.op import OpDef
-from nasir.ir.ops_constants import Known, Place, Values, even, filled, lifted, zeros_only
 from nasir.ir.types import Port, Slot, bias_of, gain_of, kernel_of
+from nasir.ops.constants import Known, Place, Values, even, filled, lifted, zeros_only
+from nasir.rewriting.evidence import Evidence
 
 
 def constants(graph: Graph, seen: Evidence) -> dict[Port, Known]:

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasir.errors import Decline
-from nasir.evidence import Evidence
 from nasir.ir.draft import Draft
 from nasir.ir.graph import Graph, Node
-from nasir.ir.ops_constants import Known, Values
 from nasir.ir.space import Atom, Index, atoms_of, positions
 from nasir.ir.types import Port, Slot, ValueType, bias_of, kernel_of
+from nasir.ops.constants import Known, Values
 from nasir.pruning.constants import by_role, constants, is_even
+from nasir.rewriting.evidence import Evidence
 from nasir.transfer.source import AxisTake, Blob, Key, Take
 
 MEAN = "running_mean"

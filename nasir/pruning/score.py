@@ -11,8 +11,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from nasir.evidence import Evidence
 from nasir.ir.space import Atom
+from nasir.rewriting.evidence import Evidence
 
 Score: TypeAlias = Literal["l1", "l2", "norm_scale", "taylor", "activation_mean", "random", "group_lasso"]
 Aggregate: TypeAlias = Literal["mean", "max", "sum"]

@@ -11,7 +11,7 @@ from nasir.errors import Decline, GraphError
 from nasir.ir.graph import Graph
 from nasir.ir.regions import closest
 from nasir.ir.space import Atom, Axis, Cat, Prod, resolve
-from nasir.rewrite import WHOLE
+from nasir.rewriting.rewrite import WHOLE
 
 Kind: TypeAlias = Literal["channels", "groups", "widths", "heads", "head_dims"]
 FACTORS: dict[str, Kind] = {"groups": "groups", "heads": "heads", "head_dim": "head_dims"}  # by mirroring attribute

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from nasir.errors import NasirError
+from nasir.files import write_atomically
 from nasir.ir import Graph
 from nasir.ir.regions import depth_text
-from nasir.journal import lineage, write_atomically
+from nasir.journal.directory import RunDirectory
+from nasir.journal.log import lineage
 from nasir.report.graph_svg import draw
 from nasir.report.history import charts, decision_rows, of_kind, summary_rows
 from nasir.report.page import page
 from nasir.report.plots import Chart, label, quantity, render
-from nasir.rundir import RunDirectory
 
 __all__ = ["fact_list", "figures", "fold", "panel", "readout", "write_drawing", "write_report"]
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from nasir.errors import NasirError
-from nasir.journal import write_atomically
+from nasir.files import write_atomically
+from nasir.journal.directory import RunDirectory
 from nasir.report.history import charts, duration
 from nasir.report.html import fact_list, figures, fold, readout
 from nasir.report.page import page
@@ -21,7 +22,6 @@ from nasir.report.study_parallel import COLOURS, parallel
 from nasir.report.study_plots import View, history, intermediate, key, trade_off
 from nasir.report.study_style import SCRIPT, STYLE
 from nasir.report.study_table import choices_table, link, trials_table
-from nasir.rundir import RunDirectory
 
 __all__ = ["write_study_report"]
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
 from nasir.ir import Graph
-from nasir.prefixes.identity import digest
+from nasir.running.prefixes.identity import digest
 from nasir.spec import Spec, hash_plugins
 from nasir.spec.inherit import inherited
 from nasir.spec.model_network import ImportedNetwork, RunNetwork

@@ -12,7 +12,6 @@ from typing import Any
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from nasir.engine import Signals
 from nasir.errors import (
     CheckpointError,
     DataError,
@@ -23,8 +22,9 @@ from nasir.errors import (
     StudyError,
     UnknownName,
 )
-from nasir.journal import Record
+from nasir.journal.log import Record
 from nasir.report.progress import line
+from nasir.running.engine import Signals
 from nasir.search import architectures
 from nasir.search.axis import AxisError, Curve, cost_of
 from nasir.search.objectives import constraint_values, intermediate, objective_values

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from optuna.trial import FrozenTrial, TrialState
 
 from nasir.errors import NasirError, StudyError, UsageError
+from nasir.journal.directory import RunDirectory
 from nasir.report.study_axes import amount
 from nasir.report.study_facts import StudyFacts, TrialFacts
 from nasir.report.study_table import remark
-from nasir.rundir import RunDirectory
 from nasir.search.summary import study_facts
 from nasir.spec import Spec
 

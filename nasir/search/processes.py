@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nasir.cores import THREADS, cores, threads_allowed
-from nasir.engine import Signals
+from nasir.running.engine import Signals
 from nasir.search.devices import VISIBLE, view
 
 LINES = 15  # of a log that an error shows

@@ -22,7 +22,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nasir.errors import StudyError, UsageError
-from nasir.journal import write_atomically
+from nasir.files import write_atomically
 from nasir.search.points import Ledger, attempt_of
 from nasir.search.storage import PATIENCE, StudyStorage, open_storage
 from nasir.search.urls import check_sqlite_exists

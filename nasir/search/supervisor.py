@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from nasir.engine import Signals
 from nasir.errors import NasirError, RunError, UsageError
+from nasir.running.engine import Signals
 from nasir.search import UNFIT
 
 TICK = 0.1  # seconds between two looks at the workers

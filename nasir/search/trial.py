@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from nasir import api
-from nasir.engine import Signals
 from nasir.errors import CheckpointError, JournalError, UsageError
 from nasir.ir import Graph
-from nasir.journal import Record, effective, read_journal
-from nasir.prefixes import PrefixStore
+from nasir.journal.directory import RunDirectory, share_file
+from nasir.journal.log import Record, effective, read_journal
 from nasir.registry import backends
-from nasir.rundir import RunDirectory, share_file
+from nasir.running.engine import Signals
+from nasir.running.prefixes import PrefixStore
 from nasir.spec import Spec, import_plugins
 from nasir.spec.inherit import inherited
 from nasir.spec.model_network import RunNetwork

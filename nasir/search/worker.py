@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial
 
-from nasir.engine import Signals
+from nasir.running.engine import Signals
 from nasir.search import UNFIT, pruners, samplers
 from nasir.search.attempt import Attempt
 from nasir.search.points import Ledger

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from nasir.journal import canonical_json
+from nasir.files import canonical_json
 from nasir.options import Path, dotted
 from nasir.spec.domains import Domain, FloatRange, IntRange, Options, Value, domain_of, shown, values_of
 from nasir.spec.problems import Place

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from nasir.analysis.determinism import unordered
 from nasir.ir import Graph
-from nasir.ir.determinism import unordered
 from nasir.options import Path
 from nasir.spec.model import Spec
 from nasir.spec.problems import SpecProblems

@@ -10,7 +10,7 @@ from typing import Any
 from nasir.branching.merging import is_dense
 from nasir.errors import NasirError
 from nasir.ir import Draft, Graph, Port
-from nasir.rundir import RunDirectory
+from nasir.journal.directory import RunDirectory
 from nasir.spec.model import Spec
 from nasir.spec.model_network import RunNetwork
 

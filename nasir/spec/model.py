@@ -34,7 +34,7 @@ from nasir.spec.model_regularize import Penalty
 from nasir.spec.model_search import Search
 from nasir.spec.problems import Place, Problem, SpecProblems
 from nasir.spec.tree import Tree, locate
-from nasir.training import OptimizerKind, OptimizerPlan, Precision, ScheduleKind, SchedulePlan, TrainPlan
+from nasir.training.plans import OptimizerKind, OptimizerPlan, Precision, ScheduleKind, SchedulePlan, TrainPlan
 
 
 class Phase(Strict):

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from nasir.options.ranges import Count, Positive
 from nasir.spec.fields import OneOf, Options, Strict, empty_if_none, fault
-from nasir.training import DataPlan
+from nasir.training.plans import DataPlan
 
 Range = Annotated[tuple[Positive, ...], Field(strict=False, min_length=2, max_length=2)]
 

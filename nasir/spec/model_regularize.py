@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from nasir.ir.roofline import PROFILES
+from nasir.analysis.roofline import PROFILES
 from nasir.options.ranges import Count, NotNegative, Positive, Share
 from nasir.spec.fields import LABEL, OneOf, Strict, fault
-from nasir.training import Grouping, PenaltyKind, PenaltyPlan, Resource
+from nasir.training.plans import Grouping, PenaltyKind, PenaltyPlan, Resource
 
 Labels = Annotated[
     tuple[Annotated[str, Field(pattern=LABEL)], ...],

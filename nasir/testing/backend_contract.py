@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from nasir.backend import Backend, Session, Setup
+from nasir.analysis.roofline import estimate
 from nasir.blocks import build_block
 from nasir.errors import DataError
-from nasir.evidence import KINDS, PER_UNIT, Evidence, Need
 from nasir.ir import Atom, Draft, Graph
-from nasir.ir.roofline import estimate
 from nasir.registry import passes
-from nasir.rewrite import Pass, Refresh, Settle
-from nasir.training import DataPlan, OptimizerPlan, TrainPlan
+from nasir.rewriting.evidence import KINDS, PER_UNIT, Evidence, Need
+from nasir.rewriting.rewrite import Pass, Refresh, Settle
+from nasir.training.backend import Backend, Session, Setup
+from nasir.training.plans import DataPlan, OptimizerPlan, TrainPlan
 from nasir.transfer import Key, TransferPlan
 
 CLASSES, SIZE = 3, 8

@@ -10,8 +10,8 @@ import numpy as np
 
 from nasir.branching.merging import joint, joint_attrs
 from nasir.ir import JSON, Graph, op_named
-from nasir.ir.ops_constants import Known, Place
 from nasir.ir.types import bias_of, channel_axis
+from nasir.ops.constants import Known, Place
 from nasir.pruning.constants import by_role, is_even, propagated
 from nasir.testing.interpreter import Array, evaluate_op
 from nasir.testing.weights import random_batch, random_weights

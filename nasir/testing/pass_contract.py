@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasir.errors import Decline
-from nasir.evidence import PER_UNIT, Evidence
 from nasir.ir import Graph
 from nasir.options import options_of
 from nasir.registry import passes
-from nasir.rewrite import Pass, Rewrite, Site, site_name
+from nasir.rewriting.evidence import PER_UNIT, Evidence
+from nasir.rewriting.rewrite import Pass, Rewrite, Site, site_name
 from nasir.testing.graphs import random_graph
 from nasir.testing.interpreter import evaluate
 from nasir.testing.option_laws import as_written, check_options, in_rule

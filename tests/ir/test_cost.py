@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from networks import small_resnet
 
+from nasir.analysis.roofline import PROFILES, DeviceProfile, estimate, estimates, find_profile, load_profile
 from nasir.errors import GraphError, UsageError
 from nasir.ir import Cost, Draft, Graph, Port
 from nasir.ir.cost import costs, total
-from nasir.ir.roofline import PROFILES, DeviceProfile, estimate, estimates, find_profile, load_profile
 from nasir.testing import random_graph
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from nasir.analysis.sizing import Sizing
 from nasir.ir import Atom, Graph
-from nasir.ir.sizing import Sizing
 from nasir.testing import random_graph
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from nasir.analysis.determinism import unordered
 from nasir.ir import Draft, Graph
-from nasir.ir.determinism import unordered
 from nasir.ir.infer import At
 from nasir.ir.op import Pair, loaded, op, op_named
-from nasir.ir.ops import even_windows
 from nasir.ir.types import Fill, ValueType
+from nasir.ops.plain import even_windows
 from nasir.registry import ops
 from nasir.testing import shipped_cases
 

@@ -9,12 +9,12 @@ import pytest
 from grown import pyramid
 from networks import small_resnet
 
+from nasir.analysis.uniform import uniform_spaces
 from nasir.errors import Decline
-from nasir.evidence import Evidence, Need
 from nasir.ir import Draft, Graph
-from nasir.ir.uniform import uniform_spaces
 from nasir.passes.expand_to_budget import ExpandToBudget, largest_factor
-from nasir.rewrite import WHOLE
+from nasir.rewriting.evidence import Evidence, Need
+from nasir.rewriting.rewrite import WHOLE
 from nasir.testing import PassContract, random_graph
 from nasir.testing.graphs import MIXING
 

@@ -10,7 +10,7 @@ from nasir.errors import Decline, OptionError
 from nasir.ir import Graph
 from nasir.passes.freeze import Freeze, Unfreeze
 from nasir.passes.refresh_norms import RefreshNorms
-from nasir.rewrite import Pass
+from nasir.rewriting.rewrite import Pass
 from nasir.testing import PassContract, random_graph
 
 

@@ -11,7 +11,7 @@ from nasir.backends.torch import Model
 from nasir.errors import Decline, UnknownName
 from nasir.ir import Draft, Graph
 from nasir.passes.grow_kernel import GrowKernel
-from nasir.rewrite import WHOLE
+from nasir.rewriting.rewrite import WHOLE
 from nasir.testing import PassContract, evaluate, random_batch, random_weights, transferred
 
 

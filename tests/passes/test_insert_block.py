@@ -17,7 +17,7 @@ from nasir.errors import Decline, OptionError, UnknownName
 from nasir.ir import Draft, Graph, Port
 from nasir.passes.insert_block import InsertBlock
 from nasir.registry import passes
-from nasir.rewrite import Rewrite, Settle
+from nasir.rewriting.rewrite import Rewrite, Settle
 from nasir.testing import PassContract
 from nasir.transfer import TransferPlan
 

@@ -11,16 +11,16 @@ import torch
 from grown import images, lived, logits, pyramid, same_tensors
 from torch.nn import functional
 
+from nasir.analysis.main_path import layers, stream
+from nasir.analysis.untied import own_widths, set_widths
 from nasir.backends.torch import Model
 from nasir.blocks.init import GLOROT
 from nasir.errors import Decline, OptionError
-from nasir.evidence import Evidence
 from nasir.ir import Draft, Graph, Port
-from nasir.ir.stream import layers, stream
-from nasir.ir.untied import own_widths, set_widths
 from nasir.passes.insert_random_block import InsertRandomBlock, Position, anchors, architectures
 from nasir.passes.remove_weak_blocks import RemoveWeakBlocks
-from nasir.rewrite import WHOLE
+from nasir.rewriting.evidence import Evidence
+from nasir.rewriting.rewrite import WHOLE
 from nasir.spec import load_spec
 from nasir.spec.network import build
 from nasir.testing import PassContract

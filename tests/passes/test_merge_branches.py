@@ -11,12 +11,12 @@ from torch.nn import functional
 
 from nasir.backends.torch import Model
 from nasir.errors import Decline
-from nasir.evidence import Evidence
 from nasir.ir import Graph
 from nasir.passes.merge_branches import MergeBranches
 from nasir.passes.split_branches import SplitBranches
 from nasir.passes.ungroup_branches import UngroupBranches
-from nasir.rewrite import WHOLE
+from nasir.rewriting.evidence import Evidence
+from nasir.rewriting.rewrite import WHOLE
 from nasir.testing import PassContract, evaluate, random_batch, random_graph, random_weights, transferred
 from nasir.transfer import Take
 

@@ -11,14 +11,14 @@ import torch
 from grown import images, lived, logits, pyramid
 from networks import small_resnet
 
+from nasir.analysis.untied import largest_factor, own_widths, set_widths
 from nasir.blocks.alive import blend
 from nasir.errors import Decline, TypeRuleError
-from nasir.evidence import Evidence
 from nasir.ir import Draft, Graph, Port
-from nasir.ir.untied import largest_factor, own_widths, set_widths
 from nasir.passes.insert_random_block import InsertRandomBlock
 from nasir.passes.morph_widths import MorphWidths, expanded, flops_of
-from nasir.rewrite import WHOLE
+from nasir.rewriting.evidence import Evidence
+from nasir.rewriting.rewrite import WHOLE
 from nasir.spec import load_spec
 from nasir.spec.network import build
 from nasir.testing import PassContract

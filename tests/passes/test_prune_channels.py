@@ -10,13 +10,13 @@ import torch
 from grown import images, lived, logits, pyramid
 
 from nasir.backends.torch import Model
-from nasir.backends.torch.observe import observe
+from nasir.backends.torch.observe.evidence import observe
 from nasir.errors import Decline
-from nasir.evidence import Evidence
 from nasir.ir import Atom, Draft, Graph
 from nasir.ir.space import positions
 from nasir.passes.prune_channels import PruneChannels
-from nasir.rewrite import WHOLE, Refresh, Rewrite
+from nasir.rewriting.evidence import Evidence
+from nasir.rewriting.rewrite import WHOLE, Refresh, Rewrite
 from nasir.testing import PassContract, evaluate, random_batch, random_graph, random_weights, transferred
 from nasir.testing.graphs import MIXING, STIRRING
 from nasir.testing.weights import silence

@@ -10,13 +10,13 @@ import torch
 from grown import images, lived, logits, pyramid, same_tensors
 
 from nasir.backends.torch import Model
-from nasir.backends.torch.observe import observe
+from nasir.backends.torch.observe.evidence import observe
 from nasir.errors import Decline
-from nasir.evidence import Evidence
 from nasir.ir import Draft, Graph, Port
 from nasir.passes.insert_random_block import InsertRandomBlock
 from nasir.passes.remove_weak_blocks import RemoveWeakBlocks, births
-from nasir.rewrite import WHOLE
+from nasir.rewriting.evidence import Evidence
+from nasir.rewriting.rewrite import WHOLE
 from nasir.testing import PassContract
 
 ALWAYS = RemoveWeakBlocks(scores="current", candidates="all", guard=None)

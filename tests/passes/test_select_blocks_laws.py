@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from grown import pyramid
 
-from nasir.evidence import Evidence
 from nasir.ir import Graph
 from nasir.passes.keep_blocks import KeepBlocks
 from nasir.passes.select_blocks import SelectBlocks
+from nasir.rewriting.evidence import Evidence
 from nasir.testing import PassContract, random_weights
 
 

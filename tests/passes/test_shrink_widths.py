@@ -10,17 +10,17 @@ import pytest
 import torch
 from grown import images, lived, logits, pyramid
 
-from nasir.backends.torch.group_penalty import GroupPenalty
-from nasir.backends.torch.regularize import alive as penalty_alive
+from nasir.backends.torch.penalties.group import GroupPenalty
+from nasir.backends.torch.penalties.regularize import alive as penalty_alive
 from nasir.errors import Decline, OptionError
-from nasir.evidence import Evidence
 from nasir.ir import Atom, Graph
 from nasir.passes.shrink_widths import ShrinkWidths
-from nasir.rewrite import WHOLE
+from nasir.rewriting.evidence import Evidence
+from nasir.rewriting.rewrite import WHOLE
 from nasir.testing import PassContract
 from nasir.testing.interpreter import evaluate
 from nasir.testing.weights import random_batch, random_weights, silence, transferred
-from nasir.training import PenaltyPlan
+from nasir.training.plans import PenaltyPlan
 
 
 def space(graph: Graph, name: str) -> Atom:

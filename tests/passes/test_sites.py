@@ -10,7 +10,6 @@ from grown import pyramid
 
 from nasir.backends.torch import Model
 from nasir.errors import Decline, UnknownName, UsageError
-from nasir.evidence import Evidence
 from nasir.ir.draft import Draft
 from nasir.ir.graph import Graph
 from nasir.ir.space import Atom
@@ -19,7 +18,8 @@ from nasir.passes.keep_blocks import KeepBlocks
 from nasir.passes.prune_channels import PruneChannels
 from nasir.passes.remove_block import RemoveBlock
 from nasir.passes.widen import Widen
-from nasir.rewrite import WHOLE, Pass
+from nasir.rewriting.evidence import Evidence
+from nasir.rewriting.rewrite import WHOLE, Pass
 
 FRESH = Widen(units=2, how="fresh")
 

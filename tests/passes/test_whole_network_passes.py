@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from nasir.errors import Decline
-from nasir.evidence import Evidence
 from nasir.passes.insert_random_block import InsertRandomBlock
 from nasir.passes.morph_widths import MorphWidths
 from nasir.passes.remove_weak_blocks import RemoveWeakBlocks
 from nasir.passes.shrink_widths import ShrinkWidths
-from nasir.rewrite import WHOLE, Pass
+from nasir.rewriting.evidence import Evidence
+from nasir.rewriting.rewrite import WHOLE, Pass
 from nasir.testing import PassContract
 from nasir.testing.graphs import random_graph
 

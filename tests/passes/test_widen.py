@@ -8,13 +8,13 @@ import torch
 from grown import images, lived, logits, pyramid
 from networks import small_resnet
 
+from nasir.analysis.uniform import uniform_spaces
 from nasir.backends.torch import Model
 from nasir.errors import Decline, GraphError, UnknownName
-from nasir.evidence import Evidence
 from nasir.ir import Draft, Graph
-from nasir.ir.uniform import uniform_spaces
 from nasir.passes.widen import Widen
-from nasir.rewrite import WHOLE
+from nasir.rewriting.evidence import Evidence
+from nasir.rewriting.rewrite import WHOLE
 from nasir.testing import PassContract, evaluate, random_batch, random_graph, random_weights, transferred
 from nasir.testing.graphs import MIXING
 

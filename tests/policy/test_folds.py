@@ -11,13 +11,13 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nasir.evidence import Evidence
-from nasir.individuals import stored
-from nasir.journal import Journal, effective, lineage, read_journal
+from nasir.journal.log import Journal, effective, lineage, read_journal
 from nasir.policy import EvolveOptions, PhasePlan, Plateau, Progress, Record, evaluate
 from nasir.policy.evolve_log import EvolutionLog
 from nasir.policy.evolve_rank import Individual, best_of, ranked
 from nasir.policy.phase_log import PhaseLog
+from nasir.rewriting.evidence import Evidence
+from nasir.running.population import stored
 
 NAN = math.nan
 PLANS = tuple(PhasePlan(f"p{number}", epochs=1 + number % 3) for number in range(40))

@@ -15,8 +15,8 @@ import torch
 
 import nasir.backends.torch.backend  # noqa: F401  for the copies, which would each import it otherwise
 from nasir.api import run
-from nasir.journal import Record
-from nasir.prefixes import PrefixStore
+from nasir.journal.log import Record
+from nasir.running.prefixes import PrefixStore
 from nasir.spec import load_spec
 
 

@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from nasir.api import Run, run
-from nasir.engine import Signals
 from nasir.errors import Preempted
-from nasir.prefixes import PrefixStore
-from nasir.rundir import RunDirectory
+from nasir.journal.directory import RunDirectory
+from nasir.running.engine import Signals
+from nasir.running.prefixes import PrefixStore
 from nasir.spec import Spec, load_spec
 
 SGD = {"sgd": {"lr": 0.05, "momentum": 0.9, "weight_decay": 1.0e-4}}

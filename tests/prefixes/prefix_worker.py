@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from nasir.api import run
-from nasir.prefixes import PrefixStore
+from nasir.running.prefixes import PrefixStore
 from nasir.spec import load_spec
 
 

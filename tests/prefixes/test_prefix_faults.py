@@ -20,14 +20,14 @@ from prefix_runs import BASE, EVOLVED, SGD, assert_same, changed, spec_of, store
 
 from nasir.api import resume, run
 from nasir.backends.torch.session import TorchSession
-from nasir.engine import Signals
 from nasir.errors import Preempted
-from nasir.journal import Record
+from nasir.journal.directory import RunDirectory
+from nasir.journal.log import Record
 from nasir.policy.rules import RulesPolicy
-from nasir.prefixes import PrefixStore
-from nasir.prefixes.store import HEADER, RECORDS, State
-from nasir.replay import replay_graphs
-from nasir.rundir import RunDirectory
+from nasir.running.engine import Signals
+from nasir.running.prefixes import PrefixStore
+from nasir.running.prefixes.store import HEADER, RECORDS, State
+from nasir.running.replay import replay_graphs
 
 SECOND = changed(BASE, phases__1__optimizer__sgd__lr=0.01)  # shares the 5 epochs of the first phase
 WORKER = str(Path(__file__).parent / "prefix_worker.py")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from nasir.errors import CheckpointError
-from nasir.prefixes.store import ASIDE, HEADER, RECORDS, PrefixStore
+from nasir.running.prefixes.store import ASIDE, HEADER, RECORDS, PrefixStore
 
 FAMILY = "f" * 64
 

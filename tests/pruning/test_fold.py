@@ -11,12 +11,12 @@ import torch
 from grown import images
 
 from nasir.backends.torch import Model
-from nasir.backends.torch.observe import observe
+from nasir.backends.torch.observe.evidence import observe
 from nasir.errors import Decline
-from nasir.evidence import Evidence
 from nasir.ir import Draft, Graph, Port
 from nasir.passes.prune_channels import PruneChannels
-from nasir.rewrite import WHOLE
+from nasir.rewriting.evidence import Evidence
+from nasir.rewriting.rewrite import WHOLE
 from nasir.testing import evaluate, random_batch, random_weights, transferred
 from nasir.transfer import Key, TransferPlan
 

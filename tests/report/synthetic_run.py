@@ -9,8 +9,8 @@ from pathlib import Path
 from networks import small_resnet
 
 from nasir.ir import Graph
-from nasir.journal import Journal
-from nasir.rundir import RunDirectory
+from nasir.journal.directory import RunDirectory
+from nasir.journal.log import Journal
 
 STAGES = ("s1", "s2", "s3")
 SPEC = "nasir: 1\nname: <b>grow</b>\n# see </script> & <!-- this\nseed: 3\n"

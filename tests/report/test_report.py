@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from networks import small_resnet
 
 from nasir.errors import UsageError
-from nasir.evidence import Evidence
 from nasir.ir import Draft
 from nasir.passes.split_branches import SplitBranches
 from nasir.report import summary_rows, write_drawing, write_report
@@ -25,6 +24,7 @@ from nasir.report.history import charts, decision_rows, duration, marks
 from nasir.report.layout import layered
 from nasir.report.page import embedded_json
 from nasir.report.plots import Chart, Series, nice_ticks, quantity, render
+from nasir.rewriting.evidence import Evidence
 
 sys.path.insert(0, str(Path(__file__).parent))
 from browser import dumped, needs_browser

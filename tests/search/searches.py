@@ -12,8 +12,8 @@ from typing import Any
 
 import sqlalchemy
 
-from nasir.engine import Signals
-from nasir.journal import Record
+from nasir.journal.log import Record
+from nasir.running.engine import Signals
 from nasir.search.storage import open_storage
 from nasir.search.study import Study
 from nasir.search.trial import Executor, Outcome, TrialJob

@@ -17,8 +17,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from small_runs import stable, weights
 
-from nasir.journal import effective, read_journal
-from nasir.rundir import RunDirectory
+from nasir.journal.directory import RunDirectory
+from nasir.journal.log import effective, read_journal
 from nasir.search.points import Ledger
 
 SPEC = """\

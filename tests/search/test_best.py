@@ -11,7 +11,7 @@ from small_runs import weights
 
 import nasir
 from nasir.errors import StudyError, UsageError
-from nasir.rundir import RunDirectory
+from nasir.journal.directory import RunDirectory
 from nasir.search.best import best_trial, resolved_spec, threads_of
 from nasir.search.storage import open_storage
 from nasir.search.study import Study

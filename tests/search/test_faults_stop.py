@@ -25,7 +25,7 @@ from small_searches import (
     write_search,
 )
 
-from nasir.rundir import RunDirectory
+from nasir.journal.directory import RunDirectory
 
 
 def database(folder: Path) -> str:

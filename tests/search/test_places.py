@@ -8,7 +8,7 @@ import pytest
 from searches import make, spec
 
 from nasir.errors import StudyError
-from nasir.search.places import find, only_study, open_study
+from nasir.search.locate import find, only_study, open_study
 from nasir.search.study import Study
 from nasir.search.urls import sqlite_url
 

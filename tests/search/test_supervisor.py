@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from nasir.engine import Signals
 from nasir.errors import RunError
+from nasir.running.engine import Signals
 from nasir.search import UNFIT, processes, supervisor
 from nasir.search.processes import Log, Processes, limited
 from nasir.search.supervisor import Supervisor
@@ -244,7 +244,7 @@ def test_a_smaller_number_of_threads_is_kept(places: list[Processes], tmp_path: 
 def test_a_worker_notices_that_its_supervisor_was_killed(tmp_path: Path) -> None:
     """A supervisor that is killed closes the pipe to its workers, which then stop as on SIGTERM."""
     worker = (
-        "import sys, time\nfrom nasir.engine import Signals\n"
+        "import sys, time\nfrom nasir.running.engine import Signals\n"
         "from nasir.search.processes import stop_without_supervisor\n"
         "signals = Signals()\nstop_without_supervisor(signals)\nprint('waiting', flush=True)\n"
         "while not signals.wanted(): time.sleep(0.01)\nsys.exit(signals.exit_code)"

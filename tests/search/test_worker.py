@@ -12,10 +12,10 @@ import pytest
 from optuna.trial import TrialState
 from searches import Killed, again, dies, drive, ended, epoch, make, outcome, quick
 
-from nasir.engine import Signals
 from nasir.errors import DataError, JournalError, Preempted, RunError, SpecError, UsageError
-from nasir.journal import Record
-from nasir.rundir import RunDirectory
+from nasir.journal.directory import RunDirectory
+from nasir.journal.log import Record
+from nasir.running.engine import Signals
 from nasir.search import UNFIT
 from nasir.search.study import Study
 from nasir.search.trial import Outcome, TrialJob, train

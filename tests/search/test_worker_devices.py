@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from searches import SPEC, drive, spec
 
-from nasir.cli import main
-from nasir.engine import Signals
+from nasir.cli.main import main
 from nasir.errors import RunError, UsageError
+from nasir.running.engine import Signals
 from nasir.search import devices
 from nasir.search.devices import VISIBLE, Demand, demand_of, divide, gpu_share, names, view, visible
 from nasir.search.processes import Processes

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nasir.cli import main
+from nasir.cli.main import main
 from nasir.errors import SpecError
 from nasir.spec import loads_spec
 from nasir.spec.network import build
@@ -93,7 +93,9 @@ def test_check_refuses_and_notes_without_torch(tmp_path: Path, capsys: pytest.Ca
     assert shown.out.startswith("pools: correct") and shown.err.count("note: ") == 1 and TEXT in shown.err
     assert main(["check", str(file), "--set", "device=cpu"]) == 0
     assert capsys.readouterr().err == ""
-    code = f"from nasir.cli import main; main(['check', {str(file)!r}]); import sys; sys.exit('torch' in sys.modules)"
+    code = (
+        f"import sys; from nasir.cli.main import main; main(['check', {str(file)!r}]); sys.exit('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0 and TEXT in done.stderr
 

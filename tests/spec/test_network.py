@@ -11,7 +11,7 @@ import torchvision
 
 from nasir.errors import SpecError
 from nasir.ir import Graph
-from nasir.simulate import simulate_spec
+from nasir.running.dry_run import simulate_spec
 from nasir.spec import Spec, load_spec, loads_spec
 from nasir.spec.model_network import RunNetwork
 from nasir.spec.network import build, initial_plan

@@ -10,10 +10,10 @@ from small_runs import write_spec
 from spec_examples import changed
 
 import nasir
+from nasir.analysis.roofline import PROFILES
 from nasir.errors import SpecError
-from nasir.ir.roofline import PROFILES
 from nasir.spec import json_schema, loads_spec
-from nasir.training import PenaltyPlan
+from nasir.training.plans import PenaltyPlan
 
 TERMS = """\
     optimizer: {sgd: {lr: 0.1}}

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from spec_examples import VALID, bad_cases, changed
 
-from nasir.cli import main
+from nasir.cli.main import main
 from nasir.errors import SpecError
 from nasir.spec import SearchSpec, choice_syntax, load_search, load_spec, loads_search, loads_spec, variants
 from nasir.spec.domains import values_of

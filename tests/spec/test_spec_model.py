@@ -17,7 +17,7 @@ from nasir.errors import SpecError
 from nasir.policy.base import At, Budget, PhasePlan, Plateau, RulePlan, Threshold, Where
 from nasir.spec import Spec, load_spec, loads_spec
 from nasir.spec.model_network import ImportedNetwork
-from nasir.training import DataPlan, OptimizerPlan, ResizedCrop, SchedulePlan, TrainPlan
+from nasir.training.plans import DataPlan, OptimizerPlan, ResizedCrop, SchedulePlan, TrainPlan
 
 
 def test_the_resolved_spec_loads_back_equal() -> None:

@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 import pytest
 
 from nasir.errors import Decline, PlanError
-from nasir.evidence import Evidence, Need
 from nasir.ir import Atom, Draft, Graph
 from nasir.ir.op import loaded, op_named
 from nasir.policy import At, PhasePlan, Plateau, Policy, RulePlan, RulesPolicy, Where
 from nasir.policy.base import Decision, History, PhaseView
 from nasir.registry import passes, policies
-from nasir.rewrite import Pass, get_pass
+from nasir.rewriting.evidence import Evidence, Need
+from nasir.rewriting.rewrite import Pass, get_pass
 from nasir.spec import make_policy
 from nasir.testing import MIXING, OpCase, OpContract, PassContract, PolicyContract, random_graph
 

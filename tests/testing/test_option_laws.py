@@ -19,7 +19,7 @@ from nasir.options import options_of, parameters_of
 from nasir.registry import blocks, passes
 from nasir.spec import loads_spec
 from nasir.testing.option_laws import GROW, breaches, check_options, in_block, in_network, spec_with
-from nasir.training import PenaltyPlan
+from nasir.training.plans import PenaltyPlan
 
 
 def ours(registry: Any) -> list[str]:

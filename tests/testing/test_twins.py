@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nasir.analysis.main_path import layers
+from nasir.analysis.roofline import PROFILES, estimates
+from nasir.analysis.untied import own_widths
 from nasir.blocks.init import INITS, renew
 from nasir.errors import Decline, NasirError
-from nasir.evidence import PER_UNIT, Evidence
 from nasir.ir import Graph
-from nasir.ir.roofline import PROFILES, estimates
-from nasir.ir.stream import layers
-from nasir.ir.untied import own_widths
 from nasir.pruning.constants import constants
 from nasir.registry import ops
 from nasir.report.graph_svg import draw
-from nasir.rewrite import get_pass, site_name
-from nasir.show import render
+from nasir.report.show import render
+from nasir.rewriting.evidence import PER_UNIT, Evidence
+from nasir.rewriting.rewrite import get_pass, site_name
 from nasir.testing import (
     random_graph,
     random_transformer,

@@ -19,15 +19,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nasir.backends.torch import Model
-from nasir.backends.torch.optimizer_transfer import transfer_optimizer
+from nasir.backends.torch.optimizers.transfer import transfer_optimizer
 from nasir.errors import Decline
-from nasir.evidence import Evidence
 from nasir.ir import Graph, Port
 from nasir.passes.insert_block import InsertBlock
 from nasir.passes.remove_block import RemoveBlock
 from nasir.passes.split_branches import SplitBranches
 from nasir.passes.widen import Widen
-from nasir.rewrite import WHOLE, Rewrite
+from nasir.rewriting.evidence import Evidence
+from nasir.rewriting.rewrite import WHOLE, Rewrite
 from nasir.testing import evaluate, random_batch, random_graph, random_graphs, random_weights, silence, transferred
 from nasir.testing.graphs import MIXING, STIRRING
 from nasir.testing.interpreter import Array

@@ -12,7 +12,7 @@ from torch import nn
 from nasir.backends.torch import Model
 from nasir.errors import Decline, UsageError
 from nasir.passes import InsertBlock, RemoveBlock
-from nasir.rewrite import Pass
+from nasir.rewriting.rewrite import Pass
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from nasir.backends.torch import arena as module
-from nasir.backends.torch.arena import ALIGNMENT, Arena
+from nasir.backends.torch.weights import arena as module
+from nasir.backends.torch.weights.arena import ALIGNMENT, Arena
 
 
 def tensors(seed: int = 0) -> list[torch.Tensor]:

@@ -17,8 +17,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from nasir.backends.torch import checkpoint
-from nasir.backends.torch.checkpoint import AsyncWriter, clean, latest, load, save, set_aside, steps
+from nasir.backends.torch.weights import checkpoint
+from nasir.backends.torch.weights.checkpoint import AsyncWriter, clean, latest, load, save, set_aside, steps
 from nasir.errors import CheckpointError
 
 
@@ -194,7 +194,7 @@ def test_clean_removes_leftovers_of_the_dead_only(tmp_path: Path) -> None:
 WRITER = """
 import sys, torch
 from pathlib import Path
-from nasir.backends.torch.checkpoint import AsyncWriter, latest, save
+from nasir.backends.torch.weights.checkpoint import AsyncWriter, latest, save
 torch.set_num_threads(1)
 directory = Path(sys.argv[1])
 found, _ = latest(directory)

@@ -13,13 +13,13 @@ import torch
 from grown import images, pyramid
 from torch.nn import functional
 
-from nasir.backend import Setup
 from nasir.backends.torch import Model
-from nasir.backends.torch.compile import BlockCompiler, step_seconds
+from nasir.backends.torch.lower.compile import BlockCompiler, step_seconds
 from nasir.backends.torch.session import TorchSession
 from nasir.ir import Graph
 from nasir.passes.insert_block import InsertBlock
-from nasir.training import DataPlan, OptimizerPlan, TrainPlan
+from nasir.training.backend import Setup
+from nasir.training.plans import DataPlan, OptimizerPlan, TrainPlan
 from nasir.transfer import Key, TransferPlan
 
 # the compiler of the CPU writes C++ and needs a compiler for it

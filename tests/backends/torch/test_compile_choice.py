@@ -12,19 +12,19 @@ from grown import same_tensors
 from small_runs import SPEC, write_spec
 
 import nasir.api
-from nasir.backends.torch import compile as compiling
 from nasir.backends.torch.backend import TorchBackend
-from nasir.backends.torch.compile import TIMED, WARM, Choice, step_seconds
-from nasir.backends.torch.optim import export_state
+from nasir.backends.torch.lower import compile as compiling
+from nasir.backends.torch.lower.compile import TIMED, WARM, Choice, step_seconds
+from nasir.backends.torch.optimizers.groups import export_state
 from nasir.backends.torch.session import TorchSession
-from nasir.cli import main
-from nasir.engine import setup_of
+from nasir.cli.main import main
 from nasir.errors import Diverged, OutOfMemory
 from nasir.report.progress import line
+from nasir.running.engine import setup_of
 from nasir.spec import load_spec
 from nasir.spec.network import build
 from nasir.testing.backend_contract import initial
-from nasir.training import OptimizerPlan, TrainPlan
+from nasir.training.plans import OptimizerPlan, TrainPlan
 
 
 def test_steps_are_timed_over_as_many_epochs_as_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:

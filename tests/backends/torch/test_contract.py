@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from nasir.backend import Setup
-from nasir.backends.torch import optim
 from nasir.backends.torch.backend import TorchBackend
+from nasir.backends.torch.optimizers import groups as optim
 from nasir.testing import BackendContract
+from nasir.training.backend import Setup
 
 
 class TestTorchBackend(BackendContract):

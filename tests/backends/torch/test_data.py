@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nasir.backends.torch.batches import BatchSource
-from nasir.backends.torch.data import DataSource, open_source
-from nasir.backends.torch.rawdata import DataContext, RawData
+from nasir.backends.torch.data.batches import BatchSource
+from nasir.backends.torch.data.in_memory import DataSource, open_source
+from nasir.backends.torch.data.rawdata import DataContext, RawData
 from nasir.errors import DataError
-from nasir.training import DataPlan
+from nasir.training.plans import DataPlan
 
 CPU = torch.device("cpu")
 PADDED = {"pad_crop": {"pad": 3}}

@@ -13,10 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from nasir.backends.torch import archives
-from nasir.backends.torch import datasets as shipped
-from nasir.backends.torch import images as image_files
-from nasir.backends.torch.rawdata import DataContext, RawData, cache_root, split_indices
+from nasir.backends.torch.data import archives, shipped
+from nasir.backends.torch.data import images as image_files
+from nasir.backends.torch.data.rawdata import DataContext, RawData, cache_root, split_indices
 from nasir.errors import DataError
 from nasir.registry import datasets
 

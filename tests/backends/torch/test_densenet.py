@@ -8,11 +8,11 @@ import torch
 import torchvision
 
 from nasir.backends.torch import Model
-from nasir.backends.torch.pretrained import load_pretrained, renamed
+from nasir.backends.torch.weights.pretrained import load_pretrained, renamed
 from nasir.blocks import build_block
 from nasir.errors import TypeRuleError
 from nasir.ir import Draft, Graph
-from nasir.rewrite import Rewrite
+from nasir.rewriting.rewrite import Rewrite
 from nasir.spec import loads_spec
 from nasir.spec.network import build
 from nasir.spec.presets import DENSENETS

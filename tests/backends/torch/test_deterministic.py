@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nasir.backend import Setup
 from nasir.backends.torch import Model
 from nasir.backends.torch.backend import TorchBackend
 from nasir.backends.torch.session import TorchSession
 from nasir.errors import RunError
 from nasir.ir import Draft, Graph
-from nasir.rewrite import Pass
+from nasir.rewriting.rewrite import Pass
 from nasir.testing import OpCase
 from nasir.testing.backend_contract import initial
-from nasir.training import DataPlan
+from nasir.training.backend import Setup
+from nasir.training.plans import DataPlan
 
 BOUND = 1e-15  # relative: a sum of a few dozen numbers in another order
 

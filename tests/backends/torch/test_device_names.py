@@ -12,11 +12,11 @@ import torch
 from small_runs import SPEC, write_spec
 
 import nasir.api
-from nasir.backends.torch import devices
 from nasir.backends.torch.backend import TorchBackend
-from nasir.backends.torch.devices import choose_device, computes_bf16
+from nasir.backends.torch.device import names as devices
+from nasir.backends.torch.device.names import choose_device, computes_bf16
+from nasir.backends.torch.device.switches import Switches
 from nasir.backends.torch.session import TorchSession
-from nasir.backends.torch.switches import Switches
 from nasir.errors import RunError, UsageError
 
 

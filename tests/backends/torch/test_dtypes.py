@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from nasir import get_pass
 from nasir.backends.torch import Model
-from nasir.backends.torch.observe import observe
-from nasir.evidence import KINDS, PER_UNIT, Evidence, Need
-from nasir.rewrite import Rewrite
+from nasir.backends.torch.observe.evidence import observe
+from nasir.rewriting.evidence import KINDS, PER_UNIT, Evidence, Need
+from nasir.rewriting.rewrite import Rewrite
 
 FLOATS = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
 RUN = [torch.bfloat16, torch.float64]  # dtypes that every CPU computes networks in

@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from nasir.backends.torch import Model
-from nasir.backends.torch.ensemble import cross_entropy, mean_prediction
-from nasir.backends.torch.optim import build_optimizer
-from nasir.backends.torch.train import evaluate, train_epoch
+from nasir.backends.torch.lower.ensemble import cross_entropy, mean_prediction
+from nasir.backends.torch.optimizers.groups import build_optimizer
+from nasir.backends.torch.train.loop import evaluate, train_epoch
 from nasir.ir import Graph, Port
 from nasir.passes.split_branches import SplitBranches
-from nasir.training import OptimizerPlan, TrainPlan
+from nasir.training.plans import OptimizerPlan, TrainPlan
 
 PLAN = TrainPlan(optimizer=OptimizerPlan("adamw", lr=1e-2, weight_decay=0.01), precision="fp32", channels_last=False)
 

@@ -13,15 +13,16 @@ from networks import small_resnet
 from torch.nn import functional
 
 from nasir import get_pass
-from nasir.backend import Setup
-from nasir.backends.torch import Model, optim
+from nasir.backends.torch import Model
 from nasir.backends.torch.backend import TorchBackend
+from nasir.backends.torch.optimizers import groups as optim
 from nasir.backends.torch.session import TorchSession
 from nasir.errors import UsageError
 from nasir.ir import Graph
 from nasir.passes.insert_block import InsertBlock
 from nasir.testing.backend_contract import initial
-from nasir.training import DataPlan, OptimizerPlan, TrainPlan
+from nasir.training.backend import Setup
+from nasir.training.plans import DataPlan, OptimizerPlan, TrainPlan
 
 Make = Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]
 FUSED: dict[str, Make] = {

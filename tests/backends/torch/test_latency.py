@@ -6,13 +6,14 @@ import pytest
 import torch
 from networks import small_resnet
 
-from nasir.backends.torch import Model, latency
-from nasir.backends.torch import calibrate as calibration
-from nasir.backends.torch.calibrate import calibrate
-from nasir.backends.torch.latency import compare, cpu_threads, latency_probe, measure
+from nasir.analysis.roofline import estimate
+from nasir.backends.torch import Model
+from nasir.backends.torch.observe import calibrate as calibration
+from nasir.backends.torch.observe import latency
+from nasir.backends.torch.observe.calibrate import calibrate
+from nasir.backends.torch.observe.latency import compare, cpu_threads, latency_probe, measure
 from nasir.errors import RunError, UsageError
 from nasir.ir import Draft, Graph
-from nasir.ir.roofline import estimate
 
 CPU = {"device": "cpu", "repeats": 3, "warmup": 1}
 

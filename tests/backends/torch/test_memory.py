@@ -11,13 +11,13 @@ from grown import pyramid
 
 from nasir.backends.torch import Model
 from nasir.backends.torch.arrays import TorchArrays, _gather_at_once, _turned
-from nasir.backends.torch.meter import Meter, nbytes, tensors_of
-from nasir.evidence import Evidence
+from nasir.backends.torch.device.meter import Meter, nbytes, tensors_of
 from nasir.ir import Draft, Graph
 from nasir.passes.grow_kernel import GrowKernel
 from nasir.passes.insert_block import InsertBlock
 from nasir.passes.widen import Widen
-from nasir.rewrite import WHOLE, Pass
+from nasir.rewriting.evidence import Evidence
+from nasir.rewriting.rewrite import WHOLE, Pass
 from nasir.transfer import Blob, Key, TransferPlan, execute
 
 

@@ -9,13 +9,13 @@ import torch
 from networks import small_resnet
 
 from nasir.backends.torch import Call, Model, lowering
-from nasir.backends.torch.oplowering import LOWERINGS
+from nasir.backends.torch.lower.ops import LOWERINGS
 from nasir.errors import GraphError, UsageError
-from nasir.evidence import Evidence
 from nasir.ir import At, Atom, Draft, Graph, ValueType, op
 from nasir.ir.op import loaded
 from nasir.registry import ops
-from nasir.rewrite import Pass
+from nasir.rewriting.evidence import Evidence
+from nasir.rewriting.rewrite import Pass
 
 
 def batch(size: int = 8, count: int = 5) -> torch.Tensor:

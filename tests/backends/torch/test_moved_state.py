@@ -14,9 +14,9 @@ from torch.nn import functional
 
 from nasir.backends.torch import Model
 from nasir.backends.torch.arrays import TorchArrays
-from nasir.evidence import Evidence
 from nasir.ir import Draft, Fill, Graph, Port
-from nasir.rewrite import WHOLE, Pass
+from nasir.rewriting.evidence import Evidence
+from nasir.rewriting.rewrite import WHOLE, Pass
 from nasir.transfer import AxisTake, Blob, Key, Stack, Take
 
 pytestmark = pytest.mark.usefixtures("kernels")

@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from nasir.backends.torch import Call, Model, lowering
-from nasir.backends.torch import oplowering as table
-from nasir.backends.torch.observe import observe
-from nasir.backends.torch.oplowering import lower_op
-from nasir.backends.torch.regularize import penalized
-from nasir.evidence import Need
+from nasir.backends.torch.lower import ops as table
+from nasir.backends.torch.lower.ops import lower_op
+from nasir.backends.torch.observe.evidence import observe
+from nasir.backends.torch.penalties.regularize import penalized
 from nasir.ir import Graph, Port, op_named
 from nasir.registry import ops
+from nasir.rewriting.evidence import Need
 from nasir.testing import random_graph, random_transformer, shipped_cases, twin_ops, with_twins
 from nasir.testing.twins import TWIN
-from nasir.training import PenaltyPlan
+from nasir.training.plans import PenaltyPlan
 
 CASES = shipped_cases()
 POINTWISE = sorted(name for name in CASES if op_named(name).pointwise is not None)

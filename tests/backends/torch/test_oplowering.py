@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from nasir.backends.torch import Call, Model, lowering, oplowering
-from nasir.backends.torch.oplowering import LOWERINGS
+from nasir.backends.torch import Call, Model, lowering
+from nasir.backends.torch.lower import ops as oplowering
+from nasir.backends.torch.lower.ops import LOWERINGS
 from nasir.errors import RunError
 from nasir.ir import Draft, Graph
 from nasir.ir.op import op

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nasir.backends.torch.ema import Ema
-from nasir.backends.torch.optim import (
+from nasir.backends.torch.optimizers.groups import (
     Tagged,
     build_optimizer,
     decays,
@@ -19,8 +18,9 @@ from nasir.backends.torch.optim import (
     is_counter,
     set_lr,
 )
+from nasir.backends.torch.train.ema import Ema
 from nasir.errors import CheckpointError, GraphError
-from nasir.training import OptimizerKind, OptimizerPlan
+from nasir.training.plans import OptimizerKind, OptimizerPlan
 
 
 def _model(seed: int = 0) -> nn.Module:

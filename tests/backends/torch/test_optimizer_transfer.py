@@ -14,13 +14,13 @@ from networks import small_resnet
 from torch.nn import functional
 
 from nasir.backends.torch import Model
-from nasir.backends.torch.optim import build_optimizer, decays
-from nasir.evidence import Evidence
+from nasir.backends.torch.optimizers.groups import build_optimizer, decays
 from nasir.ir import Atom, Draft, Graph
 from nasir.passes.insert_block import InsertBlock
 from nasir.passes.remove_block import RemoveBlock
-from nasir.rewrite import Pass
-from nasir.training import OptimizerPlan
+from nasir.rewriting.evidence import Evidence
+from nasir.rewriting.rewrite import Pass
+from nasir.training.plans import OptimizerPlan
 
 pytestmark = pytest.mark.usefixtures("kernels")
 

@@ -13,18 +13,18 @@ from grown import pyramid, same_tensors
 from small_runs import SPEC, write_spec
 
 import nasir.api
-from nasir.backend import Setup
-from nasir.backends.torch import checkpoint
 from nasir.backends.torch.backend import TorchBackend
-from nasir.backends.torch.memory import memory_told, ran_out
+from nasir.backends.torch.device.memory import memory_told, ran_out
 from nasir.backends.torch.model import Model
 from nasir.backends.torch.session import TorchSession
-from nasir.cli import main
+from nasir.backends.torch.weights import checkpoint
+from nasir.cli.main import main
 from nasir.errors import CheckpointError, OutOfMemory, RunError
-from nasir.evidence import Need
 from nasir.passes.insert_block import InsertBlock
+from nasir.rewriting.evidence import Need
 from nasir.testing.backend_contract import initial
-from nasir.training import DataPlan, OptimizerPlan, TrainPlan
+from nasir.training.backend import Setup
+from nasir.training.plans import DataPlan, OptimizerPlan, TrainPlan
 
 OF_A_DEVICE = (
     "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.19 GiB of which 1.20 GiB is "

@@ -11,17 +11,17 @@ import torch
 from grown import pyramid
 
 from nasir import get_pass
-from nasir.backend import Setup
-from nasir.backends.torch import devices
 from nasir.backends.torch.backend import TorchBackend
-from nasir.backends.torch.latency import measure
+from nasir.backends.torch.device import names as devices
+from nasir.backends.torch.device.precision import float32_products, products_of
 from nasir.backends.torch.model import Model
-from nasir.backends.torch.precision import float32_products, products_of
+from nasir.backends.torch.observe.latency import measure
 from nasir.backends.torch.session import TorchSession
-from nasir.decisions import EXACT
 from nasir.errors import RunError
+from nasir.running.decisions import EXACT
 from nasir.testing.backend_contract import initial
-from nasir.training import DataPlan, OptimizerPlan, TrainPlan
+from nasir.training.backend import Setup
+from nasir.training.plans import DataPlan, OptimizerPlan, TrainPlan
 
 
 def switches() -> dict[str, str | None]:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nasir.backends.torch import Model
-from nasir.backends.torch.refresh import moving_norms, refresh_norms
-from nasir.rewrite import Refresh
-from nasir.training import OptimizerPlan, TrainPlan
+from nasir.backends.torch.train.refresh import moving_norms, refresh_norms
+from nasir.rewriting.rewrite import Refresh
+from nasir.training.plans import OptimizerPlan, TrainPlan
 
 PLAN = TrainPlan(OptimizerPlan("sgd", lr=0.1), precision="fp32")
 STEPS = 3

@@ -13,26 +13,26 @@ from hypothesis import given, settings, strategies
 from networks import small_resnet
 from torch import Tensor
 
-from nasir.backends.torch.data import open_source
-from nasir.backends.torch.group_penalty import GroupPenalty
+from nasir.analysis.resources import alive_params, resource_terms
+from nasir.analysis.roofline import PROFILES
+from nasir.backends.torch.data.in_memory import open_source
+from nasir.backends.torch.data.rawdata import DataContext
 from nasir.backends.torch.model import Model
-from nasir.backends.torch.observe import observe
-from nasir.backends.torch.optim import build_optimizer
-from nasir.backends.torch.penalty_tables import members_of, regularized
-from nasir.backends.torch.rawdata import DataContext
-from nasir.backends.torch.regularize import NormPenalty, Penalties, _penalties, alive, penalized
-from nasir.backends.torch.train import Sums, train_epoch
+from nasir.backends.torch.observe.evidence import observe
+from nasir.backends.torch.optimizers.groups import build_optimizer
+from nasir.backends.torch.penalties.group import GroupPenalty
+from nasir.backends.torch.penalties.regularize import NormPenalty, Penalties, _penalties, alive, penalized
+from nasir.backends.torch.penalties.tables import members_of, regularized
+from nasir.backends.torch.train.loop import Sums, train_epoch
 from nasir.errors import RunError
-from nasir.evidence import Need
 from nasir.ir import Atom, Draft, Graph, Port
-from nasir.ir.resources import alive_params, resource_terms
-from nasir.ir.roofline import PROFILES
 from nasir.ir.space import Axis, Cat, resolve, size_of
 from nasir.passes.insert_block import InsertBlock
+from nasir.rewriting.evidence import Need
 from nasir.spec import loads_spec
 from nasir.spec.network import build
 from nasir.testing import random_graphs
-from nasir.training import DataPlan, OptimizerPlan, PenaltyPlan, TrainPlan
+from nasir.training.plans import DataPlan, OptimizerPlan, PenaltyPlan, TrainPlan
 
 CPU = torch.device("cpu")
 GROUP = PenaltyPlan("group-lasso", 1.0)

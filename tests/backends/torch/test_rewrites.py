@@ -13,7 +13,7 @@ from nasir.backends.torch import Model
 from nasir.ir import Graph
 from nasir.passes.insert_block import InsertBlock
 from nasir.passes.remove_block import RemoveBlock
-from nasir.rewrite import Rewrite
+from nasir.rewriting.rewrite import Rewrite
 from nasir.testing import evaluate, random_batch, random_graph, random_weights, transferred
 from nasir.testing.backend_contract import Resize
 from nasir.transfer import Key

@@ -16,22 +16,22 @@ from grown import images, pyramid, same_tensors
 from small_runs import SPEC, write_spec
 
 import nasir.api
-from nasir.backend import Setup
-from nasir.backends.torch import checkpoint
 from nasir.backends.torch.arrays import TorchArrays
 from nasir.backends.torch.backend import TorchBackend
 from nasir.backends.torch.session import TorchSession
-from nasir.engine import Signals
+from nasir.backends.torch.weights import checkpoint
 from nasir.errors import CheckpointError, ClaimError, DataError, OutOfMemory, Preempted, RunError
-from nasir.evidence import Evidence
 from nasir.ir import Draft, Graph
-from nasir.journal import read_journal
+from nasir.journal.log import read_journal
 from nasir.passes.insert_block import InsertBlock
 from nasir.passes.remove_block import RemoveBlock
 from nasir.registry import passes, register
-from nasir.rewrite import Pass
+from nasir.rewriting.evidence import Evidence
+from nasir.rewriting.rewrite import Pass
+from nasir.running.engine import Signals
 from nasir.testing.backend_contract import Resize, initial
-from nasir.training import DataPlan, OptimizerPlan, TrainPlan
+from nasir.training.backend import Setup
+from nasir.training.plans import DataPlan, OptimizerPlan, TrainPlan
 
 SGD = OptimizerPlan("sgd", lr=0.05)
 PLAN = TrainPlan(SGD, precision="fp32", ema_decay=0.9)

@@ -16,17 +16,17 @@ from grown import pyramid
 from PIL import Image
 from torchvision.transforms.v2 import functional as reference
 
-from nasir.backend import Setup
-from nasir.backends.torch import folder, streaming
-from nasir.backends.torch.batches import BatchSource, random_stream
-from nasir.backends.torch.data import DataSource, open_source
-from nasir.backends.torch.rawdata import DataContext
+from nasir.backends.torch.data import folder, streaming
+from nasir.backends.torch.data.batches import BatchSource, random_stream
+from nasir.backends.torch.data.in_memory import DataSource, open_source
+from nasir.backends.torch.data.rawdata import DataContext
+from nasir.backends.torch.data.streaming import Job, StreamSource, draw_box
 from nasir.backends.torch.session import TorchSession
-from nasir.backends.torch.streaming import Job, StreamSource, draw_box
 from nasir.errors import DataError, RunError
 from nasir.images.decode import View, fitted, pixels, resized_part
 from nasir.spec import load_spec
-from nasir.training import DataPlan, OptimizerPlan, ResizedCrop, TrainPlan
+from nasir.training.backend import Setup
+from nasir.training.plans import DataPlan, OptimizerPlan, ResizedCrop, TrainPlan
 from nasir.transfer import Key, TransferPlan
 
 CPU = torch.device("cpu")

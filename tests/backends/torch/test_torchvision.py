@@ -10,15 +10,15 @@ import pytest
 import torch
 import torchvision
 
-from nasir.backend import Setup
 from nasir.backends.torch import Model
-from nasir.backends.torch.pretrained import load_pretrained
 from nasir.backends.torch.session import TorchSession
-from nasir.engine import setup_of
+from nasir.backends.torch.weights.pretrained import load_pretrained
 from nasir.errors import DataError, RunError
 from nasir.ir import Graph
+from nasir.running.engine import setup_of
 from nasir.spec import Spec, loads_spec
 from nasir.spec.network import build, initial_plan
+from nasir.training.backend import Setup
 
 COUNTS = {  # parameters and multiply-accumulates at 224
     "resnet18": (11_689_512, 1_814_073_344),

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from nasir.backends.torch.data import DataSource, open_source
-from nasir.backends.torch.ema import Ema
-from nasir.backends.torch.optim import build_optimizer, export_state, import_state
-from nasir.backends.torch.rawdata import DataContext
-from nasir.backends.torch.train import (
+from nasir.backends.torch.data.in_memory import DataSource, open_source
+from nasir.backends.torch.data.rawdata import DataContext
+from nasir.backends.torch.optimizers.groups import build_optimizer, export_state, import_state
+from nasir.backends.torch.train.ema import Ema
+from nasir.backends.torch.train.loop import (
     EpochResult,
     Sums,
     evaluate,
@@ -25,7 +25,7 @@ from nasir.backends.torch.train import (
     wants_channels_last,
 )
 from nasir.errors import DataError, RunError
-from nasir.training import DataPlan, OptimizerPlan, SchedulePlan, TrainPlan
+from nasir.training.plans import DataPlan, OptimizerPlan, SchedulePlan, TrainPlan
 
 CPU = torch.device("cpu")
 PLAN = TrainPlan(OptimizerPlan("sgd", lr=0.05, weight_decay=1e-3), precision="fp32")

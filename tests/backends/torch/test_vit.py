@@ -14,13 +14,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.vision_transformer import VisionTransformer
 
 from nasir.backends.torch import Model
-from nasir.backends.torch.pretrained import load_pretrained, renamed
+from nasir.backends.torch.weights.pretrained import load_pretrained, renamed
 from nasir.blocks import Maker, add_step, build_block
 from nasir.errors import DataError, TypeRuleError
 from nasir.ir import Draft, Graph
 from nasir.passes.insert_block import InsertBlock
 from nasir.passes.remove_block import RemoveBlock
-from nasir.rewrite import Rewrite
+from nasir.rewriting.rewrite import Rewrite
 from nasir.spec import Spec, loads_spec
 from nasir.spec.network import build
 from nasir.spec.presets import TRANSFORMERS

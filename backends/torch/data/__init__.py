@@ -1,0 +1,1 @@
+"""Data sets of the torch backend: read, decoded, split, drawn, augmented, in memory or streamed."""

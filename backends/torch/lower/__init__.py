@@ -1,0 +1,1 @@
+"""Lowering: how graphs and ops become torch."""

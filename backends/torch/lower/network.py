@@ -1,0 +1,320 @@
+"""Lowering: a graph as a schedule of steps, block regions as `fx.GraphModule`s that share code.
+
+Every block region becomes one unit. A unit starts with the ReLU of the block before it and ends before its own: a
+compiled region that ends in a ReLU saves a boolean mask for its backward and ran 1.8 times slower than one cut
+before it. Blocks of one shape then have one signature, hence one class and one code object, so that compiling
+the next block of a known shape is a cache hit.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from keyword import iskeyword
+from typing import Any
+
+from torch import fx, nn
+
+from nasir.backends.torch.lower.ops import Call, Lowered, may_overwrite
+from nasir.errors import UsageError
+from nasir.ir import Graph, Port, op_named
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A block to run as one module: `nodes` in order, the ports it reads and the ports others read of it."""
+
+    path: str
+    nodes: tuple[int, ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+
+Step = int | Unit
+
+
+def schedule(graph: Graph) -> tuple[Step, ...]:
+    """Nodes and units in an order in which every value is ready when it is read."""
+    owner = _owners(graph)
+    steps: list[Step] = []
+    members: dict[str, list[int]] = {}
+    last: dict[str, int] = {}
+    for node_id in graph.order:
+        path = owner.get(node_id)
+        if path is not None:
+            members.setdefault(path, []).append(node_id)
+            last[path] = node_id
+    for node_id in graph.order:
+        path = owner.get(node_id)
+        if path is None:
+            steps.append(node_id)
+        elif last[path] == node_id:
+            steps.append(_unit(graph, path, tuple(members[path])))
+    return tuple(steps)
+
+
+def _owners(graph: Graph) -> dict[int, str]:
+    """The block path each node runs in; absent for nodes that run at the top."""
+    blocks = {region.path for region in graph.blocks}
+    outer = [path for path in blocks if not _inside(path, blocks)]
+    owner = {node_id: path for path in outer for node_id in graph.members(path)}
+    outputs = {port.node for port in graph.outputs}
+    home = dict(owner)
+    for node_id, node in graph.nodes.items():
+        if not node.facts.rectifies:
+            continue
+        path = home.get(node_id)
+        is_exit = path is not None and graph.boundary(path)[1] == node_id and len(graph.members(path)) > 1
+        if path is not None and not is_exit:
+            continue
+        readers = {home.get(user) for user in graph.users(node_id)}
+        (reader,) = readers if len(readers) == 1 else (None,)
+        if reader is not None and reader != path and node_id not in outputs:
+            owner[node_id] = reader
+        else:
+            owner.pop(node_id, None)
+    return owner
+
+
+def _inside(path: str, others: set[str]) -> bool:
+    """Whether a path lies below one of `others`."""
+    while "." in path:
+        path = path.rpartition(".")[0]
+        if path in others:
+            return True
+    return False
+
+
+def _unit(graph: Graph, path: str, nodes: tuple[int, ...]) -> Unit:
+    inside = set(nodes)
+    inputs: dict[Port, None] = {}
+    outputs: dict[Port, None] = {}
+    for node_id in nodes:
+        for port in graph.nodes[node_id].inputs:
+            if port.node not in inside:
+                inputs.setdefault(port)
+        for user in graph.users(node_id):
+            if user not in inside:
+                outputs.update({port: None for port in graph.nodes[user].inputs if port.node == node_id})
+    for port in graph.outputs:
+        if port.node in inside:
+            outputs.setdefault(port)
+    return Unit(path, nodes, tuple(inputs), tuple(outputs))
+
+
+def relative(label: str, path: str) -> str:
+    """A label below `path`, or the whole label with its dots replaced where it lies elsewhere."""
+    return label[len(path) + 1 :] if label.startswith(path + ".") else label.replace(".", "_")
+
+
+class Tracer:
+    """Builds an fx.Graph from nodes."""
+
+    def __init__(self, graph: Graph, lowered: Mapping[int, Lowered], path: str) -> None:
+        self.graph = graph
+        self.lowered = lowered
+        self.path = path
+        self.fx = fx.Graph()
+        self.values: dict[Port, fx.Node] = {}
+
+    def placeholder(self, port: Port, name: str) -> None:
+        self.values[port] = self.fx.placeholder(name)
+
+    def node(self, node_id: int, inplace: bool) -> None:
+        node = self.graph.nodes[node_id]
+        inputs = tuple([self.values[port] for port in node.inputs])
+        lowered = self.lowered[node_id]
+        if isinstance(lowered, Call):
+            first: tuple[Any, ...] = (list(inputs),) if lowered.listed else inputs
+            kwargs = dict(lowered.kwargs)
+            if inplace:
+                kwargs["inplace"] = True
+            value = self.fx.call_function(lowered.target, (*first, *lowered.args), kwargs)
+        else:
+            target = relative(node.label, self.path)
+            if any(map(iskeyword, target.split("."))):
+                raise UsageError(
+                    f"label '{node.label}': a word of Python cannot name a part of a block; choose another"
+                )
+            value = self.fx.call_module(target, inputs)
+        if not op_named(node.op).several:
+            self.values[Port(node_id)] = value
+            return
+        output = 0
+        while Port(node_id, output) in self.graph.infer.types:
+            self.values[Port(node_id, output)] = self.fx.call_function(operator.getitem, (value, output))
+            output += 1
+
+    def finish(self, ports: Iterable[Port]) -> fx.Graph:
+        values = tuple([self.values[port] for port in ports])
+        self.fx.output(values[0] if len(values) == 1 else values)
+        return self.fx
+
+
+def inplace_relus(graph: Graph, nodes: Iterable[int]) -> set[int]:
+    """ReLUs that may overwrite their input: nobody else reads it, and its producer's backward does not need it."""
+    outputs = {port.node for port in graph.outputs}
+    found = set()
+    for node_id in nodes:
+        node = graph.nodes[node_id]
+        if len(node.inputs) == 1 and may_overwrite(node.op, graph.nodes[node.inputs[0].node].op):
+            source = node.inputs[0].node
+            if source not in outputs and graph.users(source) == (node_id,):
+                found.add(node_id)
+    return found
+
+
+def signature(graph: Graph, unit: Unit, lowered: Mapping[int, Lowered], inplace: set[int]) -> tuple[Any, ...]:
+    """Equal for units that run the same code: calls, targets, constants and wiring; not weights or widths."""
+    outside = {port: index for index, port in enumerate(unit.inputs)}
+    position = {node_id: index for index, node_id in enumerate(unit.nodes)}
+    rows: list[Any] = []
+    for node_id in unit.nodes:
+        node = graph.nodes[node_id]
+        wires = tuple([outside[p] if p in outside else (position[p.node], p.output) for p in node.inputs])
+        lower = lowered[node_id]
+        what: Any = relative(node.label, unit.path)
+        if isinstance(lower, Call):
+            what = (lower.target, lower.listed, repr(lower.args), repr(dict(lower.kwargs)), node_id in inplace)
+        rows.append((what, wires))
+    return (len(unit.inputs), tuple(rows), tuple([(position[p.node], p.output) for p in unit.outputs]))
+
+
+def trace_unit(graph: Graph, unit: Unit, lowered: Mapping[int, Lowered], inplace: set[int]) -> fx.Graph:
+    """The fx graph of one unit."""
+    tracer = Tracer(graph, lowered, unit.path)
+    for index, port in enumerate(unit.inputs):
+        tracer.placeholder(port, f"x{index or ''}")
+    for node_id in unit.nodes:
+        tracer.node(node_id, node_id in inplace)
+    return tracer.finish(unit.outputs)
+
+
+def write_top(
+    graph: Graph, steps: Iterable[Step], lowered: Mapping[int, Lowered], inplace: set[int]
+) -> tuple[str, dict[str, Any]]:
+    """(source of the whole network's forward, the functions it calls by name), blocks as calls.
+
+    Written directly: tracing it through fx again at every rewrite took most of the time of inserting a block.
+    """
+    scope: dict[str, Any] = {}
+    names = {Port(node_id): f"x{index or ''}" for index, node_id in enumerate(graph.inputs)}
+    rows: list[tuple[str, str, tuple[Port, ...], tuple[Port, ...]]] = []  # before and after the inputs, inputs, results
+    for step in steps:
+        if isinstance(step, Unit):
+            rows.append((f"{_attribute(step.path)}(", ")", step.inputs, step.outputs))
+        elif step not in graph.inputs:
+            node, call = graph.nodes[step], lowered[step]
+            several = op_named(node.op).several
+            results = tuple(_outputs(graph, step)) if several else (Port(step),)
+            if isinstance(call, Call):
+                kwargs = {**call.kwargs, "inplace": True} if step in inplace else call.kwargs
+                rows.append((*_call_text(call, kwargs, scope), node.inputs, results))
+            else:
+                rows.append((f"{_attribute(node.label)}(", ")", node.inputs, results))
+    return _source(graph, rows, names), scope
+
+
+def _outputs(graph: Graph, node_id: int) -> Iterator[Port]:
+    output = 0
+    while Port(node_id, output) in graph.infer.types:
+        yield Port(node_id, output)
+        output += 1
+
+
+def _attribute(label: str) -> str:
+    """The expression for the module at a dotted path."""
+    text = "self"
+    for part in label.split("."):
+        plain = part.isidentifier() and not iskeyword(part)
+        text = f"{text}.{part}" if plain else f'getattr({text}, "{part}")'
+    return text
+
+
+def _call_text(call: Call, kwargs: Mapping[str, Any], scope: dict[str, Any]) -> tuple[str, str]:
+    """Text before and after the inputs of a call; the function and its constants go into `scope`."""
+    name = f"f{len(scope)}"
+    scope[name] = call.target
+    constants = []
+    for key, value in (*((None, v) for v in call.args), *kwargs.items()):
+        constant = f"c{len(scope)}"
+        scope[constant] = value
+        constants.append(constant if key is None else f"{key}={constant}")
+    head, tail = (f"{name}([", "]") if call.listed else (f"{name}(", "")
+    return head, f"{tail}{''.join(f', {text}' for text in constants)})"
+
+
+def _source(
+    graph: Graph, rows: list[tuple[str, str, tuple[Port, ...], tuple[Port, ...]]], names: dict[Port, str]
+) -> str:
+    """The rows as Python, each value dropped after its last use so that its memory is free again."""
+    last = {port: index for index, (_, _, inputs, _) in enumerate(rows) for port in inputs}
+    kept = set(graph.outputs)
+    lines = [f"def forward(self, {', '.join(names.values())}):"]
+    for index, (head, tail, inputs, results) in enumerate(rows):
+        for port in results:
+            names[port] = f"v{port.node}" + (f"_{port.output}" if port.output else "")
+        text = f"{head}{', '.join([names[port] for port in inputs])}{tail}"
+        done = [
+            names[port]
+            for port in dict.fromkeys((*inputs, *results))
+            if last.get(port, -1) <= index and port not in kept
+        ]
+        drop = f";  {' = '.join(done)} = None" if done else ""
+        lines.append(f"    {', '.join([names[port] for port in results])} = {text}{drop}")
+    values = [names[port] for port in graph.outputs]
+    lines.append(f"    return {values[0] if len(values) == 1 else '(' + ', '.join(values) + ')'}")
+    return "\n".join(lines) + "\n"
+
+
+class BlockCode:
+    """The class generated for one signature; `instantiate` makes blocks that share its code object."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        targets = {str(node.target) for node in graph.nodes if node.op == "call_module"}
+        holders: dict[str, Any] = {target: nn.Identity() for target in targets}
+        proto = fx.GraphModule(holders, graph, class_name="Block")
+        self._class = type(proto)
+        # fx's own __call__ only adds context to errors, at a cost that shows at batch size 1
+        self._class.__call__ = nn.Module.__call__  # type: ignore[method-assign]
+        state = nn.Module().__dict__.keys()
+        self._fields = {key: value for key, value in proto.__dict__.items() if key not in state}
+
+    def instantiate(self, children: Mapping[str, nn.Module]) -> nn.Module:
+        """A block with its own modules; its forward is the shared one."""
+        block: nn.Module = object.__new__(self._class)
+        nn.Module.__init__(block)
+        block.__dict__.update(self._fields)
+        for target, module in children.items():
+            attach(block, target, module)
+        return block
+
+
+def attach(root: nn.Module, path: str, module: nn.Module) -> None:
+    """Put a module at a dotted path, making plain containers on the way; UsageError where the place is taken."""
+    *parents, name = path.split(".")
+    place = root
+    for parent in parents:
+        if parent not in place._modules:
+            _check_free(place, parent, path)
+            container = nn.Module()
+            container.training = root.training
+            place.add_module(parent, container)
+        inner = place._modules[parent]
+        assert inner is not None
+        place = inner
+    _check_free(place, name, path)
+    place.add_module(name, module)
+
+
+def _check_free(place: nn.Module, name: str, path: str) -> None:
+    if hasattr(place, name):
+        raise UsageError(f"label '{path}': {name!r} is taken there, by another label or by torch; choose another one")
+
+
+def children_of(graph: Graph, unit: Unit, lowered: Mapping[int, Lowered]) -> Iterator[tuple[str, int]]:
+    """(target, node id) of the modules a unit calls."""
+    for node_id in unit.nodes:
+        if not isinstance(lowered[node_id], Call):
+            yield relative(graph.nodes[node_id].label, unit.path), node_id

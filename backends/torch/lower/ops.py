@@ -1,0 +1,315 @@
+"""How each op becomes torch: a module when it owns weights or behaves differently in training, else a call.
+
+A third-party op adds its own:
+
+    @lowering("my_op")
+    def _(attrs, inputs, out): return Call(torch.nn.functional.elu)
+
+`attrs` are the node's attributes, `inputs` and `out` the value types. Modules are built on the meta device; their
+parameter and buffer names must be the op's slot names. A Call is made with the inputs, then `args` and `kwargs`.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nasir.backends.torch.lower.ensemble import Ensemble
+from nasir.errors import RunError
+from nasir.ir import JSON, ValueType, pair
+from nasir.ops.plain import even_windows
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A function of the inputs and constants. `listed`: the inputs go in as one list."""
+
+    target: Callable[..., Any]
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    listed: bool = False
+
+
+Lowered: TypeAlias = nn.Module | Call
+Lowering: TypeAlias = Callable[[Mapping[str, JSON], tuple[ValueType, ...], ValueType], Lowered]
+
+LOWERINGS: dict[str, Lowering] = {}
+OVERWRITES: set[str] = set()
+SPARES: set[str] = set()
+
+
+def lowering(op: str, *, overwrites: bool = False, spares: bool = False) -> Callable[[Lowering], Lowering]:
+    """Register how `op` becomes torch.
+
+    `overwrites`: it is a Call whose function takes `inplace=True`, and whose backward pass then needs its output only.
+    `spares`: its backward pass does not need its output, so that the next op may overwrite it.
+    """
+
+    def add(function: Lowering) -> Lowering:
+        LOWERINGS[op] = function
+        for known, flag in ((OVERWRITES, overwrites), (SPARES, spares)):
+            (known.add if flag else known.discard)(op)
+        return function
+
+    return add
+
+
+def may_overwrite(op: str, source: str) -> bool:
+    """Whether `op` may write its result over what an op `source` gave it, as far as backward passes go."""
+    return op in OVERWRITES and source in SPARES
+
+
+def lower_op(op: str, attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    """The module or call of one node; raises RunError for an op without a lowering."""
+    if op not in LOWERINGS:
+        raise RunError(f"op {op!r} has no torch lowering; register one with @nasir.backends.torch.lowering({op!r})")
+    with torch.device("meta"):
+        return LOWERINGS[op](attrs, inputs, out)
+
+
+def channel_dim(x: ValueType) -> int:
+    """Dimension of the channels in a tensor of this type, the batch counted."""
+    return x.channel_axis + 1
+
+
+@lowering("conv2d", spares=True)
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    proto = _conv(pair(a["kernel"]), pair(a["stride"]), pair(a["padding"]), pair(a["dilation"]), a["bias"])
+    return _stamped(proto, in_channels=x[0].shape[0], out_channels=a["out"], groups=a["groups"])
+
+
+@cache
+def _conv(
+    kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int], bias: bool
+) -> nn.Conv2d:
+    return nn.Conv2d(1, 1, kernel, stride=stride, padding=padding, dilation=dilation, bias=bias)
+
+
+def _stamped(proto: nn.Module, **sizes: int) -> nn.Module:
+    """A module like `proto` but for its sizes: constructing one anew takes thirty times as long."""
+    state = {key: value.copy() if isinstance(value, dict) else value for key, value in proto.__dict__.items()}
+    state["_non_persistent_buffers_set"] = set(state["_non_persistent_buffers_set"])
+    state.update(sizes)
+    module: nn.Module = object.__new__(type(proto))
+    module.__dict__.update(state)
+    return module
+
+
+@lowering("linear")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return _stamped(_linear(a["bias"]), in_features=x[0].shape[-1], out_features=a["out"])
+
+
+@cache
+def _linear(bias: bool) -> nn.Linear:
+    return nn.Linear(1, 1, bias=bias)
+
+
+@lowering("batch_norm", spares=True)
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    proto = _batch_norm(len(x[0].shape) == 3, a["eps"], a["momentum"])
+    return _stamped(proto, num_features=x[0].shape[0])
+
+
+@cache
+def _batch_norm(image: bool, eps: float, momentum: float) -> nn.Module:
+    return (nn.BatchNorm2d if image else nn.BatchNorm1d)(1, eps=eps, momentum=momentum)
+
+
+@lowering("group_norm", spares=True)
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return nn.GroupNorm(a["groups"], x[0].shape[0], eps=a["eps"])
+
+
+@lowering("layer_norm")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return nn.LayerNorm(x[0].shape[-1], eps=a["eps"])
+
+
+class Scale(nn.Module):
+    """Product with one learnable scalar."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight
+
+
+@lowering("scale")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return Scale() if a["learnable"] else Call(operator.mul, (a["value"],))
+
+
+@lowering("dropout")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return nn.Dropout(a["p"])
+
+
+@lowering("identity")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return nn.Identity()
+
+
+@lowering("relu", overwrites=True)
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return Call(F.relu)
+
+
+@lowering("gelu")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return Call(F.gelu)
+
+
+@lowering("silu")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return Call(F.silu)
+
+
+@lowering("sigmoid")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return Call(torch.sigmoid)
+
+
+@lowering("hardswish")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return Call(F.hardswish)
+
+
+@lowering("softmax")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return Call(torch.softmax, (channel_dim(x[0]),))
+
+
+def add_all(*values: Tensor) -> Tensor:
+    """Sum of two or more tensors."""
+    total = values[0] + values[1]
+    for value in values[2:]:
+        total = total + value
+    return total
+
+
+def multiply_all(*values: Tensor) -> Tensor:
+    """Product of two or more tensors."""
+    total = values[0] * values[1]
+    for value in values[2:]:
+        total = total * value
+    return total
+
+
+def mean_all(*values: Tensor) -> Tensor:
+    """Mean of one or more tensors."""
+    return add_all(*values) / len(values) if len(values) > 1 else values[0]
+
+
+def _merge(two: Callable[..., Any], many: Callable[..., Any], count: int) -> Call:
+    if count == 1:
+        return Call(torch.clone)
+    return Call(two if count == 2 else many)
+
+
+@lowering("add", spares=True)
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return _merge(operator.add, add_all, len(x))
+
+
+@lowering("mul")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return _merge(operator.mul, multiply_all, len(x))
+
+
+@lowering("mean")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return Call(mean_all)
+
+
+@lowering("ensemble")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return Ensemble(a["average"], a["train"])
+
+
+@lowering("concat")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return Call(torch.cat, (channel_dim(x[0]),), listed=True)
+
+
+@lowering("split")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return Call(torch.split, (list(a["sizes"]), channel_dim(x[0])))
+
+
+def channel_slice(x: Tensor, start: int, stop: int) -> Tensor:
+    """Channels start <= c < stop."""
+    return x[..., start:stop] if x.dim() == 3 else x[:, start:stop]
+
+
+@lowering("slice")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return Call(channel_slice, (a["start"], a["stop"]))
+
+
+@lowering("max_pool")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return Call(F.max_pool2d, (pair(a["kernel"]), pair(a["stride"] or a["kernel"]), pair(a["padding"])))
+
+
+@lowering("avg_pool")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return Call(F.avg_pool2d, (pair(a["kernel"]), pair(a["stride"] or a["kernel"]), pair(a["padding"])))
+
+
+@lowering("adaptive_avg_pool")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    size, windows = pair(a["size"]), even_windows(x[0], a["size"])
+    # equal windows by the pool of fixed windows, whose gradient is deterministic on CUDA; 1x1 is a plain mean in torch
+    if windows is None or size == (1, 1):
+        return Call(F.adaptive_avg_pool2d, (size,))
+    return Call(F.avg_pool2d, (windows, windows))
+
+
+@lowering("global_avg_pool")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return Call(torch.mean, ((2, 3),))
+
+
+@lowering("flatten")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return Call(torch.flatten, (1,))
+
+
+@lowering("reshape")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return Call(reshape_values, (list(a["shape"]),))
+
+
+def reshape_values(x: Tensor, shape: list[int]) -> Tensor:
+    """Another shape per sample; the batch axis stays."""
+    return x.reshape(x.shape[0], *shape)
+
+
+def subsample(x: Tensor, step_h: int, step_w: int) -> Tensor:
+    """Every step-th row and column."""
+    return x[:, :, ::step_h, ::step_w]
+
+
+@lowering("subsample")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return Call(subsample, pair(a["stride"]))
+
+
+def pad_channels(x: Tensor, before: int, after: int) -> Tensor:
+    """Zero channels before and after those of x."""
+    return F.pad(x, (0, 0) * (x.dim() - 2 if x.dim() != 3 else 0) + (before, after))
+
+
+@lowering("pad_channels")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return Call(pad_channels, (a["before"], a["after"]))

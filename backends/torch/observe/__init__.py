@@ -1,0 +1,1 @@
+"""Measurements of live networks: evidence for passes, latency, what the device reaches."""

@@ -1,0 +1,207 @@
+"""Evidence from a live network: numbers for every unit of every space, from weights, gradients and activations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nasir.backends.torch.host import on_host, widened
+from nasir.backends.torch.model import Model
+from nasir.backends.torch.observe.units import Role, Rows, by_space, weight_sums
+from nasir.backends.torch.train.loop import evaluating
+from nasir.errors import NasirError
+from nasir.ir import Atom, Graph, Port
+from nasir.ir.space import atoms_of, resolve
+from nasir.ir.types import gain_of
+from nasir.rewriting.evidence import Evidence, Need
+from nasir.transfer import Key
+
+Measured = Mapping[str, NDArray[Any]]
+Labelled = Callable[[], tuple[Tensor, Tensor]]
+ALL: tuple[Role, ...] = ("write", "along", "read")
+
+
+def observe(
+    model: Model,
+    needs: Iterable[Need],
+    images: Tensor | None = None,
+    labels: Tensor | None = None,
+    *,
+    labelled: Labelled | None = None,
+    **about: Any,
+) -> Evidence:
+    """Measure what `needs` ask for; the network is left as it was, gradients included.
+
+    Activations are measured on `images` [N, ...], gradients on them and their `labels` [N] or on what `labelled` gives.
+    `about`: further fields of the Evidence. Raises NasirError where a measurement needs one that is missing.
+    """
+    if labelled is None and images is not None and labels is not None:
+        labelled = partial(_pair, images, labels)
+    kinds: dict[str, Callable[[], Measured]] = {
+        "activation_mean": lambda: _activation_mean(model, images),
+        "weight_norm": lambda: _weight_norm(model),
+        "weight_l1": lambda: _sums(model, 1),
+        "weight_l2": lambda: _sums(model, 2),
+        "taylor": lambda: _taylor(model, labelled),
+        "norm_scale": lambda: _norm_scale(model),
+        "group_lasso": lambda: _means(model, 2),
+        "weight_mean": lambda: _means(model, 1),
+        "weight_abs": lambda: _weight_abs(model),
+        "weights": lambda: HostWeights(model),
+    }
+    wanted = dict.fromkeys(need.kind for need in needs)
+    if wanted.pop("latency", 0) is None:
+        about["latency"] = _clock(model, images)
+    return Evidence({kind: kinds[kind]() for kind in wanted}, **about)
+
+
+def _pair(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    return images, labels
+
+
+class HostWeights(Mapping[str, NDArray[Any]]):
+    """The weights of a model by state_dict name, as read-only arrays: views where they lie on the CPU already.
+
+    16-bit ones come as copies in float32.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._keys = model.keys()
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        array = on_host(self._model.tensor(self._keys[name])).view()
+        array.flags.writeable = False
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
+def _sums(model: Model, power: int) -> Measured:
+    return by_space(model.graph, weight_sums(model, power, ALL))
+
+
+def _means(model: Model, power: int) -> Measured:
+    """(Mean of |w| ** power) ** (1 / power) of every unit, a row for each array that writes it."""
+    rows = by_space(model.graph, weight_sums(model, power, ("write",)), mean=True)
+    return {name: values ** (1 / power) for name, values in rows.items()}
+
+
+def _weight_norm(model: Model) -> Measured:
+    rows = by_space(model.graph, weight_sums(model, 2, ("write",)), mean=True)
+    return {name: np.sqrt(values.mean(axis=0)) for name, values in rows.items() if len(values)}
+
+
+def _norm_scale(model: Model) -> Measured:
+    rows: Rows = []
+    for node_id in model.graph.order:
+        slots = model.graph.infer.slots[node_id]
+        gain = gain_of(slots)
+        if gain is not None:
+            rows.append((slots[gain].axes[-1].space, np.abs(on_host(model.tensor(Key(node_id, gain)))), 1))
+    return by_space(model.graph, rows)
+
+
+def _weight_abs(model: Model) -> Measured:
+    graph = model.graph
+    keys = [Key(n, name) for n in graph.order for name, slot in graph.infer.slots[n].items() if slot.is_kernel]
+    weights = [model.tensor(key).detach() for key in keys]
+    means = torch.stack([weight.abs().mean(dtype=torch.float64) for weight in weights]).tolist() if weights else []
+    found: dict[str, NDArray[np.float64]] = {}
+    for key, mean, weight in zip(keys, means, weights, strict=True):
+        label, entries = graph.nodes[key.node].label, weight.numel()
+        if label in found:  # a node with several kernels
+            before, count = found[label].tolist()
+            mean, entries = (before * count + mean * entries) / (count + entries), int(count) + entries
+        found[label] = np.array([mean, entries], dtype=np.float64)
+    return found
+
+
+def _taylor(model: Model, labelled: Labelled | None) -> Measured:
+    """First-order change of the loss when a unit's weights go to zero (Molchanov et al. 2019, arXiv:1906.10771)."""
+    if labelled is None:
+        raise NasirError("'taylor' needs training images with labels: give `images` and `labels`")
+    images, labels = labelled()
+    dtype = next(model.parameters()).dtype
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        for parameter, _ in flags:
+            parameter.requires_grad_(True)  # frozen weights are scored like all others
+        with evaluating(model), torch.enable_grad():
+            loss = functional.cross_entropy(widened(model(images.to(dtype))), labels)
+            found = torch.autograd.grad(loss, [parameter for parameter, _ in flags], allow_unused=True)
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+    gradients = {id(p): gradient for (p, _), gradient in zip(flags, found, strict=True)}
+    rows = by_space(model.graph, weight_sums(model, 1, ALL, gradients))
+    return {name: np.abs(values) for name, values in rows.items()}
+
+
+def _clock(model: Model, images: Tensor | None) -> Callable[[Graph], float]:
+    """Times candidate networks on the model's device, in its memory layout, at the size of the probe batch."""
+    from nasir.backends.torch.observe.latency import latency_probe  # only where a pass asks for it
+
+    if images is None:
+        raise NasirError("'latency' needs `images`: their number is the batch size that is timed")
+    return latency_probe(images.device, len(images), channels_last=model.channels_last)
+
+
+def _writers(graph: Graph) -> dict[Atom, list[int]]:
+    """Nodes with weights whose output runs over an atom, by atom."""
+    found: dict[Atom, list[int]] = {}
+    for node_id in graph.order:
+        slots = graph.infer.slots[node_id]
+        if any(axis.role == "write" for slot in slots.values() for axis in slot.axes):
+            for atom in dict.fromkeys(atoms_of(graph.infer.types[Port(node_id)].channels)):
+                found.setdefault(atom, []).append(node_id)
+    return found
+
+
+def _measured(graph: Graph, writer: int) -> int:
+    """The norm right behind a writer, where there is one, else the writer."""
+    users = graph.users(writer)
+    if len(users) == 1 and graph.nodes[users[0]].facts.family == "norm":
+        return users[0]
+    return writer
+
+
+def _activation_mean(model: Model, images: Tensor | None) -> Measured:
+    if images is None:
+        raise NasirError("'activation_mean' needs `images` to run the network on")
+    graph = model.graph
+    found: dict[int, Tensor] = {}
+    handles = []
+    nodes = dict.fromkeys(_measured(graph, n) for writers in _writers(graph).values() for n in writers)
+    try:
+        for node_id in nodes:
+            leaf = model.leaf(node_id)
+            if leaf is not None:
+                handles.append(leaf.register_forward_hook(_collector(found, node_id)))
+        with evaluating(model), torch.no_grad():
+            model(images.to(next(model.parameters()).dtype))
+    finally:
+        for handle in handles:
+            handle.remove()
+    rows = [(resolve(graph.infer.types[Port(n)].channels), on_host(values), 1) for n, values in found.items()]
+    return by_space(graph, rows, mean=True)
+
+
+def _collector(found: dict[int, Tensor], node_id: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        channels = 2 if output.dim() == 3 else 1  # tokens are [N, T, D]
+        axes = [axis for axis in range(output.dim()) if axis != channels]
+        found[node_id] = output.detach().abs().to(torch.float64).mean(dim=axes)
+
+    return hook

@@ -1,0 +1,1 @@
+"""Optimizers: their groups, their state, and how both go through a rewrite."""

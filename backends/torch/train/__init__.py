@@ -1,0 +1,1 @@
+"""Training: epochs, evaluation, averaged weights, refreshed statistics."""

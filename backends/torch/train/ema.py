@@ -1,0 +1,152 @@
+"""The moving average of the weights: it follows each step, is evaluated in their place, and goes through rewrites."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from nasir.backends.torch.arrays import TorchArrays
+from nasir.backends.torch.device.names import device_of
+from nasir.backends.torch.model import Model
+from nasir.errors import GraphError
+from nasir.rewriting.rewrite import Rewrite
+from nasir.transfer import TransferPlan, execute, keys_of
+
+
+@dataclass(frozen=True, slots=True)
+class _Pairs:
+    """Averages beside the tensors they follow: floats, which are averaged, and others, which are copied."""
+
+    average: Callable[..., None]
+    averages: list[Tensor]
+    floats: list[Tensor]
+    copies: list[Tensor]
+    others: list[Tensor]
+
+    def blend(self) -> None:
+        with torch.no_grad():
+            if self.floats:
+                self.average(self.averages, self.floats, None)
+            if self.others:
+                torch._foreach_copy_(self.copies, self.others)
+
+
+def _held(model: nn.Module) -> list[tuple[Mapping[str, Tensor | None], str, Tensor, int]]:
+    """(registry, name, tensor, address of its memory) of every weight and buffer of every module."""
+    return [
+        (registry, name, tensor, tensor.data_ptr())
+        for module in model.modules()
+        for registry in (module._parameters, module._buffers)
+        for name, tensor in registry.items()
+        if tensor is not None
+    ]
+
+
+class Ema:
+    """Exponential moving average of a model's float state (weights and running statistics), by state_dict name.
+
+    After each step, average := decay * average + (1 - decay) * current; whole-number buffers are copied.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.tensors: dict[str, Tensor] = {name: t.detach().clone() for name, t in model.state_dict().items()}
+
+    def update(self, model: nn.Module) -> None:
+        """Move the average towards the model's present state."""
+        self.follower(model)()
+
+    def follower(self, model: nn.Module) -> Callable[[], None]:
+        """`update` as a function to call after every step, as long as neither network nor averages are replaced.
+
+        What a module puts in the place of a weight or buffer in between, or of its memory, is noticed; one that is new
+        is not. Finding the tensors anew each time cost more than moving them.
+        """
+        held = _held(model)
+        pairs = self._pairs(model)
+
+        def follow() -> None:
+            nonlocal held, pairs
+            if any(
+                registry.get(name) is not tensor or tensor.data_ptr() != place for registry, name, tensor, place in held
+            ):
+                held, pairs = _held(model), self._pairs(model)
+            pairs.blend()
+
+        return follow
+
+    def _pairs(self, model: nn.Module) -> _Pairs:
+        current = model.state_dict()
+        self._match(current)
+        floats = [name for name, tensor in current.items() if tensor.is_floating_point()]
+        others = [name for name in current if name not in set(floats)]
+        return _Pairs(
+            get_ema_multi_avg_fn(self.decay),  # type: ignore[no-untyped-call]
+            *([source[name] for name in names] for names in (floats, others) for source in (self.tensors, current)),
+        )
+
+    @contextmanager
+    def applied(self, model: nn.Module) -> Iterator[None]:
+        """For the length of a `with`, the model holds the averages (in place); then its own values again, exactly."""
+        current = model.state_dict()
+        self._match(current)
+        own = {name: tensor.clone() for name, tensor in current.items()}
+        with torch.no_grad():
+            for name, tensor in current.items():
+                tensor.copy_(self.tensors[name])
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, tensor in current.items():
+                    tensor.copy_(own[name])
+
+    def replace(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take copies of other averages, laid out as they are: those of a snapshot, or with new statistics."""
+        self.tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take stored averages, each laid out in memory as the present one: torch moves only those like their weights
+        all at once."""
+        present = self.tensors
+        self.tensors = {
+            name: (torch.empty_like(present[name]) if name in present else torch.empty_like(tensor)).copy_(tensor)
+            for name, tensor in tensors.items()
+        }
+
+    def _match(self, current: Mapping[str, Tensor]) -> None:
+        odd = sorted(current.keys() ^ self.tensors.keys())
+        if odd:
+            raise GraphError(
+                f"moving average and model differ in {', '.join(odd[:3])} ({len(odd)} in all); "
+                "transfer the average together with the weights"
+            )
+
+
+def carried_averages(averages: Mapping[str, Tensor], rewrite: Rewrite, old: Model, new: Model) -> dict[str, Tensor]:
+    """Averages of `old` carried through the plan (copies too, as the averaged network is rewritten like the other one);
+    what is new in `new` starts at its own value. All by state_dict name, and no memory of the network's."""
+    names = {key: name for name, key in old.keys().items()}
+    carried = execute(
+        TransferPlan({key: source for key, source in rewrite.plan.sources.items() if any(keys_of(source))}),
+        rewrite.graph,
+        lambda key: averages[names[key]],
+        TorchArrays(device_of(old), next(old.parameters()).dtype),
+        seed=new.seed,
+        ordinal=new.ordinal,
+        blobs=rewrite.blobs,
+    )
+    state = new.state_dict()
+    return {
+        name: carried[key]
+        if key in carried
+        else averages[names[key]]
+        if key in names and key not in rewrite.plan.sources
+        else state[name].clone()
+        for name, key in new.keys().items()
+    }

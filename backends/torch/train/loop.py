@@ -1,0 +1,288 @@
+"""One epoch of training, and evaluation: no wait for the device inside an epoch, resumable at any step bit for bit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import Optimizer
+
+from nasir.backends.torch.device.names import computes_bf16, device_of
+from nasir.backends.torch.lower.ensemble import cross_entropy, predicted
+from nasir.backends.torch.optimizers.groups import set_lr
+from nasir.backends.torch.penalties.regularize import penalties_of
+from nasir.backends.torch.train.ema import Ema
+from nasir.errors import DataError, Diverged, RunError
+from nasir.training.plans import TrainPlan
+
+_DROPOUT = 4  # purpose of the draw; see data.py for the others
+
+
+class Source(Protocol):
+    """What `train_epoch` needs of a data source."""
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    def batches(self, epoch: int, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+@dataclass(slots=True)
+class Sums:
+    """Running totals on the device: `loss` float64 summed over examples, `correct` and `count` int64 scalars.
+
+    `penalty`: that of the weights, float64 summed over examples; None when nothing is penalized.
+    """
+
+    loss: Tensor
+    correct: Tensor
+    count: Tensor
+    penalty: Tensor | None = None
+
+    @classmethod
+    def zero(cls, device: torch.device) -> Sums:
+        """Totals of nothing, on `device`."""
+        whole = [torch.zeros((), dtype=torch.int64, device=device) for _ in range(2)]
+        return cls(torch.zeros((), dtype=torch.float64, device=device), *whole)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any], device: torch.device) -> Sums:
+        """What `to_json` wrote, on `device`."""
+        sums = cls.zero(device)
+        sums.loss.fill_(float(stored["loss"]))
+        sums.correct.fill_(int(stored["correct"]))
+        sums.count.fill_(int(stored["count"]))
+        if "penalty" in stored:
+            sums.penalty = torch.full_like(sums.loss, float(stored["penalty"]))
+        return sums
+
+    def to_json(self) -> dict[str, float | int]:
+        """Totals as numbers, exact in JSON; waits for the device."""
+        totals = {
+            "loss": self.loss.item(),
+            "correct": int(self.correct.item()),
+            "count": int(self.count.item()),
+        }
+        return totals if self.penalty is None else {**totals, "penalty": self.penalty.item()}
+
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch: mean `loss`, logits [n, classes], labels [n]."""
+        self.loss += loss.detach().double() * len(labels)
+        self.correct += (logits.detach().argmax(1) == labels).sum()
+        self.count += len(labels)
+
+    def add_penalty(self, penalty: Tensor, examples: int) -> None:
+        """Add the penalty of a step, a float64 scalar, that trained on so many examples."""
+        more = penalty * examples
+        self.penalty = more if self.penalty is None else self.penalty + more
+
+    def metrics(self) -> dict[str, float]:
+        """Mean loss and accuracy (0..1), and the mean penalty if there is one; waits for the device."""
+        totals = self.to_json()
+        means = {"loss": totals["loss"] / totals["count"], "accuracy": totals["correct"] / totals["count"]}
+        return means if "penalty" not in totals else {**means, "penalty": totals["penalty"] / totals["count"]}
+
+
+@dataclass(frozen=True, slots=True)
+class EpochResult:
+    """`metrics`: train.loss and train.accuracy (0..1) over the steps done so far in the epoch, with augmentation, and
+    train.penalty when the plan has penalties; the loss is the cross-entropy alone.
+
+    `steps_done` counts from the epoch's start; `finished` is false when `stop` ended it early, and then
+    `train_epoch(start_step=steps_done, sums=sums)` goes on as if nothing had happened.
+    """
+
+    metrics: dict[str, float]
+    steps_done: int
+    finished: bool
+    sums: Sums
+    lr: float
+
+
+def is_convolutional(model: nn.Module) -> bool:
+    """Whether the model has a convolution weight (four axes): such nets gain from bf16 and channels-last."""
+    return any(parameter.ndim == 4 for parameter in model.parameters())
+
+
+def wants_bf16(plan: TrainPlan, model: nn.Module, device: torch.device) -> bool:
+    """The plan's precision, with `auto` resolved for this model and device."""
+    if plan.precision == "auto":
+        return is_convolutional(model) and computes_bf16(device)
+    return plan.precision == "bf16"
+
+
+def wants_channels_last(plan: TrainPlan, model: nn.Module) -> bool:
+    """The plan's memory layout, with `auto` resolved: channels last for convolutional nets."""
+    return is_convolutional(model) if plan.channels_last == "auto" else plan.channels_last
+
+
+def prepare(model: nn.Module, plan: TrainPlan) -> None:
+    """Lay convolution weights out as the plan wants, in place: the Parameter objects stay the same."""
+    wanted = torch.channels_last if wants_channels_last(plan, model) else torch.contiguous_format
+    for parameter in model.parameters():
+        if parameter.ndim == 4 and not parameter.is_contiguous(memory_format=wanted):
+            parameter.data = parameter.data.contiguous(memory_format=wanted)
+
+
+def train_epoch(
+    model: nn.Module,
+    optimizer: Optimizer,
+    source: Source,
+    plan: TrainPlan,
+    *,
+    seed: int,
+    epoch: int,
+    phase_epoch: int,
+    phase_epochs: int | None,
+    start_step: int = 0,
+    sums: Sums | None = None,
+    ema: Ema | None = None,
+    trainable: Collection[str] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> EpochResult:
+    """Train from `start_step` to the end of the epoch, or to the first step after which `stop()` is true.
+
+    `epoch` and `phase_epoch` are 0-based: epochs done before this one, in the run and in the phase. `trainable`
+    names the parameters that change (None: all); batch statistics move all the same. Every step seeds torch's
+    global generator from (seed, epoch, step), so dropout needs no saved state. `sums` is added to in place.
+    Diverged when the loss is not finite.
+    """
+    device = device_of(model)
+    prepare(model, plan)
+    model.train()
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise RunError("train: every weight is frozen, so nothing can learn; unfreeze a part, or shorten `freeze:`")
+    totals = Sums.zero(device) if sums is None else sums
+    bf16, steps = wants_bf16(plan, model, device), source.steps_per_epoch
+    step, lr = start_step, plan.lr(phase_epoch * steps + start_step, steps, phase_epochs)
+    penalize = penalties_of(model, plan.penalties)
+    follow = None if ema is None else ema.follower(model)
+    with _only(model, trainable):
+        try:
+            for x, y in source.batches(epoch, start_step):
+                lr = plan.lr(phase_epoch * steps + step, steps, phase_epochs)
+                set_lr(optimizer, lr)
+                seed_step(seed, epoch, step, device)
+                _step(model, optimizer, plan, x, y, bf16, totals, penalize)
+                if follow is not None:
+                    follow()
+                step += 1
+                if stop():
+                    break
+        finally:  # after a failure too: gradients take the memory of a network
+            optimizer.zero_grad(set_to_none=True)
+    metrics = _checked(totals, lr, epoch, plan)
+    return EpochResult(metrics, step, step >= steps, totals, lr)
+
+
+def _step(
+    model: nn.Module,
+    optimizer: Optimizer,
+    plan: TrainPlan,
+    x: Tensor,
+    y: Tensor,
+    bf16: bool,
+    totals: Sums,
+    penalize: Callable[[], Tensor] | None = None,
+) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
+        logits = model(x)
+    logits = logits.float()  # the loss in fp32: bf16 has 8 bits, too few for a log-sum-exp
+    loss = cross_entropy(logits, y, plan.label_smoothing)
+    loss.backward()  # type: ignore[no-untyped-call]
+    if penalize is not None:
+        totals.add_penalty(penalize(), len(y))
+    if plan.gradient_clip is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), plan.gradient_clip)
+    optimizer.step()
+    totals.add(*predicted(model, logits, loss), y)
+
+
+def step_seed(seed: int, epoch: int, step: int) -> int:
+    """63-bit seed of torch's generators for one step."""
+    words = np.random.SeedSequence((seed, _DROPOUT, epoch, step)).generate_state(1, np.uint64)
+    return int(words[0] >> np.uint64(1))
+
+
+def seed_step(seed: int, epoch: int, step: int, device: torch.device) -> None:
+    """Seed torch's generators of the CPU and of `device` for one step: dropout then needs no saved state.
+
+    As `torch.manual_seed` does, without its visit to all devices of all kinds, which takes a hundred times as long.
+    """
+    number = step_seed(seed, epoch, step)
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.default_generators[index].manual_seed(number)
+
+
+@contextmanager
+def _only(model: nn.Module, trainable: Collection[str] | None) -> Iterator[None]:
+    """Let only the named parameters have gradients; an optimizer leaves one without gradient as it is."""
+    if trainable is None:
+        yield
+        return
+    named = dict(model.named_parameters())
+    unknown = sorted(set(trainable) - set(named))
+    if unknown or not trainable:
+        raise RunError(
+            f"train: no parameter called {', '.join(unknown) or '(none named)'}; "
+            f"the model has {len(named)}, such as {', '.join(list(named)[:3])}"
+        )
+    before = {name: parameter.requires_grad for name, parameter in named.items()}
+    for name, parameter in named.items():
+        parameter.requires_grad_(before[name] and name in trainable)
+    try:
+        yield
+    finally:
+        for name, parameter in named.items():
+            parameter.requires_grad_(before[name])
+
+
+def _checked(totals: Sums, lr: float, epoch: int, plan: TrainPlan) -> dict[str, float]:
+    metrics = {f"train.{name}": value for name, value in totals.metrics().items()}
+    if not math.isfinite(metrics["train.loss"]):
+        clip = "" if plan.gradient_clip is not None else ", set `gradient_clip: 1.0`"
+        raise Diverged(
+            f"training diverged: the loss of epoch {epoch + 1} is {metrics['train.loss']} at learning rate {lr:g}; "
+            f"lower `lr`, add `warmup: 1 epochs`{clip}, or start a new block near the identity (init: zero)",
+            metrics,
+        )
+    return metrics
+
+
+def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], plan: TrainPlan) -> dict[str, float]:
+    """Loss (mean cross-entropy, not smoothed) and accuracy (0..1) in eval mode; train flags are put back."""
+    device = device_of(model)
+    bf16, totals = wants_bf16(plan, model, device), Sums.zero(device)
+    seen = False
+    with evaluating(model), torch.no_grad():
+        for x, y in batches:
+            seen = True
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                logits = model(x)
+            logits = logits.float()
+            totals.add(functional.cross_entropy(logits, y), logits, y)
+    if not seen:
+        raise DataError("evaluate: there are no examples; give `data:` a `validation:` share")
+    return totals.metrics()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode for the length of a `with`; then each module's own train flag again (frozen norms stay frozen)."""
+    flags = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag

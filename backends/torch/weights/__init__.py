@@ -1,0 +1,1 @@
+"""Weights that come from somewhere or go there: checkpoints, snapshots, other runs, published ones."""

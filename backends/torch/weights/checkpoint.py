@@ -1,0 +1,340 @@
+"""Checkpoints: named groups of tensors on disk, written so that a crash at any moment leaves one to use.
+
+    checkpoints/step_N/GROUP.safetensors    one file a group ("model", "optimizer", "ema", ...); no pickle anywhere
+    checkpoints/step_N/manifest.json        written last: sha256 and size of each file, aliases, the caller's meta data
+
+A checkpoint is built aside in `step_N.tmp.PID`, fsynced, renamed, and its parent fsynced; so `step_N` is whole or
+absent as far as the disk keeps its word, and the digests find out where it did not. Tensors are stored contiguous,
+whatever their memory format; keys of one tensor (tied weights) share one entry and come back as one tensor again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from nasir.backends.torch.weights.arena import Arena
+from nasir.errors import CheckpointError
+from nasir.files import fsync_directory, is_alive
+
+__all__ = ["AsyncWriter", "Checkpoint", "Groups", "clean", "latest", "load", "save", "set_aside", "steps"]
+
+Groups = Mapping[str, Mapping[str, Tensor]]
+"""Tensors by group name (a file name without suffix: letters, digits, `_`, `-`) and key."""
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+FEWEST = 2  # one that proves damaged needs a predecessor
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What was read back: contiguous tensors by group and key, and the meta data as JSON keeps it."""
+
+    step: int
+    path: Path
+    tensors: dict[str, dict[str, Tensor]]
+    meta: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    """Host tensors that nothing else changes, once `copied` (if any) has passed."""
+
+    tensors: dict[str, dict[str, Tensor]]
+    aliases: dict[str, dict[str, str]]
+    copied: torch.cuda.Event | None
+
+
+def save(directory: Path, step: int, tensors: Groups, meta: Mapping[str, Any], keep: int = FEWEST) -> Path:
+    """Write `directory/step_{step}` durably and return it; then keep the newest `keep` (at least 2).
+
+    Checkpoints of later steps are removed too: they belong to a future that going back to this step made void.
+    Raises CheckpointError where the disk refuses; what was there before stays usable.
+    """
+    return _write(directory, step, _snapshot(tensors), meta, keep)
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
+    """Read and verify one checkpoint. Raises CheckpointError naming the file that is missing, short or altered."""
+    manifest = _manifest(path)
+    tensors: dict[str, dict[str, Tensor]] = {}
+    for group, entry in manifest["groups"].items():
+        file = path / f"{group}.safetensors"
+        data = _read(file)
+        if len(data) != entry["bytes"]:
+            raise CheckpointError(f"{file}: {len(data)} bytes, {entry['bytes']} were written; the file is truncated")
+        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+            raise CheckpointError(f"{file}: its sha256 differs from the manifest's; the file is damaged")
+        try:
+            found = safetensors.torch.load(data)
+        except SafetensorError as error:  # only after a change of format: the digest was right
+            raise CheckpointError(f"{file}: not readable as safetensors ({error})") from None
+        tensors[group] = {key: tensor.to(device) for key, tensor in found.items()}
+        tensors[group].update((alias, tensors[group][key]) for alias, key in entry["aliases"].items())
+    return Checkpoint(manifest["step"], path, tensors, manifest["meta"])
+
+
+def latest(directory: Path, device: torch.device | str = "cpu") -> tuple[Checkpoint | None, tuple[str, ...]]:
+    """The newest checkpoint that verifies, and a sentence for each newer one passed over.
+
+    None where no checkpoint was ever finished; CheckpointError where there are some and every one is damaged.
+    """
+    problems: list[str] = []
+    for step in reversed(steps(directory)):
+        try:
+            checkpoint = load(directory / f"step_{step}", device)
+        except CheckpointError as error:
+            problems.append(str(error))
+            continue
+        return checkpoint, tuple(f"{problem}; going back to step {checkpoint.step}" for problem in problems)
+    if problems:
+        raise CheckpointError(
+            f"{directory}: none of {len(problems)} checkpoints is usable ({'; '.join(problems)}); start the run again"
+        )
+    return None, ()
+
+
+def set_aside(directory: Path, step: int) -> None:
+    """Rename the checkpoints after `step`, which proved damaged: they must not count among the newest that are kept."""
+    for number in steps(directory):
+        if number > step:
+            damaged = directory / f"step_{number}.damaged"
+            shutil.rmtree(damaged, ignore_errors=True)
+            os.rename(directory / f"step_{number}", damaged)
+
+
+def steps(directory: Path) -> tuple[int, ...]:
+    """Steps of the finished checkpoints, ascending; not yet verified."""
+    names = [entry.name for entry in directory.iterdir() if entry.is_dir()] if directory.is_dir() else []
+    return tuple(sorted(int(found[1]) for name in names if (found := re.fullmatch(r"step_(\d+)", name))))
+
+
+def clean(directory: Path) -> tuple[str, ...]:
+    """Remove what killed writers left half done, and return the names. Call it at start, holding the run's lock.
+
+    Leftovers of living processes stay, except under our own id: in a container ids repeat from start to start.
+    """
+    removed = []
+    for entry in sorted(directory.glob("step_*.tmp.*")):
+        found = re.fullmatch(r"step_\d+\.tmp\.(\d+)(\.old)?", entry.name)
+        if found and (int(found[1]) == os.getpid() or not is_alive(int(found[1]))):
+            shutil.rmtree(entry, ignore_errors=True)
+            removed.append(entry.name)
+    return tuple(removed)
+
+
+class AsyncWriter:
+    """Writes checkpoints from one background thread, so that a training step waits for a copy and not for a disk.
+
+    `save` copies (from a CUDA device: on a side stream into pinned memory) and returns; at most one write is under way,
+    a second `save` waits for it. A failed write raises CheckpointError at the next call. Leave through `with` or
+    `flush`.
+    """
+
+    def __init__(self, directory: Path, keep: int = FEWEST, arena: Arena | None = None) -> None:
+        """`arena`: memory for the copies, which may have been reserved before; nobody else uses it until `close`."""
+        self._arena = Arena() if arena is None else arena
+        self._directory = directory
+        self._keep = keep
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending: Future[Path] | None = None
+        self._written: list[Path] = []
+        clean(directory)
+
+    def save(self, step: int, tensors: Groups, meta: Mapping[str, Any]) -> None:
+        """Snapshot now, write soon. `meta` is encoded now, so the caller may change it afterwards."""
+        self._settle()
+        frozen = json.loads(_encoded(self._directory / f"step_{step}", meta))
+        snapshot = _snapshot(tensors, self._arena)
+        self._pending = self._worker.submit(_write, self._directory, step, snapshot, frozen, self._keep)
+
+    def finished(self) -> tuple[Path, ...]:
+        """Checkpoints that became durable since the last call, without waiting: what may now be journaled."""
+        if self._pending is not None and self._pending.done():
+            self._settle()
+        written, self._written = tuple(self._written), []
+        return written
+
+    def flush(self) -> tuple[Path, ...]:
+        """Wait for the write under way, then as `finished`."""
+        self._settle()
+        return self.finished()
+
+    def _settle(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            self._written.append(pending.result())
+
+    def close(self) -> None:
+        """Finish the write under way and end the thread."""
+        try:
+            self._settle()
+        finally:
+            self._worker.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except CheckpointError as failure:
+            if error is None:
+                raise
+            error.add_note(str(failure))  # the error on its way out is the cause worth seeing
+
+
+def _snapshot(tensors: Groups, arena: Arena | None = None) -> _Snapshot:
+    """Contiguous host tensors, one per distinct tensor; with an `arena` copies, which no later update shows in."""
+    unique: dict[str, dict[str, Tensor]] = {}
+    aliases: dict[str, dict[str, str]] = {}
+    for group, members in tensors.items():
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", group):
+            raise CheckpointError(f"group {group!r}: a file name of letters, digits, '_' and '-' is needed")
+        first: dict[tuple[object, ...], str] = {}
+        unique[group], aliases[group] = {}, {}
+        for key, tensor in members.items():
+            owner = first.setdefault(_identity(tensor), key)
+            if owner == key:
+                unique[group][key] = tensor.detach()
+            else:
+                aliases[group][key] = owner
+    if arena is None:
+        return _Snapshot(_plain(unique), aliases, None)
+    copies, copied = arena.copy([tensor for group in unique.values() for tensor in group.values()])
+    remaining = iter(copies)
+    host = {name: {key: next(remaining) for key in group} for name, group in unique.items()}
+    return _Snapshot(host, aliases, copied)
+
+
+def _identity(tensor: Tensor) -> tuple[object, ...]:
+    if tensor.numel() == 0:
+        return (id(tensor),)
+    place = (tensor.device, tensor.untyped_storage().data_ptr(), tensor.storage_offset())
+    return (*place, tensor.shape, tensor.stride(), tensor.dtype)
+
+
+def _plain(groups: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+    """Host tensors that may share memory with the living ones."""
+    seen: set[int] = set()
+    return {name: {key: _host(tensor.cpu(), seen) for key, tensor in group.items()} for name, group in groups.items()}
+
+
+def _host(tensor: Tensor, seen: set[int]) -> Tensor:
+    """A contiguous tensor that shares no memory with another of the file: safetensors refuses overlapping views."""
+    storage = tensor.untyped_storage().data_ptr()
+    shared = storage in seen
+    seen.add(storage)
+    return tensor.clone(memory_format=torch.contiguous_format) if shared else tensor.contiguous()
+
+
+def _write(directory: Path, step: int, snapshot: _Snapshot, meta: Mapping[str, Any], keep: int) -> Path:
+    target = directory / f"step_{step}"
+    aside = directory / f"step_{step}.tmp.{os.getpid()}"
+    try:
+        if snapshot.copied is not None:
+            with torch.cuda.device(snapshot.copied.device):  # a new thread is on device 0, and would open it
+                snapshot.copied.synchronize()
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        _fill(aside, step, snapshot, meta)
+        _publish(aside, target)
+        _prune(directory, step, max(keep, FEWEST))
+    except (OSError, SafetensorError, MemoryError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        kept = ", ".join(f"step_{number}" for number in steps(directory)) or "none"
+        raise CheckpointError(
+            f"{target}: not written: {error}; free space or mend the disk (usable so far: {kept})"
+        ) from error
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    return target
+
+
+def _fill(aside: Path, step: int, snapshot: _Snapshot, meta: Mapping[str, Any]) -> None:
+    groups = {}
+    for group, tensors in snapshot.tensors.items():
+        file = aside / f"{group}.safetensors"
+        safetensors.torch.save_file(tensors, file, metadata={"format": "pt"})
+        groups[group] = {**_durable(file), "aliases": snapshot.aliases[group]}
+    body = {"format": FORMAT, "step": step, "groups": groups, "meta": meta}
+    text = _encoded(aside, {**body, "sha256": hashlib.sha256(_encoded(aside, body)).hexdigest()})
+    with open(aside / MANIFEST, "wb") as manifest:
+        manifest.write(text)
+        manifest.flush()
+        os.fsync(manifest.fileno())
+    fsync_directory(aside)
+
+
+def _durable(file: Path) -> dict[str, str | int]:
+    with open(file, "rb") as written:
+        os.fsync(written.fileno())
+        digest = hashlib.file_digest(written, "sha256").hexdigest()
+        return {"sha256": digest, "bytes": written.tell()}
+
+
+def _publish(aside: Path, target: Path) -> None:
+    old = aside.with_name(f"{aside.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():  # written before the run went back: the same values, or damaged
+        os.rename(target, old)
+    os.rename(aside, target)
+    fsync_directory(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _prune(directory: Path, step: int, keep: int) -> None:
+    present = steps(directory)
+    current = [number for number in present if number <= step]
+    for number in set(present) - set(current[-keep:]):
+        doomed = directory / f"step_{number}.tmp.{os.getpid()}"
+        shutil.rmtree(doomed, ignore_errors=True)
+        os.rename(directory / f"step_{number}", doomed)  # at once, so that no half-removed one looks finished
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _encoded(place: Path, value: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{place}: the meta data cannot be written as JSON: {error}") from error
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    file = path / MANIFEST
+    try:
+        manifest = json.loads(_read(file))
+        claimed = manifest.pop("sha256")
+        whole = hashlib.sha256(_encoded(path, manifest)).hexdigest() == claimed
+    except (ValueError, KeyError, AttributeError, TypeError):
+        whole, manifest = False, {}
+    if not whole:
+        raise CheckpointError(f"{file}: damaged: its contents do not match its own sha256")
+    if manifest["format"] != FORMAT:
+        raise CheckpointError(f"{file}: format {manifest['format']!r}, this version of nasir reads {FORMAT}")
+    return dict(manifest)
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from None

@@ -1,0 +1,53 @@
+"""A session's network, optimizer state and averages as they were at one moment, to go back to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from nasir.backends.torch.model import Model
+from nasir.backends.torch.optimizers.groups import export_state
+from nasir.backends.torch.train.ema import Ema
+
+State = Mapping[str, Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Modules (shared with the live model, which goes on training them in place) and copies of all that moves.
+
+    `weights` by state_dict name, `optimizer` as `export_state` gives it, `averages` of the weights if there are any.
+    """
+
+    model: Model
+    weights: Mapping[str, Tensor]
+    optimizer: State
+    averages: Mapping[str, Tensor] | None
+
+    @classmethod
+    def of(cls, model: Model, optimizer: torch.optim.Optimizer | None, ema: Ema | None) -> Self:
+        """Copies of everything as it is now."""
+        state = {} if optimizer is None else export_state(optimizer, model.named_parameters())
+        holder = Model()
+        holder.become(model)
+        return cls(
+            holder,
+            _cloned(model.state_dict()),
+            {name: _cloned(values) for name, values in state.items()},
+            None if ema is None else _cloned(ema.tensors),
+        )
+
+    def put_back(self, model: Model) -> None:
+        """Give `model` its former modules, with their former values."""
+        model.become(self.model)
+        with torch.no_grad():
+            for name, tensor in model.state_dict().items():
+                tensor.copy_(self.weights[name])
+
+
+def _cloned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in tensors.items()}

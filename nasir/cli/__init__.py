@@ -1,0 +1,1 @@
+"""The command line: parsing and printing. Nothing here loads torch by itself."""

@@ -1,0 +1,56 @@
+"""`nasir cost`: its options, and what it prints. Torch is loaded only to measure."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from typing import get_args
+
+from nasir.errors import UsageError
+from nasir.ir import Graph
+from nasir.training.plans import Precision
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The command's own options."""
+    parser.add_argument("what", metavar="SPEC|RUN|GRAPH")
+    parser.add_argument("--nodes", action="store_true", help="also list every node")
+    parser.add_argument("--flops", action="store_true", help="FLOPs, two for each multiply-accumulate, instead of MACs")
+    parser.add_argument(
+        "--profile",
+        metavar="NAME|FILE|here",
+        help="estimate the latency on a device: K80, P4, T4, P100, V100, TPUv2, a .yaml or .json file, "
+        "or the device at hand, whose peaks are measured first",
+    )
+    parser.add_argument("--measure", action="store_true", help="measure the latency on the device at hand")
+    parser.add_argument("--batch", type=int, default=1, help="samples a batch, for latencies (default %(default)s)")
+    parser.add_argument("--device", default="auto", help="device at hand: auto, cpu or cuda (default %(default)s)")
+    parser.add_argument("--threads", type=int, help="CPU threads while measuring (default: torch's)")
+    parser.add_argument("--precision", default="fp32", choices=get_args(Precision), help="of what is measured")
+
+
+def run(load: Callable[[], Graph], options: argparse.Namespace) -> int:
+    """Print the costs of the network that `load` gives; raises NasirError."""
+    from nasir.analysis.roofline import find_profile
+    from nasir.registry import backends
+    from nasir.report.cost_table import cost_table, describe, render
+
+    if options.batch < 1:
+        raise UsageError(f"--batch {options.batch}: a batch has at least 1 sample")
+    here = options.profile == "here"
+    profile = None if here or options.profile is None else find_profile(options.profile)
+    graph = load()
+    measured = None
+    if options.measure or here:
+        backend = backends.get("torch")()
+        if options.measure:
+            measured = backend.measure(graph, options.batch, options.device, options.threads, options.precision)
+        if here:
+            profile = backend.calibrate(options.device, options.threads)
+    table = cost_table(graph, profile, options.batch, options.nodes)
+    if options.json:
+        print(json.dumps({"graph": graph.digest, **table.to_json(), **describe(profile, measured)}, indent=2))
+    else:
+        print(render(table, flops=options.flops, profile=profile, measured=measured))
+    return 0

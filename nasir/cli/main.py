@@ -1,0 +1,360 @@
+"""The command line. Data goes to stdout, progress and errors to stderr; nothing here imports torch by itself.
+
+Exit codes: 0 done, 1 failed, 2 bad input, 3 `diff` found differences, 75 preempted (checkpoint written), 130
+interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasir.cli import cost as cost_command
+from nasir.cli import run as run_command
+from nasir.cli import search as search_command
+from nasir.errors import NasirError, SpecError, TextFormatError, UnknownName, UsageError
+from nasir.ir.regions import depth_text
+
+if TYPE_CHECKING:
+    from nasir.ir import Graph
+    from nasir.spec import Spec
+
+KINDS = ("passes", "ops", "blocks", "datasets", "specs", "backends", "policies")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code; never lets a NasirError become a traceback."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command is None and not options.version:
+        parser.print_help()
+        return 0
+    command: Callable[[argparse.Namespace], int] = options.run
+    try:
+        return command(options)
+    except NasirError as error:
+        _complain(error)
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader went away; nothing more to say to it
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:
+        print(
+            f"error: {error.filename or 'file system'}: {error.strerror}; free space or fix permissions",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def _complain(error: NasirError) -> None:
+    for line in str(error).splitlines():
+        print(line if error.exit_code in (75, 130) else f"error: {line}", file=sys.stderr)
+    for note in getattr(error, "__notes__", ()):
+        print(f"  {note}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nasir", description="Declarative architecture search: networks that are rewritten while they train."
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    parser.set_defaults(run=_version)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
+
+    def add(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text)
+        made.set_defaults(run=run)
+        made.add_argument("--json", action="store_true", help="machine-readable output on stdout")
+        return made
+
+    def with_overrides(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        made.add_argument(
+            "--set",
+            dest="overrides",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="override a value of the spec, such as phases.0.rules.0.every=5",
+        )
+        return made
+
+    made = with_overrides(add("check", _check, "check a spec and describe what it would do; trains nothing"))
+    made.add_argument("spec")
+    made.add_argument("--simulate", metavar="CSV", help="metrics by epoch: show which rewrite would happen when")
+    made.add_argument("--epochs", type=int, default=1000, help="most epochs to simulate (default %(default)s)")
+    made = with_overrides(add("show", _show, "draw a network: of a spec, a run or a graph file"))
+    made.add_argument("what", metavar="SPEC|RUN|GRAPH")
+    made.add_argument("--html", metavar="FILE", help="write the drawing as a page")
+    made.add_argument(
+        "--text",
+        action="store_true",
+        help="print the graph, a line a node (--json: as data); both can be shown and diffed again",
+    )
+    made = with_overrides(add("cost", _cost, "what a network costs: parameters, MACs, bytes and latency, by region"))
+    cost_command.add_options(made)
+    run_command.add_run_options(with_overrides(add("run", _run, "train what a spec describes")))
+    resume = add("resume", run_command.resume, "go on with a run that was stopped or killed")
+    run_command.add_resume_options(resume)
+    made = with_overrides(add("search", search_command.run, "search for the best of what a spec leaves to choose"))
+    search_command.add_options(made)
+    made = add("replay", _replay, "rebuild every network of a run from its journal and compare")
+    made.add_argument("run_dir", metavar="RUN")
+    made.add_argument("--train", metavar="DIR", help="also train again from the seed, into DIR, and compare everything")
+    made = add("diff", _diff, "what changed between two networks (exit code 3 when something did)")
+    made.add_argument("first", metavar="SPEC|RUN|GRAPH")
+    made.add_argument("second", metavar="SPEC|RUN|GRAPH")
+    made = add("report", _report, "write the HTML report of a run")
+    made.add_argument("run_dir", metavar="RUN")
+    made = add("list", _list, "what is available, plugins included")
+    made.add_argument("kind", choices=KINDS)
+    add("schema", _schema, "print the JSON Schema of specs, for editors")
+    return parser
+
+
+def _version(options: argparse.Namespace) -> int:
+    from nasir.version import VERSION
+
+    print(VERSION)
+    return 0
+
+
+def _print(data: Any) -> None:
+    print(json.dumps(data, indent=2, sort_keys=True))
+
+
+# -- looking at specs and networks
+
+
+def _load(path: str, overrides: Sequence[str], runs: bool = False) -> Spec:
+    from nasir.spec import load_spec
+
+    spec = load_spec(Path(path), overrides)
+    if not (runs and spec.plugins):  # a run imports its plugins and then checks every name for good
+        for note in spec.notes:
+            print(f"note: {note}", file=sys.stderr)
+    return spec
+
+
+def _graph(what: str, overrides: Sequence[str] = ()) -> Graph:
+    """The network of a spec, of a run directory (its last one), or of a graph file in text or JSON form."""
+    from nasir.ir import Graph, parse
+    from nasir.journal.directory import RunDirectory
+    from nasir.spec.network import build
+
+    path = Path(what)
+    if overrides and (path.is_dir() or path.suffix in (".json", ".txt")):
+        raise UsageError(
+            f"{path}: --set changes a spec, and this is a {'run' if path.is_dir() else 'graph'}; leave it out"
+        )
+    if path.is_dir():
+        directory = RunDirectory.open(path)
+        digests = [
+            record["graph"] for record in directory.effective() if "graph" in record and record["kind"] != "kept"
+        ]
+        if not digests:
+            raise UsageError(f"{path}: the run has no network yet; wait for its first record")
+        try:
+            return Graph.from_json(directory.get_blob(digests[-1]))
+        except UnknownName as error:
+            plugins = ", ".join(directory.env().get("plugins", ())) or "a plugin that is not installed"
+            raise UsageError(
+                f"{path}: the network uses something of {plugins}, which looking at a run never imports: "
+                f"{str(error).partition(':')[0]}; install the plugin as a package to look at it"
+            ) from None
+    if path.suffix in (".json", ".txt"):
+        try:
+            text = path.read_text()
+            return parse(text) if path.suffix == ".txt" else Graph.from_json(json.loads(text))
+        except OSError as error:
+            raise UsageError(f"{path}: {error.strerror}; name a spec, a run directory or a graph file") from None
+        except (ValueError, TextFormatError) as error:
+            raise UsageError(
+                f"{path}: not a graph ({error}); write one with `nasir show --json` (.json) or `--text` (.txt)"
+            ) from None
+    return build(_load(what, overrides))
+
+
+def _check(options: argparse.Namespace) -> int:
+    from nasir.report.show import render
+    from nasir.spec.network import build
+    from nasir.spec.search import load_any
+    from nasir.spec.space_text import facts, lines
+
+    spec, search = load_any(options.spec, options.overrides)
+    for note in spec.notes if search is None else search.notes:
+        print(f"note: {note}", file=sys.stderr)
+    try:
+        # what there is to note about the network of a search is among its notes
+        graph = build(spec, (lambda note: print(f"note: {note}", file=sys.stderr)) if search is None else None)
+    except SpecError as error:
+        if not (spec.plugins and isinstance(error.__cause__, UnknownName)):
+            raise
+        print(f"{spec.name}: correct as far as can be told without running its plugins; not checked further: {error}")
+        return 0
+    if options.simulate:
+        if search is not None:
+            print("note: simulating the values that the search begins with", file=sys.stderr)
+        return _simulate(spec, graph, options)
+    cost = graph.cost()
+    if options.json:
+        _print(
+            {
+                "name": spec.name,
+                "digest": spec.digest,
+                "graph": graph.digest,
+                "params": cost.params,
+                "macs": cost.macs,
+                "depths": graph.depths(),
+                "phases": [phase.name for phase in spec.phases],
+                **({} if search is None else facts(search)),
+            }
+        )
+        return 0
+    print(f"{spec.name}: correct\n")
+    if search is not None:
+        print("\n".join(lines(search)))
+        print("\nthe trial with these values, and the first or lowest where one is drawn:\n")
+    print(f"{render(graph)}\n")
+    for phase in spec.phases:
+        print(_phase_line(phase))
+    return 0
+
+
+def _phase_line(phase: Any) -> str:
+    until = phase.until or (phase.budget and "its budget") or "its policy ends it"
+    length = f"{phase.epochs} epochs" if phase.epochs else f"until {until}"
+    length += f"; policy {phase.policy_name}" if phase.policy else ""
+    rules = ", ".join(
+        f"{rule.pass_name} every {rule.every}" if rule.every else rule.pass_name for rule in phase.plan().rules
+    )
+    return f"phase {phase.name}: {length}; " + (f"rules: {rules}" if rules else "no rules")
+
+
+def _simulate(spec: Spec, graph: Graph, options: argparse.Namespace) -> int:
+    from nasir.running.dry_run import simulate_spec
+
+    records = simulate_spec(spec, graph, Path(options.simulate), options.epochs)
+    if options.json:
+        _print(records)
+        return 0
+    from nasir.report.progress import line
+
+    for record in records:
+        if record["kind"] != "epoch" and (text := line(record)):
+            print(text)
+    epochs = [record for record in records if record["kind"] == "epoch"]
+    depths = depth_text(epochs[-1]["depths"]) if epochs else "none"
+    print(f"{len(epochs)} epochs simulated, depth {depths}")
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    from nasir.report.show import render
+
+    graph = _graph(options.what, options.overrides)
+    if options.html:
+        from nasir.report import write_drawing
+
+        print(f"wrote {write_drawing(graph, Path(options.html), options.what)}")
+    elif options.json:
+        print(json.dumps(graph.to_json()))
+    elif options.text:
+        print(graph.to_text(), end="")
+    else:
+        print(render(graph))
+    return 0
+
+
+def _cost(options: argparse.Namespace) -> int:
+    return cost_command.run(lambda: _graph(options.what, options.overrides), options)
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from nasir.report.diff import difference
+
+    found = difference(_graph(options.first), _graph(options.second))
+    if options.json:
+        _print([asdict(change) for change in found])
+    else:
+        for change in found:
+            print(change)
+        if not found:
+            print("the same architecture")
+    return 3 if found else 0
+
+
+# -- running
+
+
+def _run(options: argparse.Namespace) -> int:
+    return run_command.run(lambda: _load(options.spec, options.overrides, runs=True), options)
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from nasir.api import replay_training
+    from nasir.journal.directory import RunDirectory
+    from nasir.running.replay import replay_graphs
+
+    directory = RunDirectory.open(options.run_dir)
+    graphs = replay_graphs(directory)
+    rewrites = sum(record["kind"] == "rewrite" for record in directory.effective())
+    facts: dict[str, Any] = {"rewrites": rewrites, "graph": graphs[-1].digest, "differences": []}
+    if options.train:
+        _, facts["differences"] = replay_training(directory, Path(options.train))
+    if options.json:
+        _print(facts)
+    else:
+        print(f"{facts['rewrites']} rewrites replayed, every network as recorded; the last is {facts['graph'][:12]}")
+        for text in facts["differences"]:
+            print(text)
+        if options.train and not facts["differences"]:
+            print("trained again: all decisions and metrics equal bit for bit")
+    return 1 if facts["differences"] else 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from nasir.journal.directory import RunDirectory
+    from nasir.report import write_report
+
+    path = write_report(RunDirectory.open(options.run_dir).path)
+    if options.json:
+        _print({"report": str(path)})
+    else:
+        print(f"report: {path}")
+    return 0
+
+
+# -- catalogues
+
+
+def _list(options: argparse.Namespace) -> int:
+    from nasir.cli.listing import entries
+
+    rows = entries(options.kind)
+    if options.json:
+        _print(rows)
+        return 0
+    width = max((len(row["name"]) for row in rows), default=0)
+    for row in rows:
+        print(f"{row['name'].ljust(width)}  {row['about']}".rstrip())
+    return 0
+
+
+def _schema(options: argparse.Namespace) -> int:
+    from nasir.spec import json_schema
+
+    _print(json_schema())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,222 @@
+"""The journal of a run: an append-only file of JSON lines that survives a kill at any byte.
+
+One record a line, keys sorted, each line written in one piece and fsynced before `append` returns. So only
+the last line can ever be incomplete, and opening the journal repairs it. Nothing is edited: a run that went back
+to a checkpoint says so with a `resume` record, and `effective` leaves out what that made void.
+
+Numbers keep Python's shortest exact form; a diverged loss is written as `NaN`, as Python's `json` does.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from nasir.errors import JournalError
+from nasir.files import fsync_directory
+from nasir.growing import GrowingMap, GrowingSequence, fold
+
+__all__ = [
+    "Journal",
+    "Record",
+    "effective",
+    "lineage",
+    "read_journal",
+]
+
+Record = dict[str, Any]
+"""One journal line: always `kind` (str), `n` (0-based ordinal) and `time` (unix seconds); the rest by kind."""
+
+TORN = "journal.torn"
+
+
+def effective(records: Iterable[Mapping[str, Any]]) -> tuple[Record, ...]:
+    """The records that count: a `resume` voids those from its `supersedes_from` up to itself, and itself.
+
+    An interrupted and resumed run so has the effective records of an uninterrupted one, but for `n` and `time`.
+    """
+    return tuple(_effective(records))
+
+
+def _effective(records: Iterable[Mapping[str, Any]]) -> GrowingSequence[Record]:
+    found: GrowingSequence[Record] = GrowingSequence()
+    for record in records:
+        found = _with_record(found, dict(record))
+    return found
+
+
+def _with_record(found: GrowingSequence[Record], record: Record) -> GrowingSequence[Record]:
+    if record["kind"] != "resume":
+        return found.grown(record)
+    void = 0
+    for other in reversed(found):
+        if other["n"] < record["supersedes_from"]:
+            break
+        void += 1
+    return found.upto(len(found) - void)
+
+
+R = TypeVar("R", bound=Mapping[str, Any])
+
+
+def lineage(records: Sequence[R]) -> Sequence[R]:
+    """Of effective records, those that happened to the network as it is now: a `recalled` goes back to the `kept` of
+    its individual, and what lies between happened to other networks."""
+    return fold(records, _Lineage()).own
+
+
+@dataclass(frozen=True, slots=True)
+class _Lineage:
+    own: GrowingSequence[Any] = field(default_factory=GrowingSequence)  # of the network as it is now
+    kept: GrowingMap[int, GrowingSequence[Any]] = field(default_factory=GrowingMap)  # of each individual
+
+    def after(self, record: Mapping[str, Any]) -> Self:
+        if record["kind"] == "recalled":
+            return replace(self, own=self.kept[record["individual"]].grown(record))
+        own = self.own.grown(record)
+        kept = self.kept.grown(record["individual"], own) if record["kind"] == "kept" else self.kept
+        return replace(self, own=own, kept=kept)
+
+
+def read_journal(path: Path) -> tuple[tuple[Record, ...], int]:
+    """The complete records of a journal and the size of that part in bytes; what follows is a torn last line.
+
+    Changes nothing, so it may read along with a run in progress. Raises JournalError with `file:line` where a
+    complete line is not a record or the ordinals have a gap.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise JournalError(f"{path}: there is no journal here; name the directory of a run") from None
+    size = data.rfind(b"\n") + 1
+    last = data[:size].rfind(b"\n", 0, max(size - 1, 0)) + 1
+    if b"\0" in data[last:size]:  # a power cut can leave a hole where the last line was to go
+        size = last
+    records = tuple(_parsed(path, line, n) for n, line in enumerate(data[:size].splitlines()))
+    return records, size
+
+
+def _parsed(path: Path, line: bytes, n: int) -> Record:
+    place = f"{path}:{n + 1}"
+    remedy = "the journal was damaged or edited afterwards; restore the file, or start the run again elsewhere"
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise JournalError(f"{place}: not a JSON record ({error}); {remedy}") from None
+    if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
+        raise JournalError(f"{place}: not a journal record (an object with 'kind'); {remedy}")
+    if record.get("n") != n:
+        raise JournalError(f"{place}: record number {record.get('n')!r}, expected {n}; {remedy}")
+    void = record.get("supersedes_from", -1)
+    if record["kind"] == "resume" and not (isinstance(void, int) and 0 <= void <= n):
+        raise JournalError(f"{place}: a resume record needs 'supersedes_from' between 0 and {n}; {remedy}")
+    return record
+
+
+class Journal:
+    """A journal open for appending. One writer at a time: hold the lock of the run directory.
+
+    Opening cuts a torn last line off and appends its bytes to `journal.torn` beside the file; `repaired` counts
+    them.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        self.path = path
+        self._clock = clock
+        created = not path.exists()
+        self._file = open(path, "ab", buffering=0)
+        try:
+            if created:
+                fsync_directory(path.parent)
+            records, self._size = read_journal(path)
+            self.repaired = self._cut_torn_line()
+        except BaseException:
+            self._file.close()
+            raise
+        self._records = list(records)
+        self._effective = _effective(records)
+
+    def _cut_torn_line(self) -> int:
+        torn = self.path.read_bytes()[self._size :]
+        if torn:
+            with open(self.path.with_name(TORN), "ab") as note:
+                note.write(torn + b"\n")
+                note.flush()
+                os.fsync(note.fileno())
+            self._truncate()
+        return len(torn)
+
+    def _truncate(self) -> None:
+        os.ftruncate(self._file.fileno(), self._size)
+        os.fsync(self._file.fileno())
+
+    def append(self, kind: str, fields: Mapping[str, Any] | None = None) -> Record:
+        """Write one record durably and return it as a later reader will see it (tuples have become lists).
+
+        `n` and `time` are added. A failed write leaves the journal as it was and raises JournalError.
+        """
+        body = {**(fields or {}), "kind": kind, "n": len(self._records), "time": self._clock()}
+        try:
+            text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+            line = text.encode("utf-8") + b"\n"
+        except (TypeError, ValueError) as error:
+            raise JournalError(f"{self.path}: a {kind} record cannot be written as JSON: {error}") from error
+        record = _parsed(self.path, line, len(self._records))
+        try:
+            self._write(line)
+        except OSError as error:
+            raise JournalError(
+                f"{self.path}: record {record['n']} ({kind}) not written: {error.strerror}; "
+                f"free space or mend the disk, then resume the run"
+            ) from error
+        self._size += len(line)
+        self._records.append(record)
+        self._effective = _with_record(self._effective, record)
+        return record
+
+    def _write(self, line: bytes) -> None:
+        try:
+            written = self._file.write(line)
+            if written != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self._file.fileno())
+        except OSError:
+            self._truncate()
+            raise
+
+    def records(self, kind: str | None = None) -> tuple[Record, ...]:
+        """Every record ever written, or those of one kind, void ones included."""
+        return tuple(record for record in self._records if kind in (None, record["kind"]))
+
+    def effective(self, kind: str | None = None) -> Sequence[Record]:
+        """The records that count (see the function `effective`), or those of one kind: what a policy sees.
+
+        All of them are a `GrowingSequence`: folds over them go on where they were at the record before.
+        """
+        if kind is None:
+            return self._effective
+        return tuple(record for record in self._effective if record["kind"] == kind)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.records())
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

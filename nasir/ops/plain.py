@@ -1,0 +1,291 @@
+"""The ops nasir ships: structure and element-wise ones here; see also `ops_weighted.py` and `ops_tokens.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from math import prod
+from typing import Annotated
+
+from annotated_types import MinLen
+
+from nasir.ir.infer import At
+from nasir.ir.op import Pads, Pair, Sizes, op, pair
+from nasir.ir.space import Axis, Cat, Prod, Space, pin, size_of
+from nasir.ir.types import JSON, ValueType
+from nasir.ops import constants as known
+from nasir.ops.functions import gaussian_gated, hard_gated, logistic, rectified, same, sigmoid_gated
+from nasir.options.ranges import Count, Rate, Whole
+
+
+@op("input", family="input", view=True)
+def input_(at: At, shape: Annotated[tuple[Count, ...], MinLen(1)]) -> ValueType:
+    """The network's input; `shape` without the batch axis: [C, H, W], [N], or [T, C] for tokens."""
+    value = ValueType(shape)
+    channels = at.fresh(shape[value.channel_axis])
+    channels.pin = "it is the input of the network"
+    return value.with_channels(channels)
+
+
+@op("identity", family="passive", pointwise=same, unchanged="all", nonnegative="keeps", view=True)
+def identity(at: At, x: ValueType) -> ValueType:
+    """The input, unchanged."""
+    return x
+
+
+@op("relu", family="activation", pointwise=rectified, unchanged="nonnegative", nonnegative="always")
+def relu(at: At, x: ValueType) -> ValueType:
+    """max(x, 0)."""
+    return x
+
+
+@op("gelu", family="activation", pointwise=gaussian_gated, unchanged="zero")
+def gelu(at: At, x: ValueType) -> ValueType:
+    """x * Phi(x), the exact form."""
+    return x
+
+
+@op("silu", family="activation", pointwise=sigmoid_gated, unchanged="zero")
+def silu(at: At, x: ValueType) -> ValueType:
+    """x * sigmoid(x)."""
+    return x
+
+
+@op("sigmoid", family="activation", pointwise=logistic, nonnegative="always")
+def sigmoid(at: At, x: ValueType) -> ValueType:
+    """1 / (1 + exp(-x))."""
+    return x
+
+
+@op("hardswish", family="activation", pointwise=hard_gated, unchanged="zero")
+def hardswish(at: At, x: ValueType) -> ValueType:
+    """x * relu6(x + 3) / 6."""
+    return x
+
+
+@op("softmax", family="activation", nonnegative="always", mixes=True)
+def softmax(at: At, x: ValueType) -> ValueType:
+    """Softmax over the channel axis."""
+    return x
+
+
+@op("dropout", family="passive", pointwise=same, unchanged="all", nonnegative="keeps", random=True, view=True)
+def dropout(at: At, x: ValueType, p: Rate = 0.5) -> ValueType:
+    """Zero each element with probability `p` while training, 0 <= p < 1."""
+    return x
+
+
+def _merge(at: At, inputs: tuple[ValueType, ...]) -> ValueType:
+    first = inputs[0]
+    for index, other in enumerate(inputs[1:], start=1):
+        if len(other.axes) != len(first.axes):
+            at.fail(
+                f"inputs have shapes {first.shape} (from {at.source(0, first.axes[0])}) and "
+                f"{other.shape} (from {at.source(index, other.axes[0])})"
+            )
+        for number, (a, b) in enumerate(zip(first.axes, other.axes, strict=True)):
+            if a is not b and a != b:
+                at.same(a, b, f"axis {number + 1}", (0, index))
+    return first
+
+
+@op("add", family="sum", channels="alone", nonnegative="keeps")
+def add(at: At, *x: ValueType) -> ValueType:
+    """Element-wise sum of inputs of one shape."""
+    return _merge(at, x)
+
+
+@op("mul", family="product", channels="alone", nonnegative="keeps")
+def mul(at: At, *x: ValueType) -> ValueType:
+    """Element-wise product of inputs of one shape."""
+    return _merge(at, x)
+
+
+@op("mean", family="mean", channels="alone", nonnegative="keeps")
+def mean(at: At, *x: ValueType) -> ValueType:
+    """Element-wise mean of inputs of one shape (an ensemble of branches)."""
+    return _merge(at, x)
+
+
+@op("concat", family="concat", channels="moves", nonnegative="keeps")
+def concat(at: At, *x: ValueType) -> ValueType:
+    """Inputs one after another along the channel axis; the other axes must agree."""
+    first = x[0]
+    rest = first.with_channels(0).shape
+    for index, other in enumerate(x[1:], start=1):
+        if other.with_channels(0).shape != rest:
+            at.fail(
+                f"inputs have shapes {first.shape} (from {at.source(0, first.channels)}) and {other.shape} "
+                f"(from {at.source(index, other.channels)}); only axis {first.channel_axis + 1} may differ"
+            )
+    parts: list[Space] = []
+    for value in x:
+        channels = value.channels
+        parts.append(at.fresh(channels) if isinstance(channels, int) else channels)
+    return first.with_channels(Cat(tuple(parts)))
+
+
+@op("split", family="split", channels="moves", nonnegative="keeps", view=True, constant=known.split)
+def split(at: At, x: ValueType, sizes: tuple[Count, ...]) -> tuple[ValueType, ...]:
+    """Consecutive parts of the channel axis, one output each; `sizes` must sum to it."""
+    channels = x.shape[x.channel_axis]
+    if sum(sizes) != channels:
+        at.fail(f"sizes {list(sizes)} sum to {sum(sizes)}, the input has {channels} channels")
+    parts = tuple([at.fresh(size, "sizes", entry) for entry, size in enumerate(sizes)])
+    at.same(x.channels, Cat(parts), "channels", (0, 0))
+    return tuple([x.with_channels(part) for part in parts])
+
+
+@op("slice", family="split", channels="moves", nonnegative="keeps", view=True, constant=known.part)
+def slice_(at: At, x: ValueType, start: Whole, stop: Count) -> ValueType:
+    """Channels start <= c < stop."""
+    size = x.shape[x.channel_axis]
+    if not 0 <= start < stop <= size:
+        at.fail(f"needs 0 <= start < stop <= {size}, got start {start}, stop {stop}")
+    middle = at.fresh(stop - start)
+    before = (at.fresh(start),) if start else ()
+    after = (at.fresh(size - stop),) if stop < size else ()
+    at.same(x.channels, Cat((*before, middle, *after)), "channels", (0, 0))
+    if before:
+        at.mirror("start", before[0])
+    at.mirror("stop", Cat((*before, middle)))
+    return x.with_channels(middle)
+
+
+def window(at: At, x: ValueType, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair = 1) -> tuple[int, int]:
+    """(height, width) after sliding a window over an image; TypeRuleError when it does not fit."""
+    _, height, width = at.image(x)
+    try:
+        return _window(height, width, kernel, stride, padding, dilation)
+    except ValueError as problem:
+        at.fail(str(problem))
+
+
+@lru_cache(4096)
+def _window(height: int, width: int, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> tuple[int, int]:
+    if min(*pair(kernel), *pair(stride), *pair(dilation)) < 1 or min(pair(padding)) < 0:
+        raise ValueError(
+            f"kernel {kernel}, stride {stride} and dilation {dilation} must be >= 1, padding {padding} >= 0"
+        )
+    out = [
+        (length + 2 * pad - step * (window - 1) - 1) // hop + 1
+        for length, window, hop, pad, step in zip(
+            (height, width), pair(kernel), pair(stride), pair(padding), pair(dilation), strict=True
+        )
+    ]
+    if min(out) < 1:
+        raise ValueError(
+            f"a {height}x{width} input is too small for kernel {kernel}, stride {stride}, padding {padding}: "
+            "use a smaller kernel or stride, or fewer downsampling steps before it"
+        )
+    return out[0], out[1]
+
+
+@op("max_pool", family="pool", channels="alone", nonnegative="keeps", constant=known.window)
+def max_pool(at: At, x: ValueType, kernel: Sizes, stride: Pads = 0, padding: Pads = 0) -> ValueType:
+    """Maximum over windows; stride 0 means the kernel size."""
+    return _pool(at, x, kernel, stride, padding)
+
+
+@op("avg_pool", family="pool", channels="alone", nonnegative="keeps", constant=known.padded_window)
+def avg_pool(at: At, x: ValueType, kernel: Sizes, stride: Pads = 0, padding: Pads = 0) -> ValueType:
+    """Mean over windows, padding counted; stride 0 means the kernel size."""
+    return _pool(at, x, kernel, stride, padding)
+
+
+def _pool(at: At, x: ValueType, kernel: Pair, stride: Pair, padding: Pair) -> ValueType:
+    if any(2 * pad > window for pad, window in zip(pair(padding), pair(kernel), strict=True)):
+        at.fail(f"padding {padding} is more than half the kernel {kernel}")
+    return ValueType((x.axes[0], *window(at, x, kernel, stride or kernel, padding)))
+
+
+def even_windows(x: ValueType, size: Pair) -> tuple[int, int] | None:
+    """(height, width) of the equal windows, side by side, that pool an image to `size`; None where sizes do not divide.
+
+    Windows of an adaptive pool differ in size or overlap there.
+    """
+    (height, width), (rows, columns) = x.shape[1:], pair(size)
+    return None if height % rows or width % columns else (height // rows, width // columns)
+
+
+def _uneven_windows(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out: ValueType) -> tuple[str, str] | None:
+    if even_windows(inputs[0], attrs["size"]) is not None:
+        return None
+    sides, wanted = inputs[0].shape[1:], pair(attrs["size"])
+    near = [
+        max(n for n in range(1, min(side, most) + 1) if side % n == 0) for side, most in zip(sides, wanted, strict=True)
+    ]
+    return (
+        f"pools {sides[0]}x{sides[1]} to {wanted[0]}x{wanted[1]} by windows that differ in size or overlap",
+        f"use a size that divides {sides[0]}x{sides[1]}, such as {near[0] if near[0] == near[1] else near}",
+    )
+
+
+@op(
+    "adaptive_avg_pool",
+    family="pool",
+    channels="alone",
+    nonnegative="keeps",
+    constant=known.window,
+    unordered=_uneven_windows,
+)
+def adaptive_avg_pool(at: At, x: ValueType, size: Sizes) -> ValueType:
+    """Mean over windows chosen so that the output is `size` (height, width)."""
+    channels, _, _ = at.image(x)
+    return ValueType((channels, *pair(size)))
+
+
+@op("global_avg_pool", family="shape", channels="alone", nonnegative="keeps", constant=known.mean_of_places)
+def global_avg_pool(at: At, x: ValueType) -> ValueType:
+    """Mean over height and width: (C, H, W) -> (C,)."""
+    return ValueType((at.image(x)[0],))
+
+
+@op("flatten", family="shape", channels="alone", nonnegative="keeps", view=True, constant=known.reshaped)
+def flatten(at: At, x: ValueType) -> ValueType:
+    """All axes as one, row-major: channels stay resizable."""
+    return ValueType((x.axes[0] if len(x.axes) == 1 else Prod(x.axes),))
+
+
+@op("reshape", family="shape", channels="moves", nonnegative="keeps", view=True, constant=known.reshaped)
+def reshape(at: At, x: ValueType, shape: tuple[Count, ...]) -> ValueType:
+    """The same elements, row-major, in another shape.
+
+    Axes that stay in front keep their space; a flattening is a product; anything else pins its atoms.
+    """
+    if prod(shape) != prod(x.shape):
+        at.fail(f"cannot reshape {x.shape} ({prod(x.shape)} elements) to {shape} ({prod(shape)})")
+    axes: list[Axis] = []
+    rest = list(x.axes)
+    for number, size in enumerate(shape):
+        if rest and size_of(rest[0]) == size:
+            axes.append(rest.pop(0))
+            if axes[-1] is not None and not isinstance(axes[-1], int):
+                at.mirror("shape", axes[-1], number)
+            continue
+        if number == len(shape) - 1 and rest:
+            merged = Prod(tuple(rest))
+            at.mirror("shape", merged, number)
+            axes.append(merged)
+            rest = []
+            continue
+        for axis in rest:
+            pin(axis, f"reshape '{at.label}' turns {x.shape} into {shape}, which is no product of channels")
+        return ValueType((*axes, *shape[number:]))
+    return ValueType(tuple(axes))
+
+
+@op("subsample", family="shape", channels="alone", nonnegative="keeps", view=True, constant=known.window)
+def subsample(at: At, x: ValueType, stride: Sizes = 2) -> ValueType:
+    """Every `stride`-th row and column (option-A shortcut, He et al. 2015, section 3.3)."""
+    return ValueType((x.axes[0], *window(at, x, 1, stride, 0)))
+
+
+@op("pad_channels", family="pad", channels="moves", unchanged="all", nonnegative="keeps", constant=known.padded)
+def pad_channels(at: At, x: ValueType, before: Whole = 0, after: Whole = 0) -> ValueType:
+    """Zero channels before and after those of the input (option-A shortcut)."""
+    channels = x.channels
+    middle = at.fresh(channels) if isinstance(channels, int) else channels
+    head = (at.fresh(before, "before"),) if before else ()
+    tail = (at.fresh(after, "after"),) if after else ()
+    return x.with_channels(Cat((*head, middle, *tail)) if head or tail else middle)

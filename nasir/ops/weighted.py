@@ -1,0 +1,156 @@
+"""Ops that own weights: convolution, linear, norms, scale. Slot names and default values are torch's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod, sqrt
+from typing import TypeAlias
+
+from nasir.ir.infer import At
+from nasir.ir.op import Pads, Sizes, op, pair
+from nasir.ir.space import Axis, Prod
+from nasir.ir.types import JSON, Fill, Kind, ValueType
+from nasir.ops import constants as known
+from nasir.ops.plain import window
+from nasir.options.ranges import Count, NotNegative, Share
+
+Along: TypeAlias = tuple[str, Fill, Kind, frozenset[str]]
+
+DECAY = frozenset({"decay"})
+BIAS = frozenset({"bias"})
+NORM = frozenset({"norm"})
+NORM_BIAS = frozenset({"norm", "bias"})
+KAIMING = Fill("kaiming_uniform", {"a": sqrt(5.0)})  # torch's default for conv and linear
+ZEROS = Fill("zeros")
+ONES = Fill("ones")
+AFFINE: tuple[Along, ...] = (("weight", ONES, "param", NORM), ("bias", ZEROS, "param", NORM_BIAS))
+STATISTICS: tuple[Along, ...] = (
+    ("running_mean", ZEROS, "buffer", frozenset()),
+    ("running_var", ONES, "buffer", frozenset()),
+)
+
+
+def _bias_init(fan_in: int) -> Fill:
+    bound = 1.0 / sqrt(fan_in)
+    return Fill("uniform", {"low": -bound, "high": bound})
+
+
+def _conv_macs(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out: ValueType) -> int:
+    kh, kw = pair(attrs["kernel"])
+    groups: int = attrs["groups"]
+    return inputs[0].shape[0] // groups * kh * kw * out.shape[0] * out.shape[1] * out.shape[2]
+
+
+def _unpadded(attrs: Mapping[str, JSON]) -> bool:
+    return max(pair(attrs["padding"])) == 0
+
+
+@op("conv2d", family="weighted", channels="groups", even=_unpadded, macs=_conv_macs)
+def conv2d(
+    at: At,
+    x: ValueType,
+    out: Count,
+    kernel: Sizes,
+    stride: Sizes = 1,
+    padding: Pads = 0,
+    dilation: Sizes = 1,
+    groups: Count = 1,
+    bias: bool = False,
+) -> ValueType:
+    """2-D convolution to `out` channels; `groups` = input channels is depthwise. No bias by default."""
+    kh, kw = pair(kernel)
+    height, width = window(at, x, kernel, stride, padding, dilation)
+    channels = x.axes[0]
+    fan_in = x.shape[0] // groups * kh * kw
+    if groups == 1:
+        written: Axis = at.fresh(out, "out")
+        read: Axis = channels
+    else:
+        written, read = _grouped(at, channels, x.shape[0], out, groups)
+    at.slot("weight", ((written, "write"), (read, "read"), (kh, "fixed"), (kw, "fixed")), KAIMING, tags=DECAY)
+    if bias:
+        at.slot("bias", ((written, "write"),), _bias_init(fan_in), tags=BIAS)
+    return ValueType((written, height, width))
+
+
+def _grouped(at: At, channels: Axis, size: int, out: int, groups: int) -> tuple[Axis, Axis]:
+    """(written, read) spaces: in = Prod(G, I), out = Prod(G, O); depthwise: G is the whole input space."""
+    if size % groups or out % groups:
+        at.fail(f"groups {groups} must divide both the {size} input and the {out} output channels")
+    if groups == size:
+        at.mirror("groups", channels)
+        if out == size:
+            at.mirror("out", channels)
+            return channels, 1
+        written: Axis = Prod((channels, at.fresh(out // groups)))
+        at.mirror("out", written)
+        return written, 1
+    group = at.fresh(groups, "groups")
+    read = at.fresh(size // groups)
+    at.same(channels, Prod((group, read)), "channels", (0, 0))
+    written = Prod((group, at.fresh(out // groups)))
+    at.mirror("out", written)
+    return written, read
+
+
+def _linear_macs(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out: ValueType) -> int:
+    return inputs[0].shape[-1] * prod(out.shape)
+
+
+@op("linear", family="weighted", macs=_linear_macs)
+def linear(at: At, x: ValueType, out: Count, bias: bool = True) -> ValueType:
+    """Affine map of a vector, or of each token, to `out` features."""
+    if len(x.axes) > 2:
+        at.fail(f"needs a vector or tokens, got shape {x.shape}; put flatten, global_avg_pool or tokens before it")
+    written = at.fresh(out, "out")
+    at.slot("weight", ((written, "write"), (x.axes[-1], "read")), KAIMING, tags=DECAY)
+    if bias:
+        at.slot("bias", ((written, "write"),), _bias_init(x.shape[-1]), tags=BIAS)
+    return ValueType((*x.axes[:-1], written))
+
+
+def _no_tokens(at: At, x: ValueType) -> None:
+    if len(x.axes) == 2:
+        at.fail(f"needs an image or a vector, got shape {x.shape}; use layer_norm for tokens")
+
+
+@op("batch_norm", family="norm", channels="alone", constant=known.normed)
+def batch_norm(at: At, x: ValueType, eps: NotNegative = 1e-5, momentum: Share = 0.1) -> ValueType:
+    """Batch normalization per channel; `momentum` is the weight of the new batch in the running statistics."""
+    _no_tokens(at, x)
+    channels = x.axes[0]
+    at.slots_along(channels, AFFINE + STATISTICS)
+    at.slot("num_batches_tracked", (), ZEROS, "buffer", dtype="int64")
+    return x
+
+
+@op("group_norm", family="norm", channels="groups", mixes=True)
+def group_norm(at: At, x: ValueType, groups: Count, eps: NotNegative = 1e-5) -> ValueType:
+    """Normalization over groups of consecutive channels and all positions (Wu & He 2018)."""
+    _no_tokens(at, x)
+    channels, size = x.axes[0], x.shape[0]
+    if size % groups:
+        at.fail(f"groups {groups} must divide the {size} channels")
+    if 1 < groups < size:
+        at.same(channels, Prod((at.fresh(groups, "groups"), at.fresh(size // groups))), "channels", (0, 0))
+    elif groups == size > 1:
+        at.mirror("groups", channels)
+    at.slots_along(channels, AFFINE)
+    return x
+
+
+@op("layer_norm", family="norm", mixes=True)
+def layer_norm(at: At, x: ValueType, eps: NotNegative = 1e-5) -> ValueType:
+    """Normalization of a vector, or of each token, over its features."""
+    if len(x.axes) > 2:
+        at.fail(f"needs a vector or tokens, got shape {x.shape}; use group_norm with groups: 1 for images")
+    at.slots_along(x.axes[-1], AFFINE)
+    return x
+
+
+@op("scale", family="scale", channels="alone", unchanged="zero", constant=known.scaled)
+def scale(at: At, x: ValueType, value: float = 1.0, learnable: bool = True) -> ValueType:
+    """Product with one scalar: SkipInit when learnable from 0 (De & Smith 2020), residual scaling when fixed."""
+    if learnable:
+        at.slot("weight", (), Fill("constant", {"value": value}), tags=frozenset({"scalar"}))
+    return x

@@ -1,0 +1,105 @@
+"""Blocks put away in the journal, structure and weights, so that a later rewrite can bring them back as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nasir.errors import Decline
+from nasir.ir import Draft, Graph, Port
+from nasir.rewriting.evidence import Evidence
+from nasir.transfer import Blob
+
+ARCHIVE, RESTORED = "archive", "restored"  # what rewrites note in the journal
+ENTRY = -1  # in place of a node's number: the port that the block reads
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A block that was put away: `position` in its stage, `data` as noted in the journal (see `put_away`)."""
+
+    path: str
+    stage: str
+    position: int
+    data: Mapping[str, Any]
+
+
+def put_away(draft: Draft, graph: Graph, paths: Iterable[str], seen: Evidence) -> None:
+    """Note blocks that are about to be removed, with their weights as literal arrays; needs Need("weights").
+
+    By path: `stage`, `position`, `template`, `nodes` [[label in the block, op, [[node, output], ...], attributes]],
+    `exit` (a port of them), `shape` of what the block reads, `weights` {"label.slot": [digest, shape]}.
+    """
+    noted: dict[str, Any] = {}
+    for path in paths:
+        entry, exit_ = graph.boundary(path)
+        number = {node_id: index for index, node_id in enumerate(graph.members(path))}
+        stage = graph.regions[path].parent
+        weights = {}
+        nodes = []
+        for node_id in number:
+            node = graph.nodes[node_id]
+            label = node.label[len(path) + 1 :]
+            inputs = [[ENTRY, 0] if port == entry else [number[port.node], port.output] for port in node.inputs]
+            nodes.append([label, node.op, inputs, dict(node.attrs)])
+            for slot in graph.infer.slots[node_id]:
+                array = seen.weight(node.label, slot)
+                weights[f"{label}.{slot}"] = [draft.blob(array), list(array.shape)]
+        noted[path] = {
+            "stage": stage,
+            "position": [block.path for block in graph.blocks_of(stage)].index(path),
+            "template": graph.regions[path].template,
+            "nodes": nodes,
+            "exit": number[exit_],
+            "shape": list(graph.infer.types[entry].shape),
+            "weights": weights,
+        }
+    draft.note(ARCHIVE, noted)
+
+
+def pieces(history: Sequence[Mapping[str, Any]]) -> list[Piece]:
+    """The blocks that were put away and not brought back, by stage as they were put away, then by position."""
+    found: dict[str, Piece] = {}
+    for record in history:
+        noted = record.get("noted", {}) if record["kind"] == "rewrite" else {}
+        for path, data in noted.get(ARCHIVE, {}).items():
+            found[path] = Piece(path, data["stage"], data["position"], data)
+        for path in noted.get(RESTORED, ()):
+            found.pop(path, None)
+    stages = list(dict.fromkeys(piece.stage for piece in found.values()))
+    return sorted(found.values(), key=lambda piece: (stages.index(piece.stage), piece.position))
+
+
+def bring_back(draft: Draft, graph: Graph, piece: Piece, original: bool) -> None:
+    """Append a block to its stage, under its old name where that is free.
+
+    Its weights are those it was put away with, or, unless `original`, fresh ones. Raises Decline where the stage is
+    gone or what flows through it has another shape now.
+    """
+    blocks = graph.blocks_of(piece.stage)
+    if not blocks:
+        raise Decline(f"stage '{piece.stage}' has no block to append to")
+    before = Port(graph.boundary(blocks[-1].path)[1])
+    if list(draft.shape(before)) != piece.data["shape"]:
+        raise Decline(
+            f"block '{piece.path}' reads {tuple(piece.data['shape'])}, stage '{piece.stage}' puts out "
+            f"{draft.shape(before)} now"
+        )
+    free = piece.path not in draft.regions and not any(label.startswith(f"{piece.path}.") for label in graph.labels)
+    path = piece.path if free else draft.free_label(piece.stage)
+    old = set(draft.nodes)
+    made: list[int] = []
+    for label, op, inputs, attrs in piece.data["nodes"]:
+        ports = [before if number == ENTRY else Port(made[number], output) for number, output in inputs]
+        made.append(draft.add(op, ports, f"{path}.{label}", **attrs).node)
+    draft.region(path, "block", piece.data["template"])
+    after = Port(made[piece.data["exit"]])
+    draft.rewire(before, after, only=old)
+    draft.outputs = [after if port == before else port for port in draft.outputs]
+    if original:
+        labels = {label: number for number, (label, *_) in enumerate(piece.data["nodes"])}
+        for name, (digest, shape) in piece.data["weights"].items():
+            label, _, slot = name.rpartition(".")
+            draft.source(made[labels[label]], slot, Blob(digest, tuple(shape)))
+    draft.note(RESTORED, [piece.path])

@@ -1,0 +1,333 @@
+"""Decisions carried out: a rewrite is proposed, measured, adopted and journaled, or declined; trials pick the best."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from nasir.errors import ClaimError, Decline, NasirError, OutOfMemory, Preempted, RunError
+from nasir.ir import Graph
+from nasir.journal.directory import RunDirectory
+from nasir.journal.log import Journal, Record, lineage
+from nasir.policy import Decision, PhasePlan, PhaseView
+from nasir.policy.conditions import metric_values
+from nasir.rewriting.evidence import Evidence
+from nasir.rewriting.rewrite import WHOLE, Rewrite, site_name
+from nasir.running.population import Individuals
+from nasir.spec import make_pass, make_policy
+from nasir.training.backend import Effect, Session
+
+EXACT = 1e-4  # largest |delta logits| of an "exact" rewrite, relative to the largest logit (float32 rounding)
+ROUNDS = 1000  # of decisions at one moment, after which a policy is taken for looping
+TRIAL_EPOCHS = 2 * 10**12  # data order of trials: far from those of ordinary epochs
+PER_REWRITE = 10**6  # epochs of trials before one rewrite, at most
+
+
+@dataclass(slots=True)
+class Signals:
+    """What the outside asks of a running engine; set by the signal handlers of the command line."""
+
+    exit_code: int = 0  # 75 or 130 once a stop is wanted
+
+    def wanted(self) -> bool:
+        return self.exit_code != 0
+
+
+class Decisions:
+    """Asks the policy and does what it says, on one session. `graph` is the network as it is now."""
+
+    graph: Graph
+
+    def __init__(
+        self,
+        seed: int,
+        run: RunDirectory,
+        journal: Journal,
+        session: Session,
+        signals: Signals,
+        write: Callable[..., Record],
+    ) -> None:
+        self.seed = seed
+        self.run = run
+        self.journal = journal
+        self.session = session
+        self.signals = signals
+        self.write = write
+        self.individuals = Individuals(run, session)
+        self.ordinal = 0  # rewrites and recalls so far: with the seed the key of what is random in them
+
+    def make(self, phase: PhasePlan, epoch: int, phase_epoch: int) -> None:
+        """Ask the policy until it has nothing to add, and carry out what it decides.
+
+        `epoch` and `phase_epoch`: epochs done in the run and in the phase.
+        """
+        policy = make_policy(phase, self.seed)
+        place = {"epoch": epoch, "phase": phase.name}
+        for _ in range(ROUNDS):  # asked again after declined rewrites; a policy that never ends is a bug
+            decisions = policy.decide(self.journal.effective(), view(self.graph, (phase,)))
+            if not decisions:
+                return
+            for decision in decisions:
+                fields = {key: value for key, value in decision.to_record().items() if key != "kind"}
+                self.write("decision", **place, **fields)
+                if decision.action == "rewrite":
+                    self._rewrite(decision, place)
+                elif decision.action == "trial":
+                    self._try(decision, place, phase_epoch)
+                elif decision.action == "keep":
+                    self._keep(int(decision.individual or 0), place)
+                elif decision.action == "recall":
+                    self._recall(int(decision.individual or 0), place)
+                elif decision.action == "drop":
+                    self.write("dropped", **place, individual=decision.individual)
+                elif decision.action == "end_phase":
+                    return
+        raise RunError(
+            f"phase '{phase.name}': the policy made {ROUNDS} rounds of decisions after epoch {epoch}; it loops"
+        )
+
+    # -- one rewrite
+
+    def _rewrite(self, decision: Decision, place: Mapping[str, Any]) -> None:
+        started = time.monotonic()
+        try:
+            rewrite, effect = self._propose(decision, place)
+        except Decline as refusal:
+            self._decline(decision, place, refusal)
+            return
+        for array in rewrite.blobs.values():  # now: later they may be trained in place
+            self.run.put_array(array)
+        self.session.accept()
+        before, self.graph = self.graph, rewrite.graph
+        self.ordinal += 1
+        after = self._after(rewrite)
+        cost = self.graph.cost()
+        self.write(
+            "rewrite",
+            **place,
+            **_named(decision),
+            ordinal=self.ordinal,
+            before=rewrite.before.digest,
+            after=rewrite.graph.digest,
+            graph=self.run.put_blob(rewrite.graph.to_json()),
+            plan=self.run.put_blob(rewrite.plan.to_json()),
+            preserves=rewrite.preserves,
+            delta_logits=effect.delta_logits,
+            depths=self.graph.depths(),
+            added=[path for path in self.graph.regions if path not in before.regions],
+            removed=[path for path in before.regions if path not in self.graph.regions],
+            cost={"params": cost.params, "macs": cost.macs},
+            seconds=round(time.monotonic() - started, 4),
+            **after,
+            **({"noted": dict(rewrite.noted)} if rewrite.noted else {}),
+        )
+
+    def _decline(self, decision: Decision, place: Mapping[str, Any], refusal: Decline) -> None:
+        noted = {"noted": dict(refusal.noted)} if refusal.noted else {}
+        self.write("declined", **place, **_named(decision), reason=str(refusal), **noted)
+
+    def _propose(self, decision: Decision, place: Mapping[str, Any]) -> tuple[Rewrite, Effect]:
+        """The rewrite of a decision and its measured effect; the network is not touched yet. Raises Decline."""
+        try:
+            rewrite = self._rewrite_of(decision)
+            effect = self._effect(rewrite, decision, place)
+            if rewrite.preserves == "exact" and not effect.delta_logits <= EXACT * max(1.0, effect.scale):
+                raise ClaimError(
+                    f"{decision.pass_name} at {rewrite.site} claims to be exact, but changes the logits of the probe "
+                    f"batch by up to {effect.delta_logits:.3g} (largest logit {effect.scale:.3g}); claim approximate, "
+                    "or mend it"
+                )
+        except Decline:
+            raise
+        except NasirError as error:
+            where = f"after epoch {place['epoch']} of phase '{place['phase']}'"
+            error.add_note(f"in {decision.pass_name} at {decision.site}, {where}")
+            raise
+        return rewrite, effect
+
+    def _effect(self, rewrite: Rewrite, decision: Decision, place: Mapping[str, Any]) -> Effect:
+        try:
+            return self.session.propose(rewrite)
+        except (OutOfMemory, MemoryError) as error:
+            sizes = error.sizes if isinstance(error, OutOfMemory) else ""
+            raise OutOfMemory(
+                f"{decision.pass_name} at {decision.site}, after epoch {place['epoch']} of phase '{place['phase']}': "
+                f"the new network does not fit into memory beside the old one{sizes}; bound it by a `budget` of the "
+                "rule, or make the step smaller",
+                sizes,
+            ) from error
+
+    def _rewrite_of(self, decision: Decision) -> Rewrite:
+        change = make_pass(decision.pass_name, decision.options)
+        seen = self.session.observe(change.needs) if change.needs else Evidence()
+        seen = replace(seen, history=self._own(), seed=self.seed, ordinal=self.ordinal + 1)
+        rewrite = change.attempt(self.graph, change.site(self.graph, str(decision.site)), seen)
+        if decision.budget is not None:
+            cost = rewrite.graph.cost()
+            excess = decision.budget.excess(params=cost.params, macs=cost.macs)
+            if excess:
+                raise Decline(f"past the budget: {excess}")
+        stored = {d: self.run.get_array(d) for d in rewrite.plan.digests() if d not in rewrite.blobs}
+        whole: Rewrite = replace(rewrite, blobs={**rewrite.blobs, **stored})
+        return whole
+
+    def _after(self, rewrite: Rewrite) -> dict[str, Any]:
+        """Carry out what a rewrite asks the trainer for; the facts for its record."""
+        settled = refreshed = None
+        if rewrite.settle is not None:
+            before = self._latest().get("train.accuracy", 0.0)
+            settled = self.session.settle(rewrite.settle, before - rewrite.settle.tolerance, self.signals.wanted)
+            if settled is None:
+                raise self._stopped("a new block settled")
+        if rewrite.refresh is not None:
+            refreshed = self.session.refresh(rewrite.refresh, self.signals.wanted)
+            if refreshed is None:
+                raise self._stopped("statistics were refreshed")
+        return {"settle": settled, **({"refresh": refreshed} if refreshed else {})}
+
+    def _stopped(self, what: str) -> Preempted:
+        return Preempted(
+            f"stopped while {what}; `nasir resume {self.run.path}` goes on from the last checkpoint",
+            self.signals.exit_code,
+        )
+
+    # -- individuals
+
+    def _keep(self, number: int, place: Mapping[str, Any]) -> None:
+        """Store the network as it is now, and journal what it is worth: the metrics of its latest epoch."""
+        records = self.journal.effective()
+        digest = self.individuals.keep(number, self.graph, self.ordinal, records)
+        cost = self.graph.cost()
+        own = (record for record in reversed(self._own()) if record["kind"] in ("recalled", "phase"))
+        origin: Mapping[str, Any] = next(own, {"kind": "phase"})
+        self.write(
+            "kept",
+            **place,
+            individual=number,
+            parent=origin["individual"] if origin["kind"] == "recalled" else None,
+            graph=digest,
+            metrics=self._latest(),
+            params=cost.params,
+            macs=cost.macs,
+            depths=self.graph.depths(),
+        )
+
+    def _recall(self, number: int, place: Mapping[str, Any]) -> None:
+        """Go on with a stored network; random numbers of rewrites to come are drawn anew."""
+        graph = self.individuals.recall(number, self.ordinal + 1, self.journal.effective())
+        self.ordinal += 1
+        self.graph = graph
+        digest = self.run.put_blob(graph.to_json())
+        self.write("recalled", **place, individual=number, graph=digest, ordinal=self.ordinal, depths=graph.depths())
+
+    def _own(self) -> Sequence[Record]:
+        """The journal of the network as it is now, without what happened to others."""
+        return lineage(self.journal.effective())
+
+    def _latest(self) -> Mapping[str, float]:
+        """Metrics of the last epoch that the network as it is now was trained for; none before its first."""
+        last = next((record for record in reversed(self._own()) if record["kind"] == "epoch"), None)
+        return {} if last is None else last["metrics"]
+
+    # -- trials
+
+    def _try(self, decision: Decision, place: Mapping[str, Any], phase_epoch: int) -> None:
+        """Train each candidate from the same state, put everything back, and adopt the best if it is good enough.
+
+        A journal record `trial` says what came of each; `site` None is the network as it is.
+        """
+        trial = decision.trial
+        assert trial is not None
+        saved = self.session.snapshot()
+        if trial.baseline == "now":
+            last = next((record for record in reversed(self._own()) if record["kind"] == "epoch"), None)
+            if last is None:
+                raise RunError(f"rule {decision.rule}: `baseline: now` needs an epoch before; use `baseline: trained`")
+            baseline = metric_values(trial.metric, [last])[0]
+        else:
+            baseline = self._trial(decision, None, place, phase_epoch)
+            self.session.restore(saved)
+        gains: dict[str, float] = {}
+        for site in decision.sites:
+            candidate = replace(decision, action="rewrite", site=site)
+            try:
+                rewrite, _ = self._propose(candidate, place)
+                self.session.accept()
+                self._after(rewrite)
+                gains[site] = trial.gain(self._trial(candidate, rewrite, place, phase_epoch), baseline)
+            except (Decline, RunError) as refusal:  # one that diverges is no candidate
+                refusal = refusal if isinstance(refusal, Decline) else Decline(str(refusal))
+                self._decline(candidate, place, refusal)
+            self.session.restore(saved)
+        best = max(gains, key=lambda site: gains[site], default=None)
+        if best is not None and gains[best] > trial.min_gain:
+            self._rewrite(replace(decision, action="rewrite", site=best), place)
+            return
+        for site in gains:
+            reason = (
+                f"the best candidate, {best}, gains {gains[str(best)]:.6g} of {trial.metric} over {baseline:.6g} in "
+                f"{trial.epochs} epochs, not more than {trial.min_gain:.6g}"
+            )
+            self._decline(replace(decision, action="rewrite", site=site), place, Decline(reason))
+
+    def _trial(self, decision: Decision, rewrite: Rewrite | None, place: Mapping[str, Any], phase_epoch: int) -> float:
+        """Train the session's network for a trial and journal what comes of it; its value of the metric."""
+        trial = decision.trial
+        assert trial is not None
+        started = time.monotonic()
+        trained: Mapping[str, float] = {}
+        for number in range(trial.epochs):
+            epoch = TRIAL_EPOCHS + PER_REWRITE * self.ordinal + number
+            stretch = self.session.train(epoch, phase_epoch + number, None, self.signals.wanted)
+            if not stretch.finished or self.signals.wanted():
+                raise self._stopped("candidates were tried")
+            trained = stretch.metrics
+        metrics = {**trained, **self.session.evaluate("val")}
+        cost = (rewrite.graph if rewrite is not None else self.graph).cost()
+        record = self.write(
+            "trial",
+            **place,
+            **_named(decision),
+            epochs=trial.epochs,
+            metrics=metrics,
+            params=cost.params,
+            macs=cost.macs,
+            seconds=round(time.monotonic() - started, 3),
+        )
+        return metric_values(trial.metric, [record])[0]
+
+
+def _named(decision: Decision) -> dict[str, Any]:
+    return {"pass": decision.pass_name, "options": dict(decision.options), "site": decision.site}
+
+
+def view(graph: Graph, phases: Sequence[PhasePlan]) -> PhaseView:
+    """What a policy sees of a graph: stages, and for rules whose pass acts elsewhere the names of its sites.
+
+    A rule that says nothing of when it acts is drawn by its policy, and only sites that its pass has now are worth a
+    draw: of those the stages, if there are any and the rule names no place itself.
+    """
+    cost = graph.cost()
+    stages = tuple(stage.path for stage in graph.stages)
+    sites = {}
+    known: dict[str, tuple[str, ...]] = {}
+    for rule in (rule for phase in phases for rule in phase.rules):
+        key = f"{rule.pass_name} {rule.options}"
+        if key not in known:
+            known[key] = tuple(site_name(site) for site in make_pass(rule.pass_name, rule.options).sites(graph))
+        names, wanted = known[key], rule.where.stages
+        if rule.where.sites:
+            sites[rule.name] = names
+            continue
+        if WHOLE in names and not wanted and rule.trial is None:
+            sites[rule.name] = (WHOLE,)
+            continue
+        names = tuple(name for name in names if name != WHOLE)
+        elsewhere = any(name not in graph.regions for name in names)  # channel spaces
+        if rule.every is None and rule.when is None:
+            sites[rule.name] = (not wanted and tuple(name for name in names if name in stages)) or names
+        elif elsewhere or any(place in names and place not in stages for place in wanted):
+            sites[rule.name] = names
+    return PhaseView(stages, graph.depths(), cost.params, cost.macs, sites, frozenset(graph.regions))

@@ -1,0 +1,254 @@
+"""The engine: trains phase by phase, lets policies decide, carries rewrites out, journals everything."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nasir.errors import Diverged, Preempted, RunError
+from nasir.ir import Graph
+from nasir.ir.regions import closest, covers
+from nasir.journal.directory import RunDirectory
+from nasir.journal.log import Journal, Record
+from nasir.policy import PhasePlan, Progress
+from nasir.registry import policies
+from nasir.running.decisions import Decisions
+from nasir.running.decisions import Signals as Signals
+from nasir.spec import Spec
+from nasir.spec.inherit import Inherited
+from nasir.spec.model_network import ImportedNetwork, RunNetwork
+from nasir.training.backend import Session, Setup, Start, Stretch
+
+
+class Engine:
+    """One run in one directory. `execute` trains to the end, or raises Preempted after writing a checkpoint."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        run: RunDirectory,
+        journal: Journal,
+        session: Session,
+        signals: Signals,
+        listener: Callable[[Record], None],
+    ) -> None:
+        self.spec = spec
+        self.run = run
+        self.journal = journal
+        self.session = session
+        self.signals = signals
+        self.listener = listener
+        self.plans: tuple[PhasePlan, ...] = tuple(phase.plan() for phase in spec.phases)
+        self.decisions = Decisions(spec.seed, run, journal, session, signals, self.write)
+        self.stretch: Stretch | None = None  # of an epoch that was interrupted
+        self.begun: int | None = None  # index of the phase the session is set up for
+        self.problems: tuple[str, ...] = ()  # damaged checkpoints that were passed over
+        self.undecided = False  # the policy was not asked yet about the last epoch of the journal
+        self.before_decisions: Callable[[int], None] = lambda epoch: None  # hears of epochs done, before that
+
+    @property
+    def graph(self) -> Graph:
+        """The network as it is now."""
+        return self.decisions.graph
+
+    @graph.setter
+    def graph(self, graph: Graph) -> None:
+        self.decisions.graph = graph
+
+    def write(self, kind: str, **fields: Any) -> Record:
+        """Append a journal record and show it."""
+        record = self.journal.append(kind, fields)
+        self.listener(record)
+        return record
+
+    # -- the loop
+
+    def execute(self) -> dict[str, float]:
+        """Train through all phases; returns the final metrics."""
+        if self.undecided:
+            self._decide_late()
+        while True:
+            progress = Progress.of(self.journal.effective(), self.plans)
+            if progress.phase_index is None:
+                if self.begun is None:  # resumed between the last epoch and the end
+                    last = self.spec.phases[-1]
+                    self.session.begin_phase(last.training(self.spec), last.epochs, resumed=True)
+                return self._finish()
+            if self.begun != progress.phase_index:
+                self._begin(progress)
+                progress = Progress.of(self.journal.effective(), self.plans)
+            self._epoch(progress)
+
+    def _begin(self, progress: Progress) -> None:
+        assert progress.phase_index is not None
+        phase = self.spec.phases[progress.phase_index]
+        fresh = not progress.begun
+        told = self.session.begin_phase(phase.training(self.spec), phase.epochs, resumed=not fresh)
+        self.begun = progress.phase_index
+        if fresh:
+            self.write("phase", phase=phase.name, epoch=progress.total_epochs, epochs=phase.epochs)
+        for kind, fields in told.items():
+            self.write(kind, phase=phase.name, epoch=progress.total_epochs, **fields)
+        if fresh:
+            # a checkpoint is written after an epoch only: one from before the phase leads back to before these rewrites
+            self.decisions.make(self.plans[progress.phase_index], progress.total_epochs, 0)
+        labels = list(self.graph.labels)
+        for prefix in (phase.freeze or ()) if fresh else ():
+            if not any(covers(prefix, label) for label in labels):
+                known = closest(prefix, [*self.graph.regions, *labels])
+                raise RunError(f"phase '{phase.name}': freeze: nothing is labelled '{prefix}' or below it; {known}")
+
+    def _epoch(self, progress: Progress) -> None:
+        assert progress.phase_index is not None
+        started, cpu_started = time.monotonic(), time.process_time()
+        phase = self.plans[progress.phase_index]
+        epoch, phase_epoch = progress.total_epochs, progress.phase_epoch
+        outlives = getattr(policies.get(phase.policy), "outlives_divergence", False)
+        try:
+            self.stretch = self.session.train(epoch, phase_epoch, self.stretch, self.signals.wanted)
+            if not self.stretch.finished:
+                self._preempt(epoch)
+            metrics = {**self.stretch.metrics, **self.session.evaluate("val")}
+        except Diverged as error:
+            if not outlives:
+                raise
+            metrics = {**error.metrics, **self.session.evaluate("val")}
+        if outlives and not all(map(math.isfinite, metrics.values())):  # after the last step too, unseen by its loss
+            metrics = dict.fromkeys(metrics, math.nan)
+        self.stretch = None
+        cost = self.graph.cost()
+        self.write(
+            "epoch",
+            phase=phase.name,
+            epoch=epoch + 1,
+            phase_epoch=phase_epoch + 1,
+            metrics=metrics,
+            lr=self.session.learning_rate(phase_epoch),
+            seconds=round(time.monotonic() - started, 3),
+            cpu_seconds=round(time.process_time() - cpu_started, 3),
+            params=cost.params,
+            macs=cost.macs,
+            depths=self.graph.depths(),
+            **self.session.notes(),
+        )
+        self.before_decisions(epoch + 1)
+        self._decide(phase, epoch + 1, phase_epoch + 1)
+
+    def _decide(self, phase: PhasePlan, epoch: int, phase_epoch: int) -> None:
+        """What follows an epoch; `epoch` and `phase_epoch` count those done."""
+        self.decisions.make(phase, epoch, phase_epoch)
+        self.undecided = False
+        every = self.spec.checkpoint.every
+        over = Progress.of(self.journal.effective(), self.plans).phase_index is None
+        if epoch % every == 0 or over or self.signals.wanted():
+            self.save(epoch)
+        if self.signals.wanted():
+            raise self._stopped(epoch)
+
+    def _decide_late(self) -> None:
+        """Make up for the decisions after the last epoch, in its phase even if that is used up."""
+        records = self.journal.effective()
+        last = next(record for record in reversed(records) if record["kind"] == "epoch")
+        self.begun = sum(record["kind"] == "phase" for record in records) - 1
+        phase = self.spec.phases[self.begun]
+        self.session.begin_phase(phase.training(self.spec), phase.epochs, resumed=True)
+        self._decide(self.plans[self.begun], last["epoch"], last["phase_epoch"])
+
+    def _preempt(self, epoch: int) -> None:
+        self.save(epoch)
+        raise self._stopped(epoch)
+
+    def _stopped(self, epoch: int) -> Preempted:
+        where = f"after {epoch} epochs" + (f" and {self.stretch.steps} steps" if self.stretch else "")
+        return Preempted(f"stopped {where}; `nasir resume {self.run.path}` goes on from here", self.signals.exit_code)
+
+    def _finish(self) -> dict[str, float]:
+        metrics = {**self.session.evaluate("test"), **self.session.evaluate("val")}
+        self.session.flush()  # a run that says it is done has its last weights on disk
+        cost = self.graph.cost()
+        done = [r for r in self.journal.effective() if r["kind"] == "epoch"]
+        self.write(
+            "end",
+            status="done",
+            metrics=metrics,
+            cost={"params": cost.params, "macs": cost.macs},
+            depths=self.graph.depths(),
+            seconds=round(sum(record["seconds"] for record in done), 3),
+            graph=self.run.put_blob(self.graph.to_json()),
+        )
+        self.decisions.individuals.sweep(self.journal.effective(), over=True)
+        return metrics
+
+    # -- checkpoints
+
+    def save(self, epoch: int) -> None:
+        """Write a checkpoint of everything the next process needs, then journal it."""
+        stretch = self.stretch
+        meta = {
+            "n": len(self.journal),
+            "epoch": epoch,
+            "graph": self.run.put_blob(self.graph.to_json()),
+            "ordinal": self.decisions.ordinal,
+            "decided": not self.undecided,
+            "stretch": None if stretch is None else {"steps": stretch.steps, "sums": dict(stretch.sums)},
+        }
+        path = self.session.save(self.run.checkpoints, len(self.journal), meta, self.spec.checkpoint.keep)
+        self.write("checkpoint", step=len(self.journal), epoch=epoch, path=str(path.relative_to(self.run.path)))
+        self.decisions.individuals.sweep(self.journal.effective())
+
+    def restore(self, **facts: Any) -> bool:
+        """Load the newest checkpoint and void the records after it; False when there is none.
+
+        `facts` go into the `resume` record.
+        """
+        saved = self.session.newest(self.run.checkpoints)
+        meta = None if saved is None else saved.meta
+        n = 1 if meta is None else int(meta["n"])  # record 0 is the start
+        records = self.journal.records()
+        if saved is not None and meta is not None:
+            graph = Graph.from_json(self.run.get_blob(meta["graph"]))
+            self.session.load(saved, graph)
+            self.graph = graph
+            self.decisions.ordinal = int(meta["ordinal"])
+            self.undecided = not meta.get("decided", True)
+            if meta["stretch"] is not None:
+                self.stretch = Stretch({}, False, meta["stretch"]["steps"], meta["stretch"]["sums"])
+            if n < len(records) and records[n]["kind"] == "checkpoint":
+                n += 1
+        self.write("resume", supersedes_from=n, checkpoint_step=None if meta is None else meta["n"], **facts)
+        self.problems = () if saved is None else saved.problems
+        return saved is not None
+
+
+def setup_of(spec: Spec, base: Path) -> Setup:
+    """The session settings that a spec asks for."""
+    return Setup(
+        data=spec.data.plan(),
+        base=base,
+        seed=spec.seed,
+        device=spec.device,
+        precision=spec.precision,
+        channels_last=spec.channels_last,
+        compile=spec.compile,
+        deterministic=spec.deterministic,
+        probe=spec.probe,
+        weights=_published(spec),
+    )
+
+
+def start_of(spec: Spec, source: Inherited | None) -> Start | None:
+    """The weights of another run that the network of a spec starts from, None for all other networks."""
+    network = spec.network
+    if source is None or source.checkpoint is None or not isinstance(network, RunNetwork):
+        return None
+    return Start(source.checkpoint, network.weights == "average", source.renewed)
+
+
+def _published(spec: Spec) -> tuple[str, str] | None:
+    network = spec.network
+    if isinstance(network, ImportedNetwork) and network.weights is not None:
+        return network.model, network.weights
+    return None

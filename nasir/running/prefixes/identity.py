@@ -1,0 +1,126 @@
+"""What a state of training depends on, as digests: what stays the same over a run, and the training of a phase."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from nasir import registry
+from nasir.files import canonical_json
+from nasir.ir import Graph
+from nasir.journal.log import Record
+from nasir.running.engine import setup_of
+from nasir.spec import Spec
+from nasir.spec.model_network import RunNetwork
+from nasir.spec.network import initial_plan
+from nasir.training.backend import Session
+from nasir.training.plans import TrainPlan
+from nasir.version import VERSION
+
+# of variables that choose kernels or their precision
+KERNELS = ("ATEN_", "CUBLAS_", "CUDNN_", "DNNL_", "MKL_", "NVIDIA_TF32_", "ONEDNN_", "TORCH_ALLOW_TF32_")
+OWN = "nasir."  # modules of nasir itself
+REGISTRIES = (registry.passes, registry.policies, registry.ops, registry.blocks, registry.datasets)
+
+
+def plain(value: Any) -> Any:
+    """Plans and options as JSON data."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(entry) for entry in (sorted(value) if isinstance(value, set | frozenset) else value)]
+    return str(value) if isinstance(value, Path) else value
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of plain data."""
+    return hashlib.sha256(canonical_json(plain(value))).hexdigest()
+
+
+def environment_digest(session: Session) -> str:
+    """Everything that training depends on and that no spec says: versions, device, threads, kernels, and the data."""
+    told = session.describe()
+    return digest(
+        {
+            "session": told,
+            "data": session.fingerprint(),
+            "packages": [own.packages() for own in REGISTRIES],
+            "versions": [VERSION, version("numpy")],
+            # kernels differ from one model to the next
+            "processor": _processor() if told.get("device") == "cpu" else None,
+            "variables": {name: value for name, value in os.environ.items() if name.startswith(KERNELS)},
+        }
+    )
+
+
+def environments(first: str | None, records: Iterable[Record]) -> set[str | None]:
+    """Digests of the environments that a run was in so far, None among them where one is unknown.
+
+    `first`: that it began in; `records`: all of its journal, void ones included. What it did before it began anew does
+    not count.
+    """
+    found = {first}
+    for record in records:
+        if record["kind"] == "resume":
+            if record["checkpoint_step"] is None:
+                found.clear()
+            found.add(record.get("environment"))
+    return found
+
+
+def static_digest(
+    spec: Spec, start: Record, graph: Graph, base: Path, environment: str, plugins: Mapping[str, str]
+) -> str:
+    """Everything that training depends on and that does not change over a run.
+
+    `start`: the run's first record; `graph`: its network, ids included, as random streams go by them; `environment`:
+    see `environment_digest`; `plugins`: SHA-256 of the files the spec imports, by name.
+    """
+    setup = plain(setup_of(spec, base.resolve()))
+    del setup["device"]  # the one it came to is in `environment`
+    network = spec.network
+    inherited = [start["inherited"]["manifest"], network.weights] if isinstance(network, RunNetwork) else None
+    return digest(
+        {
+            "graph": start["graph"],
+            "plan": initial_plan(graph, spec).to_json(),
+            "setup": setup,
+            "environment": environment,
+            "inherited": inherited,
+            "plugins": plugins,
+        }
+    )
+
+
+def training_digest(plan: TrainPlan) -> str:
+    """Of all that a phase trains with, but for its length."""
+    return digest(plan)
+
+
+def length_matters(plan: TrainPlan) -> bool:
+    """Whether the learning rate depends on the number of epochs of its phase."""
+    return plan.schedule.kind != "constant" and plan.schedule.restart is None
+
+
+def has_foreign_code(spec: Spec) -> bool:
+    """Whether passes or policies from elsewhere decide: they may read anything in the history."""
+    plans = [phase.plan() for phase in spec.phases]
+    used = [registry.policies.get(plan.policy) for plan in plans]
+    used += [registry.passes.get(rule.pass_name) for plan in plans for rule in plan.rules]
+    return bool(spec.plugins) or any(not one.__module__.startswith(OWN) for one in used)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    return next((line for line in lines if line.startswith("model name")), platform.processor() or platform.machine())

@@ -1,0 +1,118 @@
+"""Replaying a run: its rewrites from the journal alone, and what a second training of it does otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nasir.errors import Decline, JournalError, SpecError
+from nasir.growing import GrowingSequence
+from nasir.ir import Graph
+from nasir.journal.directory import RunDirectory
+from nasir.journal.log import lineage
+from nasir.rewriting.evidence import Evidence
+from nasir.spec import Spec, hash_plugins, import_plugins, load_spec, make_pass
+from nasir.transfer import TransferPlan
+
+INDIVIDUAL = ("kept", "recalled", "dropped")
+VOLATILE = frozenset(
+    {
+        "n",
+        "time",
+        "seconds",
+        "cpu_seconds",
+        "compiled_graphs",
+        "path",
+        "step",
+        "supersedes_from",
+        "checkpoint_step",
+        "spec_digest",
+    }
+)
+
+
+def reopen(directory: RunDirectory) -> tuple[Spec, dict[str, Any]]:
+    """(spec, environment) of a run, its plugins imported; refuses plugins that changed, before running them."""
+    env = directory.env()
+    spec = load_spec(directory.spec_path)
+    for plugin in hash_plugins(spec):
+        known = env["plugins"].get(Path(plugin.path).name)
+        if known != plugin.sha256:
+            raise SpecError(
+                f"{plugin.path}: plugin changed since the run began (sha256 was {str(known)[:12]}, is "
+                f"{plugin.sha256[:12]}); restore it, or start a new run"
+            )
+    import_plugins(spec)
+    return spec, env
+
+
+def replay_graphs(directory: RunDirectory) -> tuple[Graph, ...]:
+    """Rebuild every network of a run from its journal: each pass is applied again and must give the same graph and
+    plan as recorded, bit for bit. Passes that used measurements are replayed from their recorded plan.
+
+    Where a policy recalled an individual, what follows is built on the network that was kept as it; such a network is
+    among those returned once more. Raises JournalError at the first rewrite that does not come out as recorded.
+    """
+    reopen(directory)  # the passes of plugins
+    records = GrowingSequence(directory.effective())
+    if not records:
+        raise JournalError(f"{directory.path}: the journal is empty")
+    graphs = [Graph.from_json(directory.get_blob(records[0]["graph"]))]
+    kept: dict[int, Graph] = {}
+    for index, record in enumerate(records):
+        if record["kind"] == "kept":
+            kept[record["individual"]] = graphs[-1]
+            _check_individual(directory, graphs[-1], record)
+        elif record["kind"] == "recalled":
+            graphs.append(kept[record["individual"]])
+            _check_individual(directory, graphs[-1], record)
+        elif record["kind"] == "rewrite":
+            seen = Evidence(history=lineage(records[:index]), seed=records[0]["seed"], ordinal=record["ordinal"])
+            graphs.append(_replay(directory, graphs[-1], record, seen))
+    return tuple(graphs)
+
+
+def _check_individual(directory: RunDirectory, graph: Graph, record: Mapping[str, Any]) -> None:
+    if Graph.from_json(directory.get_blob(record["graph"])) != graph:
+        raise JournalError(
+            f"{directory.path}: individual {record['individual']} was {record['kind']} as another network than its "
+            "rewrites lead to"
+        )
+
+
+def _replay(directory: RunDirectory, graph: Graph, record: Mapping[str, Any], seen: Evidence) -> Graph:
+    place = f"{directory.path}: rewrite {record['ordinal']} ({record['pass']} at {record['site']})"
+    if graph.digest != record["before"]:
+        raise JournalError(f"{place}: begins with another network than the one before it ended with")
+    after = Graph.from_json(directory.get_blob(record["graph"]))
+    plan = TransferPlan.from_json(directory.get_blob(record["plan"]))
+    plan.verify(graph, after)
+    for digest in plan.digests():
+        directory.get_array(digest)  # whole, and still what the plan means
+    change = make_pass(record["pass"], record["options"])
+    if not change.needs:
+        try:
+            again = change.attempt(graph, change.site(graph, record["site"]), seen)
+        except Decline as refusal:
+            raise JournalError(f"{place}: the pass now refuses: {refusal}; was it changed since?") from None
+        if again.graph != after or again.plan.to_json() != plan.to_json():
+            raise JournalError(f"{place}: the pass now gives another network; was it changed since?")
+    if after.digest != record["after"]:
+        raise JournalError(f"{place}: its stored network does not match the journal")
+    return after
+
+
+def compare(first: tuple[Mapping[str, Any], ...], second: tuple[Mapping[str, Any], ...]) -> list[str]:
+    """Differences of two journals in what must be equal bit for bit: decisions, rewrites, metrics."""
+    kinds = {"phase", "epoch", "decision", "trial", "rewrite", "declined", *INDIVIDUAL, "end"}
+    left = [_stable(record) for record in first if record["kind"] in kinds]
+    right = [_stable(record) for record in second if record["kind"] in kinds]
+    found = [f"record {i}: {a} != {b}" for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b]
+    if len(left) != len(right):
+        found.append(f"{len(left)} records against {len(right)}")
+    return found
+
+
+def _stable(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key not in VOLATILE}

@@ -1,0 +1,9 @@
+"""What is trained, how and on what, as plans; and what the engine asks of a backend that carries them out."""
+
+from nasir.training.backend import Backend as Backend
+from nasir.training.backend import Session as Session
+from nasir.training.plans import DataPlan as DataPlan
+from nasir.training.plans import OptimizerPlan as OptimizerPlan
+from nasir.training.plans import PenaltyPlan as PenaltyPlan
+from nasir.training.plans import SchedulePlan as SchedulePlan
+from nasir.training.plans import TrainPlan as TrainPlan

@@ -1,0 +1,179 @@
+"""What the engine asks of a backend. Nothing here knows about torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from nasir.analysis.roofline import DeviceProfile
+from nasir.ir import Graph
+from nasir.rewriting.evidence import Evidence, Need
+from nasir.rewriting.rewrite import Refresh, Rewrite, Settle
+from nasir.training.plans import DataPlan, TrainPlan
+from nasir.transfer import TransferPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """Everything a session needs that does not change between phases."""
+
+    data: DataPlan
+    base: Path  # folder that relative paths of the spec refer to
+    seed: int
+    device: str = "auto"
+    precision: str = "auto"
+    channels_last: bool | str = "auto"
+    compile: str | bool = False  # False, "blocks", or "auto": measured when a phase begins
+    deterministic: bool = False
+    probe: int = 64  # samples whose logits measure the effect of a rewrite
+    weights: tuple[str, str] | None = None  # (model, name of published weights) that a new network starts from
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Weights that a new network starts from: those of the checkpoint at `path`, or their moving `average`.
+
+    `renewed`: labels of nodes that stay freshly initialized.
+    """
+
+    path: Path
+    average: bool = False
+    renewed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """The outcome of training for (part of) an epoch. `finished` is False when a signal stopped it."""
+
+    metrics: Mapping[str, float]
+    finished: bool
+    steps: int  # optimizer steps of the epoch so far
+    sums: Mapping[str, float] = field(default_factory=dict)  # partial metrics, to go on from
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What a rewrite does to the logits of the probe batch, in eval mode."""
+
+    delta_logits: float  # largest absolute difference
+    scale: float  # largest absolute logit before
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Measured seconds of one forward pass over `batch` samples in eval mode."""
+
+    median: float
+    minimum: float
+    spread: float  # between the lower and the upper quartile
+    batch: int
+    device: str
+    threads: int  # of the CPU
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A checkpoint that was read and verified.
+
+    `meta`: what was given when it was saved, as JSON keeps it, and what the backend added. `problems`: a sentence for
+    each newer checkpoint that proved damaged. `state` is the backend's own.
+    """
+
+    meta: Mapping[str, Any]
+    problems: tuple[str, ...]
+    state: object
+
+
+class Session(Protocol):
+    """One network in training on one device.
+
+    The engine calls `build` (or `newest` and `load`) once, `begin_phase` at each phase, then `train` and `evaluate` by
+    turns. A rewrite is measured by `propose`, which leaves the current network untouched, and takes effect by `accept`.
+    """
+
+    def describe(self) -> dict[str, Any]:
+        """Device, threads, precision and versions: what bit-exact resuming depends on."""
+
+    def preferred_multiple(self) -> int:
+        """Widths that are multiples of it compute fastest on this device in this precision; 1: any width does."""
+
+    def fingerprint(self) -> str:
+        """A digest of the training and validation data as they are read: other data, another digest."""
+
+    def build(self, graph: Graph, plan: TransferPlan, start: Start | None = None) -> None:
+        """Make the network, initialized by `plan`, then by the weights of `start`."""
+
+    def begin_phase(self, plan: TrainPlan, phase_epochs: int | None, resumed: bool) -> Mapping[str, Any]:
+        """Set up optimizer and averages; `resumed`: go on in a phase that was begun. Fields of journal records to
+        write about it, by kind of record."""
+
+    def train(self, epoch: int, phase_epoch: int, stretch: Stretch | None, stop: Callable[[], bool]) -> Stretch:
+        """Train epoch `epoch` (counted from 0 over the run), going on from `stretch` if it was interrupted."""
+
+    def evaluate(self, split: str) -> dict[str, float]:
+        """{"val.loss": ..., "val.accuracy": ...} for split "val" or "test" (read only at the end of a run)."""
+
+    def observe(self, needs: Iterable[Need]) -> Evidence: ...
+    def propose(self, rewrite: Rewrite) -> Effect: ...
+    def accept(self) -> None: ...
+    def settle(self, settle: Settle, target: float, stop: Callable[[], bool]) -> dict[str, Any] | None:
+        """Train only the slots of `settle` until the training accuracy exceeds `target`; None if `stop` ended it."""
+
+    def refresh(self, refresh: Refresh, stop: Callable[[], bool]) -> dict[str, Any] | None:
+        """Move the running statistics of norms by forward passes, as `refresh` says; None if `stop` ended it.
+
+        Data order and augmentation are functions of seed and number of rewrites. Otherwise facts for the journal,
+        such as "delta_logits", the largest change of a logit of the probe batch.
+        """
+
+    def snapshot(self) -> object:
+        """All that training and rewriting change, to go back to by `restore`."""
+
+    def restore(self, snapshot: object) -> None:
+        """Go back to a snapshot taken in the same phase, bit for bit, any number of times."""
+
+    def notes(self) -> dict[str, Any]:
+        """Facts for the journal of an epoch: `samples` trained on in it, the number of graphs compiled so far, ..."""
+
+    def learning_rate(self, phase_epoch: int) -> float: ...
+    def save(self, directory: Path, step: int, meta: Mapping[str, Any], keep: int) -> Path:
+        """Write a checkpoint, perhaps in the background: see `flush`."""
+
+    def flush(self) -> None:
+        """Wait until every checkpoint is on disk; raises CheckpointError where that failed."""
+
+    def export(self, directory: Path, step: int, meta: Mapping[str, Any]) -> Path:
+        """Write the state as `save` does, into any directory and durably before it returns; `newest` reads it."""
+
+    def newest(self, directory: Path) -> Saved | None:
+        """Read the newest usable checkpoint of a directory, None without one; the session stays as it is.
+
+        Newer ones that prove damaged are set aside. Raises CheckpointError where all are.
+        """
+
+    def load(self, saved: Saved, graph: Graph, ordinal: int | None = None) -> None:
+        """Put the session into a saved state; `graph` is the network that it was saved with.
+
+        `ordinal` stands in for that of the meta data, which keys random fills. Within a phase, the phase goes on with
+        the network that was loaded, its averages and its optimizer state. Raises CheckpointError for another network.
+        """
+
+    def close(self) -> None: ...
+
+
+class Backend(Protocol):
+    """Makes sessions; registered under the entry point group `nasir.backends`."""
+
+    def open(self, setup: Setup) -> Session: ...
+    def measure(
+        self, graph: Graph, batch: int, device: str, threads: int | None = None, precision: str = "fp32"
+    ) -> Latency:
+        """Time a forward pass of a network with arbitrary weights; raises RunError for a device that is not there."""
+
+    def calibrate(self, device: str, threads: int | None = None) -> DeviceProfile:
+        """What the device at hand does at best, measured."""
+
+    def cuda_devices(self) -> int:
+        """How many CUDA devices `open` could use in this environment."""
