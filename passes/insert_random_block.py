@@ -1,7 +1,7 @@
 """`insert-random-block`: a block somewhere in the network, at random, and not twice in one place (ResBuilder).
 
 Positions as in the released code of ResBuilder; the near-zero start is the paper's, the code starts blocks like any
-other layer. "Layers" are those of the network's main stream (`nasir.analysis.main_path`).
+other layer. "Layers" are those of the network's main path (`nasir.analysis.main_path`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The main stream of a network: its layers one after another, as a chain, with branches left out.
+"""The main path of a network: its layers one after another, as a chain, with branches left out.
 
-A node lies on the stream when every path from the inputs to the outputs goes through it. A layer is a convolution,
-linear layer, pooling or merge on the stream with the norm, activation and dropout that follow it.
+A node lies on the main path when every path from the inputs to the outputs goes through it. A layer is a convolution,
+linear layer, pooling or merge on the main path with the norm, activation and dropout that follow it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Kind = Literal["weighted", "pool", "merge"]
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer of the stream: `node` does the work, `end` is its last node (the activation).
+    """One layer of the main path: `node` does the work, `end` is its last node (the activation).
 
     `segment` counts the poolings up to and with this layer: layers of one segment lie between two poolings.
     """
@@ -29,7 +29,7 @@ class Layer:
     segment: int
 
 
-def stream(graph: Graph) -> tuple[int, ...]:
+def main_path(graph: Graph) -> tuple[int, ...]:
     """The nodes that every path from inputs to outputs takes, in topological order; one-output nodes only."""
     position = {node_id: index for index, node_id in enumerate(graph.order)}
     beyond = len(position)
@@ -45,8 +45,8 @@ def stream(graph: Graph) -> tuple[int, ...]:
 
 
 def layers(graph: Graph) -> tuple[Layer, ...]:
-    """The layers of the stream in order."""
-    chain = stream(graph)
+    """The layers of the main path in order."""
+    chain = main_path(graph)
     found: list[Layer] = []
     segment = 0
     for index, node_id in enumerate(chain):

@@ -1,7 +1,7 @@
 """Keeps the workers of a search going: starts them, restarts the ones that die, stops them together.
 
-Where the workers live is the affair of a `Place`: processes of this machine (nasir.search.processes) or a Ray cluster
-(nasir.search.ray_workers). What they work on is the affair of a `Board`: the study.
+Where the workers live is the affair of a `Launcher`: processes of this machine (nasir.search.processes) or a Ray
+cluster (nasir.search.ray_workers). What they work on is the affair of a `Board`: the study.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Handle(Protocol):
         """The last lines it wrote since it was started."""
 
 
-class Place(Protocol):
-    """Where workers live."""
+class Launcher(Protocol):
+    """Names workers and starts them, wherever they live."""
 
     def identity(self, slot: int, restart: int) -> str:
         """The name under which a worker takes trials; never given twice in a study."""
@@ -84,10 +84,15 @@ class Supervisor:
     """Runs `count` workers; set `kill` to end them at once."""
 
     def __init__(
-        self, count: int, place: Place, board: Board, signals: Signals, say: Callable[[str], None] = lambda text: None
+        self,
+        count: int,
+        launcher: Launcher,
+        board: Board,
+        signals: Signals,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.slots = [Slot(number) for number in range(1, count + 1)]
-        self.place = place
+        self.launcher = launcher
         self.board = board
         self.signals = signals
         self.say = say
@@ -134,13 +139,13 @@ class Supervisor:
         if slot.handle is None and not slot.done and not slot.dead and time.monotonic() >= slot.at:
             slot.restart += 1
             slot.finished = self.finished
-            slot.handle = self.place.start(slot.number, slot.restart)
+            slot.handle = self.launcher.start(slot.number, slot.restart)
 
     def _ended(self, slot: Slot, code: int) -> None:
         assert slot.handle is not None
         tail = slot.handle.tail()
         slot.handle = None
-        slot.dead.append(self.place.identity(slot.number, slot.restart))
+        slot.dead.append(self.launcher.identity(slot.number, slot.restart))
         if code == 0:
             slot.done = True
         elif self.signals.wanted():
@@ -233,7 +238,7 @@ class Supervisor:
             time.sleep(TICK)
         for slot in left:
             slot.handle = None
-            slot.dead.append(self.place.identity(slot.number, slot.restart))
+            slot.dead.append(self.launcher.identity(slot.number, slot.restart))
         expected: tuple[type[Exception], ...] = (NasirError, *self.board.outages)
         try:
             for slot in self.slots:

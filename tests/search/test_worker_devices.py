@@ -292,7 +292,7 @@ def places(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     found: list[Any] = []
 
     def run(self: Supervisor) -> None:
-        found.append(self.place)
+        found.append(self.launcher)
 
     monkeypatch.setattr(Supervisor, "run", run)
     return found
