@@ -70,12 +70,12 @@ def _count(text: str) -> int:
 
 def _gpus(text: str) -> float:
     try:
-        found = float(text)
+        share = float(text)
     except ValueError:
-        found = -1.0
-    if not (0 <= found <= 1 or (found > 1 and found.is_integer())):
+        share = -1.0
+    if not (0 <= share <= 1 or (share > 1 and share.is_integer())):
         raise argparse.ArgumentTypeError(f"{text!r}: a share from 0 to 1, or a whole number of GPUs is expected")
-    return found
+    return share
 
 
 def _seconds(text: str) -> float:
@@ -325,7 +325,7 @@ def _as_json(study: Study, facts: StudyFacts, report: Path) -> dict[str, Any]:
         "best": [
             {
                 "trial": trial.number,
-                "values": {one.metric: value for one, value in zip(facts.objectives, trial.values, strict=True)},
+                "values": {aim.metric: value for aim, value in zip(facts.objectives, trial.values, strict=True)},
                 "choices": dict(trial.params),
                 "run": trial.run,
             }

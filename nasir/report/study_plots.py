@@ -58,18 +58,18 @@ def key(outcomes: Iterable[Outcome], extra: Sequence[tuple[str, str]] = ()) -> s
         f'<svg width="20" height="14" viewBox="0 0 20 14"><path class="{style}" d="M0 7H20"/></svg>{escape(words)}'
         for style, words in extra
     )
-    return f'<div class="key">{"".join(f"<span>{one}</span>" for one in [*shown.values(), *lines])}</div>'
+    return f'<div class="key">{"".join(f"<span>{entry}</span>" for entry in [*shown.values(), *lines])}</div>'
 
 
 def value_of(trial: TrialFacts, metric: str, objectives: Sequence[ObjectiveFacts]) -> float | None:
     """An objective or another quantity of a trial; None where it has none."""
-    for one, value in zip(objectives, trial.values, strict=False):
-        if one.metric == metric:
+    for objective, value in zip(objectives, trial.values, strict=False):
+        if objective.metric == metric:
             return value
-    found = trial.metrics.get(metric, trial.cost.get(metric))
-    if found is None and metric in ("epochs", "cpu_seconds"):
-        found = getattr(trial, metric)
-    return found if found is not None and math.isfinite(found) else None
+    value = trial.metrics.get(metric, trial.cost.get(metric))
+    if value is None and metric in ("epochs", "cpu_seconds"):
+        value = getattr(trial, metric)
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _frame(bottom: float = BOTTOM) -> tuple[float, float, float, float]:
@@ -79,7 +79,9 @@ def _frame(bottom: float = BOTTOM) -> tuple[float, float, float, float]:
 def history(facts: StudyFacts) -> list[View]:
     """Values in the order in which trials ended, with the best so far; before them the hypervolume, if there is one."""
     views = [("hypervolume", _volume(facts))] if facts.hypervolume else []
-    views += [(metric_name(one.metric), _values(facts, index)) for index, one in enumerate(facts.objectives)]
+    views += [
+        (metric_name(objective.metric), _values(facts, index)) for index, objective in enumerate(facts.objectives)
+    ]
     return views
 
 
@@ -111,25 +113,25 @@ def _steps(points: Sequence[tuple[float, float]]) -> str:
 
 
 def _values(facts: StudyFacts, index: int) -> str:
-    one = facts.objectives[index]
+    objective = facts.objectives[index]
     finished = [trial for trial in facts.finished if len(trial.values) > index]
     left, _, bottom, top = _frame()
     x = _order(len(finished))
     # a pruned trial has the value it was stopped at: those far below lie on the axis, and do not squeeze the others
     settled = [trial.values[index] for trial in finished if trial.outcome != "pruned"]
-    y = scale_of(one.metric, settled or [trial.values[index] for trial in finished], bottom, top)
+    y = scale_of(objective.metric, settled or [trial.values[index] for trial in finished], bottom, top)
     places = [(trial, x(order), y(trial.values[index])) for order, trial in enumerate(finished, 1)]
     best: list[tuple[float, float]] = []
     record = math.inf
     for trial, at, _ in places:
-        if trial.counts and one.sign * trial.values[index] < record:
-            record = one.sign * trial.values[index]
+        if trial.counts and objective.sign * trial.values[index] < record:
+            record = objective.sign * trial.values[index]
         if record < math.inf:
-            best.append((at, y(one.sign * record)))
+            best.append((at, y(objective.sign * record)))
     body = [*axes(x, y), _steps(best), *(mark(*place) for place in places), *_rings(facts, places)]
     if not places:
         body.append(text((left + WIDTH) / 2, HEIGHT / 2, "no trial has ended yet", "tick middle"))
-    return svg("history", f"{metric_name(one.metric)} of each trial, in the order in which they ended", body)
+    return svg("history", f"{metric_name(objective.metric)} of each trial, in the order in which they ended", body)
 
 
 def _rings(facts: StudyFacts, places: Sequence[tuple[TrialFacts, float, float]]) -> Iterator[str]:
@@ -168,7 +170,7 @@ def _free_place(x: float, y: float, width: float, busy: Sequence[Box]) -> tuple[
 
 def trade_off(facts: StudyFacts) -> list[View]:
     """Each pair of objectives; of one objective, it against what the network and its training cost."""
-    metrics = [one.metric for one in facts.objectives]
+    metrics = [objective.metric for objective in facts.objectives]
     if len(metrics) > 1:
         pairs = [(x, y) for index, y in enumerate(metrics) for x in metrics[index + 1 :]]
     else:
@@ -192,7 +194,7 @@ def _scatter(facts: StudyFacts, across: str, up: str, found: Sequence[tuple[Tria
     left, right, bottom, top = _frame()
     x = scale_of(across, (value for _, value, _ in found), left, right, count=6)
     y = scale_of(up, (value for _, _, value in found), bottom, top)
-    signs = {one.metric: one.sign for one in facts.objectives}
+    signs = {objective.metric: objective.sign for objective in facts.objectives}
     sign = signs.get(across, 1.0), signs.get(up, 1.0)
     able = [(sign[0] * a, sign[1] * b) for trial, a, b in found if trial.counts]
     steps = list(_staircase(able))
@@ -270,11 +272,11 @@ def intermediate(facts: StudyFacts) -> str:
     return svg("curves dimming", f"{metric_name(metric)} of each trial over {facts.axis}", body)
 
 
-def _worth_seeing(lines: Sequence[TrialFacts], one: ObjectiveFacts) -> list[float]:
+def _worth_seeing(lines: Sequence[TrialFacts], objective: ObjectiveFacts) -> list[float]:
     """The values that decide the range of y: not the worst quarter, in which all trials are alike bad at first."""
     values = sorted(
         (value for trial in lines for value in trial.intermediate.values() if math.isfinite(value)),
-        key=lambda value: one.sign * value,
+        key=lambda value: objective.sign * value,
     )
     ends = [trial.values[0] for trial in lines if trial.outcome == "pruned" and trial.values]
     return values[: max(len(values) * 3 // 4, 2)] + ends

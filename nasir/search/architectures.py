@@ -67,8 +67,8 @@ def key(spec: Spec, graph: Graph) -> str:
 
 def lookup(trials: Iterable[Known], wanted: str) -> Known | None:
     """The first COMPLETE trial of that key."""
-    found = [trial for trial in trials if trial.state.name == "COMPLETE" and trial.user_attrs.get(ATTRIBUTE) == wanted]
-    return min(found, key=lambda trial: trial.number, default=None)
+    equal = [trial for trial in trials if trial.state.name == "COMPLETE" and trial.user_attrs.get(ATTRIBUTE) == wanted]
+    return min(equal, key=lambda trial: trial.number, default=None)
 
 
 def _weights(spec: Spec) -> Any:

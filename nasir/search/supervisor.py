@@ -194,9 +194,9 @@ class Supervisor:
     # -- the study
 
     def _watch(self) -> None:
-        found = self._reach(self.board.watch, self.finished)
-        if found > self.finished:
-            self.finished, self.deaths = found, 0
+        finished = self._reach(self.board.watch, self.finished)
+        if finished > self.finished:
+            self.finished, self.deaths = finished, 0
 
     def _reach(self, ask: Callable[[], T], otherwise: T) -> T:
         """What the storage answers, or `otherwise` while it is away; RunError once that takes too long."""
