@@ -66,10 +66,10 @@ def value_of(trial: TrialFacts, metric: str, objectives: Sequence[ObjectiveFacts
     for objective, value in zip(objectives, trial.values, strict=False):
         if objective.metric == metric:
             return value
-    value = trial.metrics.get(metric, trial.cost.get(metric))
-    if value is None and metric in ("epochs", "cpu_seconds"):
-        value = getattr(trial, metric)
-    return value if value is not None and math.isfinite(value) else None
+    measured = trial.metrics.get(metric, trial.cost.get(metric))
+    if measured is None and metric in ("epochs", "cpu_seconds"):
+        measured = getattr(trial, metric)
+    return measured if measured is not None and math.isfinite(measured) else None
 
 
 def _frame(bottom: float = BOTTOM) -> tuple[float, float, float, float]:
@@ -190,17 +190,17 @@ def trade_off(facts: StudyFacts) -> list[View]:
     return views
 
 
-def _scatter(facts: StudyFacts, across: str, up: str, found: Sequence[tuple[TrialFacts, float, float]]) -> str:
+def _scatter(facts: StudyFacts, across: str, up: str, measured: Sequence[tuple[TrialFacts, float, float]]) -> str:
     left, right, bottom, top = _frame()
-    x = scale_of(across, (value for _, value, _ in found), left, right, count=6)
-    y = scale_of(up, (value for _, _, value in found), bottom, top)
+    x = scale_of(across, (value for _, value, _ in measured), left, right, count=6)
+    y = scale_of(up, (value for _, _, value in measured), bottom, top)
     signs = {objective.metric: objective.sign for objective in facts.objectives}
     sign = signs.get(across, 1.0), signs.get(up, 1.0)
-    able = [(sign[0] * a, sign[1] * b) for trial, a, b in found if trial.counts]
+    able = [(sign[0] * a, sign[1] * b) for trial, a, b in measured if trial.counts]
     steps = list(_staircase(able))
     points = [(x(sign[0] * a), y(sign[1] * b)) for a, b in steps]
     line = f'<path class="front" d="M{"L".join(f"{a:.1f} {b:.1f}" for a, b in points)}"/>' if points else ""
-    places = [(trial, x(a), y(b)) for trial, a, b in found]
+    places = [(trial, x(a), y(b)) for trial, a, b in measured]
     limits, words = _limits(facts.constraints, across, up, x, y)
     body = [*axes(x, y), *limits, line, *(mark(*place) for place in places), *words]
     best = [place for place in places if len(facts.objectives) > 1 and place[0].number in facts.front]
