@@ -81,11 +81,11 @@ def resume(options: argparse.Namespace) -> int:
 
 def _watched(name: str, options: argparse.Namespace, train: Callable[..., Any]) -> int:
     """Train with progress, TensorBoard events if asked for, and signals; then print the result."""
-    from nasir.report.progress import Progress
+    from nasir.report.progress import ProgressBar
     from nasir.running.interrupts import stop_on_signals
 
     with ExitStack() as stack:
-        progress = stack.enter_context(Progress(name, quiet=options.json))
+        progress = stack.enter_context(ProgressBar(name, quiet=options.json))
         listeners = [progress.record]
         if options.tensorboard:
             from nasir.report.tensorboard import TensorBoard

@@ -65,7 +65,7 @@ def line(record: Mapping[str, Any]) -> str:
     return ""
 
 
-class Progress:
+class ProgressBar:
     """Shows journal records as they come: a bar for each phase on a terminal, plain lines elsewhere."""
 
     def __init__(self, name: str, quiet: bool = False) -> None:

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from nasir.report.plots import text
-from nasir.report.study_axes import Scale, metric_name, scale_of, short_names
+from nasir.report.study_axes import AxisScale, metric_name, scale_of, short_names
 from nasir.report.study_facts import ParameterFacts, StudyFacts, TrialFacts
 from nasir.report.study_plots import svg
 
@@ -103,7 +103,7 @@ def _of_choice(parameter: ParameterFacts, title: str, ended: Sequence[TrialFacts
     return _Axis(parameter.name, title, spread, ticks, "not active")
 
 
-def _from_end_to_end(parameter: ParameterFacts) -> Scale:
+def _from_end_to_end(parameter: ParameterFacts) -> AxisScale:
     """A scale over the whole range of a number, with ticks at both ends."""
     metric = "epochs" if parameter.kind == "int" else parameter.name  # for whole ticks
     wide = scale_of(metric, (parameter.low, parameter.high), HEIGHT - BOTTOM, TOP, log=parameter.log, count=6)
@@ -129,7 +129,7 @@ def _of_objective(facts: StudyFacts, index: int) -> _Axis:
     return _Axis(metric, metric_name(metric), place, _ticks(scale), "pruned")
 
 
-def _ticks(scale: Scale) -> list[tuple[float, str]]:
+def _ticks(scale: AxisScale) -> list[tuple[float, str]]:
     return [(scale(tick), scale.show(tick)) for tick in scale.ticks]
 
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 from pydantic import TypeAdapter, ValidationError
 
 from nasir.report.plots import text
-from nasir.report.study_axes import Scale, axes, clock, metric_name, scale_of
+from nasir.report.study_axes import AxisScale, axes, clock, metric_name, scale_of
 from nasir.report.study_facts import ObjectiveFacts, Outcome, StudyFacts, TrialFacts
 from nasir.spec.amounts import ConstraintText
 
@@ -85,17 +85,19 @@ def history(facts: StudyFacts) -> list[View]:
     return views
 
 
-def _order(count: int) -> Scale:
+def _order(count: int) -> AxisScale:
     left, right, _, _ = _frame()
     scale = scale_of("epochs", (1, max(count, 2)), left, right, log=False, count=8)
     ticks = tuple(tick for tick in scale.ticks if 1 <= tick <= max(count, 2))
-    return Scale("trials ended", 0.5, max(count, 2) + 0.5, left, right, ticks, scale.show)
+    return AxisScale("trials ended", 0.5, max(count, 2) + 0.5, left, right, ticks, scale.show)
 
 
 def _volume(facts: StudyFacts) -> str:
     _, _, bottom, top = _frame()
     x = _order(len(facts.finished))
-    y = Scale("share of the box from the worst to the best values", 0, 1, bottom, top, (0, 0.25, 0.5, 0.75, 1), _share)
+    y = AxisScale(
+        "share of the box from the worst to the best values", 0, 1, bottom, top, (0, 0.25, 0.5, 0.75, 1), _share
+    )
     points = [(x(index), y(value)) for index, value in enumerate(facts.hypervolume, 1)]
     fronts = [mark(trial, *points[index]) for index, trial in enumerate(facts.finished) if trial.number in facts.front]
     return svg("history", "hypervolume after each trial", [*axes(x, y), _steps(points), *fronts])
@@ -220,7 +222,9 @@ def _staircase(points: Sequence[tuple[float, float]]) -> Iterator[tuple[float, f
         yield x, y
 
 
-def _limits(constraints: Iterable[str], across: str, up: str, x: Scale, y: Scale) -> tuple[list[str], list[str]]:
+def _limits(
+    constraints: Iterable[str], across: str, up: str, x: AxisScale, y: AxisScale
+) -> tuple[list[str], list[str]]:
     """Lines of the constraints on one of the two quantities, where they lie within the plot, and their words."""
     lines, said = [], []
     for words in constraints:
@@ -282,12 +286,12 @@ def _worth_seeing(lines: Sequence[TrialFacts], objective: ObjectiveFacts) -> lis
     return values[: max(len(values) * 3 // 4, 2)] + ends
 
 
-def _cost_axis(axis: str, high: float, start: float, stop: float) -> Scale:
+def _cost_axis(axis: str, high: float, start: float, stop: float) -> AxisScale:
     if axis == "cpu_seconds":
         scale = clock("CPU time of training", 0.0, high, start, stop)
     else:
         name = "MACs spent in training" if axis == "macs" else metric_name(axis)
         scale = scale_of("epochs" if axis == "epoch" else axis, (0.0, high), start, stop, log=False, count=8)
-        scale = Scale(name, scale.low, scale.high, start, stop, scale.ticks, scale.show)
+        scale = AxisScale(name, scale.low, scale.high, start, stop, scale.ticks, scale.show)
     ticks = tuple(tick for tick in scale.ticks if tick <= high)
-    return Scale(scale.title, 0.0, high or 1.0, start, stop, ticks, scale.show)
+    return AxisScale(scale.title, 0.0, high or 1.0, start, stop, ticks, scale.show)

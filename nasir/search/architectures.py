@@ -21,7 +21,7 @@ ATTRIBUTE = "architecture"  # user attribute of a trial that holds its key
 ASIDE = frozenset({"nasir", "name", "checkpoint", "search", "network", "blocks", "input", "plugins"})
 
 
-class Trial(Protocol):
+class EndedTrial(Protocol):
     """What is read of an Optuna trial."""
 
     @property
@@ -32,7 +32,7 @@ class Trial(Protocol):
     def user_attrs(self) -> Mapping[str, Any]: ...
 
 
-Known = TypeVar("Known", bound=Trial)
+Known = TypeVar("Known", bound=EndedTrial)
 
 
 def key(spec: Spec, graph: Graph) -> str:
