@@ -21,19 +21,19 @@ from nasir.rewriting.evidence import Evidence
 
 def constants(graph: Graph, seen: Evidence) -> dict[Port, Known]:
     """What is constant of every value, by the weights in `seen`."""
-    found: dict[Port, Known] = {}
+    known: dict[Port, Known] = {}
     for node_id in graph.order:
         node = graph.nodes[node_id]
         facts = node.facts
-        result = propagated(facts, NodeView(graph, node_id, seen.weight), [found[port] for port in node.inputs])
+        result = propagated(facts, NodeView(graph, node_id, seen.weight), [known[port] for port in node.inputs])
         if not facts.several:
-            found[Port(node_id)] = result  # type: ignore[assignment]
+            known[Port(node_id)] = result  # type: ignore[assignment]
             continue
         number = 0
         while Port(node_id, number) in graph.infer.types:  # of several outputs without a rule all vary
-            found[Port(node_id, number)] = result[number] if isinstance(result, tuple) else None
+            known[Port(node_id, number)] = result[number] if isinstance(result, tuple) else None
             number += 1
-    return found
+    return known
 
 
 def propagated(facts: OpDef, node: NodeView, known: list[Known]) -> Known | tuple[Known, ...]:

@@ -11,7 +11,7 @@ import torch
 from grown import images, lived, logits, pyramid, same_tensors
 from torch.nn import functional
 
-from nasir.analysis.main_path import layers, main_path
+from nasir.analysis.main_path import layers, main_nodes
 from nasir.analysis.untied import own_widths, set_widths
 from nasir.backends.torch import Model
 from nasir.blocks.init import GLOROT
@@ -66,7 +66,7 @@ class TestReleasedCodeContract(PassContract):
 
 def test_the_main_path_is_what_every_path_takes() -> None:
     graph = pyramid((2,), 4, size=8)
-    on = [graph.nodes[node_id].label for node_id in main_path(graph)]
+    on = [graph.nodes[node_id].label for node_id in main_nodes(graph)]
     inside = [label for label in on if label.startswith("s1")]
     assert inside == ["s1.0.add", "s1.0.relu_out", "s1.1.add", "s1.1.relu_out"]
     ends = [(graph.nodes[layer.end].label, layer.kind) for layer in layers(graph)]

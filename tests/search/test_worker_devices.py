@@ -292,7 +292,7 @@ def places(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     found: list[Any] = []
 
     def run(self: Supervisor) -> None:
-        found.append(self.launcher)
+        found.append(self.place)
 
     monkeypatch.setattr(Supervisor, "run", run)
     return found
