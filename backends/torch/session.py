@@ -20,7 +20,7 @@ from nasir.backends.torch.device.names import check_precision, choose_device
 from nasir.backends.torch.device.precision import float32_products, products_of
 from nasir.backends.torch.device.switches import Switches
 from nasir.backends.torch.device.working import DATA, HOST, NETWORK, TRAINING, working
-from nasir.backends.torch.lower.compile import BlockCompiler, Choice, step_seconds
+from nasir.backends.torch.lower.compile import BlockCompiler, CompileChoice, step_seconds
 from nasir.backends.torch.model import Model
 from nasir.backends.torch.observe.evidence import observe
 from nasir.backends.torch.optimizers.groups import build_optimizer, export_state, import_state
@@ -379,7 +379,7 @@ class TorchSession:
             self.compiler.release(self.model)
         self._compile()
 
-    def _choose(self) -> Choice:
+    def _choose(self) -> CompileChoice:
         """Time training steps with and without compiled blocks, and leave no trace of them."""
         assert self.plan is not None and self.optimizer is not None
         saved = Snapshot.of(self.model, self.optimizer, self.ema)
@@ -388,7 +388,7 @@ class TorchSession:
             self._run_compiled(compiled)
             return step_seconds(self._measured_epoch, self._wait)
 
-        return Choice.measured(seconds, lambda: self.restore(saved))
+        return CompileChoice.measured(seconds, lambda: self.restore(saved))
 
     @working("a training step of {setup.data.batch_size} samples", TRAINING)
     def _measured_epoch(self, epoch: int, stop: Callable[[], bool]) -> None:
