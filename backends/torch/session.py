@@ -21,7 +21,7 @@ from nasir.backends.torch.device.names import check_precision, choose_device
 from nasir.backends.torch.device.precision import products_of
 from nasir.backends.torch.device.switches import Switches
 from nasir.backends.torch.device.working import DATA, HOST, NETWORK, TRAINING, working
-from nasir.backends.torch.lower.compile import Choice, Compilation, step_seconds
+from nasir.backends.torch.lower.compile import Compilation, CompileChoice, step_seconds
 from nasir.backends.torch.model import Model
 from nasir.backends.torch.observe.evidence import observe
 from nasir.backends.torch.observe.logits import logits_of
@@ -293,7 +293,7 @@ class TorchSession:
             self.ema.replace({**self.ema.tensors, **statistics(norms)})
         return {**found, "delta_logits": float((self._logits(self.model, images) - before).abs().max())}
 
-    def _choose(self) -> Choice:
+    def _choose(self) -> CompileChoice:
         """Time training steps with and without compiled blocks, and leave no trace of them."""
         assert self.plan is not None and self.optimizer is not None
         saved = Snapshot.of(self.model, self.optimizer, self.ema)
@@ -303,7 +303,7 @@ class TorchSession:
             wait = torch.cuda.synchronize if self.device.type == "cuda" else lambda: None
             return step_seconds(self._measured_epoch, wait)
 
-        return Choice.measured(seconds, lambda: self.restore(saved))
+        return CompileChoice.measured(seconds, lambda: self.restore(saved))
 
     @working("a training step of {setup.data.batch_size} samples", TRAINING)
     def _measured_epoch(self, epoch: int, stop: Callable[[], bool]) -> None:

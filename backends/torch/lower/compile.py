@@ -80,7 +80,7 @@ class Compilation:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class CompileChoice:
     """Whether blocks run compiled, by the median milliseconds of a step each way; `compiled_ms` is None where compiled
     blocks do not work, and `why` says so."""
 
@@ -94,7 +94,7 @@ class Choice:
         return {name: value for name, value in asdict(self).items() if value != ""}
 
     @classmethod
-    def measured(cls, seconds: Callable[[bool], float], put_back: Callable[[], None]) -> Choice:
+    def measured(cls, seconds: Callable[[bool], float], put_back: Callable[[], None]) -> CompileChoice:
         """The faster way; `seconds(compiled)` times a step, `put_back` undoes what that trained.
 
         Whatever stops the compiler, memory that it lacks too, is a reason to do without. What else nasir refuses is

@@ -99,10 +99,10 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
         if hashlib.sha256(data).hexdigest() != entry["sha256"]:
             raise CheckpointError(f"{file}: its sha256 differs from the manifest's; the file is damaged")
         try:
-            found = safetensors.torch.load(data)
+            stored = safetensors.torch.load(data)
         except SafetensorError as error:  # only after a change of format: the digest was right
             raise CheckpointError(f"{file}: not readable as safetensors ({error})") from None
-        tensors[group] = {key: tensor.to(device) for key, tensor in found.items()}
+        tensors[group] = {key: tensor.to(device) for key, tensor in stored.items()}
         tensors[group].update((alias, tensors[group][key]) for alias, key in entry["aliases"].items())
     return Checkpoint(manifest["step"], path, tensors, manifest["meta"])
 
@@ -139,7 +139,7 @@ def set_aside(directory: Path, step: int) -> None:
 def steps(directory: Path) -> tuple[int, ...]:
     """Steps of the finished checkpoints, ascending; not yet verified."""
     names = [entry.name for entry in directory.iterdir() if entry.is_dir()] if directory.is_dir() else []
-    return tuple(sorted(int(found[1]) for name in names if (found := re.fullmatch(r"step_(\d+)", name))))
+    return tuple(sorted(int(match[1]) for name in names if (match := re.fullmatch(r"step_(\d+)", name))))
 
 
 def clean(directory: Path) -> tuple[str, ...]:
@@ -149,8 +149,8 @@ def clean(directory: Path) -> tuple[str, ...]:
     """
     removed = []
     for entry in sorted(directory.glob("step_*.tmp.*")):
-        found = re.fullmatch(r"step_\d+\.tmp\.(\d+)(\.old)?", entry.name)
-        if found and (int(found[1]) == os.getpid() or not is_alive(int(found[1]))):
+        match = re.fullmatch(r"step_\d+\.tmp\.(\d+)(\.old)?", entry.name)
+        if match and (int(match[1]) == os.getpid() or not is_alive(int(match[1]))):
             shutil.rmtree(entry, ignore_errors=True)
             removed.append(entry.name)
     return tuple(removed)
