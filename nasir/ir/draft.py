@@ -211,7 +211,7 @@ class Draft:
             self.copies[node_id, slot] = (source, slot)
 
     def source(self, node_id: int, slot: str, source: Any) -> None:
-        """Say where a weight of a node, old or new, comes from: a Take, Stack, Fill or Blob of `nasir.transfer`.
+        """Say where a weight of a node, old or new, comes from: a Take, Stack, Sum, Fill or Blob of `nasir.transfer`.
 
         It goes before whatever the spaces, `fill` or `copy` would give, and is checked after `commit`.
         """

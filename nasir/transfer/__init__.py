@@ -14,7 +14,9 @@ from nasir.transfer.source import Blob as Blob
 from nasir.transfer.source import Key as Key
 from nasir.transfer.source import Source as Source
 from nasir.transfer.source import Stack as Stack
+from nasir.transfer.source import Sum as Sum
 from nasir.transfer.source import Take as Take
 from nasir.transfer.source import Twin as Twin
+from nasir.transfer.source import averages as averages
 from nasir.transfer.source import digests_of as digests_of
 from nasir.transfer.source import keys_of as keys_of
