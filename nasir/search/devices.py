@@ -81,8 +81,8 @@ class Demand:
     @property
     def numbered(self) -> Wish | None:
         """The wish of the highest number that asks for one device of several, cuda:N."""
-        found = [wish for wish in self.wishes if wish.number is not None]
-        return max(found, key=lambda wish: wish.number or 0, default=None)
+        numbered = [wish for wish in self.wishes if wish.number is not None]
+        return max(numbered, key=lambda wish: wish.number or 0, default=None)
 
     def beside_others(self, there: bool) -> list[str]:
         """Remarks about what is timed on a CPU that several workers load; `there`: workers see a CUDA device."""
@@ -111,15 +111,15 @@ def demand_of(spec: SearchSpec, written: bool = True) -> Demand:
         name = default if given is None else str(given.value)
         wishes.setdefault(name, wish(name, "device"))
         timing |= dict.fromkeys(
-            one.name for one in rule_passes(tree) if any(need.kind == "latency" for need in one.needs)
+            used.name for used in rule_passes(tree) if any(need.kind == "latency" for need in used.needs)
         )
     clocks = [Clock(f"the pass {name} aims at a latency, which", frozenset(wishes)) for name in timing]
-    found = list(wishes.values())
+    all_wishes = list(wishes.values())
     if "latency_ms" in spec.search.metrics:
         name = spec.search.latency.device
-        found.append(wish(name, "search", "latency", "device"))
+        all_wishes.append(wish(name, "search", "latency", "device"))
         clocks.append(Clock("latency_ms", frozenset({name})))
-    return Demand(tuple(found), tuple(clocks))
+    return Demand(tuple(all_wishes), tuple(clocks))
 
 
 # -- what this machine has
@@ -174,23 +174,23 @@ def divide(demand: Demand, devices: Sequence[str], workers: int, each: int = 1) 
     something on one device.
     """
     there = bool(devices)
-    wanted, one = demand.must, demand.numbered
+    wanted, numbered = demand.must, demand.numbered
     if wanted is not None and not there:
         raise UsageError(f"{wanted}, and {_seen(devices)}; use `auto` or `cpu`, or look at {VISIBLE} and the driver")
-    if one is not None and one.number is not None and one.number >= len(devices):
-        raise UsageError(f"{one}, and {_seen(devices)}, numbered from 0; use `cuda`")
+    if numbered is not None and numbered.number is not None and numbered.number >= len(devices):
+        raise UsageError(f"{numbered}, and {_seen(devices)}, numbered from 0; use `cuda`")
     if workers == 1:
         return Division()
     notes = demand.beside_others(there)
     if not there or not demand.may:
         return Division(notes=tuple(notes))
-    places = 1 if one is not None else len(devices)
+    places = 1 if numbered is not None else len(devices)
     if workers > places * each:
         several = f"--workers-per-device {-(-workers // places)} to let them share"
-        if one is not None:
+        if numbered is not None:
             raise UsageError(
-                f"{one}: {workers} workers would all be on this one device; use `cuda`, which gives each worker one of "
-                f"its own, or {several}"
+                f"{numbered}: {workers} workers would all be on this one device; use `cuda`, which gives each "
+                f"worker one of its own, or {several}"
             )
         shared = "" if each == 1 else f" for {each} workers each"
         raise UsageError(
@@ -201,7 +201,7 @@ def divide(demand: Demand, devices: Sequence[str], workers: int, each: int = 1) 
         _refuse_shared_clocks(demand, f"use --workers {places}")
         whose = f"{workers} workers share {_number(places, 'CUDA device')}"
         notes.insert(0, f"{whose}: memory is shared, and times and speeds are those of a device that others load")
-    return Division(() if one is not None else tuple(devices), tuple(notes))
+    return Division(() if numbered is not None else tuple(devices), tuple(notes))
 
 
 def _refuse_shared_clocks(demand: Demand, remedy: str) -> None:
@@ -254,12 +254,12 @@ def gpu_share(demand: Demand, asked: float | None, workers: int, total: float, l
     if gpus > largest:
         where = f"the largest node of the cluster has {_number(largest, 'GPU')}; use fewer"
         raise UsageError(f"--ray-gpus {gpus:g}: {where if total else f'{have}; leave it out'}")
-    wanted, one = demand.must, demand.numbered
+    wanted, numbered = demand.must, demand.numbered
     if wanted is not None and not gpus:
         text = f"with --ray-gpus 0 workers see none of {_number(total, 'GPU')}" if total else have
         raise UsageError(f"{wanted}, and {text}; {'leave --ray-gpus out' if total else 'use `auto` or `cpu`'}")
-    if one is not None and one.number is not None and one.number >= max(1, gpus):
-        raise UsageError(f"{one}, and a worker sees the GPUs it is given only, numbered from 0; use `cuda`")
+    if numbered is not None and numbered.number is not None and numbered.number >= max(1, gpus):
+        raise UsageError(f"{numbered}, and a worker sees the GPUs it is given only, numbered from 0; use `cuda`")
     if demand.may and not gpus:
         notes.append(f"{have}{' and --ray-gpus 0 gives workers none' if total else ''}: trials run on the CPU")
     if gpus and not demand.may:

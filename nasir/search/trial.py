@@ -206,8 +206,8 @@ def _share(source: Path, target: Path) -> None:
 def _steps(directory: Path, below: str = "checkpoints") -> list[Path]:
     """Checkpoints in a folder of a directory, oldest first."""
     folder = directory / below
-    found = [(match, path) for path in _entries(folder) if (match := STEP.fullmatch(path.name))]
-    return [path for _, path in sorted(found, key=lambda pair: int(pair[0][1]))]
+    steps = [(match, path) for path in _entries(folder) if (match := STEP.fullmatch(path.name))]
+    return [path for _, path in sorted(steps, key=lambda pair: int(pair[0][1]))]
 
 
 def _entries(folder: Path) -> list[Path]:
