@@ -55,7 +55,7 @@ def effects(graph: Graph, kept: Mapping[Atom, Index], seen: Evidence, folding: b
 
 
 def _both(folds: list[Fold], averaged: list[Fold]) -> list[Fold]:
-    """The folds of a network with those of its averaged weights; a shift that only one of them has is 0 in the other."""
+    """The folds of a network with those of its averaged weights; a shift that one of them lacks is 0 there."""
     own, other = ({fold.node: fold for fold in each} for each in (folds, averaged))
     both = []
     for node, fold in {**own, **other}.items():

@@ -1,8 +1,8 @@
 """Optimizer moments of a resized array, derived from the plan of its values.
 
 With w' = A w (a gather with gains), gradients map by A's pseudo-inverse transpose: along each axis
-m_j = gain_j / sum of gain_k**2 over k with the same source, and of a sum of n parts m = sum of m_k / (n gain). First moments follow it, second moments its square
-(exact for equal replicas; Net2Net, arXiv:1511.05641, section 3).
+m_j = gain_j / sum of gain_k**2 over k with the same source, and of a sum of n parts m = sum of m_k / (n gain). First
+moments follow it, second moments its square (exact for equal replicas; Net2Net, arXiv:1511.05641, section 3).
 """
 
 from __future__ import annotations
