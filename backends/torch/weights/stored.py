@@ -29,7 +29,7 @@ from torch.optim import Optimizer
 
 from nasir.backends.torch.model import Model
 from nasir.backends.torch.optimizers import momentum
-from nasir.backends.torch.optimizers.groups import place_state
+from nasir.backends.torch.optimizers.named import place_state
 from nasir.backends.torch.weights.checkpoint import host
 from nasir.backends.torch.weights.plain import packed, unpacked
 from nasir.errors import CheckpointError, NasirError, UsageError

@@ -27,6 +27,7 @@ from nasir.passes import Freeze, InsertBlock
 # a loop with all that may have state; the same source makes the objects before and after the restart
 LOOP = """
 import torch
+from torch.nn import functional
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
 from nasir.backends.torch.train.ema import Ema
