@@ -133,11 +133,11 @@ class Decisions:
         try:
             rewrite = self._rewrite_of(decision)
             effect = self._effect(rewrite, decision, place)
-            if rewrite.preserves == "exact" and not effect.delta_logits <= EXACT * max(1.0, effect.scale):
+            if rewrite.preserves == "exact" and not effect.delta_logits <= EXACT * max(1.0, effect.largest_logit):
                 raise ClaimError(
                     f"{decision.pass_name} at {rewrite.site} claims to be exact, but changes the logits of the probe "
-                    f"batch by up to {effect.delta_logits:.3g} (largest logit {effect.scale:.3g}); claim approximate, "
-                    "or mend it"
+                    f"batch by up to {effect.delta_logits:.3g} (largest logit {effect.largest_logit:.3g}); "
+                    "claim approximate, or mend it"
                 )
         except Decline:
             raise

@@ -58,7 +58,7 @@ class Effect:
     """What a rewrite does to the logits of the probe batch, in eval mode."""
 
     delta_logits: float  # largest absolute difference
-    scale: float  # largest absolute logit before
+    largest_logit: float  # largest absolute one before the rewrite
 
 
 @dataclass(frozen=True, slots=True)

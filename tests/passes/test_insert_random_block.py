@@ -24,8 +24,7 @@ from nasir.rewriting.rewrite import WHOLE
 from nasir.spec import load_spec
 from nasir.spec.network import build
 from nasir.testing import PassContract
-from nasir.transfer.fill import fill
-from nasir.transfer.fill import stream as draws
+from nasir.transfer.fill import fill, random_stream
 
 SIGMAS = (1e-4, 2e-4, 4e-4)
 
@@ -257,7 +256,7 @@ def test_how_much_of_the_stream_a_new_block_changes(options: dict[str, Any], cha
 def test_glorot_kernels_are_far_above_the_threshold_of_deletion_and_depend_on_the_width(
     channels: int, mean: float
 ) -> None:
-    weight = fill(GLOROT, (channels, channels, 3, 3), draws(0, 0, 0, "weight"))
+    weight = fill(GLOROT, (channels, channels, 3, 3), random_stream(0, 0, 0, "weight"))
     assert float(np.abs(weight).mean()) == pytest.approx(mean, rel=0.04) and mean > 10 * RemoveWeakBlocks().threshold
 
 
