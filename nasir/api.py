@@ -16,10 +16,11 @@ from nasir.ir import Graph
 from nasir.journal.directory import RunDirectory
 from nasir.journal.log import Journal, Record
 from nasir.registry import backends
+from nasir.rewriting.propose import make_pass
 from nasir.running.engine import Engine, Signals, setup_of, start_of
 from nasir.running.prefixes import PrefixStore, Sharing, environment_digest
 from nasir.running.replay import compare, reopen
-from nasir.spec import Spec, import_plugins, load_spec, make_pass
+from nasir.spec import Spec, import_plugins, load_spec
 from nasir.spec.given import Given
 from nasir.spec.inherit import Inherited, inherited
 from nasir.spec.model_network import RunNetwork

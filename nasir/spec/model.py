@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr
 from nasir.errors import SpecError
 from nasir.options import Path
 from nasir.options.ranges import Count, Positive
-from nasir.policy.base import RULES, PhasePlan
+from nasir.policy.plans import RULES, PhasePlan
 from nasir.spec.dump import dump
 from nasir.spec.fields import DEVICE, INITIALIZER, NAME, Epochs, Strict, empty_if_none, fault
 from nasir.spec.model_data import Data
