@@ -231,7 +231,8 @@ def _host(options: argparse.Namespace, spec: SearchSpec, written: bool, stack: E
     demand = demand_of(spec, written)
     if options.ray is None:
         asked = demand.may and (options.workers > 1 or demand.must is not None)
-        division = divide(demand, visible() if asked else (), options.workers, options.workers_per_device or 1)
+        seen = visible(backend=spec.base.backend) if asked else ()
+        division = divide(demand, seen, options.workers, options.workers_per_device or 1)
         host, notes = Host(None, devices=division.devices), division.notes
     else:
         from nasir.search.ray_workers import connect, gpus_of
