@@ -11,7 +11,7 @@ from nasir.blocks import STEPS
 from nasir.errors import NasirError
 from nasir.options import Path, suggestion
 from nasir.policy.plans import RULES, PhasePlan
-from nasir.registry import Registry, blocks, datasets, ops, passes, policies
+from nasir.registry import Registry, backends, blocks, datasets, ops, passes, policies
 from nasir.rewriting.propose import make_pass
 from nasir.spec.model import Phase, Spec
 from nasir.spec.model_network import StageStep, Step
@@ -177,7 +177,9 @@ def _check_data(spec: Spec, findings: Findings) -> None:
 
 
 def _check_computing(spec: Spec, findings: Findings) -> None:
-    """Settings of the whole run that exclude each other."""
+    """What computes, and settings of the whole run that exclude each other."""
+    if spec.backend not in backends.names():  # imported by a run only
+        findings.unknown(backends, ("backend",), spec.backend)
     if spec.precision == "tf32" and spec.device == "cpu":
         findings.add(("precision",), "tf32 is of CUDA devices, and `device` is cpu", "use fp32 or auto")
     if spec.compile == "auto" and spec.deterministic:
