@@ -6,7 +6,7 @@ import ast
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -64,6 +64,47 @@ def imported(path: Path) -> Iterator[tuple[str, int]]:
                 yield module, node.lineno
 
 
+def modules() -> dict[str, Path]:
+    """Every file of nasir by the module that it is."""
+    found = {}
+    for folder, package in (("nasir", "nasir"), ("passes", "nasir.passes"), ("backends", "nasir.backends")):
+        for path in sources(folder):
+            parts = path.relative_to(ROOT / folder).with_suffix("").parts
+            found[".".join((package, *(part for part in parts if part != "__init__")))] = path
+    return found
+
+
+def imports_of(path: Path, known: Mapping[str, Path]) -> set[str]:
+    """The `known` modules that a file imports, wherever in it; of `from package import name` the module called so."""
+    found = {module for module, _ in imported(path)}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            names = {alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+            found |= names.values()
+            if all(module in known for module in names.values()):
+                found.discard(str(node.module))  # nothing is taken of the package itself
+    return found & known.keys()
+
+
+def circles(imports: Mapping[str, set[str]]) -> list[set[str]]:
+    """The largest sets of modules each of which imports all others of its set, through others or not."""
+    reached: dict[str, set[str]] = {}
+    for module in imports:
+        seen: set[str] = set()
+        waiting = [*imports[module]]
+        while waiting:
+            other = waiting.pop()
+            if other not in seen:
+                seen.add(other)
+                waiting.extend(imports[other])
+        reached[module] = seen
+    found: list[set[str]] = []
+    for module, seen in reached.items():
+        if module in seen and not any(module in circle for circle in found):
+            found.append({module, *(other for other in seen if module in reached[other])})
+    return found
+
+
 def part_of(module: str) -> str | None:
     """The part of nasir a module lies in; None outside nasir, and for the package itself."""
     head, _, rest = module.partition(".")
@@ -93,6 +134,19 @@ def test_every_part_has_a_place() -> None:
 
 def test_parts_import_only_from_their_left() -> None:
     assert faults("nasir") == []
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    known = modules()
+    found = circles({module: imports_of(path, known) - {module} for module, path in known.items()})
+    assert [sorted(circle) for circle in found if not any(circle <= allowed for allowed in CIRCLES)] == []
+    gone = [sorted(allowed) for allowed in CIRCLES if allowed not in found]
+    assert gone == [], "these circles are smaller by now, or untied: write down what is left of them"
+
+
+def test_circles_are_found_however_long() -> None:
+    chain = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": {"e"}, "e": {"d"}, "f": {"a"}}
+    assert circles(chain) == [{"a", "b", "c"}, {"d", "e"}]
 
 
 def test_passes_see_graphs_transfers_and_evidence_only() -> None:

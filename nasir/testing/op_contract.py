@@ -39,7 +39,7 @@ class OpCase:
         inputs = [draft.add("input", (), f"input{n}", shape=shape) for n, shape in enumerate(self.shapes)]
         node = draft.add(self.op, inputs, "op", **self.attrs)
         typing = Typing()
-        infer_nodes(draft, typing, draft.nodes)
+        infer_nodes(draft.nodes, typing, draft.nodes)
         for port in typing.types:
             if port.node == node.node:
                 draft.output(port)

@@ -9,7 +9,7 @@ import pytest
 
 from nasir.errors import GraphError, PlanError
 from nasir.ir import Draft, Fill, Graph
-from nasir.ir.draft import digest_of
+from nasir.ir.source import digest_of
 from nasir.testing import random_graph, random_weights, transferred
 from nasir.transfer import AxisTake, Blob, Key, Stack, Take, TransferPlan, Twin, derive, digests_of, keys_of
 
@@ -67,7 +67,7 @@ def test_a_literal_array_arrives_as_it_is_also_within_a_stack() -> None:
     draft = graph.draft()
     rows = np.array([[0.1, 0.2]])
     digest = draft.blob(rows)
-    assert digest == digest_of(rows) == draft.blob(rows.copy()) and list(draft.blobs) == [digest]
+    assert digest == digest_of(rows) == draft.blob(rows.copy()) and list(draft.origins.blobs) == [digest]
     first = Take(Key(node, "weight"), (AxisTake(np.array([0, 1])), None))
     source = Stack(0, (first, Blob(digest, (1, 2))))
     draft.source(node, "weight", source)
@@ -76,7 +76,7 @@ def test_a_literal_array_arrives_as_it_is_also_within_a_stack() -> None:
     assert plan.digests() == (digest,) == tuple(digests_of(source))
     assert list(keys_of(source)) == [Key(node, "weight")]
     weights = random_weights(graph, 0)
-    after = transferred(plan, new, weights, blobs=draft.blobs)[Key(node, "weight")]
+    after = transferred(plan, new, weights, blobs=draft.origins.blobs)[Key(node, "weight")]
     assert np.array_equal(after, np.vstack([weights[Key(node, "weight")][:2], rows]))
     with pytest.raises(PlanError, match="is not at hand"):
         transferred(plan, new, weights)
@@ -106,7 +106,7 @@ def test_a_literal_shift_is_added_to_what_is_taken() -> None:
     again = TransferPlan.from_json(json.loads(json.dumps(plan.to_json())))
     assert again.to_json() == plan.to_json() and again.digests() == plan.digests() == (shift.digest,)
     weights = random_weights(graph, 0)
-    after = transferred(again, new, weights, blobs=draft.blobs)[key]
+    after = transferred(again, new, weights, blobs=draft.origins.blobs)[key]
     assert np.array_equal(after, weights[key][[2, 0]] + [0.5, -1.0])
     with pytest.raises(PlanError, match="is not at hand"):
         transferred(plan, new, weights)
@@ -155,7 +155,7 @@ def test_pairs_must_stand_side_by_side() -> None:
         draft.select(hidden, [-1, 0, -1], paired=True)
     draft.select(hidden, [0, -1, -1, 1, -1], paired=True)
     draft.select(hidden, [0, -1], paired=False)
-    assert hidden not in draft.paired
+    assert not draft.resized[hidden].paired
 
 
 def test_a_twin_that_is_no_fresh_unit_is_refused() -> None:
