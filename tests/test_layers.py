@@ -40,6 +40,23 @@ FOR_PASSES = {part for part, rank in RANK.items() if rank <= RANK["pruning"]} - 
 FOR_BACKENDS = {part for part, rank in RANK.items() if rank < RANK["running"]} - {"policy", "spec", "testing"}
 OUTSIDE = {"passes", "backends"}  # at the root; only an `__init__` offers names of theirs, all else asks a registry
 HEAVY = {"torch", "torchvision", "optuna"}
+CIRCLES: tuple[set[str], ...] = (
+    # an option may be a dataclass, which has options: the kinds of annotations and the dataclasses need each other
+    {"nasir.options.annotations", "nasir.options.checked", "nasir.options.declared"},
+    # what observes, trains and transfers is annotated by the Model that offers it as methods; none of it runs at import
+    {
+        "nasir.backends.torch.applying",
+        "nasir.backends.torch.model",
+        "nasir.backends.torch.observe.evidence",
+        "nasir.backends.torch.observe.latency",
+        "nasir.backends.torch.observe.units",
+        "nasir.backends.torch.optimizers.transfer",
+        "nasir.backends.torch.penalties.regularize",
+        "nasir.backends.torch.train.ema",
+        "nasir.backends.torch.train.loop",
+    },
+)
+"""Files that import each other in a circle all the same, and why; nothing may be added."""
 
 
 def sources(folder: str) -> list[Path]:
@@ -75,14 +92,16 @@ def modules() -> dict[str, Path]:
 
 
 def imports_of(path: Path, known: Mapping[str, Path]) -> set[str]:
-    """The `known` modules that a file imports, wherever in it; of `from package import name` the module called so."""
-    found = {module for module, _ in imported(path)}
+    """The `known` modules that a file imports, wherever in it; for `from package import module` the module."""
+    found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom):
-            names = {alias.name: f"{node.module}.{alias.name}" for alias in node.names}
-            found |= names.values()
-            if all(module in known for module in names.values()):
-                found.discard(str(node.module))  # nothing is taken of the package itself
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                home = nasir._HOME.get(alias.name, "") if node.module == "nasir" else ""
+                inner = home.partition(":")[0] or f"{node.module}.{alias.name}"
+                found.add(inner if inner in known else str(node.module))
     return found & known.keys()
 
 

@@ -77,13 +77,16 @@ class Draft(Editing[Graph]):
         self.origins.retract(since)
 
     def fill(self, node_id: int, slot: str, rule: str, **args: JSON) -> None:
-        """Initialize a weight of a new node by a named rule instead of the op's default."""
-        self.origins.fills[Key(node_id, slot)] = Fill(rule, args)
+        """Initialize a weight of a node by a named rule instead of the op's default.
+
+        Raises GraphError where there is no such node; `derive` refuses a weight that the node has not.
+        """
+        self.origins.fills[self._weight(node_id, slot)] = Fill(rule, args)
 
     def copy(self, node_id: int, source: int) -> None:
         """Let all weights of a new node start as copies of those of an existing node of the same op.
 
-        Raises GraphError where the graph before has no node `source`.
+        Raises GraphError where there is no such node, or the graph before has no node `source`.
         """
         slots = self.base.infer.slots.get(source) if self.base is not None else None
         if slots is None:
@@ -91,15 +94,23 @@ class Draft(Editing[Graph]):
                 f"no node {source} to copy weights from in the graph before; give the id of one of its nodes"
             )
         for slot in slots:
-            self.origins.copies[Key(node_id, slot)] = Key(source, slot)
+            self.origins.copies[self._weight(node_id, slot)] = Key(source, slot)
 
     def source(self, node_id: int, slot: str, source: Source) -> None:
         """Say where a weight of a node, old or new, comes from: a Take, Stack, Fill or Blob of `nasir.transfer`.
 
         It goes before whatever the spaces, `fill` or `copy` would give, and is checked after `commit`. Raises
-        GraphError for anything else.
+        GraphError for anything else, and where there is no such node.
         """
-        self.origins.say(Key(node_id, slot), source)
+        self.origins.say(self._weight(node_id, slot), source)
+
+    def _weight(self, node_id: int, slot: str) -> Key:
+        if node_id not in self.nodes:
+            raise GraphError(
+                f"no node {node_id} to say of where its weight {slot!r} comes from; it was removed, or never was one "
+                "of this draft"
+            )
+        return Key(node_id, slot)
 
     def blob(self, array: NDArray[Any]) -> str:
         """Keep a literal array for a `Blob` source; returns its digest. Floats stay float32 or float64."""

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from nasir.errors import GraphError, PlanError
+from nasir.errors import GraphError, PlanError, UsageError
 from nasir.ir import Draft, Fill, Graph
 from nasir.ir.source import digest_of
 from nasir.testing import random_graph, random_weights, transferred
@@ -59,6 +59,59 @@ def test_a_source_for_a_weight_that_is_not_there_is_refused() -> None:
     draft.source(draft.base.labels["hidden"], "wieght", Fill("zeros"))
     with pytest.raises(PlanError, match=r"hidden\.wieght: there is no such weight to set"):
         derive(draft, draft.commit())
+
+
+@pytest.mark.parametrize("source", [np.zeros((3, 2)), None, "zeros", Key(1, "weight")])
+def test_what_is_no_source_is_refused_at_once(source: object) -> None:
+    draft = network().draft()
+    with pytest.raises(GraphError, match="is no source; give a Take, Stack, Fill or Blob"):
+        draft.source(draft.base.labels["hidden"], "weight", source)
+    assert not draft.origins.named()
+
+
+def test_a_node_that_is_not_there_has_no_weights_to_set() -> None:
+    draft = network().draft()
+    hidden = draft.base.labels["hidden"]
+    for said in (
+        lambda: draft.fill(99, "weight", "zeros"),
+        lambda: draft.source(99, "weight", Fill("zeros")),
+        lambda: draft.copy(99, hidden),
+    ):
+        with pytest.raises(GraphError, match="no node 99 to say of where its weight 'weight' comes from"):
+            said()
+    assert not draft.origins.named()
+
+
+def test_weights_are_copied_from_nodes_of_the_graph_before_only() -> None:
+    new = Draft()
+    x = new.add("input", (), "x", shape=[2])
+    layer = new.add("linear", x, "fc", out=2)
+    draft = network().draft()
+    for edit, node in ((new, layer.node), (draft, draft.base.labels["hidden"])):
+        with pytest.raises(GraphError, match="no node 77 to copy weights from"):
+            edit.copy(node, 77)
+
+
+def test_a_claim_is_one_of_three_words() -> None:
+    draft = network().draft()
+    with pytest.raises(UsageError, match="cannot claim 'excat'; claim one of exact, approximate, no"):
+        draft.claim("excat")  # type: ignore[arg-type]
+    assert draft.preserves == "no"
+
+
+def test_sources_go_before_fills_and_these_before_copies_whichever_was_said_first() -> None:
+    draft = network().draft()
+    hidden, out = draft.base.labels["hidden"], draft.base.labels["out"]
+    draft.source(out, "weight", Fill("ones"))
+    draft.fill(out, "weight", "zeros")
+    draft.fill(out, "bias", "constant", value=2.0)
+    draft.copy(out, hidden)
+    assert draft.origins.of(Key(out, "weight"), 2) == Fill("ones")
+    assert draft.origins.of(Key(out, "bias"), 1) == Fill("constant", {"value": 2.0})
+    draft.retract(out)
+    assert not draft.origins.named() and draft.origins.of(Key(out, "bias"), 1) is None
+    draft.copy(hidden, out)
+    assert draft.origins.of(Key(hidden, "bias"), 1) == Take(Key(out, "bias"), (None,))
 
 
 def test_a_literal_array_arrives_as_it_is_also_within_a_stack() -> None:
