@@ -1,6 +1,6 @@
 """Keeps the workers of a search going: starts them, restarts the ones that die, stops them together.
 
-A `WorkerPlace` starts the workers: as processes of this machine (nasir.search.processes) or on a Ray cluster
+A `Launcher` starts the workers: as processes on this machine (nasir.search.processes) or on a Ray cluster
 (nasir.search.ray_workers). A `Board` gives them work: the study.
 """
 
@@ -40,8 +40,8 @@ class Handle(Protocol):
         """The last lines it wrote since it was started."""
 
 
-class WorkerPlace(Protocol):
-    """Where workers live."""
+class Launcher(Protocol):
+    """Names workers and starts them, wherever they run."""
 
     def identity(self, slot: int, restart: int) -> str:
         """The name under which a worker takes trials; never given twice in a study."""
@@ -85,13 +85,13 @@ class Supervisor:
     def __init__(
         self,
         count: int,
-        place: WorkerPlace,
+        launcher: Launcher,
         board: Board,
         signals: Signals,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.slots = [WorkerSlot(number) for number in range(1, count + 1)]
-        self.place = place
+        self.launcher = launcher
         self.board = board
         self.signals = signals
         self.say = say
@@ -138,13 +138,13 @@ class Supervisor:
         if slot.handle is None and not slot.done and not slot.dead and time.monotonic() >= slot.at:
             slot.restart += 1
             slot.finished = self.finished
-            slot.handle = self.place.start(slot.number, slot.restart)
+            slot.handle = self.launcher.start(slot.number, slot.restart)
 
     def _ended(self, slot: WorkerSlot, code: int) -> None:
         assert slot.handle is not None
         tail = slot.handle.tail()
         slot.handle = None
-        slot.dead.append(self.place.identity(slot.number, slot.restart))
+        slot.dead.append(self.launcher.identity(slot.number, slot.restart))
         if code == 0:
             slot.done = True
         elif self.signals.wanted():
@@ -237,7 +237,7 @@ class Supervisor:
             time.sleep(TICK)
         for slot in left:
             slot.handle = None
-            slot.dead.append(self.place.identity(slot.number, slot.restart))
+            slot.dead.append(self.launcher.identity(slot.number, slot.restart))
         expected: tuple[type[Exception], ...] = (NasirError, *self.board.outages)
         try:
             for slot in self.slots:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -49,6 +50,33 @@ class BlockCompiler:
         """Let the blocks run as they are again; what was compiled is kept for another time."""
         for block in model.units.values():
             block.__dict__.pop("forward", None)
+
+
+class Compilation:
+    """Whether the blocks of a session's network run compiled, now (`on`) and at all (`compiler`)."""
+
+    def __init__(self, wanted: str | bool) -> None:
+        self.compiler = BlockCompiler() if wanted else None
+        self.on = wanted == "blocks"
+
+    def apply(self, model: Model) -> None:
+        """Compile what of a network is not compiled yet, if blocks run compiled."""
+        if self.compiler is not None and self.on:
+            self.compiler.compile(model)
+
+    def switch(self, model: Model, on: bool) -> None:
+        """Let the blocks run compiled, or not."""
+        self.on = on
+        if self.compiler is not None and not on:
+            self.compiler.release(model)
+        self.apply(model)
+
+    def eagerly(self) -> AbstractContextManager[object]:
+        """For one probe batch, of a size that nothing else has: it is not worth compiling blocks for."""
+        if self.compiler is None:
+            return nullcontext()
+        stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+        return stance
 
 
 @dataclass(frozen=True, slots=True)

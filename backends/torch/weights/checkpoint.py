@@ -25,13 +25,14 @@ from typing import Any, Self
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from nasir.backends.torch.weights.arena import Arena
 from nasir.errors import CheckpointError
 from nasir.files import fsync_directory, is_alive
+from nasir.training.plans import OptimizerPlan
 
-__all__ = ["AsyncWriter", "Checkpoint", "Groups", "clean", "latest", "load", "save", "set_aside", "steps"]
+__all__ = ["AsyncWriter", "Checkpoint", "Groups", "bytes_of", "clean", "latest", "load", "save", "set_aside", "steps"]
 
 Groups = Mapping[str, Mapping[str, Tensor]]
 """Tensors by group name (a file name without suffix: letters, digits, `_`, `-`) and key."""
@@ -50,6 +51,15 @@ class Checkpoint:
     tensors: dict[str, dict[str, Tensor]]
     meta: dict[str, Any]
 
+    def fill(self, model: nn.Module) -> None:
+        """Give the model the stored weights; CheckpointError where they are not those of its network."""
+        own, stored = model.state_dict(), self.tensors["model"]
+        if own.keys() != stored.keys():
+            raise CheckpointError(f"{self.path}: its weights are not those of its network; restore it from a copy")
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(stored[name])
+
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
@@ -58,6 +68,14 @@ class _Snapshot:
     tensors: dict[str, dict[str, Tensor]]
     aliases: dict[str, dict[str, str]]
     copied: torch.cuda.Event | None
+
+
+def bytes_of(model: nn.Module, averaged: bool, optimizer: OptimizerPlan) -> int:
+    """Of weights, their averages if there are any, and the moments that the optimizer will have."""
+    weights = sum(int(tensor.nbytes) for tensor in model.state_dict().values())
+    learned = sum(int(parameter.nbytes) for parameter in model.parameters())
+    moments = int(optimizer.momentum > 0) if optimizer.kind == "sgd" else 2
+    return weights * (2 if averaged else 1) + learned * moments
 
 
 def save(directory: Path, step: int, tensors: Groups, meta: Mapping[str, Any], keep: int = FEWEST) -> Path:

@@ -14,9 +14,8 @@ from small_runs import SPEC, write_spec
 import nasir.api
 from nasir.backends.torch.backend import TorchBackend
 from nasir.backends.torch.lower import compile as compiling
-from nasir.backends.torch.lower.compile import TIMED, WARM, CompileChoice, step_seconds
-from nasir.backends.torch.optimizers.groups import export_state
-from nasir.backends.torch.session import TorchSession
+from nasir.backends.torch.lower.compile import TIMED, WARM, Compilation, CompileChoice, step_seconds
+from nasir.backends.torch.optimizers.named import export_state
 from nasir.cli.main import main
 from nasir.errors import Diverged, OutOfMemory
 from nasir.report.progress import line
@@ -87,7 +86,7 @@ def test_a_state_that_cannot_be_put_back_is_no_matter_of_compiling() -> None:
 
 def test_a_measured_attempt_that_fails_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After steps that moved weights, statistics, moments and averages."""
-    monkeypatch.setattr("nasir.backends.torch.session.BlockCompiler.compile", lambda self, model: None)
+    monkeypatch.setattr("nasir.backends.torch.lower.compile.BlockCompiler.compile", lambda self, model: None)
     states = []
     spec = load_spec(write_spec(tmp_path))
     for way in (False, "auto"):
@@ -126,8 +125,8 @@ def test_a_run_prints_and_journals_its_choice_for_every_phase(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wanted = nasir.api.run(write_spec(tmp_path), tmp_path / "plain")
-    monkeypatch.setattr(TorchSession, "_run_compiled", lambda session, wanted: setattr(session, "compiled", False))
-    monkeypatch.setattr("nasir.backends.torch.session.BlockCompiler.compile", lambda self, model: None)
+    monkeypatch.setattr(Compilation, "switch", lambda compilation, model, on: setattr(compilation, "on", False))
+    monkeypatch.setattr("nasir.backends.torch.lower.compile.BlockCompiler.compile", lambda self, model: None)
     times = iter([0.002, 0.003] * 2)
     monkeypatch.setattr("nasir.backends.torch.session.step_seconds", lambda train, wait: next(times))
     spec = write_spec(tmp_path, SPEC.replace("precision: fp32\n", "precision: fp32\ncompile: auto\n"))
