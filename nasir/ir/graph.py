@@ -97,7 +97,7 @@ class Draft(Editing[Graph]):
             self.origins.copies[self._weight(node_id, slot)] = Key(source, slot)
 
     def source(self, node_id: int, slot: str, source: Source) -> None:
-        """Say where a weight of a node, old or new, comes from: a Take, Stack, Fill or Blob of `nasir.transfer`.
+        """Say where a weight of a node, old or new, comes from: a Take, Stack, Sum, Fill or Blob of `nasir.transfer`.
 
         It goes before whatever the spaces, `fill` or `copy` would give, and is checked after `commit`. Raises
         GraphError for anything else, and where there is no such node.

@@ -43,7 +43,7 @@ class Origins:
         if not isinstance(source, Source):
             raise GraphError(
                 f"weight {key.slot!r} of node {key.node}: a {type(source).__name__} is no source; give a Take, Stack, "
-                "Fill or Blob of nasir.transfer"
+                "Sum, Fill or Blob of nasir.transfer"
             )
         self.sources[key] = source
 

@@ -5,8 +5,10 @@ from nasir.ir.source import Blob as Blob
 from nasir.ir.source import Key as Key
 from nasir.ir.source import Source as Source
 from nasir.ir.source import Stack as Stack
+from nasir.ir.source import Sum as Sum
 from nasir.ir.source import Take as Take
 from nasir.ir.source import Twin as Twin
+from nasir.ir.source import averages as averages
 from nasir.ir.source import digests_of as digests_of
 from nasir.ir.source import keys_of as keys_of
 from nasir.transfer.derive import derive as derive

@@ -14,7 +14,7 @@ import numpy as np
 
 from nasir.errors import PlanError
 from nasir.ir import source as sources
-from nasir.ir.source import AxisTake, Blob, Key, Source, Stack, Twin
+from nasir.ir.source import AxisTake, Blob, Key, Source, Stack, Sum, Twin
 from nasir.ir.space import Index
 from nasir.ir.structure import Structure
 from nasir.ir.types import Fill
@@ -104,6 +104,8 @@ def _shape(source: Source, old: Structure, name: str, want: tuple[int, ...], kno
         return source.shape
     if isinstance(source, Stack):
         return _stack_shape(source, old, name, want, known)
+    if isinstance(source, Sum):
+        return _sum_shape(source, old, name, want, known)
     slot = old.infer.slots.get(source.key.node, {}).get(source.key.slot)
     if slot is None:
         raise PlanError(f"{name}: its source {tuple(source.key)} is not a weight of the old network")
@@ -155,6 +157,15 @@ def _check_twin(twin: Twin, index: Index, name: str) -> None:
     holes = index < 0
     if bool((of[holes] < 0).any() or (of[holes] >= len(index)).any()) or not bool(holes[of[holes]].all()):
         raise PlanError(f"{name}: the twin of a fresh position must be a fresh position")
+
+
+def _sum_shape(source: Sum, old: Structure, name: str, want: tuple[int, ...], known: Ranges) -> tuple[int, ...]:
+    if not source.parts or any(isinstance(p, Fill) for p in source.parts) or not np.isfinite(source.gain):
+        raise PlanError(f"{name}: a sum needs parts, none of them filled, and a finite gain")
+    shapes = [_shape(part, old, name, want, known) for part in source.parts]
+    if len(set(shapes)) != 1:
+        raise PlanError(f"{name}: parts of shapes {shapes} have no sum")
+    return shapes[0]
 
 
 def _stack_shape(source: Stack, old: Structure, name: str, want: tuple[int, ...], known: Ranges) -> tuple[int, ...]:

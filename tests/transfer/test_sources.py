@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,21 @@ from nasir.errors import GraphError, PlanError, UsageError
 from nasir.ir import Draft, Fill, Graph
 from nasir.ir.source import digest_of
 from nasir.testing import random_graph, random_weights, transferred
-from nasir.transfer import AxisTake, Blob, Key, Stack, Take, TransferPlan, Twin, derive, digests_of, keys_of
+from nasir.transfer import (
+    AxisTake,
+    Blob,
+    Key,
+    NumpyArrays,
+    Stack,
+    Sum,
+    Take,
+    TransferPlan,
+    Twin,
+    derive,
+    digests_of,
+    execute,
+    keys_of,
+)
 
 
 def network() -> Graph:
@@ -64,7 +79,7 @@ def test_a_source_for_a_weight_that_is_not_there_is_refused() -> None:
 @pytest.mark.parametrize("source", [np.zeros((3, 2)), None, "zeros", Key(1, "weight")])
 def test_what_is_no_source_is_refused_at_once(source: object) -> None:
     draft = network().draft()
-    with pytest.raises(GraphError, match="is no source; give a Take, Stack, Fill or Blob"):
+    with pytest.raises(GraphError, match="is no source; give a Take, Stack, Sum, Fill or Blob"):
         draft.source(draft.base.labels["hidden"], "weight", source)
     assert not draft.origins.named()
 
@@ -222,3 +237,54 @@ def test_a_twin_that_is_no_fresh_unit_is_refused() -> None:
         plan = TransferPlan({key: Take(key, (None, AxisTake(index, None, Fill("ones"), twin)))})
         with pytest.raises(PlanError, match=words):
             plan.verify(graph, graph)
+
+
+def test_a_sum_of_arrays_keeps_its_gain_and_goes_into_a_stack() -> None:
+    graph = network()
+    node = graph.labels["hidden"]
+    key = Key(node, "bias")
+    draft = graph.draft()
+    mean = Sum((Take(key, (AxisTake(np.array([0])),)), Take(key, (AxisTake(np.array([2])),))), 0.5)
+    draft.source(node, "bias", Stack(0, (mean, Take(key, (AxisTake(np.array([1, 0])),)))))
+    plan = derive(draft, draft.commit())
+    again = TransferPlan.from_json(json.loads(json.dumps(plan.to_json())))
+    assert again.to_json() == plan.to_json() and list(keys_of(plan.sources[key])) == [key] * 3
+    bias = random_weights(graph, 0)[key]
+    found = transferred(again, draft.commit(), random_weights(graph, 0))[key]
+    assert np.allclose(found, [(bias[0] + bias[2]) / 2, bias[1], bias[0]], atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("parts", "gain", "why"),
+    [
+        ((), 1.0, "a sum needs parts"),
+        ((Fill("zeros"),), 1.0, "none of them filled"),
+        ((Take(Key(1, "bias"), (None,)),), float("nan"), "a finite gain"),
+        ((Take(Key(1, "bias"), (None,)), Take(Key(1, "bias"), (AxisTake(np.array([0])),))), 1.0, "have no sum"),
+    ],
+)
+def test_a_sum_that_cannot_be_is_refused(parts: tuple[Any, ...], gain: float, why: str) -> None:
+    graph = network()
+    node = graph.labels["hidden"]
+    draft = graph.draft()
+    draft.source(node, "bias", Sum(parts, gain))
+    with pytest.raises(PlanError, match=rf"hidden\.bias: .*{why}"):
+        derive(draft, draft.commit())
+
+
+def test_a_literal_array_has_a_second_one_for_averaged_weights() -> None:
+    graph = network()
+    key = Key(graph.labels["hidden"], "bias")
+    draft = graph.draft()
+    own, other = np.array([1.0, 2.0, 3.0]), np.array([-1.0, 0.0, 7.0])
+    shift = Blob(draft.blob(own), (3,), draft.blob(other))
+    draft.source(*key, Take(key, (None,), shift=shift))
+    new = draft.commit()
+    plan = TransferPlan.from_json(json.loads(json.dumps(derive(draft, new).to_json())))
+    assert plan.digests() == (digest_of(own), digest_of(other))
+    weights = random_weights(graph, 0)
+    for averaged, more in ((False, own), (True, other)):
+        after = execute(
+            plan, new, weights.__getitem__, NumpyArrays(), seed=0, ordinal=1, blobs=draft.origins.blobs, averaged=averaged
+        )
+        assert np.array_equal(after[key], weights[key] + more)
