@@ -283,8 +283,16 @@ def test_a_literal_array_has_a_second_one_for_averaged_weights() -> None:
     plan = TransferPlan.from_json(json.loads(json.dumps(derive(draft, new).to_json())))
     assert plan.digests() == (digest_of(own), digest_of(other))
     weights = random_weights(graph, 0)
+    blobs = draft.origins.blobs
     for averaged, more in ((False, own), (True, other)):
         after = execute(
-            plan, new, weights.__getitem__, NumpyArrays(), seed=0, ordinal=1, blobs=draft.origins.blobs, averaged=averaged
+            plan,
+            new,
+            weights.__getitem__,
+            NumpyArrays(),
+            seed=0,
+            ordinal=1,
+            blobs=draft.origins.blobs,
+            averaged=averaged,
         )
         assert np.array_equal(after[key], weights[key] + more)
