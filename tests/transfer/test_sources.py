@@ -283,7 +283,6 @@ def test_a_literal_array_has_a_second_one_for_averaged_weights() -> None:
     plan = TransferPlan.from_json(json.loads(json.dumps(derive(draft, new).to_json())))
     assert plan.digests() == (digest_of(own), digest_of(other))
     weights = random_weights(graph, 0)
-    blobs = draft.origins.blobs
     for averaged, more in ((False, own), (True, other)):
         after = execute(
             plan,
