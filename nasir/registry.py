@@ -56,6 +56,10 @@ class Registry:
         """All known names, sorted; imports nothing."""
         return tuple(sorted({*self._objects, *self._entry_points()}))
 
+    def installed(self, name: str) -> bool:
+        """Whether a name is that of an entry point, which every process finds without running a spec's plugins."""
+        return name in self._entry_points()
+
     def packages(self) -> dict[str, str]:
         """Versions of the distributions whose entry points are known, by name; imports nothing."""
         found = (point.dist for point in self._entry_points().values())
@@ -94,6 +98,9 @@ backends = Registry("backend", "nasir.backends")
 ops = Registry("op", "nasir.ops")
 blocks = Registry("block", "nasir.blocks")
 datasets = Registry("data set", "nasir.datasets", "datasets")
+optimizers = Registry("optimizer", "nasir.optimizers")
+penalties = Registry("penalty", "nasir.penalties", "penalties")
+exporters = Registry("exporter", "nasir.exporters")
 
 
 def register(name: str) -> Callable[[T], T]:
