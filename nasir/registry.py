@@ -57,7 +57,7 @@ class Registry:
         return tuple(sorted({*self._objects, *self._entry_points()}))
 
     def installed(self, name: str) -> bool:
-        """Whether a name is that of an entry point, which every process finds without running a spec's plugins."""
+        """Whether an entry point has the name, so that every process finds it; imports nothing."""
         return name in self._entry_points()
 
     def packages(self) -> dict[str, str]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nasir.report.study_facts import StudyFacts, Totals
     from nasir.search.locate import Whereabouts
     from nasir.search.study import Study
-    from nasir.search.supervisor import WorkerPlace
+    from nasir.search.supervisor import Launcher
     from nasir.spec.search import SearchSpec
 
 WORKERS = ("workers", "workers_per_device")
@@ -231,7 +231,8 @@ def _host(options: argparse.Namespace, spec: SearchSpec, written: bool, stack: E
     demand = demand_of(spec, written)
     if options.ray is None:
         asked = demand.may and (options.workers > 1 or demand.must is not None)
-        division = divide(demand, visible() if asked else (), options.workers, options.workers_per_device or 1)
+        seen = visible(backend=spec.base.backend) if asked else ()
+        division = divide(demand, seen, options.workers, options.workers_per_device or 1)
         host, notes = Host(None, devices=division.devices), division.notes
     else:
         from nasir.search.ray_workers import connect, gpus_of
@@ -253,7 +254,7 @@ def _place(
     workers: int,
     totals: Totals,
     stack: ExitStack,
-) -> WorkerPlace:
+) -> Launcher:
     """Processes of this machine, or a Ray cluster, with all that a worker is told."""
     from nasir.search.processes import Processes, worker_command
 

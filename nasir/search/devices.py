@@ -13,15 +13,17 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from nasir.errors import RunError, UsageError
+from nasir.registry import backends
 from nasir.spec import Spec
 from nasir.spec.check import rule_passes
 from nasir.spec.search import SearchSpec
 from nasir.spec.tree import locate
+from nasir.training.backend import DEFAULT_BACKEND, make_backend
 
 __all__ = ["VISIBLE", "Demand", "Division", "GpuShare", "demand_of", "divide", "gpu_share", "names", "view", "visible"]
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-COUNT = "from nasir.registry import backends; print(backends.get('torch')().cuda_devices())"
+COUNT = "import sys; from nasir.training.backend import make_backend; print(make_backend(sys.argv[1]).cuda_devices())"
 AIM = "aim at macs or params instead"
 
 
@@ -125,12 +127,12 @@ def demand_of(spec: SearchSpec, written: bool = True) -> Demand:
 # -- what this machine has
 
 
-def visible(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """The devices that torch sees in an environment, by the names that `CUDA_VISIBLE_DEVICES` has for them.
+def visible(environment: Mapping[str, str] = os.environ, backend: str = DEFAULT_BACKEND) -> tuple[str, ...]:
+    """The devices that a backend sees in an environment, by the names that `CUDA_VISIBLE_DEVICES` has for them.
 
-    Raises RunError where torch cannot tell.
+    Raises RunError where it cannot tell.
     """
-    return names(environment.get(VISIBLE), _count(environment))
+    return names(environment.get(VISIBLE), _count(environment, backend))
 
 
 def names(mask: str | None, count: int) -> tuple[str, ...]:
@@ -143,11 +145,13 @@ def names(mask: str | None, count: int) -> tuple[str, ...]:
     return instances if instances and count else tuple(given[:count])
 
 
-def _count(environment: Mapping[str, str]) -> int:
+def _count(environment: Mapping[str, str], backend: str) -> int:
     """Asked of another process: in this one torch would stay, with some 600 MB, as long as the search takes."""
-    done = subprocess.run([sys.executable, "-c", COUNT], env=environment, capture_output=True, text=True)
+    if not backends.installed(backend):  # of a plugin file, which no other process has read
+        return make_backend(backend).cuda_devices()
+    done = subprocess.run([sys.executable, "-c", COUNT, backend], env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise RunError(f"torch does not tell which CUDA devices there are; it wrote:\n{done.stderr.strip()}")
+        raise RunError(f"{backend} does not tell which CUDA devices there are; it wrote:\n{done.stderr.strip()}")
     return int(done.stdout.split()[-1])
 
 

@@ -63,11 +63,10 @@ def state_kind(optimizer: torch.optim.Optimizer, key: str, value: Any, parameter
     kinds = TORCH if declared is None else declared.state
     if key in kinds:
         return kinds[key]
-    if declared is None and (not isinstance(value, Tensor) or (value.ndim == 0 and parameter.ndim > 0)):
-        if isinstance(value, Tensor):
-            return "scalar"
-        if value is None or isinstance(value, int | float):
-            return "number"
+    if declared is None and isinstance(value, Tensor) and is_scalar(key, value, parameter):
+        return "scalar"
+    if declared is None and isinstance(value, int | float):
+        return "number"
     name = type(optimizer).__name__ if declared is None else declared.name
     remedy = (
         "register it in nasir.registry.optimizers with that key in `state`, and make it by its plan"
@@ -77,6 +76,14 @@ def state_kind(optimizer: torch.optim.Optimizer, key: str, value: Any, parameter
     raise UsageError(
         f"optimizer {name}: nothing says what its state {key!r} holds, so no rewrite can carry it; {remedy}"
     )
+
+
+def is_scalar(key: str, value: Tensor, parameter: Tensor) -> bool:
+    """Whether a tensor counts or scales steps by what can be seen: `step`, or one number beside larger weights.
+
+    All else has a number for each weight of the parameter, which may itself be a single one.
+    """
+    return key == "step" or (value.ndim == 0 and parameter.ndim > 0)
 
 
 def check_groups(optimizer: torch.optim.Optimizer) -> None:

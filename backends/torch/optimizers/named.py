@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from nasir.backends.torch.optimizers.kinds import check_groups, state_kind
+from nasir.backends.torch.optimizers.kinds import check_groups, is_scalar, state_kind
 from nasir.errors import CheckpointError
 from nasir.training.optimizers import OptimizerPlan
 
@@ -105,33 +105,56 @@ def import_state(
         parameter = tensors[name]
         group = homes[id(parameter)]
         placed[parameter] = {
-            key: _place(optimizer, name, key, value, parameter, group) for key, value in values.items()
+            key: _imported(optimizer, name, key, value, parameter, group) for key, value in values.items()
         }
     optimizer.state.clear()
     optimizer.state.update(placed)
 
 
-def _place(
+def _imported(
     optimizer: Optimizer, name: str, key: str, value: Tensor, parameter: Tensor, group: Mapping[str, object]
 ) -> Tensor | int | float:
+    """A copy of one stored value, as its kind asks for."""
     kind = state_kind(optimizer, key, value, parameter)
     if kind == "number":
         number = float(value)
         return int(number) if number.is_integer() else number
     if kind == "scalar":
-        # Adam's step counter lives on the CPU unless a fused or capturable kernel reads it on the device
-        on_device = bool(group.get("fused") or group.get("capturable"))
-        return value.to(parameter.device if on_device else "cpu", copy=True)
-    fits = value.shape == parameter.shape
-    if kind == "factored":
-        pairs = zip(value.shape, parameter.shape, strict=False)
-        fits = value.ndim == parameter.ndim and all(own in (1, size) for own, size in pairs)
-    if not fits:
-        raise CheckpointError(
-            f"optimizer state {key} of {name} has shape {tuple(value.shape)}, the parameter "
-            f"{tuple(parameter.shape)}; the checkpoint belongs to another network"
-        )
-    if kind == "factored":
-        return value.to(parameter.device, copy=True)
+        return _scalar(value, parameter, group)
+    if kind != "factored":
+        return _shaped(name, key, value, parameter)
+    sizes = zip(value.shape, parameter.shape, strict=False)
+    if value.ndim != parameter.ndim or any(own not in (1, size) for own, size in sizes):
+        raise _foreign(name, key, value, parameter)
+    return value.to(parameter.device, copy=True)
+
+
+def place_state(name: str, key: str, value: Tensor, parameter: Tensor, group: Mapping[str, object]) -> Tensor:
+    """A copy of one stored tensor of `name`'s state, where an optimizer with this group would have it.
+
+    Of an optimizer that nothing need be known of: one number, or a tensor of the parameter's shape. CheckpointError for
+    another shape.
+    """
+    if is_scalar(key, value, parameter):
+        return _scalar(value, parameter, group)
+    return _shaped(name, key, value, parameter)
+
+
+def _scalar(value: Tensor, parameter: Tensor, group: Mapping[str, object]) -> Tensor:
+    # Adam's step counter lives on the CPU unless a fused or capturable kernel reads it on the device
+    on_device = bool(group.get("fused") or group.get("capturable"))
+    return value.to(parameter.device if on_device else "cpu", copy=True)
+
+
+def _shaped(name: str, key: str, value: Tensor, parameter: Tensor) -> Tensor:
+    if value.shape != parameter.shape:
+        raise _foreign(name, key, value, parameter)
     # like the parameter's own layout, as a fresh optimizer would have made it
     return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+
+
+def _foreign(name: str, key: str, value: Tensor, parameter: Tensor) -> CheckpointError:
+    return CheckpointError(
+        f"optimizer state {key} of {name} has shape {tuple(value.shape)}, the parameter "
+        f"{tuple(parameter.shape)}; the checkpoint belongs to another network"
+    )
