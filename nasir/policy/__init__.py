@@ -16,7 +16,6 @@ from nasir.policy.base import (
     PhaseView,
     Plateau,
     Policy,
-    Record,
     RulePlan,
     Threshold,
     Trial,
@@ -28,6 +27,7 @@ from nasir.policy.evolve_options import EvolveOptions
 from nasir.policy.rules import RulesPolicy
 from nasir.policy.schedule import Progress
 from nasir.policy.simulation import Apply, Row, read_metrics, simulate
+from nasir.records import Record
 
 __all__ = [
     "ALL_FROZEN",

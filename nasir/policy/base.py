@@ -3,7 +3,7 @@
 Everything here is a frozen value, checked on construction (ValueError naming field, value and remedy). Units:
 durations are whole epochs, accuracies are fractions 0..1, costs are those of `Graph.cost()` (one MAC is one
 multiply-accumulate), seconds are wall-clock. A history is the sequence of journal records that are still in
-effect, oldest first, as plain mappings; see `Policy` for what it must hold. `nasir.growing.fold` reads a long one at
+effect, oldest first; see `Policy` for what it must hold. `nasir.growing.fold` reads a long one at
 little cost.
 """
 
@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
-Record: TypeAlias = Mapping[str, Any]
-"""One journal record: at least `kind`; the other keys depend on it."""
+from nasir.records import Record
+
 History: TypeAlias = Sequence[Record]
 Options: TypeAlias = Mapping[str, Any]
 """Options of a pass: JSON values by field name."""

@@ -8,7 +8,8 @@ from typing import Self
 
 from nasir.errors import RunError
 from nasir.growing import fold
-from nasir.policy.base import History, PhasePlan, Record
+from nasir.policy.base import History, PhasePlan
+from nasir.records import DecisionRecord, EpochRecord, PhaseRecord, Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +50,13 @@ class _Done:
     ended: bool = False  # the last of them, by a decision
 
     def after(self, record: Record) -> Self:
-        kind = record["kind"]
-        if kind == "epoch":
-            return replace(self, phase_epochs=self.phase_epochs + 1, epochs=self.epochs + 1)
-        if kind == "phase":
-            return replace(self, phases=(*self.phases, record["phase"]), phase_epochs=0, ended=False)
-        if kind == "decision" and record["action"] == "end_phase":
-            return replace(self, ended=True)
+        match record:
+            case EpochRecord():
+                return replace(self, phase_epochs=self.phase_epochs + 1, epochs=self.epochs + 1)
+            case PhaseRecord():
+                return replace(self, phases=(*self.phases, record.phase), phase_epochs=0, ended=False)
+            case DecisionRecord(action="end_phase"):
+                return replace(self, ended=True)
         return self
 
 

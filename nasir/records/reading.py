@@ -1,0 +1,86 @@
+"""Records from JSON data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from nasir.errors import JournalError
+from nasir.options import close_match, shown
+from nasir.records.base import Place, Record, layout
+from nasir.records.kinds import KINDS
+
+__all__ = ["from_json", "read_record"]
+
+REMEDY = "the journal was damaged or edited afterwards; restore the file, or start the run again elsewhere"
+
+
+def read_record(line: bytes | str) -> Record:
+    """The record of a line of a journal; JournalError, without its place, where the line is none."""
+    try:
+        data = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise JournalError(f"not a JSON record ({error}); {REMEDY}") from None
+    if not isinstance(data, dict) or not isinstance(data.get("kind"), str):
+        raise JournalError(f"not a journal record (an object with 'kind'); {REMEDY}")
+    return from_json(data)
+
+
+def from_json(data: Mapping[str, Any]) -> Record:
+    """The record that is written as `data`; `to_json` gives the same back, whatever it lacks or has beside.
+
+    Raises JournalError where the kind is unknown, a field that every record of it has is missing, or a value does not
+    fit: its message says which, and what to do.
+    """
+    made = KINDS.get(data["kind"])
+    if made is None:
+        near = close_match(data["kind"], KINDS)
+        raise JournalError(
+            f"unknown kind of record {data['kind']!r}{f' (is {near!r} meant?)' if near else ''}; known: "
+            f"{', '.join(KINDS)}; read a journal of a later nasir with that version"
+        )
+    places, names, _ = layout(made)
+    record: Record = object.__new__(made)
+    put = object.__setattr__
+    absent = []
+    for place in places:
+        key, name, plain, low, may, missing, _ = place
+        if key not in data:
+            if not may:
+                raise JournalError(f"{made.kind} record: no {key!r}, which each of them has; {REMEDY}")
+            absent.append(key)
+            put(record, name, missing)
+            continue
+        value = data[key]
+        if (type(value) not in plain and not _fits(value, plain)) or (
+            low is not None and value is not None and value < low
+        ):
+            raise JournalError(_unfitting(made, place, value))
+        put(record, name, value)
+    put(record, "absent", _shared(absent))
+    # all but `kind` and the fields
+    more = len(data) > 1 + len(places) - len(absent)
+    put(record, "extra", {key: data[key] for key in data if key not in names and key != "kind"} if more else {})
+    return record
+
+
+_SETS: dict[tuple[str, ...], frozenset[str]] = {}
+
+
+def _shared(absent: list[str]) -> frozenset[str]:
+    """One set for all records that lack the same."""
+    key = tuple(absent)
+    if key not in _SETS:
+        _SETS[key] = frozenset(key)
+    return _SETS[key]
+
+
+def _fits(value: Any, plain: tuple[type, ...]) -> bool:
+    """Of values that Python made, whose types are others than those that JSON gives."""
+    return isinstance(value, plain) and not (isinstance(value, bool) and bool not in plain)
+
+
+def _unfitting(made: type[Record], place: Place, value: Any) -> str:
+    least = "" if place.low is None else f" of at least {place.low:g}"
+    return f"{made.kind} record: {place.key!r} is {shown(value)}; it has to be {place.spelled}{least}; {REMEDY}"
