@@ -20,6 +20,7 @@ from nasir.records import (
     RecalledRecord,
     Record,
     RewriteRecord,
+    typed,
 )
 
 Members = tuple[Individual, ...]
@@ -67,7 +68,7 @@ class EvolutionLog:
     @classmethod
     def of(cls, history: History, options: EvolveOptions) -> Self:
         """Fold a history."""
-        return fold(history, cls(options))
+        return fold(typed(history), cls(options))
 
     def after(self, record: Record) -> Self:
         """The log with one record more."""

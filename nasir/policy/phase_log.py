@@ -16,6 +16,7 @@ from nasir.records import (
     Record,
     RewriteRecord,
     TrialRecord,
+    typed,
 )
 
 
@@ -44,7 +45,7 @@ class PhaseLog:
     @classmethod
     def of(cls, history: History) -> Self:
         """Fold the records of a history."""
-        return fold(history, cls())
+        return fold(typed(history), cls())
 
     @property
     def done(self) -> int:

@@ -9,7 +9,7 @@ from typing import Self
 from nasir.errors import RunError
 from nasir.growing import fold
 from nasir.policy.base import History, PhasePlan
-from nasir.records import DecisionRecord, EpochRecord, PhaseRecord, Record
+from nasir.records import DecisionRecord, EpochRecord, PhaseRecord, Record, typed
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Progress:
     @classmethod
     def of(cls, history: History, phases: Sequence[PhasePlan]) -> Self:
         """Raises RunError if the history holds other phases than the plan (a spec changed under its run)."""
-        done = fold(history, _Done())
+        done = fold(typed(history), _Done())
         for index, name in enumerate(done.phases):
             _check(index, name, phases)
         if done.phases:

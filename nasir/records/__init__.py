@@ -30,7 +30,7 @@ from nasir.records.kinds import (
     TrialRecord,
 )
 from nasir.records.network import newest_network
-from nasir.records.reading import from_json, read_record
+from nasir.records.reading import from_json, read_record, typed
 
 __all__ = [
     "KINDS",
@@ -57,4 +57,5 @@ __all__ = [
     "from_json",
     "newest_network",
     "read_record",
+    "typed",
 ]

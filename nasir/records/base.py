@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
+from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
 from dataclasses import dataclass, field
-from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -16,7 +15,8 @@ __all__ = ["IfMissing", "Key", "Layout", "Place", "Record", "layout"]
 
 @dataclass(frozen=True, slots=True)
 class IfMissing:
-    """In `Annotated`: what a field is where a record lacks it. Whoever makes one in Python has to give it."""
+    """In `Annotated`: what a field is where a record lacks it; `dict`: a mapping of nothing. Whoever makes a record in
+    Python has to give the field."""
 
     value: Any
 
@@ -46,7 +46,7 @@ class Record:
     absent: frozenset[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        found = (place.key for place in layout(type(self)).optional if getattr(self, place.name) == place.missing)
+        found = (place.key for place in layout(type(self)).optional if getattr(self, place.name) == place.default())
         object.__setattr__(self, "absent", frozenset(found))
 
     def to_json(self) -> dict[str, Any]:
@@ -103,16 +103,24 @@ Mapping.register(Record)
 
 
 class Place(NamedTuple):
-    """A field of a kind of record. `plain`: types of its JSON value; `low`: its least value, if it is a number that has
-    one; `missing`: its value where the record lacks it, if it `may` be missing."""
+    """A field of a kind of record.
+
+    `put` sets it, in a record that is being made. `plain`: types of its JSON value; `low`: its least value, if it is a
+    number that has one; `missing`: its default, `dict` for a mapping of nothing, if it `may` be missing.
+    """
 
     key: str
-    name: str
+    put: Callable[[Any, Any], None]
     plain: tuple[type, ...]
     low: float | None
     may: bool
     missing: Any
+    name: str
     says: str
+
+    def default(self) -> Any:
+        """Its value where the record lacks it."""
+        return {} if self.missing is dict else self.missing
 
     @property
     def spelled(self) -> str:
@@ -150,9 +158,17 @@ SPELLED: Mapping[type, str] = {
 }
 
 
-@cache
-def layout(made: Any) -> Layout:
-    """The fields of a class of records as they lie in JSON, its own before `n` and `time`."""
+_LAYOUTS: dict[type[Record], Layout] = {}
+
+
+def layout(made: type[Record]) -> Layout:
+    """The fields of a kind of record as they lie in JSON, its own before `n` and `time`."""
+    if made not in _LAYOUTS:
+        _LAYOUTS[made] = _laid_out(made)
+    return _LAYOUTS[made]
+
+
+def _laid_out(made: type[Record]) -> Layout:
     hints = get_type_hints(made, include_extras=True)
     items = [item for item in dataclasses.fields(made) if item.name not in ("extra", "absent")]
     items.sort(key=lambda item: item.name in ("n", "time"))
@@ -160,12 +176,13 @@ def layout(made: Any) -> Layout:
     for item in items:
         name = item.name
         plain, metadata = _parts(hints[name])
-        default = item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
+        default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory
         left_out = default is not dataclasses.MISSING
         told = [one.value for one in metadata if isinstance(one, IfMissing)]
         place = Place(
             key=next((one.name for one in metadata if isinstance(one, Key)), name),
             name=name,
+            put=getattr(made, name).__set__,
             plain=plain,
             low=next((float(str(one.ge)) for one in metadata if isinstance(one, at.Ge)), None),
             may=left_out or bool(told),

@@ -11,15 +11,13 @@ from annotated_types import Ge, doc
 
 from nasir.records.base import IfMissing, Key, Record
 
-NOTHING: Mapping[str, Any] = MappingProxyType({})
-
 Count = Annotated[int, Ge(0)]
 Seconds = Annotated[float, Ge(0)]
 Metrics = Mapping[str, float]
-Depths = Annotated[Mapping[str, int], doc("blocks of each stage, by its path"), IfMissing(NOTHING)]
+Depths = Annotated[Mapping[str, int], doc("blocks of each stage, by its path"), IfMissing(dict)]
 Params = Annotated[Count | None, doc("weights of the network"), IfMissing(None)]
 Macs = Annotated[Count | None, doc("multiply-accumulates of one sample"), IfMissing(None)]
-Cost = Annotated[Mapping[str, int], doc("`params` and `macs` of the network"), IfMissing(NOTHING)]
+Cost = Annotated[Mapping[str, int], doc("`params` and `macs` of the network"), IfMissing(dict)]
 Blob = Annotated[str, doc("the network: name of its blob"), IfMissing("")]
 Number = Annotated[Count, doc("number of the individual, from 1 over the run")]
 Noted = Annotated[Mapping[str, Any], doc("what the pass itself wants known, for its next firing or for readers")]
@@ -39,7 +37,7 @@ class _OfPass(_Placed):
     """What came of a pass at a site."""
 
     pass_name: Annotated[str, Key("pass"), doc("name of the pass"), IfMissing("")]
-    options: Annotated[Mapping[str, Any], doc("its options"), IfMissing(NOTHING)]
+    options: Annotated[Mapping[str, Any], doc("its options"), IfMissing(dict)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -52,7 +50,7 @@ class StartRecord(Record):
     graph: Annotated[str, doc("the first network: name of its blob")]
     spec_digest: Annotated[str, doc("SHA-256 of the resolved spec"), IfMissing("")]
     cost: Annotated[
-        Mapping[str, int], doc("`params`, `macs` and `activation_bytes` of the first network"), IfMissing(NOTHING)
+        Mapping[str, int], doc("`params`, `macs` and `activation_bytes` of the first network"), IfMissing(dict)
     ]
     depths: Depths
     nasir: Annotated[str, doc("version of nasir"), IfMissing("")]
@@ -165,7 +163,7 @@ class TrialRecord(_OfPass):
     kind: ClassVar[str] = "trial"
     site: Annotated[str | None, doc("of the candidate; null: the network as it was"), IfMissing(None)]
     epochs: Annotated[Count, doc("epochs it was trained for"), IfMissing(0)]
-    metrics: Annotated[Metrics, doc("of its last epoch, as those of an epoch"), IfMissing(NOTHING)]
+    metrics: Annotated[Metrics, doc("of its last epoch, as those of an epoch"), IfMissing(dict)]
     params: Params
     macs: Macs
     seconds: Took
@@ -260,7 +258,7 @@ class EndRecord(Record):
 
     kind: ClassVar[str] = "end"
     status: Annotated[str, doc("`done`")]
-    metrics: Annotated[Metrics, doc("`test.` and `val.` metrics of the last network"), IfMissing(NOTHING)]
+    metrics: Annotated[Metrics, doc("`test.` and `val.` metrics of the last network"), IfMissing(dict)]
     cost: Cost
     depths: Depths
     seconds: Annotated[Seconds, doc("wall-clock seconds of its epochs"), IfMissing(0.0)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nasir.errors import JournalError
@@ -11,7 +11,7 @@ from nasir.options import close_match, shown
 from nasir.records.base import Place, Record, layout
 from nasir.records.kinds import KINDS
 
-__all__ = ["from_json", "read_record"]
+__all__ = ["from_json", "read_record", "typed"]
 
 REMEDY = "the journal was damaged or edited afterwards; restore the file, or start the run again elsewhere"
 
@@ -42,27 +42,39 @@ def from_json(data: Mapping[str, Any]) -> Record:
         )
     places, names, _ = layout(made)
     record: Record = object.__new__(made)
-    put = object.__setattr__
     absent = []
     for place in places:
-        key, name, plain, low, may, missing, _ = place
+        key, put, plain, low, may, missing, _, _ = place
         if key not in data:
             if not may:
                 raise JournalError(f"{made.kind} record: no {key!r}, which each of them has; {REMEDY}")
             absent.append(key)
-            put(record, name, missing)
+            put(record, {} if missing is dict else missing)
             continue
         value = data[key]
         if (type(value) not in plain and not _fits(value, plain)) or (
             low is not None and value is not None and value < low
         ):
             raise JournalError(_unfitting(made, place, value))
-        put(record, name, value)
-    put(record, "absent", _shared(absent))
-    # all but `kind` and the fields
-    more = len(data) > 1 + len(places) - len(absent)
-    put(record, "extra", {key: data[key] for key in data if key not in names and key != "kind"} if more else {})
+        put(record, value)
+    object.__setattr__(record, "absent", _shared(absent))
+    more = len(data) > 1 + len(places) - len(absent)  # than `kind` and the fields
+    extra = {key: data[key] for key in data if key not in names and key != "kind"} if more else {}
+    object.__setattr__(record, "extra", extra)
     return record
+
+
+def typed(history: Sequence[Record]) -> Sequence[Record]:
+    """The history itself; JournalError where it holds plain mappings, as nothing would be found in those.
+
+    Only the newest record is looked at, so that it costs the same however long the history is.
+    """
+    if len(history) and not isinstance(history[-1], Record):
+        raise JournalError(
+            f"a history of {type(history[-1]).__name__}: its records have to be those of `nasir.records`; "
+            "make them by `nasir.records.from_json(record)`"
+        )
+    return history
 
 
 _SETS: dict[tuple[str, ...], frozenset[str]] = {}

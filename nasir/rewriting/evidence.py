@@ -13,7 +13,7 @@ from nasir.errors import NasirError
 from nasir.growing import fold
 from nasir.ir.graph import Graph
 from nasir.ir.space import Atom
-from nasir.records import DeclinedRecord, Record
+from nasir.records import DeclinedRecord, Record, typed
 from nasir.transfer.fill import Stream, stream
 
 PER_UNIT = {
@@ -68,6 +68,9 @@ class Evidence:
     seed: int = 0
     ordinal: int = 0
     latency: Callable[[Graph], float] | None = None
+
+    def __post_init__(self) -> None:
+        typed(self.history)
 
     def rng(self, purpose: str) -> Stream:
         """The random stream of this rewrite for one `purpose`: the only randomness a pass may use."""

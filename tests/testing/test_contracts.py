@@ -15,6 +15,7 @@ from nasir.ir import Atom, Draft, Graph
 from nasir.ir.op import loaded, op_named
 from nasir.policy import At, PhasePlan, Plateau, Policy, RulePlan, RulesPolicy, Where
 from nasir.policy.base import Decision, History, PhaseView
+from nasir.records import CheckpointRecord, EpochRecord
 from nasir.registry import passes, policies
 from nasir.rewriting.evidence import Evidence, Need
 from nasir.rewriting.rewrite import Pass, get_pass
@@ -231,9 +232,9 @@ class Careless:
     def decide(self, history: History, view: PhaseView) -> tuple[Decision, ...]:
         grow = (Decision("rewrite", "rules.0", "insert-block", {}, "s1", "because"),)
         if self.fault == "random":
-            return grow if history[-1]["kind"] == "epoch" and random.random() < 0.5 else ()
+            return grow if isinstance(history[-1], EpochRecord) and random.random() < 0.5 else ()
         if self.fault == "counts":
-            return grow if history[-1]["kind"] in ("epoch", "checkpoint") and len(history) % 2 else ()
+            return grow if isinstance(history[-1], EpochRecord | CheckpointRecord) and len(history) % 2 else ()
         return grow if self.fault == "loops" else (Decision("recall", reason="gone", individual=3),)
 
 
