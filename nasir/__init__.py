@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from nasir.api import resume as resume
     from nasir.api import run as run
     from nasir.backends.torch import Model as Model
+    from nasir.backends.torch import Stored as Stored
+    from nasir.backends.torch import load as load
+    from nasir.backends.torch import save as save
     from nasir.errors import Decline as Decline
     from nasir.errors import NasirError as NasirError
     from nasir.ir import At as At
@@ -53,6 +56,9 @@ _HOME = {
     "resume": "nasir.api",
     "run": "nasir.api",
     "Model": "nasir.backends.torch",
+    "Stored": "nasir.backends.torch",
+    "load": "nasir.backends.torch",
+    "save": "nasir.backends.torch",
     "Signals": "nasir.running.engine",
     "Decline": "nasir.errors",
     "NasirError": "nasir.errors",

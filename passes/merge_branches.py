@@ -87,9 +87,9 @@ class _Merge:
     def apart(self) -> set[int]:
         """Nodes that each branch keeps: those that cannot be joint, and the blocks they lie in, which stay whole."""
         graph = self.graph
-        found = {node_id for node_id in self.twins if not joint(graph, node_id) or self._tokens(node_id)}
-        blocks = {path for n in found for path in graph.owners[n] if graph.regions[path].kind == "block"}
-        return found.union(*[graph.members(path) for path in blocks])
+        nodes = {node_id for node_id in self.twins if not joint(graph, node_id) or self._tokens(node_id)}
+        blocks = {path for n in nodes for path in graph.owners[n] if graph.regions[path].kind == "block"}
+        return nodes.union(*[graph.members(path) for path in blocks])
 
     def _tokens(self, node_id: int) -> bool:
         """Whether a node reads tokens, whose channels are the last axis: flattened, those of a branch lie apart."""

@@ -35,7 +35,7 @@ from nasir.rewriting.rewrite import WHOLE, Rewrite
 from nasir.testing import OpCase, OpContract, evaluate, random_batch, random_weights, transferred
 from nasir.training.plans import PenaltyPlan
 from nasir.transfer import Key, Take
-from nasir.transfer.fill import fill, stream
+from nasir.transfer.fill import fill, random_stream
 
 IMAGE, VECTOR, TOKENS = (4, 5, 6), (6,), (5, 6)
 SILENT = PruneChannels(score="norm_scale", threshold=0.0)
@@ -219,7 +219,7 @@ def test_initializers_go_by_the_roles_of_weights() -> None:
     graph = draft.commit()
     assert starts("he_normal", graph.infer.slots[1]) == {"weight": he["weight"]}
     slot = graph.infer.slots[1]["weight"]
-    drawn = fill(he["weight"], slot.shape, stream(0, 0, 1, "weight"))
+    drawn = fill(he["weight"], slot.shape, random_stream(0, 0, 1, "weight"))
     assert abs(drawn.std() - (2 / (9 * 48)) ** 0.5) < 0.002  # of 41,472 numbers: five standard errors are 0.0012
 
 

@@ -302,6 +302,11 @@ class Model(nn.Module):
     def _holds(self, node_id: int, label: str) -> bool:
         return self.graph.is_frozen(node_id) or any(covers(prefix, label) for prefix in self._prefixes)
 
+    @property
+    def held_prefixes(self) -> tuple[str, ...]:
+        """The prefixes that `hold` was given last."""
+        return self._prefixes
+
     def is_held(self, node_id: int) -> bool:
         """Whether a node is frozen now, by the graph or by the prefixes given to `hold`."""
         return node_id in self._held

@@ -282,15 +282,15 @@ def _diff(options: argparse.Namespace) -> int:
 
     from nasir.report.diff import difference
 
-    found = difference(_graph(options.first), _graph(options.second))
+    changes = difference(_graph(options.first), _graph(options.second))
     if options.json:
-        _print([asdict(change) for change in found])
+        _print([asdict(change) for change in changes])
     else:
-        for change in found:
+        for change in changes:
             print(change)
-        if not found:
+        if not changes:
             print("the same architecture")
-    return 3 if found else 0
+    return 3 if changes else 0
 
 
 # -- running

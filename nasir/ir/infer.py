@@ -211,9 +211,9 @@ def _finish(graph: Graph, typing: Typing) -> None:
 
 
 def nonnegative(graph: Graph) -> Mapping[int, bool]:
-    """Stream-sign analysis: for each node, whether all its outputs are surely >= 0.
+    """Analysis of signs: for each node, whether all its outputs are surely >= 0.
 
-    Inserting an identity block that ends in a ReLU is exact only on such a stream.
+    Inserting an identity block that ends in a ReLU is exact only where what comes in is never negative.
     """
     sure: dict[int, bool] = {}
     for node_id in graph.order:

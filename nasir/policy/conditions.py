@@ -9,7 +9,7 @@ from typing import NamedTuple, Self
 
 from nasir.errors import RunError
 from nasir.growing import GrowingSequence, fold
-from nasir.policy.base import Condition, Moment, Plateau, Threshold
+from nasir.policy.plans import Condition, Moment, Plateau, Threshold
 from nasir.records import EpochRecord, TrialRecord
 
 # A validation accuracy is a count over a fixed size, so an improvement of exactly `less_than` does occur (5 images

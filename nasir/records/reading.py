@@ -17,14 +17,17 @@ REMEDY = "the journal was damaged or edited afterwards; restore the file, or sta
 
 
 def read_record(line: bytes | str) -> Record:
-    """The record of a line of a journal; JournalError, without its place, where the line is none."""
+    """The record of a line of a journal file; JournalError, without its place, where the line is none."""
     try:
         data = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise JournalError(f"not a JSON record ({error}); {REMEDY}") from None
     if not isinstance(data, dict) or not isinstance(data.get("kind"), str):
         raise JournalError(f"not a journal record (an object with 'kind'); {REMEDY}")
-    return from_json(data)
+    try:
+        return from_json(data)
+    except JournalError as error:
+        raise JournalError(f"{error}; {REMEDY}") from None
 
 
 def from_json(data: Mapping[str, Any]) -> Record:
@@ -38,7 +41,7 @@ def from_json(data: Mapping[str, Any]) -> Record:
         near = close_match(data["kind"], KINDS)
         raise JournalError(
             f"unknown kind of record {data['kind']!r}{f' (is {near!r} meant?)' if near else ''}; known: "
-            f"{', '.join(KINDS)}; read a journal of a later nasir with that version"
+            f"{', '.join(KINDS)}; what a later version of nasir wrote is to be read with that version"
         )
     places, names, _ = layout(made)
     record: Record = object.__new__(made)
@@ -47,7 +50,7 @@ def from_json(data: Mapping[str, Any]) -> Record:
         key, put, plain, low, may, missing, _, _ = place
         if key not in data:
             if not may:
-                raise JournalError(f"{made.kind} record: no {key!r}, which each of them has; {REMEDY}")
+                raise JournalError(f"{made.kind} record: no {key!r}; each of them has to have it")
             absent.append(key)
             put(record, {} if missing is dict else missing)
             continue
@@ -95,4 +98,4 @@ def _fits(value: Any, plain: tuple[type, ...]) -> bool:
 
 def _unfitting(made: type[Record], place: Place, value: Any) -> str:
     least = "" if place.low is None else f" of at least {place.low:g}"
-    return f"{made.kind} record: {place.key!r} is {shown(value)}; it has to be {place.spelled}{least}; {REMEDY}"
+    return f"{made.kind} record: {place.key!r} is {shown(value)}; it has to be {place.spelled}{least}"

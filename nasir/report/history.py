@@ -94,7 +94,7 @@ def _is_number(value: Any) -> bool:
 
 def marks(records: Records) -> tuple[Mark, ...]:
     """Rewrites, and the phases after the first, on the axis of epochs."""
-    found = [
+    rewrites = [
         Mark(
             record.epoch,
             "rewrite",
@@ -103,7 +103,7 @@ def marks(records: Records) -> tuple[Mark, ...]:
         )
         for record in of_kind(records, RewriteRecord)
     ]
-    return (*found, *(Mark(record.epoch, "phase", record.phase) for record in of_kind(records, PhaseRecord)[1:]))
+    return (*rewrites, *(Mark(record.epoch, "phase", record.phase) for record in of_kind(records, PhaseRecord)[1:]))
 
 
 def charts(records: Records) -> tuple[Chart, ...]:

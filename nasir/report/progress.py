@@ -87,7 +87,7 @@ def _validation(metrics: Mapping[str, float]) -> list[str]:
     return [f"{name} {value:.4g}" for name, value in metrics.items() if name.startswith("val.")]
 
 
-class Progress:
+class ProgressBar:
     """Shows journal records as they come: a bar for each phase on a terminal, plain lines elsewhere."""
 
     def __init__(self, name: str, quiet: bool = False) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from nasir.errors import NasirError
@@ -14,7 +15,7 @@ from nasir.growing import fold
 from nasir.ir.graph import Graph
 from nasir.ir.space import Atom
 from nasir.records import DeclinedRecord, Record, typed
-from nasir.transfer.fill import Stream, stream
+from nasir.transfer.fill import random_stream
 
 PER_UNIT = {
     "activation_mean": "mean absolute value of each unit of a space over probe images, behind its writers' norms",
@@ -72,11 +73,11 @@ class Evidence:
     def __post_init__(self) -> None:
         typed(self.history)
 
-    def rng(self, purpose: str) -> Stream:
+    def rng(self, purpose: str) -> Generator:
         """The random stream of this rewrite for one `purpose`: the only randomness a pass may use."""
         refused = fold(self.history, _Refusals()).count
         # a refusal leaves the ordinal as it is: without its count a pass would draw the refused choice for ever
-        return stream(self.seed, self.ordinal, -1, "", f"{purpose} after {refused}" if refused else purpose)
+        return random_stream(self.seed, self.ordinal, -1, "", f"{purpose} after {refused}" if refused else purpose)
 
     def per_index(self, kind: str, space: Atom) -> NDArray[np.float64]:
         """One number per unit of `space`, the mean where several arrays were measured; NasirError if none was."""

@@ -11,7 +11,18 @@ from nasir.errors import ClaimError, Decline, NasirError, OutOfMemory, Preempted
 from nasir.ir import Graph
 from nasir.journal.directory import RunDirectory
 from nasir.journal.log import Journal, lineage
-from nasir.policy import Decision, PhasePlan, PhaseView
+from nasir.policy import (
+    DropIndividual,
+    EndPhase,
+    FreezeSite,
+    KeepIndividual,
+    PhasePlan,
+    PhaseView,
+    RecallIndividual,
+    RewriteSite,
+    TrySites,
+    decisions_of,
+)
 from nasir.policy.conditions import metric_values
 from nasir.records import (
     DeclinedRecord,
@@ -25,10 +36,11 @@ from nasir.records import (
     TrialRecord,
     from_json,
 )
-from nasir.rewriting.evidence import Evidence
+from nasir.rewriting.evidence import Evidence, Need
+from nasir.rewriting.propose import make_pass, propose
 from nasir.rewriting.rewrite import WHOLE, Rewrite, site_name
 from nasir.running.population import Individuals
-from nasir.spec import make_pass, make_policy
+from nasir.spec import make_policy
 from nasir.training.backend import Effect, Session
 
 EXACT = 1e-4  # largest |delta logits| of an "exact" rewrite, relative to the largest logit (float32 rounding)
@@ -78,30 +90,33 @@ class Decisions:
         policy = make_policy(phase, self.seed)
         place: dict[str, Any] = {"epoch": epoch, "phase": phase.name}
         for _ in range(ROUNDS):  # asked again after declined rewrites; a policy that never ends is a bug
-            decisions = policy.decide(self.journal.effective(), view(self.graph, (phase,)))
+            decisions = decisions_of(policy, phase, self.journal.effective(), view(self.graph, (phase,)))
             if not decisions:
                 return
             for decision in decisions:
                 self.write(from_json({**place, **decision.to_record()}))
-                if decision.action == "rewrite":
-                    self._rewrite(decision, place)
-                elif decision.action == "trial":
-                    self._try(decision, place, phase_epoch)
-                elif decision.action == "keep":
-                    self._keep(int(decision.individual or 0), place)
-                elif decision.action == "recall":
-                    self._recall(int(decision.individual or 0), place)
-                elif decision.action == "drop":
-                    self.write(DroppedRecord(**place, individual=int(decision.individual or 0)))
-                elif decision.action == "end_phase":
-                    return
+                match decision:
+                    case RewriteSite():
+                        self._rewrite(decision, place)
+                    case TrySites():
+                        self._try(decision, place, phase_epoch)
+                    case KeepIndividual():
+                        self._keep(decision.individual, place)
+                    case RecallIndividual():
+                        self._recall(decision.individual, place)
+                    case DropIndividual():
+                        self.write(DroppedRecord(**place, individual=decision.individual))
+                    case FreezeSite():
+                        pass  # the policy reads it in the record
+                    case EndPhase():
+                        return
         raise RunError(
             f"phase '{phase.name}': the policy made {ROUNDS} rounds of decisions after epoch {epoch}; it loops"
         )
 
     # -- one rewrite
 
-    def _rewrite(self, decision: Decision, place: Mapping[str, Any]) -> None:
+    def _rewrite(self, decision: RewriteSite, place: Mapping[str, Any]) -> None:
         started = time.monotonic()
         try:
             rewrite, effect = self._propose(decision, place)
@@ -119,7 +134,7 @@ class Decisions:
             RewriteRecord(
                 **place,
                 **_named(decision),
-                site=str(decision.site),
+                site=decision.site,
                 ordinal=self.ordinal,
                 before=rewrite.before.digest,
                 after=rewrite.graph.digest,
@@ -138,20 +153,20 @@ class Decisions:
             )
         )
 
-    def _decline(self, decision: Decision, place: Mapping[str, Any], refusal: Decline) -> None:
-        site, noted = str(decision.site), dict(refusal.noted)
-        self.write(DeclinedRecord(**place, **_named(decision), site=site, reason=str(refusal), noted=noted))
+    def _decline(self, decision: RewriteSite, place: Mapping[str, Any], refusal: Decline) -> None:
+        named, noted = _named(decision), dict(refusal.noted)
+        self.write(DeclinedRecord(**place, **named, site=decision.site, reason=str(refusal), noted=noted))
 
-    def _propose(self, decision: Decision, place: Mapping[str, Any]) -> tuple[Rewrite, Effect]:
+    def _propose(self, decision: RewriteSite, place: Mapping[str, Any]) -> tuple[Rewrite, Effect]:
         """The rewrite of a decision and its measured effect; the network is not touched yet. Raises Decline."""
         try:
             rewrite = self._rewrite_of(decision)
             effect = self._effect(rewrite, decision, place)
-            if rewrite.preserves == "exact" and not effect.delta_logits <= EXACT * max(1.0, effect.scale):
+            if rewrite.preserves == "exact" and not effect.delta_logits <= EXACT * max(1.0, effect.largest_logit):
                 raise ClaimError(
                     f"{decision.pass_name} at {rewrite.site} claims to be exact, but changes the logits of the probe "
-                    f"batch by up to {effect.delta_logits:.3g} (largest logit {effect.scale:.3g}); claim approximate, "
-                    "or mend it"
+                    f"batch by up to {effect.delta_logits:.3g} (largest logit {effect.largest_logit:.3g}); "
+                    "claim approximate, or mend it"
                 )
         except Decline:
             raise
@@ -161,7 +176,7 @@ class Decisions:
             raise
         return rewrite, effect
 
-    def _effect(self, rewrite: Rewrite, decision: Decision, place: Mapping[str, Any]) -> Effect:
+    def _effect(self, rewrite: Rewrite, decision: RewriteSite, place: Mapping[str, Any]) -> Effect:
         try:
             return self.session.propose(rewrite)
         except (OutOfMemory, MemoryError) as error:
@@ -173,19 +188,14 @@ class Decisions:
                 sizes,
             ) from error
 
-    def _rewrite_of(self, decision: Decision) -> Rewrite:
-        change = make_pass(decision.pass_name, decision.options)
-        seen = self.session.observe(change.needs) if change.needs else Evidence()
-        seen = replace(seen, history=self._own(), seed=self.seed, ordinal=self.ordinal + 1)
-        rewrite = change.attempt(self.graph, change.site(self.graph, str(decision.site)), seen)
-        if decision.budget is not None:
-            cost = rewrite.graph.cost()
-            excess = decision.budget.excess(params=cost.params, macs=cost.macs)
-            if excess:
-                raise Decline(f"past the budget: {excess}")
+    def _rewrite_of(self, decision: RewriteSite) -> Rewrite:
+        rewrite = propose(decision, self.graph, self._observed)
         stored = {d: self.run.get_array(d) for d in rewrite.plan.digests() if d not in rewrite.blobs}
-        whole: Rewrite = replace(rewrite, blobs={**rewrite.blobs, **stored})
-        return whole
+        return replace(rewrite, blobs={**rewrite.blobs, **stored})
+
+    def _observed(self, needs: tuple[Need, ...]) -> Evidence:
+        seen = self.session.observe(needs) if needs else Evidence()
+        return replace(seen, history=self._own(), seed=self.seed, ordinal=self.ordinal + 1)
 
     def _after(self, rewrite: Rewrite) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
         """Carry out what a rewrite asks the trainer for; `settle` and `refresh` of its record."""
@@ -252,13 +262,12 @@ class Decisions:
 
     # -- trials
 
-    def _try(self, decision: Decision, place: Mapping[str, Any], phase_epoch: int) -> None:
+    def _try(self, decision: TrySites, place: Mapping[str, Any], phase_epoch: int) -> None:
         """Train each candidate from the same state, put everything back, and adopt the best if it is good enough.
 
         A journal record `trial` says what came of each; `site` None is the network as it is.
         """
         trial = decision.trial
-        assert trial is not None
         saved = self.session.snapshot()
         if trial.baseline == "now":
             last = self._last_epoch()
@@ -270,31 +279,33 @@ class Decisions:
             self.session.restore(saved)
         gains: dict[str, float] = {}
         for site in decision.sites:
-            candidate = replace(decision, action="rewrite", site=site)
+            candidate = decision.at(site)
             try:
                 rewrite, _ = self._propose(candidate, place)
                 self.session.accept()
                 self._after(rewrite)
-                gains[site] = trial.gain(self._trial(candidate, rewrite, place, phase_epoch), baseline)
+                gains[site] = trial.gain(self._trial(decision, rewrite, place, phase_epoch), baseline)
             except (Decline, RunError) as refusal:  # one that diverges is no candidate
                 refusal = refusal if isinstance(refusal, Decline) else Decline(str(refusal))
                 self._decline(candidate, place, refusal)
             self.session.restore(saved)
         best = max(gains, key=lambda site: gains[site], default=None)
         if best is not None and gains[best] > trial.min_gain:
-            self._rewrite(replace(decision, action="rewrite", site=best), place)
+            self._rewrite(decision.at(best), place)
             return
         for site in gains:
             reason = (
                 f"the best candidate, {best}, gains {gains[str(best)]:.6g} of {trial.metric} over {baseline:.6g} in "
                 f"{trial.epochs} epochs, not more than {trial.min_gain:.6g}"
             )
-            self._decline(replace(decision, action="rewrite", site=site), place, Decline(reason))
+            self._decline(decision.at(site), place, Decline(reason))
 
-    def _trial(self, decision: Decision, rewrite: Rewrite | None, place: Mapping[str, Any], phase_epoch: int) -> float:
-        """Train the session's network for a trial and journal what comes of it; its value of the metric."""
+    def _trial(self, decision: TrySites, rewrite: Rewrite | None, place: Mapping[str, Any], phase_epoch: int) -> float:
+        """Train the session's network for a trial and journal what comes of it; its value of the metric.
+
+        `rewrite` made it, None: it is the network as it is.
+        """
         trial = decision.trial
-        assert trial is not None
         started = time.monotonic()
         trained: Mapping[str, float] = {}
         for number in range(trial.epochs):
@@ -308,7 +319,7 @@ class Decisions:
         record = TrialRecord(
             **place,
             **_named(decision),
-            site=decision.site,
+            site=rewrite.site if rewrite is not None else None,
             epochs=trial.epochs,
             metrics=metrics,
             params=cost.params,
@@ -319,7 +330,7 @@ class Decisions:
         return metric_values(trial.metric, [record])[0]
 
 
-def _named(decision: Decision) -> dict[str, Any]:
+def _named(decision: RewriteSite | TrySites) -> dict[str, Any]:
     return {"pass_name": decision.pass_name, "options": dict(decision.options)}
 
 

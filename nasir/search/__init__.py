@@ -42,8 +42,8 @@ UNFIT = 69  # exit code of a worker whose trials fail one after the other, perha
 def require() -> None:
     """Raise UsageError unless Optuna 5.0 is installed: the storage builds on parts that a 5.1 may change."""
     try:
-        found = version("optuna")
+        installed = version("optuna")
     except PackageNotFoundError:
         raise UsageError("policy search needs Optuna: pip install 'nasir[search]'") from None
-    if found.split(".")[:2] != ["5", "0"]:
-        raise UsageError(f"policy search needs Optuna 5.0, this is {found}: pip install 'nasir[search]'")
+    if installed.split(".")[:2] != ["5", "0"]:
+        raise UsageError(f"policy search needs Optuna 5.0, this is {installed}: pip install 'nasir[search]'")

@@ -1,7 +1,7 @@
 """Transfer plans: where the weights of a rewritten network come from, as data, and their one executor."""
 
 from nasir.transfer.fill import fill as fill
-from nasir.transfer.fill import stream as stream
+from nasir.transfer.fill import random_stream as random_stream
 from nasir.transfer.moments import moment_source as moment_source
 from nasir.transfer.plan import TransferPlan as TransferPlan
 from nasir.transfer.plan import derive as derive

@@ -8,11 +8,12 @@ from math import prod
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.random import Generator
 
 from nasir.errors import PlanError
 from nasir.ir.graph import Graph
 from nasir.ir.types import Fill
-from nasir.transfer.fill import CONSTANT, PIECE, Array, Stream, fill, stream
+from nasir.transfer.fill import CONSTANT, PIECE, Array, fill, random_stream
 from nasir.transfer.plan import TransferPlan
 from nasir.transfer.source import AxisTake, Blob, Key, Source, Stack, Take, keys_of
 
@@ -106,14 +107,14 @@ def execute(
     indices = _Indices()
     for key, source in plan.sources.items():
         slot = new.infer.slots[key.node][key.slot]
-        worker = _Worker(indices, fetch, arrays, partial(stream, seed, ordinal, *key), blobs or {}, slot.dtype)
+        worker = _Worker(indices, fetch, arrays, partial(random_stream, seed, ordinal, *key), blobs or {}, slot.dtype)
         results[key] = worker.make(source, slot.shape)
     return results
 
 
 def execute_moment(source: Source, fetch: Callable[[Key], Any], arrays: Arrays, shape: tuple[int, ...]) -> Any:
     """One optimizer moment, by the source that `moment_source` derived."""
-    worker = _Worker(_Indices(), fetch, arrays, partial(stream, 0, 0, 0, "moment"), {}, "float32")
+    worker = _Worker(_Indices(), fetch, arrays, partial(random_stream, 0, 0, 0, "moment"), {}, "float32")
     return worker.make(source, shape)
 
 
@@ -142,7 +143,7 @@ class _Worker:
         indices: _Indices,
         fetch: Callable[[Key], Any],
         arrays: Arrays,
-        open_stream: Callable[[], Stream],
+        open_stream: Callable[[], Generator],
         blobs: Mapping[str, Array],
         dtype: str,
     ) -> None:
@@ -154,7 +155,7 @@ class _Worker:
         self.dtype = dtype
 
     @cached_property
-    def rng(self) -> Stream:
+    def rng(self) -> Generator:
         """The array's random stream, opened when something random is drawn: most fills are constants."""
         return self.open_stream()
 

@@ -118,14 +118,14 @@ def _weight_abs(model: Model) -> Measured:
     keys = [Key(n, name) for n in graph.order for name, slot in graph.infer.slots[n].items() if slot.is_kernel]
     weights = [model.tensor(key).detach() for key in keys]
     means = torch.stack([weight.abs().mean(dtype=torch.float64) for weight in weights]).tolist() if weights else []
-    found: dict[str, NDArray[np.float64]] = {}
+    by_label: dict[str, NDArray[np.float64]] = {}
     for key, mean, weight in zip(keys, means, weights, strict=True):
         label, entries = graph.nodes[key.node].label, weight.numel()
-        if label in found:  # a node with several kernels
-            before, count = found[label].tolist()
+        if label in by_label:  # a node with several kernels
+            before, count = by_label[label].tolist()
             mean, entries = (before * count + mean * entries) / (count + entries), int(count) + entries
-        found[label] = np.array([mean, entries], dtype=np.float64)
-    return found
+        by_label[label] = np.array([mean, entries], dtype=np.float64)
+    return by_label
 
 
 def _taylor(model: Model, labelled: Labelled | None) -> Measured:
@@ -140,11 +140,11 @@ def _taylor(model: Model, labelled: Labelled | None) -> Measured:
             parameter.requires_grad_(True)  # frozen weights are scored like all others
         with evaluating(model), torch.enable_grad():
             loss = functional.cross_entropy(widened(model(images.to(dtype))), labels)
-            found = torch.autograd.grad(loss, [parameter for parameter, _ in flags], allow_unused=True)
+            raw = torch.autograd.grad(loss, [parameter for parameter, _ in flags], allow_unused=True)
     finally:
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
-    gradients = {id(p): gradient for (p, _), gradient in zip(flags, found, strict=True)}
+    gradients = {id(p): gradient for (p, _), gradient in zip(flags, raw, strict=True)}
     rows = by_space(model.graph, weight_sums(model, 1, ALL, gradients))
     return {name: np.abs(values) for name, values in rows.items()}
 
@@ -160,13 +160,13 @@ def _clock(model: Model, images: Tensor | None) -> Callable[[Graph], float]:
 
 def _writers(graph: Graph) -> dict[Atom, list[int]]:
     """Nodes with weights whose output runs over an atom, by atom."""
-    found: dict[Atom, list[int]] = {}
+    writers: dict[Atom, list[int]] = {}
     for node_id in graph.order:
         slots = graph.infer.slots[node_id]
         if any(axis.role == "write" for slot in slots.values() for axis in slot.axes):
             for atom in dict.fromkeys(atoms_of(graph.infer.types[Port(node_id)].channels)):
-                found.setdefault(atom, []).append(node_id)
-    return found
+                writers.setdefault(atom, []).append(node_id)
+    return writers
 
 
 def _measured(graph: Graph, writer: int) -> int:
@@ -181,27 +181,27 @@ def _activation_mean(model: Model, images: Tensor | None) -> Measured:
     if images is None:
         raise NasirError("'activation_mean' needs `images` to run the network on")
     graph = model.graph
-    found: dict[int, Tensor] = {}
+    means: dict[int, Tensor] = {}
     handles = []
     nodes = dict.fromkeys(_measured(graph, n) for writers in _writers(graph).values() for n in writers)
     try:
         for node_id in nodes:
             leaf = model.leaf(node_id)
             if leaf is not None:
-                handles.append(leaf.register_forward_hook(_collector(found, node_id)))
+                handles.append(leaf.register_forward_hook(_collector(means, node_id)))
         with evaluating(model), torch.no_grad():
             model(images.to(next(model.parameters()).dtype))
     finally:
         for handle in handles:
             handle.remove()
-    rows = [(resolve(graph.infer.types[Port(n)].channels), on_host(values), 1) for n, values in found.items()]
+    rows = [(resolve(graph.infer.types[Port(n)].channels), on_host(values), 1) for n, values in means.items()]
     return by_space(graph, rows, mean=True)
 
 
-def _collector(found: dict[int, Tensor], node_id: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+def _collector(means: dict[int, Tensor], node_id: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         channels = 2 if output.dim() == 3 else 1  # tokens are [N, T, D]
         axes = [axis for axis in range(output.dim()) if axis != channels]
-        found[node_id] = output.detach().abs().to(torch.float64).mean(dim=axes)
+        means[node_id] = output.detach().abs().to(torch.float64).mean(dim=axes)
 
     return hook

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nasir.backends.torch.arrays import TorchArrays
-from nasir.backends.torch.optimizers.groups import is_counter
+from nasir.backends.torch.optimizers.named import is_counter
 from nasir.transfer import Key, Source, TransferPlan, execute_moment, keys_of, moment_source
 
 # state tensors that average squared gradients; every other one of the parameter's shape follows the gradient

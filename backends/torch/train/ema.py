@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -118,6 +119,16 @@ class Ema:
             name: (torch.empty_like(present[name]) if name in present else torch.empty_like(tensor)).copy_(tensor)
             for name, tensor in tensors.items()
         }
+
+    def state_dict(self) -> dict[str, Any]:
+        """The averages and their decay, as `load_state_dict` takes them; the tensors are not copies."""
+        return {"decay": self.decay, "tensors": dict(self.tensors)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take the averages and the decay of a `state_dict` of the same network; GraphError for another one's."""
+        self._match(state["tensors"])
+        self.decay = state["decay"]
+        self.load(state["tensors"])
 
     def _match(self, current: Mapping[str, Tensor]) -> None:
         odd = sorted(current.keys() ^ self.tensors.keys())

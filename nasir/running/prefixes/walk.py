@@ -19,7 +19,7 @@ from typing import Any
 from nasir.files import canonical_json
 from nasir.growing import GrowingSequence
 from nasir.ir import Graph
-from nasir.policy import Decision, PhasePlan, Progress
+from nasir.policy import Decision, EndPhase, PhasePlan, PhaseProgress, decisions_of
 from nasir.records import (
     CheckpointRecord,
     CompilationRecord,
@@ -82,7 +82,7 @@ class Walk:
         if not self._batch and self._open:
             plan = self.plans[self.phase]
             seen = view(self.graphs(self._graph), (plan,))
-            self._batch = list(make_policy(plan, self.spec.seed).decide(self.history, seen))
+            self._batch = list(decisions_of(make_policy(plan, self.spec.seed), plan, self.history, seen))
             self._open = bool(self._batch)
         return self._batch
 
@@ -100,7 +100,7 @@ class Walk:
         """Whether the next thing is to begin that phase, or to train that epoch."""
         if self.pending():
             return False
-        progress = Progress.of(self.history, self.plans)
+        progress = PhaseProgress.of(self.history, self.plans)
         index, begins = progress.phase_index, isinstance(record, PhaseRecord)
         if index is None or progress.begun is begins or record.phase != self.plans[index].name:
             return False
@@ -130,7 +130,7 @@ class Walk:
         told = record.to_json()
         if any(key not in told or told[key] != value for key, value in expected.items()):
             return False
-        if decision.action == "end_phase":
+        if isinstance(decision, EndPhase):
             self._batch, self._open = [], False
         self._add(record, {**_stable(record), "terms": plain(decision)})
         return True

@@ -84,7 +84,7 @@ def test_a_proposal_touches_nothing_and_the_old_model_goes_on(tmp_path: Path) ->
         parameters = list(model.parameters())
         flags = [module.training for module in model.modules()]
         effect = session.propose(InsertBlock(init="gaussian").attempt(graph, "s2"))
-        assert effect.delta_logits > 0 and effect.scale > 0
+        assert effect.delta_logits > 0 and effect.largest_logit > 0
         assert session.model is model and model.graph is graph and session.optimizer is optimizer
         assert all(a is b for a, b in zip(parameters, model.parameters(), strict=True))
         assert same_tensors(state(session), before) and same_tensors(dict(session.ema.tensors), average)
@@ -158,7 +158,7 @@ def test_the_effect_of_a_rewrite_is_the_change_of_the_probe_logits_in_eval_mode(
         with torch.no_grad():
             after = session.model.eval()(probe)
         assert effect.delta_logits == float((after - before).abs().max())
-        assert effect.scale == float(before.abs().max())
+        assert effect.largest_logit == float(before.abs().max())
 
 
 def test_logits_that_are_not_finite_stop_the_run(tmp_path: Path) -> None:
