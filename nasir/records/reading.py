@@ -36,11 +36,12 @@ def from_json(data: Mapping[str, Any]) -> Record:
     Raises JournalError where the kind is unknown, a field that every record of it has is missing, or a value does not
     fit: its message says which, and what to do.
     """
-    made = KINDS.get(data["kind"])
+    kind = str(data.get("kind", ""))
+    made = KINDS.get(kind)
     if made is None:
-        near = close_match(data["kind"], KINDS)
+        near = close_match(kind, KINDS)
         raise JournalError(
-            f"unknown kind of record {data['kind']!r}{f' (is {near!r} meant?)' if near else ''}; known: "
+            f"unknown kind of record {kind!r}{f' (is {near!r} meant?)' if near else ''}; known: "
             f"{', '.join(KINDS)}; what a later version of nasir wrote is to be read with that version"
         )
     places, names, _ = layout(made)
