@@ -150,6 +150,9 @@ class RewriteRecord(_OfPass):
         doc("of `init: adam`: the epochs trained, their accuracies and the target"),
         IfMissing(None),
     ]
+    delta_logits_averaged: Annotated[float | None, doc("the same of the averaged weights, where averages are kept")] = (
+        None
+    )
     refresh: Annotated[
         Mapping[str, Any] | None, doc("of statistics that were refreshed: what that did, `delta_logits` among it")
     ] = None
