@@ -12,6 +12,7 @@ from spec_examples import changed
 import nasir
 from nasir.analysis.roofline import PROFILES
 from nasir.errors import SpecError
+from nasir.records import EpochRecord
 from nasir.spec import json_schema, loads_spec
 from nasir.training.plans import PenaltyPlan
 
@@ -110,14 +111,14 @@ def test_a_run_journals_the_penalty_and_what_is_alive(tmp_path: Path) -> None:
     terms = "    regularize: [{group-lasso: {strength: 1.0e-6}}, {l2: {strength: 1.0e-4}}]\n"
     text = TINY.replace("    ema: {decay: 0.9}\n", terms)
     run = nasir.run(write_spec(tmp_path, text), out=tmp_path / "run")
-    epochs = [record for record in run.journal if record["kind"] == "epoch"]
-    grown = [record for record in epochs if record["phase"] == "grow"]
-    assert all(record["metrics"]["train.penalty"] > 0 for record in grown)
+    epochs = [record for record in run.journal if isinstance(record, EpochRecord)]
+    grown = [record for record in epochs if record.phase == "grow"]
+    assert all(record.metrics["train.penalty"] > 0 for record in grown)
     # nothing is dead after a few epochs, so what is alive costs what the network costs
-    assert all(record["alive"]["macs"] == record["macs"] for record in grown)
-    assert all(record["alive"]["params"] == record["params"] for record in grown)
-    assert len({record["alive"]["channels"] for record in grown}) > 1  # tables follow the growing network
-    assert not any("alive" in r or "train.penalty" in r["metrics"] for r in epochs if r["phase"] == "finetune")
+    assert all(record.alive["macs"] == record.macs for record in grown)
+    assert all(record.alive["params"] == record.params for record in grown)
+    assert len({record.alive["channels"] for record in grown}) > 1  # tables follow the growing network
+    assert not any("alive" in r or "train.penalty" in r.metrics for r in epochs if r.phase == "finetune")
 
 
 def test_the_schema_offers_the_terms() -> None:
