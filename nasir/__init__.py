@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from nasir.backends.torch import save as save
     from nasir.errors import Decline as Decline
     from nasir.errors import NasirError as NasirError
+    from nasir.errors import NasirWarning as NasirWarning
     from nasir.ir import At as At
     from nasir.ir import Atom as Atom
     from nasir.ir import Draft as Draft
@@ -62,6 +63,7 @@ _HOME = {
     "Signals": "nasir.running.engine",
     "Decline": "nasir.errors",
     "NasirError": "nasir.errors",
+    "NasirWarning": "nasir.errors",
     "Evidence": "nasir.rewriting.evidence",
     "Need": "nasir.rewriting.evidence",
     "At": "nasir.ir",

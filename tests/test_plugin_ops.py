@@ -19,7 +19,6 @@ from nasir import Decline, op
 from nasir.analysis.main_path import layers
 from nasir.backends.torch import Model
 from nasir.backends.torch.observe.evidence import observe
-from nasir.backends.torch.penalties.regularize import penalized
 from nasir.blocks import Maker, starts
 from nasir.errors import UsageError
 from nasir.ir import At, Draft, Graph, Port, ValueType, op_named
@@ -208,7 +207,9 @@ def test_initializers_go_by_the_roles_of_weights() -> None:
     x = draft.add("input", (), "x", shape=[96, 4, 4])
     for init in ("he_normal", "vit", "glorot_uniform"):
         Maker(draft, init, init).node("conv_transpose2d", x, "up", out=48, kernel=3)
-    he, vit, glorot = ({slot: rule for (n, slot), rule in draft.fills.items() if n == node} for node in (1, 2, 3))
+    he, vit, glorot = (
+        {slot: rule for (n, slot), rule in draft.origins.fills.items() if n == node} for node in (1, 2, 3)
+    )
     # written by [read, written, ...]: the fan out of a kernel of [written, read, ...] is the fan in here
     assert (he["weight"].rule, dict(he["weight"].args)) == ("kaiming_normal", {"mode": "fan_in"}) and "bias" not in he
     assert vit["weight"].args["mode"] == "fan_out" and vit["bias"].rule == "zeros"
@@ -227,9 +228,9 @@ def test_penalties_and_measurements_go_by_the_roles_of_weights() -> None:
     graph = decoder()
     model = Model.from_graph(graph)
     wanted = {"conv1", "up", "fc"}
-    on_kernels = penalized(graph, PenaltyPlan("l2", 0.1))
+    on_kernels = PenaltyPlan("l2", 0.1).slots(graph)
     assert {graph.nodes[key.node].label for key in on_kernels} == wanted and {k.slot for k in on_kernels} == {"weight"}
-    convs = penalized(graph, PenaltyPlan("layer-lasso", 0.1, on="convs"))
+    convs = PenaltyPlan("layer-lasso", 0.1, on="convs").slots(graph)
     assert {graph.nodes[key.node].label for key in convs} == {"conv1", "up"}
     assert set(observe(model, [Need("weight_abs")]).measured["weight_abs"]) == wanted
 

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasir.errors import Decline
-from nasir.ir.draft import Draft
-from nasir.ir.graph import Graph, Node
+from nasir.ir.graph import Draft, Graph
+from nasir.ir.node import Node
+from nasir.ir.source import AxisTake, Blob, Key, Take
 from nasir.ir.space import Atom, Index, atoms_of, positions
 from nasir.ir.types import Port, Slot, ValueType, bias_of, kernel_of
 from nasir.ops.constants import Known, Values
 from nasir.pruning.constants import by_role, constants, is_even
 from nasir.rewriting.evidence import Evidence
-from nasir.transfer.source import AxisTake, Blob, Key, Take
 
 MEAN = "running_mean"
 Removed = Mapping[Atom, Index]  # every unit of a space, -1 for those that go

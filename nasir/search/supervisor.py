@@ -13,14 +13,13 @@ from typing import Protocol, TypeVar
 
 from nasir.errors import NasirError, RunError, UsageError
 from nasir.running.engine import Signals
-from nasir.search import UNFIT
+from nasir.search.exits import STOPPED, UNFIT
 
 TICK = 0.1  # seconds between two looks at the workers
 FRUITLESS = 5  # deaths in a row before its first trial, after which a worker is not started again
 DEATHS = 5  # deaths per worker (and five more) without a finished trial among all of them: the search gives up
 LONGEST_WAIT = 30.0  # seconds before a restart, at most
 OUTAGE = 600.0  # seconds the storage may be out of reach
-STOPPED = (75, 130)  # exit codes of a worker that was asked to stop and handed its trial back
 
 T = TypeVar("T")
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from nasir.ir.source import AxisTake, Gain, Source, Stack, Sum, Take
 from nasir.ir.types import Fill
-from nasir.transfer.source import AxisTake, Gain, Source, Stack, Sum, Take
 
 ZEROS = Fill("zeros")
 MEAN = Fill("mean")  # of the source array: understood by the executor for moments only

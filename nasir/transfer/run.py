@@ -12,10 +12,10 @@ from numpy.random import Generator
 
 from nasir.errors import PlanError
 from nasir.ir.graph import Graph
+from nasir.ir.source import AxisTake, Blob, Key, Source, Stack, Sum, Take, keys_of
 from nasir.ir.types import Fill
 from nasir.transfer.fill import CONSTANT, PIECE, Array, fill, random_stream
 from nasir.transfer.plan import TransferPlan
-from nasir.transfer.source import AxisTake, Blob, Key, Source, Stack, Sum, Take, keys_of
 
 
 class Arrays(Protocol):

@@ -34,8 +34,7 @@ from nasir.backends.torch.weights.checkpoint import host
 from nasir.backends.torch.weights.plain import packed, unpacked
 from nasir.errors import CheckpointError, NasirError, UsageError
 from nasir.files import canonical_json, replacing
-from nasir.ir import JSON, Fill
-from nasir.ir.text import from_json, to_json
+from nasir.ir import JSON, Fill, Graph
 from nasir.transfer import Key, TransferPlan
 from nasir.version import VERSION
 
@@ -74,7 +73,7 @@ def save(
     body: dict[str, Any] = {
         "format": FORMAT,
         "nasir": VERSION,
-        "graph": to_json(model.graph),
+        "graph": model.graph.to_json(),
         "seed": model.seed,
         "ordinal": model.ordinal,
         "channels_last": model.channels_last,
@@ -345,7 +344,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _model(body: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch.device) -> Model:
-    graph = from_json(body["graph"])
+    graph = Graph.from_json(body["graph"])
     zeros = {Key(node, name): Fill("zeros") for node, slots in graph.infer.slots.items() for name in slots}
     model = Model.from_graph(
         graph, body["seed"], plan=TransferPlan(zeros), device=device, channels_last=body["channels_last"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -88,6 +89,12 @@ class Blob:
 
 
 Source: TypeAlias = Take | Stack | Sum | Fill | Blob
+
+
+def digest_of(array: NDArray[Any]) -> str:
+    """Sha256 of an array's type, shape and bytes: the name of a `Blob`."""
+    head = f"{array.dtype.str}{list(array.shape)}".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
 def keys_of(source: Source) -> Iterator[Key]:
