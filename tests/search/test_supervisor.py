@@ -96,7 +96,7 @@ def test_workers_that_never_get_to_a_trial_are_given_up_with_what_they_wrote(
     board = Board()
     board.takes = False
     here = place(places, tmp_path, "raise SystemExit('no such module: wings')", 2)
-    with pytest.raises(RunError, match=r"(?s)no worker gets as far as a trial; worker \d ended with code 1.*wings"):
+    with pytest.raises(RunError, match=r"(?s)no worker manages to start a trial; worker \d ended with code 1.*wings"):
         Supervisor(2, here, board, Signals()).run()
     assert len(board.reaped) == 2 * supervisor.FRUITLESS
 

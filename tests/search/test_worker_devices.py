@@ -411,7 +411,14 @@ def test_workers_on_ray_get_a_gpu_each_where_there_are_any(
         (None, None, 5, 2, 2, "--ray-gpus 0.3333 to"),
         (None, 2, 1, 4, 1, "--ray-gpus 2: the largest node of the cluster has 1 GPU; use fewer"),
         ("cpu", 0.5, 1, 0, 0, "--ray-gpus 0.5: the cluster has no GPUs; leave it out"),
-        ("cuda:1", None, 1, 4, 4, "device: cuda:1, and a worker sees the GPUs it is given only, numbered from 0; use"),
+        (
+            "cuda:1",
+            None,
+            1,
+            4,
+            4,
+            "device: cuda:1, but a worker only sees the GPUs that it is given, numbered from 0; use",
+        ),
     ],
 )
 def test_what_a_cluster_cannot_give_is_refused(
