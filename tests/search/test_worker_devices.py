@@ -42,7 +42,7 @@ def wanted(demand: Demand) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("device", "found", "may", "must"),
+    ("device", "wishes", "may", "must"),
     [
         (None, ["auto"], True, None),
         ("cpu", ["cpu"], False, None),
@@ -53,9 +53,9 @@ def wanted(demand: Demand) -> list[str]:
         ("{choose: [auto, cuda:1], default: auto}", ["auto", "cuda:1"], True, "cuda:1"),
     ],
 )
-def test_the_device_of_every_trial_is_known(device: str | None, found: list[str], may: bool, must: str | None) -> None:
+def test_the_device_of_every_trial_is_known(device: str | None, wishes: list[str], may: bool, must: str | None) -> None:
     demand = search(device=device)
-    assert wanted(demand) == found and demand.may == may and demand.clocks == ()
+    assert wanted(demand) == wishes and demand.may == may and demand.clocks == ()
     assert (demand.must.name if demand.must else None) == must
 
 
@@ -94,7 +94,7 @@ def test_passes_of_repeated_phases_are_found_and_unknown_ones_left_out() -> None
 
 
 @pytest.mark.parametrize(
-    ("mask", "count", "found"),
+    ("mask", "count", "devices"),
     [
         (None, 3, ("0", "1", "2")),
         (None, 0, ()),
@@ -108,8 +108,8 @@ def test_passes_of_repeated_phases_are_found_and_unknown_ones_left_out() -> None
         ("MIG-aa/1/0", 0, ()),
     ],
 )
-def test_devices_keep_the_names_they_were_given(mask: str | None, count: int, found: tuple[str, ...]) -> None:
-    assert names(mask, count) == found
+def test_devices_keep_the_names_they_were_given(mask: str | None, count: int, devices: tuple[str, ...]) -> None:
+    assert names(mask, count) == devices
 
 
 def test_another_process_counts_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
