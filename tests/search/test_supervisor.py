@@ -122,7 +122,7 @@ def test_finished_trials_clear_the_count_of_deaths(places: list[Processes], tmp_
 
 def test_bad_input_is_not_tried_twice(places: list[Processes], tmp_path: Path) -> None:
     here = place(places, tmp_path, "import sys; print('error: no data set'); sys.exit(2)", 1)
-    with pytest.raises(RunError, match=r"(?s)cannot work.*no data set"):
+    with pytest.raises(RunError, match=r"(?s)cannot start working.*no data set"):
         Supervisor(1, here, board := Board(), Signals()).run()
     assert board.reaped == [here.identity(1, 0)]
 

@@ -116,7 +116,7 @@ def test_another_process_counts_the_devices(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(devices, "COUNT", f"import os; print('noise'); print(os.environ['{VISIBLE}'].count(',') + 1)")
     assert visible({VISIBLE: "6,7"}) == ("6", "7")
     monkeypatch.setattr(devices, "COUNT", "raise SystemExit('libcudart.so: not found')")
-    with pytest.raises(RunError, match=r"(?s)torch does not tell.*libcudart.so: not found"):
+    with pytest.raises(RunError, match=r"(?s)torch cannot list the CUDA devices.*libcudart.so: not found"):
         visible({})
 
 
