@@ -1,4 +1,4 @@
-"""Runs as a library: `run`, `resume` and the `Run` they give back."""
+"""Runs from Python: `run`, `resume` and the `Run` that they return."""
 
 from __future__ import annotations
 

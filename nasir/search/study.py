@@ -168,7 +168,7 @@ class Study:
         if list(self.optuna.directions) != list(wanted):
             ways = ", ".join(direction.name.lower() for direction in self.optuna.directions)
             raise StudyError(
-                f"{self.storage.place}: study {self.name!r} was begun for other objectives ({ways}); give another "
+                f"{self.storage.place}: study {self.name!r} was started with other objectives ({ways}); give another "
                 "--study name or --out folder"
             )
 

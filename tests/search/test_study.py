@@ -123,9 +123,9 @@ def test_a_grid_over_a_continuum_is_refused(tmp_path: Path) -> None:
 )
 def test_trials_that_would_not_compare_are_refused(tmp_path: Path, text: str, search: str, said: str) -> None:
     make(tmp_path)
-    with pytest.raises(StudyError, match=said) as found:
+    with pytest.raises(StudyError, match=said) as refused:
         Study.create(spec(search, text), sqlite_url(tmp_path / "study.db"), "small", tmp_path)
-    assert "--study" in str(found.value) and "--out" in str(found.value)
+    assert "--study" in str(refused.value) and "--out" in str(refused.value)
 
 
 def test_how_trials_are_chosen_may_change(tmp_path: Path) -> None:

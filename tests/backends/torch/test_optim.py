@@ -23,12 +23,12 @@ def _model(seed: int = 0) -> nn.Module:
 
 def _tagged(model: nn.Module) -> list[Tagged]:
     tags = {"weight": frozenset({"decay"}), "bias": frozenset({"bias"})}
-    found = []
+    tagged = []
     for name, parameter in model.named_parameters():
         kind = tags[name.split(".")[1]]
         norm = {"1.weight": frozenset({"norm"}), "1.bias": frozenset({"norm", "bias"})}
-        found.append((name, parameter, norm.get(name, kind)))
-    return found
+        tagged.append((name, parameter, norm.get(name, kind)))
+    return tagged
 
 
 def _steps(model: nn.Module, optimizer: torch.optim.Optimizer, count: int, seed: int = 5) -> None:
