@@ -50,6 +50,11 @@ class InsertBlock(Pass):
     settle_epochs: Count = 10
     tolerance: Annotated[float, Ge(0), Lt(1)] = 0.005
 
+    @property
+    def settles(self) -> bool:  # type: ignore[override]
+        """With init: adam."""
+        return self.init == "adam"
+
     def sites(self, graph: Graph) -> Iterable[str]:
         """Every stage (append at its end) and every block (insert after it)."""
         return [region.path for region in (*graph.stages, *graph.blocks)]
@@ -100,7 +105,7 @@ class InsertBlock(Pass):
             raise Decline(
                 f"init: {self.init} sets the last norm of the branch, which ends in a {other[0]}; use near_zero"
             )
-        if self.init == "adam":
+        if self.settles:
             return Settle(tuple(weights), self.settle_lr, self.tolerance, self.settle_epochs)
         for tail, slot in weights:
             if self.init == "gaussian":

@@ -104,6 +104,7 @@ class Pass(Checked, ABC):
 
     name: ClassVar[str] = ""
     needs: ClassVar[tuple[Need, ...]] = ()
+    settles: ClassVar[bool] = False  # whether it asks for a Settle, which only weights that learn can give
 
     if TYPE_CHECKING:  # what `get_pass` gives takes the options of the pass, which only its own class knows
 
