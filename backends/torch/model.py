@@ -28,6 +28,7 @@ from nasir.backends.torch.lower.network import (
     write_top,
 )
 from nasir.backends.torch.lower.ops import Lowered, lower_op
+from nasir.backends.torch.wrapped import refuse_wrapped
 from nasir.errors import Decline, GraphError, RunError, UsageError
 from nasir.ir import Graph, Port
 from nasir.ir.infer import collector_paused
@@ -431,6 +432,7 @@ class Model(nn.Module):
             return None
         if not isinstance(change, Rewrite):
             return super().apply(change)
+        refuse_wrapped(self)
         from nasir.backends.torch.optimizers import forgotten
         from nasir.backends.torch.optimizers.gradients import moved_gradients
         from nasir.backends.torch.optimizers.transfer import transfer_optimizers

@@ -280,6 +280,7 @@ class BlockCode:
         self.kind = type(proto)
         # fx's own __call__ only adds context to errors, at a cost that shows at batch size 1
         self.kind.__call__ = nn.Module.__call__  # type: ignore[method-assign]
+        self.kind.__deepcopy__ = self._copied  # type: ignore[method-assign]
         state = nn.Module().__dict__.keys()
         self._fields = {key: value for key, value in proto.__dict__.items() if key not in state}
 
@@ -292,6 +293,14 @@ class BlockCode:
         for target, module in children.items():
             attach(block, target, module)
         return block
+
+    def _copied(self, memo: dict[int, Any]) -> nn.Module:
+        raise NotImplementedError
+
+
+def is_compiled(value: object) -> bool:
+    """Whether a block's forward is one that torch.compile made of its own."""
+    return hasattr(value, "_torchdynamo_orig_callable")
 
 
 def _never_called(name: str) -> Any:
