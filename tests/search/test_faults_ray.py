@@ -65,7 +65,7 @@ def test_what_the_cluster_cannot_give_is_refused(tmp_path: Path) -> None:
     arguments = [spec, "--out", tmp_path / "study", "--ray", "local", "--ray-cpus", 4096]
     done = subprocess.run(command(*arguments), capture_output=True, text=True, env=environment(), timeout=300)
     assert done.returncode == 2 and "the largest node of the cluster has" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "study").exists()
 
 
 @pytest.mark.skipif(HAVE, reason="Ray is installed")
@@ -74,3 +74,4 @@ def test_without_ray_the_remedy_is_named(tmp_path: Path) -> None:
     arguments = [spec, "--out", tmp_path / "study", "--ray", "auto"]
     done = subprocess.run(command(*arguments), capture_output=True, text=True, env=environment(), timeout=300)
     assert done.returncode == 2 and "pip install 'nasir[ray]'" in done.stderr
+    assert not (tmp_path / "study").exists(), "refused before the study is made"
