@@ -9,13 +9,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from living import living
 from small_searches import (
     Search,
     assert_exactly_once,
     assert_resumed,
     command,
     environment,
-    status,
     training,
     trials_of,
     until,
@@ -52,8 +52,8 @@ def test_workers_on_ray_stop_with_their_supervisor(tmp_path: Path, number: signa
     with Search(tmp_path / "log", spec, "--out", folder, "--ray", "local", "--ray-cpus", 1) as search:
         worker = until(lambda: list(training(None, folder)), search)[0]
         search.process.send_signal(number)
-        assert search.wait(120) == (75 if number == signal.SIGTERM else -9), search.said()
-        until(lambda: (found := status(worker)) is None or found[0] == "Z")
+        assert search.wait() == (75 if number == signal.SIGTERM else -9), search.said()
+        until(lambda: not living(worker))
     trials = trials_of(f"sqlite:///{folder / 'study.db'}")
     assert [trial.user_attrs.get("preempted") for trial in trials if trial.state.name == "FAIL"] == [True]
 
