@@ -368,19 +368,20 @@ def test_heartbeats_go_on_through_an_outage(tmp_path: Path) -> None:
     assert again(study).trials()[0].intermediate_values == {1: 0.5}
 
 
-def test_a_pulse_notices_that_its_trial_was_given_away(tmp_path: Path) -> None:
+def test_a_pulse_notices_that_its_trial_was_given_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nasir.search import pulse as pulse_module
     from nasir.search.pulse import Fenced, Pulse
 
+    monkeypatch.setattr(pulse_module, "PACE", 0.05)
     study = make(tmp_path)
     claimed = study.claim("w", study.points())
     assert claimed is not None
     with Pulse(study.storage, claimed._trial_id, 60) as pulse:
         again(study).reap("w")
-        deadline = time.monotonic() + 30
         with pytest.raises(Fenced):
-            while time.monotonic() < deadline:
+            while True:  # the test's time limit is the assertion
                 pulse.check()
-                time.sleep(0.05)
+                time.sleep(0.01)
     with Pulse(study.storage, claimed._trial_id, 60) as pulse:
         pulse.report(1, 0.5)
         with pytest.raises(Fenced):
