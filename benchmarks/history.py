@@ -15,7 +15,8 @@ from typing import Any
 
 from benchmarks.common import report
 from nasir.policy import EvolveOptions, EvolvePolicy, PhasePlan, PhaseView, Plateau, RulePlan, RulesPolicy, simulate
-from nasir.policy.base import Decision, History, Policy
+from nasir.policy.base import History, Policy
+from nasir.policy.decision import Decision
 
 VIEW = PhaseView(("s1", "s2", "s3"), {"s1": 1, "s2": 1, "s3": 1})
 NOISE = [0.01 * ((epoch * 7919) % 13) / 13 for epoch in range(20_000)]

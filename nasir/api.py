@@ -15,16 +15,16 @@ from nasir.errors import JournalError, RunError
 from nasir.ir import Graph
 from nasir.journal.directory import RunDirectory
 from nasir.journal.log import Journal, Record
-from nasir.registry import backends
+from nasir.rewriting.propose import make_pass
 from nasir.running.engine import Engine, Signals, setup_of, start_of
 from nasir.running.prefixes import PrefixStore, Sharing, environment_digest
 from nasir.running.replay import compare, reopen
-from nasir.spec import Spec, import_plugins, load_spec, make_pass
+from nasir.spec import Spec, import_plugins, load_spec
 from nasir.spec.given import Given
 from nasir.spec.inherit import Inherited, inherited
 from nasir.spec.model_network import RunNetwork
 from nasir.spec.network import build, initial_plan
-from nasir.training.backend import Backend, Session
+from nasir.training.backend import Session, make_backend
 from nasir.version import VERSION
 
 
@@ -77,7 +77,7 @@ def run(
     graph = build(spec) if source is None else source.graph
     path = Path(out) if out is not None else _free(Path("runs") / spec.name)
     RunDirectory(path).check_vacant()
-    session = _backend().open(setup_of(spec, base))
+    session = make_backend(spec.backend).open(setup_of(spec, base))
     try:
         session.build(graph, initial_plan(graph, spec), start_of(spec, source))
         for text in _width_advice(spec, session.preferred_multiple()):
@@ -143,7 +143,7 @@ def resume(
         graph = Graph.from_json(directory.get_blob(records[0]["graph"]))
         if spec.digest != records[0]["spec_digest"]:
             raise JournalError(f"{directory.spec_path}: not the spec this run began with; restore it from a copy")
-        session = _backend().open(setup_of(spec, Path(env["base"])))
+        session = make_backend(spec.backend).open(setup_of(spec, Path(env["base"])))
         try:
             for text in _differences(env, {**_environment(), **session.describe()}):
                 notice(f"resuming will not be bit-exact: {text}")
@@ -204,11 +204,6 @@ def _end(engine: Engine, directory: RunDirectory) -> Run:
         raise
     write_report(directory.path)
     return finished(directory, engine.journal)
-
-
-def _backend() -> Backend:
-    backend: Backend = backends.get("torch")()
-    return backend
 
 
 def _width_advice(spec: Spec, multiple: int) -> Iterator[str]:

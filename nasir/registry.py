@@ -56,6 +56,10 @@ class Registry:
         """All known names, sorted; imports nothing."""
         return tuple(sorted({*self._objects, *self._entry_points()}))
 
+    def installed(self, name: str) -> bool:
+        """Whether an entry point has the name, so that every process finds it; imports nothing."""
+        return name in self._entry_points()
+
     def packages(self) -> dict[str, str]:
         """Versions of the distributions whose entry points are known, by name; imports nothing."""
         found = (point.dist for point in self._entry_points().values())

@@ -99,8 +99,8 @@ class ExpandToBudget(Pass):
 
 def cost_of(graph: Graph, resource: Resource) -> int:
     """The cost of a network for one sample."""
-    found: int = getattr(graph.cost(), resource)
-    return found
+    cost: int = getattr(graph.cost(), resource)
+    return cost
 
 
 def largest_factor(
@@ -146,22 +146,22 @@ def largest_factor(
 
 def _scaled(spaces: Sequence[Atom], multiple_of: int, grow: bool) -> Callable[[Fraction], Sizes]:
     def sizes(factor: Fraction) -> Sizes:
-        found = {}
+        chosen = {}
         for space in spaces:
             size = floor(space.size * factor) // multiple_of * multiple_of
-            found[space] = max(size, space.size) if grow else max(size, min(space.size, multiple_of))
-        return found
+            chosen[space] = max(size, space.size) if grow else max(size, min(space.size, multiple_of))
+        return chosen
 
     return sizes
 
 
 def _steps(spaces: Sequence[Atom], multiple_of: int, low: Fraction, high: Fraction) -> list[Fraction]:
     """Every factor in (low, high] at which some width changes, in order; `high` is the last."""
-    found = {high}
+    factors = {high}
     for size in {space.size for space in spaces}:
         first, last = (floor(size * factor / multiple_of) for factor in (low, high))
-        found.update(Fraction(count * multiple_of, size) for count in range(first, last + 1))
-    return sorted(factor for factor in found if low < factor <= high)
+        factors.update(Fraction(count * multiple_of, size) for count in range(first, last + 1))
+    return sorted(factor for factor in factors if low < factor <= high)
 
 
 def _cost_after(graph: Graph, sizes: Mapping[Atom, int], resource: Resource) -> int:

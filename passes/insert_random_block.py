@@ -1,7 +1,7 @@
 """`insert-random-block`: a block somewhere in the network, at random, and not twice in one place (ResBuilder).
 
 Positions as in the released code of ResBuilder; the near-zero start is the paper's, the code starts blocks like any
-other layer. "Layers" are those of the network's main stream (`nasir.analysis.main_path`).
+other layer. "Layers" are those on the network's main path (`nasir.analysis.main_path`).
 """
 
 from __future__ import annotations
@@ -167,8 +167,8 @@ def _last_width(graph: Graph, end: int) -> int:
     """Output channels of the last convolution up to the node `end`, shortcuts left out; 0 where there is none."""
     before = graph.order[: graph.order.index(end) + 1]
     convs = [n for n in before if any(slot.is_convolution for slot in graph.infer.slots[n].values())]
-    found = [n for n in convs if not is_shortcut(graph, n)]
-    return graph.infer.types[Port(found[-1])].shape[0] if found else 0
+    main_convs = [n for n in convs if not is_shortcut(graph, n)]
+    return graph.infer.types[Port(main_convs[-1])].shape[0] if main_convs else 0
 
 
 def _stage(graph: Graph, node_id: int) -> str | None:

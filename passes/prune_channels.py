@@ -103,15 +103,15 @@ class PruneChannels(Pass):
 
     def _scored(self, spaces: list[Resizable], seen: Evidence) -> tuple[list[Resizable], list[Scores]]:
         normalize = self.normalize or ("mean" if self.ranking == "global" and self.threshold is None else "none")
-        found = []
+        scored = []
         for space in spaces:
             values = scores_of(seen, space.atom, self.score, self.aggregate, normalize, self.l1)
             if values is not None:
-                found.append((space, values))
-        if not found:
+                scored.append((space, values))
+        if not scored:
             names = ", ".join([f"'{space.atom.name}'" for space in spaces[:3]])
             raise Decline(f"score {self.score} is not defined for {names}: nothing of its kind is tied to them")
-        return [space for space, _ in found], [values for _, values in found]
+        return [space for space, _ in scored], [values for _, values in scored]
 
     def _counts(self, graph: Graph, spaces: list[Resizable], scores: list[Scores], seen: Evidence) -> Counts:
         queue = Queue.of(spaces, scores, self.ranking)

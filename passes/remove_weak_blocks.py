@@ -81,18 +81,18 @@ class RemoveWeakBlocks(Pass):
         draft.note("removed", {path: self._values(scores[path]) for path in gone})
         remove_blocks(draft, gone)
 
-    def _goes(self, path: str, found: Mapping[str, Sequence[float]], born: Mapping[str, int], history: Any) -> bool:
+    def _goes(self, path: str, norms: Mapping[str, Sequence[float]], born: Mapping[str, int], history: Any) -> bool:
         if self.candidates == "inserted" and path not in born:
             return False
         if self.grace and path in born:
             age = sum(record["kind"] == "epoch" for record in history[born[path] :])
             if age < self.grace:
                 return False
-        low = [value < self.threshold for value in self._values(found)]
+        low = [value < self.threshold for value in self._values(norms)]
         return bool(low) and (any(low) if self.when == "any" else all(low))
 
-    def _values(self, found: Mapping[str, Sequence[float]]) -> list[float]:
-        return [mean * count if self.score == "sum" else mean for mean, count in found.values()]
+    def _values(self, norms: Mapping[str, Sequence[float]]) -> list[float]:
+        return [mean * count if self.score == "sum" else mean for mean, count in norms.values()]
 
     def _check_guard(self, history: Sequence[Record], before: tuple[int, Record] | None) -> None:
         """Decline when the accuracy of the run now over is well above that of the run before."""
@@ -119,12 +119,12 @@ class RemoveWeakBlocks(Pass):
 
 def measured(graph: Graph, seen: Evidence) -> dict[str, dict[str, list[float]]]:
     """[mean |w|, entries] of every convolution in every block, in the order of the network."""
-    found: dict[str, dict[str, list[float]]] = {}
+    norms: dict[str, dict[str, list[float]]] = {}
     for block in graph.blocks:
         nodes = [(graph.nodes[n].label, graph.infer.slots[n]) for n in graph.members(block.path)]
         labels = [label for label, slots in nodes if any(slot.is_convolution for slot in slots.values())]
-        found[block.path] = {label: seen.per_weight("weight_abs", label).tolist() for label in labels}
-    return found
+        norms[block.path] = {label: seen.per_weight("weight_abs", label).tolist() for label in labels}
+    return norms
 
 
 def births(history: Sequence[Record]) -> dict[str, int]:

@@ -178,9 +178,9 @@ def aligned(sizes: Mapping[Atom, int], branch: int, branches: int) -> dict[Atom,
 
 def _fresh(graph: Graph, nodes: Sequence[int], norms: bool, head: bool) -> set[int]:
     """Nodes whose weights start anew."""
-    found = {n for n in nodes if norms and graph.nodes[n].facts.family == "norm"}
+    fresh = {n for n in nodes if norms and graph.nodes[n].facts.family == "norm"}
     last = head_of(graph)
-    return found | ({last} if head and last is not None and last in nodes else set())
+    return fresh | ({last} if head and last is not None and last in nodes else set())
 
 
 def _along_spaces(key: Key, slot: Slot, take: Mapping[Atom, Index]) -> Take:

@@ -98,7 +98,7 @@ def _splits(graph: Graph) -> list[int]:
     paths = branch_paths(graph)
     if paths is None:
         return []
-    found = []
+    split_nodes = []
     for node_id, node in graph.nodes.items():
         if node.facts.family != "split" or not node.facts.several:
             continue
@@ -112,19 +112,19 @@ def _splits(graph: Graph) -> list[int]:
             if path in graph.owners[user]
         ]
         if readers and all(readers):
-            found.append(node_id)
-    return found
+            split_nodes.append(node_id)
+    return split_nodes
 
 
 def _joint_nodes(graph: Graph, ends: list[Port], branches: int) -> tuple[list[int], set[int]]:
     """(joint nodes in topological order, concats that repeat a shared value) behind the ports `ends`."""
-    found: set[int] = set()
+    joint_nodes: set[int] = set()
     repeats: set[int] = set()
     stack = [port.node for port in ends]
     while stack:
         node_id = stack.pop()
         node = graph.nodes[node_id]
-        if node_id in found or node_id in repeats:
+        if node_id in joint_nodes or node_id in repeats:
             continue
         if node.facts.family == "concat" and len(node.inputs) == branches and len(set(node.inputs)) == 1:
             repeats.add(node_id)
@@ -135,10 +135,10 @@ def _joint_nodes(graph: Graph, ends: list[Port], branches: int) -> tuple[list[in
         fits = graph.infer.types[channels].shape[0] % branches == 0 and (shared or groups % branches == 0)
         if not fits or not joint(graph, node_id):
             raise Decline(f"'{node.label}' ({node.op}) does not do the work of {branches} branches side by side")
-        found.add(node_id)
+        joint_nodes.add(node_id)
         if not shared:
             stack.extend(port.node for port in node.inputs)
-    return [node_id for node_id in graph.order if node_id in found], repeats
+    return [node_id for node_id in graph.order if node_id in joint_nodes], repeats
 
 
 def _branch(

@@ -67,7 +67,7 @@ def test_exact_claims_hold_though_the_process_allows_tf32(
     rule, site = CLAIMS[claim]
     assert rule.attempt(session.model.graph, site).preserves == "exact"
     effect = apply(session, rule, site)
-    assert 0 < effect.scale and effect.delta_logits <= EXACT * max(1.0, effect.scale)
+    assert 0 < effect.largest_logit and effect.delta_logits <= EXACT * max(1.0, effect.largest_logit)
     session.close()
 
 

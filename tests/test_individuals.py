@@ -14,7 +14,16 @@ import nasir
 from nasir.errors import RunError
 from nasir.journal.directory import RunDirectory
 from nasir.journal.log import lineage
-from nasir.policy import Decision, History, PhasePlan, PhaseView
+from nasir.policy import (
+    Decision,
+    DropIndividual,
+    History,
+    KeepIndividual,
+    PhasePlan,
+    PhaseView,
+    RecallIndividual,
+    RewriteSite,
+)
 from nasir.registry import policies
 from nasir.running.replay import compare, replay_graphs
 
@@ -63,8 +72,9 @@ def script() -> Iterator[None]:
 def decision(step: str) -> Decision:
     action, _, number = step.partition(" ")
     if action == "grow":
-        return Decision("rewrite", "grow", "insert-block", {"init": "gaussian"}, "s1", "as written")
-    return Decision(action, reason="as written", individual=int(number))  # type: ignore[arg-type]
+        return RewriteSite("grow", "insert-block", {"init": "gaussian"}, "s1", "as written")
+    kind = {"keep": KeepIndividual, "recall": RecallIndividual, "drop": DropIndividual}[action]
+    return kind(int(number), "as written")
 
 
 def test_an_individual_of_another_phase_comes_back_under_the_present_one(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from small_runs import stable, weights
 
 import nasir
 from nasir.journal.directory import RunDirectory
-from nasir.policy.base import Moment
+from nasir.policy.plans import Moment
 from nasir.running.replay import replay_graphs
 from nasir.spec import load_spec
 from nasir.spec.network import build

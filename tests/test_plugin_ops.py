@@ -35,7 +35,7 @@ from nasir.rewriting.rewrite import WHOLE, Rewrite
 from nasir.testing import OpCase, OpContract, evaluate, random_batch, random_weights, transferred
 from nasir.training.plans import PenaltyPlan
 from nasir.transfer import Key, Take
-from nasir.transfer.fill import fill, stream
+from nasir.transfer.fill import fill, random_stream
 
 IMAGE, VECTOR, TOKENS = (4, 5, 6), (6,), (5, 6)
 SILENT = PruneChannels(score="norm_scale", threshold=0.0)
@@ -208,7 +208,9 @@ def test_initializers_go_by_the_roles_of_weights() -> None:
     x = draft.add("input", (), "x", shape=[96, 4, 4])
     for init in ("he_normal", "vit", "glorot_uniform"):
         Maker(draft, init, init).node("conv_transpose2d", x, "up", out=48, kernel=3)
-    he, vit, glorot = ({slot: rule for (n, slot), rule in draft.fills.items() if n == node} for node in (1, 2, 3))
+    he, vit, glorot = (
+        {slot: rule for (n, slot), rule in draft.origins.fills.items() if n == node} for node in (1, 2, 3)
+    )
     # written by [read, written, ...]: the fan out of a kernel of [written, read, ...] is the fan in here
     assert (he["weight"].rule, dict(he["weight"].args)) == ("kaiming_normal", {"mode": "fan_in"}) and "bias" not in he
     assert vit["weight"].args["mode"] == "fan_out" and vit["bias"].rule == "zeros"
@@ -219,7 +221,7 @@ def test_initializers_go_by_the_roles_of_weights() -> None:
     graph = draft.commit()
     assert starts("he_normal", graph.infer.slots[1]) == {"weight": he["weight"]}
     slot = graph.infer.slots[1]["weight"]
-    drawn = fill(he["weight"], slot.shape, stream(0, 0, 1, "weight"))
+    drawn = fill(he["weight"], slot.shape, random_stream(0, 0, 1, "weight"))
     assert abs(drawn.std() - (2 / (9 * 48)) ** 0.5) < 0.002  # of 41,472 numbers: five standard errors are 0.0012
 
 

@@ -12,7 +12,7 @@ import nasir
 from nasir.blocks.init import GLOROT
 from nasir.journal.directory import RunDirectory
 from nasir.passes.morph_widths import flops_of
-from nasir.policy.base import Moment
+from nasir.policy.plans import Moment
 from nasir.running.replay import replay_graphs
 from nasir.spec import load_spec
 from nasir.spec.network import build, initial_plan

@@ -18,13 +18,13 @@ from nasir.ir import Graph
 from nasir.journal.directory import RunDirectory
 from nasir.passes.remove_block import RemoveBlock
 from nasir.passes.split_branches import SplitBranches
-from nasir.policy.base import Moment
+from nasir.policy.plans import Moment
 from nasir.rewriting.evidence import Evidence
+from nasir.rewriting.propose import make_pass
 from nasir.rewriting.rewrite import WHOLE, Rewrite
 from nasir.running.replay import replay_graphs
 from nasir.spec import load_spec
 from nasir.spec.network import build
-from nasir.spec.passes import make_pass
 from nasir.transfer import Key, Stack, Take
 
 SPECS = Path(__file__).parents[1] / "specs/rrrnet"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,45 +12,48 @@ import torch
 from torch import Tensor
 
 from nasir.backends.torch.data.batches import BatchSource
+from nasir.backends.torch.data.fit import check_fit
 from nasir.backends.torch.data.in_memory import open_source
 from nasir.backends.torch.data.rawdata import DataContext
 from nasir.backends.torch.device.determinism import refuse_unordered
 from nasir.backends.torch.device.memory import memory_told
 from nasir.backends.torch.device.names import check_precision, choose_device
-from nasir.backends.torch.device.precision import float32_products, products_of
+from nasir.backends.torch.device.precision import products_of
 from nasir.backends.torch.device.switches import Switches
 from nasir.backends.torch.device.working import DATA, HOST, NETWORK, TRAINING, working
-from nasir.backends.torch.lower.compile import BlockCompiler, Choice, step_seconds
+from nasir.backends.torch.lower.compile import Compilation, CompileChoice, step_seconds
 from nasir.backends.torch.model import Model
 from nasir.backends.torch.observe.evidence import observe
-from nasir.backends.torch.optimizers.groups import build_optimizer, export_state, import_state
+from nasir.backends.torch.observe.logits import effect_of, logits_of
+from nasir.backends.torch.optimizers.groups import build_optimizer, tagged
+from nasir.backends.torch.optimizers.named import export_state, flat, import_state, nested
 from nasir.backends.torch.optimizers.transfer import transfer_optimizer
 from nasir.backends.torch.penalties.regularize import alive_cost
 from nasir.backends.torch.train.ema import Ema, carried_averages
 from nasir.backends.torch.train.loop import (
     Sums,
     evaluate,
-    evaluating,
     train_epoch,
     wants_bf16,
     wants_channels_last,
 )
 from nasir.backends.torch.train.refresh import moving_norms, refresh_norms, statistics
+from nasir.backends.torch.train.settle import EPOCHS as SETTLE_EPOCHS
+from nasir.backends.torch.train.settle import train_settling
 from nasir.backends.torch.weights import checkpoint
 from nasir.backends.torch.weights.arena import Arena
 from nasir.backends.torch.weights.inherit import take_over
 from nasir.backends.torch.weights.pretrained import load_pretrained
 from nasir.backends.torch.weights.snapshot import Snapshot
-from nasir.errors import CheckpointError, DataError, Diverged, RunError
-from nasir.ir import Fill, Graph, Port
+from nasir.errors import Diverged
+from nasir.ir import Fill, Graph
 from nasir.rewriting.evidence import Evidence, Need
 from nasir.rewriting.rewrite import Refresh, Rewrite, Settle
 from nasir.training.backend import Effect, Saved, Setup, Start, Stretch
-from nasir.training.plans import OptimizerPlan, TrainPlan
+from nasir.training.plans import TrainPlan
 from nasir.transfer import Key, TransferPlan
 
-SETTLE_EPOCHS = 1_000_000  # data order of settling epochs: far from those of ordinary ones
-REFRESH_EPOCHS = 10**12  # the same for epochs of refreshed statistics
+REFRESH_EPOCHS = 10**12  # data order of epochs of refreshed statistics: far from those of ordinary ones
 MEASURED_EPOCHS = 3 * 10**12  # the same for steps that are only timed (trials of decisions are at 2 * 10**12)
 
 
@@ -68,13 +71,12 @@ class TorchSession:
         self.ema: Ema | None = None
         self.plan: TrainPlan | None = None
         self.phase_epochs: int | None = None
-        self.compiler = BlockCompiler() if setup.compile else None
-        self.compiled = setup.compile == "blocks"  # whether blocks run compiled now
+        self.compilation = Compilation(setup.compile)
         self._chosen: bool | None = None  # by measurement, for the phase that goes on; None: still to be measured
         self._optimizer_state: Mapping[str, Mapping[str, Tensor]] | None = None  # loaded, not yet given out
         self._optimizer_kind: str | None = None  # of that state
         self._ema_state: Mapping[str, Tensor] | None = None
-        self._proposal: tuple[Rewrite, Model] | None = None
+        self._proposal: tuple[Rewrite, Model, Mapping[str, Tensor] | None] | None = None
         self._writer: checkpoint.AsyncWriter | None = None
         self._arena = Arena()  # that checkpoints are copied into
 
@@ -115,37 +117,16 @@ class TorchSession:
             take_over(self.model, start)
 
     def _place(self, graph: Graph, plan: TransferPlan) -> None:
-        self._check_fit(graph)
+        check_fit(graph, self.source, self.setup.data.dataset)
         refuse_unordered(graph, self.setup.deterministic, self.device)
         self.model = Model.from_graph(graph, self.setup.seed, plan=plan, device=self.device)
         if wants_channels_last(self._layout(), self.model):
             self.model.use_channels_last()
-        self._compile()
+        self.compilation.apply(self.model)
 
     def _layout(self) -> TrainPlan:
         """A plan that has what a spec says of precision and memory layout, before there is a phase."""
         return TrainPlan(precision=self.setup.precision, channels_last=self.setup.channels_last)  # type: ignore[arg-type]
-
-    def _check_fit(self, graph: Graph) -> None:
-        """The network takes the data's shape and has one output for each class."""
-        if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-            raise DataError(
-                f"training needs a network of one input and one output, this has {len(graph.inputs)} and "
-                f"{len(graph.outputs)}"
-            )
-        wanted = graph.infer.types[Port(graph.inputs[0])].shape
-        if wanted != self.source.shape:
-            raise DataError(
-                f"input: the network takes {list(wanted)}, data set {self.setup.data.dataset!r} has examples of "
-                f"{list(self.source.shape)}; change `input:` (or `data.options.pad_to`)"
-            )
-        classes = graph.infer.types[graph.outputs[0]].shape
-        known = len(self.source.class_names)
-        if classes != (known,):
-            raise DataError(
-                f"classifier: the network gives {list(classes)} logits, data set {self.setup.data.dataset!r} has "
-                f"{known} classes; set `classes: {known}`"
-            )
 
     @working("the optimizer's state", NETWORK)
     def begin_phase(self, plan: TrainPlan, phase_epochs: int | None, resumed: bool) -> Mapping[str, Any]:
@@ -154,7 +135,7 @@ class TorchSession:
             return {}
         choice = self._choose()
         self._chosen = choice.compiled
-        self._run_compiled(choice.compiled)
+        self.compilation.switch(self.model, choice.compiled)
         return {"compilation": choice.record()}
 
     def _begin(self, plan: TrainPlan, phase_epochs: int | None, resumed: bool) -> None:
@@ -164,7 +145,7 @@ class TorchSession:
         same_kind = self.plan is not None and self.plan.optimizer.kind == plan.optimizer.kind
         self.plan, self.phase_epochs = plan, phase_epochs
         self.model.hold(plan.freeze)
-        self.optimizer = build_optimizer(self._tagged(), plan.optimizer)
+        self.optimizer = build_optimizer(tagged(self.model), plan.optimizer)
         if state and same_kind:
             import_state(self.optimizer, state, self.model.named_parameters())
         if plan.ema_decay is None:
@@ -175,7 +156,7 @@ class TorchSession:
             self.ema.decay = plan.ema_decay
         if self.device.type == "cuda":  # pinned memory takes long to get: not while training waits for a checkpoint
             with memory_told("pinned memory for checkpoints", HOST):
-                self._arena.reserve(self._bytes_to_save(plan), pinned=True)
+                self._arena.reserve(checkpoint.bytes_of(self.model, self.ema is not None, plan.optimizer), pinned=True)
         if self._optimizer_state is not None:
             if resumed or (self._optimizer_kind == plan.optimizer.kind and not plan.reset_optimizer):
                 import_state(self.optimizer, self._optimizer_state, self.model.named_parameters())
@@ -184,20 +165,6 @@ class TorchSession:
             if self.ema is not None:
                 self.ema.load(self._ema_state)
             self._ema_state = None
-
-    def _bytes_to_save(self, plan: TrainPlan) -> int:
-        """Of weights, their averages and the moments that the optimizer will have."""
-        weights = sum(int(tensor.nbytes) for tensor in self.model.state_dict().values())
-        learned = sum(int(parameter.nbytes) for parameter in self.model.parameters())
-        moments = int(plan.optimizer.momentum > 0) if plan.optimizer.kind == "sgd" else 2
-        return weights * (1 if self.ema is None else 2) + learned * moments
-
-    def _tagged(self) -> Iterator[tuple[str, torch.nn.Parameter, frozenset[str]]]:
-        slots = self.model.graph.infer.slots
-        parameters = dict(self.model.named_parameters())
-        for name, key in self.model.keys().items():
-            if name in parameters:
-                yield name, parameters[name], slots[key.node][key.slot].tags
 
     # -- training
 
@@ -245,9 +212,11 @@ class TorchSession:
 
     @working("evidence from {setup.probe} samples", "lower `probe`")
     def observe(self, needs: Iterable[Need]) -> Evidence:
-        with self._eagerly():
+        with self.compilation.eagerly():
             images = self.source.probe(self.setup.probe)
-            return observe(self.model, needs, images, labelled=lambda: self.source.labelled(self.setup.probe))
+            labelled = partial(self.source.labelled, self.setup.probe)
+            averages = None if self.ema is None else self.ema.tensors
+            return observe(self.model, needs, images, labelled=labelled, averages=averages)
 
     @working("the new network beside the old one", NETWORK)
     def propose(self, rewrite: Rewrite) -> Effect:
@@ -255,43 +224,28 @@ class TorchSession:
         self._proposal = None  # one that was not accepted would take memory
         new = self.model.rewritten(rewrite)
         images = self.source.probe(self.setup.probe)
-        before, after = self._logits(self.model, images), self._logits(new, images)
-        delta = float((before - after).abs().max())
-        if not math.isfinite(delta):
-            raise RunError(
-                f"{rewrite.made_by['pass']} at {rewrite.site}: the rewritten network gives logits that are not finite"
-            )
-        self._proposal = (rewrite, new)
-        return Effect(delta, float(before.abs().max()))
+        averages = None if self.ema is None else carried_averages(self.ema.tensors, rewrite, self.model, new)
+        both = None if self.ema is None or averages is None else (self.ema.tensors, averages)
+        with self.compilation.eagerly():
+            effect = effect_of(rewrite, self.model, new, images, both)
+        self._proposal = (rewrite, new, averages)
+        return effect
 
     def _logits(self, model: Model, images: Tensor) -> Tensor:
-        """Eval-mode logits in full precision: rounding to bf16 or TF32 would hide what a rewrite does."""
-        with evaluating(model), torch.no_grad(), self._eagerly(), float32_products("ieee"):
-            logits: Tensor = model(images.to(self._dtype()))
-        return logits
-
-    def _eagerly(self) -> AbstractContextManager[object]:
-        """One probe batch, of a size that nothing else has, is not worth compiling blocks for."""
-        if self.compiler is None:
-            return nullcontext()
-        stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
-        return stance
-
-    def _dtype(self) -> torch.dtype:
-        return next(self.model.parameters()).dtype
+        with self.compilation.eagerly():
+            return logits_of(model, images)
 
     @working("the state of the new network beside the old one's", NETWORK)
     def accept(self) -> None:
         assert self._proposal is not None
-        rewrite, new = self._proposal
+        rewrite, new, averages = self._proposal
         self._proposal = None
-        averages = None if self.ema is None else carried_averages(self.ema.tensors, rewrite, self.model, new)
         if self.optimizer is not None:
             transfer_optimizer(self.optimizer, self.model, new, rewrite.plan)
         self.model.become(new)
         if self.ema is not None and averages is not None:
-            self.ema.tensors = averages
-        self._compile()
+            self.ema.tensors = dict(averages)
+        self.compilation.apply(self.model)
 
     # -- trying
 
@@ -308,48 +262,17 @@ class TorchSession:
         snapshot.put_back(self.model)
         if self.optimizer is not None:
             assert self.plan is not None
-            self.optimizer = build_optimizer(self._tagged(), self.plan.optimizer)
+            self.optimizer = build_optimizer(tagged(self.model), self.plan.optimizer)
             import_state(self.optimizer, snapshot.optimizer, self.model.named_parameters())
         if self.ema is not None and snapshot.averages is not None:
             self.ema.replace(snapshot.averages)
-        self._compile()
+        self.compilation.apply(self.model)
 
     @working("a training step of {setup.data.batch_size} samples", TRAINING)
     def settle(self, settle: Settle, target: float, stop: Callable[[], bool]) -> dict[str, Any] | None:
         """Train only the slots of `settle` by Adam until the training accuracy exceeds `target` (a fraction)."""
         assert self.plan is not None
-        labels = {node: self.model.graph.nodes[node].label for node, _ in settle.slots}
-        names = {f"{labels[node]}.{slot}" for node, slot in settle.slots}
-        chosen = [member for member in self._tagged() if member[0] in names]
-        decay = self.plan.optimizer.weight_decay
-        plan = TrainPlan(
-            optimizer=OptimizerPlan("adam", lr=settle.lr, weight_decay=decay),
-            batch_size=self.plan.batch_size,
-            label_smoothing=self.plan.label_smoothing,
-            precision=self.plan.precision,
-            channels_last=self.plan.channels_last,
-        )
-        optimizer = build_optimizer(chosen, plan.optimizer)
-        accuracies = []
-        for epoch in range(settle.max_epochs):
-            result = train_epoch(
-                self.model,
-                optimizer,
-                self.source,
-                plan,
-                seed=self.setup.seed,
-                epoch=SETTLE_EPOCHS * self.model.ordinal + epoch,
-                phase_epoch=epoch,
-                phase_epochs=settle.max_epochs,
-                trainable=names,
-                stop=stop,
-            )
-            if not result.finished:
-                return None
-            accuracies.append(result.metrics["train.accuracy"])
-            if accuracies[-1] > target:
-                break
-        return {"epochs": len(accuracies), "train.accuracy": accuracies, "target": target}
+        return train_settling(self.model, self.source, self.plan, settle, target, seed=self.setup.seed, stop=stop)
 
     @working("a forward pass over {setup.data.batch_size} samples", TRAINING)
     def refresh(self, refresh: Refresh, stop: Callable[[], bool]) -> dict[str, Any] | None:
@@ -359,7 +282,7 @@ class TorchSession:
         first = REFRESH_EPOCHS + SETTLE_EPOCHS * self.model.ordinal
         images = self.source.probe(self.setup.probe)
         before = self._logits(self.model, images)
-        with self._eagerly():
+        with self.compilation.eagerly():
             found = refresh_norms(
                 self.model, self.source, self.plan, refresh, seed=self.setup.seed, epoch=first, stop=stop
             )
@@ -369,26 +292,17 @@ class TorchSession:
             self.ema.replace({**self.ema.tensors, **statistics(norms)})
         return {**found, "delta_logits": float((self._logits(self.model, images) - before).abs().max())}
 
-    def _compile(self) -> None:
-        if self.compiler is not None and self.compiled:
-            self.compiler.compile(self.model)
-
-    def _run_compiled(self, wanted: bool) -> None:
-        self.compiled = wanted
-        if self.compiler is not None and not wanted:
-            self.compiler.release(self.model)
-        self._compile()
-
-    def _choose(self) -> Choice:
+    def _choose(self) -> CompileChoice:
         """Time training steps with and without compiled blocks, and leave no trace of them."""
         assert self.plan is not None and self.optimizer is not None
         saved = Snapshot.of(self.model, self.optimizer, self.ema)
 
         def seconds(compiled: bool) -> float:
-            self._run_compiled(compiled)
-            return step_seconds(self._measured_epoch, self._wait)
+            self.compilation.switch(self.model, compiled)
+            wait = torch.cuda.synchronize if self.device.type == "cuda" else lambda: None
+            return step_seconds(self._measured_epoch, wait)
 
-        return Choice.measured(seconds, lambda: self.restore(saved))
+        return CompileChoice.measured(seconds, lambda: self.restore(saved))
 
     @working("a training step of {setup.data.batch_size} samples", TRAINING)
     def _measured_epoch(self, epoch: int, stop: Callable[[], bool]) -> None:
@@ -407,15 +321,11 @@ class TorchSession:
                 stop=stop,
             )
 
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-
     def notes(self) -> dict[str, Any]:
         """Facts about the backend that belong in the journal of an epoch or a rewrite."""
         notes: dict[str, Any] = {"samples": self.source.train_size}
-        if self.compiler is not None:
-            notes["compiled_graphs"] = self.compiler.graphs
+        if self.compilation.compiler is not None:
+            notes["compiled_graphs"] = self.compilation.compiler.graphs
         alive = alive_cost(self.model, self.plan.penalties) if self.plan is not None else None
         return notes if alive is None else {**notes, "alive": alive}
 
@@ -438,11 +348,8 @@ class TorchSession:
         return checkpoint.save(directory, step, self._groups(), {**meta, **self._own_meta()})
 
     def _own_meta(self) -> dict[str, Any]:
-        chosen = {} if self._chosen is None else {"compiled": self._chosen}
-        return {"optimizer_kind": self._kind(), **chosen}
-
-    def _kind(self) -> str | None:
-        return self.plan.optimizer.kind if self.plan is not None else self._optimizer_kind
+        kind = self._optimizer_kind if self.plan is None else self.plan.optimizer.kind
+        return {"optimizer_kind": kind, **({} if self._chosen is None else {"compiled": self._chosen})}
 
     def _groups(self) -> checkpoint.Groups:
         """Everything to save; before the first phase, what was loaded and waits for one."""
@@ -451,7 +358,7 @@ class TorchSession:
         if self.optimizer is not None:
             state = export_state(self.optimizer, self.model.named_parameters())
         if state is not None:
-            groups["optimizer"] = {f"{name}/{key}": t for name, values in state.items() for key, t in values.items()}
+            groups["optimizer"] = flat(state)
         averages = self._ema_state if self.ema is None else self.ema.tensors
         if averages is not None:
             groups["ema"] = dict(averages)
@@ -472,20 +379,15 @@ class TorchSession:
         assert isinstance(found, checkpoint.Checkpoint)  # of `newest`
         zeros = {Key(node, name): Fill("zeros") for node, slots in graph.infer.slots.items() for name in slots}
         self._place(graph, TransferPlan(zeros))
-        own, stored = self.model.state_dict(), found.tensors["model"]
-        if own.keys() != stored.keys():
-            raise CheckpointError(f"{found.path}: its weights are not those of its network; restore it from a copy")
-        with torch.no_grad():
-            for name, tensor in own.items():
-                tensor.copy_(stored[name])
+        found.fill(self.model)
         self.model.ordinal = int(found.meta["ordinal"]) if ordinal is None else ordinal
         self._optimizer_kind = found.meta["optimizer_kind"]
-        self._optimizer_state = _nested(found.tensors.get("optimizer", {}))
+        self._optimizer_state = nested(found.tensors.get("optimizer", {}))
         if "ema" in found.tensors:
             self._ema_state = {name: tensor.to(self.device) for name, tensor in found.tensors["ema"].items()}
         if self.plan is None:
             self._chosen = found.meta.get("compiled")
-            self._run_compiled(self.compiled or bool(self._chosen))
+            self.compilation.switch(self.model, self.compilation.on or bool(self._chosen))
         else:  # the phase goes on with it; nothing of the network before may show
             self.optimizer = self.ema = self._proposal = None
             same = self._optimizer_kind == self.plan.optimizer.kind
@@ -494,12 +396,3 @@ class TorchSession:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
-
-
-def _nested(flat: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """{"name/key": tensor} as {name: {key: tensor}}."""
-    found: dict[str, dict[str, Tensor]] = {}
-    for path, tensor in flat.items():
-        name, _, key = path.rpartition("/")
-        found.setdefault(name, {})[key] = tensor
-    return found

@@ -194,7 +194,7 @@ class Bench:
         setup = Setup(data, self.work, 0, device=str(self.device.device), precision="bf16", compile=compile_)
         session = TorchSession(setup)
         if compiled and self.sizes.compiler != "inductor":
-            session.compiler = BlockCompiler(self.sizes.compiler)
+            session.compilation.compiler = BlockCompiler(self.sizes.compiler)
         fills = {Key(n, name): slot.init for n, slots in graph.infer.slots.items() for name, slot in slots.items()}
         session.build(graph, TransferPlan(fills))
         optimizer = OptimizerPlan("sgd", lr=0.1, weight_decay=5e-4)

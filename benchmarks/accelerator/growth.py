@@ -36,7 +36,7 @@ def run(bench: Bench, mode: str) -> None:
     costs: list[float] = []
     peaks: list[int | None] = []
     added = 0
-    graphs = session.compiler.graphs if session.compiler else 0
+    graphs = session.compilation.compiler.graphs if session.compilation.compiler else 0
     for turn in range(bench.sizes.growths):
         with bench.device.peak() as peak:
 
@@ -54,7 +54,7 @@ def run(bench: Bench, mode: str) -> None:
         "target_ms": TARGET_MS,
         "peak_extra_bytes": max((peak for peak in peaks[1:] if peak is not None), default=None),
         "block_bytes": added,
-        "new_compiled_graphs": session.compiler.graphs - graphs if session.compiler else None,
+        "new_compiled_graphs": session.compilation.compiler.graphs - graphs if session.compilation.compiler else None,
     }
     session.close()
     bench.emit(mode, **figures)

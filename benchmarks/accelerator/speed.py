@@ -46,7 +46,7 @@ def _compared(bench: Bench, widths: tuple[int, ...], depth: int, compiled: bool)
         "spread": [round(max(times) / min(times), 3) for times in (ours, theirs)],
         "nasir_first_epoch_s": round(first[0], 2),
         "hand_first_epoch_s": round(first[1], 2),
-        "compiled_graphs": session.compiler.graphs if session.compiler else None,
+        "compiled_graphs": session.compilation.compiler.graphs if session.compilation.compiler else None,
     }
 
 

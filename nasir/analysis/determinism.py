@@ -32,8 +32,8 @@ def unordered(graph: Graph) -> Iterator[Unordered]:
             continue
         learns.add(node_id)
         says = op_named(node.op).unordered
-        found = says and says(node.attrs, tuple([types[port] for port in node.inputs]), types[Port(node_id)])
-        if found:
-            reason, remedy = found
+        fault = says and says(node.attrs, tuple([types[port] for port in node.inputs]), types[Port(node_id)])
+        if fault:
+            reason, remedy = fault
             text = f"{node.op} '{node.label}' {reason}, and CUDA has no deterministic gradient for that"
             yield Unordered(node_id, text, f"{remedy}, or set `deterministic: false` or `device: cpu`")

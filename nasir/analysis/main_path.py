@@ -1,7 +1,7 @@
-"""The main stream of a network: its layers one after another, as a chain, with branches left out.
+"""The main path of a network: the chain of its layers, without those of branches.
 
-A node lies on the stream when every path from the inputs to the outputs goes through it. A layer is a convolution,
-linear layer, pooling or merge on the stream with the norm, activation and dropout that follow it.
+A node lies on the main path when every path from the inputs to the outputs goes through it. A layer is a convolution,
+linear layer, pooling or merge on the main path, together with the norm, activation and dropout that follow it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Kind = Literal["weighted", "pool", "merge"]
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer of the stream: `node` does the work, `end` is its last node (the activation).
+    """One layer of the main path: `node` does the work, `end` is its last node (the activation).
 
     `segment` counts the poolings up to and with this layer: layers of one segment lie between two poolings.
     """
@@ -29,33 +29,33 @@ class Layer:
     segment: int
 
 
-def stream(graph: Graph) -> tuple[int, ...]:
+def main_nodes(graph: Graph) -> tuple[int, ...]:
     """The nodes that every path from inputs to outputs takes, in topological order; one-output nodes only."""
     position = {node_id: index for index, node_id in enumerate(graph.order)}
     beyond = len(position)
     outside = {port.node for port in graph.outputs}
-    found: list[int] = []
+    nodes: list[int] = []
     furthest = 0  # the last reader of anything earlier
     for index, node_id in enumerate(graph.order):
         if furthest <= index and Port(node_id, 1) not in graph.infer.types:
-            found.append(node_id)
+            nodes.append(node_id)
         last = max((position[user] for user in graph.users(node_id)), default=index)
         furthest = max(furthest, beyond if node_id in outside else last)
-    return tuple(found)
+    return tuple(nodes)
 
 
 def layers(graph: Graph) -> tuple[Layer, ...]:
-    """The layers of the stream in order."""
-    chain = stream(graph)
-    found: list[Layer] = []
+    """The layers of the main path, in order."""
+    chain = main_nodes(graph)
+    on_path: list[Layer] = []
     segment = 0
     for index, node_id in enumerate(chain):
         kind = _kind(graph.nodes[node_id].facts)
         if kind is None:
             continue
         segment += kind == "pool"
-        found.append(Layer(node_id, _end(graph, chain, index, kind), kind, segment))
-    return tuple(found)
+        on_path.append(Layer(node_id, _end(graph, chain, index, kind), kind, segment))
+    return tuple(on_path)
 
 
 def _kind(facts: OpDef) -> Kind | None:

@@ -66,8 +66,8 @@ def slope(axis: Axis, fixed: Fixed) -> Slope:
 def added(*counts: Count) -> Count:
     """The sum."""
     total: Count = {}
-    for one in counts:
-        for factors, value in one.items():
+    for term in counts:
+        for factors, value in term.items():
             total[factors] = total.get(factors, 0.0) + value
     return total
 
@@ -75,10 +75,10 @@ def added(*counts: Count) -> Count:
 def multiplied(*counts: Count) -> Count:
     """The product; 1 of none."""
     total: Count = {(): 1.0}
-    for one in counts:
+    for factor in counts:
         product: Count = {}
         for left, a in total.items():
-            for right, b in one.items():
+            for right, b in factor.items():
                 key = _ordered(left + right)
                 product[key] = product.get(key, 0.0) + a * b
         total = product
@@ -88,16 +88,16 @@ def multiplied(*counts: Count) -> Count:
 def joined(*slopes: Slope) -> Slope:
     """The sum."""
     total: Slope = {}
-    for one in slopes:
-        for key, value in one.items():
+    for term in slopes:
+        for key, value in term.items():
             total[key] = total.get(key, 0.0) + value
     return total
 
 
-def scaled(one: Slope, by: Count) -> Slope:
+def scaled(term: Slope, by: Count) -> Slope:
     """The product of a slope and a count."""
     total: Slope = {}
-    for (target, left), a in one.items():
+    for (target, left), a in term.items():
         for right, b in by.items():
             key = (target, _ordered(left + right))
             total[key] = total.get(key, 0.0) + a * b

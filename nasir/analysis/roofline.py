@@ -78,11 +78,11 @@ def estimates(graph: Graph, profile: DeviceProfile, batch: int = 1) -> dict[int,
 
 def estimate(graph: Graph, profile: DeviceProfile, batch: int = 1, path: str | None = None) -> float:
     """Seconds that one batch takes the network, the region or the node labelled `path`, one op after another."""
-    found = estimates(graph, profile, batch)
+    estimated = estimates(graph, profile, batch)
     if path is None:
-        return sum(node.seconds for node in found.values())
+        return sum(node.seconds for node in estimated.values())
     ids = graph.members(path) if path in graph.regions else (graph.find(path),)
-    return sum(found[node_id].seconds for node_id in ids)
+    return sum(estimated[node_id].seconds for node_id in ids)
 
 
 def find_profile(name: str) -> DeviceProfile:

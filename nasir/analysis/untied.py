@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from nasir.errors import TypeRuleError
-from nasir.ir.draft import Draft
-from nasir.ir.graph import Graph
+from nasir.ir.graph import Draft, Graph
 from nasir.ir.op import pair
 from nasir.ir.space import atoms_of
 from nasir.ir.types import Port, kernel_of
@@ -44,7 +43,7 @@ def own_widths(graph: Graph) -> dict[int, int]:
 
     Not those that write the output of the network, nor the convolutions that shortcuts end in: a sum decides on these.
     """
-    found: dict[int, int] = {}
+    widths: dict[int, int] = {}
     for node_id in graph.order:
         node = graph.nodes[node_id]
         kernel = kernel_of(graph.infer.slots[node_id])
@@ -53,8 +52,8 @@ def own_widths(graph: Graph) -> dict[int, int]:
         slot = graph.infer.slots[node_id][kernel]
         written = slot.axes[slot.axis("write")].space
         if not is_shortcut(graph, node_id) and all(atom.resizable for atom in atoms_of(written)):
-            found[node_id] = int(node.attrs["out"])
-    return found
+            widths[node_id] = int(node.attrs["out"])
+    return widths
 
 
 def is_shortcut(graph: Graph, node_id: int) -> bool:

@@ -59,15 +59,15 @@ def alive_units(graph: Graph, rows: Rows, threshold: float, exclude: Sequence[st
 
     Spaces written below a label of `exclude` are left out.
     """
-    found: dict[Atom, Alive] = {}
+    alive: dict[Atom, Alive] = {}
     barred = written_below(graph, exclude)
     for space in graph.infer.spaces:
         values = rows(space) if space.resizable and space not in barred else np.empty((0, 0))
         if len(values):
             score = values.max(axis=0)
             mask = score > threshold
-            found[space] = Alive(mask, np.lexsort((np.arange(space.size), -score)).astype(np.int64))
-    return found
+            alive[space] = Alive(mask, np.lexsort((np.arange(space.size), -score)).astype(np.int64))
+    return alive
 
 
 def dead_blocks(graph: Graph, dead: Iterable[Atom]) -> list[str]:

@@ -50,7 +50,7 @@ def starts(init: str, slots: Mapping[str, Slot]) -> dict[str, Fill]:
     kernels = [slot for slot in slots.values() if slot.is_kernel] if rules else []
     if not kernels:
         return {}
-    found = {}
+    fills = {}
     for name, slot in slots.items():
         part: Part
         if slot.is_kernel:
@@ -60,8 +60,8 @@ def starts(init: str, slots: Mapping[str, Slot]) -> dict[str, Fill]:
         else:
             continue
         if part in rules:
-            found[name] = _oriented(rules[part], slot)
-    return found
+            fills[name] = _oriented(rules[part], slot)
+    return fills
 
 
 def _oriented(rule: Fill, slot: Slot) -> Fill:

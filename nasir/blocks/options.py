@@ -20,10 +20,10 @@ def words_resolved(value: JSON, words: Mapping[str, int], place: str) -> JSON:
         return {key: words_resolved(item, words, place) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [words_resolved(item, words, place) for item in value]
-    found = _WORD.fullmatch(value) if isinstance(value, str) else None
-    if found is None:
+    match = _WORD.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
         return value
-    word, sign, number = found[1], found[2], int(found[3] or 1)
+    word, sign, number = match[1], match[2], int(match[3] or 1)
     if sign == "/" and words[word] % number:
         raise TypeRuleError(f"{place}: {value} is no whole number, {word} is {words[word]}; choose a multiple")
     return words[word] // number if sign == "/" else words[word] * number

@@ -50,13 +50,13 @@ def branch_tails(draft: Draft, before: Port, after: Port) -> Tails:
             continue
         if node.facts.family != "sum" or len(node.inputs) != 2:
             raise Decline(NO_SHORTCUT)
-        # the stream is the input of the block, or what carries on the sum before this one
-        streams = [other for other in node.inputs if other == before] or [
+        # the residual stream is the input of the block, or what carries on the sum before this one
+        shortcuts = [other for other in node.inputs if other == before] or [
             other for other in node.inputs if _from_sum(draft, other)
         ]
-        if len(streams) != 1:
+        if len(shortcuts) != 1:
             raise Decline(NO_SHORTCUT)
-        port = streams[0]
+        port = shortcuts[0]
         tails.append(_stripped(draft, node.inputs[1 - node.inputs.index(port)].node))
     if not tails:
         raise Decline(NO_SHORTCUT)
@@ -107,10 +107,10 @@ def parameters(draft: Draft, tail: int) -> list[tuple[int, str, bool]]:
         tail = node.inputs[0].node
         node = draft.nodes[tail]
     slots = draft.slots(tail) if node.facts.family in ("weighted", "norm", "scale") else {}
-    found = [(tail, name, "bias" in slot.tags) for name, slot in slots.items() if slot.kind == "param"]
-    if not found:
+    tail_parameters = [(tail, name, "bias" in slot.tags) for name, slot in slots.items() if slot.kind == "param"]
+    if not tail_parameters:
         raise Decline(f"the branch ends in '{node.label}' ({node.op}), which has no weights to set")
-    return found
+    return tail_parameters
 
 
 def _fixed_scale(draft: Draft, node_id: int) -> bool:

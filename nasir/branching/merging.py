@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nasir.ir import Graph, Port
-from nasir.ir.graph import Node
+from nasir.ir.node import Node
 from nasir.ir.types import Slot
 from nasir.transfer import AxisTake, Key, Source, Stack, Take
 
@@ -80,9 +80,9 @@ def branch_paths(graph: Graph) -> tuple[str, ...] | None:
     node = graph.nodes[graph.outputs[0].node]
     if len(graph.outputs) > 1 or node.facts.family != "ensemble" or len(node.inputs) < 2:
         return None
-    found = [_branch(graph, port) for port in node.inputs]
-    paths = [path for path in found if path is not None]
-    return tuple(paths) if len(paths) == len(found) == len(set(paths)) else None
+    ends = [_branch(graph, port) for port in node.inputs]
+    paths = [path for path in ends if path is not None]
+    return tuple(paths) if len(paths) == len(ends) == len(set(paths)) else None
 
 
 def _branch(graph: Graph, port: Port) -> str | None:

@@ -21,12 +21,12 @@ def downstream(graph: Graph, site: str) -> tuple[int, ...]:
     Raises GraphError for an unknown region and for one without a single entry.
     """
     entry, _ = graph.boundary(site)
-    found: set[int] = set()
+    reached: set[int] = set()
     for node_id in graph.order:
         inputs = graph.nodes[node_id].inputs
-        if entry in inputs or any(port.node in found for port in inputs):
-            found.add(node_id)
-    return tuple([node_id for node_id in graph.order if node_id in found])
+        if entry in inputs or any(port.node in reached for port in inputs):
+            reached.add(node_id)
+    return tuple([node_id for node_id in graph.order if node_id in reached])
 
 
 def head_of(graph: Graph) -> int | None:

@@ -36,15 +36,15 @@ def groups_of(graph: Graph, nodes: Collection[int]) -> tuple[Group, ...]:
     for port, value in graph.infer.types.items():
         for axis in value.axes:
             fixed.update(atoms_of(axis) if port.node not in inside else _factors(axis))
-    found: dict[str, list[Atom]] = {}
+    members: dict[str, list[Atom]] = {}
     for node_id in nodes:
         for port in outputs_of(graph, node_id):
             for axis in graph.infer.types[port].axes:
                 for atom in atoms_of(axis):
                     if atom.resizable and atom not in fixed:
                         fixed.add(atom)
-                        found.setdefault(_stage(graph, atom.source) or f"\n{atom.name}", []).append(atom)
-    return tuple([_group(graph, name, tuple(atoms)) for name, atoms in found.items()])
+                        members.setdefault(_stage(graph, atom.source) or f"\n{atom.name}", []).append(atom)
+    return tuple([_group(graph, name, tuple(atoms)) for name, atoms in members.items()])
 
 
 def _factors(axis: Axis) -> list[Atom]:

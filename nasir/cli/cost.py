@@ -9,6 +9,7 @@ from typing import get_args
 
 from nasir.errors import UsageError
 from nasir.ir import Graph
+from nasir.training.backend import DEFAULT_BACKEND, make_backend
 from nasir.training.plans import Precision
 
 
@@ -25,6 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--measure", action="store_true", help="measure the latency on the device at hand")
     parser.add_argument("--batch", type=int, default=1, help="samples a batch, for latencies (default %(default)s)")
+    parser.add_argument("--backend", default=DEFAULT_BACKEND, help="what measures (default %(default)s)")
     parser.add_argument("--device", default="auto", help="device at hand: auto, cpu or cuda (default %(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads while measuring (default: torch's)")
     parser.add_argument("--precision", default="fp32", choices=get_args(Precision), help="of what is measured")
@@ -33,7 +35,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(load: Callable[[], Graph], options: argparse.Namespace) -> int:
     """Print the costs of the network that `load` gives; raises NasirError."""
     from nasir.analysis.roofline import find_profile
-    from nasir.registry import backends
     from nasir.report.cost_table import cost_table, describe, render
 
     if options.batch < 1:
@@ -43,7 +44,7 @@ def run(load: Callable[[], Graph], options: argparse.Namespace) -> int:
     graph = load()
     measured = None
     if options.measure or here:
-        backend = backends.get("torch")()
+        backend = make_backend(options.backend)
         if options.measure:
             measured = backend.measure(graph, options.batch, options.device, options.threads, options.precision)
         if here:

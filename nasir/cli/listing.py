@@ -65,12 +65,12 @@ def _about(kind: str, name: str) -> str:
 
 
 def _specs(folder: Traversable, prefix: str) -> list[tuple[str, str]]:
-    found = []
+    rows = []
     for entry in folder.iterdir():
         if entry.is_dir() and not entry.name.startswith("_"):
-            found += _specs(entry, f"{prefix}{entry.name}/")
+            rows += _specs(entry, f"{prefix}{entry.name}/")
         elif entry.name.endswith(".yaml"):
             comments = [line[1:].strip() for line in entry.read_text().splitlines()[:6] if line.startswith("#")]
             about = [text for text in comments if text and "$schema" not in text]
-            found.append((f"{prefix}{entry.name}", about[0] if about else ""))
-    return found
+            rows.append((f"{prefix}{entry.name}", about[0] if about else ""))
+    return rows

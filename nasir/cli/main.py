@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from nasir.cli import cost as cost_command
 from nasir.cli import run as run_command
 from nasir.cli import search as search_command
-from nasir.errors import NasirError, SpecError, TextFormatError, UnknownName, UsageError
+from nasir.errors import GraphError, NasirError, SpecError, UnknownName, UsageError
 from nasir.ir.regions import depth_text
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def _graph(what: str, overrides: Sequence[str] = ()) -> Graph:
             return parse(text) if path.suffix == ".txt" else Graph.from_json(json.loads(text))
         except OSError as error:
             raise UsageError(f"{path}: {error.strerror}; name a spec, a run directory or a graph file") from None
-        except (ValueError, TextFormatError) as error:
+        except (ValueError, GraphError) as error:
             raise UsageError(
                 f"{path}: not a graph ({error}); write one with `nasir show --json` (.json) or `--text` (.txt)"
             ) from None
@@ -281,15 +281,15 @@ def _diff(options: argparse.Namespace) -> int:
 
     from nasir.report.diff import difference
 
-    found = difference(_graph(options.first), _graph(options.second))
+    changes = difference(_graph(options.first), _graph(options.second))
     if options.json:
-        _print([asdict(change) for change in found])
+        _print([asdict(change) for change in changes])
     else:
-        for change in found:
+        for change in changes:
             print(change)
-        if not found:
+        if not changes:
             print("the same architecture")
-    return 3 if found else 0
+    return 3 if changes else 0
 
 
 # -- running

@@ -61,15 +61,15 @@ def _winner(study: Path, options: argparse.Namespace) -> Spec:
     from nasir.search.best import best_trial, resolved_spec, threads_of
     from nasir.search.locate import open_study
 
-    with closing(open_study(study)) as found:
-        trial = best_trial(found, options.trial)
+    with closing(open_study(study)) as opened:
+        trial = best_trial(opened, options.trial)
         choices = ", ".join(f"{name} = {value}" for name, value in trial.params.items())
-        print(f"trial {trial.number} of {found.name}: {choices}", file=sys.stderr)
-        threads = threads_of(found, trial)
+        print(f"trial {trial.number} of {opened.name}: {choices}", file=sys.stderr)
+        threads = threads_of(opened, trial)
         if threads is not None and os.environ.get("OMP_NUM_THREADS") != str(threads):
             same = f"OMP_NUM_THREADS={threads} makes this training the same, bit for bit"
             print(f"it had {threads} thread{'s' * (threads != 1)}; {same}", file=sys.stderr)
-        return resolved_spec(found, trial)
+        return resolved_spec(opened, trial)
 
 
 def resume(options: argparse.Namespace) -> int:
@@ -81,11 +81,11 @@ def resume(options: argparse.Namespace) -> int:
 
 def _watched(name: str, options: argparse.Namespace, train: Callable[..., Any]) -> int:
     """Train with progress, TensorBoard events if asked for, and signals; then print the result."""
-    from nasir.report.progress import Progress
+    from nasir.report.progress import ProgressBar
     from nasir.running.interrupts import stop_on_signals
 
     with ExitStack() as stack:
-        progress = stack.enter_context(Progress(name, quiet=options.json))
+        progress = stack.enter_context(ProgressBar(name, quiet=options.json))
         listeners = [progress.record]
         if options.tensorboard:
             from nasir.report.tensorboard import TensorBoard

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nasir.report.study_facts import StudyFacts, Totals
     from nasir.search.locate import Whereabouts
     from nasir.search.study import Study
-    from nasir.search.supervisor import Place
+    from nasir.search.supervisor import Launcher
     from nasir.spec.search import SearchSpec
 
 WORKERS = ("workers", "workers_per_device")
@@ -70,12 +70,12 @@ def _count(text: str) -> int:
 
 def _gpus(text: str) -> float:
     try:
-        found = float(text)
+        share = float(text)
     except ValueError:
-        found = -1.0
-    if not (0 <= found <= 1 or (found > 1 and found.is_integer())):
+        share = -1.0
+    if not (0 <= share <= 1 or (share > 1 and share.is_integer())):
         raise argparse.ArgumentTypeError(f"{text!r}: a share from 0 to 1, or a whole number of GPUs is expected")
-    return found
+    return share
 
 
 def _seconds(text: str) -> float:
@@ -232,7 +232,8 @@ def _host(options: argparse.Namespace, spec: SearchSpec, written: bool, where: W
     demand = demand_of(spec, written)
     if options.ray is None:
         asked = demand.may and (options.workers > 1 or demand.must is not None)
-        division = divide(demand, visible() if asked else (), options.workers, options.workers_per_device or 1)
+        seen = visible(backend=spec.base.backend) if asked else ()
+        division = divide(demand, seen, options.workers, options.workers_per_device or 1)
         host, notes = Host(None, devices=division.devices), division.notes
     else:
         from nasir.search.ray_workers import check_cluster, connect, gpus_of
@@ -257,7 +258,7 @@ def _place(
     workers: int,
     totals: Totals,
     stack: ExitStack,
-) -> Place:
+) -> Launcher:
     """Processes of this machine, or a Ray cluster, with all that a worker is told."""
     from nasir.search.processes import Processes, worker_command
 
@@ -324,7 +325,7 @@ def _as_json(study: Study, facts: StudyFacts, report: Path) -> dict[str, Any]:
         "best": [
             {
                 "trial": trial.number,
-                "values": {one.metric: value for one, value in zip(facts.objectives, trial.values, strict=True)},
+                "values": {aim.metric: value for aim, value in zip(facts.objectives, trial.values, strict=True)},
                 "choices": dict(trial.params),
                 "run": trial.run,
             }

@@ -183,7 +183,7 @@ def _bind(atom: Atom, space: Space, place: str) -> None:
     if any(other is atom for other in atoms_of(space)):
         _give_up(atom, space, place)
         return
-    # the older atom stays, so that a stream keeps the name of its first writer
+    # the older atom stays, so that what flows on through sums keeps the name of its first writer
     if isinstance(space, Atom) and space.source > atom.source:
         atom, space = space, atom
     atom.link = space

@@ -1,6 +1,6 @@
 """Which parts of an op's outputs are constant in evaluation, given which parts of its inputs are.
 
-A rule is a function of the node's `Place` and of what is known of each input; see `OpDef.constant`. It is asked for
+A rule is a function of the node's `NodeView` and of what is known of each input; see `OpDef.constant`. It is asked for
 what the op's family and its pointwise function do not say (`nasir.pruning.constants`).
 """
 
@@ -22,8 +22,8 @@ Values: TypeAlias = NDArray[np.float64]  # axes of a value, each whole or 1 (the
 Known: TypeAlias = Values | None  # None: all of it varies
 
 
-class Place:
-    """A node: its attributes and weights, the types of its inputs and of its (first) output."""
+class NodeView:
+    """What a rule sees of a node: its attributes and weights, the types of its inputs and of its (first) output."""
 
     __slots__ = ("_graph", "_id", "_weight")
 
@@ -53,104 +53,104 @@ class Place:
         return self._weight(self._graph.nodes[self._id].label, name)
 
 
-def split(place: Place, x: Known) -> tuple[Known, ...]:
+def split(node: NodeView, x: Known) -> tuple[Known, ...]:
     """Consecutive parts of the channels."""
-    sizes = place.attrs["sizes"]
+    sizes = node.attrs["sizes"]
     if x is None:
         return (None,) * len(sizes)
-    return tuple(np.split(x, np.cumsum(sizes)[:-1], axis=place.out.channel_axis))
+    return tuple(np.split(x, np.cumsum(sizes)[:-1], axis=node.out.channel_axis))
 
 
-def part(place: Place, x: Known) -> Known:
+def part(node: NodeView, x: Known) -> Known:
     """One part of the channels."""
     if x is None:
         return None
-    index = np.arange(place.attrs["start"], place.attrs["stop"])
-    picked: Values = np.take(x, index, axis=place.out.channel_axis)
+    index = np.arange(node.attrs["start"], node.attrs["stop"])
+    picked: Values = np.take(x, index, axis=node.out.channel_axis)
     return picked
 
 
-def window(place: Place, x: Known) -> Known:
+def window(node: NodeView, x: Known) -> Known:
     """Something of each window, or of each few places, that is v where all of them are v."""
     return None if x is None else even(x)
 
 
-def padded_window(place: Place, x: Known) -> Known:
+def padded_window(node: NodeView, x: Known) -> Known:
     """The same where zeros may be added at the borders."""
     if x is None:
         return None
-    return zeros_only(even(x)) if max(pair(place.attrs["padding"])) > 0 else even(x)
+    return zeros_only(even(x)) if max(pair(node.attrs["padding"])) > 0 else even(x)
 
 
-def mean_of_places(place: Place, x: Known) -> Known:
+def mean_of_places(node: NodeView, x: Known) -> Known:
     """Mean over everything but the channels."""
     if x is None:
         return None
-    channels = place.inputs[0].channel_axis
+    channels = node.inputs[0].channel_axis
     mean: Values = x.mean(axis=tuple([n for n in range(x.ndim) if n != channels]))
     return mean
 
 
-def reshaped(place: Place, x: Known) -> Known:
+def reshaped(node: NodeView, x: Known) -> Known:
     """The same entries, row-major, in another shape."""
-    return None if x is None else np.broadcast_to(x, place.inputs[0].shape).reshape(place.out.shape)
+    return None if x is None else np.broadcast_to(x, node.inputs[0].shape).reshape(node.out.shape)
 
 
-def sequenced(place: Place, x: Known) -> Known:
+def sequenced(node: NodeView, x: Known) -> Known:
     """The places of an image one after another."""
-    return None if x is None else np.broadcast_to(x, place.inputs[0].shape).reshape(place.out.shape[::-1]).T
+    return None if x is None else np.broadcast_to(x, node.inputs[0].shape).reshape(node.out.shape[::-1]).T
 
 
-def one_place(place: Place, x: Known) -> Known:
+def one_place(node: NodeView, x: Known) -> Known:
     """One place of a sequence."""
-    return None if x is None else x[place.attrs["index"] if len(x) > 1 else 0]
+    return None if x is None else x[node.attrs["index"] if len(x) > 1 else 0]
 
 
-def padded(place: Place, x: Known) -> Known:
+def padded(node: NodeView, x: Known) -> Known:
     """Zero channels around those of the input."""
-    known = filled(x, place.inputs[0])
+    known = filled(x, node.inputs[0])
     widths = [(0, 0)] * known.ndim
-    widths[place.out.channel_axis] = (place.attrs["before"], place.attrs["after"])
+    widths[node.out.channel_axis] = (node.attrs["before"], node.attrs["after"])
     return np.pad(known, widths)
 
 
-def scaled(place: Place, x: Known) -> Known:
+def scaled(node: NodeView, x: Known) -> Known:
     """Product with one number."""
     if x is None:
         return None
-    return x * float(place.weight("weight") if place.slots else place.attrs["value"])
+    return x * float(node.weight("weight") if node.slots else node.attrs["value"])
 
 
-def moved(place: Place, x: Known) -> Known:
+def moved(node: NodeView, x: Known) -> Known:
     """Sum with a vector for each place of a sequence."""
     if x is None:
         return None
-    total: Values = x + place.weight("weight")[0]
+    total: Values = x + node.weight("weight")[0]
     return total
 
 
-def preceded(place: Place, x: Known) -> Known:
+def preceded(node: NodeView, x: Known) -> Known:
     """One more place before a sequence."""
-    return None if x is None else np.where(place.weight("weight")[0] == 0.0, zeros_only(even(x)), np.nan)
+    return None if x is None else np.where(node.weight("weight")[0] == 0.0, zeros_only(even(x)), np.nan)
 
 
-def attended(place: Place, x: Known) -> Known:
+def attended(node: NodeView, x: Known) -> Known:
     """Means over places by weights that sum to 1, of the last channels: what is the same all over stays so."""
-    return None if x is None else even(x)[:, 2 * place.attrs["heads"] * place.attrs["head_dim"] :]
+    return None if x is None else even(x)[:, 2 * node.attrs["heads"] * node.attrs["head_dim"] :]
 
 
-def normed(place: Place, x: Known) -> Known:
+def normed(node: NodeView, x: Known) -> Known:
     """Batch normalization by running statistics: where the scale is zero the shift is all that is left."""
-    scale = place.weight("weight")
+    scale = node.weight("weight")
     silent = scale == 0.0
     if x is None and not silent.any():
         return None
-    shift = lifted(place.weight("bias"), place.out)
+    shift = lifted(node.weight("bias"), node.out)
     values = np.full_like(shift, np.nan)
     if x is not None:
-        mean, variance = (lifted(place.weight(name), place.out) for name in ("running_mean", "running_var"))
-        values = (x - mean) / np.sqrt(variance + place.attrs["eps"]) * lifted(scale, place.out) + shift
-    return np.where(lifted(silent, place.out) > 0.0, shift, values)
+        mean, variance = (lifted(node.weight(name), node.out) for name in ("running_mean", "running_var"))
+        values = (x - mean) / np.sqrt(variance + node.attrs["eps"]) * lifted(scale, node.out) + shift
+    return np.where(lifted(silent, node.out) > 0.0, shift, values)
 
 
 # -- what rules are made of

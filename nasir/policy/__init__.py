@@ -2,59 +2,74 @@
 
 from __future__ import annotations
 
-from nasir.policy.base import (
+from nasir.policy.asking import decisions_of
+from nasir.policy.base import Fault, History, PhaseView, Policy, Record
+from nasir.policy.conditions import Verdict, evaluate
+from nasir.policy.decision import (
+    Decision,
+    DropIndividual,
+    EndPhase,
+    FreezeSite,
+    KeepIndividual,
+    RecallIndividual,
+    RewriteSite,
+    TrySites,
+)
+from nasir.policy.evolve import EvolvePolicy
+from nasir.policy.evolve_options import EvolveOptions
+from nasir.policy.plans import (
     ALL_FROZEN,
-    At,
+    AtEpochs,
     Budget,
     Condition,
-    Decision,
-    Fault,
-    History,
     Moment,
     Options,
     PhasePlan,
-    PhaseView,
     Plateau,
-    Policy,
-    Record,
     RulePlan,
     Threshold,
     Trial,
     Where,
 )
-from nasir.policy.conditions import Verdict, evaluate
-from nasir.policy.evolve import EvolvePolicy
-from nasir.policy.evolve_options import EvolveOptions
 from nasir.policy.rules import RulesPolicy
-from nasir.policy.schedule import Progress
-from nasir.policy.simulation import Apply, Row, read_metrics, simulate
+from nasir.policy.schedule import PhaseProgress
+from nasir.policy.simulation import Apply, Row, Structural, read_metrics, simulate
 
 __all__ = [
     "ALL_FROZEN",
     "Apply",
-    "At",
+    "AtEpochs",
     "Budget",
     "Condition",
     "Decision",
+    "DropIndividual",
+    "EndPhase",
     "EvolveOptions",
     "EvolvePolicy",
     "Fault",
+    "FreezeSite",
     "History",
+    "KeepIndividual",
     "Moment",
     "Options",
     "PhasePlan",
+    "PhaseProgress",
     "PhaseView",
     "Plateau",
     "Policy",
-    "Progress",
+    "RecallIndividual",
     "Record",
+    "RewriteSite",
     "Row",
     "RulePlan",
     "RulesPolicy",
+    "Structural",
     "Threshold",
     "Trial",
+    "TrySites",
     "Verdict",
     "Where",
+    "decisions_of",
     "evaluate",
     "read_metrics",
     "simulate",

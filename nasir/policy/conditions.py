@@ -9,7 +9,8 @@ from typing import NamedTuple, Self
 
 from nasir.errors import RunError
 from nasir.growing import GrowingSequence, fold
-from nasir.policy.base import Condition, Moment, Plateau, Record, Threshold
+from nasir.policy.base import Record
+from nasir.policy.plans import Condition, Moment, Plateau, Threshold
 
 # A validation accuracy is a count over a fixed size, so an improvement of exactly `less_than` does occur (5 images
 # of 10,000 are 0.0005). In binary fractions it lands on either side; this slack makes a tie never count as less.

@@ -12,13 +12,22 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from nasir.errors import RunError
-from nasir.policy.base import ALL_FROZEN, Budget, Decision, Fault, History, PhasePlan, PhaseView, RulePlan
+from nasir.policy.base import Fault, History, PhaseView
 from nasir.policy.conditions import evaluate
+from nasir.policy.decision import (
+    Decision,
+    DropIndividual,
+    EndPhase,
+    KeepIndividual,
+    RecallIndividual,
+    RewriteSite,
+)
 from nasir.policy.draws import index, weighted
 from nasir.policy.evolve_log import Child, EvolutionLog
 from nasir.policy.evolve_options import EvolveOptions
 from nasir.policy.evolve_rank import Individual, ranked
 from nasir.policy.phase_log import PhaseLog
+from nasir.policy.plans import ALL_FROZEN, Budget, PhasePlan, RulePlan
 from nasir.policy.sites import blocks, depth_at, sites_in
 
 OVER = "evolution is over"
@@ -91,7 +100,7 @@ class EvolvePolicy:
         else:
             changed = f"{child.mutations} mutation{'s' * (child.mutations != 1)}" if child.mutations else "as it was"
             made = f"child of {child.parent}, {changed}, trained for {child.trained} epochs"
-        return Decision("keep", reason=made, individual=log.next)
+        return KeepIndividual(log.next, made)
 
     # -- between two networks
 
@@ -111,9 +120,7 @@ class EvolvePolicy:
         if log.founding:
             wanted |= log.stored.keys()
         parent, reason = self._parent(log, log.founder)
-        recall = Decision(
-            "recall", reason=f"{reason}; individual {log.next} will be its child", individual=parent.number
-        )
+        recall = RecallIndividual(parent.number, f"{reason}; individual {log.next} will be its child")
         return (*self._drops(log, wanted, GONE[self.options.replace]), recall)
 
     def _ending(self, log: EvolutionLog, phase: PhaseLog) -> str | None:
@@ -140,19 +147,15 @@ class EvolvePolicy:
         wanted = {one.number for one in best} if several else {first.number}
         reason = f"the best of {log.count} individuals: {self._shown(first)}"
         front = "; front: " + ", ".join(f"{one.number} ({self._shown(one)})" for one in best) if several else ""
-        recall = Decision("recall", reason=reason, individual=first.number)
-        gone = [] if several else [Decision("drop", reason=f"{OVER}: it goes on", individual=first.number)]
-        end = Decision("end_phase", reason=f"{ending}; goes on with individual {first.number}{front}")
+        recall = RecallIndividual(first.number, reason)
+        gone = [] if several else [DropIndividual(first.number, f"{OVER}: it goes on")]
+        end = EndPhase(f"{ending}; goes on with individual {first.number}{front}")
         return (*self._drops(log, wanted, OVER), recall, *gone, end)
 
     def _drops(self, log: EvolutionLog, wanted: Iterable[int], reason: str) -> list[Decision]:
         """Everybody who is stored and not wanted."""
         return [
-            Decision(
-                "drop",
-                reason=f"{reason if one.sound else 'its training diverged'}: {self._shown(one)}",
-                individual=one.number,
-            )
+            DropIndividual(one.number, f"{reason if one.sound else 'its training diverged'}: {self._shown(one)}")
             for one in log.stored.values()
             if one.number not in wanted
         ]
@@ -196,8 +199,7 @@ class EvolvePolicy:
         if site in view.depths:
             reason += f"; {site} has {blocks(view.depths[site])}"
         budget = _tighter(rule.budget, self.plan.budget)
-        named = (rule.name, rule.pass_name, rule.options, site)
-        return (Decision("rewrite", *named, reason, budget, individual=log.next),)
+        return (RewriteSite(rule.name, rule.pass_name, rule.options, site, reason, budget, log.next),)
 
     def _sites(self, rule: RulePlan, child: Child, view: PhaseView) -> list[str]:
         """Where a rule may still mutate the child."""

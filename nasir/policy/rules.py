@@ -15,10 +15,12 @@ from collections.abc import Mapping, Sequence
 
 from nasir.errors import RunError
 from nasir.ir.regions import closest, depth_text
-from nasir.policy.base import ALL_FROZEN, At, Decision, History, Moment, PhasePlan, PhaseView, Plateau, RulePlan
+from nasir.policy.base import History, PhaseView
 from nasir.policy.conditions import evaluate
+from nasir.policy.decision import Decision, EndPhase, FreezeSite, RewriteSite, TrySites
 from nasir.policy.draws import index
 from nasir.policy.phase_log import PhaseLog
+from nasir.policy.plans import ALL_FROZEN, AtEpochs, Moment, PhasePlan, Plateau, RulePlan
 from nasir.policy.sites import blocks, depth_at, sites_in
 from nasir.rewriting.rewrite import WHOLE
 
@@ -47,11 +49,11 @@ class RulesPolicy:
         if not log.epochs:
             return self._at_moment("start", log, view)
         due = {rule.name: self._due(rule, log) for rule in self.plan.rules}
-        freezes: list[Decision] = []
+        freezes: list[FreezeSite] = []
         frozen: dict[str, Frozen] = {}
         for rule in self.plan.rules:
             fresh = _freezes(rule, log, view) if due[rule.name] else []
-            frozen[rule.name] = {**log.rule(rule.name).frozen, **{str(f.site): f.reason for f in fresh}}
+            frozen[rule.name] = {**log.rule(rule.name).frozen, **{one.site: one.reason for one in fresh}}
             freezes += fresh
         used_up = self.plan.epochs is not None and log.done >= self.plan.epochs
         ending = None if used_up else self._ending(log, view, frozen)
@@ -60,9 +62,9 @@ class RulesPolicy:
         planned: Counter[str] = Counter()
         for rule in self.plan.rules:
             reason = due[rule.name]
-            if reason and (isinstance(rule.when, At) or not (used_up or ending)):
+            if reason and (isinstance(rule.when, AtEpochs) or not (used_up or ending)):
                 rewrites += self._rewrites(rule, reason, log, view, frozen[rule.name], planned)
-        end = [Decision("end_phase", reason=ending)] if ending and not last else []
+        end = [EndPhase(ending)] if ending and not last else []
         return (*freezes, *rewrites, *last, *end)
 
     def _at_moment(self, moment: str, log: PhaseLog, view: PhaseView) -> tuple[Decision, ...]:
@@ -71,7 +73,7 @@ class RulesPolicy:
             if not isinstance(rule.when, Moment) or rule.when.at != moment or log.acted(rule.name):
                 continue
             fresh = _freezes(rule, log, view)
-            frozen = {**log.rule(rule.name).frozen, **{str(f.site): f.reason for f in fresh}}
+            frozen = {**log.rule(rule.name).frozen, **{one.site: one.reason for one in fresh}}
             reason = f"the phase {'begins' if moment == 'start' else 'ends'}"
             found = (*fresh, *self._rewrites(rule, reason, log, view, frozen, Counter()))
             if found:
@@ -130,18 +132,15 @@ class RulesPolicy:
             if not sites:
                 return []
             terms = f"{due}; each of {len(sites)} sites is tried for {rule.trial.epochs} epochs"
-            made = Decision(
-                "trial", rule.name, rule.pass_name, rule.options, None, terms, rule.budget, sites, rule.trial
-            )
-            return [made]
-        decisions = []
+            return [TrySites(rule.name, rule.pass_name, rule.options, sites, rule.trial, terms, rule.budget)]
+        decisions: list[Decision] = []
         for site, chosen in self._choose(rule, log, view, _open(rule, view, log, frozen)):
             count = rule.where.count
             if rule.at_most is not None:
                 count = min(count, rule.at_most - depth_at(view, site) - planned[site])
                 planned[site] += max(0, count)
             reason = f"{due}; {site} {chosen}" + (f", {blocks(view.depths[site])} now" if site in view.depths else "")
-            decision = Decision("rewrite", rule.name, rule.pass_name, rule.options, site, reason, rule.budget)
+            decision = RewriteSite(rule.name, rule.pass_name, rule.options, site, reason, rule.budget)
             decisions += [decision] * count
         return decisions
 
@@ -164,7 +163,7 @@ class RulesPolicy:
         return [(next(site for site in turn if site in sites), f"is next after {last[-1]}" if last else "is first")]
 
 
-def _freezes(rule: RulePlan, log: PhaseLog, view: PhaseView) -> list[Decision]:
+def _freezes(rule: RulePlan, log: PhaseLog, view: PhaseView) -> list[FreezeSite]:
     """Freeze decisions of a rule that is due: its stop condition, its cap, its budget."""
     state = log.rule(rule.name)
     reasons: dict[str, str] = {}
@@ -180,12 +179,11 @@ def _freezes(rule: RulePlan, log: PhaseLog, view: PhaseView) -> list[Decision]:
         if excess:
             reasons = {**{site: excess for site in _stages(rule, view, log)}, **reasons}
     return [
-        Decision(
-            "freeze",
+        FreezeSite(
             rule.name,
+            site,
+            f"{reason}; it stays at {blocks(depth_at(view, site))}" if depth_at(view, site) else reason,
             rule.pass_name,
-            site=site,
-            reason=f"{reason}; it stays at {blocks(depth_at(view, site))}" if depth_at(view, site) else reason,
         )
         for site, reason in reasons.items()
         if site not in state.frozen
@@ -216,9 +214,9 @@ def _open(rule: RulePlan, view: PhaseView, log: PhaseLog, frozen: Frozen) -> lis
 
 
 def _can_stop(rule: RulePlan) -> bool:
-    return bool(rule.freeze or rule.at_most or rule.budget or rule.trial or isinstance(rule.when, At))
+    return bool(rule.freeze or rule.at_most or rule.budget or rule.trial or isinstance(rule.when, AtEpochs))
 
 
 def _expired(rule: RulePlan, log: PhaseLog) -> bool:
     """Whether the rule is bound to listed epochs and the last of them is over."""
-    return isinstance(rule.when, At) and log.done > max(rule.when.epochs)
+    return isinstance(rule.when, AtEpochs) and log.done > max(rule.when.epochs)

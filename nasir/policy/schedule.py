@@ -8,11 +8,12 @@ from typing import Self
 
 from nasir.errors import RunError
 from nasir.growing import fold
-from nasir.policy.base import History, PhasePlan, Record
+from nasir.policy.base import History, Record
+from nasir.policy.plans import PhasePlan
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class PhaseProgress:
     """The phase that is to train next. Engine and simulation share it, so both walk the phases alike.
 
     A phase is over once its `epochs` are done or an `end_phase` decision was made in it; `until` and the budget

@@ -6,20 +6,32 @@ import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from nasir.errors import DataError, Decline, RunError
 from nasir.growing import GrowingSequence
-from nasir.policy.base import Decision, PhasePlan, PhaseView, Policy
+from nasir.policy.asking import decisions_of
+from nasir.policy.base import PhaseView, Policy
+from nasir.policy.decision import (
+    DropIndividual,
+    EndPhase,
+    FreezeSite,
+    KeepIndividual,
+    RecallIndividual,
+    RewriteSite,
+    TrySites,
+)
+from nasir.policy.plans import PhasePlan
 from nasir.policy.rules import RulesPolicy
-from nasir.policy.schedule import Progress
+from nasir.policy.schedule import PhaseProgress
 
 Row = Mapping[str, float]
 """The values of one epoch by column name; `seconds` is the time the epoch takes, all others are metrics."""
 
-Apply = Callable[[Decision], PhaseView | None]
-"""Carries out a rewrite, keep or recall decision on structure alone and returns the new view. To decline a rewrite,
-return None or raise Decline with the reason; one past `Decision.budget` is to be declined, see `Budget.excess`."""
+Structural: TypeAlias = RewriteSite | KeepIndividual | RecallIndividual
+Apply = Callable[[Structural], PhaseView | None]
+"""Carries out a decision on structure alone and returns the new view. To decline a rewrite, return None or raise
+Decline with the reason; one past its `budget` is to be declined, see `Budget.excess`."""
 
 Make = Callable[[PhasePlan, int], Policy]
 """The policy of a phase, from its plan and the seed of the run."""
@@ -49,9 +61,9 @@ def simulate(
     return _Simulation(phases, seed, rows, view, apply, make).run(max_epochs)
 
 
-def counted(view: PhaseView, decision: Decision) -> PhaseView | None:
+def counted(view: PhaseView, decision: RewriteSite) -> PhaseView | None:
     """The toy rewrite: one block more in the stage, or one less for a pass called remove-...; costs stay."""
-    site = str(decision.site)
+    site = decision.site
     if site not in view.depths:
         return view
     depth = view.depths[site] + (-1 if decision.pass_name.startswith("remove") else 1)
@@ -80,7 +92,7 @@ class _Simulation:
 
     def run(self, max_epochs: int) -> list[dict[str, Any]]:
         while True:
-            progress = Progress.of(self.records, self.phases)
+            progress = PhaseProgress.of(self.records, self.phases)
             if progress.phase_index is None or progress.total_epochs >= max_epochs:
                 break
             phase = self.phases[progress.phase_index]
@@ -99,7 +111,7 @@ class _Simulation:
     def _structure(self) -> dict[str, Any]:
         return {"depths": dict(self.view.depths), "params": self.view.params, "macs": self.view.macs}
 
-    def _epoch(self, phase: PhasePlan, progress: Progress) -> None:
+    def _epoch(self, phase: PhasePlan, progress: PhaseProgress) -> None:
         row = self.rows[min(progress.total_epochs, len(self.rows) - 1)]
         self._write(
             "epoch",
@@ -114,49 +126,57 @@ class _Simulation:
     def _decide(self, phase: PhasePlan, epoch: int) -> None:
         policy = self.make(phase, self.seed)
         for _ in range(_ROUNDS):
-            decisions = policy.decide(self.records, self.view)
+            decisions = decisions_of(policy, phase, self.records, self.view)
             for decision in decisions:
                 fields = {key: value for key, value in decision.to_record().items() if key != "kind"}
                 self._write("decision", epoch=epoch, phase=phase.name, **fields)
-                if decision.action == "rewrite":
-                    self._rewrite(decision, phase, epoch)
-                elif decision.action == "trial":
-                    self._try(decision, phase, epoch)
-                elif decision.action in ("keep", "recall", "drop"):
-                    self._individual(decision, phase, epoch)
-            if not decisions or decisions[-1].action == "end_phase":
+                place = {"epoch": epoch, "phase": phase.name}
+                match decision:
+                    case RewriteSite():
+                        self._rewrite(decision, place)
+                    case TrySites():
+                        self._try(decision, place)
+                    case KeepIndividual():
+                        self._keep(decision, place)
+                    case RecallIndividual():
+                        self._recall(decision, place)
+                    case DropIndividual():
+                        self._write("dropped", **place, individual=decision.individual)
+                    case FreezeSite():
+                        pass  # the policy reads it in the record
+                    case EndPhase():
+                        return
+            if not decisions:
                 return
         raise RunError(f"phase {phase.name}: {_ROUNDS} rounds of decisions after epoch {epoch}; the policy loops")
 
-    def _individual(self, decision: Decision, phase: PhasePlan, epoch: int) -> None:
-        place = {"epoch": epoch, "phase": phase.name, "individual": decision.individual}
-        number = int(decision.individual or 0)
-        if decision.action == "drop":
-            self._write("dropped", **place)
-            return
-        done = self.apply(decision) if self.apply else None
-        if decision.action == "recall":
-            self.view = done or self.kept[number]
-            self.rewrites += 1
-            self._write("recalled", **place, ordinal=self.rewrites, **self._structure())
-            return
-        self.kept[number] = self.view
+    def _keep(self, decision: KeepIndividual, place: Mapping[str, Any]) -> None:
+        if self.apply:
+            self.apply(decision)
+        self.kept[decision.individual] = self.view
         last: Mapping[str, float] = next(
             (record["metrics"] for record in reversed(self.records) if record["kind"] == "epoch"), {}
         )
-        self._write("kept", **place, metrics=last, **self._structure())
+        self._write("kept", **place, individual=decision.individual, metrics=last, **self._structure())
 
-    def _try(self, decision: Decision, phase: PhasePlan, epoch: int) -> None:
+    def _recall(self, decision: RecallIndividual, place: Mapping[str, Any]) -> None:
+        if decision.individual not in self.kept:
+            raise RunError(f"the policy recalls individual {decision.individual}, which it never kept")
+        done = self.apply(decision) if self.apply else None
+        self.view = done or self.kept[decision.individual]
+        self.rewrites += 1
+        structure = self._structure()
+        self._write("recalled", **place, individual=decision.individual, ordinal=self.rewrites, **structure)
+
+    def _try(self, decision: TrySites, place: Mapping[str, Any]) -> None:
         """A trial without training: the first site that does not decline is taken for the best."""
         for site in decision.sites:
-            before = self.rewrites
-            self._rewrite(replace(decision, action="rewrite", site=site), phase, epoch)
-            if self.rewrites > before:
+            if self._rewrite(decision.at(site), place):
                 return
 
-    def _rewrite(self, decision: Decision, phase: PhasePlan, epoch: int) -> None:
+    def _rewrite(self, decision: RewriteSite, place: Mapping[str, Any]) -> bool:
+        """Whether it was adopted."""
         named = {"pass": decision.pass_name, "options": dict(decision.options), "site": decision.site}
-        place = {"epoch": epoch, "phase": phase.name}
         reason = "the pass refused"
         try:
             view = self.apply(decision) if self.apply else counted(self.view, decision)
@@ -164,10 +184,11 @@ class _Simulation:
             view, reason = None, str(refusal)
         if view is None:
             self._write("declined", **place, **named, reason=reason)
-            return
+            return False
         self.view = view
         self.rewrites += 1
         self._write("rewrite", **place, **named, ordinal=self.rewrites, seconds=0.0, **self._structure())
+        return True
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:

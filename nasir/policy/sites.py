@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from nasir.errors import RunError
-from nasir.policy.base import PhaseView, RulePlan
+from nasir.policy.base import PhaseView
+from nasir.policy.plans import RulePlan
 
 
 def sites_in(rule: RulePlan, view: PhaseView) -> tuple[str, ...]:

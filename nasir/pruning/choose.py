@@ -151,7 +151,7 @@ def by_latency(graph: Graph, queue: Queue, value: float | str, seen: Evidence) -
             draft.select(space.atom, np.arange(size))
         return clock(draft.commit()) <= target
 
-    found = until(queue, fits)
-    if found is None:
+    counts = until(queue, fits)
+    if counts is None:
         raise Decline(f"with floors respected one batch still takes more than {target:.3g} s")
-    return found
+    return counts

@@ -15,47 +15,47 @@ from numpy.typing import NDArray
 from nasir.ir.graph import Graph
 from nasir.ir.op import OpDef
 from nasir.ir.types import Port, Slot, bias_of, gain_of, kernel_of
-from nasir.ops.constants import Known, Place, Values, even, filled, lifted, zeros_only
+from nasir.ops.constants import Known, NodeView, Values, even, filled, lifted, zeros_only
 from nasir.rewriting.evidence import Evidence
 
 
 def constants(graph: Graph, seen: Evidence) -> dict[Port, Known]:
     """What is constant of every value, by the weights in `seen`."""
-    found: dict[Port, Known] = {}
+    known: dict[Port, Known] = {}
     for node_id in graph.order:
         node = graph.nodes[node_id]
         facts = node.facts
-        result = propagated(facts, Place(graph, node_id, seen.weight), [found[port] for port in node.inputs])
+        result = propagated(facts, NodeView(graph, node_id, seen.weight), [known[port] for port in node.inputs])
         if not facts.several:
-            found[Port(node_id)] = result  # type: ignore[assignment]
+            known[Port(node_id)] = result  # type: ignore[assignment]
             continue
         number = 0
         while Port(node_id, number) in graph.infer.types:  # of several outputs without a rule all vary
-            found[Port(node_id, number)] = result[number] if isinstance(result, tuple) else None
+            known[Port(node_id, number)] = result[number] if isinstance(result, tuple) else None
             number += 1
-    return found
+    return known
 
 
-def propagated(facts: OpDef, place: Place, known: list[Known]) -> Known | tuple[Known, ...]:
+def propagated(facts: OpDef, node: NodeView, known: list[Known]) -> Known | tuple[Known, ...]:
     """What is constant of the outputs of one node, given what is of its inputs; a tuple for several outputs."""
     if facts.constant is not None:
-        return facts.constant(place, *known)  # type: ignore[no-any-return]
+        return facts.constant(node, *known)  # type: ignore[no-any-return]
     if facts.family == "norm":
-        return _norm(place)
+        return _norm(node)
     if facts.family == "weighted":
-        return _product(facts, place, known[0])
+        return _product(facts, node, known[0])
     if not known or (known[0] is None and (len(known) == 1 or all(part is None for part in known))):
         return None
     if facts.pointwise is not None:
-        return _each(facts, place, known)
+        return _each(facts, node, known)
     if facts.unifies or facts.family == "concat":
-        return _merged(facts, place, known)
+        return _merged(facts, node, known)
     return None
 
 
-def _merged(facts: OpDef, place: Place, known: list[Known]) -> Known:
+def _merged(facts: OpDef, node: NodeView, known: list[Known]) -> Known:
     """Sums, means and products of several inputs, and inputs one after another."""
-    parts = [filled(part, value) for part, value in zip(known, place.inputs, strict=True)]
+    parts = [filled(part, value) for part, value in zip(known, node.inputs, strict=True)]
     if facts.adds:
         total: Values = sum(parts[1:], start=parts[0])
         return total / len(parts) if facts.family == "mean" else total
@@ -64,55 +64,55 @@ def _merged(facts: OpDef, place: Place, known: list[Known]) -> Known:
         for part in parts[1:]:
             product, zero = product * part, zero | (part == 0.0)
         return np.where(zero, 0.0, product)
-    axis = place.out.channel_axis
+    axis = node.out.channel_axis
     rest = np.broadcast_shapes(*[part.shape[:axis] + part.shape[axis + 1 :] for part in parts])
     sizes = [(*rest[:axis], part.shape[axis], *rest[axis:]) for part in parts]
     return np.concatenate([np.broadcast_to(part, size) for part, size in zip(parts, sizes, strict=True)], axis)
 
 
-def _norm(place: Place) -> Known:
+def _norm(node: NodeView) -> Known:
     """A norm puts out its shift where its scale is zero."""
-    gain, bias = gain_of(place.slots), bias_of(place.slots)
+    gain, bias = gain_of(node.slots), bias_of(node.slots)
     if gain is None:
         return None
-    silent = place.weight(gain) == 0.0
+    silent = node.weight(gain) == 0.0
     if not silent.any():
         return None
-    shift = np.zeros(len(silent)) if bias is None else place.weight(bias)
-    return lifted(np.where(silent, shift, np.nan), place.out)
+    shift = np.zeros(len(silent)) if bias is None else node.weight(bias)
+    return lifted(np.where(silent, shift, np.nan), node.out)
 
 
-def _product(facts: OpDef, place: Place, known: Known) -> Known:
+def _product(facts: OpDef, node: NodeView, known: Known) -> Known:
     """A convolution or linear layer: units whose weights are all zero put out their bias."""
-    slots = place.slots
+    slots = node.slots
     name = kernel_of(slots)
     if name is None:
         return None
     slot = slots[name]
-    rows = by_role(place.weight(name), slot)
+    rows = by_role(node.weight(name), slot)
     first: Any = (slice(None), *[0] * (rows.ndim - 1))
     silent = rows[first] == 0.0
-    depthwise = known is not None and rows.shape[1] == 1 and 1 < place.attrs.get("groups", 1) == _channels(place)
+    depthwise = known is not None and rows.shape[1] == 1 and 1 < node.attrs.get("groups", 1) == _channels(node)
     if not silent.any() and not depthwise:
         return None
-    if len(rows) != place.out.shape[place.out.channel_axis]:
+    if len(rows) != node.out.shape[node.out.channel_axis]:
         return None  # a kernel whose outputs are not the channels
     rows = rows.reshape(len(rows), -1)
     if silent.any():
         silent[silent] = ~rows[silent].any(axis=1)
     bias = bias_of(slots)
-    shift = np.asarray(np.zeros(len(rows)) if bias is None else place.weight(bias), dtype=np.float64)
+    shift = np.asarray(np.zeros(len(rows)) if bias is None else node.weight(bias), dtype=np.float64)
     values = np.full(len(rows), np.nan)
     if depthwise and known is not None:
         alike = even(known)
-        each = (alike if is_even(facts, place.attrs, slot) else zeros_only(alike)).reshape(-1)
-        values = np.repeat(each, len(rows) // _channels(place)) * rows.sum(axis=1, dtype=np.float64) + shift
-    return lifted(np.where(silent, shift, values), place.out)
+        each = (alike if is_even(facts, node.attrs, slot) else zeros_only(alike)).reshape(-1)
+        values = np.repeat(each, len(rows) // _channels(node)) * rows.sum(axis=1, dtype=np.float64) + shift
+    return lifted(np.where(silent, shift, values), node.out)
 
 
-def _channels(place: Place) -> int:
+def _channels(node: NodeView) -> int:
     """Channels of the (first) input."""
-    value = place.inputs[0]
+    value = node.inputs[0]
     return value.shape[value.channel_axis]
 
 
@@ -128,12 +128,12 @@ def is_even(facts: OpDef, attrs: Any, slot: Slot) -> bool:
     return facts.even(attrs) if facts.even is not None else not slot.is_convolution
 
 
-def _each(facts: OpDef, place: Place, known: list[Known]) -> Known:
+def _each(facts: OpDef, node: NodeView, known: list[Known]) -> Known:
     """A pointwise function of what is constant."""
     assert facts.pointwise is not None
     (values,) = known
     assert values is not None
     result = np.array(values)
     where = ~np.isnan(values)
-    result[where] = facts.pointwise(values[where], **place.attrs)
+    result[where] = facts.pointwise(values[where], **node.attrs)
     return result

@@ -57,13 +57,13 @@ def kinds_of(graph: Graph) -> tuple[dict[Atom, Kind], dict[Atom, list[tuple[Atom
                     factors = tuple([factor for factor in part.parts if isinstance(factor, Atom)])
                     for factor in factors:
                         products.setdefault(factor, []).append(factors)
-    found: dict[Atom, Kind] = {}
+    kinds: dict[Atom, Kind] = {}
     for atom in graph.infer.spaces:
         if atom in whole:
-            found[atom] = "channels"
+            kinds[atom] = "channels"
         else:
-            found[atom] = FACTORS[attrs[atom]] if atom in attrs else "widths"
-    return found, products
+            kinds[atom] = FACTORS[attrs[atom]] if atom in attrs else "widths"
+    return kinds, products
 
 
 def chosen(graph: Graph, site: str | Atom, wanted: Collection[str], floor: int, multiple_of: int) -> list[Resizable]:
@@ -90,7 +90,7 @@ def chosen(graph: Graph, site: str | Atom, wanted: Collection[str], floor: int, 
         atoms = [atom for atom in free if kinds[atom] in wanted]
         if not atoms:
             raise Decline(_nothing(site, here, free, kinds, wanted))
-    found = []
+    resizable = []
     picked = set(atoms)
     for atom in atoms:
         step = multiple_of
@@ -99,8 +99,8 @@ def chosen(graph: Graph, site: str | Atom, wanted: Collection[str], floor: int, 
             for factor in factors:
                 others *= 1 if factor in picked else factor.size
             step = min(step, multiple_of // gcd(multiple_of, others))
-        found.append(Resizable(atom, min(floor, atom.size), step))
-    return found
+        resizable.append(Resizable(atom, min(floor, atom.size), step))
+    return resizable
 
 
 def _nothing(site: str, here: list[Atom], free: list[Atom], kinds: dict[Atom, Kind], wanted: Collection[str]) -> str:

@@ -54,10 +54,10 @@ class CostTable:
 
 def cost_table(graph: Graph, profile: DeviceProfile | None = None, batch: int = 1, nodes: bool = False) -> CostTable:
     """Costs by region in the order data flows, of every node too if `nodes`; estimates need a `profile`."""
-    found = estimates(graph, profile, batch) if profile is not None else None
+    estimated = estimates(graph, profile, batch) if profile is not None else None
 
     def row(name: str, kind: str, depth: int, ids: Collection[int]) -> Row:
-        seconds = None if found is None else sum(found[node_id].seconds for node_id in ids)
+        seconds = None if estimated is None else sum(estimated[node_id].seconds for node_id in ids)
         return Row(name, kind, depth, total(graph.costs[node_id] for node_id in ids), seconds)
 
     position = {node_id: index for index, node_id in enumerate(graph.order)}

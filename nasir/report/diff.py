@@ -34,17 +34,17 @@ def difference(before: Graph, after: Graph) -> tuple[Difference, ...]:
     same = before.digest == after.digest and before.labels.keys() == after.labels.keys()
     if same and before.frozen == after.frozen:
         return ()
-    found = [*_stages(before, after), *_blocks(before, after), *_nodes(before, after)]
-    if not found and before.digest != after.digest:
-        found = _wiring(before, after)
+    differences = [*_stages(before, after), *_blocks(before, after), *_nodes(before, after)]
+    if not differences and before.digest != after.digest:
+        differences = _wiring(before, after)
     if before.frozen != after.frozen:
         old_names, new_names = (", ".join(graph.frozen) or "nothing" for graph in (before, after))
-        found.append(Difference("changed", "frozen", old_names, new_names))
+        differences.append(Difference("changed", "frozen", old_names, new_names))
     old, new = before.cost(), after.cost()
     for name in ("params", "macs"):
         if getattr(old, name) != getattr(new, name):
-            found.append(Difference("cost", name, getattr(old, name), getattr(new, name)))
-    return tuple(found)
+            differences.append(Difference("cost", name, getattr(old, name), getattr(new, name)))
+    return tuple(differences)
 
 
 def _stages(before: Graph, after: Graph) -> list[Difference]:
@@ -79,7 +79,7 @@ def _nodes(before: Graph, after: Graph) -> list[Difference]:
     """Nodes outside added and removed blocks."""
     old_blocks, new_blocks = {b.path for b in before.blocks}, {b.path for b in after.blocks}
     whole = old_blocks ^ new_blocks
-    found = []
+    differences = []
     for label in {**before.labels, **after.labels}:
         if any(label.startswith(path + ".") for path in whole):
             continue
@@ -87,26 +87,26 @@ def _nodes(before: Graph, after: Graph) -> list[Difference]:
         was = None if a is None else _node(before, a)
         now = None if b is None else _node(after, b)
         if was is None:
-            found.append(Difference("added", label, None, now))
+            differences.append(Difference("added", label, None, now))
         elif now is None:
-            found.append(Difference("removed", label, was, None))
+            differences.append(Difference("removed", label, was, None))
         elif was != now:
-            found.append(Difference("changed", label, was, now))
-    return found
+            differences.append(Difference("changed", label, was, now))
+    return differences
 
 
 def _wiring(before: Graph, after: Graph) -> list[Difference]:
     """Nodes that read something else, and the outputs; told only where nothing else differs, as growth rewires too."""
-    found = []
+    differences = []
     for label, node_id in before.labels.items():
         was = _sources(before, before.nodes[node_id].inputs)
         now = _sources(after, after.nodes[after.labels[label]].inputs)
         if was != now:
-            found.append(Difference("changed", f"inputs of {label}", was, now))
+            differences.append(Difference("changed", f"inputs of {label}", was, now))
     was, now = _sources(before, before.outputs), _sources(after, after.outputs)
     if was != now:
-        found.append(Difference("changed", "outputs", was, now))
-    return found
+        differences.append(Difference("changed", "outputs", was, now))
+    return differences
 
 
 def _sources(graph: Graph, ports: tuple[Port, ...]) -> str:

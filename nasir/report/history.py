@@ -82,7 +82,7 @@ def _is_number(value: Any) -> bool:
 
 def marks(records: Records) -> tuple[Mark, ...]:
     """Rewrites, and the phases after the first, on the axis of epochs."""
-    found = [
+    rewrites = [
         Mark(
             record["epoch"],
             "rewrite",
@@ -91,7 +91,10 @@ def marks(records: Records) -> tuple[Mark, ...]:
         )
         for record in of_kind(records, "rewrite")
     ]
-    return (*found, *(Mark(record["epoch"], "phase", record["phase"]) for record in of_kind(records, "phase")[1:]))
+    return (
+        *rewrites,
+        *(Mark(record["epoch"], "phase", record["phase"]) for record in of_kind(records, "phase")[1:]),
+    )
 
 
 def charts(records: Records) -> tuple[Chart, ...]:
@@ -162,9 +165,9 @@ def decision_rows(records: Records) -> list[dict[str, str]]:
             tried = record["action"] == "trial"
         elif record["kind"] == "trial":
             values = (f"{name} {value:.4g}" for name, value in record["metrics"].items() if name.startswith("val."))
-            found = ", ".join(values) or "trained"
+            outcome = ", ".join(values) or "trained"
             site = record["site"] or "the network as it is"
-            rows.append(_row({**record, "action": "trial", "pass": "tried", "site": site, "reason": found}))
+            rows.append(_row({**record, "action": "trial", "pass": "tried", "site": site, "reason": outcome}))
         elif record["kind"] == "declined" and tried:  # a candidate of a trial; another one may yet be adopted
             rows.append(row := _row({**record, "action": "rewrite", "reason": ""}))
             row.update(_outcome(record, ""))
@@ -193,9 +196,11 @@ def _row(record: Mapping[str, Any]) -> dict[str, str]:
 
 def _worth(record: Mapping[str, Any], reason: str) -> dict[str, str]:
     """What the row of an individual says beside why it was kept."""
-    found = ", ".join(f"{name} {value:.4g}" for name, value in record["metrics"].items() if name.startswith("val."))
+    validation = ", ".join(
+        f"{name} {value:.4g}" for name, value in record["metrics"].items() if name.startswith("val.")
+    )
     return {
-        "reason": "; ".join(filter(None, [reason, found])),
+        "reason": "; ".join(filter(None, [reason, validation])),
         "depth": depth_text(record["depths"]),
         "params": quantity(record["params"]),
     }

@@ -34,9 +34,11 @@ def line(record: Mapping[str, Any]) -> str:
     if kind == "decision" and record["action"] in ("keep", "drop"):
         return ""  # what is kept says more, what is dropped needs no line
     if kind == "kept":
-        found = "".join(f", {name} {value:.4g}" for name, value in record["metrics"].items() if name.startswith("val."))
+        validation = "".join(
+            f", {name} {value:.4g}" for name, value in record["metrics"].items() if name.startswith("val.")
+        )
         depth = f", depth {depth_text(record['depths'])}" if record["depths"] else ""
-        return f"            individual {record['individual']}{found}{depth}, {record['params']:,} params"
+        return f"            individual {record['individual']}{validation}{depth}, {record['params']:,} params"
     if kind == "decision":
         place = f" {record['site']}" if record.get("site") else ""
         return f"epoch {record['epoch']:>4}  {record['action'].replace('_', ' ')}{place}: {record['reason']}"
@@ -44,8 +46,10 @@ def line(record: Mapping[str, Any]) -> str:
         claim = "" if record["preserves"] == "no" else f" (claimed {record['preserves']})"
         return f"            done{claim}: the largest change of a logit is {record['delta_logits']:.3g}"
     if kind == "trial":
-        found = "  ".join(f"{name} {value:.4g}" for name, value in record["metrics"].items() if name.startswith("val."))
-        return f"            tried {record['site'] or 'the network as it is'}: {found or record['metrics']}"
+        validation = "  ".join(
+            f"{name} {value:.4g}" for name, value in record["metrics"].items() if name.startswith("val.")
+        )
+        return f"            tried {record['site'] or 'the network as it is'}: {validation or record['metrics']}"
     if kind == "declined":
         return f"epoch {record['epoch']:>4}  declined at {record['site']}: {record['reason']}"
     if kind == "phase":
@@ -61,7 +65,7 @@ def line(record: Mapping[str, Any]) -> str:
     return ""
 
 
-class Progress:
+class ProgressBar:
     """Shows journal records as they come: a bar for each phase on a terminal, plain lines elsewhere."""
 
     def __init__(self, name: str, quiet: bool = False) -> None:

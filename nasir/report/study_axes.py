@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from nasir.report.history import duration
 from nasir.report.plots import log_ticks, nice_ticks, quantity, text
 
-__all__ = ["Scale", "amount", "axes", "clock", "metric_name", "scale_of", "short_names"]
+__all__ = ["AxisScale", "amount", "axes", "clock", "metric_name", "scale_of", "short_names"]
 
 WIDE = 25.0  # ratio of positive values from which an axis is logarithmic
 
@@ -47,7 +47,7 @@ def amount(metric: str, value: float) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
+class AxisScale:
     """From values to pixels: `low` lies at `start`, `high` at `stop`."""
 
     title: str
@@ -76,7 +76,7 @@ class Scale:
 
 def scale_of(
     metric: str, values: Iterable[float], start: float, stop: float, log: bool | None = None, count: int = 5
-) -> Scale:
+) -> AxisScale:
     """A scale around the finite values. `log`: default where they are positive and span a wide range."""
     known = [value for value in values if math.isfinite(value)]
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
@@ -85,7 +85,7 @@ def scale_of(
         log = not metric.endswith("accuracy") and low > 0 and high / low > WIDE
     if log and low > 0:
         ticks = log_ticks(low, high) if high > low else (low / 2, low, low * 2)
-        return Scale(f"{title}, log scale", ticks[0], ticks[-1], start, stop, _thinned(ticks), _plain(metric), True)
+        return AxisScale(f"{title}, log scale", ticks[0], ticks[-1], start, stop, _thinned(ticks), _plain(metric), True)
     if metric == "cpu_seconds":
         return clock(title, low, high, start, stop, count)
     if metric.endswith("accuracy"):
@@ -95,7 +95,7 @@ def scale_of(
     else:
         whole = metric in ("epochs", "epoch", "params")
         ticks = nice_ticks(low, high, count, whole=whole)
-    return Scale(title, min(ticks[0], low), max(ticks[-1], high), start, stop, ticks, _plain(metric))
+    return AxisScale(title, min(ticks[0], low), max(ticks[-1], high), start, stop, ticks, _plain(metric))
 
 
 def _thinned(ticks: tuple[float, ...]) -> tuple[float, ...]:
@@ -110,14 +110,14 @@ def _plain(metric: str) -> Callable[[float], str]:
     return lambda value: quantity(value) if abs(value) >= 1000 or value == 0 else f"{value:.4g}"
 
 
-def clock(title: str, low: float, high: float, start: float, stop: float, count: int = 8) -> Scale:
+def clock(title: str, low: float, high: float, start: float, stop: float, count: int = 8) -> AxisScale:
     """A scale of durations in the unit that suits them: seconds, minutes or hours."""
     unit, name = next(((u, n) for u, n in ((3600.0, "h"), (60.0, "min")) if high - low >= 2 * u), (1.0, "s"))
     ticks = tuple(tick * unit for tick in nice_ticks(low / unit, high / unit, count))
-    return Scale(f"{title}, {name}", ticks[0], ticks[-1], start, stop, ticks, lambda value: f"{value / unit:g}")
+    return AxisScale(f"{title}, {name}", ticks[0], ticks[-1], start, stop, ticks, lambda value: f"{value / unit:g}")
 
 
-def axes(x: Scale, y: Scale) -> Iterator[str]:
+def axes(x: AxisScale, y: AxisScale) -> Iterator[str]:
     """Grid, ticks and titles of a plot: the title of y stands above it, that of x below its right end."""
     for tick in y.ticks:
         at = y(tick)

@@ -70,16 +70,16 @@ def _bar(trial: TrialFacts, left: float, right: float, top: float, height: float
     return f'<g class="t bar o-{trial.outcome}" data-t="{trial.number}"><rect {box}/>{number}</g>'
 
 
-def importance(found: tuple[Importance, ...]) -> str:
+def importance(importances: tuple[Importance, ...]) -> str:
     """Shares of the parameters, one column of bars for each thing they are important for; "" where there is none."""
-    if not found:
+    if not importances:
         return ""
-    names = [name for name, _ in found[0].shares][:14]
-    short = short_names([name for name, _ in found[0].shares])
+    names = [name for name, _ in importances[0].shares][:14]
+    short = short_names([name for name, _ in importances[0].shares])
     longest = max(len(short[name]) for name in names)
-    width = 580.0 if len(found) == 1 else WIDTH
+    width = 580.0 if len(importances) == 1 else WIDTH
     left = min(max(CHARACTER * longest + 24, 80.0), width / 3)
-    column = (width - left) / len(found)
+    column = (width - left) / len(importances)
     cut = int((left - 16) / CHARACTER)
     row = min(max(250.0 / len(names), 26.0), 40.0)
     top = 30.0
@@ -88,11 +88,11 @@ def importance(found: tuple[Importance, ...]) -> str:
         shown = short[name] if len(short[name]) <= cut else f"{short[name][: cut - 1]}…"
         y = top + row * index + row / 2 + 4
         body.append(f"<g><title>{escape(name)}</title>{text(left - 10, y, shown, 'legend end')}</g>")
-    for number, one in enumerate(found):
+    for number, ranking in enumerate(importances):
         start = left + column * number
         room = column - 64
-        body.append(text(start, 16, f"share for {metric_name(one.of)}", "tick"))
-        shares = dict(one.shares)
+        body.append(text(start, 16, f"share for {metric_name(ranking.of)}", "tick"))
+        shares = dict(ranking.shares)
         highest = max(shares.values()) or 1.0
         for index, name in enumerate(names):
             y = top + row * index

@@ -68,7 +68,7 @@ def _head(facts: StudyFacts, folder: Path) -> str:
     done = bool(totals.points) and totals.done + totals.outcomes.get("failed", 0) >= totals.points
     state = "done" if done else f"{totals.done} of {totals.points} trials ended"
     badge = f'<span class="badge{" done" if done else ""}">{state}</span>'
-    aims = ", ".join(f"{one.direction} {one.metric}" for one in facts.objectives)
+    aims = ", ".join(f"{objective.direction} {objective.metric}" for objective in facts.objectives)
     bounds = f" with {', '.join(facts.constraints)}" if facts.constraints else ""
     how = [f"sampler {facts.sampler}" if facts.sampler else ""]
     how += [f"pruner {facts.pruner}" if facts.pruner not in ("", "none") else ""]
@@ -82,8 +82,8 @@ def _head(facts: StudyFacts, folder: Path) -> str:
 def _tiles(facts: StudyFacts) -> str:
     totals, rows = facts.totals, []
     if facts.best is not None:
-        one = facts.objectives[0]
-        rows.append((f"best {metric_name(one.metric)}", amount(one.metric, facts.best.values[0])))
+        objective = facts.objectives[0]
+        rows.append((f"best {metric_name(objective.metric)}", amount(objective.metric, facts.best.values[0])))
     elif facts.front:
         rows.append(("on the front", str(len(facts.front))))
     settled = sum(totals.outcomes.get(outcome, 0) for outcome in ("complete", "cached"))
@@ -120,12 +120,14 @@ def _best(facts: StudyFacts, folder: Path) -> str:
 
 
 def _said(facts: StudyFacts, trial: TrialFacts) -> str:
-    values = ", ".join(amount(one.metric, value) for one, value in zip(facts.objectives, trial.values, strict=True))
-    start = next((one for one in facts.trials if one.defaults and one.ended and one.values), None)
+    values = ", ".join(
+        amount(objective.metric, value) for objective, value in zip(facts.objectives, trial.values, strict=True)
+    )
+    start = next((other for other in facts.trials if other.defaults and other.ended and other.values), None)
     compared = ""
     if start is not None and start.number != trial.number and len(facts.objectives) == 1:
         compared = f"; the defaults (trial {start.number}) reach {amount(facts.objectives[0].metric, start.values[0])}"
-        costs = [one.cost.get("macs") for one in (trial, start)]
+        costs = [either.cost.get("macs") for either in (trial, start)]
         if all(costs):
             compared += f" at {amount('macs', costs[1] or 0)} MACs, it takes {amount('macs', costs[0] or 0)}"
     return f"trial {trial.number}, {values}{compared}"
@@ -180,7 +182,7 @@ def _parallel(facts: StudyFacts, drawing: str) -> str:
     if not drawing:
         return ""
     several = len(facts.objectives) > 1
-    names = [escape(metric_name(one.metric)) for one in facts.objectives]
+    names = [escape(metric_name(objective.metric)) for objective in facts.objectives]
     colours = "".join(
         f'<button data-colour="{index}" aria-pressed="{str(not index).lower()}">{name}</button>'
         for index, name in enumerate(names)
@@ -218,12 +220,12 @@ def _growth(facts: StudyFacts, folder: Path) -> tuple[str, list[Chart]]:
             records = RunDirectory.open(folder / trial.run).effective() if trial.run else ()
         except (NasirError, OSError):
             continue  # on another machine, removed, or damaged
-        found = [replace(one, key=f"{number}-{one.key}") for one in charts(records) if one.key in GROWTH]
-        if found:
+        growth = [replace(chart, key=f"{number}-{chart.key}") for chart in charts(records) if chart.key in GROWTH]
+        if growth:
             href = link(trial, folder)
             more = f'<p class="sub"><a href="{escape(href)}">Its whole report</a></p>' if href else ""
-            views.append((f"trial {number}", f"{figures(found)}{more}"))
-            drawn += found
+            views.append((f"trial {number}", f"{figures(growth)}{more}"))
+            drawn += growth
     if not views:
         return "", []
     title = "Growth of the best trial" if facts.best else "Growth of trials on the front"
@@ -236,4 +238,6 @@ def _trained(facts: StudyFacts, trial: TrialFacts) -> TrialFacts:
     """The trial that a result from the cache was taken from."""
     if trial.cached_from is None:
         return trial
-    return next((one for one in facts.trials if one.number == trial.cached_from and one.outcome in ENDED), trial)
+    return next(
+        (other for other in facts.trials if other.number == trial.cached_from and other.outcome in ENDED), trial
+    )

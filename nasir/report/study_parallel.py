@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from nasir.report.plots import text
-from nasir.report.study_axes import Scale, metric_name, scale_of, short_names
+from nasir.report.study_axes import AxisScale, metric_name, scale_of, short_names
 from nasir.report.study_facts import ParameterFacts, StudyFacts, TrialFacts
 from nasir.report.study_plots import svg
 
@@ -33,16 +33,16 @@ class _Axis:
 def bins(facts: StudyFacts) -> dict[int, list[int]]:
     """The colour of each trial that may be the best, for each objective: evenly from the tenth worst to the best."""
     able = [trial for trial in facts.trials if trial.counts]
-    found: dict[int, list[int]] = {trial.number: [] for trial in able}
-    for index, one in enumerate(facts.objectives):
-        losses = sorted(one.sign * trial.values[index] for trial in able)
+    bins_of: dict[int, list[int]] = {trial.number: [] for trial in able}
+    for index, objective in enumerate(facts.objectives):
+        losses = sorted(objective.sign * trial.values[index] for trial in able)
         if not losses:
             continue
         low, high = losses[0], losses[min(len(losses) - 1, round(len(losses) * 0.9))]
         for trial in able:
-            share = (high - one.sign * trial.values[index]) / ((high - low) or 1.0)
-            found[trial.number].append(min(COLOURS - 1, max(0, int(share * COLOURS))))
-    return found
+            share = (high - objective.sign * trial.values[index]) / ((high - low) or 1.0)
+            bins_of[trial.number].append(min(COLOURS - 1, max(0, int(share * COLOURS))))
+    return bins_of
 
 
 def parallel(facts: StudyFacts) -> tuple[str, dict[str, Any]]:
@@ -51,18 +51,18 @@ def parallel(facts: StudyFacts) -> tuple[str, dict[str, Any]]:
     parameters = _chosen(facts)
     if not ended or not parameters:
         return "", {}
-    short = short_names([one.name for one in facts.parameters])
-    found = [_of_choice(one, short[one.name], ended, facts) for one in parameters]
-    found += [_of_objective(facts, index) for index in range(len(facts.objectives))]
-    gap = (WIDTH - LEFT - RIGHT) / max(len(found) - 1, 1)
-    xs = [LEFT + gap * index for index in range(len(found))]
+    short = short_names([parameter.name for parameter in facts.parameters])
+    axes = [_of_choice(parameter, short[parameter.name], ended, facts) for parameter in parameters]
+    axes += [_of_objective(facts, index) for index in range(len(facts.objectives))]
+    gap = (WIDTH - LEFT - RIGHT) / max(len(axes) - 1, 1)
+    xs = [LEFT + gap * index for index in range(len(axes))]
     lacking = HEIGHT - BOTTOM + 24
-    places = {trial.number: [lacking if (y := axis.place(trial)) is None else y for axis in found] for trial in ended}
+    places = {trial.number: [lacking if (y := axis.place(trial)) is None else y for axis in axes] for trial in ended}
     colours = bins(facts)
     body = []
     for trial in sorted(ended, key=lambda trial: colours.get(trial.number, [-1])):
         body.append(_line(trial, xs, places[trial.number], colours.get(trial.number)))
-    for x, axis in zip(xs, found, strict=True):
+    for x, axis in zip(xs, axes, strict=True):
         lacks = any(place[xs.index(x)] == lacking for place in places.values())
         body.append(_drawn(x, axis, gap, lacking if lacks else None))
     data = {"xs": [round(x, 1) for x in xs], "top": TOP, "bottom": lacking + 8}
@@ -75,20 +75,20 @@ def _chosen(facts: StudyFacts) -> list[ParameterFacts]:
     if len(facts.parameters) <= SHOWN:
         return list(facts.parameters)
     shares: Mapping[str, float] = dict(facts.importance[0].shares) if facts.importance else {}
-    ranked = sorted(facts.parameters, key=lambda one: -shares.get(one.name, 0.0))
-    return [one for one in facts.parameters if one in ranked[:SHOWN]]
+    ranked = sorted(facts.parameters, key=lambda parameter: -shares.get(parameter.name, 0.0))
+    return [parameter for parameter in facts.parameters if parameter in ranked[:SHOWN]]
 
 
-def _of_choice(one: ParameterFacts, title: str, ended: Sequence[TrialFacts], facts: StudyFacts) -> _Axis:
-    if one.kind != "categorical":
-        scale = _from_end_to_end(one)
+def _of_choice(parameter: ParameterFacts, title: str, ended: Sequence[TrialFacts], facts: StudyFacts) -> _Axis:
+    if parameter.kind != "categorical":
+        scale = _from_end_to_end(parameter)
 
         def place(trial: TrialFacts) -> float | None:
-            return scale(float(trial.params[one.name])) if one.name in trial.params else None  # type: ignore[arg-type]
+            return scale(float(trial.params[parameter.name])) if parameter.name in trial.params else None  # type: ignore[arg-type]
 
-        return _Axis(one.name, title, place, _ticks(scale), "not active")
-    room = (HEIGHT - TOP - BOTTOM) / max(len(one.options), 1)
-    middle = {repr(option): HEIGHT - BOTTOM - room * (index + 0.5) for index, option in enumerate(one.options)}
+        return _Axis(parameter.name, title, place, _ticks(scale), "not active")
+    room = (HEIGHT - TOP - BOTTOM) / max(len(parameter.options), 1)
+    middle = {repr(option): HEIGHT - BOTTOM - room * (index + 0.5) for index, option in enumerate(parameter.options)}
     # lines through one alternative spread over a band, the best on top, so that they can be told apart
     sign = facts.objectives[0].sign
     rank = sorted(ended, key=lambda trial: sign * trial.values[0] if trial.values else 0.0)
@@ -96,22 +96,26 @@ def _of_choice(one: ParameterFacts, title: str, ended: Sequence[TrialFacts], fac
     band = min(room * 0.5, 56.0)
 
     def spread(trial: TrialFacts) -> float | None:
-        at = middle.get(repr(trial.params[one.name])) if one.name in trial.params else None
+        at = middle.get(repr(trial.params[parameter.name])) if parameter.name in trial.params else None
         return None if at is None else at - shift[trial.number] * band
 
-    ticks = [(middle[repr(option)], "none" if option is None else str(option)) for option in one.options]
-    return _Axis(one.name, title, spread, ticks, "not active")
+    ticks = [(middle[repr(option)], "none" if option is None else str(option)) for option in parameter.options]
+    return _Axis(parameter.name, title, spread, ticks, "not active")
 
 
-def _from_end_to_end(one: ParameterFacts) -> Scale:
+def _from_end_to_end(parameter: ParameterFacts) -> AxisScale:
     """A scale over the whole range of a number, with ticks at both ends."""
-    metric = "epochs" if one.kind == "int" else one.name  # for whole ticks
-    wide = scale_of(metric, (one.low, one.high), HEIGHT - BOTTOM, TOP, log=one.log, count=6)
-    if one.low >= one.high:
+    metric = "epochs" if parameter.kind == "int" else parameter.name  # for whole ticks
+    wide = scale_of(metric, (parameter.low, parameter.high), HEIGHT - BOTTOM, TOP, log=parameter.log, count=6)
+    if parameter.low >= parameter.high:
         return wide
-    scale = replace(wide, low=one.low, high=one.high)
-    inner = [tick for tick in wide.ticks if one.low < tick < one.high and TOP + 15 < scale(tick) < HEIGHT - BOTTOM - 15]
-    return replace(scale, ticks=(one.low, *inner, one.high))
+    scale = replace(wide, low=parameter.low, high=parameter.high)
+    inner = [
+        tick
+        for tick in wide.ticks
+        if parameter.low < tick < parameter.high and TOP + 15 < scale(tick) < HEIGHT - BOTTOM - 15
+    ]
+    return replace(scale, ticks=(parameter.low, *inner, parameter.high))
 
 
 def _of_objective(facts: StudyFacts, index: int) -> _Axis:
@@ -125,7 +129,7 @@ def _of_objective(facts: StudyFacts, index: int) -> _Axis:
     return _Axis(metric, metric_name(metric), place, _ticks(scale), "pruned")
 
 
-def _ticks(scale: Scale) -> list[tuple[float, str]]:
+def _ticks(scale: AxisScale) -> list[tuple[float, str]]:
     return [(scale(tick), scale.show(tick)) for tick in scale.ticks]
 
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 from pydantic import TypeAdapter, ValidationError
 
 from nasir.report.plots import text
-from nasir.report.study_axes import Scale, axes, clock, metric_name, scale_of
+from nasir.report.study_axes import AxisScale, axes, clock, metric_name, scale_of
 from nasir.report.study_facts import ObjectiveFacts, Outcome, StudyFacts, TrialFacts
 from nasir.spec.amounts import ConstraintText
 
@@ -58,18 +58,18 @@ def key(outcomes: Iterable[Outcome], extra: Sequence[tuple[str, str]] = ()) -> s
         f'<svg width="20" height="14" viewBox="0 0 20 14"><path class="{style}" d="M0 7H20"/></svg>{escape(words)}'
         for style, words in extra
     )
-    return f'<div class="key">{"".join(f"<span>{one}</span>" for one in [*shown.values(), *lines])}</div>'
+    return f'<div class="key">{"".join(f"<span>{entry}</span>" for entry in [*shown.values(), *lines])}</div>'
 
 
 def value_of(trial: TrialFacts, metric: str, objectives: Sequence[ObjectiveFacts]) -> float | None:
     """An objective or another quantity of a trial; None where it has none."""
-    for one, value in zip(objectives, trial.values, strict=False):
-        if one.metric == metric:
+    for objective, value in zip(objectives, trial.values, strict=False):
+        if objective.metric == metric:
             return value
-    found = trial.metrics.get(metric, trial.cost.get(metric))
-    if found is None and metric in ("epochs", "cpu_seconds"):
-        found = getattr(trial, metric)
-    return found if found is not None and math.isfinite(found) else None
+    measured = trial.metrics.get(metric, trial.cost.get(metric))
+    if measured is None and metric in ("epochs", "cpu_seconds"):
+        measured = getattr(trial, metric)
+    return measured if measured is not None and math.isfinite(measured) else None
 
 
 def _frame(bottom: float = BOTTOM) -> tuple[float, float, float, float]:
@@ -79,21 +79,25 @@ def _frame(bottom: float = BOTTOM) -> tuple[float, float, float, float]:
 def history(facts: StudyFacts) -> list[View]:
     """Values in the order in which trials ended, with the best so far; before them the hypervolume, if there is one."""
     views = [("hypervolume", _volume(facts))] if facts.hypervolume else []
-    views += [(metric_name(one.metric), _values(facts, index)) for index, one in enumerate(facts.objectives)]
+    views += [
+        (metric_name(objective.metric), _values(facts, index)) for index, objective in enumerate(facts.objectives)
+    ]
     return views
 
 
-def _order(count: int) -> Scale:
+def _order(count: int) -> AxisScale:
     left, right, _, _ = _frame()
     scale = scale_of("epochs", (1, max(count, 2)), left, right, log=False, count=8)
     ticks = tuple(tick for tick in scale.ticks if 1 <= tick <= max(count, 2))
-    return Scale("trials ended", 0.5, max(count, 2) + 0.5, left, right, ticks, scale.show)
+    return AxisScale("trials ended", 0.5, max(count, 2) + 0.5, left, right, ticks, scale.show)
 
 
 def _volume(facts: StudyFacts) -> str:
     _, _, bottom, top = _frame()
     x = _order(len(facts.finished))
-    y = Scale("share of the box from the worst to the best values", 0, 1, bottom, top, (0, 0.25, 0.5, 0.75, 1), _share)
+    y = AxisScale(
+        "share of the box from the worst to the best values", 0, 1, bottom, top, (0, 0.25, 0.5, 0.75, 1), _share
+    )
     points = [(x(index), y(value)) for index, value in enumerate(facts.hypervolume, 1)]
     fronts = [mark(trial, *points[index]) for index, trial in enumerate(facts.finished) if trial.number in facts.front]
     return svg("history", "hypervolume after each trial", [*axes(x, y), _steps(points), *fronts])
@@ -111,25 +115,25 @@ def _steps(points: Sequence[tuple[float, float]]) -> str:
 
 
 def _values(facts: StudyFacts, index: int) -> str:
-    one = facts.objectives[index]
+    objective = facts.objectives[index]
     finished = [trial for trial in facts.finished if len(trial.values) > index]
     left, _, bottom, top = _frame()
     x = _order(len(finished))
     # a pruned trial has the value it was stopped at: those far below lie on the axis, and do not squeeze the others
     settled = [trial.values[index] for trial in finished if trial.outcome != "pruned"]
-    y = scale_of(one.metric, settled or [trial.values[index] for trial in finished], bottom, top)
+    y = scale_of(objective.metric, settled or [trial.values[index] for trial in finished], bottom, top)
     places = [(trial, x(order), y(trial.values[index])) for order, trial in enumerate(finished, 1)]
     best: list[tuple[float, float]] = []
     record = math.inf
     for trial, at, _ in places:
-        if trial.counts and one.sign * trial.values[index] < record:
-            record = one.sign * trial.values[index]
+        if trial.counts and objective.sign * trial.values[index] < record:
+            record = objective.sign * trial.values[index]
         if record < math.inf:
-            best.append((at, y(one.sign * record)))
+            best.append((at, y(objective.sign * record)))
     body = [*axes(x, y), _steps(best), *(mark(*place) for place in places), *_rings(facts, places)]
     if not places:
         body.append(text((left + WIDTH) / 2, HEIGHT / 2, "no trial has ended yet", "tick middle"))
-    return svg("history", f"{metric_name(one.metric)} of each trial, in the order in which they ended", body)
+    return svg("history", f"{metric_name(objective.metric)} of each trial, in the order in which they ended", body)
 
 
 def _rings(facts: StudyFacts, places: Sequence[tuple[TrialFacts, float, float]]) -> Iterator[str]:
@@ -168,7 +172,7 @@ def _free_place(x: float, y: float, width: float, busy: Sequence[Box]) -> tuple[
 
 def trade_off(facts: StudyFacts) -> list[View]:
     """Each pair of objectives; of one objective, it against what the network and its training cost."""
-    metrics = [one.metric for one in facts.objectives]
+    metrics = [objective.metric for objective in facts.objectives]
     if len(metrics) > 1:
         pairs = [(x, y) for index, y in enumerate(metrics) for x in metrics[index + 1 :]]
     else:
@@ -188,17 +192,17 @@ def trade_off(facts: StudyFacts) -> list[View]:
     return views
 
 
-def _scatter(facts: StudyFacts, across: str, up: str, found: Sequence[tuple[TrialFacts, float, float]]) -> str:
+def _scatter(facts: StudyFacts, across: str, up: str, measured: Sequence[tuple[TrialFacts, float, float]]) -> str:
     left, right, bottom, top = _frame()
-    x = scale_of(across, (value for _, value, _ in found), left, right, count=6)
-    y = scale_of(up, (value for _, _, value in found), bottom, top)
-    signs = {one.metric: one.sign for one in facts.objectives}
+    x = scale_of(across, (value for _, value, _ in measured), left, right, count=6)
+    y = scale_of(up, (value for _, _, value in measured), bottom, top)
+    signs = {objective.metric: objective.sign for objective in facts.objectives}
     sign = signs.get(across, 1.0), signs.get(up, 1.0)
-    able = [(sign[0] * a, sign[1] * b) for trial, a, b in found if trial.counts]
+    able = [(sign[0] * a, sign[1] * b) for trial, a, b in measured if trial.counts]
     steps = list(_staircase(able))
     points = [(x(sign[0] * a), y(sign[1] * b)) for a, b in steps]
     line = f'<path class="front" d="M{"L".join(f"{a:.1f} {b:.1f}" for a, b in points)}"/>' if points else ""
-    places = [(trial, x(a), y(b)) for trial, a, b in found]
+    places = [(trial, x(a), y(b)) for trial, a, b in measured]
     limits, words = _limits(facts.constraints, across, up, x, y)
     body = [*axes(x, y), *limits, line, *(mark(*place) for place in places), *words]
     best = [place for place in places if len(facts.objectives) > 1 and place[0].number in facts.front]
@@ -218,7 +222,9 @@ def _staircase(points: Sequence[tuple[float, float]]) -> Iterator[tuple[float, f
         yield x, y
 
 
-def _limits(constraints: Iterable[str], across: str, up: str, x: Scale, y: Scale) -> tuple[list[str], list[str]]:
+def _limits(
+    constraints: Iterable[str], across: str, up: str, x: AxisScale, y: AxisScale
+) -> tuple[list[str], list[str]]:
     """Lines of the constraints on one of the two quantities, where they lie within the plot, and their words."""
     lines, said = [], []
     for words in constraints:
@@ -270,22 +276,22 @@ def intermediate(facts: StudyFacts) -> str:
     return svg("curves dimming", f"{metric_name(metric)} of each trial over {facts.axis}", body)
 
 
-def _worth_seeing(lines: Sequence[TrialFacts], one: ObjectiveFacts) -> list[float]:
+def _worth_seeing(lines: Sequence[TrialFacts], objective: ObjectiveFacts) -> list[float]:
     """The values that decide the range of y: not the worst quarter, in which all trials are alike bad at first."""
     values = sorted(
         (value for trial in lines for value in trial.intermediate.values() if math.isfinite(value)),
-        key=lambda value: one.sign * value,
+        key=lambda value: objective.sign * value,
     )
     ends = [trial.values[0] for trial in lines if trial.outcome == "pruned" and trial.values]
     return values[: max(len(values) * 3 // 4, 2)] + ends
 
 
-def _cost_axis(axis: str, high: float, start: float, stop: float) -> Scale:
+def _cost_axis(axis: str, high: float, start: float, stop: float) -> AxisScale:
     if axis == "cpu_seconds":
         scale = clock("CPU time of training", 0.0, high, start, stop)
     else:
         name = "MACs spent in training" if axis == "macs" else metric_name(axis)
         scale = scale_of("epochs" if axis == "epoch" else axis, (0.0, high), start, stop, log=False, count=8)
-        scale = Scale(name, scale.low, scale.high, start, stop, scale.ticks, scale.show)
+        scale = AxisScale(name, scale.low, scale.high, start, stop, scale.ticks, scale.show)
     ticks = tuple(tick for tick in scale.ticks if tick <= high)
-    return Scale(scale.title, 0.0, high or 1.0, start, stop, ticks, scale.show)
+    return AxisScale(scale.title, 0.0, high or 1.0, start, stop, ticks, scale.show)

@@ -64,13 +64,19 @@ def remark(trial: TrialFacts) -> str:
 
 def trials_table(facts: StudyFacts, folder: Path) -> str:
     """All attempts that began, sortable by their columns; the number of a trial that has a report links to it."""
-    short = short_names([one.name for one in facts.parameters])
+    short = short_names([parameter.name for parameter in facts.parameters])
     limited = _limited(facts)
     # (heading, title, style)
     head = [("trial", "", "number"), ("point", "one ticket of the study", "number"), ("outcome", "", "")]
-    head += [(metric_name(one.metric), f"{one.direction} {one.metric}", "number") for one in facts.objectives]
+    head += [
+        (metric_name(objective.metric), f"{objective.direction} {objective.metric}", "number")
+        for objective in facts.objectives
+    ]
     head += [(metric_name(name), name, "number") for name in limited]
-    head += [(short[one.name], one.name, "" if one.kind == "categorical" else "number") for one in facts.parameters]
+    head += [
+        (short[parameter.name], parameter.name, "" if parameter.kind == "categorical" else "number")
+        for parameter in facts.parameters
+    ]
     head += [("depth", "blocks in each stage", ""), ("epochs", "of the trial, shared ones included", "number")]
     head += [("CPU time", "spent by this attempt", "number"), ("took", "wall time", "number"), ("worker", "", "")]
     head += [("remarks", "", "why")]
@@ -86,10 +92,10 @@ def trials_table(facts: StudyFacts, folder: Path) -> str:
 
 def _limited(facts: StudyFacts) -> list[str]:
     """Quantities beside the objectives that have a column: the cost of the network, and what is constrained."""
-    known = {one.metric for one in facts.objectives}
+    known = {objective.metric for objective in facts.objectives}
     bound = [words.split("<")[0].split(">")[0].strip() for words in facts.constraints]  # METRIC <= NUMBER
-    found = [name for name in dict.fromkeys(["macs", "params", *bound]) if name not in known]
-    return [name for name in found if any(name in trial.cost or name in trial.metrics for trial in facts.trials)]
+    limited = [name for name in dict.fromkeys(["macs", "params", *bound]) if name not in known]
+    return [name for name in limited if any(name in trial.cost or name in trial.metrics for trial in facts.trials)]
 
 
 def _row(trial: TrialFacts, facts: StudyFacts, limited: Sequence[str], folder: Path) -> str:
@@ -101,11 +107,11 @@ def _row(trial: TrialFacts, facts: StudyFacts, limited: Sequence[str], folder: P
         _Cell(f"{trial.point}{attempt}", trial.point + trial.attempt / 100, "number", f"attempt {trial.attempt + 1}"),
         _Cell(trial.outcome, trial.outcome, f"outcome o-{trial.outcome}"),
     ]
-    for index, one in enumerate(facts.objectives):
+    for index, objective in enumerate(facts.objectives):
         value = trial.values[index] if index < len(trial.values) else None
-        cells.append(_number(one.metric, value))
+        cells.append(_number(objective.metric, value))
     cells += [_number(name, trial.cost.get(name, trial.metrics.get(name))) for name in limited]
-    cells += [_choice(trial, one) for one in facts.parameters]
+    cells += [_choice(trial, parameter) for parameter in facts.parameters]
     cells.append(_Cell(depth_text(trial.depths), sum(trial.depths.values()) or None))
     cells.append(_Cell("" if trial.epochs is None else str(trial.epochs), trial.epochs, "number"))
     cells += [_time(trial.spent_cpu_seconds), _time(_took(trial))]
@@ -116,13 +122,13 @@ def _row(trial: TrialFacts, facts: StudyFacts, limited: Sequence[str], folder: P
     return f'<tr class="t{" onfront" if front else ""}" data-t="{trial.number}" tabindex="0">{text}</tr>'
 
 
-def _choice(trial: TrialFacts, one: ParameterFacts) -> _Cell:
-    style = "" if one.kind == "categorical" else "number"
-    if one.name not in trial.params:
+def _choice(trial: TrialFacts, parameter: ParameterFacts) -> _Cell:
+    style = "" if parameter.kind == "categorical" else "number"
+    if parameter.name not in trial.params:
         return _Cell(LACK, None, f"off {style}".strip(), "not active")
-    found = trial.params[one.name]
-    raw = found if isinstance(found, (int, float)) and not isinstance(found, bool) else written(found)
-    return _Cell(written(found), raw, style)
+    chosen = trial.params[parameter.name]
+    raw = chosen if isinstance(chosen, (int, float)) and not isinstance(chosen, bool) else written(chosen)
+    return _Cell(written(chosen), raw, style)
 
 
 def _took(trial: TrialFacts) -> float | None:
@@ -154,16 +160,16 @@ def choices_table(facts: StudyFacts) -> str:
     chosen = [facts.trial(number) for number in facts.front[:6]]
     defaults: Mapping[str, Value] = next((trial.params for trial in facts.trials if trial.defaults), {})
     shares = dict(facts.importance[0].shares) if facts.importance else {}
-    columns = ["choice", "domain", *(["when"] if any(one.when for one in facts.parameters) else [])]
+    columns = ["choice", "domain", *(["when"] if any(parameter.when for parameter in facts.parameters) else [])]
     columns += (["defaults"] if defaults else []) + (["importance"] if shares else [])
     columns += [f"trial {trial.number}" for trial in chosen]
     rows = []
-    for one in facts.parameters:
-        cells = [one.name, one.domain]
-        cells += [one.when] if "when" in columns else []
-        cells += [written(defaults[one.name]) if one.name in defaults else LACK] if defaults else []
-        cells += [f"{100 * shares[one.name]:.0f} %" if one.name in shares else ""] if shares else []
-        cells += [written(trial.params[one.name]) if one.name in trial.params else LACK for trial in chosen]
+    for parameter in facts.parameters:
+        cells = [parameter.name, parameter.domain]
+        cells += [parameter.when] if "when" in columns else []
+        cells += [written(defaults[parameter.name]) if parameter.name in defaults else LACK] if defaults else []
+        cells += [f"{100 * shares[parameter.name]:.0f} %" if parameter.name in shares else ""] if shares else []
+        cells += [written(trial.params[parameter.name]) if parameter.name in trial.params else LACK for trial in chosen]
         rows.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
     body = "".join(f"<tr>{row}</tr>" for row in rows)

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from nasir.errors import NasirError
 from nasir.growing import fold
 from nasir.ir.graph import Graph
 from nasir.ir.space import Atom
-from nasir.transfer.fill import Stream, stream
+from nasir.transfer.fill import random_stream
 
 PER_UNIT = {
     "activation_mean": "mean absolute value of each unit of a space over probe images, behind its writers' norms",
@@ -59,7 +60,8 @@ class Evidence:
     `measured[kind]` holds, by name of a space, one number per unit, or rows of them; by label for "weight_abs"; by
     "label.slot" for "weights". `history`: the journal records so far. `seed` and `ordinal` (the rewrite that is being
     made, from 1) key the randomness of passes. `latency` gives the seconds that one batch takes a network on the device
-    at hand; None unless a pass needs it.
+    at hand; None unless a pass needs it. `averaged`: the "weights" of the moving average that is evaluated in their
+    place; None where there is none.
     """
 
     measured: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
@@ -67,12 +69,13 @@ class Evidence:
     seed: int = 0
     ordinal: int = 0
     latency: Callable[[Graph], float] | None = None
+    averaged: Evidence | None = None
 
-    def rng(self, purpose: str) -> Stream:
+    def rng(self, purpose: str) -> Generator:
         """The random stream of this rewrite for one `purpose`: the only randomness a pass may use."""
         refused = fold(self.history, _Refusals()).count
         # a refusal leaves the ordinal as it is: without its count a pass would draw the refused choice for ever
-        return stream(self.seed, self.ordinal, -1, "", f"{purpose} after {refused}" if refused else purpose)
+        return random_stream(self.seed, self.ordinal, -1, "", f"{purpose} after {refused}" if refused else purpose)
 
     def per_index(self, kind: str, space: Atom) -> NDArray[np.float64]:
         """One number per unit of `space`, the mean where several arrays were measured; NasirError if none was."""

@@ -11,12 +11,24 @@ from nasir.errors import ClaimError, Decline, NasirError, OutOfMemory, Preempted
 from nasir.ir import Graph
 from nasir.journal.directory import RunDirectory
 from nasir.journal.log import Journal, Record, lineage
-from nasir.policy import Decision, PhasePlan, PhaseView
+from nasir.policy import (
+    DropIndividual,
+    EndPhase,
+    FreezeSite,
+    KeepIndividual,
+    PhasePlan,
+    PhaseView,
+    RecallIndividual,
+    RewriteSite,
+    TrySites,
+    decisions_of,
+)
 from nasir.policy.conditions import metric_values
-from nasir.rewriting.evidence import Evidence
+from nasir.rewriting.evidence import Evidence, Need
+from nasir.rewriting.propose import make_pass, propose
 from nasir.rewriting.rewrite import WHOLE, Rewrite, site_name
 from nasir.running.population import Individuals
-from nasir.spec import make_pass, make_policy
+from nasir.spec import make_policy
 from nasir.training.backend import Effect, Session
 
 EXACT = 1e-4  # largest |delta logits| of an "exact" rewrite, relative to the largest logit (float32 rounding)
@@ -66,31 +78,34 @@ class Decisions:
         policy = make_policy(phase, self.seed)
         place = {"epoch": epoch, "phase": phase.name}
         for _ in range(ROUNDS):  # asked again after declined rewrites; a policy that never ends is a bug
-            decisions = policy.decide(self.journal.effective(), view(self.graph, (phase,)))
+            decisions = decisions_of(policy, phase, self.journal.effective(), view(self.graph, (phase,)))
             if not decisions:
                 return
             for decision in decisions:
                 fields = {key: value for key, value in decision.to_record().items() if key != "kind"}
                 self.write("decision", **place, **fields)
-                if decision.action == "rewrite":
-                    self._rewrite(decision, place)
-                elif decision.action == "trial":
-                    self._try(decision, place, phase_epoch)
-                elif decision.action == "keep":
-                    self._keep(int(decision.individual or 0), place)
-                elif decision.action == "recall":
-                    self._recall(int(decision.individual or 0), place)
-                elif decision.action == "drop":
-                    self.write("dropped", **place, individual=decision.individual)
-                elif decision.action == "end_phase":
-                    return
+                match decision:
+                    case RewriteSite():
+                        self._rewrite(decision, place)
+                    case TrySites():
+                        self._try(decision, place, phase_epoch)
+                    case KeepIndividual():
+                        self._keep(decision.individual, place)
+                    case RecallIndividual():
+                        self._recall(decision.individual, place)
+                    case DropIndividual():
+                        self.write("dropped", **place, individual=decision.individual)
+                    case FreezeSite():
+                        pass  # the policy reads it in the record
+                    case EndPhase():
+                        return
         raise RunError(
             f"phase '{phase.name}': the policy made {ROUNDS} rounds of decisions after epoch {epoch}; it loops"
         )
 
     # -- one rewrite
 
-    def _rewrite(self, decision: Decision, place: Mapping[str, Any]) -> None:
+    def _rewrite(self, decision: RewriteSite, place: Mapping[str, Any]) -> None:
         started = time.monotonic()
         try:
             rewrite, effect = self._propose(decision, place)
@@ -107,7 +122,7 @@ class Decisions:
         self.write(
             "rewrite",
             **place,
-            **_named(decision),
+            **_named(decision, decision.site),
             ordinal=self.ordinal,
             before=rewrite.before.digest,
             after=rewrite.graph.digest,
@@ -115,6 +130,7 @@ class Decisions:
             plan=self.run.put_blob(rewrite.plan.to_json()),
             preserves=rewrite.preserves,
             delta_logits=effect.delta_logits,
+            **({} if effect.averaged is None else {"delta_logits_averaged": effect.averaged.delta_logits}),
             depths=self.graph.depths(),
             added=[path for path in self.graph.regions if path not in before.regions],
             removed=[path for path in before.regions if path not in self.graph.regions],
@@ -124,21 +140,16 @@ class Decisions:
             **({"noted": dict(rewrite.noted)} if rewrite.noted else {}),
         )
 
-    def _decline(self, decision: Decision, place: Mapping[str, Any], refusal: Decline) -> None:
+    def _decline(self, decision: RewriteSite, place: Mapping[str, Any], refusal: Decline) -> None:
         noted = {"noted": dict(refusal.noted)} if refusal.noted else {}
-        self.write("declined", **place, **_named(decision), reason=str(refusal), **noted)
+        self.write("declined", **place, **_named(decision, decision.site), reason=str(refusal), **noted)
 
-    def _propose(self, decision: Decision, place: Mapping[str, Any]) -> tuple[Rewrite, Effect]:
+    def _propose(self, decision: RewriteSite, place: Mapping[str, Any]) -> tuple[Rewrite, Effect]:
         """The rewrite of a decision and its measured effect; the network is not touched yet. Raises Decline."""
         try:
             rewrite = self._rewrite_of(decision)
             effect = self._effect(rewrite, decision, place)
-            if rewrite.preserves == "exact" and not effect.delta_logits <= EXACT * max(1.0, effect.scale):
-                raise ClaimError(
-                    f"{decision.pass_name} at {rewrite.site} claims to be exact, but changes the logits of the probe "
-                    f"batch by up to {effect.delta_logits:.3g} (largest logit {effect.scale:.3g}); claim approximate, "
-                    "or mend it"
-                )
+            _check_claim(rewrite, effect)
         except Decline:
             raise
         except NasirError as error:
@@ -147,7 +158,7 @@ class Decisions:
             raise
         return rewrite, effect
 
-    def _effect(self, rewrite: Rewrite, decision: Decision, place: Mapping[str, Any]) -> Effect:
+    def _effect(self, rewrite: Rewrite, decision: RewriteSite, place: Mapping[str, Any]) -> Effect:
         try:
             return self.session.propose(rewrite)
         except (OutOfMemory, MemoryError) as error:
@@ -159,19 +170,14 @@ class Decisions:
                 sizes,
             ) from error
 
-    def _rewrite_of(self, decision: Decision) -> Rewrite:
-        change = make_pass(decision.pass_name, decision.options)
-        seen = self.session.observe(change.needs) if change.needs else Evidence()
-        seen = replace(seen, history=self._own(), seed=self.seed, ordinal=self.ordinal + 1)
-        rewrite = change.attempt(self.graph, change.site(self.graph, str(decision.site)), seen)
-        if decision.budget is not None:
-            cost = rewrite.graph.cost()
-            excess = decision.budget.excess(params=cost.params, macs=cost.macs)
-            if excess:
-                raise Decline(f"past the budget: {excess}")
+    def _rewrite_of(self, decision: RewriteSite) -> Rewrite:
+        rewrite = propose(decision, self.graph, self._observed)
         stored = {d: self.run.get_array(d) for d in rewrite.plan.digests() if d not in rewrite.blobs}
-        whole: Rewrite = replace(rewrite, blobs={**rewrite.blobs, **stored})
-        return whole
+        return replace(rewrite, blobs={**rewrite.blobs, **stored})
+
+    def _observed(self, needs: tuple[Need, ...]) -> Evidence:
+        seen = self.session.observe(needs) if needs else Evidence()
+        return replace(seen, history=self._own(), seed=self.seed, ordinal=self.ordinal + 1)
 
     def _after(self, rewrite: Rewrite) -> dict[str, Any]:
         """Carry out what a rewrite asks the trainer for; the facts for its record."""
@@ -233,13 +239,12 @@ class Decisions:
 
     # -- trials
 
-    def _try(self, decision: Decision, place: Mapping[str, Any], phase_epoch: int) -> None:
+    def _try(self, decision: TrySites, place: Mapping[str, Any], phase_epoch: int) -> None:
         """Train each candidate from the same state, put everything back, and adopt the best if it is good enough.
 
         A journal record `trial` says what came of each; `site` None is the network as it is.
         """
         trial = decision.trial
-        assert trial is not None
         saved = self.session.snapshot()
         if trial.baseline == "now":
             last = next((record for record in reversed(self._own()) if record["kind"] == "epoch"), None)
@@ -251,31 +256,33 @@ class Decisions:
             self.session.restore(saved)
         gains: dict[str, float] = {}
         for site in decision.sites:
-            candidate = replace(decision, action="rewrite", site=site)
+            candidate = decision.at(site)
             try:
                 rewrite, _ = self._propose(candidate, place)
                 self.session.accept()
                 self._after(rewrite)
-                gains[site] = trial.gain(self._trial(candidate, rewrite, place, phase_epoch), baseline)
+                gains[site] = trial.gain(self._trial(decision, rewrite, place, phase_epoch), baseline)
             except (Decline, RunError) as refusal:  # one that diverges is no candidate
                 refusal = refusal if isinstance(refusal, Decline) else Decline(str(refusal))
                 self._decline(candidate, place, refusal)
             self.session.restore(saved)
         best = max(gains, key=lambda site: gains[site], default=None)
         if best is not None and gains[best] > trial.min_gain:
-            self._rewrite(replace(decision, action="rewrite", site=best), place)
+            self._rewrite(decision.at(best), place)
             return
         for site in gains:
             reason = (
                 f"the best candidate, {best}, gains {gains[str(best)]:.6g} of {trial.metric} over {baseline:.6g} in "
                 f"{trial.epochs} epochs, not more than {trial.min_gain:.6g}"
             )
-            self._decline(replace(decision, action="rewrite", site=site), place, Decline(reason))
+            self._decline(decision.at(site), place, Decline(reason))
 
-    def _trial(self, decision: Decision, rewrite: Rewrite | None, place: Mapping[str, Any], phase_epoch: int) -> float:
-        """Train the session's network for a trial and journal what comes of it; its value of the metric."""
+    def _trial(self, decision: TrySites, rewrite: Rewrite | None, place: Mapping[str, Any], phase_epoch: int) -> float:
+        """Train the session's network for a trial and journal what comes of it; its value of the metric.
+
+        `rewrite` made it, None: it is the network as it is.
+        """
         trial = decision.trial
-        assert trial is not None
         started = time.monotonic()
         trained: Mapping[str, float] = {}
         for number in range(trial.epochs):
@@ -289,7 +296,7 @@ class Decisions:
         record = self.write(
             "trial",
             **place,
-            **_named(decision),
+            **_named(decision, rewrite.site if rewrite is not None else None),
             epochs=trial.epochs,
             metrics=metrics,
             params=cost.params,
@@ -299,8 +306,21 @@ class Decisions:
         return metric_values(trial.metric, [record])[0]
 
 
-def _named(decision: Decision) -> dict[str, Any]:
-    return {"pass": decision.pass_name, "options": dict(decision.options), "site": decision.site}
+def _check_claim(rewrite: Rewrite, effect: Effect) -> None:
+    """ClaimError where a rewrite claims to be exact and is not, be it for the averaged weights only."""
+    if rewrite.preserves != "exact":
+        return
+    for network, part in (("", effect), (" of the averaged weights", effect.averaged)):
+        if part is not None and not part.delta_logits <= EXACT * max(1.0, part.largest_logit):
+            raise ClaimError(
+                f"{rewrite.made_by['pass']} at {rewrite.site} claims to be exact, but changes the logits{network} of "
+                f"the probe batch by up to {part.delta_logits:.3g} (largest logit {part.largest_logit:.3g}); "
+                "claim approximate, or mend it"
+            )
+
+
+def _named(decision: RewriteSite | TrySites, site: str | None) -> dict[str, Any]:
+    return {"pass": decision.pass_name, "options": dict(decision.options), "site": site}
 
 
 def view(graph: Graph, phases: Sequence[PhasePlan]) -> PhaseView:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nasir.errors import Decline
 from nasir.ir import Graph
-from nasir.policy import Decision, PhaseView, read_metrics, simulate
+from nasir.policy import KeepIndividual, PhaseView, RecallIndividual, RewriteSite, Structural, read_metrics, simulate
+from nasir.rewriting.evidence import Evidence, Need
+from nasir.rewriting.propose import propose
 from nasir.running.decisions import view
-from nasir.spec import Spec, make_pass, make_policy
+from nasir.spec import Spec, make_policy
 
 
 def simulate_spec(spec: Spec, graph: Graph, metrics: Path, epochs: int) -> list[dict[str, Any]]:
@@ -20,26 +23,23 @@ def simulate_spec(spec: Spec, graph: Graph, metrics: Path, epochs: int) -> list[
     """
     current = graph
 
-    def apply(decision: Decision) -> PhaseView:
+    def apply(decision: Structural) -> PhaseView:
         nonlocal current
-        if decision.action == "keep":
-            kept[int(decision.individual or 0)] = current
-        if decision.action == "recall":
-            current = kept[int(decision.individual or 0)]
-        if decision.action != "rewrite":
-            return view(current, plans)
-        change = make_pass(decision.pass_name, decision.options)
-        if change.needs:
-            raise Decline(f"{decision.pass_name} measures the network, which a simulation has not trained")
-        rewrite = change.attempt(current, change.site(current, str(decision.site)))
-        if decision.budget is not None:
-            cost = rewrite.graph.cost()
-            excess = decision.budget.excess(params=cost.params, macs=cost.macs)
-            if excess:
-                raise Decline(f"past the budget: {excess}")
-        current = rewrite.graph
+        match decision:
+            case KeepIndividual(number):
+                kept[number] = current
+            case RecallIndividual(number):
+                current = kept[number]
+            case RewriteSite():
+                current = propose(decision, current, partial(_unmeasured, decision.pass_name)).graph
         return view(current, plans)
 
     kept: dict[int, Graph] = {}
     plans = tuple(phase.plan() for phase in spec.phases)
     return simulate(plans, spec.seed, read_metrics(metrics), view(graph, plans), apply, epochs, make_policy)
+
+
+def _unmeasured(pass_name: str, needs: tuple[Need, ...]) -> Evidence:
+    if needs:
+        raise Decline(f"{pass_name} measures the network, which a simulation has not trained")
+    return Evidence()

@@ -13,7 +13,7 @@ from nasir.ir import Graph
 from nasir.ir.regions import closest, covers
 from nasir.journal.directory import RunDirectory
 from nasir.journal.log import Journal, Record
-from nasir.policy import PhasePlan, Progress
+from nasir.policy import PhasePlan, PhaseProgress
 from nasir.registry import policies
 from nasir.running.decisions import Decisions
 from nasir.running.decisions import Signals as Signals
@@ -71,7 +71,7 @@ class Engine:
         if self.undecided:
             self._decide_late()
         while True:
-            progress = Progress.of(self.journal.effective(), self.plans)
+            progress = PhaseProgress.of(self.journal.effective(), self.plans)
             if progress.phase_index is None:
                 if self.begun is None:  # resumed between the last epoch and the end
                     last = self.spec.phases[-1]
@@ -79,10 +79,10 @@ class Engine:
                 return self._finish()
             if self.begun != progress.phase_index:
                 self._begin(progress)
-                progress = Progress.of(self.journal.effective(), self.plans)
+                progress = PhaseProgress.of(self.journal.effective(), self.plans)
             self._epoch(progress)
 
-    def _begin(self, progress: Progress) -> None:
+    def _begin(self, progress: PhaseProgress) -> None:
         assert progress.phase_index is not None
         phase = self.spec.phases[progress.phase_index]
         fresh = not progress.begun
@@ -101,7 +101,7 @@ class Engine:
                 known = closest(prefix, [*self.graph.regions, *labels])
                 raise RunError(f"phase '{phase.name}': freeze: nothing is labelled '{prefix}' or below it; {known}")
 
-    def _epoch(self, progress: Progress) -> None:
+    def _epoch(self, progress: PhaseProgress) -> None:
         assert progress.phase_index is not None
         started, cpu_started = time.monotonic(), time.process_time()
         phase = self.plans[progress.phase_index]
@@ -142,7 +142,7 @@ class Engine:
         self.decisions.make(phase, epoch, phase_epoch)
         self.undecided = False
         every = self.spec.checkpoint.every
-        over = Progress.of(self.journal.effective(), self.plans).phase_index is None
+        over = PhaseProgress.of(self.journal.effective(), self.plans).phase_index is None
         if epoch % every == 0 or over or self.signals.wanted():
             self.save(epoch)
         if self.signals.wanted():

@@ -11,8 +11,10 @@ from nasir.growing import GrowingSequence
 from nasir.ir import Graph
 from nasir.journal.directory import RunDirectory
 from nasir.journal.log import lineage
+from nasir.policy import RewriteSite
 from nasir.rewriting.evidence import Evidence
-from nasir.spec import Spec, hash_plugins, import_plugins, load_spec, make_pass
+from nasir.rewriting.propose import make_pass, propose
+from nasir.spec import Spec, hash_plugins, import_plugins, load_spec
 from nasir.transfer import TransferPlan
 
 INDIVIDUAL = ("kept", "recalled", "dropped")
@@ -90,10 +92,10 @@ def _replay(directory: RunDirectory, graph: Graph, record: Mapping[str, Any], se
     plan.verify(graph, after)
     for digest in plan.digests():
         directory.get_array(digest)  # whole, and still what the plan means
-    change = make_pass(record["pass"], record["options"])
-    if not change.needs:
+    if not make_pass(record["pass"], record["options"]).needs:
+        decision = RewriteSite("", record["pass"], record["options"], record["site"])
         try:
-            again = change.attempt(graph, change.site(graph, record["site"]), seen)
+            again = propose(decision, graph, lambda _: seen)
         except Decline as refusal:
             raise JournalError(f"{place}: the pass now refuses: {refusal}; was it changed since?") from None
         if again.graph != after or again.plan.to_json() != plan.to_json():

@@ -21,7 +21,7 @@ ATTRIBUTE = "architecture"  # user attribute of a trial that holds its key
 ASIDE = frozenset({"nasir", "name", "checkpoint", "search", "network", "blocks", "input", "plugins"})
 
 
-class Trial(Protocol):
+class EndedTrial(Protocol):
     """What is read of an Optuna trial."""
 
     @property
@@ -32,7 +32,7 @@ class Trial(Protocol):
     def user_attrs(self) -> Mapping[str, Any]: ...
 
 
-Known = TypeVar("Known", bound=Trial)
+Known = TypeVar("Known", bound=EndedTrial)
 
 
 def key(spec: Spec, graph: Graph) -> str:
@@ -67,8 +67,8 @@ def key(spec: Spec, graph: Graph) -> str:
 
 def lookup(trials: Iterable[Known], wanted: str) -> Known | None:
     """The first COMPLETE trial of that key."""
-    found = [trial for trial in trials if trial.state.name == "COMPLETE" and trial.user_attrs.get(ATTRIBUTE) == wanted]
-    return min(found, key=lambda trial: trial.number, default=None)
+    equal = [trial for trial in trials if trial.state.name == "COMPLETE" and trial.user_attrs.get(ATTRIBUTE) == wanted]
+    return min(equal, key=lambda trial: trial.number, default=None)
 
 
 def _weights(spec: Spec) -> Any:

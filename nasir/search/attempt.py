@@ -67,7 +67,7 @@ class Attempt:
     ) -> None:
         self.study = study
         self.frozen = frozen
-        self.earlier = [study.directory(one) for one in ledger.earlier(frozen)]  # the newest first
+        self.earlier = [study.directory(earlier) for earlier in ledger.earlier(frozen)]  # the newest first
         self.executor = executor
         self.signals = signals
         self.say = say
@@ -184,7 +184,7 @@ class Attempt:
             return
         new = [record]
         if not self.epochs:  # an earlier attempt or a stored prefix may have trained the epochs before
-            new = [one for one in history(self.directory) if one["kind"] == "epoch"] or new
+            new = [record for record in history(self.directory) if record["kind"] == "epoch"] or new
             self.resumed = len(new) - 1
         self.epochs += new
         if len(self.search.objectives) == 1 and self._report(new) and not self._is_last(record) and self._hopeless():
@@ -193,7 +193,7 @@ class Attempt:
     def _catch_up(self) -> None:
         """Of a run that had trained all its epochs when its worker died, nothing is heard but its end."""
         if not self.epochs:
-            self.epochs = [one for one in history(self.directory) if one["kind"] == "epoch"]
+            self.epochs = [record for record in history(self.directory) if record["kind"] == "epoch"]
             self.resumed = len(self.epochs)
             if len(self.search.objectives) == 1:
                 self._report(self.epochs)
@@ -221,7 +221,7 @@ class Attempt:
         """What the pruner says, of this trial as it is and of others as they were a moment ago."""
         if self.search.pruner.kind == "none":
             return False
-        storage, found = self.study.storage, self.study.optuna
+        storage, optuna_study = self.study.storage, self.study.optuna
         if self.search.pruner.innermost.kind in RUNGS:  # these keep notes of their own in the storage
             self.frozen = storage.get_trial(self.frozen._trial_id)
         self.frozen.intermediate_values = dict(self.values)
@@ -231,7 +231,7 @@ class Attempt:
             after = time.monotonic()
             self._others_until = after + REREAD * (after - now)
         with storage.remembering(self._others):
-            return found.pruner.prune(found, self.frozen)
+            return optuna_study.pruner.prune(optuna_study, self.frozen)
 
     # -- the end
 
@@ -248,7 +248,7 @@ class Attempt:
     def _facts(self, outcome: Outcome) -> dict[str, Any]:
         measured = {} if outcome.latency_ms is None else {"latency_ms": outcome.latency_ms}
         metrics = {**outcome.metrics, **measured}
-        found = {
+        facts = {
             "metrics": {name: value for name, value in metrics.items() if math.isfinite(value)},
             "cost": dict(outcome.cost),
             "depths": dict(outcome.depths),
@@ -259,7 +259,7 @@ class Attempt:
             **outcome.notes,
             **self.notes,
         }
-        return {**found, "resumed": self.resumed} if self.previous is not None and self.resumed else found
+        return {**facts, "resumed": self.resumed} if self.previous is not None and self.resumed else facts
 
     def _end(
         self,
@@ -298,10 +298,10 @@ class Attempt:
 
     def _told(self, state: TrialState) -> bool:
         """Whether the storage has it as told: an answer may get lost after the fact. Raises on what is no fence."""
-        found = self.study.storage.get_trial(self.frozen._trial_id)
-        if not found.state.is_finished():
-            raise StudyError(f"{self.study.storage.place}: trial {found.number} could not be told as {state.name}")
-        return found.state == state
+        stored = self.study.storage.get_trial(self.frozen._trial_id)
+        if not stored.state.is_finished():
+            raise StudyError(f"{self.study.storage.place}: trial {stored.number} could not be told as {state.name}")
+        return stored.state == state
 
     def _failed(self, error: Exception) -> None:
         """Retry what another machine may do better; anything else would fail again."""

@@ -34,12 +34,12 @@ def best_trial(study: Study, number: int | None = None) -> FrozenTrial:
     if number is None:
         number = _only(facts)
     trials = study.optuna.get_trials(deepcopy=False)
-    found = next((trial for trial in trials if trial.number == number), None)
-    if found is None:
+    wanted = next((trial for trial in trials if trial.number == number), None)
+    if wanted is None:
         raise UsageError(f"study {facts.name}: there is no trial {number}; it has 0 to {len(trials) - 1}")
-    if found.state not in MADE:
+    if wanted.state not in MADE:
         raise UsageError(_unfinished(facts, facts.trial(number)))
-    return found
+    return wanted
 
 
 def _only(facts: StudyFacts) -> int:
@@ -60,14 +60,14 @@ def _only(facts: StudyFacts) -> int:
     lines = [f"  --trial {number}: {_values(facts, facts.trial(number))}" for number in facts.front[:LISTED]]
     more = len(facts.front) - LISTED
     lines += [f"  and {more} more; see the report"] if more > 0 else []
-    aims = " and ".join(one.metric for one in facts.objectives)
+    aims = " and ".join(objective.metric for objective in facts.objectives)
     text = "\n".join(lines)
     raise UsageError(f"study {facts.name}: {aims} have no single best trial; choose one of the front:\n{text}")
 
 
 def _values(facts: StudyFacts, trial: TrialFacts) -> str:
     pairs = zip(facts.objectives, trial.values, strict=True)
-    return ", ".join(f"{one.metric} {amount(one.metric, value)}" for one, value in pairs)
+    return ", ".join(f"{objective.metric} {amount(objective.metric, value)}" for objective, value in pairs)
 
 
 def _nearest(trials: Sequence[TrialFacts]) -> TrialFacts:
@@ -82,7 +82,7 @@ def _nearest(trials: Sequence[TrialFacts]) -> TrialFacts:
 
 def _unfinished(facts: StudyFacts, trial: TrialFacts) -> str:
     """Why an attempt cannot be trained again, and which other attempt at its point can."""
-    settled = next((one.number for one in facts.trials if one.point == trial.point and one.ended), None)
+    settled = next((other.number for other in facts.trials if other.point == trial.point and other.ended), None)
     remedy = f"its point ended as --trial {settled}" if settled is not None else "wait for it, or choose another"
     return f"study {facts.name}: trial {trial.number} has no result ({trial.outcome}); {remedy}"
 

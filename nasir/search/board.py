@@ -41,9 +41,9 @@ class StudyBoard:
     def _reap_nameless(self, trials: list[FrozenTrial]) -> None:
         """Give up what a worker took with its last breath; nobody knows that it was his."""
         now = time.monotonic()
-        found = [trial for trial in trials if trial.state == TrialState.RUNNING and "worker" not in trial.user_attrs]
-        self._nameless = {trial._trial_id: self._nameless.get(trial._trial_id, now) for trial in found}
-        lost = [trial for trial in found if now - self._nameless[trial._trial_id] > NAMELESS]
+        nameless = [trial for trial in trials if trial.state == TrialState.RUNNING and "worker" not in trial.user_attrs]
+        self._nameless = {trial._trial_id: self._nameless.get(trial._trial_id, now) for trial in nameless}
+        lost = [trial for trial in nameless if now - self._nameless[trial._trial_id] > NAMELESS]
         for trial in lost:
             self._study.lose(trial, "its worker died while taking it")
         if lost:

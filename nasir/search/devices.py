@@ -13,15 +13,17 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from nasir.errors import RunError, UsageError
+from nasir.registry import backends
 from nasir.spec import Spec
 from nasir.spec.check import rule_passes
 from nasir.spec.search import SearchSpec
 from nasir.spec.tree import locate
+from nasir.training.backend import DEFAULT_BACKEND, make_backend
 
 __all__ = ["VISIBLE", "Demand", "Division", "GpuShare", "demand_of", "divide", "gpu_share", "names", "view", "visible"]
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-COUNT = "from nasir.registry import backends; print(backends.get('torch')().cuda_devices())"
+COUNT = "import sys; from nasir.training.backend import make_backend; print(make_backend(sys.argv[1]).cuda_devices())"
 AIM = "aim at macs or params instead"
 
 
@@ -81,8 +83,8 @@ class Demand:
     @property
     def numbered(self) -> Wish | None:
         """The wish of the highest number that asks for one device of several, cuda:N."""
-        found = [wish for wish in self.wishes if wish.number is not None]
-        return max(found, key=lambda wish: wish.number or 0, default=None)
+        numbered = [wish for wish in self.wishes if wish.number is not None]
+        return max(numbered, key=lambda wish: wish.number or 0, default=None)
 
     def beside_others(self, there: bool) -> list[str]:
         """Remarks about what is timed on a CPU that several workers load; `there`: workers see a CUDA device."""
@@ -111,26 +113,26 @@ def demand_of(spec: SearchSpec, written: bool = True) -> Demand:
         name = default if given is None else str(given.value)
         wishes.setdefault(name, wish(name, "device"))
         timing |= dict.fromkeys(
-            one.name for one in rule_passes(tree) if any(need.kind == "latency" for need in one.needs)
+            used.name for used in rule_passes(tree) if any(need.kind == "latency" for need in used.needs)
         )
     clocks = [Clock(f"the pass {name} aims at a latency, which", frozenset(wishes)) for name in timing]
-    found = list(wishes.values())
+    all_wishes = list(wishes.values())
     if "latency_ms" in spec.search.metrics:
         name = spec.search.latency.device
-        found.append(wish(name, "search", "latency", "device"))
+        all_wishes.append(wish(name, "search", "latency", "device"))
         clocks.append(Clock("latency_ms", frozenset({name})))
-    return Demand(tuple(found), tuple(clocks))
+    return Demand(tuple(all_wishes), tuple(clocks))
 
 
 # -- what this machine has
 
 
-def visible(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """The devices that torch sees in an environment, by the names that `CUDA_VISIBLE_DEVICES` has for them.
+def visible(environment: Mapping[str, str] = os.environ, backend: str = DEFAULT_BACKEND) -> tuple[str, ...]:
+    """The devices that a backend sees in an environment, by the names that `CUDA_VISIBLE_DEVICES` has for them.
 
-    Raises RunError where torch cannot tell.
+    Raises RunError where it cannot tell.
     """
-    return names(environment.get(VISIBLE), _count(environment))
+    return names(environment.get(VISIBLE), _count(environment, backend))
 
 
 def names(mask: str | None, count: int) -> tuple[str, ...]:
@@ -143,11 +145,13 @@ def names(mask: str | None, count: int) -> tuple[str, ...]:
     return instances if instances and count else tuple(given[:count])
 
 
-def _count(environment: Mapping[str, str]) -> int:
+def _count(environment: Mapping[str, str], backend: str) -> int:
     """Asked of another process: in this one torch would stay, with some 600 MB, as long as the search takes."""
-    done = subprocess.run([sys.executable, "-c", COUNT], env=environment, capture_output=True, text=True)
+    if not backends.installed(backend):  # of a plugin file, which no other process has read
+        return make_backend(backend).cuda_devices()
+    done = subprocess.run([sys.executable, "-c", COUNT, backend], env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise RunError(f"torch does not tell which CUDA devices there are; it wrote:\n{done.stderr.strip()}")
+        raise RunError(f"{backend} does not tell which CUDA devices there are; it wrote:\n{done.stderr.strip()}")
     return int(done.stdout.split()[-1])
 
 
@@ -174,23 +178,23 @@ def divide(demand: Demand, devices: Sequence[str], workers: int, each: int = 1) 
     something on one device.
     """
     there = bool(devices)
-    wanted, one = demand.must, demand.numbered
+    wanted, numbered = demand.must, demand.numbered
     if wanted is not None and not there:
         raise UsageError(f"{wanted}, and {_seen(devices)}; use `auto` or `cpu`, or look at {VISIBLE} and the driver")
-    if one is not None and one.number is not None and one.number >= len(devices):
-        raise UsageError(f"{one}, and {_seen(devices)}, numbered from 0; use `cuda`")
+    if numbered is not None and numbered.number is not None and numbered.number >= len(devices):
+        raise UsageError(f"{numbered}, and {_seen(devices)}, numbered from 0; use `cuda`")
     if workers == 1:
         return Division()
     notes = demand.beside_others(there)
     if not there or not demand.may:
         return Division(notes=tuple(notes))
-    places = 1 if one is not None else len(devices)
+    places = 1 if numbered is not None else len(devices)
     if workers > places * each:
         several = f"--workers-per-device {-(-workers // places)} to let them share"
-        if one is not None:
+        if numbered is not None:
             raise UsageError(
-                f"{one}: {workers} workers would all be on this one device; use `cuda`, which gives each worker one of "
-                f"its own, or {several}"
+                f"{numbered}: {workers} workers would all be on this one device; use `cuda`, which gives each "
+                f"worker one of its own, or {several}"
             )
         shared = "" if each == 1 else f" for {each} workers each"
         raise UsageError(
@@ -201,7 +205,7 @@ def divide(demand: Demand, devices: Sequence[str], workers: int, each: int = 1) 
         _refuse_shared_clocks(demand, f"use --workers {places}")
         whose = f"{workers} workers share {_number(places, 'CUDA device')}"
         notes.insert(0, f"{whose}: memory is shared, and times and speeds are those of a device that others load")
-    return Division(() if one is not None else tuple(devices), tuple(notes))
+    return Division(() if numbered is not None else tuple(devices), tuple(notes))
 
 
 def _refuse_shared_clocks(demand: Demand, remedy: str) -> None:
@@ -254,12 +258,12 @@ def gpu_share(demand: Demand, asked: float | None, workers: int, total: float, l
     if gpus > largest:
         where = f"the largest node of the cluster has {_number(largest, 'GPU')}; use fewer"
         raise UsageError(f"--ray-gpus {gpus:g}: {where if total else f'{have}; leave it out'}")
-    wanted, one = demand.must, demand.numbered
+    wanted, numbered = demand.must, demand.numbered
     if wanted is not None and not gpus:
         text = f"with --ray-gpus 0 workers see none of {_number(total, 'GPU')}" if total else have
         raise UsageError(f"{wanted}, and {text}; {'leave --ray-gpus out' if total else 'use `auto` or `cpu`'}")
-    if one is not None and one.number is not None and one.number >= max(1, gpus):
-        raise UsageError(f"{one}, and a worker sees the GPUs it is given only, numbered from 0; use `cuda`")
+    if numbered is not None and numbered.number is not None and numbered.number >= max(1, gpus):
+        raise UsageError(f"{numbered}, and a worker sees the GPUs it is given only, numbered from 0; use `cuda`")
     if demand.may and not gpus:
         notes.append(f"{have}{' and --ray-gpus 0 gives workers none' if total else ''}: trials run on the CPU")
     if gpus and not demand.may:

@@ -27,8 +27,8 @@ def columns(facts: StudyFacts) -> tuple[str, ...]:
     """
     return (
         *FIRST,
-        *(f"values.{one.metric}" for one in facts.objectives),
-        *(f"params.{one.name}" for one in facts.parameters),
+        *(f"values.{objective.metric}" for objective in facts.objectives),
+        *(f"params.{parameter.name}" for parameter in facts.parameters),
         *(f"constraints.{text}" for text in facts.constraints),
         *_found("metrics", facts.trials),
         *_found("cost", facts.trials),
@@ -60,7 +60,9 @@ def to_csv(facts: StudyFacts) -> str:
 def _cells(trial: TrialFacts, facts: StudyFacts) -> dict[str, Value]:
     cells: dict[str, Value] = {name: getattr(trial, name) for name in (*FIRST, *LAST) if hasattr(trial, name)}
     cells |= {"started": _time(trial.start), "ended": _time(trial.end)}
-    cells |= {f"values.{one.metric}": value for one, value in zip(facts.objectives, trial.values, strict=False)}
+    cells |= {
+        f"values.{objective.metric}": value for objective, value in zip(facts.objectives, trial.values, strict=False)
+    }
     cells |= {f"params.{name}": _null(value) for name, value in trial.params.items()}
     for field in ("constraints", "metrics", "cost", "depths"):
         cells |= {f"{field}.{name}": value for name, value in getattr(trial, field).items()}

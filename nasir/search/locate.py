@@ -86,12 +86,12 @@ def only_study(url: str) -> str:
     finally:
         storage.close()
     if len(names) != 1:
-        found = (
+        remedy = (
             f"it has {', '.join(map(repr, names))}; choose one by --study"
             if names
             else "begin one with `nasir search SPEC`"
         )
-        raise UsageError(f"{storage.place}: {'more than one study' if names else 'no study'}: {found}")
+        raise UsageError(f"{storage.place}: {'more than one study' if names else 'no study'}: {remedy}")
     return names[0]
 
 

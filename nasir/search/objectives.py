@@ -15,24 +15,24 @@ Metrics = Mapping[str, float]
 """By name: val.*, train.*, macs, params, latency_ms, epochs, cpu_seconds."""
 
 
-def objective_values(search: Search, found: Metrics) -> list[float]:
+def objective_values(search: Search, metrics: Metrics) -> list[float]:
     """In the order of the objectives. Raises RunError for one that was not measured or is not a number."""
-    return [_number("objective", objective.metric, found) for objective in search.objectives]
+    return [_number("objective", objective.metric, metrics) for objective in search.objectives]
 
 
-def constraint_values(search: Search, found: Metrics, partial: bool = False) -> dict[str, float]:
+def constraint_values(search: Search, metrics: Metrics, partial: bool = False) -> dict[str, float]:
     """How far each constraint is exceeded, by its text; kept where at most 0. `partial`: only those that are known."""
     return {
-        constraint.text: constraint.violation(_number("constraint", constraint.metric, found))
+        constraint.text: constraint.violation(_number("constraint", constraint.metric, metrics))
         for constraint in search.constraints
-        if not partial or math.isfinite(found.get(constraint.metric, math.nan))
+        if not partial or math.isfinite(metrics.get(constraint.metric, math.nan))
     }
 
 
-def _number(role: str, metric: str, found: Metrics) -> float:
-    if metric not in found:
-        raise RunError(f"{role} {metric}: the trial did not measure it; it has {', '.join(sorted(found))}")
-    value = float(found[metric])
+def _number(role: str, metric: str, metrics: Metrics) -> float:
+    if metric not in metrics:
+        raise RunError(f"{role} {metric}: the trial did not measure it; it has {', '.join(sorted(metrics))}")
+    value = float(metrics[metric])
     if not math.isfinite(value):
         raise RunError(f"{role} {metric}: {value}; the training diverged")
     return value
@@ -40,5 +40,5 @@ def _number(role: str, metric: str, found: Metrics) -> float:
 
 def intermediate(metric: str, record: Mapping[str, Any]) -> float | None:
     """The first objective after an epoch, from its journal record; None where it is known only at the end."""
-    found = record.get("metrics", {}).get(metric, record.get(metric) if metric in ("macs", "params") else None)
-    return None if found is None else float(found)
+    value = record.get("metrics", {}).get(metric, record.get(metric) if metric in ("macs", "params") else None)
+    return None if value is None else float(value)

@@ -10,9 +10,9 @@ __all__ = ["hypervolume", "hypervolumes", "non_dominated"]
 Point = Sequence[float]
 
 
-def _covers(one: Point, other: Point) -> bool:
-    """Whether `one` is nowhere worse than `other`."""
-    return all(a <= b for a, b in zip(one, other, strict=True))
+def _covers(first: Point, other: Point) -> bool:
+    """Whether `first` is nowhere worse than `other`."""
+    return all(a <= b for a, b in zip(first, other, strict=True))
 
 
 def non_dominated(points: Sequence[Point]) -> list[int]:

@@ -40,11 +40,11 @@ NOT_COPIED = ("constraints", "completed_rung_")  # system attributes that say ho
 class Study:
     """An open study. `folder` holds the run directories; `optuna` is what Optuna's own tools work on."""
 
-    def __init__(self, spec: SearchSpec, folder: Path, storage: StudyStorage, found: optuna.Study) -> None:
+    def __init__(self, spec: SearchSpec, folder: Path, storage: StudyStorage, optuna_study: optuna.Study) -> None:
         self.spec = spec
         self.folder = folder
         self.storage = storage
-        self.optuna = found
+        self.optuna = optuna_study
 
     @property
     def name(self) -> str:
@@ -79,9 +79,10 @@ class Study:
                 ours = True
             except DuplicatedStudyError:
                 ours = False
-            found = optuna.load_study(study_name=name, storage=storage)
-            study = cls(spec, folder, storage, found)
-            if ours or not (study._made_by_another() or "nasir:spec" in found.user_attrs):  # the last to be written
+            optuna_study = optuna.load_study(study_name=name, storage=storage)
+            study = cls(spec, folder, storage, optuna_study)
+            described = "nasir:spec" in optuna_study.user_attrs  # the last to be written
+            if ours or not (study._made_by_another() or described):
                 study._check_directions(directions)
                 study._describe()
             else:
@@ -112,12 +113,12 @@ class Study:
         storage = open_storage(url, (60, 300) if writes else None, patience=patience, say=say)
         try:
             try:
-                found = optuna.load_study(study_name=name, storage=storage)
+                optuna_study = optuna.load_study(study_name=name, storage=storage)
             except KeyError:
-                names = [one.study_name for one in storage.get_all_studies()]
+                names = [summary.study_name for summary in storage.get_all_studies()]
                 known = f"it has {', '.join(map(repr, names))}" if names else "it has none"
                 raise StudyError(f"{storage.place}: no study {name!r}; {known}") from None
-            study = cls._of(found, folder, storage)
+            study = cls._of(optuna_study, folder, storage)
         except BaseException:
             storage.close()
             raise
@@ -125,11 +126,13 @@ class Study:
         return study
 
     @classmethod
-    def _of(cls, found: optuna.Study, folder: Path, storage: StudyStorage) -> Study:
-        attrs = found.user_attrs
+    def _of(cls, optuna_study: optuna.Study, folder: Path, storage: StudyStorage) -> Study:
+        attrs = optuna_study.user_attrs
         if "nasir:spec" not in attrs:
-            raise StudyError(f"{storage.place}: study {found.study_name!r} was not made by nasir; give another --study")
-        return cls(loads_search(attrs["nasir:spec"], attrs["nasir:source"]), folder, storage, found)
+            raise StudyError(
+                f"{storage.place}: study {optuna_study.study_name!r} was not made by nasir; give another --study"
+            )
+        return cls(loads_search(attrs["nasir:spec"], attrs["nasir:source"]), folder, storage, optuna_study)
 
     @staticmethod
     def _check_folder(storage: StudyStorage, name: str, folder: Path) -> None:

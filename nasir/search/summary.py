@@ -35,7 +35,7 @@ def study_facts(study: optuna.Study) -> StudyFacts:
     objectives = _objectives(study, attrs.get("nasir:objectives") or [])
     search = attrs.get("nasir:search") or {}
     ledger = Ledger(frozen, int(search.get("retries", 0)))
-    trials = _linked([trial_facts(one) for one in frozen], ledger, _defaults(attrs.get("nasir:space") or []))
+    trials = _linked([trial_facts(trial) for trial in frozen], ledger, _defaults(attrs.get("nasir:space") or []))
     axis, width = _axis(search.get("axis"))
     facts = StudyFacts(
         name=study.study_name,
@@ -58,7 +58,7 @@ def study_facts(study: optuna.Study) -> StudyFacts:
 
 
 def _objectives(study: optuna.Study, said: Sequence[Mapping[str, Any]]) -> tuple[ObjectiveFacts, ...]:
-    names = [str(one.get("metric", "")) for one in said]
+    names = [str(objective.get("metric", "")) for objective in said]
     if len(names) != len(study.directions):
         names = [f"objective {index}" for index in range(len(study.directions))]
     directions = ("maximize" if way == optuna.study.StudyDirection.MAXIMIZE else "minimize" for way in study.directions)
@@ -123,7 +123,9 @@ def _linked(trials: Sequence[TrialFacts], ledger: Ledger, defaults: Mapping[str,
     later: dict[int, int] = {}
     surplus: set[int] = set()
     for point in ledger.points.values():
-        later |= {one.number: after.number for one, after in zip(point.attempts, point.attempts[1:], strict=False)}
+        later |= {
+            attempt.number: after.number for attempt, after in zip(point.attempts, point.attempts[1:], strict=False)
+        }
         surplus |= {trial.number for trial in point.surplus}
     tried = next((trial.point for trial in trials if _are_defaults(trial.params, defaults)), None)
     return tuple(
@@ -152,13 +154,13 @@ def _front(trials: Sequence[TrialFacts], objectives: Sequence[ObjectiveFacts]) -
         (trial for trial in trials if trial.counts), key=lambda trial: (trial.outcome == "cached", trial.number)
     )
     points = [losses(trial, objectives) for trial in able]
-    found = [able[index] for index in non_dominated(points)]
-    return tuple(trial.number for trial in sorted(found, key=lambda trial: losses(trial, objectives)))
+    front = [able[index] for index in non_dominated(points)]
+    return tuple(trial.number for trial in sorted(front, key=lambda trial: losses(trial, objectives)))
 
 
 def losses(trial: TrialFacts, objectives: Sequence[ObjectiveFacts]) -> tuple[float, ...]:
     """The values of a finished trial, turned so that less is better."""
-    return tuple(one.sign * value for one, value in zip(objectives, trial.values, strict=True))
+    return tuple(objective.sign * value for objective, value in zip(objectives, trial.values, strict=True))
 
 
 def _hypervolume(facts: StudyFacts) -> tuple[float, ...]:
@@ -195,7 +197,7 @@ def _importances(
     evaluator = PedAnovaImportanceEvaluator(target_quantile=max(0.1, GOOD / len(complete)))
     targets = [(objectives[0].metric, None)] if len(objectives) == 1 else [("the front", None)]
     if len(objectives) > 1:
-        targets += [(one.metric, _target(index, one.sign)) for index, one in enumerate(objectives)]
+        targets += [(objective.metric, _target(index, objective.sign)) for index, objective in enumerate(objectives)]
     for of, target in targets:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that a target is minimised: its sign has been turned
@@ -219,19 +221,19 @@ def _hashable(value: Any) -> Any:
 
 def _parameters(space: Sequence[Mapping[str, Any]]) -> tuple[ParameterFacts, ...]:
     """The choices as `Space.describe` gave them."""
-    found = []
+    parameters = []
     for choice in space:
         domain = domain_of(dict(choice))
         when = choice.get("when")
         name, words = str(choice["name"]), str(domain)
         active = when_text(when).removeprefix("where ") if when else ""
         if isinstance(domain, Options):
-            found.append(ParameterFacts(name, "categorical", options=domain.ids, domain=words, when=active))
+            parameters.append(ParameterFacts(name, "categorical", options=domain.ids, domain=words, when=active))
         else:
             kind: Any = domain.kind
             low, high = float(domain.low), float(domain.high)
-            found.append(ParameterFacts(name, kind, low, high, domain.log, domain=words, when=active))
-    return tuple(found)
+            parameters.append(ParameterFacts(name, kind, low, high, domain.log, domain=words, when=active))
+    return tuple(parameters)
 
 
 def _kind(value: Any) -> str:

@@ -1,7 +1,7 @@
 """Keeps the workers of a search going: starts them, restarts the ones that die, stops them together.
 
-Where the workers live is the affair of a `Place`: processes of this machine (nasir.search.processes) or a Ray cluster
-(nasir.search.ray_workers). What they work on is the affair of a `Board`: the study.
+A `Launcher` starts the workers: as processes on this machine (nasir.search.processes) or on a Ray cluster
+(nasir.search.ray_workers). A `Board` gives them work: the study.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from typing import Protocol, TypeVar
 
 from nasir.errors import NasirError, RunError, UsageError
 from nasir.running.engine import Signals
-from nasir.search import UNFIT
+from nasir.search.exits import STOPPED, UNFIT
 
 TICK = 0.1  # seconds between two looks at the workers
 FRUITLESS = 5  # deaths in a row before its first trial, after which a worker is not started again
 DEATHS = 5  # deaths per worker (and five more) without a finished trial among all of them: the search gives up
 LONGEST_WAIT = 30.0  # seconds before a restart, at most
 OUTAGE = 600.0  # seconds the storage may be out of reach
-STOPPED = (75, 130)  # exit codes of a worker that was asked to stop and handed its trial back
 
 T = TypeVar("T")
 
@@ -41,8 +40,8 @@ class Handle(Protocol):
         """The last lines it wrote since it was started."""
 
 
-class Place(Protocol):
-    """Where workers live."""
+class Launcher(Protocol):
+    """Names workers and starts them, wherever they run."""
 
     def identity(self, slot: int, restart: int) -> str:
         """The name under which a worker takes trials; never given twice in a study."""
@@ -67,7 +66,7 @@ class Board(Protocol):
 
 
 @dataclass(slots=True)
-class Slot:
+class WorkerSlot:
     """The place of one worker, whichever process fills it."""
 
     number: int
@@ -84,10 +83,15 @@ class Supervisor:
     """Runs `count` workers; set `kill` to end them at once."""
 
     def __init__(
-        self, count: int, place: Place, board: Board, signals: Signals, say: Callable[[str], None] = lambda text: None
+        self,
+        count: int,
+        launcher: Launcher,
+        board: Board,
+        signals: Signals,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.slots = [Slot(number) for number in range(1, count + 1)]
-        self.place = place
+        self.slots = [WorkerSlot(number) for number in range(1, count + 1)]
+        self.launcher = launcher
         self.board = board
         self.signals = signals
         self.say = say
@@ -122,7 +126,7 @@ class Supervisor:
 
     # -- one worker
 
-    def _look(self, slot: Slot) -> None:
+    def _look(self, slot: WorkerSlot) -> None:
         code = None if slot.handle is None else slot.handle.poll()
         if code is not None:
             self._ended(slot, code)
@@ -134,13 +138,13 @@ class Supervisor:
         if slot.handle is None and not slot.done and not slot.dead and time.monotonic() >= slot.at:
             slot.restart += 1
             slot.finished = self.finished
-            slot.handle = self.place.start(slot.number, slot.restart)
+            slot.handle = self.launcher.start(slot.number, slot.restart)
 
-    def _ended(self, slot: Slot, code: int) -> None:
+    def _ended(self, slot: WorkerSlot, code: int) -> None:
         assert slot.handle is not None
         tail = slot.handle.tail()
         slot.handle = None
-        slot.dead.append(self.place.identity(slot.number, slot.restart))
+        slot.dead.append(self.launcher.identity(slot.number, slot.restart))
         if code == 0:
             slot.done = True
         elif self.signals.wanted():
@@ -156,7 +160,7 @@ class Supervisor:
         else:
             self._died(slot, code, tail)
 
-    def _died(self, slot: Slot, code: int, tail: str) -> None:
+    def _died(self, slot: WorkerSlot, code: int, tail: str) -> None:
         self.deaths += 1
         if self.deaths >= DEATHS * (len(self.slots) + 1):
             raise RunError(
@@ -176,7 +180,7 @@ class Supervisor:
                 f"no worker gets as far as a trial; worker {slot.number} {_how(code)} after writing:\n{tail}"
             )
 
-    def _unfit(self, slot: Slot, tail: str) -> None:
+    def _unfit(self, slot: WorkerSlot, tail: str) -> None:
         """Its trials failed one after the other: that is its machine, or all of them, unless others did well."""
         self._watch()
         if self.finished > slot.finished:
@@ -187,16 +191,16 @@ class Supervisor:
         if all(other.done for other in self.slots):
             raise RunError(f"trial after trial failed; worker {slot.number} wrote last:\n{tail}")
 
-    def _reap(self, slot: Slot) -> bool:
+    def _reap(self, slot: WorkerSlot) -> bool:
         self.board.reap(slot.dead)
         return True
 
     # -- the study
 
     def _watch(self) -> None:
-        found = self._reach(self.board.watch, self.finished)
-        if found > self.finished:
-            self.finished, self.deaths = found, 0
+        finished = self._reach(self.board.watch, self.finished)
+        if finished > self.finished:
+            self.finished, self.deaths = finished, 0
 
     def _reach(self, ask: Callable[[], T], otherwise: T) -> T:
         """What the storage answers, or `otherwise` while it is away; RunError once that takes too long."""
@@ -233,7 +237,7 @@ class Supervisor:
             time.sleep(TICK)
         for slot in left:
             slot.handle = None
-            slot.dead.append(self.place.identity(slot.number, slot.restart))
+            slot.dead.append(self.launcher.identity(slot.number, slot.restart))
         expected: tuple[type[Exception], ...] = (NasirError, *self.board.outages)
         try:
             for slot in self.slots:

@@ -16,7 +16,6 @@ from nasir.errors import CheckpointError, JournalError, UsageError
 from nasir.ir import Graph
 from nasir.journal.directory import RunDirectory, share_file
 from nasir.journal.log import Record, effective, read_journal
-from nasir.registry import backends
 from nasir.running.engine import Signals
 from nasir.running.prefixes import PrefixStore
 from nasir.spec import Spec, import_plugins
@@ -24,6 +23,7 @@ from nasir.spec.inherit import inherited
 from nasir.spec.model_network import RunNetwork
 from nasir.spec.model_search import Search
 from nasir.spec.network import build
+from nasir.training.backend import make_backend
 
 __all__ = ["Executor", "Outcome", "Pruned", "TrialJob", "start_network", "summed_up", "tidy", "train"]
 
@@ -97,7 +97,7 @@ def train(job: TrialJob, listener: Callable[[Record], None], signals: Signals) -
     if "latency_ms" not in job.search.metrics:
         return outcome
     latency = job.search.latency
-    measured = backends.get("torch")().measure(run.graph, latency.batch, latency.device, latency.threads)
+    measured = make_backend(job.spec.backend).measure(run.graph, latency.batch, latency.device, latency.threads)
     return Outcome(
         outcome.metrics,
         outcome.cost,
@@ -206,8 +206,8 @@ def _share(source: Path, target: Path) -> None:
 def _steps(directory: Path, below: str = "checkpoints") -> list[Path]:
     """Checkpoints in a folder of a directory, oldest first."""
     folder = directory / below
-    found = [(match, path) for path in _entries(folder) if (match := STEP.fullmatch(path.name))]
-    return [path for _, path in sorted(found, key=lambda pair: int(pair[0][1]))]
+    steps = [(match, path) for path in _entries(folder) if (match := STEP.fullmatch(path.name))]
+    return [path for _, path in sorted(steps, key=lambda pair: int(pair[0][1]))]
 
 
 def _entries(folder: Path) -> list[Path]:

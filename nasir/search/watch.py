@@ -103,7 +103,9 @@ def number_text(value: float) -> str:
 
 def values_text(trial: TrialFacts, objectives: Sequence[ObjectiveFacts]) -> str:
     """The values of a finished trial with their names."""
-    return "  ".join(f"{one.metric} {number_text(value)}" for one, value in zip(objectives, trial.values, strict=True))
+    return "  ".join(
+        f"{objective.metric} {number_text(value)}" for objective, value in zip(objectives, trial.values, strict=True)
+    )
 
 
 def params_text(trial: TrialFacts, names: dict[str, str]) -> str:
@@ -129,17 +131,17 @@ def epochs_text(trial: TrialFacts) -> str:
 
 def short_names(names: set[str]) -> dict[str, str]:
     """Each dotted name without what leads to it, as far as it stays different from all others."""
-    found = {}
+    shortened = {}
     for name in names:
         parts = name.split(".")
         tails = (".".join(parts[start:]) for start in range(len(parts) - 1, -1, -1))
-        found[name] = next(
+        shortened[name] = next(
             tail
             for tail in tails
             if tail == name
             or not (tail.isdigit() or any(other != name and f".{other}".endswith(f".{tail}") for other in names))
         )
-    return found
+    return shortened
 
 
 def result_lines(facts: StudyFacts, most: int = 10) -> list[str]:

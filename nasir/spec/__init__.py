@@ -1,7 +1,7 @@
 """Specs: YAML with line numbers, checked as a whole, turned into plans for the policy and the backend."""
 
 from nasir.spec.model import Spec
-from nasir.spec.passes import make_pass, make_policy
+from nasir.spec.passes import make_policy
 from nasir.spec.plugins import Plugin, hash_plugins, import_plugins
 from nasir.spec.read import load_spec, loads_spec
 from nasir.spec.schema import json_schema
@@ -18,6 +18,5 @@ __all__ = [
     "load_spec",
     "loads_search",
     "loads_spec",
-    "make_pass",
     "make_policy",
 ]

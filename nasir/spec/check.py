@@ -10,12 +10,13 @@ import nasir.ir  # noqa: F401 - registers the ops that ship
 from nasir.blocks import STEPS
 from nasir.errors import NasirError
 from nasir.options import Path, suggestion
-from nasir.policy.base import RULES
-from nasir.registry import Registry, blocks, datasets, ops, passes, policies
+from nasir.policy.plans import RULES, PhasePlan
+from nasir.registry import Registry, backends, blocks, datasets, ops, passes, policies
+from nasir.rewriting.propose import make_pass
 from nasir.spec.model import Phase, Spec
 from nasir.spec.model_network import StageStep, Step
 from nasir.spec.model_phase import METRICS, Condition, Rule
-from nasir.spec.passes import NoOptions, find, make_pass, option_faults, options_for, policy_options
+from nasir.spec.passes import NoOptions, code_of, find, make_policy, option_faults, options_for, policy_options
 from nasir.spec.problems import Problem
 from nasir.spec.tree import Tree, children, key_place, locate
 
@@ -176,7 +177,9 @@ def _check_data(spec: Spec, findings: Findings) -> None:
 
 
 def _check_computing(spec: Spec, findings: Findings) -> None:
-    """Settings of the whole run that exclude each other."""
+    """What computes, and settings of the whole run that exclude each other."""
+    if spec.backend not in backends.names():  # imported by a run only
+        findings.unknown(backends, ("backend",), spec.backend)
     if spec.precision == "tf32" and spec.device == "cpu":
         findings.add(("precision",), "tf32 is of CUDA devices, and `device` is cpu", "use fp32 or auto")
     if spec.compile == "auto" and spec.deterministic:
@@ -276,18 +279,29 @@ def _check_policy(spec: Spec, phase: Phase, path: Path, findings: Findings) -> N
     policy = find(policies, plan.policy)
     if policy is None:
         return
+    try:
+        _ask_policy(spec, phase, plan, policy, path, findings)
+    except NasirError as error:
+        findings.add((*path, "policy"), str(error), "")
+
+
+def _ask_policy(spec: Spec, phase: Phase, plan: PhasePlan, policy: Any, path: Path, findings: Findings) -> None:
     options = options_for(policy, plan)
     given = () if isinstance(options, NoOptions) else (options,)
     if hasattr(policy, "faults"):
-        for below, text, remedy in policy.faults(plan, *given):
-            findings.add((*path, *below), text, remedy)
+        with code_of(policy, plan.policy, "mend its `faults`"):
+            for below, text, remedy in policy.faults(plan, *given):
+                findings.add((*path, *below), text, remedy)
+    if not findings.problems:
+        make_policy(plan, spec.seed)
     for metric in getattr(options, "metrics", ()):
         if metric in METRICS:
             _check_metric(spec, metric, (*path, "policy", plan.policy), findings)
     schedule = phase.schedule_plan()
     if not hasattr(policy, "cycle") or schedule.kind == "constant":
         return
-    cycle = policy.cycle(*given)
+    with code_of(policy, plan.policy, "mend its `cycle`"):
+        cycle = policy.cycle(*given)
     if schedule.restart is None or cycle % schedule.restart:
         text = (
             f"{plan.policy} may go on with another network after {cycle} epochs, the learning rate does not start over"

@@ -25,6 +25,7 @@ FIXED = {
     "extends": "files are read before anything is chosen",
     "plugins": "plugins are imported before anything is chosen",
     "search": "it says how to choose",
+    "backend": "the devices of the workers are counted by it",
 }
 """Keys of a spec whose values cannot be chosen, and why."""
 EXAMPLE = "write `choose: [a, b]`, `choose: {int: [1, 9]}`, `choose: {float: [0.001, 1.0], log: true}` or `cases`"

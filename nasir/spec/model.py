@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr
 from nasir.errors import SpecError
 from nasir.options import Path
 from nasir.options.ranges import Count, Positive
-from nasir.policy.base import RULES, PhasePlan
+from nasir.policy.plans import RULES, PhasePlan
 from nasir.spec.dump import dump
 from nasir.spec.fields import DEVICE, INITIALIZER, NAME, Epochs, Strict, empty_if_none, fault
 from nasir.spec.model_data import Data
@@ -34,6 +34,7 @@ from nasir.spec.model_regularize import Penalty
 from nasir.spec.model_search import Search
 from nasir.spec.problems import Place, Problem, SpecProblems
 from nasir.spec.tree import Tree, locate
+from nasir.training.backend import DEFAULT_BACKEND
 from nasir.training.plans import OptimizerKind, OptimizerPlan, Precision, ScheduleKind, SchedulePlan, TrainPlan
 
 
@@ -143,6 +144,7 @@ class Spec(Strict):
     network: Network
     init: str = Field(default="default", pattern=INITIALIZER, description="initializer of weights")
     data: Data
+    backend: str = Field(default=DEFAULT_BACKEND, min_length=1, description="what trains: a registered backend")
     device: str = Field(default="auto", pattern=DEVICE, description="auto, cpu, cuda or cuda:N")
     precision: Precision = "auto"
     channels_last: Literal["auto", True, False] = "auto"
@@ -186,8 +188,14 @@ class Spec(Strict):
         return self._notes
 
     def resolved(self) -> dict[str, Any]:
-        """Everything the spec says, defaults and extended files included, as data that YAML dumps and loads back."""
-        return self.plain()
+        """Everything the spec says, defaults and extended files included, as data that YAML dumps and loads back.
+
+        The default backend goes without saying: digests are those of specs that could not name one.
+        """
+        data = self.plain()
+        if self.backend == DEFAULT_BACKEND:
+            del data["backend"]
+        return data
 
     def to_yaml(self) -> str:
         """The resolved spec as YAML text, which loads back to an equal spec."""

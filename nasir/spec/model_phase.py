@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
 from nasir.options.ranges import Count, NotNegative, Positive
-from nasir.policy import base
+from nasir.policy import plans
 from nasir.spec.fields import EpochLength, Epochs, OneOf, Options, Strict, empty_if_none, fault
 
 METRICS = ("train.loss", "train.accuracy", "val.loss", "val.accuracy", "lr", "seconds")
@@ -107,9 +107,9 @@ class Plateau(Strict):
         default=0.95, description="of the moving average, for `smooth: ema`"
     )
 
-    def plan(self) -> base.Plateau:
+    def plan(self) -> plans.Plateau:
         """The policy's form of it."""
-        return base.Plateau(self.metric, self.window, self.less_than, self.smooth, self.decay)
+        return plans.Plateau(self.metric, self.window, self.less_than, self.smooth, self.decay)
 
 
 class Bound(Strict):
@@ -136,17 +136,17 @@ class Condition(OneOf):
     end: Instant | None = Field(default=None, description="after the last epoch of the phase (for `when` only)")
     bare = frozenset({"plateau", "start", "end"})
 
-    def plan(self) -> base.Condition:
+    def plan(self) -> plans.Condition:
         """The policy's form of it."""
         if self.plateau is not None:
             return self.plateau.plan()
         if self.at is not None:
-            return base.At(self.at)
+            return plans.AtEpochs(self.at)
         if self.is_moment:
-            return base.Moment("start" if self.start is not None else "end")
+            return plans.Moment("start" if self.start is not None else "end")
         bound: Bound = self.chosen
         above, below = (bound.value, None) if self.above is not None else (None, bound.value)
-        return base.Threshold(bound.metric, above, below)
+        return plans.Threshold(bound.metric, above, below)
 
     @property
     def metric(self) -> str | None:
@@ -173,9 +173,9 @@ class Budget(Strict):
             raise fault("a budget needs a bound", "give params, macs, seconds or epochs")
         return self
 
-    def plan(self) -> base.Budget:
+    def plan(self) -> plans.Budget:
         """The policy's form of it."""
-        return base.Budget(self.params, self.macs, self.seconds, self.epochs)
+        return plans.Budget(self.params, self.macs, self.seconds, self.epochs)
 
 
 Stages = Annotated[
@@ -203,10 +203,10 @@ class Where(Strict):
     order: Literal["round_robin", "random", "all"] = "round_robin"
     count: Count = Field(default=1, description="blocks per action and stage")
 
-    def plan(self) -> base.Where:
+    def plan(self) -> plans.Where:
         """The policy's form of it."""
         stages = () if self.stages == "all" else tuple(self.stages)
-        return base.Where(stages, self.order, self.count, self.sites or ())
+        return plans.Where(stages, self.order, self.count, self.sites or ())
 
     @model_validator(mode="after")
     def _one_list(self) -> Where:
@@ -225,9 +225,9 @@ class Trial(Strict):
         default="trained", description="the network as it is, trained for as many epochs; or its latest value"
     )
 
-    def plan(self) -> base.Trial:
+    def plan(self) -> plans.Trial:
         """The policy's form of it."""
-        return base.Trial(self.epochs, self.metric, self.min_gain, self.baseline)
+        return plans.Trial(self.epochs, self.metric, self.min_gain, self.baseline)
 
 
 def _action(value: Any) -> Any:
@@ -296,9 +296,9 @@ class Rule(Strict):
         bounds = (self.freeze, self.at_most, self.budget, self.trial)
         return any(bound is not None for bound in bounds)
 
-    def plan(self, name: str) -> base.RulePlan:
+    def plan(self, name: str) -> plans.RulePlan:
         """The policy's form of it; `name` is that of the phase and the rule's index, such as "grow.rules.0"."""
-        return base.RulePlan(
+        return plans.RulePlan(
             name=name,
             pass_name=self.pass_name,
             options=self.options,

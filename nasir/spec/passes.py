@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from nasir.errors import OptionError, UnknownName
+from nasir.errors import NasirError, OptionError, UnknownName
 from nasir.options import Fault, construct
-from nasir.policy.base import PhasePlan, Policy
-from nasir.registry import Registry, passes, policies
+from nasir.policy.base import Policy
+from nasir.policy.plans import PhasePlan
+from nasir.registry import Registry, policies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,20 +20,41 @@ class NoOptions:
     """The options of a policy that has none."""
 
 
-def make_pass(name: str, options: Mapping[str, Any]) -> Any:
-    """The pass `name` with JSON options; raises UnknownName, or OptionError naming each wrong option."""
-    return construct(passes.get(name), options, f"pass {name}")
-
-
 def make_policy(plan: PhasePlan, seed: int) -> Policy:
-    """The policy of a phase; raises UnknownName, or OptionError naming each wrong option."""
+    """The policy of a phase; raises UnknownName, OptionError naming each wrong option, or NasirError where what is
+    registered cannot be made, or does not decide."""
     made = policies.get(plan.policy)
-    if policy_options(made) is NoOptions:
-        construct(NoOptions, plan.policy_options, f"policy {plan.policy}")
-        policy: Policy = made(plan, seed)
-    else:
-        policy = made(plan, seed, options_for(made, plan))
+    options = options_for(made, plan)
+    arguments = (plan, seed) if isinstance(options, NoOptions) else (plan, seed, options)
+    signature = ", ".join(("plan", "seed", "options")[: len(arguments)])
+    with code_of(made, plan.policy, f"it is made as {getattr(made, '__name__', 'Policy')}({signature})"):
+        policy: Policy = made(*arguments)
+    if not callable(getattr(policy, "decide", None)):
+        raise NasirError(
+            f"policy {plan.policy} ({_origin(made)}) has no method `decide`; define `decide(self, history, view)`, "
+            "which gives a tuple of decisions"
+        )
     return policy
+
+
+@contextmanager
+def code_of(made: Any, name: str, remedy: str) -> Iterator[None]:
+    """Code of a policy's author runs within: what it raises becomes a NasirError with the name and the place."""
+    try:
+        yield
+    except NasirError:
+        raise
+    except Exception as error:
+        raised = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise NasirError(f"policy {name} ({_origin(made)}) raised {raised}; {remedy}") from error
+
+
+def _origin(made: Any) -> str:
+    """`file:line` of a class or a function, its module where there is no source."""
+    try:
+        return f"{inspect.getsourcefile(made)}:{inspect.getsourcelines(made)[1]}"
+    except (TypeError, OSError):
+        return f"module {getattr(made, '__module__', type(made).__module__)}"
 
 
 def options_for(policy: Any, plan: PhasePlan) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 from nasir.errors import NasirError
 from nasir.options import record_schema
-from nasir.registry import Registry, datasets, passes, policies
+from nasir.registry import Registry, backends, datasets, passes, policies
 from nasir.spec.choice_syntax import FIXED
 from nasir.spec.model import Spec
 from nasir.spec.passes import policy_options
@@ -23,6 +23,7 @@ def json_schema() -> Schema:
     properties = {"extends": {"type": "string", "description": "a spec this one changes, relative to this file"}}
     schema["properties"] = {**properties, **schema["properties"]}
     schema["$defs"]["Data"]["properties"]["dataset"]["examples"] = list(datasets.names())
+    schema["properties"]["backend"]["examples"] = list(backends.names())
     schema["$defs"]["Rule"]["properties"]["do"] = _one_of(passes)
     schema["$defs"]["Phase"]["properties"]["policy"] = _one_of(policies)
     phases: Schema = schema["properties"]["phases"]

@@ -180,7 +180,7 @@ class BackendContract:
         with self.session(tmp_path, graph) as session:
             self.epoch(session, 0)
             silent, loud = session.propose(self.grown(graph, init="zero")), self.grown(graph, init="gaussian")
-            assert silent.delta_logits <= 1e-6 * max(1.0, silent.scale)
+            assert silent.delta_logits <= 1e-6 * max(1.0, silent.largest_logit)
             before = session.evaluate("val")
             assert session.propose(loud).delta_logits > 1e-3
             session.accept()
@@ -194,7 +194,7 @@ class BackendContract:
             for space in graph.infer.spaces:
                 if space.resizable:
                     effect = session.propose(Resize((*range(space.size), 0, 1, 0)).attempt(graph, space))
-                    assert effect.delta_logits <= 1e-4 * max(1.0, effect.scale), space.name
+                    assert effect.delta_logits <= 1e-4 * max(1.0, effect.largest_logit), space.name
             session.accept()
             assert abs(session.evaluate("val")["val.loss"] - before["val.loss"]) <= 1e-4 * before["val.loss"]
             self.epoch(session, 1)
@@ -348,7 +348,7 @@ class BackendContract:
         self.same(wanted[1], self.epoch(second, 2))
         # random fills are keyed by the number of rewrites, which must have been read back too
         repeated = second.propose(again)
-        assert abs(repeated.delta_logits - effect.delta_logits) <= self.bound * effect.scale
+        assert abs(repeated.delta_logits - effect.delta_logits) <= self.bound * effect.largest_logit
         second.close()
 
     def test_networks_and_the_device_can_be_timed(self) -> None:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from nasir.branching.merging import joint, joint_attrs
 from nasir.ir import JSON, Graph, op_named
 from nasir.ir.types import bias_of, channel_axis
-from nasir.ops.constants import Known, Place
+from nasir.ops.constants import Known, NodeView
 from nasir.pruning.constants import by_role, is_even, propagated
 from nasir.testing.interpreter import Array, evaluate_op
+from nasir.testing.op_case import OpCase
 from nasir.testing.weights import random_batch, random_weights
 from nasir.transfer import Key
-
-if TYPE_CHECKING:
-    from nasir.testing.op_contract import OpCase
 
 BOUND = 1e-12
 BRANCHES = 3
@@ -125,7 +123,7 @@ class OpFactLaws:
                 result = node.run(batch) if case.shapes else None
                 if result is None:
                     continue
-                parts = propagated(op_named(case.op), node.place, known)
+                parts = propagated(op_named(case.op), node.view, known)
                 given = parts if isinstance(parts, tuple) else (parts,)
                 wanted = result if isinstance(result, tuple) else (result,)
                 for part, value in zip(given, wanted, strict=False):
@@ -146,8 +144,8 @@ class _Node:
         self.weights = _own(self.graph, self.id, 0)
 
     @property
-    def place(self) -> Place:
-        return Place(self.graph, self.id, lambda label, name: self.weights[name])
+    def view(self) -> NodeView:
+        return NodeView(self.graph, self.id, lambda label, name: self.weights[name])
 
     def batch(self, seed: int) -> list[Array]:
         return random_batch(self.graph, seed)

@@ -12,7 +12,16 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nasir.options import construct, options_of
-from nasir.policy.base import Decision, PhaseView, Policy
+from nasir.policy import (
+    Decision,
+    DropIndividual,
+    EndPhase,
+    KeepIndividual,
+    PhaseView,
+    Policy,
+    RecallIndividual,
+    RewriteSite,
+)
 from nasir.registry import policies
 from nasir.spec.passes import find, policy_options
 from nasir.testing.option_laws import as_written, check_options, in_phase
@@ -51,7 +60,7 @@ class PolicyContract:
                 moments.append((len(toy.history), toy.view, decisions))
                 for decision in decisions:
                     toy.carry_out(decision, epoch)
-                    if decision.action == "end_phase":
+                    if isinstance(decision, EndPhase):
                         return toy.history, moments
                 if not decisions:
                     break
@@ -123,9 +132,9 @@ class PolicyContract:
                 record = decision.to_record()
                 assert json.loads(json.dumps(record)) == record
                 assert decision.reason, f"{record}: say why, with the numbers"
-                assert decision.site is None or decision.site in view.depths, f"{record}: no such site"
+                assert record["site"] is None or record["site"] in view.depths, f"{record}: no such site"
                 last = number == len(decisions) - 1
-                assert decision.action != "end_phase" or last, "end_phase must be the last decision"
+                assert not isinstance(decision, EndPhase) or last, "end_phase must be the last decision"
 
 
 def _random_state() -> tuple[object, bytes]:
@@ -154,31 +163,31 @@ class _Toy:
         """Journal a decision and its outcome as the engine would."""
         place = {"epoch": epoch, "phase": "phase"}
         self.history.append(decision.to_record() | place)
-        if decision.action == "rewrite":
+        if isinstance(decision, RewriteSite):
             self._rewrite(decision, place, declined=epoch % 5 == 0)
-        elif decision.action in ("keep", "recall", "drop"):
-            assert decision.individual is not None
-            self._individual(decision.action, decision.individual, place)
+        elif isinstance(decision, KeepIndividual | RecallIndividual | DropIndividual):
+            self._individual(decision, place)
 
-    def _rewrite(self, decision: Decision, place: dict[str, Any], declined: bool) -> None:
+    def _rewrite(self, decision: RewriteSite, place: dict[str, Any], declined: bool) -> None:
         outcome = place | {"site": decision.site, "pass": decision.pass_name, "options": dict(decision.options)}
         if declined:
             self.history.append(outcome | {"kind": "declined", "reason": "every fifth is refused"})
             return
         self.history.append(outcome | {"kind": "rewrite", "seconds": 0.1})
-        depths = {**self.view.depths, str(decision.site): self.view.depths[str(decision.site)] + 1}
+        depths = {**self.view.depths, decision.site: self.view.depths[decision.site] + 1}
         self.view = replace(self.view, depths=depths, params=self.view.params + 100, macs=self.view.macs + 100)
 
-    def _individual(self, action: str, number: int, place: dict[str, Any]) -> None:
+    def _individual(self, decision: KeepIndividual | RecallIndividual | DropIndividual, place: dict[str, Any]) -> None:
+        number = decision.individual
         place = place | {"individual": number}
-        if action == "keep":
+        if isinstance(decision, KeepIndividual):
             assert number not in self.kept, f"individual {number} is kept twice"
             self.kept[number] = (self.view, self.metrics)
             self.stored.add(number)
             self.history.append(place | {"kind": "kept", "metrics": self.metrics} | self._structure())
             return
         assert number in self.stored, f"individual {number} is not stored"
-        if action == "recall":
+        if isinstance(decision, RecallIndividual):
             self.view, self.metrics = self.kept[number]
             self.history.append(place | {"kind": "recalled"})
         else:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nasir.analysis.roofline import DeviceProfile
+from nasir.errors import NasirError
 from nasir.ir import Graph
+from nasir.registry import backends
 from nasir.rewriting.evidence import Evidence, Need
 from nasir.rewriting.rewrite import Refresh, Rewrite, Settle
 from nasir.training.plans import DataPlan, TrainPlan
@@ -58,7 +60,8 @@ class Effect:
     """What a rewrite does to the logits of the probe batch, in eval mode."""
 
     delta_logits: float  # largest absolute difference
-    scale: float  # largest absolute logit before
+    largest_logit: float  # largest absolute one before the rewrite
+    averaged: Effect | None = None  # the same of the network of averaged weights, where one is kept and evaluated
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +166,13 @@ class Session(Protocol):
     def close(self) -> None: ...
 
 
+DEFAULT_BACKEND = "torch"
+"""The backend of a spec that names none."""
+
+
 class Backend(Protocol):
-    """Makes sessions; registered under the entry point group `nasir.backends`."""
+    """Makes sessions. A class without arguments, registered (`nasir.registry.backends`, entry points `nasir.backends`)
+    by the name that specs have for it."""
 
     def open(self, setup: Setup) -> Session: ...
     def measure(
@@ -177,3 +185,18 @@ class Backend(Protocol):
 
     def cuda_devices(self) -> int:
         """How many CUDA devices `open` could use in this environment."""
+
+
+def make_backend(name: str) -> Backend:
+    """The backend registered as `name`; raises UnknownName, or NasirError where it cannot be imported or made."""
+    made = backends.get(name)
+    try:
+        backend: Backend = made()
+    except NasirError:
+        raise
+    except Exception as error:  # the code of its author
+        raise NasirError(
+            f"backend {name!r} ({getattr(made, '__module__', made)}) cannot be made: {type(error).__name__}: {error}; "
+            "a backend is a class that is made without arguments"
+        ) from error
+    return backend

@@ -15,6 +15,7 @@ from math import prod, sqrt
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from nasir.errors import PlanError
@@ -24,14 +25,13 @@ WORTH_THREADS = {"random": 16, "standard_normal": 4}  # least number of pieces, 
 PIECE = 1 << 16  # entries drawn from one stream; part of what a seed means, so it never changes
 
 Array = NDArray[Any]
-Stream = np.random.Generator
 
 
-def stream(seed: int, ordinal: int, node: int, slot: str, purpose: str = "fill") -> Stream:
+def random_stream(seed: int, ordinal: int, node: int, slot: str, purpose: str = "fill") -> Generator:
     """The random stream of one array; `ordinal` counts the rewrites of a run, 0 is the initial network."""
     text = f"{seed}/{ordinal}/{node}/{slot}/{purpose}".encode()
     key = int.from_bytes(hashlib.sha256(text).digest()[:16], "little")
-    return np.random.Generator(np.random.Philox(key=key))
+    return Generator(np.random.Philox(key=key))
 
 
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -47,12 +47,12 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="fill")
 
 
-def _drawn(shape: tuple[int, ...], rng: Stream, method: str, scale: float, shift: float) -> Array:
+def _drawn(shape: tuple[int, ...], rng: Generator, method: str, scale: float, shift: float) -> Array:
     """scale * draw + shift in float32, in pieces that each have their own jump of the stream: equal for any number of
     threads."""
     values = np.empty(prod(shape), dtype=np.float32)
 
-    def draw(stream: Stream, piece: Array) -> None:
+    def draw(stream: Generator, piece: Array) -> None:
         getattr(stream, method)(out=piece, dtype=np.float32)
         piece *= np.float32(scale)
         if shift:
@@ -64,7 +64,7 @@ def _drawn(shape: tuple[int, ...], rng: Stream, method: str, scale: float, shift
     elif pieces:
         root = rng.bit_generator
         assert isinstance(root, np.random.Philox)
-        streams = [np.random.Generator(root.jumped(index)) for index in range(len(pieces))]
+        streams = [Generator(root.jumped(index)) for index in range(len(pieces))]
         # waking threads costs milliseconds; numpy lets go of the interpreter lock while it draws
         list((_pool().map if len(pieces) >= WORTH_THREADS[method] else map)(draw, streams, pieces))
         root.state = root.jumped(len(pieces)).state  # the next array of this stream draws something else
@@ -74,30 +74,30 @@ def _drawn(shape: tuple[int, ...], rng: Stream, method: str, scale: float, shift
 Shape: TypeAlias = tuple[int, ...]
 
 
-def _uniform(shape: Shape, whole: Shape, rng: Stream, low: float, high: float) -> Array:
+def _uniform(shape: Shape, whole: Shape, rng: Generator, low: float, high: float) -> Array:
     return _drawn(shape, rng, "random", high - low, low)
 
 
-def _normal(shape: Shape, whole: Shape, rng: Stream, mean: float = 0.0, std: float = 1.0) -> Array:
+def _normal(shape: Shape, whole: Shape, rng: Generator, mean: float = 0.0, std: float = 1.0) -> Array:
     return _drawn(shape, rng, "standard_normal", std, mean)
 
 
-def _kaiming_uniform(shape: Shape, whole: Shape, rng: Stream, a: float = 0.0) -> Array:
+def _kaiming_uniform(shape: Shape, whole: Shape, rng: Generator, a: float = 0.0) -> Array:
     bound = sqrt(6.0 / ((1.0 + a * a) * fans(whole)[0]))
     return _uniform(shape, whole, rng, -bound, bound)
 
 
-def _kaiming_normal(shape: Shape, whole: Shape, rng: Stream, mode: str = "fan_in", gain: float = 1.0) -> Array:
+def _kaiming_normal(shape: Shape, whole: Shape, rng: Generator, mode: str = "fan_in", gain: float = 1.0) -> Array:
     fan = fans(whole)[1 if mode == "fan_out" else 0]
     return _normal(shape, whole, rng, 0.0, gain * sqrt(2.0 / fan))
 
 
-def _xavier_uniform(shape: Shape, whole: Shape, rng: Stream) -> Array:
+def _xavier_uniform(shape: Shape, whole: Shape, rng: Generator) -> Array:
     bound = sqrt(6.0 / sum(fans(whole)))
     return _uniform(shape, whole, rng, -bound, bound)
 
 
-def _dirac(shape: Shape, whole: Shape, rng: Stream) -> Array:
+def _dirac(shape: Shape, whole: Shape, rng: Generator) -> Array:
     values = np.zeros(shape, dtype=np.float32)
     middle = tuple(size // 2 for size in shape[2:])
     for channel in range(min(shape[0], shape[1])):
@@ -122,7 +122,7 @@ RULES: Mapping[str, Callable[..., Array]] = {
 CONSTANT = frozenset({"zeros", "ones", "constant", "dirac"})  # rules that draw nothing
 
 
-def fill(rule: Fill, shape: Shape, rng: Stream | None, whole: Shape | None = None) -> Array:
+def fill(rule: Fill, shape: Shape, rng: Generator | None, whole: Shape | None = None) -> Array:
     """A float32 array of `shape`; rules in CONSTANT need no stream. PlanError: unknown rule or wrong arguments.
 
     `whole`: the shape of the array that it is a part of, whose fans give the scale.

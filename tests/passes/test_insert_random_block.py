@@ -11,7 +11,7 @@ import torch
 from grown import images, lived, logits, pyramid, same_tensors
 from torch.nn import functional
 
-from nasir.analysis.main_path import layers, stream
+from nasir.analysis.main_path import layers, main_nodes
 from nasir.analysis.untied import own_widths, set_widths
 from nasir.backends.torch import Model
 from nasir.blocks.init import GLOROT
@@ -24,8 +24,7 @@ from nasir.rewriting.rewrite import WHOLE
 from nasir.spec import load_spec
 from nasir.spec.network import build
 from nasir.testing import PassContract
-from nasir.transfer.fill import fill
-from nasir.transfer.fill import stream as draws
+from nasir.transfer.fill import fill, random_stream
 
 SIGMAS = (1e-4, 2e-4, 4e-4)
 
@@ -65,9 +64,9 @@ class TestReleasedCodeContract(PassContract):
 # -- where
 
 
-def test_the_stream_is_what_every_path_takes() -> None:
+def test_the_main_path_is_what_every_path_takes() -> None:
     graph = pyramid((2,), 4, size=8)
-    on = [graph.nodes[node_id].label for node_id in stream(graph)]
+    on = [graph.nodes[node_id].label for node_id in main_nodes(graph)]
     inside = [label for label in on if label.startswith("s1")]
     assert inside == ["s1.0.add", "s1.0.relu_out", "s1.1.add", "s1.1.relu_out"]
     ends = [(graph.nodes[layer.end].label, layer.kind) for layer in layers(graph)]
@@ -257,7 +256,7 @@ def test_how_much_of_the_stream_a_new_block_changes(options: dict[str, Any], cha
 def test_glorot_kernels_are_far_above_the_threshold_of_deletion_and_depend_on_the_width(
     channels: int, mean: float
 ) -> None:
-    weight = fill(GLOROT, (channels, channels, 3, 3), draws(0, 0, 0, "weight"))
+    weight = fill(GLOROT, (channels, channels, 3, 3), random_stream(0, 0, 0, "weight"))
     assert float(np.abs(weight).mean()) == pytest.approx(mean, rel=0.04) and mean > 10 * RemoveWeakBlocks().threshold
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nasir.journal.log import Journal, effective, lineage, read_journal
-from nasir.policy import EvolveOptions, PhasePlan, Plateau, Progress, Record, evaluate
+from nasir.policy import EvolveOptions, PhasePlan, PhaseProgress, Plateau, Record, evaluate
 from nasir.policy.evolve_log import EvolutionLog
 from nasir.policy.evolve_rank import Individual, best_of, ranked
 from nasir.policy.phase_log import PhaseLog
@@ -80,7 +80,7 @@ def test_folds_that_go_on_are_folds_from_scratch(data: st.DataObject, size: int)
         if data.draw(st.booleans()):
             return  # the next look goes on from further back
         scratch = tuple(history)
-        assert Progress.of(history, PLANS) == Progress.of(scratch, PLANS)
+        assert PhaseProgress.of(history, PLANS) == PhaseProgress.of(scratch, PLANS)
         assert PhaseLog.of(history) == PhaseLog.of(scratch)
         for options in OPTIONS:
             assert same(EvolutionLog.of(history, options), EvolutionLog.of(scratch, options))

@@ -13,14 +13,16 @@ from hypothesis import strategies as st
 
 from nasir.errors import Decline, RunError
 from nasir.policy import (
-    At,
+    AtEpochs,
     Budget,
     Condition,
     Decision,
+    FreezeSite,
     PhasePlan,
+    PhaseProgress,
     PhaseView,
     Plateau,
-    Progress,
+    RewriteSite,
     RulePlan,
     RulesPolicy,
     Threshold,
@@ -96,16 +98,16 @@ def test_two_rules_share_a_cap() -> None:
 
 
 def test_listed_epochs_without_a_period() -> None:
-    assert grown(run(rule(every=None, when=At((2, 5))))) == [(2, "a"), (5, "b")]
+    assert grown(run(rule(every=None, when=AtEpochs((2, 5))))) == [(2, "a"), (5, "b")]
 
 
 def test_period_and_condition_must_both_hold() -> None:
-    assert grown(run(rule(every=2, when=At((3, 4))))) == [(4, "a")]
+    assert grown(run(rule(every=2, when=AtEpochs((3, 4))))) == [(4, "a")]
 
 
 def test_nothing_grows_after_the_last_epoch_unless_it_is_listed() -> None:
     assert grown(run(rule(every=3))) == [(3, "a")]
-    assert grown(run(rule(every=None, when=At((6,))))) == [(6, "a")]
+    assert grown(run(rule(every=None, when=AtEpochs((6,))))) == [(6, "a")]
 
 
 def test_a_threshold_rule_fires_while_it_holds() -> None:
@@ -228,7 +230,7 @@ def test_a_condition_ends_the_phase() -> None:
 
 
 def test_listed_epochs_that_are_over_end_a_phase() -> None:
-    records = run(rule(every=None, when=At((2, 4))), epochs=None, until="all_frozen")
+    records = run(rule(every=None, when=AtEpochs((2, 4))), epochs=None, until="all_frozen")
     assert grown(records) == [(2, "a"), (4, "b")]
     assert records[-1]["epoch"] == 5
 
@@ -241,7 +243,7 @@ def test_a_rule_that_cannot_stop_does_not_keep_the_phase_open() -> None:
 
 def test_phases_follow_each_other_and_count_their_own_epochs() -> None:
     grow = PhasePlan("grow", epochs=3, rules=(rule(every=2),))
-    tune = PhasePlan("tune", epochs=2, rules=(rule(every=None, when=At((1,))),))
+    tune = PhasePlan("tune", epochs=2, rules=(rule(every=None, when=AtEpochs((1,))),))
     records = simulate((grow, tune), 0, [{"val.accuracy": 0.5}], VIEW)
     assert [(r["phase"], r["epoch"]) for r in records if r["kind"] == "phase"] == [("grow", 0), ("tune", 3)]
     assert grown(records) == [(2, "a"), (4, "a")]
@@ -258,17 +260,17 @@ def test_a_metric_plateau_counts_the_epochs_of_its_phase_only() -> None:
 def test_progress_knows_phases_and_refuses_another_plan() -> None:
     plans = (PhasePlan("one", epochs=2), PhasePlan("two", epochs=1))
     history: list[dict[str, Any]] = []
-    assert Progress.of(history, plans) == Progress(0, 0, 0, False)
+    assert PhaseProgress.of(history, plans) == PhaseProgress(0, 0, 0, False)
     history += [{"kind": "phase", "phase": "one"}, {"kind": "epoch"}]
-    assert Progress.of(history, plans) == Progress(0, 1, 1, True)
+    assert PhaseProgress.of(history, plans) == PhaseProgress(0, 1, 1, True)
     history += [{"kind": "epoch"}]
-    assert Progress.of(history, plans) == Progress(1, 0, 2, False)
+    assert PhaseProgress.of(history, plans) == PhaseProgress(1, 0, 2, False)
     history += [{"kind": "phase", "phase": "two"}]
-    assert Progress.of(history, plans) == Progress(1, 0, 2, True)
+    assert PhaseProgress.of(history, plans) == PhaseProgress(1, 0, 2, True)
     history += [{"kind": "decision", "action": "end_phase"}]
-    assert Progress.of(history, plans) == Progress(None, 0, 2, False)
+    assert PhaseProgress.of(history, plans) == PhaseProgress(None, 0, 2, False)
     with pytest.raises(RunError, match="phase 2 of the history is 'two', the plan has no further phase"):
-        Progress.of(history, plans[:1])
+        PhaseProgress.of(history, plans[:1])
 
 
 # Conditions
@@ -291,9 +293,9 @@ def test_progress_knows_phases_and_refuses_another_plan() -> None:
         (Threshold("val.accuracy", above=0.5), (0.9, 0.5), False),
         (Threshold("val.accuracy", above=0.5, below=0.7), (0.1, 0.6), True),
         (Threshold("val.accuracy", below=0.5), (0.1, float("nan")), False),
-        (At((3,)), (0.1, 0.1, 0.1), True),
-        (At((3,)), (0.1, 0.1), False),
-        (At((3,)), (), False),
+        (AtEpochs((3,)), (0.1, 0.1, 0.1), True),
+        (AtEpochs((3,)), (0.1, 0.1), False),
+        (AtEpochs((3,)), (), False),
     ],
 )
 def test_conditions(condition: Condition, values: tuple[float, ...], holds: bool) -> None:
@@ -333,8 +335,8 @@ def test_an_unknown_stage_names_those_there_are() -> None:
         (lambda: Plateau(decay=1.0), "plateau.decay is 1.0"),
         (lambda: Threshold("val.loss"), "needs `above`, `below` or both"),
         (lambda: Threshold("val.loss", above=2, below=1), "never holds"),
-        (lambda: At(()), "at least one epoch"),
-        (lambda: At((0,)), "at is 0"),
+        (lambda: AtEpochs(()), "at least one epoch"),
+        (lambda: AtEpochs((0,)), "at is 0"),
         (lambda: Where(order="any"), "where.order is 'any'"),
         (lambda: Where(count=0), "where.count is 0"),
         (lambda: Where(("a", "a")), "names a stage twice: a, a"),
@@ -345,8 +347,8 @@ def test_an_unknown_stage_names_those_there_are() -> None:
         (lambda: PhasePlan("p"), "would never end"),
         (lambda: PhasePlan("p", until="all_frozen"), "needs at least one rule"),
         (lambda: PhasePlan("p", epochs=1, rules=(rule(), rule())), "two rules share a name"),
-        (lambda: Decision("rewrite", site="a"), "needs the name of a pass"),
-        (lambda: Decision("freeze"), "needs a site"),
+        (lambda: RewriteSite("r", "", {}, "a"), "needs the name of a pass"),
+        (lambda: FreezeSite("r", None), "needs a site"),  # type: ignore[arg-type]
         (lambda: PhaseView(("a",), {}), "no depth given for stage a"),
     ],
 )
@@ -366,7 +368,7 @@ conditions = st.one_of(
         smooth=st.sampled_from(["running_max", "ema", "none"]),
     ),
     st.builds(Threshold, st.just("val.accuracy"), above=st.floats(0, 1)),
-    st.builds(At, st.lists(st.integers(1, 20), min_size=1, max_size=3).map(tuple)),
+    st.builds(AtEpochs, st.lists(st.integers(1, 20), min_size=1, max_size=3).map(tuple)),
 )
 wheres = st.builds(
     Where,

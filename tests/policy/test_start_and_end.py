@@ -11,6 +11,7 @@ from nasir.errors import Decline, RunError
 from nasir.policy import (
     Budget,
     Decision,
+    FreezeSite,
     Moment,
     PhasePlan,
     PhaseView,
@@ -19,6 +20,7 @@ from nasir.policy import (
     RulesPolicy,
     Threshold,
     Trial,
+    TrySites,
     Where,
     simulate,
 )
@@ -149,7 +151,8 @@ def test_a_trial_names_its_candidates_and_is_answered_by_one_rewrite_or_declines
         {"kind": "epoch", "epoch": 1, "phase_epoch": 1, "metrics": {"val.accuracy": 0.5}},
     ]
     (trial,) = decided(history, plan)
-    assert (trial.action, trial.sites, trial.site) == ("trial", ("a", "b"), None) and trial.trial == Trial(2)
+    assert isinstance(trial, TrySites) and (trial.sites, trial.trial) == (("a", "b"), Trial(2))
+    assert trial.to_record()["action"] == "trial" and trial.to_record()["site"] is None
     assert trial.to_record()["sites"] == ["a", "b"]
     history.append(trial.to_record())
     assert decided(history, plan) == ()
@@ -159,7 +162,7 @@ def test_a_trial_names_its_candidates_and_is_answered_by_one_rewrite_or_declines
     assert decided(adopted, plan) == ()
     adopted.append({**history[1], "epoch": 2, "phase_epoch": 2})
     freeze, *rest = decided(adopted, plan)
-    assert (freeze.action, freeze.site) == ("freeze", "b") and rest == [], "a was declined, b is frozen"
+    assert isinstance(freeze, FreezeSite) and (freeze.site, rest) == ("b", []), "a was declined, b is frozen"
 
 
 def test_the_seconds_of_trials_count_for_budgets() -> None:
@@ -189,7 +192,7 @@ def test_gains_follow_the_metric() -> None:
         lambda: Trial(min_gain=float("nan")),
         lambda: Trial(baseline="best"),  # type: ignore[arg-type]
         lambda: Moment("noon"),  # type: ignore[arg-type]
-        lambda: Decision("trial", "r", "insert-block"),
+        lambda: TrySites("r", "insert-block", {}, (), Trial()),
     ],
 )
 def test_plans_that_make_no_sense_are_refused(make: Any) -> None:

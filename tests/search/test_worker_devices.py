@@ -281,7 +281,7 @@ def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("NASIR_STORAGE", raising=False)
     monkeypatch.delenv(VISIBLE, raising=False)
-    monkeypatch.setattr(devices, "_count", lambda environment: 2)
+    monkeypatch.setattr(devices, "_count", lambda environment, backend: 2)
     (tmp_path / "small.yaml").write_text(SPEC.replace("device: cpu\n", "") + "  trials: 3\n")
     return tmp_path
 
@@ -289,13 +289,13 @@ def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def places(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Where supervisors would have run their workers, which all do nothing and leave every trial."""
-    found: list[Any] = []
+    launchers: list[Any] = []
 
     def run(self: Supervisor) -> None:
-        found.append(self.place)
+        launchers.append(self.launcher)
 
     monkeypatch.setattr(Supervisor, "run", run)
-    return found
+    return launchers
 
 
 def test_more_workers_than_devices_are_refused_before_there_is_a_study(
@@ -325,7 +325,7 @@ def test_the_command_deals_devices_out(
 def test_a_search_on_the_cpu_asks_nobody_for_devices(
     two: Path, places: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(devices, "_count", lambda environment: pytest.fail("asked"))
+    monkeypatch.setattr(devices, "_count", lambda environment, backend: pytest.fail("asked"))
     assert main(["search", "small.yaml", "--workers", "3", "--set", "device=cpu"]) == 1
     assert main(["search", "small.yaml", "--out", "one"]) == 1
     assert [place.devices for place in places] == [(), ()]
@@ -337,7 +337,7 @@ def test_a_finished_search_is_shown_also_where_there_is_no_device(
     monkeypatch.setattr(Supervisor, "run", lambda self: drive(self.board._study))
     (two / "small.yaml").write_text(SPEC.replace("device: cpu", "device: cuda") + "  trials: 3\n")
     assert main(["search", "small.yaml", "--workers", "2"]) == 0
-    monkeypatch.setattr(devices, "_count", lambda environment: 0)
+    monkeypatch.setattr(devices, "_count", lambda environment, backend: 0)
     for arguments in (["studies/small"], ["small.yaml"], ["small.yaml", "--trials", "3", "--workers", "9"]):
         assert main(["search", *arguments]) == 0
         assert "best trial:" in capsys.readouterr().out
@@ -466,7 +466,7 @@ def test_the_command_reserves_gpus(
 ) -> None:
     from nasir.search import ray_workers
 
-    monkeypatch.setattr(devices, "_count", lambda environment: pytest.fail("this machine does not matter"))
+    monkeypatch.setattr(devices, "_count", lambda environment, backend: pytest.fail("this machine does not matter"))
     ray = FakeRay(2)
     monkeypatch.setattr(ray_workers, "connect", lambda address: ray)
     assert main(["search", "small.yaml", "--ray", "auto", "--workers", "3"]) == 2

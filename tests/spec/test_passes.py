@@ -12,7 +12,8 @@ from spec_examples import Trial
 from nasir.errors import OptionError, UnknownName
 from nasir.options import kind_of
 from nasir.registry import passes
-from nasir.spec import json_schema, make_pass
+from nasir.rewriting.propose import make_pass
+from nasir.spec import json_schema
 from nasir.spec.passes import option_faults
 from nasir.spec.schema import options_schema
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 from spec_examples import VALID, changed
 
-from nasir.errors import OptionError, SpecError
-from nasir.policy import EvolvePolicy, RulePlan, RulesPolicy
-from nasir.policy.base import Fault, PhasePlan
+from nasir.cli.main import main
+from nasir.errors import NasirError, OptionError, SpecError
+from nasir.policy import Decision, EvolvePolicy, History, PhaseView, RulePlan, RulesPolicy
+from nasir.policy.base import Fault
+from nasir.policy.plans import PhasePlan
 from nasir.registry import policies
 from nasir.spec import Spec, json_schema, loads_spec, make_policy
 from nasir.spec.search import loads_search
@@ -222,6 +225,9 @@ def registered() -> Iterator[type]:
         def __init__(self, plan: PhasePlan, seed: int, options: Options) -> None:
             self.plan, self.seed, self.options = plan, seed, options
 
+        def decide(self, history: History, view: PhaseView) -> tuple[Decision, ...]:
+            return ()
+
         @staticmethod
         def faults(plan: PhasePlan, options: Options) -> Iterator[Fault]:
             if options.share > 1:
@@ -245,6 +251,37 @@ def test_a_policy_of_ones_own_is_checked_alike(registered: type) -> None:
     del registered.faults  # type: ignore[attr-defined]
     [line] = message(evolving(old, "{picky: {share: 0.5}}"))
     assert "the phase 'grow' never ends" in line
+
+
+BROKEN = {
+    "takes-too-little": ("def __init__(self, plan): ...", "TypeError: ", "it is made as Broken(plan, seed)"),
+    "takes-options": ("def __init__(self, plan, seed, options): ...", "TypeError: ", "made as Broken(plan, seed)"),
+    "fails": ("def __init__(self, plan, seed): raise KeyError('width')", "raised KeyError: 'width'; it is made as", ""),
+    "decides-nothing": ("def __init__(self, plan, seed): ...", "has no method `decide`; define `decide(self,", ""),
+    "has-faults": (
+        "faults = staticmethod(lambda plan: 1 / 0)\n    decide = lambda self, history, view: ()",
+        "raised ZeroDivisionError: division by zero; mend its `faults`",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_policy_that_cannot_be_made_is_told_with_its_name_and_place(
+    name: str, tmp_path: Path, registered: type, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body, *texts = BROKEN[name]
+    code = f"from nasir.registry import policies\n@policies.register({name!r})\nclass Broken:\n    {body}\n"
+    (tmp_path / "broken.py").write_text(code)
+    text = evolving("{evolve: {population: 5, generations: 7, epochs: 2}}", f"{name}\n    epochs: 9")
+    (tmp_path / "s.yaml").write_text(f"plugins: [./broken.py]\n{text}")
+    assert main(["run", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "run")]) == 2
+    shown = capsys.readouterr().err
+    assert f"s.yaml:14:13: phases.0.policy: policy {name} (" in shown and "broken.py:2)" in shown
+    assert all(text in shown for text in texts), shown
+    assert "Traceback" not in shown and not (tmp_path / "run").exists()
+    with pytest.raises(NasirError, match=f"policy {name} "):  # in Python, of a plan that no spec checked
+        make_policy(PhasePlan("p", epochs=1, policy=name), 0) if name != "has-faults" else loads_spec(text)
 
 
 def test_a_policy_that_only_a_plugin_can_know_is_noted() -> None:

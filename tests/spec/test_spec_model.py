@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from spec_examples import VALID, changed
 
 from nasir.errors import SpecError
-from nasir.policy.base import At, Budget, PhasePlan, Plateau, RulePlan, Threshold, Where
+from nasir.policy.plans import AtEpochs, Budget, PhasePlan, Plateau, RulePlan, Threshold, Where
 from nasir.spec import Spec, load_spec, loads_spec
 from nasir.spec.model_network import ImportedNetwork
 from nasir.training.plans import DataPlan, OptimizerPlan, ResizedCrop, SchedulePlan, TrainPlan
@@ -117,8 +117,8 @@ def test_the_defaults_of_the_models_are_those_of_the_plans() -> None:
 
 
 CONDITIONS = [
-    ("{at: [3, 9 epochs]}", At((3, 9))),
-    ("{at: 4}", At((4,))),
+    ("{at: [3, 9 epochs]}", AtEpochs((3, 9))),
+    ("{at: 4}", AtEpochs((4,))),
     ("{above: {metric: train.accuracy, value: 0.9}}", Threshold("train.accuracy", above=0.9)),
     ("{below: {metric: val.loss, value: 1}}", Threshold("val.loss", below=1)),
     ("{plateau: {metric: val.loss, smooth: ema, decay: 0.5}}", Plateau("val.loss", 100, 0.0005, "ema", 0.5)),

@@ -13,8 +13,9 @@ import pytest
 from nasir.errors import Decline, PlanError
 from nasir.ir import Atom, Draft, Graph
 from nasir.ir.op import loaded, op_named
-from nasir.policy import At, PhasePlan, Plateau, Policy, RulePlan, RulesPolicy, Where
-from nasir.policy.base import Decision, History, PhaseView
+from nasir.policy import AtEpochs, PhasePlan, Plateau, Policy, RulePlan, RulesPolicy, Where
+from nasir.policy.base import History, PhaseView
+from nasir.policy.decision import Decision, RecallIndividual, RewriteSite
 from nasir.registry import passes, policies
 from nasir.rewriting.evidence import Evidence, Need
 from nasir.rewriting.rewrite import Pass, get_pass
@@ -175,7 +176,7 @@ def autogrow() -> RulesPolicy:
 
 
 def mixed_rules() -> RulesPolicy:
-    grow = RulePlan("rules.0", "insert-block", when=At((3, 5, 9)), where=Where(order="random", count=2))
+    grow = RulePlan("rules.0", "insert-block", when=AtEpochs((3, 5, 9)), where=Where(order="random", count=2))
     shrink = RulePlan("rules.1", "remove-block", every=7, where=Where(stages=("s2",), order="all"))
     return RulesPolicy(PhasePlan("phase", epochs=30, rules=(grow, shrink)), seed=3)
 
@@ -219,7 +220,7 @@ class Forgetful:
         self.calls += 1
         if self.calls % 3:
             return ()
-        return (Decision("rewrite", "rules.0", "insert-block", {}, "s1", f"call {self.calls}"),)
+        return (RewriteSite("rules.0", "insert-block", {}, "s1", f"call {self.calls}"),)
 
 
 class Careless:
@@ -229,12 +230,12 @@ class Careless:
         self.fault = fault
 
     def decide(self, history: History, view: PhaseView) -> tuple[Decision, ...]:
-        grow = (Decision("rewrite", "rules.0", "insert-block", {}, "s1", "because"),)
+        grow = (RewriteSite("rules.0", "insert-block", {}, "s1", "because"),)
         if self.fault == "random":
             return grow if history[-1]["kind"] == "epoch" and random.random() < 0.5 else ()
         if self.fault == "counts":
             return grow if history[-1]["kind"] in ("epoch", "checkpoint") and len(history) % 2 else ()
-        return grow if self.fault == "loops" else (Decision("recall", reason="gone", individual=3),)
+        return grow if self.fault == "loops" else (RecallIndividual(3, "gone"),)
 
 
 @pytest.mark.parametrize(

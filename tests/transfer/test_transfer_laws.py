@@ -18,7 +18,7 @@ from nasir.testing import (
     silence,
     transferred,
 )
-from nasir.transfer import Key, TransferPlan, derive, fill, stream
+from nasir.transfer import Key, TransferPlan, derive, fill, random_stream
 from nasir.transfer.fill import PIECE
 
 SEEDS = range(20)
@@ -185,7 +185,7 @@ def test_filling_depends_on_seed_ordinal_node_and_slot_only() -> None:
 
 
 def test_large_arrays_drawn_one_after_another_from_a_stream_differ() -> None:
-    rng = stream(0, 1, 2, "weight")
+    rng = random_stream(0, 1, 2, "weight")
     first, second = (fill(Fill("normal"), (2, PIECE), rng) for _ in range(2))
     assert not (first == second).any()
-    assert (first == fill(Fill("normal"), (2, PIECE), stream(0, 1, 2, "weight"))).all()
+    assert (first == fill(Fill("normal"), (2, PIECE), random_stream(0, 1, 2, "weight"))).all()

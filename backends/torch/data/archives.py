@@ -115,16 +115,16 @@ class _Tree:
 
     def classes(self, part: str) -> dict[str, list[Encoded]]:
         """The images right in each folder of `part`."""
-        found: dict[str, list[Encoded]] = {}
+        images_of: dict[str, list[Encoded]] = {}
         for folder in self.folders:
             above, _, name = folder.rpartition("/")
             if above == part:
-                found[name] = []
+                images_of[name] = []
         for path, image in self.images.items():
             above, _, name = path.rpartition("/")[0].rpartition("/")
             if above == part:
-                found[name].append(image)
-        return found
+                images_of[name].append(image)
+        return images_of
 
 
 class _Odd(Exception):
@@ -160,8 +160,8 @@ def _tar_members(archive: Path) -> Iterator[tuple[str, bytes | None]]:
     """Name and content of each member, None for a folder; read whole, for seeking from header to header is slow."""
     with archive.open("rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
-    with gzip.open(archive) if zipped else archive.open("rb") as stream:
-        whole = stream.read()
+    with gzip.open(archive) if zipped else archive.open("rb") as content:
+        whole = content.read()
     try:
         packed = tarfile.open(fileobj=io.BytesIO(whole), mode="r:")
     except tarfile.ReadError as error:

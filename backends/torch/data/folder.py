@@ -149,11 +149,11 @@ def _constants(mean: object, deviation: object, channels: int) -> Constants | No
     pairs: list[tuple[float, ...]] = []
     for name, value, least in (("mean", mean, 0.0), ("std", deviation, 1e-6)):
         values = list(value) if isinstance(value, list | tuple) else []
-        numbers = [one for one in values if isinstance(one, int | float) and not isinstance(one, bool)]
-        if len(numbers) != channels or len(values) != channels or not all(least <= one <= 1 for one in numbers):
+        numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+        if len(numbers) != channels or len(values) != channels or not all(least <= number <= 1 for number in numbers):
             raise _fault(
                 f"{name} is {value!r}; give both mean and std, each a list of {channels} numbers of pixels in 0..1 "
                 "(ImageNet's are [0.485, 0.456, 0.406] and [0.229, 0.224, 0.225]), or neither"
             )
-        pairs.append(tuple(float(one) for one in numbers))
+        pairs.append(tuple(float(number) for number in numbers))
     return Constants(pairs[0], pairs[1])

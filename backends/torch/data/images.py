@@ -27,29 +27,29 @@ Image = TypeVar("Image", bound=Source)
 
 def find_files(folder: Path, names: tuple[str, ...] | None = None) -> tuple[Files, tuple[str, ...]]:
     """The images `folder/<class>/*.jpg`, sorted by class and name, and the classes; `names`: the classes expected."""
-    found: dict[str, list[str]] = {entry.name: [] for entry in os.scandir(folder) if entry.is_dir()}
-    for name, images in found.items():
+    images_of: dict[str, list[str]] = {entry.name: [] for entry in os.scandir(folder) if entry.is_dir()}
+    for name, images in images_of.items():
         with os.scandir(folder / name) as entries:
             images += (entry.path for entry in entries if entry.name.lower().endswith(SUFFIXES))
-    paths, labels, classes = by_class(str(folder), found, names)
+    paths, labels, classes = by_class(str(folder), images_of, names)
     return Files(tuple(paths), labels), classes
 
 
 def by_class(
-    place: str, found: Mapping[str, list[Image]], names: tuple[str, ...] | None = None
+    place: str, images_of: Mapping[str, list[Image]], names: tuple[str, ...] | None = None
 ) -> tuple[list[Image], np.ndarray[Any, Any], tuple[str, ...]]:
     """The images of all classes, sorted by class and name, the label of each, int64 [N], and the classes.
 
     DataError where there are none, or other classes than `names`; it calls where they were found `place`.
     """
-    classes = tuple(sorted(found))
+    classes = tuple(sorted(images_of))
     if names is not None and classes != names:
         odd = sorted(set(classes) ^ set(names))
         raise DataError(f"{place} has other classes than the training folder: {', '.join(odd)}; make them equal")
-    images = [image for name in classes for image in sorted(found[name])]
+    images = [image for name in classes for image in sorted(images_of[name])]
     if not images:
         raise DataError(f"{place} holds no images; expected <class>/<image>.jpg (or {', '.join(SUFFIXES[1:4])})")
-    labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(found[name]) for name in classes])
+    labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(images_of[name]) for name in classes])
     return images, labels, classes
 
 
@@ -79,9 +79,9 @@ def read_tree(
 
     `size` = (H, W) to resize to; without it all images must already agree. `names`: the classes expected.
     """
-    files, found = find_files(folder, names)
+    files, classes = find_files(folder, names)
     images = read_files(folder, files, view_of(files.paths[0], size, channels))
-    return images, torch.from_numpy(files.labels), found
+    return images, torch.from_numpy(files.labels), classes
 
 
 def _digest(folder: Path, files: Files, view: View) -> str:

@@ -60,9 +60,9 @@ def _find(known: _Known, options: Mapping[str, Any], where: DataContext) -> RawD
     chosen = read_options(known.name, options, {"root": None, "download": False})
     roots = _roots(known, chosen["root"], where)
     for root in roots:
-        found = _read_below(known, root)
-        if found is not None:
-            return found
+        below = _read_below(known, root)
+        if below is not None:
+            return below
     if chosen["download"]:
         target = roots[0] if chosen["root"] is not None else cache_root()
         return _from_torchvision(known, target, download=True)

@@ -108,8 +108,8 @@ def _stamp(files: Files) -> bytes:
     lines = []
     for path, label in zip(files.paths, files.labels.tolist(), strict=True):
         try:
-            found = os.stat(path)
-            lines.append(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\0{label}\n")
+            status = os.stat(path)
+            lines.append(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0{label}\n")
         except OSError:
             lines.append(f"{path}\0{label}\n")
     return "".join(lines).encode(errors="surrogateescape")
@@ -265,9 +265,9 @@ class StreamSource(BatchSource):
 def _stacked(items: list[tuple[Any, int]]) -> tuple[Any, Tensor]:
     """A batch, or the first message about a file in place of its images."""
     labels = torch.tensor([label for _, label in items], dtype=torch.int64)
-    for found, _ in items:
-        if isinstance(found, str):
-            return found, labels
+    for item, _ in items:
+        if isinstance(item, str):
+            return item, labels
     return torch.from_numpy(np.stack([values for values, _ in items])), labels
 
 

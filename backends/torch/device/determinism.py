@@ -13,6 +13,6 @@ def refuse_unordered(graph: Graph, deterministic: bool, device: torch.device) ->
     """Raises RunError that names the nodes which cannot be trained on `device` as `deterministic` asks."""
     if not deterministic or device.type != "cuda":
         return
-    found = [f"deterministic: {text}; {remedy}" for _, text, remedy in unordered(graph)]
-    if found:
-        raise RunError("\n".join(found))
+    faults = [f"deterministic: {text}; {remedy}" for _, text, remedy in unordered(graph)]
+    if faults:
+        raise RunError("\n".join(faults))

@@ -47,8 +47,8 @@ def computes_bf16(device: torch.device) -> bool:
     if device.type != "cpu":
         return False
     # added to torch.cpu after this project's oldest supported version; without it fp32 is the safe answer
-    found: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def check_precision(precision: str, device: torch.device) -> None:

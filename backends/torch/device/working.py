@@ -19,8 +19,8 @@ HOST = "free memory of the host, or use a smaller network"
 DATA = "use `stream: true` where the data set has it, a part of the data, or another device"
 
 
-class Session(Protocol):
-    """What the methods belong to."""
+class HasDevice(Protocol):
+    """What a method that computes belongs to: a session."""
 
     setup: Setup
     device: torch.device
@@ -36,7 +36,7 @@ def working(what: str, remedy: str) -> Callable[[Work], Work]:
 
     def wrap(method: Work) -> Work:
         @wraps(method)
-        def within(session: Session, *arguments: Any, **options: Any) -> Any:
+        def within(session: HasDevice, *arguments: Any, **options: Any) -> Any:
             told = [text.format(setup=session.setup, device=session.device) for text in (what, remedy)]
             with session.switches.held(), memory_told(told[0], told[1]):
                 return method(session, *arguments, **options)

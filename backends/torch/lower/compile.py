@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -51,8 +52,35 @@ class BlockCompiler:
             block.__dict__.pop("forward", None)
 
 
+class Compilation:
+    """Whether the blocks of a session's network run compiled, now (`on`) and at all (`compiler`)."""
+
+    def __init__(self, wanted: str | bool) -> None:
+        self.compiler = BlockCompiler() if wanted else None
+        self.on = wanted == "blocks"
+
+    def apply(self, model: Model) -> None:
+        """Compile what of a network is not compiled yet, if blocks run compiled."""
+        if self.compiler is not None and self.on:
+            self.compiler.compile(model)
+
+    def switch(self, model: Model, on: bool) -> None:
+        """Let the blocks run compiled, or not."""
+        self.on = on
+        if self.compiler is not None and not on:
+            self.compiler.release(model)
+        self.apply(model)
+
+    def eagerly(self) -> AbstractContextManager[object]:
+        """For one probe batch, of a size that nothing else has: it is not worth compiling blocks for."""
+        if self.compiler is None:
+            return nullcontext()
+        stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+        return stance
+
+
 @dataclass(frozen=True, slots=True)
-class Choice:
+class CompileChoice:
     """Whether blocks run compiled, by the median milliseconds of a step each way; `compiled_ms` is None where compiled
     blocks do not work, and `why` says so."""
 
@@ -66,7 +94,7 @@ class Choice:
         return {name: value for name, value in asdict(self).items() if value != ""}
 
     @classmethod
-    def measured(cls, seconds: Callable[[bool], float], put_back: Callable[[], None]) -> Choice:
+    def measured(cls, seconds: Callable[[bool], float], put_back: Callable[[], None]) -> CompileChoice:
         """The faster way; `seconds(compiled)` times a step, `put_back` undoes what that trained.
 
         Whatever stops the compiler, memory that it lacks too, is a reason to do without. What else nasir refuses is

@@ -26,7 +26,7 @@ class Ensemble(nn.Module):
 
     def forward(self, *x: Tensor) -> Tensor:
         # a branch that is itself an ensemble of separate branches comes as [N, branches, C]
-        logits = torch.cat([one if one.dim() == 3 else one.unsqueeze(1) for one in x], 1)
+        logits = torch.cat([branch if branch.dim() == 3 else branch.unsqueeze(1) for branch in x], 1)
         return logits if self.training and self.separate else mean_prediction(logits, self.average)
 
 

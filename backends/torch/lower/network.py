@@ -155,14 +155,14 @@ class Tracer:
 def inplace_relus(graph: Graph, nodes: Iterable[int]) -> set[int]:
     """ReLUs that may overwrite their input: nobody else reads it, and its producer's backward does not need it."""
     outputs = {port.node for port in graph.outputs}
-    found = set()
+    inplace = set()
     for node_id in nodes:
         node = graph.nodes[node_id]
         if len(node.inputs) == 1 and may_overwrite(node.op, graph.nodes[node.inputs[0].node].op):
             source = node.inputs[0].node
             if source not in outputs and graph.users(source) == (node_id,):
-                found.add(node_id)
-    return found
+                inplace.add(node_id)
+    return inplace
 
 
 def signature(graph: Graph, unit: Unit, lowered: Mapping[int, Lowered], inplace: set[int]) -> tuple[Any, ...]:

@@ -133,7 +133,7 @@ def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowere
     return nn.LayerNorm(x[0].shape[-1], eps=a["eps"])
 
 
-class Scale(nn.Module):
+class LearnedScale(nn.Module):
     """Product with one learnable scalar."""
 
     def __init__(self) -> None:
@@ -146,7 +146,7 @@ class Scale(nn.Module):
 
 @lowering("scale")
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return Scale() if a["learnable"] else Call(operator.mul, (a["value"],))
+    return LearnedScale() if a["learnable"] else Call(operator.mul, (a["value"],))
 
 
 @lowering("dropout")

@@ -35,11 +35,13 @@ def observe(
     labels: Tensor | None = None,
     *,
     labelled: Labelled | None = None,
+    averages: Mapping[str, Tensor] | None = None,
     **about: Any,
 ) -> Evidence:
     """Measure what `needs` ask for; the network is left as it was, gradients included.
 
     Activations are measured on `images` [N, ...], gradients on them and their `labels` [N] or on what `labelled` gives.
+    `averages`: moving averages of the weights by state_dict name, which are told wherever the weights are.
     `about`: further fields of the Evidence. Raises NasirError where a measurement needs one that is missing.
     """
     if labelled is None and images is not None and labels is not None:
@@ -54,11 +56,13 @@ def observe(
         "group_lasso": lambda: _means(model, 2),
         "weight_mean": lambda: _means(model, 1),
         "weight_abs": lambda: _weight_abs(model),
-        "weights": lambda: HostWeights(model),
+        "weights": lambda: HostWeights(model.state_dict()),
     }
     wanted = dict.fromkeys(need.kind for need in needs)
     if wanted.pop("latency", 0) is None:
         about["latency"] = _clock(model, images)
+    if averages is not None and "weights" in wanted:
+        about["averaged"] = Evidence({"weights": HostWeights(averages)})
     return Evidence({kind: kinds[kind]() for kind in wanted}, **about)
 
 
@@ -67,25 +71,24 @@ def _pair(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class HostWeights(Mapping[str, NDArray[Any]]):
-    """The weights of a model by state_dict name, as read-only arrays: views where they lie on the CPU already.
+    """Weights by state_dict name, as read-only arrays: views where they lie on the CPU already.
 
     16-bit ones come as copies in float32.
     """
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        self._keys = model.keys()
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        array = on_host(self._model.tensor(self._keys[name])).view()
+        array = on_host(self._tensors[name]).view()
         array.flags.writeable = False
         return array
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._keys)
+        return iter(self._tensors)
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._tensors)
 
 
 def _sums(model: Model, power: int) -> Measured:
@@ -118,14 +121,14 @@ def _weight_abs(model: Model) -> Measured:
     keys = [Key(n, name) for n in graph.order for name, slot in graph.infer.slots[n].items() if slot.is_kernel]
     weights = [model.tensor(key).detach() for key in keys]
     means = torch.stack([weight.abs().mean(dtype=torch.float64) for weight in weights]).tolist() if weights else []
-    found: dict[str, NDArray[np.float64]] = {}
+    by_label: dict[str, NDArray[np.float64]] = {}
     for key, mean, weight in zip(keys, means, weights, strict=True):
         label, entries = graph.nodes[key.node].label, weight.numel()
-        if label in found:  # a node with several kernels
-            before, count = found[label].tolist()
+        if label in by_label:  # a node with several kernels
+            before, count = by_label[label].tolist()
             mean, entries = (before * count + mean * entries) / (count + entries), int(count) + entries
-        found[label] = np.array([mean, entries], dtype=np.float64)
-    return found
+        by_label[label] = np.array([mean, entries], dtype=np.float64)
+    return by_label
 
 
 def _taylor(model: Model, labelled: Labelled | None) -> Measured:
@@ -140,11 +143,11 @@ def _taylor(model: Model, labelled: Labelled | None) -> Measured:
             parameter.requires_grad_(True)  # frozen weights are scored like all others
         with evaluating(model), torch.enable_grad():
             loss = functional.cross_entropy(widened(model(images.to(dtype))), labels)
-            found = torch.autograd.grad(loss, [parameter for parameter, _ in flags], allow_unused=True)
+            raw = torch.autograd.grad(loss, [parameter for parameter, _ in flags], allow_unused=True)
     finally:
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
-    gradients = {id(p): gradient for (p, _), gradient in zip(flags, found, strict=True)}
+    gradients = {id(p): gradient for (p, _), gradient in zip(flags, raw, strict=True)}
     rows = by_space(model.graph, weight_sums(model, 1, ALL, gradients))
     return {name: np.abs(values) for name, values in rows.items()}
 
@@ -160,13 +163,13 @@ def _clock(model: Model, images: Tensor | None) -> Callable[[Graph], float]:
 
 def _writers(graph: Graph) -> dict[Atom, list[int]]:
     """Nodes with weights whose output runs over an atom, by atom."""
-    found: dict[Atom, list[int]] = {}
+    writers: dict[Atom, list[int]] = {}
     for node_id in graph.order:
         slots = graph.infer.slots[node_id]
         if any(axis.role == "write" for slot in slots.values() for axis in slot.axes):
             for atom in dict.fromkeys(atoms_of(graph.infer.types[Port(node_id)].channels)):
-                found.setdefault(atom, []).append(node_id)
-    return found
+                writers.setdefault(atom, []).append(node_id)
+    return writers
 
 
 def _measured(graph: Graph, writer: int) -> int:
@@ -181,27 +184,27 @@ def _activation_mean(model: Model, images: Tensor | None) -> Measured:
     if images is None:
         raise NasirError("'activation_mean' needs `images` to run the network on")
     graph = model.graph
-    found: dict[int, Tensor] = {}
+    means: dict[int, Tensor] = {}
     handles = []
     nodes = dict.fromkeys(_measured(graph, n) for writers in _writers(graph).values() for n in writers)
     try:
         for node_id in nodes:
             leaf = model.leaf(node_id)
             if leaf is not None:
-                handles.append(leaf.register_forward_hook(_collector(found, node_id)))
+                handles.append(leaf.register_forward_hook(_collector(means, node_id)))
         with evaluating(model), torch.no_grad():
             model(images.to(next(model.parameters()).dtype))
     finally:
         for handle in handles:
             handle.remove()
-    rows = [(resolve(graph.infer.types[Port(n)].channels), on_host(values), 1) for n, values in found.items()]
+    rows = [(resolve(graph.infer.types[Port(n)].channels), on_host(values), 1) for n, values in means.items()]
     return by_space(graph, rows, mean=True)
 
 
-def _collector(found: dict[int, Tensor], node_id: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+def _collector(means: dict[int, Tensor], node_id: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         channels = 2 if output.dim() == 3 else 1  # tokens are [N, T, D]
         axes = [axis for axis in range(output.dim()) if axis != channels]
-        found[node_id] = output.detach().abs().to(torch.float64).mean(dim=axes)
+        means[node_id] = output.detach().abs().to(torch.float64).mean(dim=axes)
 
     return hook

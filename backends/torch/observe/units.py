@@ -29,7 +29,7 @@ def weight_sums(
     With `gradients`, by id of the parameter: the signed sum of w * gradient. Sums over 16-bit weights are float32.
     """
     asked: list[tuple[Axis, int]] = []
-    found: list[Tensor] = []
+    sums: list[Tensor] = []
     room: Tensor | None = None
     for node_id, slots in model.graph.infer.slots.items():
         for name, slot in slots.items():
@@ -43,13 +43,13 @@ def weight_sums(
             if gradients is not None:
                 gradient = gradients[id(parameter)]
                 product = torch.zeros_like(weight) if gradient is None else weight * widened(gradient)
-                found += [_reduced(product, axis) for axis in axes]
+                sums += [_reduced(product, axis) for axis in axes]
             else:
                 if not weight.is_cuda and (room is None or room.dtype != weight.dtype):
                     room = weight.new_empty(CHUNK)
-                found += axis_sums(weight, power, axes, room)
+                sums += axis_sums(weight, power, axes, room)
             asked += [(slot.axes[axis].space, slot.size // size_of(slot.axes[axis].space)) for axis in axes]
-    return [(space, values, count) for (space, count), values in zip(asked, _on_host(found), strict=True)]
+    return [(space, values, count) for (space, count), values in zip(asked, _on_host(sums), strict=True)]
 
 
 def axis_sums(weight: Tensor, power: int, axes: Sequence[int], room: Tensor | None = None) -> list[Tensor]:
@@ -89,24 +89,24 @@ def _on_host(tensors: list[Tensor]) -> list[NDArray[Any]]:
     if not tensors:
         return []
     whole = on_host(torch.cat(tensors))
-    found, end = [], 0
+    rows, end = [], 0
     for tensor in tensors:
         start, end = end, end + tensor.shape[0]
-        found.append(whole[start:end])
-    return found
+        rows.append(whole[start:end])
+    return rows
 
 
 def by_space(
     graph: Graph, rows: Iterable[tuple[Axis, NDArray[Any], int]], mean: bool = False
 ) -> dict[str, NDArray[np.float64]]:
     """[members, size] by name of each space; with `mean`, each number divided by the entries that went into it."""
-    found: dict[Atom, list[NDArray[Any]]] = {space: [] for space in graph.infer.spaces}
+    pieces: dict[Atom, list[NDArray[Any]]] = {space: [] for space in graph.infer.spaces}
     for axis, values, count in rows:
         for atom, part, entries in _spread(axis, values, count):
-            found[atom].append(part / entries if mean else part)
+            pieces[atom].append(part / entries if mean else part)
     return {
         atom.name: np.array(parts, dtype=np.float64) if parts else np.empty((0, atom.size))
-        for atom, parts in found.items()
+        for atom, parts in pieces.items()
     }
 
 
@@ -117,15 +117,15 @@ def _spread(axis: Axis, values: NDArray[Any], count: int) -> list[tuple[Atom, ND
         return []
     if isinstance(whole, Atom):
         return [(whole, values, count)]
-    found: list[tuple[Atom, NDArray[Any], int]] = []
+    spread: list[tuple[Atom, NDArray[Any], int]] = []
     if isinstance(whole, Cat):
         end = 0
         for piece in whole.parts:
             end += piece.size
-            found += _spread(piece, values[end - piece.size : end], count)
-        return found
+            spread += _spread(piece, values[end - piece.size : end], count)
+        return spread
     grid = values.reshape([size_of(factor) for factor in whole.parts])
     for number, factor in enumerate(whole.parts):
         rest = tuple([n for n in range(grid.ndim) if n != number])
-        found += _spread(factor, grid.sum(axis=rest), count * (values.size // grid.shape[number]))
-    return found
+        spread += _spread(factor, grid.sum(axis=rest), count * (values.size // grid.shape[number]))
+    return spread

@@ -1,19 +1,22 @@
-"""Optimizers whose groups follow slot tags and whose state goes by parameter name."""
+"""Optimizers whose groups follow slot tags."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nasir.backends.torch.optimizers import momentum
-from nasir.errors import CheckpointError, GraphError
+from nasir.errors import GraphError
 from nasir.training.plans import OptimizerPlan
 
+if TYPE_CHECKING:
+    from nasir.backends.torch.model import Model
+
 Tagged = tuple[str, nn.Parameter, frozenset[str]]
-State = dict[str, dict[str, Tensor]]
 
 
 def decays(tags: frozenset[str], plan: OptimizerPlan) -> bool:
@@ -23,6 +26,15 @@ def decays(tags: frozenset[str], plan: OptimizerPlan) -> bool:
     if "bias" in tags and not plan.decay_biases:
         return False
     return bool(tags & {"decay", "norm", "bias"})
+
+
+def tagged(model: Model) -> Iterator[Tagged]:
+    """Every parameter of a model by name, with the tags of its slot."""
+    slots = model.graph.infer.slots
+    parameters = dict(model.named_parameters())
+    for name, key in model.keys().items():
+        if name in parameters:
+            yield name, parameters[name], slots[key.node][key.slot].tags
 
 
 def build_optimizer(params: Iterable[Tagged], plan: OptimizerPlan, *, fused: bool | None = None) -> Optimizer:
@@ -75,68 +87,3 @@ def set_lr(optimizer: Optimizer, lr: float) -> None:
     """Give every group the learning rate `lr`."""
     for group in optimizer.param_groups:
         group["lr"] = lr
-
-
-def is_counter(key: str, value: Tensor, parameter: Tensor) -> bool:
-    """Whether a tensor of an optimizer's state counts or scales steps: `step`, or one number beside larger weights.
-
-    All else has a number for each weight of the parameter, which may itself be a single one.
-    """
-    return key == "step" or (value.ndim == 0 and parameter.ndim > 0)
-
-
-def export_state(optimizer: Optimizer, named: Iterable[tuple[str, Tensor]]) -> State:
-    """State by parameter name, {name: {key: tensor}}, of the parameters in `named` (`model.named_parameters()`).
-
-    Parameters without state are left out. The tensors are the optimizer's own, not copies; a plain number becomes a
-    float64 scalar. Names come from the model, not from the groups: a rewrite may have renamed or moved a parameter.
-    """
-    exported: State = {}
-    for name, parameter in named:
-        values: dict[str, Tensor] = {}
-        for key, value in optimizer.state.get(parameter, {}).items():
-            if isinstance(value, Tensor):
-                values[key] = value
-            elif value is not None:  # SGD without momentum stores None
-                values[key] = torch.tensor(value, dtype=torch.float64)
-        if values:
-            exported[name] = values
-    return exported
-
-
-def import_state(
-    optimizer: Optimizer, state: Mapping[str, Mapping[str, Tensor]], named: Iterable[tuple[str, Tensor]]
-) -> None:
-    """Replace all state by `state` (see `export_state`); parameters not in it start empty.
-
-    CheckpointError for a name that is not a parameter of the optimizer, or a moment of another shape than its own.
-    """
-    tensors = dict(named)
-    homes = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
-    unknown = sorted(name for name in state if name not in tensors or id(tensors[name]) not in homes)
-    if unknown:
-        raise CheckpointError(
-            f"optimizer state for {', '.join(unknown[:3])} ({len(unknown)} in all) has no parameter here; "
-            "the checkpoint belongs to another network"
-        )
-    placed: dict[Tensor, dict[str, Tensor]] = {}
-    for name, values in state.items():
-        parameter = tensors[name]
-        group = homes[id(parameter)]
-        placed[parameter] = {key: _place(name, key, value, parameter, group) for key, value in values.items()}
-    optimizer.state.clear()
-    optimizer.state.update(placed)
-
-
-def _place(name: str, key: str, value: Tensor, parameter: Tensor, group: Mapping[str, object]) -> Tensor:
-    if is_counter(key, value, parameter):
-        # Adam's step counter lives on the CPU unless a fused or capturable kernel reads it on the device
-        on_device = bool(group.get("fused") or group.get("capturable"))
-        return value.to(parameter.device if on_device else "cpu", copy=True)
-    if value.shape != parameter.shape:
-        raise CheckpointError(
-            f"optimizer state {key} of {name} has shape {tuple(value.shape)}, the parameter "
-            f"{tuple(parameter.shape)}; the checkpoint belongs to another network"
-        )
-    # like the parameter's own layout, as a fresh optimizer would have made it
-    return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)

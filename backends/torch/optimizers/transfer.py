@@ -2,14 +2,15 @@
 
 Kept parameters keep their state; resized ones get moments mapped by the plan of their values, and so do those whose
 values moved here out of parameters that are no more (`optimizer_state`). New ones, copies of living ones among them,
-start with none, so that Adam's step counter starts at zero and SGD's first step takes the raw gradient.
+start with none, so that Adam's step counter starts at zero and SGD's first step takes the raw gradient. Then every
+group stands in the order of `model.parameters()`: torch stores an optimizer's state by position.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -33,18 +34,19 @@ def transfer_optimizers(
 ) -> None:
     """Swap the parameters of `old` for those of `new` in every group, with their state.
 
-    Parameters that got the values of others that are gone take their places; new ones join the group whose parameters
-    carry the same tags, of several optimizers the one whose parameters lie nearest by label. Parameters that no
-    optimizer ever held (frozen ones, another model's) are left alone. UsageError, before any change, for an optimizer
-    that cannot take new ones in.
+    Parameters that got the values of others that are gone follow them; new ones join the group whose parameters
+    carry the same tags, of several optimizers the one whose parameters lie nearest by label. In each group the model's
+    parameters then stand together, in the order of `new.parameters()`, where the first of them stood; those of other
+    models keep their order before and behind them. Parameters that no optimizer ever held (frozen ones) stay out.
+    UsageError, before any change, for an optimizer that cannot take new ones in.
     """
     with collector_paused():
         _transfer(tuple(dict.fromkeys(optimizers)), old, new, plan)
 
 
 def _transfer(chosen: tuple[torch.optim.Optimizer, ...], old: Model, new: Model, plan: TransferPlan) -> None:
-    home = {id(p): Key(node, slot) for node, slot, p in _parameters(old)}
-    fresh = {Key(node, slot): p for node, slot, p in _parameters(new)}
+    home = {id(p): key for key, p in parameters_by_key(old).items()}
+    fresh = parameters_by_key(new)
     origins = origins_of(plan, home, fresh, chosen)
     known = set(home.values()) | origins.keys()
     shares: dict[int, dict[Key, nn.Parameter]] = {}
@@ -56,13 +58,61 @@ def _transfer(chosen: tuple[torch.optim.Optimizer, ...], old: Model, new: Model,
     for index in shares:
         momentum.check_joining(chosen[index])
     states = [moved_states(optimizer, home, fresh, plan) for optimizer in chosen]  # what can fail, before any change
+    named = [_prefixes(optimizer, home, old) for optimizer in chosen]
     for optimizer, moved in zip(chosen, states, strict=True):
         replace_states(optimizer, home, fresh, moved)
-        _swap(optimizer, home, fresh, origins, new)
+        _swap(optimizer, home, fresh, origins)
     for index, added in shares.items():
         _join(chosen[index], added, fresh, new)
-    for optimizer in chosen:
+    place = positions(new)
+    for optimizer, (known_names, prefixes) in zip(chosen, named, strict=True):
+        for group, prefix in zip(optimizer.param_groups, prefixes, strict=True):
+            group["params"] = in_order(group["params"], place)
+            if "param_names" in group:
+                names = known_names | {id(p): f"{prefix}{_name(key, new)}" for key, p in fresh.items()}
+                group["param_names"] = [names.get(id(p), "") for p in group["params"]]
         momentum.prepare(optimizer)
+
+
+def positions(model: nn.Module) -> dict[int, int]:
+    """Place of each parameter, by identity, in the order of `model.parameters()`."""
+    found: dict[int, int] = {}
+
+    def walk(module: nn.Module) -> None:  # nn.Module's own walk makes names, which takes several times as long
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                found.setdefault(id(parameter), len(found))
+        for child in module._modules.values():
+            if child is not None:
+                walk(child)
+
+    walk(model)
+    return found
+
+
+def in_order(members: list[Tensor], place: Mapping[int, int]) -> list[Tensor]:
+    """The members with a place sorted by it, where the first of them stood; the others in order around them."""
+    mine = sorted((p for p in members if id(p) in place), key=lambda p: place[id(p)])
+    first = next((index for index, p in enumerate(members) if id(p) in place), len(members))
+    return [*members[:first], *mine, *(p for p in members[first:] if id(p) not in place)]
+
+
+def _prefixes(
+    optimizer: torch.optim.Optimizer, home: Mapping[int, Key], model: Model
+) -> tuple[dict[int, str], list[str]]:
+    """The names of an optimizer's parameters by identity; and what stands before the model's own names, by group."""
+    names: dict[int, str] = {}
+    prefixes = []
+    for group in optimizer.param_groups:
+        given = dict(zip(map(id, group["params"]), group.get("param_names", ()), strict=False))
+        names |= given
+        own = ((given[p], _name(key, model)) for p, key in home.items() if p in given)
+        prefixes.append(next((name.removesuffix(label) for name, label in own if name.endswith(label)), ""))
+    return names, prefixes
+
+
+def _name(key: Key, model: Model) -> str:
+    return f"{model.graph.nodes[key.node].label}.{key.slot}"
 
 
 def _labels(
@@ -95,7 +145,6 @@ def _swap(
     home: dict[int, Key],
     fresh: dict[Key, nn.Parameter],
     origins: dict[Key, Key],
-    new: Model,
 ) -> None:
     heirs: dict[Key, list[Key]] = {}
     for key, origin in origins.items():
@@ -110,23 +159,17 @@ def _swap(
             if held in fresh:
                 members.append(fresh[held])
             members += [fresh[heir] for heir in heirs.get(held, [])]
-        _set_members(group, members, new)
+        group["params"] = members
 
 
-def _parameters(model: Model) -> list[tuple[int, str, nn.Parameter]]:
-    found = []
+def parameters_by_key(model: Model) -> dict[Key, nn.Parameter]:
+    """The parameters of a model's nodes, by node and slot."""
+    found: dict[Key, nn.Parameter] = {}
     for node_id in model.graph.nodes:
         module = model._lowered.get(node_id)
         if isinstance(module, nn.Module):
-            found += [(node_id, name, p) for name, p in module._parameters.items() if p is not None]
+            found |= {Key(node_id, name): p for name, p in module._parameters.items() if p is not None}
     return found
-
-
-def _set_members(group: dict[str, Any], members: list[Tensor], model: Model) -> None:
-    group["params"] = members
-    if "param_names" in group:
-        names = {id(p): name for name, p in model.named_parameters()}
-        group["param_names"] = [names.get(id(p), "") for p in members]
 
 
 def _join(
@@ -140,12 +183,10 @@ def _join(
         for p in group["params"]:
             if id(p) in tags:
                 votes.setdefault(tags[id(p)], Counter())[index] += 1
-    for key, parameter in added.items():
+    for parameter in added.values():
         tag = tags[id(parameter)]
         group = optimizer.param_groups[votes[tag].most_common(1)[0][0] if tag in votes else _by_decay(optimizer, tag)]
         group["params"].append(parameter)
-        if "param_names" in group:
-            group["param_names"].append(f"{model.graph.nodes[key.node].label}.{key.slot}")
 
 
 def _by_decay(optimizer: torch.optim.Optimizer, tags: frozenset[str]) -> int:

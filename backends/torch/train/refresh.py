@@ -20,15 +20,15 @@ from nasir.training.plans import TrainPlan
 
 def moving_norms(model: Model, refresh: Refresh) -> dict[str, nn.Module]:
     """The modules whose statistics a refresh moves, by label."""
-    found = {}
+    norms = {}
     for node_id, node in model.graph.nodes.items():
         module = model.leaf(node_id) if node.facts.family != "input" else None
         if module is None or "running_mean" not in module._buffers:
             continue
         chosen = not refresh.paths or any(covers(path, node.label) for path in refresh.paths)
         if chosen and (refresh.frozen or not model.is_held(node_id)):
-            found[node.label] = module
-    return found
+            norms[node.label] = module
+    return norms
 
 
 def refresh_norms(

@@ -25,13 +25,26 @@ from typing import Any, Self
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from nasir.backends.torch.weights.arena import Arena
 from nasir.errors import CheckpointError
 from nasir.files import fsync_directory, is_alive
+from nasir.training.plans import OptimizerPlan
 
-__all__ = ["AsyncWriter", "Checkpoint", "Groups", "clean", "latest", "load", "save", "set_aside", "steps"]
+__all__ = [
+    "AsyncWriter",
+    "Checkpoint",
+    "Groups",
+    "bytes_of",
+    "clean",
+    "host",
+    "latest",
+    "load",
+    "save",
+    "set_aside",
+    "steps",
+]
 
 Groups = Mapping[str, Mapping[str, Tensor]]
 """Tensors by group name (a file name without suffix: letters, digits, `_`, `-`) and key."""
@@ -50,6 +63,15 @@ class Checkpoint:
     tensors: dict[str, dict[str, Tensor]]
     meta: dict[str, Any]
 
+    def fill(self, model: nn.Module) -> None:
+        """Give the model the stored weights; CheckpointError where they are not those of its network."""
+        own, stored = model.state_dict(), self.tensors["model"]
+        if own.keys() != stored.keys():
+            raise CheckpointError(f"{self.path}: its weights are not those of its network; restore it from a copy")
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(stored[name])
+
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
@@ -58,6 +80,14 @@ class _Snapshot:
     tensors: dict[str, dict[str, Tensor]]
     aliases: dict[str, dict[str, str]]
     copied: torch.cuda.Event | None
+
+
+def bytes_of(model: nn.Module, averaged: bool, optimizer: OptimizerPlan) -> int:
+    """Of weights, their averages if there are any, and the moments that the optimizer will have."""
+    weights = sum(int(tensor.nbytes) for tensor in model.state_dict().values())
+    learned = sum(int(parameter.nbytes) for parameter in model.parameters())
+    moments = int(optimizer.momentum > 0) if optimizer.kind == "sgd" else 2
+    return weights * (2 if averaged else 1) + learned * moments
 
 
 def save(directory: Path, step: int, tensors: Groups, meta: Mapping[str, Any], keep: int = FEWEST) -> Path:
@@ -81,10 +111,10 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
         if hashlib.sha256(data).hexdigest() != entry["sha256"]:
             raise CheckpointError(f"{file}: its sha256 differs from the manifest's; the file is damaged")
         try:
-            found = safetensors.torch.load(data)
+            stored = safetensors.torch.load(data)
         except SafetensorError as error:  # only after a change of format: the digest was right
             raise CheckpointError(f"{file}: not readable as safetensors ({error})") from None
-        tensors[group] = {key: tensor.to(device) for key, tensor in found.items()}
+        tensors[group] = {key: tensor.to(device) for key, tensor in stored.items()}
         tensors[group].update((alias, tensors[group][key]) for alias, key in entry["aliases"].items())
     return Checkpoint(manifest["step"], path, tensors, manifest["meta"])
 
@@ -121,7 +151,7 @@ def set_aside(directory: Path, step: int) -> None:
 def steps(directory: Path) -> tuple[int, ...]:
     """Steps of the finished checkpoints, ascending; not yet verified."""
     names = [entry.name for entry in directory.iterdir() if entry.is_dir()] if directory.is_dir() else []
-    return tuple(sorted(int(found[1]) for name in names if (found := re.fullmatch(r"step_(\d+)", name))))
+    return tuple(sorted(int(match[1]) for name in names if (match := re.fullmatch(r"step_(\d+)", name))))
 
 
 def clean(directory: Path) -> tuple[str, ...]:
@@ -131,8 +161,8 @@ def clean(directory: Path) -> tuple[str, ...]:
     """
     removed = []
     for entry in sorted(directory.glob("step_*.tmp.*")):
-        found = re.fullmatch(r"step_\d+\.tmp\.(\d+)(\.old)?", entry.name)
-        if found and (int(found[1]) == os.getpid() or not is_alive(int(found[1]))):
+        match = re.fullmatch(r"step_\d+\.tmp\.(\d+)(\.old)?", entry.name)
+        if match and (int(match[1]) == os.getpid() or not is_alive(int(match[1]))):
             shutil.rmtree(entry, ignore_errors=True)
             removed.append(entry.name)
     return tuple(removed)
@@ -234,11 +264,14 @@ def _identity(tensor: Tensor) -> tuple[object, ...]:
 def _plain(groups: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
     """Host tensors that may share memory with the living ones."""
     seen: set[int] = set()
-    return {name: {key: _host(tensor.cpu(), seen) for key, tensor in group.items()} for name, group in groups.items()}
+    return {name: {key: host(tensor.cpu(), seen) for key, tensor in group.items()} for name, group in groups.items()}
 
 
-def _host(tensor: Tensor, seen: set[int]) -> Tensor:
-    """A contiguous tensor that shares no memory with another of the file: safetensors refuses overlapping views."""
+def host(tensor: Tensor, seen: set[int]) -> Tensor:
+    """A contiguous tensor that shares no memory with another of the file: safetensors refuses overlapping views.
+
+    `seen`: addresses of the memory of those before it.
+    """
     storage = tensor.untyped_storage().data_ptr()
     shared = storage in seen
     seen.add(storage)

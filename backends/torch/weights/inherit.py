@@ -16,11 +16,11 @@ def take_over(model: Model, start: Start) -> None:
     Raises CheckpointError for a damaged checkpoint, DataError where it holds no such weights or those of another
     network.
     """
-    found = checkpoint.load(start.path)
+    parent = checkpoint.load(start.path)
     group = "ema" if start.average else "model"
-    if group not in found.tensors:
+    if group not in parent.tensors:
         raise DataError(f"{start.path}: the run kept no moving average; use `weights: last`")
-    stored, own = found.tensors[group], model.state_dict()
+    stored, own = parent.tensors[group], model.state_dict()
     fresh = {name for name in own if name.rpartition(".")[0] in start.renewed}
     odd = [name for name in own if name not in fresh and (name not in stored or stored[name].shape != own[name].shape)]
     if odd or len(stored) != len(own):

@@ -20,19 +20,19 @@ RENAMED: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (  # whe
     (r"\.self_attention\.in_proj_", ".self_attention.in_proj."),
     (r"\.mlp\.linear_1\.", ".mlp.0."),  # in files written before torchvision 0.14
     (r"\.mlp\.linear_2\.", ".mlp.3."),
-    (r"\.denselayer(\d+)\.", lambda found: f".{int(found[1]) - 1}."),
+    (r"\.denselayer(\d+)\.", lambda match: f".{int(match[1]) - 1}."),
     (r"(\.denseblock\d\.\d+\.(?:norm|conv))\.", r"\1"),  # in the published files
 )
 
 
 def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state_dict of one of torchvision's networks under the names that its weights have here."""
-    found = {}
+    state_dict = {}
     for name, tensor in state.items():
         for pattern, replacement in RENAMED:
             name = re.sub(pattern, replacement, name)
-        found[name] = tensor
-    return found
+        state_dict[name] = tensor
+    return state_dict
 
 
 def load_pretrained(model: Model, architecture: str, weights: str) -> tuple[str, ...]:
@@ -63,7 +63,7 @@ def _fetch(place: str, architecture: str, weights: str) -> Mapping[str, Tensor]:
     if weights not in names:
         raise DataError(f"{place}: no such weights; use {' or '.join(names)}, or null for fresh ones")
     try:
-        found: Mapping[str, Tensor] = models.get_weight(f"{known.__name__}.{weights}").get_state_dict(
+        state: Mapping[str, Tensor] = models.get_weight(f"{known.__name__}.{weights}").get_state_dict(
             progress=False, check_hash=True
         )
     except (OSError, RuntimeError) as error:  # no network; a file that does not have its hash
@@ -71,7 +71,7 @@ def _fetch(place: str, architecture: str, weights: str) -> Mapping[str, Tensor]:
             f"{place}: cannot be fetched ({error}); check the network, put the file of "
             f"{known[weights].url} into {torch.hub.get_dir()}/checkpoints, or remove `weights:`"
         ) from error
-    return found
+    return state
 
 
 def _fresh(place: str, own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nasir.backends.torch.model import Model
-from nasir.backends.torch.optimizers.groups import export_state
+from nasir.backends.torch.optimizers.named import export_state
 from nasir.backends.torch.train.ema import Ema
 
 State = Mapping[str, Mapping[str, Tensor]]

@@ -19,7 +19,7 @@ from nasir.running.engine import setup_of
 from nasir.spec import Spec
 from nasir.spec.model_network import RunNetwork
 from nasir.spec.network import initial_plan
-from nasir.training.backend import Session
+from nasir.training.backend import DEFAULT_BACKEND, Session
 from nasir.training.plans import TrainPlan
 from nasir.version import VERSION
 
@@ -87,6 +87,8 @@ def static_digest(
     setup = plain(setup_of(spec, base.resolve()))
     del setup["device"]  # the one it came to is in `environment`
     network = spec.network
+    # the default one is among what `environment` tells
+    backend = {} if spec.backend == DEFAULT_BACKEND else {"backend": [spec.backend, registry.backends.packages()]}
     inherited = [start["inherited"]["manifest"], network.weights] if isinstance(network, RunNetwork) else None
     return digest(
         {
@@ -96,6 +98,7 @@ def static_digest(
             "environment": environment,
             "inherited": inherited,
             "plugins": plugins,
+            **backend,
         }
     )
 

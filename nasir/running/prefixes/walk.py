@@ -19,7 +19,7 @@ from nasir.files import canonical_json
 from nasir.growing import GrowingSequence
 from nasir.ir import Graph
 from nasir.journal.log import Record
-from nasir.policy import Decision, PhasePlan, Progress
+from nasir.policy import Decision, EndPhase, PhasePlan, PhaseProgress, decisions_of
 from nasir.running.decisions import view
 from nasir.running.prefixes.identity import has_foreign_code, length_matters, plain, training_digest
 from nasir.spec import Spec, make_policy
@@ -71,7 +71,7 @@ class Walk:
         if not self._batch and self._open:
             plan = self.plans[self.phase]
             seen = view(self.graphs(self._graph), (plan,))
-            self._batch = list(make_policy(plan, self.spec.seed).decide(self.history, seen))
+            self._batch = list(decisions_of(make_policy(plan, self.spec.seed), plan, self.history, seen))
             self._open = bool(self._batch)
         return self._batch
 
@@ -90,7 +90,7 @@ class Walk:
         """Whether the next thing is to begin that phase, or to train that epoch."""
         if self.pending():
             return False
-        progress = Progress.of(self.history, self.plans)
+        progress = PhaseProgress.of(self.history, self.plans)
         index, begins = progress.phase_index, record["kind"] == "phase"
         if index is None or progress.begun is begins or record["phase"] != self.plans[index].name:
             return False
@@ -119,7 +119,7 @@ class Walk:
         expected = json.loads(canonical_json(plain(decision.to_record())))
         if any(key not in record or record[key] != value for key, value in expected.items()):
             return False
-        if decision.action == "end_phase":
+        if isinstance(decision, EndPhase):
             self._batch, self._open = [], False
         self._add(record, {**_stable(record), "terms": plain(decision)})
         return True

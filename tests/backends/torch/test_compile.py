@@ -127,7 +127,7 @@ def test_a_choice_is_made_by_time_kept_over_a_restart_and_leaves_no_trace(
 
         monkeypatch.setattr("nasir.backends.torch.session.step_seconds", timed)
         session = opened("auto", tmp_path)
-        assert laps == [False, True] and session.compiled is compiled
+        assert laps == [False, True] and session.compilation.on is compiled
         assert all(("forward" in block.__dict__) is compiled for block in session.model.units.values())
         losses = session.losses()
         assert losses == wanted if not compiled else losses == pytest.approx(wanted, abs=1e-4)

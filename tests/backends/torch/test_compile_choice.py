@@ -14,9 +14,8 @@ from small_runs import SPEC, write_spec
 import nasir.api
 from nasir.backends.torch.backend import TorchBackend
 from nasir.backends.torch.lower import compile as compiling
-from nasir.backends.torch.lower.compile import TIMED, WARM, Choice, step_seconds
-from nasir.backends.torch.optimizers.groups import export_state
-from nasir.backends.torch.session import TorchSession
+from nasir.backends.torch.lower.compile import TIMED, WARM, Compilation, CompileChoice, step_seconds
+from nasir.backends.torch.optimizers.named import export_state
 from nasir.cli.main import main
 from nasir.errors import Diverged, OutOfMemory
 from nasir.report.progress import line
@@ -53,9 +52,9 @@ def test_what_stops_the_compiler_is_a_reason_to_do_without() -> None:
         return 0.25
 
     put_back: list[int] = []
-    choice = Choice.measured(seconds, lambda: put_back.append(1))
+    choice = CompileChoice.measured(seconds, lambda: put_back.append(1))
     assert len(put_back) == 2
-    assert choice == Choice(False, 250.0, None, "RuntimeError: no C++ compiler")
+    assert choice == CompileChoice(False, 250.0, None, "RuntimeError: no C++ compiler")
     told = line({"kind": "compilation", **choice.record()})
     assert told == "blocks run eager: a step takes 250 ms eager, compiled RuntimeError: no C++ compiler"
 
@@ -65,7 +64,7 @@ def test_what_fails_without_the_compiler_fails() -> None:
         raise Diverged("so it is", {})
 
     with pytest.raises(Diverged):
-        Choice.measured(seconds, lambda: None)
+        CompileChoice.measured(seconds, lambda: None)
 
 
 def test_a_state_that_cannot_be_put_back_is_no_matter_of_compiling() -> None:
@@ -82,12 +81,12 @@ def test_a_state_that_cannot_be_put_back_is_no_matter_of_compiling() -> None:
             raise OutOfMemory("a second copy: not enough memory")
 
     with pytest.raises(OutOfMemory, match="a second copy"):
-        Choice.measured(seconds, put_back)
+        CompileChoice.measured(seconds, put_back)
 
 
 def test_a_measured_attempt_that_fails_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After steps that moved weights, statistics, moments and averages."""
-    monkeypatch.setattr("nasir.backends.torch.session.BlockCompiler.compile", lambda self, model: None)
+    monkeypatch.setattr("nasir.backends.torch.lower.compile.BlockCompiler.compile", lambda self, model: None)
     states = []
     spec = load_spec(write_spec(tmp_path))
     for way in (False, "auto"):
@@ -126,8 +125,8 @@ def test_a_run_prints_and_journals_its_choice_for_every_phase(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wanted = nasir.api.run(write_spec(tmp_path), tmp_path / "plain")
-    monkeypatch.setattr(TorchSession, "_run_compiled", lambda session, wanted: setattr(session, "compiled", False))
-    monkeypatch.setattr("nasir.backends.torch.session.BlockCompiler.compile", lambda self, model: None)
+    monkeypatch.setattr(Compilation, "switch", lambda compilation, model, on: setattr(compilation, "on", False))
+    monkeypatch.setattr("nasir.backends.torch.lower.compile.BlockCompiler.compile", lambda self, model: None)
     times = iter([0.002, 0.003] * 2)
     monkeypatch.setattr("nasir.backends.torch.session.step_seconds", lambda train, wait: next(times))
     spec = write_spec(tmp_path, SPEC.replace("precision: fp32\n", "precision: fp32\ncompile: auto\n"))

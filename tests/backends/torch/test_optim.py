@@ -8,16 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nasir.backends.torch.optimizers.groups import (
-    Tagged,
-    build_optimizer,
-    decays,
-    export_state,
-    fuses,
-    import_state,
-    is_counter,
-    set_lr,
-)
+from nasir.backends.torch.optimizers.groups import Tagged, build_optimizer, decays, fuses, set_lr
+from nasir.backends.torch.optimizers.named import export_state, import_state, is_counter
 from nasir.backends.torch.train.ema import Ema
 from nasir.errors import CheckpointError, GraphError
 from nasir.training.plans import OptimizerKind, OptimizerPlan

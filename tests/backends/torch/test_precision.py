@@ -143,7 +143,7 @@ def test_exact_claims_hold_where_the_process_rounds(options: dict[str, Any], rou
         effect = session.propose(rewrite)
     finally:
         Model.forward = forward  # type: ignore[method-assign]
-    assert rewrite.preserves == "exact" and effect.delta_logits <= EXACT * max(1.0, effect.scale)
+    assert rewrite.preserves == "exact" and effect.delta_logits <= EXACT * max(1.0, effect.largest_logit)
     assert len(seen) == 2 and all(set(one.values()) == {"ieee", "highest"} for one in seen)
     session.close()
 

@@ -12,7 +12,8 @@ from torch import nn
 
 from nasir.backends.torch.data.in_memory import DataSource, open_source
 from nasir.backends.torch.data.rawdata import DataContext
-from nasir.backends.torch.optimizers.groups import build_optimizer, export_state, import_state
+from nasir.backends.torch.optimizers.groups import build_optimizer
+from nasir.backends.torch.optimizers.named import export_state, import_state
 from nasir.backends.torch.train.ema import Ema
 from nasir.backends.torch.train.loop import (
     EpochResult,
