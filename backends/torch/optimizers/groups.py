@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nasir.backends.torch.optimizers import momentum
+from nasir.backends.torch.optimizers import eager, momentum
 from nasir.errors import GraphError
 from nasir.training.plans import OptimizerPlan
 
@@ -65,7 +65,8 @@ def build_optimizer(params: Iterable[Tagged], plan: OptimizerPlan, *, fused: boo
                 "spared": spared,
             }
         )
-    optimizer = _make(groups, plan, fused)
+    with eager.make():
+        optimizer = _make(groups, plan, fused)
     momentum.prepare(optimizer)
     return optimizer
 
