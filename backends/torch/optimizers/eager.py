@@ -1,6 +1,6 @@
-"""torch's optimizers as they are, while nothing can be compiled: a process that compiles nothing starts in half the time.
+"""torch's optimizers while nothing can be compiled: a process that compiles nothing starts seconds sooner.
 
-torch wraps parts of its optimizers so that its compiler does not trace them, and the wrappers import the compiler, which
+torch wraps parts of its optimizers so that its compiler does not trace them. The wrappers import the compiler, which
 takes seconds, even where nothing is ever compiled. Until somebody else has loaded it, the same functions are called
 without these wrappers; a release of torch that wraps them in another way is used as usual.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -19,8 +20,6 @@ from torch.optim import optimizer as base
 __all__ = ["clear_gradients", "make", "step"]
 
 COMPILER = "torch._dynamo"
-HOOKS = ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")
-OWN_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
 
 
 @contextmanager
@@ -44,8 +43,13 @@ def step(optimizer: Optimizer) -> None:
     if plain is None:
         optimizer.step()
         return
+    given: tuple[Any, Any] = ((optimizer,), {})
+    for before in chain(base._global_optimizer_pre_hooks.values(), optimizer._optimizer_step_pre_hooks.values()):
+        given = before(optimizer, *given) or given
     with torch.no_grad():
-        plain(optimizer)
+        plain(*given[0], **given[1])
+    for after in chain(optimizer._optimizer_step_post_hooks.values(), base._global_optimizer_post_hooks.values()):
+        after(optimizer, *given)
 
 
 def clear_gradients(optimizer: Optimizer) -> None:
@@ -56,7 +60,10 @@ def clear_gradients(optimizer: Optimizer) -> None:
 
 
 def _plain(optimizer: Optimizer) -> Callable[..., Any] | None:
-    """The step of an optimizer of torch below its wrappers: hooks, then gradients off. None where those do anything."""
+    """The step of an optimizer of torch below its two wrappers: one for hooks and profilers, one for gradients off.
+
+    None where the wrappers are others, or where they do more than `step` does.
+    """
     hooked = type(optimizer).step
     graded = getattr(hooked, "__wrapped__", None)
     plain: Callable[..., Any] | None = getattr(graded, "__wrapped__", None)
@@ -65,6 +72,6 @@ def _plain(optimizer: Optimizer) -> Callable[..., Any] | None:
         and getattr(getattr(graded, "__code__", None), "co_name", "") == "_use_grad"
         and getattr(plain, "__module__", "").startswith("torch.optim.")
     )
-    hooks = [getattr(base, name, True) for name in HOOKS] + [getattr(optimizer, name, True) for name in OWN_HOOKS]
-    watched = any(hooks) or optimizer.defaults.get("differentiable", True) or torch.autograd._profiler_enabled()
-    return plain if known and not watched else None
+    profiled: bool = torch._C._autograd._profiler_enabled()
+    more = optimizer.defaults.get("differentiable", True) or profiled
+    return plain if known and not more else None
