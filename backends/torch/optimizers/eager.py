@@ -54,6 +54,9 @@ def step(optimizer: Optimizer) -> None:
 
 def clear_gradients(optimizer: Optimizer) -> None:
     """Give the memory of all gradients back."""
+    if COMPILER in sys.modules or type(optimizer).zero_grad is not Optimizer.zero_grad:
+        optimizer.zero_grad(set_to_none=True)
+        return
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = None
