@@ -62,7 +62,7 @@ def check_cluster(ray: Any, cpus: int | None, database: str | None) -> None:
         raise UsageError(f"--ray-cpus {cpus}: the largest node of the cluster has {largest:g} cores")
     if database is not None and (count := sum(node["Alive"] for node in ray.nodes())) > 1:
         raise UsageError(
-            f"{database}: an SQLite file serves one machine, and the cluster has {count}; "
+            f"{database}: an SQLite file works on one machine only, but the cluster has {count}; "
             "give the URL of a database server by --storage"
         )
 
