@@ -9,12 +9,12 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from nasir.errors import UsageError
-from nasir.options.annotations import kind_of
+from nasir.options.annotations import About, kind_of
 from nasir.options.kinds import Kind
-from nasir.options.words import Fault, suggestion
+from nasir.options.words import MISSING_OPTION, UNKNOWN_OPTION, Fault, suggestion
 
 NONE = object()
 
@@ -26,6 +26,7 @@ class Option:
     name: str
     kind: Kind
     default: Any = NONE
+    about: str = ""
 
     @property
     def required(self) -> bool:
@@ -104,9 +105,17 @@ def _resolved(owner: Any, written: Mapping[str, Any], scope: Mapping[str, Any]) 
 
 def _option(owner: Any, name: str, annotation: Any, default: Any) -> Option:
     try:
-        return Option(name, kind_of(annotation), default)
+        return Option(name, kind_of(annotation), default, _about(annotation))
     except UsageError as error:
         raise UsageError(f"{_named(owner)}: {name}: {error}") from error
+
+
+def _about(annotation: Any) -> str:
+    """What an annotation says of the option, perhaps in one of its parts, such as that of `Annotated[...] | None`."""
+    if isinstance(annotation, About):
+        return annotation.text
+    parts = [*get_args(annotation)] if get_origin(annotation) in (Annotated, Union, types.UnionType) else []
+    return next(filter(None, map(_about, parts)), "")
 
 
 def _named(owner: Any) -> str:
@@ -115,11 +124,12 @@ def _named(owner: Any) -> str:
 
 def described(option: Option) -> dict[str, Any]:
     """What an option may be, as JSON Schema, and its `default`, or that it is `required`."""
+    shown = {**option.kind.schema(), **({"description": option.about} if option.about else {})}
     if option.required:
-        return {**option.kind.schema(), "required": True}
+        return {**shown, "required": True}
     value = list(option.default) if isinstance(option.default, tuple) else option.default
     plain = value is None or isinstance(value, bool | str | int | float | list | dict)
-    return {**option.kind.schema(), "default": value} if plain else option.kind.schema()
+    return {**shown, "default": value} if plain else shown
 
 
 def checked(
@@ -139,8 +149,8 @@ def checked(
             made[name] = value
         else:
             remedy = suggestion(name, options) if options else f"this {thing} takes none"
-            faults.append(((name,), "unknown option", remedy))
+            faults.append(((name,), UNKNOWN_OPTION, remedy))
     for name, option in options.items():
         if option.required and name not in given:
-            faults.append(((name,), "this option is required", f"add `{name}: ...`"))
+            faults.append(((name,), MISSING_OPTION, f"add `{name}: ...`"))
     return made, faults

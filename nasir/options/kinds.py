@@ -69,6 +69,7 @@ class Scalar(Kind):
 
     plain: type
     bounds: Bounds = ()
+    suggested: tuple[str, ...] = ()
 
     @property
     def expected(self) -> tuple[str, str]:
@@ -85,6 +86,8 @@ class Scalar(Kind):
         return value, []
 
     def schema(self) -> Schema:
+        if self.suggested:
+            return {"enum": list(self.suggested)}
         named = {"min_length": "minLength", "max_length": "maxLength"}
         names = {str: "string", bool: "boolean"}
         return {"type": names.get(self.plain, "null"), **{named[bound]: limit for bound, limit in self.bounds}}
@@ -124,6 +127,22 @@ class Number(Kind):
     def schema(self) -> Schema:
         kind = "integer" if self.plain is int else "number"
         return {"type": kind, **{_IN_SCHEMA[bound]: limit for bound, limit in self.bounds}}
+
+
+@dataclass(frozen=True)
+class Amount(Number):
+    """A number that may be written with its unit, such as `3 epochs`."""
+
+    unit: str = ""  # in the plural
+
+    def normal(self, value: Any) -> Result:
+        if not isinstance(value, str):
+            return super().normal(value)
+        number = words.amount(value, self.unit)
+        return (value, [((), *words.no_amount(value, self.unit))]) if number is None else super().normal(number)
+
+    def schema(self) -> Schema:
+        return {"anyOf": [super().schema(), {"type": "string", "pattern": words.amount_pattern(self.unit)}]}
 
 
 @dataclass(frozen=True)
