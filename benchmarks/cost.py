@@ -44,7 +44,7 @@ def counting(graph: Graph) -> dict[str, Any]:
     model = on_meta(graph)
 
     def counted() -> None:
-        total(count(graph).values())
+        total(count(graph.nodes, graph.infer).values())
 
     functions: dict[str, Callable[[], Any]] = {"count": counted, "flop_counter": lambda: executed(model)}
     times = interleaved(functions, repeats=9)

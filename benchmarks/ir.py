@@ -21,7 +21,6 @@ from typing import Any
 from nasir.ir import Draft, Graph, Port
 from nasir.ir.canon import digest, postorder
 from nasir.ir.infer import infer
-from nasir.ir.regions import verify
 
 NODES = 10_000
 BLOCK = 7  # nodes of a basic block
@@ -118,7 +117,7 @@ def main() -> int:
     text = json.dumps(graph.to_json())
 
     def checked() -> None:
-        verify(Graph(graph.nodes, graph.outputs, graph.regions, graph.minted))
+        Graph(graph.nodes, graph.outputs, graph.regions, graph.minted).verify_regions()
 
     figures = measured(
         {
@@ -126,14 +125,14 @@ def main() -> int:
             "floor_walk": lambda: walk_plain(plain),
             "build": long_resnet,
             "commit": draft.commit,
-            "order": lambda: postorder(graph),
-            "infer": lambda: infer(graph),
+            "order": lambda: postorder(graph.nodes, graph.outputs),
+            "infer": lambda: infer(graph.nodes, graph.order, graph.outputs),
             "verify_regions": checked,
-            "hash": lambda: digest(graph),
+            "hash": lambda: digest(graph.nodes, graph.order, graph.outputs),
             "dump": lambda: json.dumps(graph.to_json()),
             "load": lambda: Graph.from_json(json.loads(text)),
             "drop_empty_regions": draft.drop_empty_regions,
-            "infer_resnet152": lambda: infer(resnet),
+            "infer_resnet152": lambda: infer(resnet.nodes, resnet.order, resnet.outputs),
         },
         repeats=7,
     )

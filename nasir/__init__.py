@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     from nasir.api import resume as resume
     from nasir.api import run as run
     from nasir.backends.torch import Model as Model
+    from nasir.backends.torch import Stored as Stored
+    from nasir.backends.torch import load as load
+    from nasir.backends.torch import save as save
     from nasir.errors import Decline as Decline
     from nasir.errors import NasirError as NasirError
+    from nasir.errors import NasirWarning as NasirWarning
     from nasir.ir import At as At
     from nasir.ir import Atom as Atom
     from nasir.ir import Draft as Draft
@@ -53,9 +57,13 @@ _HOME = {
     "resume": "nasir.api",
     "run": "nasir.api",
     "Model": "nasir.backends.torch",
+    "Stored": "nasir.backends.torch",
+    "load": "nasir.backends.torch",
+    "save": "nasir.backends.torch",
     "Signals": "nasir.running.engine",
     "Decline": "nasir.errors",
     "NasirError": "nasir.errors",
+    "NasirWarning": "nasir.errors",
     "Evidence": "nasir.rewriting.evidence",
     "Need": "nasir.rewriting.evidence",
     "At": "nasir.ir",

@@ -103,6 +103,11 @@ class Preempted(NasirError):
         self.exit_code = exit_code
 
 
+class NasirWarning(UserWarning):
+    """Something that works, but hardly as meant. `warnings.simplefilter("error", nasir.NasirWarning)` makes errors of
+    them."""
+
+
 class Decline(Exception):
     """Raised by a pass that does not want to act on a site; the reason is journaled, and so is what the pass noted."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -29,19 +31,28 @@ def fsync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file so that a reader, or a crash at any moment, sees the old bytes or the new ones, never a mix."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to within a `with`; at its end that file takes the place of the one at `path`.
+
+    A reader, or a crash at any moment, sees the old file or the new one, never a mix; after an error, the old one.
+    """
     beside = path.with_name(f"{path.name}.tmp.{os.getpid()}")
     try:
-        with open(beside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        yield beside
+        with open(beside, "rb") as written:
+            os.fsync(written.fileno())
         os.replace(beside, path)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
     fsync_directory(path.parent)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace a file whole or not at all (`replacing`)."""
+    with replacing(path) as beside:
+        beside.write_bytes(data)
 
 
 def is_alive(pid: int) -> bool:

@@ -23,9 +23,9 @@ from nasir.branching.merging import (
 from nasir.errors import Decline
 from nasir.ir import Draft, Graph, Port
 from nasir.registry import register
-from nasir.rewriting.evidence import Evidence, Need
+from nasir.rewriting.evidence import Evidence
 from nasir.rewriting.rewrite import WHOLE, Pass
-from nasir.transfer import AxisTake, Blob, Key, Source, Stack, Take
+from nasir.transfer import AxisTake, Key, Source, Stack, Sum, Take
 
 
 @register("merge-branches")
@@ -38,8 +38,6 @@ class MergeBranches(Pass):
     """
 
     join_heads: bool = True
-
-    needs = (Need("weights"),)
 
     def sites(self, graph: Graph) -> Iterable[str]:
         """The network; one without an ensemble of branches is declined."""
@@ -61,7 +59,7 @@ class MergeBranches(Pass):
                 work.visit(node_id)
         if not work.gone:
             raise Decline("the branches begin with nodes that cannot be run as one")
-        if not (self.join_heads and work.join_heads(seen)):
+        if not (self.join_heads and work.join_heads()):
             work.part()
         draft.remove(sorted(work.gone))
         work.regions()
@@ -150,7 +148,7 @@ class _Merge:
         used = {node.label for node in self.draft.nodes.values()}
         return label if label not in used else self.draft.free_label(label)
 
-    def join_heads(self, seen: Evidence) -> bool:
+    def join_heads(self) -> bool:
         """One classifier instead of the mean of the branches' logits; False where there is not just that to join."""
         graph, draft = self.graph, self.draft
         end = graph.outputs[0].node
@@ -169,9 +167,7 @@ class _Merge:
                 axes = tuple([share if axis.role == "read" else None for axis in slot.axes])
                 source: Source = Stack(slot.axis("read"), tuple([Take(Key(h, name), axes) for h in heads]))
             else:
-                biases = [seen.weight(graph.nodes[h].label, name) for h in heads]
-                mean = np.mean(biases, axis=0, dtype=np.float64).astype(biases[0].dtype)
-                source = Blob(draft.blob(mean), mean.shape)
+                source = Sum(tuple([Take(Key(h, name), (None,) * len(slot.axes)) for h in heads]), 1.0 / count)
             draft.source(fc.node, name, source)
         self._freeze(fc, heads)
         self.gone.update((*heads, end))

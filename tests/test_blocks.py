@@ -186,7 +186,9 @@ def test_new_blocks_are_initialized_like_the_stage_around_them() -> None:
         more = build_block(draft, out, "s.1", template)
         draft.outputs = [more]
         draft.commit()
-        rules = {draft.nodes[node].op: fill.rule for (node, slot), fill in draft.fills.items() if slot == "weight"}
+        rules = {
+            draft.nodes[node].op: fill.rule for (node, slot), fill in draft.origins.fills.items() if slot == "weight"
+        }
         assert rules == {"conv2d": "kaiming_normal"}
         assert draft.regions["s.1"].template["init"] == "he_normal"  # type: ignore[index]
 

@@ -114,7 +114,14 @@ def test_bad_arguments_end_with_2_and_a_message(
     assert code == 2 and message in err and "Traceback" not in err
 
 
-@pytest.mark.parametrize(("name", "text"), [("a.json", "{}"), ("b.json", "null"), ("c.txt", "garbage")])
+TWICE = 'nasir graph 1 minted 2\n%0 "x" = input() shape=[2]\n%1 "x" = relu(%0)\noutput %1\n'
+REFUSED = 'nasir graph 1 minted 2\n%0 "x" = input() shape=[2]\n%1 "y" = conv2d(%0) out=4 kernel=3\noutput %1\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("a.json", "{}"), ("b.json", "null"), ("c.txt", "garbage"), ("d.txt", TWICE), ("e.txt", REFUSED)],
+)
 def test_a_file_that_is_no_graph_is_bad_input(
     name: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,7 +6,7 @@ import ast
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -40,6 +40,11 @@ FOR_PASSES = {part for part, rank in RANK.items() if rank <= RANK["pruning"]} - 
 FOR_BACKENDS = {part for part, rank in RANK.items() if rank < RANK["running"]} - {"policy", "spec", "testing"}
 OUTSIDE = {"passes", "backends"}  # at the root; only an `__init__` offers names of theirs, all else asks a registry
 HEAVY = {"torch", "torchvision", "optuna"}
+UPWARD: dict[str, str] = {
+    "nasir.options.checked": "an option may be a dataclass that has options, so kinds of annotations need it again",
+    "nasir.backends.torch.model": "what observes, trains and transfers takes the Model, which offers it as methods",
+}
+"""Modules whose imports from within their own room may close a circle, and why: to be untied, never to be added to."""
 
 
 def sources(folder: str) -> list[Path]:
@@ -62,6 +67,49 @@ def imported(path: Path) -> Iterator[tuple[str, int]]:
                     yield home.partition(":")[0], node.lineno
             else:
                 yield module, node.lineno
+
+
+def modules() -> dict[str, Path]:
+    """Every file of nasir by the module that it is."""
+    found = {}
+    for folder, package in (("nasir", "nasir"), ("passes", "nasir.passes"), ("backends", "nasir.backends")):
+        for path in sources(folder):
+            parts = path.relative_to(ROOT / folder).with_suffix("").parts
+            found[".".join((package, *(part for part in parts if part != "__init__")))] = path
+    return found
+
+
+def imports_of(path: Path, known: Mapping[str, Path]) -> set[str]:
+    """The `known` modules that a file imports, wherever in it; for `from package import module` the module."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                home = nasir._HOME.get(alias.name, "") if node.module == "nasir" else ""
+                inner = home.partition(":")[0] or f"{node.module}.{alias.name}"
+                found.add(inner if inner in known else str(node.module))
+    return found & known.keys()
+
+
+def circles(imports: Mapping[str, set[str]]) -> list[set[str]]:
+    """The largest sets of modules each of which imports all others of its set, through others or not."""
+    reached: dict[str, set[str]] = {}
+    for module in imports:
+        seen: set[str] = set()
+        waiting = [*imports[module]]
+        while waiting:
+            other = waiting.pop()
+            if other not in seen:
+                seen.add(other)
+                waiting.extend(imports[other])
+        reached[module] = seen
+    found: list[set[str]] = []
+    for module, seen in reached.items():
+        if module in seen and not any(module in circle for circle in found):
+            found.append({module, *(other for other in seen if module in reached[other])})
+    return found
 
 
 def part_of(module: str) -> str | None:
@@ -93,6 +141,19 @@ def test_every_part_has_a_place() -> None:
 
 def test_parts_import_only_from_their_left() -> None:
     assert faults("nasir") == []
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    known = modules()
+    imports = {module: imports_of(path, known) - {module} for module, path in known.items()}
+    assert [sorted(circle) for circle in circles({m: found - UPWARD.keys() for m, found in imports.items()})] == []
+    closed = set().union(*circles(imports))
+    assert UPWARD.keys() - closed == set(), "untied: take it off the list"
+
+
+def test_circles_are_found_however_long() -> None:
+    chain = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": {"e"}, "e": {"d"}, "f": {"a"}}
+    assert circles(chain) == [{"a", "b", "c"}, {"d", "e"}]
 
 
 def test_passes_see_graphs_transfers_and_evidence_only() -> None:

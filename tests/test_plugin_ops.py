@@ -208,7 +208,9 @@ def test_initializers_go_by_the_roles_of_weights() -> None:
     x = draft.add("input", (), "x", shape=[96, 4, 4])
     for init in ("he_normal", "vit", "glorot_uniform"):
         Maker(draft, init, init).node("conv_transpose2d", x, "up", out=48, kernel=3)
-    he, vit, glorot = ({slot: rule for (n, slot), rule in draft.fills.items() if n == node} for node in (1, 2, 3))
+    he, vit, glorot = (
+        {slot: rule for (n, slot), rule in draft.origins.fills.items() if n == node} for node in (1, 2, 3)
+    )
     # written by [read, written, ...]: the fan out of a kernel of [written, read, ...] is the fan in here
     assert (he["weight"].rule, dict(he["weight"].args)) == ("kaiming_normal", {"mode": "fan_in"}) and "bias" not in he
     assert vit["weight"].args["mode"] == "fan_out" and vit["bias"].rule == "zeros"

@@ -8,3 +8,6 @@ from nasir.backends.torch.lower import tokens as tokens
 from nasir.backends.torch.lower.ops import Call as Call
 from nasir.backends.torch.lower.ops import lowering as lowering
 from nasir.backends.torch.model import Model as Model
+from nasir.backends.torch.weights.stored import Stored as Stored
+from nasir.backends.torch.weights.stored import load as load
+from nasir.backends.torch.weights.stored import save as save

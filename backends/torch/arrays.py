@@ -77,6 +77,10 @@ class TorchArrays:
     def mean(self, array: Tensor) -> Tensor:
         return array.mean()
 
+    def total(self, arrays: Sequence[Tensor], gain: float, out: Tensor | None) -> Tensor:
+        total = torch.stack(list(arrays)).sum(0).mul_(gain)
+        return total if out is None else out.copy_(total)
+
     def spread(self, array: Tensor) -> float:
         return float(array.std(correction=0))
 

@@ -302,6 +302,11 @@ class Model(nn.Module):
     def _holds(self, node_id: int, label: str) -> bool:
         return self.graph.is_frozen(node_id) or any(covers(prefix, label) for prefix in self._prefixes)
 
+    @property
+    def held_prefixes(self) -> tuple[str, ...]:
+        """The prefixes that `hold` was given last."""
+        return self._prefixes
+
     def is_held(self, node_id: int) -> bool:
         """Whether a node is frozen now, by the graph or by the prefixes given to `hold`."""
         return node_id in self._held
@@ -352,20 +357,29 @@ class Model(nn.Module):
         - `apply(rewrite, optimizers=...)`: carries out a Rewrite that was made for this model's graph.
         - `apply(fn)`: as in nn.Module, `fn` is called on every submodule and then on this model, which is returned.
 
-        The model and the optimizers stay the same objects. Raises UsageError for what is none of the three, and for
-        arguments that do not go with it, before anything changes.
+        The model and the optimizers stay the same objects; gradients that have been accumulated are carried, too. An
+        optimizer that holds this model's parameters and is not given is told of at its next step (NasirWarning). Raises
+        UsageError for what is none of the three, and for arguments that do not go with it, before anything changes.
         """
         change = rewrite_of(self, fn, site, optimizers, images, labels, on_decline)
         if change is None:
             return None
         if not isinstance(change, Rewrite):
             return super().apply(change)
+        from nasir.backends.torch.optimizers import forgotten
+        from nasir.backends.torch.optimizers.gradients import moved_gradients
         from nasir.backends.torch.optimizers.transfer import transfer_optimizers
 
+        given = tuple(optimizers)
+        before, held = forgotten.learning(self), forgotten.held_by(given)
         with collector_paused():
             new = self.rewritten(change)
-            transfer_optimizers(optimizers, self, new, change.plan)
+            gradients = moved_gradients(self, new, change.plan)
+            transfer_optimizers(given, self, new, change.plan)
             self.become(new)
+        for parameter, gradient in gradients:
+            parameter.grad = gradient if parameter.requires_grad else None
+        forgotten.note(self, before, held, given, f"{change.made_by.get('pass')} at {change.site}")
         return change
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from nasir.backends.torch.device.working import DATA, HOST, NETWORK, TRAINING, w
 from nasir.backends.torch.lower.compile import Compilation, CompileChoice, step_seconds
 from nasir.backends.torch.model import Model
 from nasir.backends.torch.observe.evidence import observe
-from nasir.backends.torch.observe.logits import logits_of
+from nasir.backends.torch.observe.logits import effect_of, logits_of
 from nasir.backends.torch.optimizers.groups import build_optimizer, tagged
 from nasir.backends.torch.optimizers.named import export_state, flat, import_state, nested
 from nasir.backends.torch.optimizers.transfer import transfer_optimizer
@@ -45,7 +45,7 @@ from nasir.backends.torch.weights.arena import Arena
 from nasir.backends.torch.weights.inherit import take_over
 from nasir.backends.torch.weights.pretrained import load_pretrained
 from nasir.backends.torch.weights.snapshot import Snapshot
-from nasir.errors import Diverged, RunError
+from nasir.errors import Diverged
 from nasir.ir import Fill, Graph
 from nasir.rewriting.evidence import Evidence, Need
 from nasir.rewriting.rewrite import Refresh, Rewrite, Settle
@@ -76,7 +76,7 @@ class TorchSession:
         self._optimizer_state: Mapping[str, Mapping[str, Tensor]] | None = None  # loaded, not yet given out
         self._optimizer_kind: str | None = None  # of that state
         self._ema_state: Mapping[str, Tensor] | None = None
-        self._proposal: tuple[Rewrite, Model] | None = None
+        self._proposal: tuple[Rewrite, Model, Mapping[str, Tensor] | None] | None = None
         self._writer: checkpoint.AsyncWriter | None = None
         self._arena = Arena()  # that checkpoints are copied into
 
@@ -214,7 +214,9 @@ class TorchSession:
     def observe(self, needs: Iterable[Need]) -> Evidence:
         with self.compilation.eagerly():
             images = self.source.probe(self.setup.probe)
-            return observe(self.model, needs, images, labelled=lambda: self.source.labelled(self.setup.probe))
+            labelled = partial(self.source.labelled, self.setup.probe)
+            averages = None if self.ema is None else self.ema.tensors
+            return observe(self.model, needs, images, labelled=labelled, averages=averages)
 
     @working("the new network beside the old one", NETWORK)
     def propose(self, rewrite: Rewrite) -> Effect:
@@ -222,14 +224,12 @@ class TorchSession:
         self._proposal = None  # one that was not accepted would take memory
         new = self.model.rewritten(rewrite)
         images = self.source.probe(self.setup.probe)
-        before, after = self._logits(self.model, images), self._logits(new, images)
-        delta = float((before - after).abs().max())
-        if not math.isfinite(delta):
-            raise RunError(
-                f"{rewrite.made_by['pass']} at {rewrite.site}: the rewritten network gives logits that are not finite"
-            )
-        self._proposal = (rewrite, new)
-        return Effect(delta, float(before.abs().max()))
+        averages = None if self.ema is None else carried_averages(self.ema.tensors, rewrite, self.model, new)
+        both = None if self.ema is None or averages is None else (self.ema.tensors, averages)
+        with self.compilation.eagerly():
+            effect = effect_of(rewrite, self.model, new, images, both)
+        self._proposal = (rewrite, new, averages)
+        return effect
 
     def _logits(self, model: Model, images: Tensor) -> Tensor:
         with self.compilation.eagerly():
@@ -238,14 +238,13 @@ class TorchSession:
     @working("the state of the new network beside the old one's", NETWORK)
     def accept(self) -> None:
         assert self._proposal is not None
-        rewrite, new = self._proposal
+        rewrite, new, averages = self._proposal
         self._proposal = None
-        averages = None if self.ema is None else carried_averages(self.ema.tensors, rewrite, self.model, new)
         if self.optimizer is not None:
             transfer_optimizer(self.optimizer, self.model, new, rewrite.plan)
         self.model.become(new)
         if self.ema is not None and averages is not None:
-            self.ema.tensors = averages
+            self.ema.tensors = dict(averages)
         self.compilation.apply(self.model)
 
     # -- trying

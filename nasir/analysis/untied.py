@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from nasir.errors import TypeRuleError
-from nasir.ir.draft import Draft
-from nasir.ir.graph import Graph
+from nasir.ir.graph import Draft, Graph
 from nasir.ir.op import pair
 from nasir.ir.space import atoms_of
 from nasir.ir.types import Port, kernel_of

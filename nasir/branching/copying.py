@@ -7,8 +7,8 @@ from functools import partial
 
 from nasir.branching.parts import outputs_of
 from nasir.ir import JSON, Atom, Draft, Graph, Index, Port
-from nasir.ir.graph import Region
 from nasir.ir.infer import mirrored
+from nasir.ir.node import Region
 from nasir.ir.regions import BRANCHES
 from nasir.ir.space import size_after
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nasir.ir import Graph, Port
-from nasir.ir.graph import Node
+from nasir.ir.node import Node
 from nasir.ir.types import Slot
 from nasir.transfer import AxisTake, Key, Source, Stack, Take
 

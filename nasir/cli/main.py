@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from nasir.cli import cost as cost_command
 from nasir.cli import run as run_command
 from nasir.cli import search as search_command
-from nasir.errors import NasirError, SpecError, TextFormatError, UnknownName, UsageError
+from nasir.errors import GraphError, NasirError, SpecError, UnknownName, UsageError
 from nasir.ir.regions import depth_text
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def _graph(what: str, overrides: Sequence[str] = ()) -> Graph:
             return parse(text) if path.suffix == ".txt" else Graph.from_json(json.loads(text))
         except OSError as error:
             raise UsageError(f"{path}: {error.strerror}; name a spec, a run directory or a graph file") from None
-        except (ValueError, TextFormatError) as error:
+        except (ValueError, GraphError) as error:
             raise UsageError(
                 f"{path}: not a graph ({error}); write one with `nasir show --json` (.json) or `--text` (.txt)"
             ) from None

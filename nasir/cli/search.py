@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nasir.report.study_facts import StudyFacts, Totals
     from nasir.search.locate import Whereabouts
     from nasir.search.study import Study
-    from nasir.search.supervisor import WorkerPlace
+    from nasir.search.supervisor import Launcher
     from nasir.spec.search import SearchSpec
 
 WORKERS = ("workers", "workers_per_device")
@@ -254,7 +254,7 @@ def _place(
     workers: int,
     totals: Totals,
     stack: ExitStack,
-) -> WorkerPlace:
+) -> Launcher:
     """Processes of this machine, or a Ray cluster, with all that a worker is told."""
     from nasir.search.processes import Processes, worker_command
 

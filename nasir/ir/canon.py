@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
 
 from nasir.errors import GraphError
+from nasir.ir.node import Node
+from nasir.ir.types import Port
 
-if TYPE_CHECKING:
-    from nasir.ir.graph import Graph
 
-
-def postorder(graph: Graph) -> tuple[int, ...]:
+def postorder(nodes: Mapping[int, Node], outputs: tuple[Port, ...]) -> tuple[int, ...]:
     """Depth-first postorder from the outputs, inputs in their order: topological and canonical.
 
     Raises GraphError when a node reads a missing node, lies on a cycle, or reaches no output.
     """
-    nodes = graph.nodes
     done: dict[int, None] = {}
     open_: set[int] = set()
-    stack: list[int] = [port.node for port in reversed(graph.outputs)]
+    stack: list[int] = [port.node for port in reversed(outputs)]
     while stack:
         node_id = stack[-1]
         if node_id in done:
@@ -59,14 +56,14 @@ def quoted(labels: Iterable[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def digest(graph: Graph) -> str:
+def digest(nodes: Mapping[int, Node], order: tuple[int, ...], outputs: tuple[Port, ...]) -> str:
     """sha256 over (op, attributes, inputs) of the canonically numbered nodes, and the outputs."""
-    number = {node_id: index for index, node_id in enumerate(graph.order)}
+    number = {node_id: index for index, node_id in enumerate(order)}
     lines = []
-    for node_id in graph.order:
-        node = graph.nodes[node_id]
+    for node_id in order:
+        node = nodes[node_id]
         edges = [(number[port.node], port.output) for port in node.inputs]
         # attributes are stored normalized and in declaration order, so their repr is canonical
         lines.append(f"{node.op}{tuple(node.attrs.items())}{edges}")
-    lines.append(repr([(number[port.node], port.output) for port in graph.outputs]))
+    lines.append(repr([(number[port.node], port.output) for port in outputs]))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

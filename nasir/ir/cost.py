@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
 
+from nasir.ir.infer import Typing
+from nasir.ir.node import Node
 from nasir.ir.op import op_named
 from nasir.ir.types import Port
-
-if TYPE_CHECKING:
-    from nasir.ir.graph import Graph
 
 BYTES = 4  # of a float32 activation
 WIDTH = {"float32": 4, "int64": 8}  # bytes of one entry of a slot
@@ -37,21 +35,6 @@ class Cost:
         return 2 * self.macs
 
 
-def costs(graph: Graph) -> Mapping[int, Cost]:
-    """Cost of each node by id, in topological order; computed once for a graph."""
-    return graph.costs
-
-
-def cost_of(graph: Graph, path: str | None = None) -> Cost:
-    """Cost of the whole graph, of a region, or of the node labelled `path`; raises GraphError for an unknown one."""
-    known = graph.costs
-    if path is None:
-        return graph.total_cost
-    if path in graph.regions:
-        return total(known[node_id] for node_id in graph.members(path))
-    return known[graph.find(path)]
-
-
 def total(parts: Iterable[Cost]) -> Cost:
     """The sum of costs."""
     params = macs = activation_bytes = weight_bytes = 0
@@ -63,16 +46,15 @@ def total(parts: Iterable[Cost]) -> Cost:
     return Cost(params, macs, activation_bytes, weight_bytes)
 
 
-def count(graph: Graph) -> dict[int, Cost]:
-    """Cost of each node by id, counted anew; use `costs`."""
-    typing = graph.infer
+def count(nodes: Mapping[int, Node], typing: Typing) -> dict[int, Cost]:
+    """Cost of each node by id, in topological order, counted anew; `Graph.costs` keeps it."""
     types, slots = typing.types, typing.slots
-    values = dict.fromkeys(graph.order, 0)  # entries of all outputs of each node
+    values = dict.fromkeys(slots, 0)  # entries of all outputs of each node
     for port, value in types.items():
         values[port.node] += prod(value.shape)
     found: dict[int, Cost] = {}
     for node_id, size in values.items():
-        node = graph.nodes[node_id]
+        node = nodes[node_id]
         params = weights = macs = 0
         for slot in slots[node_id].values():
             entries = slot.size

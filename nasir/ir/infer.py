@@ -5,16 +5,13 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from nasir.errors import TypeRuleError
+from nasir.ir.node import Node
 from nasir.ir.op import loaded, op_named
 from nasir.ir.space import Atom, Axis, SpaceMismatch, atoms_of, pin, size_of, unify
 from nasir.ir.types import JSON, Fill, Kind, Port, Role, Slot, SlotAxis, ValueType
-
-if TYPE_CHECKING:
-    from nasir.ir.draft import Draft
-    from nasir.ir.graph import Graph, Node
 
 _new = tuple.__new__  # what a NamedTuple's constructor calls, without the call around it: made by the thousand
 Mirror = tuple[str, int | None]  # an attribute, or one entry of a list attribute
@@ -45,10 +42,10 @@ def mirrored(attrs: Mapping[str, JSON], mirrors: Mapping[Mirror, Axis], size: Ca
 class At:
     """What a rule sees of its place: fresh spaces, unification, slots, and errors that name the node."""
 
-    __slots__ = ("graph", "label", "node", "node_id", "slots", "typing")
+    __slots__ = ("label", "node", "node_id", "nodes", "slots", "typing")
 
-    def __init__(self, graph: Graph | Draft, typing: Typing) -> None:
-        self.graph = graph
+    def __init__(self, nodes: Mapping[int, Node], typing: Typing) -> None:
+        self.nodes = nodes
         self.typing = typing
         self.node_id = -1
         self.node: Node
@@ -82,8 +79,8 @@ class At:
 
     def source(self, index: int, axis: Axis) -> str:
         """Where a size came from: the input node, and the node that first wrote the space."""
-        label = self.graph.nodes[self.node.inputs[index].node].label
-        writers = {self.graph.nodes[atom.source].label for atom in atoms_of(axis)} - {label}
+        label = self.nodes[self.node.inputs[index].node].label
+        writers = {self.nodes[atom.source].label for atom in atoms_of(axis)} - {label}
         return f"'{label}'" + (f", written by '{min(writers)}'" if writers else "")
 
     def slot(
@@ -139,20 +136,22 @@ def collector_paused() -> Iterator[None]:
         gc.enable()
 
 
-def infer(graph: Graph) -> Typing:
-    """Types, slots and spaces of a whole graph; raises TypeRuleError at the first op that refuses."""
+def infer(nodes: Mapping[int, Node], order: Iterable[int], outputs: Iterable[Port]) -> Typing:
+    """Types, slots and spaces of a whole graph; raises TypeRuleError at the first op that refuses.
+
+    `order`: all of `nodes`, each behind those that it reads.
+    """
     typing = Typing()
-    order = graph.order
     with collector_paused():
-        infer_nodes(graph, typing, order)
-        _finish(graph, typing)
+        infer_nodes(nodes, typing, order)
+        _finish(nodes, outputs, typing)
     return typing
 
 
-def infer_nodes(graph: Graph | Draft, typing: Typing, order: Iterable[int]) -> None:
+def infer_nodes(nodes: Mapping[int, Node], typing: Typing, order: Iterable[int]) -> None:
     """Apply the rules of the nodes in `order`, whose inputs are typed or come earlier in it."""
-    at = At(graph, typing)
-    nodes, types, known = graph.nodes, typing.types, loaded
+    at = At(nodes, typing)
+    types, known = typing.types, loaded
     for node_id in order:
         node = nodes[node_id]
         definition = known.get(node.op) or op_named(node.op)
@@ -176,13 +175,13 @@ def infer_nodes(graph: Graph | Draft, typing: Typing, order: Iterable[int]) -> N
                 atom.mixed = atom.mixed or node.label
 
 
-def untyped(draft: Draft, typing: Typing, port: Port) -> list[int]:
+def untyped(nodes: Mapping[int, Node], typing: Typing, port: Port) -> list[int]:
     """The nodes that `port` depends on and that have no type yet, inputs first."""
     order: dict[int, None] = {}
     stack = [port.node]
     while stack:
         node_id = stack[-1]
-        missing = [p.node for p in draft.nodes[node_id].inputs if p not in typing.types and p.node not in order]
+        missing = [p.node for p in nodes[node_id].inputs if p not in typing.types and p.node not in order]
         if missing:
             stack.extend(missing)
         else:
@@ -191,10 +190,10 @@ def untyped(draft: Draft, typing: Typing, port: Port) -> list[int]:
     return list(order)
 
 
-def _finish(graph: Graph, typing: Typing) -> None:
-    for port in graph.outputs:
+def _finish(nodes: Mapping[int, Node], outputs: Iterable[Port], typing: Typing) -> None:
+    for port in outputs:
         if port not in typing.types:
-            raise TypeRuleError(f"output {port}: '{graph.nodes[port.node].label}' has no such output")
+            raise TypeRuleError(f"output {port}: '{nodes[port.node].label}' has no such output")
         for axis in typing.types[port].axes:
             pin(axis, "it is the output of the network")
     seen: dict[Atom, None] = {}
@@ -203,21 +202,21 @@ def _finish(graph: Graph, typing: Typing) -> None:
             seen.setdefault(part)
     names: dict[str, int] = {}
     for atom in seen:
-        label = graph.nodes[atom.source].label
+        label = nodes[atom.source].label
         names[label] = names.get(label, 0) + 1
         # a writer of several spaces (split, grouped conv) numbers them
         atom.name = label if names[label] == 1 else f"{label}#{names[label]}"
     typing.spaces = tuple(seen)
 
 
-def nonnegative(graph: Graph) -> Mapping[int, bool]:
+def nonnegative(nodes: Mapping[int, Node], order: Iterable[int]) -> Mapping[int, bool]:
     """Analysis of signs: for each node, whether all its outputs are surely >= 0.
 
     Inserting an identity block that ends in a ReLU is exact only where what comes in is never negative.
     """
     sure: dict[int, bool] = {}
-    for node_id in graph.order:
-        node = graph.nodes[node_id]
+    for node_id in order:
+        node = nodes[node_id]
         sign = op_named(node.op).nonnegative
         sure[node_id] = sign == "always" or (
             sign == "keeps" and bool(node.inputs) and all(sure[port.node] for port in node.inputs)

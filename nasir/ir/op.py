@@ -16,16 +16,13 @@ import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from nasir.errors import TypeRuleError, UsageError
-from nasir.ir.types import JSON, Fill, Role, Slot, SlotAxis, ValueType
+from nasir.ir.types import JSON, ValueType
 from nasir.options import Canonical, Option, checked, declared, sentence
 from nasir.options.ranges import Count, Whole
 from nasir.registry import ops
-
-if TYPE_CHECKING:
-    from nasir.ir.infer import At
 
 Rule: TypeAlias = Callable[..., ValueType | tuple[ValueType, ...]]
 Macs: TypeAlias = Callable[[Mapping[str, JSON], tuple[ValueType, ...], ValueType], int]
@@ -68,8 +65,6 @@ Sizes: TypeAlias = Annotated[Count | tuple[Count, Count], Canonical(_shortest)]
 Pads: TypeAlias = Annotated[Whole | tuple[Whole, Whole], Canonical(_shortest)]
 """The same of at least 0."""
 SHARED = 10_000  # attribute sets an op remembers
-
-__all__ = ["At", "Fill", "OpDef", "Pads", "Pair", "Role", "Sizes", "Slot", "SlotAxis", "op", "op_named", "pair"]
 
 
 @dataclass(frozen=True, slots=True)

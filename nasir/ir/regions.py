@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
 from nasir.errors import GraphError
 from nasir.ir.canon import quoted
+from nasir.ir.node import Node, Region
 from nasir.ir.types import Border, Port
-
-if TYPE_CHECKING:
-    from nasir.ir.graph import Graph, Region
-
 
 BRANCHES = "branches"  # labels of the nodes of parallel branches begin with it and the branch's number
 
@@ -56,7 +52,7 @@ def paths_above(labels: Iterable[str]) -> set[str]:
     return found
 
 
-def owners(graph: Graph) -> Mapping[int, tuple[str, ...]]:
+def owners(nodes: Mapping[int, Node], regions: Mapping[str, Region]) -> Mapping[int, tuple[str, ...]]:
     """Paths of the regions each node lies in, innermost first: those its label lies below."""
     under: dict[str, tuple[str, ...]] = {"": ()}  # regions at or above a label prefix
 
@@ -64,26 +60,33 @@ def owners(graph: Graph) -> Mapping[int, tuple[str, ...]]:
         known = under.get(prefix)
         if known is None:
             outer = above(prefix.rpartition(".")[0])
-            known = under[prefix] = (prefix, *outer) if prefix in graph.regions else outer
+            known = under[prefix] = (prefix, *outer) if prefix in regions else outer
         return known
 
-    return {node_id: above(node.label.rpartition(".")[0]) for node_id, node in graph.nodes.items()}
+    return {node_id: above(node.label.rpartition(".")[0]) for node_id, node in nodes.items()}
 
 
-def members(graph: Graph) -> Mapping[str, tuple[int, ...]]:
-    """Node ids of every region in topological order."""
-    found: dict[str, list[int]] = {path: [] for path in graph.regions}
-    for node_id in graph.order:
-        for path in graph.owners[node_id]:
+def members(
+    order: tuple[int, ...], regions: Mapping[str, Region], owners: Mapping[int, tuple[str, ...]]
+) -> Mapping[str, tuple[int, ...]]:
+    """Node ids of every region in topological order; `owners` as the function of that name gives them."""
+    found: dict[str, list[int]] = {path: [] for path in regions}
+    for node_id in order:
+        for path in owners[node_id]:
             found[path].append(node_id)
     return {path: tuple(ids) for path, ids in found.items()}
 
 
-def borders(graph: Graph) -> Mapping[str, Border]:
+def borders(
+    nodes: Mapping[int, Node],
+    order: tuple[int, ...],
+    outputs: tuple[Port, ...],
+    regions: Mapping[str, Region],
+    owners: Mapping[int, tuple[str, ...]],
+) -> Mapping[str, Border]:
     """(ports read from outside, own ports read from outside) of every region, in topological order."""
-    found: dict[str, Border] = {path: ({}, {}) for path in graph.regions}
-    nodes, owners = graph.nodes, graph.owners
-    for node_id in graph.order:
+    found: dict[str, Border] = {path: ({}, {}) for path in regions}
+    for node_id in order:
         inside = owners[node_id]
         for port in nodes[node_id].inputs:
             source = owners[port.node]
@@ -95,43 +98,25 @@ def borders(graph: Graph) -> Mapping[str, Border]:
             for path in source:
                 if path not in inside:
                     found[path][1].setdefault(port)
-    for port in graph.outputs:
+    for port in outputs:
         for path in owners[port.node]:
             found[path][1].setdefault(port)
     return found
 
 
-def ordered(graph: Graph, kind: str) -> tuple[Region, ...]:
-    """Regions of a kind, by the place of their exit in topological order."""
-    position = {node_id: index for index, node_id in enumerate(graph.order)}
-    chosen = [region for region in graph.regions.values() if region.kind == kind and graph.members(region.path)]
-    return tuple(sorted(chosen, key=lambda region: position[graph.members(region.path)[-1]]))
-
-
-def boundary(graph: Graph, path: str) -> tuple[Port, int]:
-    """(entry, exit): the one outside port the region reads, the one member others read.
+def boundary(nodes: Mapping[int, Node], path: str, border: Border) -> tuple[Port, int]:
+    """(entry, exit) of the region at `path`: the one outside port it reads, the one member others read.
 
     Raises GraphError when there are none or several.
     """
-    graph.members(path)  # an unknown path is refused here
-    entries, exits = graph.borders[path]
-    _single(graph, path, "entry", "reads", entries)
-    _single(graph, path, "exit", "is read through", exits)
+    entries, exits = border
+    _single(nodes, path, "entry", "reads", entries)
+    _single(nodes, path, "exit", "is read through", exits)
     return next(iter(entries)), next(iter(exits)).node
 
 
-def _single(graph: Graph, path: str, what: str, verb: str, ports: Mapping[Port, None]) -> None:
+def _single(nodes: Mapping[int, Node], path: str, what: str, verb: str, ports: Mapping[Port, None]) -> None:
     if len(ports) == 1:
         return
-    labels = quoted(graph.nodes[port.node].label for port in ports) or "nothing"
+    labels = quoted(nodes[port.node].label for port in ports) or "nothing"
     raise GraphError(f"region '{path}' must have one {what}, but {verb} {labels}; move those nodes in or out of it")
-
-
-def verify(graph: Graph) -> None:
-    """Every stage and block holds nodes and has one entry and one exit; GraphError otherwise."""
-    for path, region in graph.regions.items():
-        if region.kind == "branch":
-            continue
-        if not graph.members(path):
-            raise GraphError(f"region '{path}' holds no nodes: remove it or label nodes '{path}....'")
-        boundary(graph, path)

@@ -1,24 +1,26 @@
-"""Text and JSON forms of a graph; both round-trip: parse(to_text(g)) == g, from_json(to_json(g)) == g."""
+"""Text and JSON forms of a graph; both round-trip to an equal graph."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from nasir.errors import GraphError, TextFormatError, UnknownName
-from nasir.ir.graph import Graph, Node, Region, RegionKind
 from nasir.ir.infer import collector_paused
+from nasir.ir.node import Node, Region, RegionKind
 from nasir.ir.op import op_named
-from nasir.ir.regions import covers, verify
+from nasir.ir.regions import covers
+from nasir.ir.structure import Structure
 from nasir.ir.types import JSON, Port
 
 FORMAT = 1
 KINDS = get_args(RegionKind)
+S = TypeVar("S", bound=Structure)
 
 
-def to_json(graph: Graph) -> dict[str, Any]:
+def to_json(graph: Structure) -> dict[str, Any]:
     """Plain data: {"format", "nodes": [[id, op, [[node, output], ...], attrs, label], ...], ...}."""
     return {
         "format": FORMAT,
@@ -33,15 +35,18 @@ def to_json(graph: Graph) -> dict[str, Any]:
     }
 
 
-def from_json(data: Mapping[str, Any]) -> Graph:
-    """Inverse of `to_json`; raises TextFormatError for malformed data and TypeRuleError for an ill-typed graph."""
+def from_json(data: Mapping[str, Any], graph_type: type[S]) -> S:
+    """Inverse of `to_json`, as a structure of that type.
+
+    Raises TextFormatError for malformed data, and GraphError, TypeRuleError or UnknownName for a graph that is none.
+    """
     if not isinstance(data, Mapping) or data.get("format") != FORMAT:
         raise TextFormatError(f"not a nasir graph of format {FORMAT}: no such 'format' field")
     with collector_paused():
-        return _from_json(data)
+        return _from_json(data, graph_type)
 
 
-def _from_json(data: Mapping[str, Any]) -> Graph:
+def _from_json(data: Mapping[str, Any], graph_type: type[S]) -> S:
     try:
         nodes = [
             (node_id, op, tuple([Port(*port) for port in inputs]), attrs, label)
@@ -53,16 +58,17 @@ def _from_json(data: Mapping[str, Any]) -> Graph:
         frozen = tuple(data.get("frozen", ()))
     except (KeyError, TypeError, ValueError) as error:
         raise TextFormatError(f"malformed graph data: {type(error).__name__}: {error}") from None
-    return _assemble(nodes, outputs, regions, minted, frozen)
+    return _assemble(graph_type, nodes, outputs, regions, minted, frozen)
 
 
 def _assemble(
+    graph_type: type[S],
     nodes: Iterable[tuple[int, str, tuple[Port, ...], Mapping[str, JSON], str]],
     outputs: tuple[Port, ...],
     regions: Iterable[Region],
     minted: int,
     frozen: tuple[str, ...],
-) -> Graph:
+) -> S:
     made: dict[int, Node] = {}
     for node_id, op, inputs, attrs, label in nodes:
         if type(node_id) is not int or type(label) is not str or not isinstance(attrs, Mapping):
@@ -79,15 +85,12 @@ def _assemble(
     for prefix in frozen:
         if type(prefix) is not str or not any(covers(prefix, node.label) for node in made.values()):
             raise TextFormatError(f"frozen {prefix!r}: no node is labelled so, or below it")
-    graph = Graph(made, outputs, table, minted, tuple(sorted(frozen)))
-    if len(graph.labels) != len(made):
-        raise TextFormatError("two nodes have the same label")
-    _ = graph.infer
-    verify(graph)
+    graph = graph_type(made, outputs, table, minted, tuple(sorted(frozen)))
+    graph.verify()
     return graph
 
 
-def to_text(graph: Graph) -> str:
+def to_text(graph: Structure) -> str:
     """One line a node with the attributes that differ from their defaults, then regions and outputs."""
     lines = [f"nasir graph {FORMAT} minted {graph.minted}"]
     for node_id, node in graph.nodes.items():
@@ -122,8 +125,8 @@ _NODE = re.compile(r'%(\d+) ("(?:[^"\\]|\\.)*") = (\w+)\(([^)]*)\)((?: \w+=\S+)*
 _REGION = re.compile(r'(stage|block|branch) ("(?:[^"\\]|\\.)*")(?: (\{.*\}))?')
 
 
-def parse(text: str) -> Graph:
-    """Inverse of `to_text`; TextFormatError names the line."""
+def from_text(text: str, graph_type: type[S]) -> S:
+    """Inverse of `to_text`, as a structure of that type; TextFormatError names the line."""
     lines = text.splitlines()
     head = _HEAD.fullmatch(lines[0]) if lines else None
     if head is None or int(head[1]) != FORMAT:
@@ -147,7 +150,7 @@ def parse(text: str) -> Graph:
         except ValueError as error:
             raise TextFormatError(f"line {number}: {error}") from None
     try:
-        return _assemble(nodes, outputs, regions, int(head[2]), tuple(frozen))
+        return _assemble(graph_type, nodes, outputs, regions, int(head[2]), tuple(frozen))
     except (GraphError, UnknownName) as error:
         error.add_note("while reading a graph from text")
         raise

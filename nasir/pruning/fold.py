@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nasir.errors import Decline
-from nasir.ir.draft import Draft
-from nasir.ir.graph import Graph, Node
+from nasir.ir.graph import Draft, Graph
+from nasir.ir.node import Node
+from nasir.ir.source import AxisTake, Blob, Key, Take
 from nasir.ir.space import Atom, Index, atoms_of, positions
 from nasir.ir.types import Port, Slot, ValueType, bias_of, kernel_of
 from nasir.ops.constants import Known, Values
 from nasir.pruning.constants import by_role, constants, is_even
 from nasir.rewriting.evidence import Evidence
-from nasir.transfer.source import AxisTake, Blob, Key, Take
 
 MEAN = "running_mean"
 Removed = Mapping[Atom, Index]  # every unit of a space, -1 for those that go
@@ -27,25 +28,77 @@ class Fold:
     """`shift` is what the constants that `node` no longer reads added to each of its outputs.
 
     `home` is the array that takes it: the node's bias, else the mean that the norm behind subtracts; None where the
-    node is to get a bias.
+    node is to get a bias. `averaged`: the shift in the network of averaged weights, if there is one.
     """
 
     node: int
     shift: NDArray[np.float64]
     home: Key | None
+    averaged: NDArray[np.float64] | None = None
 
 
 def effects(graph: Graph, kept: Mapping[Atom, Index], seen: Evidence, folding: bool) -> tuple[bool, list[Fold]]:
     """(whether removing all but `kept` leaves the function as it is once the folds are done, the folds).
 
-    Without `folding` constants other than zero are dropped; with it, Decline where one cannot be folded exactly.
+    Without `folding` constants other than zero are dropped; with it, Decline where one cannot be folded exactly. Where
+    there is a moving average of the weights, the network that it makes has to stay as it is too, by shifts of its own.
     """
+    exact, folds = _effects(graph, kept, seen, seen, folding)
+    if seen.averaged is None:
+        return exact, folds
+    silenced = _Silenced(seen, seen.averaged)
+    try:
+        alike, others = _effects(graph, kept, Evidence({"weights": silenced}), seen.averaged, folding)
+    except Decline as refusal:
+        raise Decline(f"in the network of averaged weights, {refusal}") from None
+    return exact and alike and not silenced.altered, _both(folds, others)
+
+
+def _both(folds: list[Fold], averaged: list[Fold]) -> list[Fold]:
+    """The folds of a network with those of its averaged weights; a shift that one of them lacks is 0 there."""
+    own, other = ({fold.node: fold for fold in each} for each in (folds, averaged))
+    both = []
+    for node, fold in {**own, **other}.items():
+        nothing = np.zeros_like(fold.shift)
+        shift, average = (each[node].shift if node in each else nothing for each in (own, other))
+        both.append(Fold(node, shift, fold.home, average))
+    return both
+
+
+class _Silenced(Mapping[str, NDArray[Any]]):
+    """Averaged weights, zero where the weights are: what training has silenced for good fades in the average only.
+
+    `altered`: whether one that was read was not zero there.
+    """
+
+    def __init__(self, seen: Evidence, averaged: Evidence) -> None:
+        self._own, self._averaged = (each.measured["weights"] for each in (seen, averaged))
+        self.altered = False
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        silent, values = self._own[name] == 0.0, self._averaged[name]
+        if not bool(values[silent].any()):
+            return values
+        self.altered = True
+        return np.where(silent, 0.0, values)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._averaged)
+
+    def __len__(self) -> int:
+        return len(self._averaged)
+
+
+def _effects(
+    graph: Graph, kept: Mapping[Atom, Index], told: Evidence, seen: Evidence, folding: bool
+) -> tuple[bool, list[Fold]]:
+    """`effects` on one network: the weights of `told` tell what is constant, those of `seen` read it."""
     removed: dict[Atom, Index] = {}
     for atom, index in kept.items():
         marked = np.full(atom.size, -1, dtype=np.int64)
         marked[index] = index
         removed[atom] = marked
-    known = constants(graph, seen)
+    known = constants(graph, told)
     exact = not any(atom.mixed for atom in removed)
     if all(values is None for values in known.values()):
         return False, []
@@ -135,14 +188,18 @@ def apply(draft: Draft, folds: list[Fold], kept: Mapping[Atom, Index]) -> None:
         index = positions(graph.infer.types[Port(fold.node)].channels, kept)
         if fold.home is None:
             draft.set_attrs(fold.node, bias=True)
-            values = fold.shift if index is None else fold.shift[index]
-            draft.source(fold.node, "bias", Blob(draft.blob(values), values.shape))
-        else:
-            _add(draft, fold.home, -fold.shift if fold.home.slot == MEAN else fold.shift, index)
+            draft.source(fold.node, "bias", _blob(draft, fold, index))
+        else:  # the array along the units that stay, shifted: its optimizer state follows
+            axis = None if index is None else AxisTake(index)
+            draft.source(*fold.home, Take(fold.home, (axis,), shift=_blob(draft, fold, index)))
 
 
-def _add(draft: Draft, key: Key, shift: NDArray[np.float64], index: Index | None) -> None:
-    """Take an array along the units that stay, shifted: its optimizer state and its average follow."""
-    values = shift if index is None else shift[index]
-    axis = None if index is None else AxisTake(index)
-    draft.source(*key, Take(key, (axis,), shift=Blob(draft.blob(values), values.shape)))
+def _blob(draft: Draft, fold: Fold, index: Index | None) -> Blob:
+    """What is added for the units that stay, to weights and to their averages."""
+    sign = -1.0 if fold.home is not None and fold.home.slot == MEAN else 1.0
+    shift, averaged = (
+        None if values is None else sign * (values if index is None else values[index])
+        for values in (fold.shift, fold.averaged)
+    )
+    assert shift is not None
+    return Blob(draft.blob(shift), shift.shape, None if averaged is None else draft.blob(averaged))

@@ -60,7 +60,8 @@ class Evidence:
     `measured[kind]` holds, by name of a space, one number per unit, or rows of them; by label for "weight_abs"; by
     "label.slot" for "weights". `history`: the journal records so far. `seed` and `ordinal` (the rewrite that is being
     made, from 1) key the randomness of passes. `latency` gives the seconds that one batch takes a network on the device
-    at hand; None unless a pass needs it.
+    at hand; None unless a pass needs it. `averaged`: the "weights" of the moving average that is evaluated in their
+    place; None where there is none.
     """
 
     measured: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
@@ -68,6 +69,7 @@ class Evidence:
     seed: int = 0
     ordinal: int = 0
     latency: Callable[[Graph], float] | None = None
+    averaged: Evidence | None = None
 
     def rng(self, purpose: str) -> Generator:
         """The random stream of this rewrite for one `purpose`: the only randomness a pass may use."""

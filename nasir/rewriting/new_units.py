@@ -13,7 +13,7 @@ import numpy as np
 from annotated_types import Ge
 
 from nasir.ir import Atom, Draft
-from nasir.ir.draft import Claim
+from nasir.ir.graph import Claim
 from nasir.options import Remedy
 from nasir.rewriting.evidence import Evidence
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, final
 from numpy.typing import NDArray
 
 from nasir.errors import Decline, NasirError, PlanError, UnknownName, UsageError
-from nasir.ir.draft import Claim, Draft
-from nasir.ir.graph import Graph
+from nasir.ir.graph import Claim, Draft, Graph
 from nasir.ir.infer import collector_paused
 from nasir.ir.regions import closest, covers
 from nasir.ir.space import Atom
 from nasir.options import Checked
 from nasir.registry import passes
 from nasir.rewriting.evidence import Evidence, Need
-from nasir.transfer.plan import TransferPlan, derive
+from nasir.transfer.derive import derive
+from nasir.transfer.plan import TransferPlan
 
 Site: TypeAlias = str | Atom  # a region path, WHOLE, or a resizable space
 
@@ -185,7 +185,7 @@ class Pass(Checked, ABC):
         if not plan.sources and new == graph and after is None:
             raise Decline("nothing to change")
         if draft.preserves == "exact":
-            for space in draft.selected:
+            for space in draft.resized:
                 if space.mixed:
                     raise PlanError(
                         f"{self.name} claims to be exact but resizes '{space.name}', over which '{space.mixed}' "
@@ -200,7 +200,7 @@ class Pass(Checked, ABC):
             site_name(site),
             draft.preserves,
             settle=after if isinstance(after, Settle) else None,
-            blobs=dict(draft.blobs),
+            blobs=dict(draft.origins.blobs),
             refresh=after if isinstance(after, Refresh) else None,
             noted=dict(draft.noted),
         )

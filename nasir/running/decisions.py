@@ -130,6 +130,7 @@ class Decisions:
             plan=self.run.put_blob(rewrite.plan.to_json()),
             preserves=rewrite.preserves,
             delta_logits=effect.delta_logits,
+            **({} if effect.averaged is None else {"delta_logits_averaged": effect.averaged.delta_logits}),
             depths=self.graph.depths(),
             added=[path for path in self.graph.regions if path not in before.regions],
             removed=[path for path in before.regions if path not in self.graph.regions],
@@ -148,12 +149,7 @@ class Decisions:
         try:
             rewrite = self._rewrite_of(decision)
             effect = self._effect(rewrite, decision, place)
-            if rewrite.preserves == "exact" and not effect.delta_logits <= EXACT * max(1.0, effect.largest_logit):
-                raise ClaimError(
-                    f"{decision.pass_name} at {rewrite.site} claims to be exact, but changes the logits of the probe "
-                    f"batch by up to {effect.delta_logits:.3g} (largest logit {effect.largest_logit:.3g}); "
-                    "claim approximate, or mend it"
-                )
+            _check_claim(rewrite, effect)
         except Decline:
             raise
         except NasirError as error:
@@ -308,6 +304,19 @@ class Decisions:
             seconds=round(time.monotonic() - started, 3),
         )
         return metric_values(trial.metric, [record])[0]
+
+
+def _check_claim(rewrite: Rewrite, effect: Effect) -> None:
+    """ClaimError where a rewrite claims to be exact and is not, be it for the averaged weights only."""
+    if rewrite.preserves != "exact":
+        return
+    for network, part in (("", effect), (" of the averaged weights", effect.averaged)):
+        if part is not None and not part.delta_logits <= EXACT * max(1.0, part.largest_logit):
+            raise ClaimError(
+                f"{rewrite.made_by['pass']} at {rewrite.site} claims to be exact, but changes the logits{network} of "
+                f"the probe batch by up to {part.delta_logits:.3g} (largest logit {part.largest_logit:.3g}); "
+                "claim approximate, or mend it"
+            )
 
 
 def _named(decision: RewriteSite | TrySites, site: str | None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from nasir.lazy import lazy
 if TYPE_CHECKING:
     from nasir.search.best import best_trial as best_trial
     from nasir.search.best import resolved_spec as resolved_spec
+    from nasir.search.exits import UNFIT as UNFIT
     from nasir.search.export import to_csv as to_csv
     from nasir.search.study import Study as Study
     from nasir.search.summary import study_facts as study_facts
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _HOME = {
     "best_trial": "nasir.search.best",
     "resolved_spec": "nasir.search.best",
+    "UNFIT": "nasir.search.exits",
     "to_csv": "nasir.search.export",
     "Study": "nasir.search.study",
     "study_facts": "nasir.search.summary",
@@ -31,12 +33,10 @@ _HOME = {
     "work": "nasir.search.worker",
 }
 
-__all__ = ["UNFIT", "require", *_HOME]
+__all__ = ["require", *_HOME]
 
 if not TYPE_CHECKING:  # else a misspelt name would pass for one that is there
     __getattr__, __dir__ = lazy(__name__, _HOME)
-
-UNFIT = 69  # exit code of a worker whose trials fail one after the other, perhaps for a fault of its machine
 
 
 def require() -> None:

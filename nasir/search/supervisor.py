@@ -1,6 +1,6 @@
 """Keeps the workers of a search going: starts them, restarts the ones that die, stops them together.
 
-A `WorkerPlace` starts the workers: as processes of this machine (nasir.search.processes) or on a Ray cluster
+A `Launcher` starts the workers: as processes on this machine (nasir.search.processes) or on a Ray cluster
 (nasir.search.ray_workers). A `Board` gives them work: the study.
 """
 
@@ -13,14 +13,13 @@ from typing import Protocol, TypeVar
 
 from nasir.errors import NasirError, RunError, UsageError
 from nasir.running.engine import Signals
-from nasir.search import UNFIT
+from nasir.search.exits import STOPPED, UNFIT
 
 TICK = 0.1  # seconds between two looks at the workers
 FRUITLESS = 5  # deaths in a row before its first trial, after which a worker is not started again
 DEATHS = 5  # deaths per worker (and five more) without a finished trial among all of them: the search gives up
 LONGEST_WAIT = 30.0  # seconds before a restart, at most
 OUTAGE = 600.0  # seconds the storage may be out of reach
-STOPPED = (75, 130)  # exit codes of a worker that was asked to stop and handed its trial back
 
 T = TypeVar("T")
 
@@ -41,8 +40,8 @@ class Handle(Protocol):
         """The last lines it wrote since it was started."""
 
 
-class WorkerPlace(Protocol):
-    """Where workers live."""
+class Launcher(Protocol):
+    """Names workers and starts them, wherever they run."""
 
     def identity(self, slot: int, restart: int) -> str:
         """The name under which a worker takes trials; never given twice in a study."""
@@ -86,13 +85,13 @@ class Supervisor:
     def __init__(
         self,
         count: int,
-        place: WorkerPlace,
+        launcher: Launcher,
         board: Board,
         signals: Signals,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.slots = [WorkerSlot(number) for number in range(1, count + 1)]
-        self.place = place
+        self.launcher = launcher
         self.board = board
         self.signals = signals
         self.say = say
@@ -139,13 +138,13 @@ class Supervisor:
         if slot.handle is None and not slot.done and not slot.dead and time.monotonic() >= slot.at:
             slot.restart += 1
             slot.finished = self.finished
-            slot.handle = self.place.start(slot.number, slot.restart)
+            slot.handle = self.launcher.start(slot.number, slot.restart)
 
     def _ended(self, slot: WorkerSlot, code: int) -> None:
         assert slot.handle is not None
         tail = slot.handle.tail()
         slot.handle = None
-        slot.dead.append(self.place.identity(slot.number, slot.restart))
+        slot.dead.append(self.launcher.identity(slot.number, slot.restart))
         if code == 0:
             slot.done = True
         elif self.signals.wanted():
@@ -238,7 +237,7 @@ class Supervisor:
             time.sleep(TICK)
         for slot in left:
             slot.handle = None
-            slot.dead.append(self.place.identity(slot.number, slot.restart))
+            slot.dead.append(self.launcher.identity(slot.number, slot.restart))
         expected: tuple[type[Exception], ...] = (NasirError, *self.board.outages)
         try:
             for slot in self.slots:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from optuna.trial import FrozenTrial
 
 from nasir.running.engine import Signals
-from nasir.search import UNFIT, pruners, samplers
+from nasir.search import pruners, samplers
 from nasir.search.attempt import Attempt
+from nasir.search.exits import UNFIT
 from nasir.search.points import Ledger
 from nasir.search.study import Study
 from nasir.search.trial import Executor, train

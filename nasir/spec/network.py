@@ -10,6 +10,7 @@ from nasir.blocks import INITS, Maker, add_step, build_block, check_definition, 
 from nasir.blocks.steps import STEPS
 from nasir.errors import GraphError, UnknownName
 from nasir.ir import Draft, Graph, Port
+from nasir.ir.source import Key
 from nasir.options import Path, suggestion
 from nasir.registry import blocks, ops
 from nasir.spec import presets
@@ -21,7 +22,6 @@ from nasir.spec.model import Spec
 from nasir.spec.model_network import ImportedNetwork, RunNetwork
 from nasir.spec.read import load_spec
 from nasir.transfer import Source, TransferPlan
-from nasir.transfer.source import Key
 
 STAGE_KEYS = ("name", "block", "out", "depth", "stride", "label")
 

@@ -15,7 +15,7 @@ from nasir.testing.interpreter import evaluate as evaluate
 from nasir.testing.interpreter import evaluate_op as evaluate_op
 from nasir.testing.interpreter import reference as reference
 from nasir.testing.interpreter import trace as trace
-from nasir.testing.op_contract import OpCase as OpCase
+from nasir.testing.op_case import OpCase as OpCase
 from nasir.testing.op_contract import OpContract as OpContract
 from nasir.testing.op_contract import shipped_cases as shipped_cases
 from nasir.testing.pass_contract import PassContract as PassContract

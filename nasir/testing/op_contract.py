@@ -4,46 +4,24 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 
 from nasir.blocks import STEPS
-from nasir.ir import JSON, Atom, Draft, Graph, Port, op_named, parse, positions
-from nasir.ir.infer import Typing, infer_nodes
+from nasir.ir import JSON, Atom, Graph, Port, op_named, parse, positions
 from nasir.ir.space import size_after
 from nasir.ir.types import channel_axis
 from nasir.registry import ops
 from nasir.testing.interpreter import REFERENCES, Array, evaluate_op, trace
+from nasir.testing.op_case import OpCase
 from nasir.testing.op_facts import OpFactLaws
 from nasir.testing.option_laws import check_options, in_block
 from nasir.testing.weights import random_batch, random_weights
 from nasir.transfer import Key
 
 BOUND = 1e-12
-
-
-@dataclass(frozen=True)
-class OpCase:
-    """An op with attributes and the shapes of its inputs, without the batch axis."""
-
-    op: str
-    shapes: tuple[tuple[int, ...], ...]
-    attrs: Mapping[str, JSON] = field(default_factory=dict)
-
-    def graph(self) -> Graph:
-        """Inputs, the op as node "op", and every output of it as an output of the network."""
-        draft = Draft()
-        inputs = [draft.add("input", (), f"input{n}", shape=shape) for n, shape in enumerate(self.shapes)]
-        node = draft.add(self.op, inputs, "op", **self.attrs)
-        typing = Typing()
-        infer_nodes(draft, typing, draft.nodes)
-        for port in typing.types:
-            if port.node == node.node:
-                draft.output(port)
-        return draft.commit()
 
 
 class OpContract(OpFactLaws):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -14,11 +14,9 @@ from nasir.ir.types import bias_of, channel_axis
 from nasir.ops.constants import Known, NodeView
 from nasir.pruning.constants import by_role, is_even, propagated
 from nasir.testing.interpreter import Array, evaluate_op
+from nasir.testing.op_case import OpCase
 from nasir.testing.weights import random_batch, random_weights
 from nasir.transfer import Key
-
-if TYPE_CHECKING:
-    from nasir.testing.op_contract import OpCase
 
 BOUND = 1e-12
 BRANCHES = 3

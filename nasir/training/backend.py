@@ -61,6 +61,7 @@ class Effect:
 
     delta_logits: float  # largest absolute difference
     largest_logit: float  # largest absolute one before the rewrite
+    averaged: Effect | None = None  # the same of the network of averaged weights, where one is kept and evaluated
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,19 +13,14 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from nasir.errors import PlanError
-from nasir.ir.draft import Draft
-from nasir.ir.graph import Graph
-from nasir.ir.space import Atom, Axis, Index, atoms_of, positions, positions_after, resolve, size_after
-from nasir.ir.types import Fill, Slot
-from nasir.transfer import source as sources
+from nasir.ir import source as sources
+from nasir.ir.source import AxisTake, Blob, Key, Source, Stack, Sum, Twin
+from nasir.ir.space import Index
+from nasir.ir.structure import Structure
+from nasir.ir.types import Fill
 from nasir.transfer.fill import RULES
-from nasir.transfer.source import AxisTake, Blob, Gain, Key, Source, Stack, Take, Twin
 
-ZEROS = Fill("zeros")
 Ranges: TypeAlias = dict[int, tuple[int, int]]  # lowest and highest entry of an index, by its id
-Taken: TypeAlias = dict[
-    tuple[int, bool, int], AxisTake | None
-]  # by ids of space and initializer, and whether it is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +35,18 @@ class TransferPlan:
         found = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         return f"<TransferPlan: {found or 'everything is kept'}>"
 
-    def verify(self, old: Graph, new: Graph) -> None:
+    def verify(self, old: Structure, new: Structure) -> None:
         """Check coverage, keys, indices and shapes without tensors; raises PlanError at the first fault."""
         before, after = old.infer.slots, new.infer.slots
         known: Ranges = {}
         for key, source in self.sources.items():
             slot = after.get(key.node, {}).get(key.slot)
             if slot is None:
-                raise PlanError(f"{_name(new, key)}: the new network has no such weight; drop this source")
+                raise PlanError(f"{weight_name(new, key)}: the new network has no such weight; drop this source")
             want = slot.shape
-            shape = _shape(source, old, _name(new, key), want, known)
+            shape = _shape(source, old, weight_name(new, key), want, known)
             if shape != want:
-                raise PlanError(f"{_name(new, key)}: its source has shape {shape}, the weight has {want}")
+                raise PlanError(f"{weight_name(new, key)}: its source has shape {shape}, the weight has {want}")
         touched = {key.node for key in self.sources}
         for node_id, slots in after.items():
             if node_id not in touched and _unchanged(old, new, node_id):
@@ -62,10 +57,12 @@ class TransferPlan:
                     continue
                 kept = was.get(name) if was is not None else None
                 if kept is None:
-                    raise PlanError(f"{_name(new, Key(node_id, name))}: new weight without a source; fill or take it")
+                    raise PlanError(
+                        f"{weight_name(new, Key(node_id, name))}: new weight without a source; fill or take it"
+                    )
                 if kept.shape != slot.shape or old.nodes[node_id].op != new.nodes[node_id].op:
                     raise PlanError(
-                        f"{_name(new, Key(node_id, name))}: kept, but its shape changes from {kept.shape} "
+                        f"{weight_name(new, Key(node_id, name))}: kept, but its shape changes from {kept.shape} "
                         f"to {slot.shape}; take it by an index"
                     )
 
@@ -83,7 +80,7 @@ class TransferPlan:
         return TransferPlan({Key(node, slot): sources.from_json(source) for node, slot, source in data})
 
 
-def _unchanged(old: Graph, new: Graph, node_id: int) -> bool:
+def _unchanged(old: Structure, new: Structure, node_id: int) -> bool:
     """Whether a node is the very same and reads the same shapes: its weights then have the same shapes."""
     node = new.nodes[node_id]
     if old.nodes.get(node_id) is not node:
@@ -92,12 +89,13 @@ def _unchanged(old: Graph, new: Graph, node_id: int) -> bool:
     return all(port in before and before[port].shape == after[port].shape for port in node.inputs)
 
 
-def _name(graph: Graph, key: Key) -> str:
+def weight_name(graph: Structure, key: Key) -> str:
+    """How messages call a weight: by the label of its node where there is one."""
     node = graph.nodes.get(key.node)
     return f"{node.label}.{key.slot}" if node else f"node {key.node}.{key.slot}"
 
 
-def _shape(source: Source, old: Graph, name: str, want: tuple[int, ...], known: Ranges) -> tuple[int, ...]:
+def _shape(source: Source, old: Structure, name: str, want: tuple[int, ...], known: Ranges) -> tuple[int, ...]:
     if isinstance(source, Fill):
         if source.rule not in RULES:
             raise PlanError(f"{name}: unknown initializer {source.rule!r}; known: {', '.join(RULES)}")
@@ -106,6 +104,8 @@ def _shape(source: Source, old: Graph, name: str, want: tuple[int, ...], known: 
         return source.shape
     if isinstance(source, Stack):
         return _stack_shape(source, old, name, want, known)
+    if isinstance(source, Sum):
+        return _sum_shape(source, old, name, want, known)
     slot = old.infer.slots.get(source.key.node, {}).get(source.key.slot)
     if slot is None:
         raise PlanError(f"{name}: its source {tuple(source.key)} is not a weight of the old network")
@@ -159,7 +159,16 @@ def _check_twin(twin: Twin, index: Index, name: str) -> None:
         raise PlanError(f"{name}: the twin of a fresh position must be a fresh position")
 
 
-def _stack_shape(source: Stack, old: Graph, name: str, want: tuple[int, ...], known: Ranges) -> tuple[int, ...]:
+def _sum_shape(source: Sum, old: Structure, name: str, want: tuple[int, ...], known: Ranges) -> tuple[int, ...]:
+    if not source.parts or any(isinstance(p, Fill) for p in source.parts) or not np.isfinite(source.gain):
+        raise PlanError(f"{name}: a sum needs parts, none of them filled, and a finite gain")
+    shapes = [_shape(part, old, name, want, known) for part in source.parts]
+    if len(set(shapes)) != 1:
+        raise PlanError(f"{name}: parts of shapes {shapes} have no sum")
+    return shapes[0]
+
+
+def _stack_shape(source: Stack, old: Structure, name: str, want: tuple[int, ...], known: Ranges) -> tuple[int, ...]:
     if not 0 <= source.axis < len(want) or not source.parts:
         raise PlanError(f"{name}: cannot join {len(source.parts)} parts along axis {source.axis} of {want}")
     if any(isinstance(part, Fill) for part in source.parts):
@@ -171,113 +180,3 @@ def _stack_shape(source: Stack, old: Graph, name: str, want: tuple[int, ...], kn
     first = list(shapes[0])
     first[source.axis] = sum(shape[source.axis] for shape in shapes)
     return tuple(first)
-
-
-def derive(draft: Draft, new: Graph) -> TransferPlan:
-    """The plan of a committed draft: kept, resized, copied and fresh arrays; raises PlanError where none follows."""
-    for node_id, name in (*draft.fills, *draft.copies, *draft.sources):
-        if node_id in new.nodes and name not in new.infer.slots[node_id]:
-            known = ", ".join(new.infer.slots[node_id]) or "none"
-            raise PlanError(f"{_name(new, Key(node_id, name))}: there is no such weight to set, only {known}")
-    found: dict[Key, Source] = {}
-    old = draft.base
-    before = old.infer.slots if old else {}
-    takes: Taken = {}
-    explicit_nodes = {node_id for node_id, _ in (*draft.fills, *draft.copies, *draft.sources)}
-    for node_id, slots in new.infer.slots.items():
-        was = before.get(node_id)
-        if was is not None and not draft.selected and node_id not in explicit_nodes and was.keys() == slots.keys():
-            continue  # nothing was resized: all of it is kept
-        for name, slot in slots.items():
-            key = Key(node_id, name)
-            explicit = _explicit(draft, key, slot)
-            if explicit is not None:
-                found[key] = explicit
-            elif was is None or name not in was:
-                found[key] = slot.init
-            elif draft.selected:
-                taken = _taken(draft, key, was[name], slot, takes)
-                if taken is not None:
-                    found[key] = taken
-    plan = TransferPlan(found)
-    plan.verify(old if old is not None else _EMPTY, new)
-    return plan
-
-
-_EMPTY = Graph({}, (), {}, 0)
-
-
-def _explicit(draft: Draft, key: Key, slot: Slot) -> Source | None:
-    if key in draft.sources:
-        given: Source = draft.sources[key]
-        return given
-    if key in draft.fills:
-        return draft.fills[key]
-    if key in draft.copies:
-        return Take(Key(*draft.copies[key]), (None,) * len(slot.axes))
-    return None
-
-
-def _taken(draft: Draft, key: Key, old: Slot, new: Slot, known: Taken) -> Take | None:
-    axes: list[AxisTake | None] = []
-    for space, role in old.axes:
-        if isinstance(space, int):
-            axes.append(None)
-            continue
-        end = resolve(space)
-        same = (id(end if isinstance(end, Atom) else space), role == "read", id(new.init))
-        if same not in known:
-            known[same] = _along(draft, space, role == "read", new.init)
-        axes.append(known[same])
-    if all(axis is None for axis in axes):
-        return None
-    if new.kind != "param" or len(new.axes) < 2 or not any(draft.noise.values()):
-        return Take(key, tuple(axes))
-    return Take(key, tuple(axes), max((draft.noise.get(atom, 0.0) for atom in _atoms(draft, old)), default=0.0))
-
-
-def _along(draft: Draft, space: Axis, read: bool, init: Fill) -> AxisTake | None:
-    index = positions(space, draft.selected)
-    if index is None:
-        return None
-    if not read:
-        return AxisTake(index, None, init, _twin(space, draft, opposite=False))
-    # readers of replicas share the weight, readers of fresh units start at zero: the function is kept
-    twin = _twin(space, draft, opposite=True)
-    return AxisTake(index, _shares(index), ZEROS if twin is None else init, twin)
-
-
-def _twin(space: Axis, draft: Draft, opposite: bool) -> Twin | None:
-    """How paired fresh units are tied along an axis; other fresh units get the factor 0 where it is read."""
-    paired = [atom for atom in dict.fromkeys(atoms_of(space)) if atom in draft.paired and atom in draft.selected]
-    if not paired:
-        return None
-    size = size_after(space, draft.selected)
-    everyone = np.arange(size)
-    of, sign, tied = everyone, np.ones(size), np.zeros(size, dtype=bool)
-    for atom in paired:
-        index = draft.selected[atom]
-        fresh = np.flatnonzero(index < 0)
-        first, marks = np.arange(len(index)), np.arange(len(index))
-        both = len(fresh) // 2 * 2  # an odd last one stays alone
-        first[fresh[1:both:2]] = fresh[0:both:2]
-        marks[fresh[:both]] = -1
-        partner = positions_after(space, draft.selected, {atom: first})
-        sign = np.where(partner == everyone, sign, -sign)
-        of = partner[of]
-        tied |= positions_after(space, draft.selected, {atom: marks}) < 0
-    return Twin(of, np.where(tied, sign, 0.0) if opposite else np.ones(size))
-
-
-def _atoms(draft: Draft, slot: Slot) -> list[Atom]:
-    return [atom for space, _ in slot.axes for atom in atoms_of(space) if atom in draft.selected]
-
-
-def _shares(index: np.ndarray) -> Gain | None:
-    """1 / number of replicas of each position; None when nothing is replicated."""
-    real = index[index >= 0]
-    counts = np.bincount(real, minlength=1)
-    if len(real) == 0 or counts.max() <= 1:
-        return None
-    # a hole reads unit 0's count, which may be none
-    return np.where(index >= 0, 1.0 / np.maximum(counts[np.maximum(index, 0)], 1), 1.0)

@@ -12,10 +12,10 @@ from numpy.random import Generator
 
 from nasir.errors import PlanError
 from nasir.ir.graph import Graph
+from nasir.ir.source import AxisTake, Blob, Key, Source, Stack, Sum, Take, keys_of
 from nasir.ir.types import Fill
 from nasir.transfer.fill import CONSTANT, PIECE, Array, fill, random_stream
 from nasir.transfer.plan import TransferPlan
-from nasir.transfer.source import AxisTake, Blob, Key, Source, Stack, Take, keys_of
 
 
 class Arrays(Protocol):
@@ -45,6 +45,9 @@ class Arrays(Protocol):
         """A numpy array as an array of this namespace, on the device and in the dtype of `like`."""
 
     def mean(self, array: Any) -> Any: ...
+    def total(self, arrays: Sequence[Any], gain: float, out: Any | None) -> Any:
+        """`gain` times the elementwise sum of several arrays of one shape, as a new array or in `out`."""
+
     def spread(self, array: Any) -> float: ...
 
 
@@ -88,6 +91,13 @@ class NumpyArrays:
     def mean(self, array: Array) -> Any:
         return array.mean()
 
+    def total(self, arrays: Sequence[Array], gain: float, out: Array | None) -> Array:
+        total = np.asarray(np.sum(arrays, axis=0, dtype=np.float64) * gain).astype(arrays[0].dtype)
+        if out is None:
+            return total
+        out[...] = total
+        return out
+
     def spread(self, array: Array) -> float:
         return float(array.std())
 
@@ -101,13 +111,18 @@ def execute(
     seed: int,
     ordinal: int,
     blobs: Mapping[str, Array] | None = None,
+    averaged: bool = False,
 ) -> dict[Key, Any]:
-    """The arrays of `new` that are not kept. `fetch` gives an array of the old network; none is modified."""
+    """The arrays of `new` that are not kept. `fetch` gives an array of the old network; none is modified.
+
+    `averaged`: those are moving averages of the weights, and so are the results.
+    """
     results: dict[Key, Any] = {}
     indices = _Indices()
     for key, source in plan.sources.items():
         slot = new.infer.slots[key.node][key.slot]
-        worker = _Worker(indices, fetch, arrays, partial(random_stream, seed, ordinal, *key), blobs or {}, slot.dtype)
+        stream = partial(random_stream, seed, ordinal, *key)
+        worker = _Worker(indices, fetch, arrays, stream, blobs or {}, slot.dtype, averaged)
         results[key] = worker.make(source, slot.shape)
     return results
 
@@ -146,6 +161,7 @@ class _Worker:
         open_stream: Callable[[], Generator],
         blobs: Mapping[str, Array],
         dtype: str,
+        averaged: bool = False,
     ) -> None:
         self.indices = indices
         self.fetch = fetch
@@ -153,6 +169,7 @@ class _Worker:
         self.open_stream = open_stream
         self.blobs = blobs
         self.dtype = dtype
+        self.averaged = averaged
 
     @cached_property
     def rng(self) -> Generator:
@@ -175,12 +192,18 @@ class _Worker:
             whole = self.arrays.empty(first, self._shape(source, shape))
             self._stack(source, whole)
             return whole
+        if isinstance(source, Sum):
+            return self._sum(source, shape, None)
         return self._take(source, None)
 
     def _blob(self, source: Blob) -> Array:
-        if source.digest not in self.blobs:
-            raise PlanError(f"array {source.digest[:12]} is not at hand: pass it in `blobs`")
-        return self.blobs[source.digest]
+        digest = source.averaged if self.averaged and source.averaged is not None else source.digest
+        if digest not in self.blobs:
+            raise PlanError(f"array {digest[:12]} is not at hand: pass it in `blobs`")
+        return self.blobs[digest]
+
+    def _sum(self, source: Sum, shape: tuple[int, ...], out: Any | None) -> Any:
+        return self.arrays.total([self.make(part, shape) for part in source.parts], source.gain, out)
 
     def _shape(self, source: Source, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of a source, of which `shape` is the whole weight's."""
@@ -191,6 +214,8 @@ class _Worker:
             joined = list(parts[0])
             joined[source.axis] = sum(part[source.axis] for part in parts)
             return tuple(joined)
+        if isinstance(source, Sum):
+            return self._shape(source.parts[0], shape)
         if isinstance(source, Take):
             old = self.fetch(source.key).shape
             return tuple([n if t is None else len(t.index) for n, t in zip(old, source.axes, strict=True)])
@@ -207,6 +232,8 @@ class _Worker:
                 self._stack(part, place)
             elif isinstance(part, Take):
                 self._take(part, place)
+            elif isinstance(part, Sum):
+                self._sum(part, self._shape(part, tuple(out.shape)), place)
             elif isinstance(part, Blob):
                 self.arrays.assign(place, self.arrays.host(self._blob(part), self.dtype, out))
             else:

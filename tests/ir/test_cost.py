@@ -10,7 +10,7 @@ from networks import small_resnet
 from nasir.analysis.roofline import PROFILES, DeviceProfile, estimate, estimates, find_profile, load_profile
 from nasir.errors import GraphError, UsageError
 from nasir.ir import Cost, Draft, Graph, Port
-from nasir.ir.cost import costs, total
+from nasir.ir.cost import total
 from nasir.testing import random_graph
 
 
@@ -39,7 +39,7 @@ def test_a_node_costs_what_a_hand_counts() -> None:
 @pytest.mark.parametrize("seed", range(10))
 def test_nodes_add_up_to_regions_and_regions_to_the_network(seed: int) -> None:
     graph = random_graph(seed)
-    parts = costs(graph)
+    parts = graph.costs
     assert tuple(parts) == graph.order
     assert total(parts.values()) == graph.cost()
     for path in graph.regions:
@@ -51,7 +51,7 @@ def test_nodes_add_up_to_regions_and_regions_to_the_network(seed: int) -> None:
 
 def test_costs_are_counted_once_for_a_graph() -> None:
     graph = small_resnet()
-    assert costs(graph) is costs(graph) and graph.cost() is graph.cost()
+    assert graph.costs is graph.costs and graph.cost() is graph.cost()
 
 
 def test_an_unknown_place_has_no_cost() -> None:

@@ -167,7 +167,7 @@ def test_both_versions_train_alike_with_the_state_that_moved(kind: str) -> None:
 
 
 def test_moments_of_a_joined_classifier_are_those_of_its_gradient() -> None:
-    """Weights are divided by the number of branches, gradients multiplied by it."""
+    """Weights are divided by the number of branches, gradients multiplied by it; biases are averaged."""
     model = lived(branched(average="logits"), dtype=torch.float64)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.0, betas=(0.0, 0.0))
     x = images(size=8, dtype=torch.float64)
@@ -180,12 +180,14 @@ def test_moments_of_a_joined_classifier_are_those_of_its_gradient() -> None:
     gradients()
     optimizer.step()
     merged(model, [optimizer])
-    moment = optimizer.state[dict(model.named_parameters())["fc.weight"]]
+    moments = {name: optimizer.state[parameter] for name, parameter in model.named_parameters() if "fc." in name}
     gradients()
-    grad = dict(model.named_parameters())["fc.weight"].grad
-    assert grad is not None and float(grad.abs().max()) > 1e-3
-    assert float((moment["exp_avg"] - grad).abs().max()) < 1e-12
-    assert float((moment["exp_avg_sq"] - grad**2).abs().max()) < 1e-12
+    assert moments.keys() == {"fc.weight", "fc.bias"}
+    for name, moment in moments.items():
+        grad = dict(model.named_parameters())[name].grad
+        assert grad is not None and float(grad.abs().max()) > 1e-3
+        assert float((moment["exp_avg"] - grad).abs().max()) < 1e-12
+        assert float((moment["exp_avg_sq"] - grad**2).abs().max()) < 1e-12
 
 
 def test_branches_that_differ_are_refused() -> None:

@@ -10,8 +10,7 @@ from grown import pyramid
 
 from nasir.backends.torch import Model
 from nasir.errors import Decline, UnknownName, UsageError
-from nasir.ir.draft import Draft
-from nasir.ir.graph import Graph
+from nasir.ir.graph import Draft, Graph
 from nasir.ir.space import Atom
 from nasir.passes.insert_block import InsertBlock
 from nasir.passes.keep_blocks import KeepBlocks

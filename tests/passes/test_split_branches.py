@@ -75,7 +75,7 @@ def test_aligned_branches_take_one_channel_set_on_both_sides() -> None:
                 assert space.size == 16
                 draft.select(space, range(2 * branch, 2 * branch + 2))
         pruned = draft.commit()
-        from nasir.transfer.plan import derive
+        from nasir.transfer.derive import derive
 
         part = transferred(derive(draft, pruned), pruned, weights)
         wanted = evaluate(pruned, part, batch)

@@ -194,7 +194,7 @@ def test_a_second_signal_kills(places: list[Processes], tmp_path: Path) -> None:
 
     one.board = Watching()
     one.run()
-    assert one.board.reaped == [one.place.identity(1, 0)]
+    assert one.board.reaped == [one.launcher.identity(1, 0)]
 
 
 def test_a_storage_that_is_away_is_waited_for(places: list[Processes], tmp_path: Path) -> None:

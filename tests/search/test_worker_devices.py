@@ -289,13 +289,13 @@ def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def places(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Where supervisors would have run their workers, which all do nothing and leave every trial."""
-    found: list[Any] = []
+    launchers: list[Any] = []
 
     def run(self: Supervisor) -> None:
-        found.append(self.place)
+        launchers.append(self.launcher)
 
     monkeypatch.setattr(Supervisor, "run", run)
-    return found
+    return launchers
 
 
 def test_more_workers_than_devices_are_refused_before_there_is_a_study(

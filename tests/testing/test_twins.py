@@ -133,7 +133,7 @@ def test_analyses_say_of_twins_what_they_say_of_the_ops_themselves() -> None:
         for init in INITS:
             draft = graph.draft()
             renew(draft, init)
-            seen[init] = draft.fills
+            seen[init] = draft.origins.fills
         return {key: str(value) for key, value in seen.items()}
 
     for graph in networks().values():

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 
-from nasir.errors import GraphError, PlanError
+from nasir.errors import GraphError, PlanError, UsageError
 from nasir.ir import Draft, Fill, Graph
-from nasir.ir.draft import digest_of
+from nasir.ir.source import digest_of
 from nasir.testing import random_graph, random_weights, transferred
-from nasir.transfer import AxisTake, Blob, Key, Stack, Take, TransferPlan, Twin, derive, digests_of, keys_of
+from nasir.transfer import (
+    AxisTake,
+    Blob,
+    Key,
+    NumpyArrays,
+    Stack,
+    Sum,
+    Take,
+    TransferPlan,
+    Twin,
+    derive,
+    digests_of,
+    execute,
+    keys_of,
+)
 
 
 def network() -> Graph:
@@ -61,13 +76,66 @@ def test_a_source_for_a_weight_that_is_not_there_is_refused() -> None:
         derive(draft, draft.commit())
 
 
+@pytest.mark.parametrize("source", [np.zeros((3, 2)), None, "zeros", Key(1, "weight")])
+def test_what_is_no_source_is_refused_at_once(source: object) -> None:
+    draft = network().draft()
+    with pytest.raises(GraphError, match="is no source; give a Take, Stack, Sum, Fill or Blob"):
+        draft.source(draft.base.labels["hidden"], "weight", source)
+    assert not draft.origins.named()
+
+
+def test_a_node_that_is_not_there_has_no_weights_to_set() -> None:
+    draft = network().draft()
+    hidden = draft.base.labels["hidden"]
+    for said in (
+        lambda: draft.fill(99, "weight", "zeros"),
+        lambda: draft.source(99, "weight", Fill("zeros")),
+        lambda: draft.copy(99, hidden),
+    ):
+        with pytest.raises(GraphError, match="no node 99 to say of where its weight 'weight' comes from"):
+            said()
+    assert not draft.origins.named()
+
+
+def test_weights_are_copied_from_nodes_of_the_graph_before_only() -> None:
+    new = Draft()
+    x = new.add("input", (), "x", shape=[2])
+    layer = new.add("linear", x, "fc", out=2)
+    draft = network().draft()
+    for edit, node in ((new, layer.node), (draft, draft.base.labels["hidden"])):
+        with pytest.raises(GraphError, match="no node 77 to copy weights from"):
+            edit.copy(node, 77)
+
+
+def test_a_claim_is_one_of_three_words() -> None:
+    draft = network().draft()
+    with pytest.raises(UsageError, match="cannot claim 'excat'; claim one of exact, approximate, no"):
+        draft.claim("excat")  # type: ignore[arg-type]
+    assert draft.preserves == "no"
+
+
+def test_sources_go_before_fills_and_these_before_copies_whichever_was_said_first() -> None:
+    draft = network().draft()
+    hidden, out = draft.base.labels["hidden"], draft.base.labels["out"]
+    draft.source(out, "weight", Fill("ones"))
+    draft.fill(out, "weight", "zeros")
+    draft.fill(out, "bias", "constant", value=2.0)
+    draft.copy(out, hidden)
+    assert draft.origins.of(Key(out, "weight"), 2) == Fill("ones")
+    assert draft.origins.of(Key(out, "bias"), 1) == Fill("constant", {"value": 2.0})
+    draft.retract(out)
+    assert not draft.origins.named() and draft.origins.of(Key(out, "bias"), 1) is None
+    draft.copy(hidden, out)
+    assert draft.origins.of(Key(hidden, "bias"), 1) == Take(Key(out, "bias"), (None,))
+
+
 def test_a_literal_array_arrives_as_it_is_also_within_a_stack() -> None:
     graph = network()
     node = graph.labels["hidden"]
     draft = graph.draft()
     rows = np.array([[0.1, 0.2]])
     digest = draft.blob(rows)
-    assert digest == digest_of(rows) == draft.blob(rows.copy()) and list(draft.blobs) == [digest]
+    assert digest == digest_of(rows) == draft.blob(rows.copy()) and list(draft.origins.blobs) == [digest]
     first = Take(Key(node, "weight"), (AxisTake(np.array([0, 1])), None))
     source = Stack(0, (first, Blob(digest, (1, 2))))
     draft.source(node, "weight", source)
@@ -76,7 +144,7 @@ def test_a_literal_array_arrives_as_it_is_also_within_a_stack() -> None:
     assert plan.digests() == (digest,) == tuple(digests_of(source))
     assert list(keys_of(source)) == [Key(node, "weight")]
     weights = random_weights(graph, 0)
-    after = transferred(plan, new, weights, blobs=draft.blobs)[Key(node, "weight")]
+    after = transferred(plan, new, weights, blobs=draft.origins.blobs)[Key(node, "weight")]
     assert np.array_equal(after, np.vstack([weights[Key(node, "weight")][:2], rows]))
     with pytest.raises(PlanError, match="is not at hand"):
         transferred(plan, new, weights)
@@ -106,7 +174,7 @@ def test_a_literal_shift_is_added_to_what_is_taken() -> None:
     again = TransferPlan.from_json(json.loads(json.dumps(plan.to_json())))
     assert again.to_json() == plan.to_json() and again.digests() == plan.digests() == (shift.digest,)
     weights = random_weights(graph, 0)
-    after = transferred(again, new, weights, blobs=draft.blobs)[key]
+    after = transferred(again, new, weights, blobs=draft.origins.blobs)[key]
     assert np.array_equal(after, weights[key][[2, 0]] + [0.5, -1.0])
     with pytest.raises(PlanError, match="is not at hand"):
         transferred(plan, new, weights)
@@ -155,7 +223,7 @@ def test_pairs_must_stand_side_by_side() -> None:
         draft.select(hidden, [-1, 0, -1], paired=True)
     draft.select(hidden, [0, -1, -1, 1, -1], paired=True)
     draft.select(hidden, [0, -1], paired=False)
-    assert hidden not in draft.paired
+    assert not draft.resized[hidden].paired
 
 
 def test_a_twin_that_is_no_fresh_unit_is_refused() -> None:
@@ -169,3 +237,61 @@ def test_a_twin_that_is_no_fresh_unit_is_refused() -> None:
         plan = TransferPlan({key: Take(key, (None, AxisTake(index, None, Fill("ones"), twin)))})
         with pytest.raises(PlanError, match=words):
             plan.verify(graph, graph)
+
+
+def test_a_sum_of_arrays_keeps_its_gain_and_goes_into_a_stack() -> None:
+    graph = network()
+    node = graph.labels["hidden"]
+    key = Key(node, "bias")
+    draft = graph.draft()
+    mean = Sum((Take(key, (AxisTake(np.array([0])),)), Take(key, (AxisTake(np.array([2])),))), 0.5)
+    draft.source(node, "bias", Stack(0, (mean, Take(key, (AxisTake(np.array([1, 0])),)))))
+    plan = derive(draft, draft.commit())
+    again = TransferPlan.from_json(json.loads(json.dumps(plan.to_json())))
+    assert again.to_json() == plan.to_json() and list(keys_of(plan.sources[key])) == [key] * 3
+    bias = random_weights(graph, 0)[key]
+    found = transferred(again, draft.commit(), random_weights(graph, 0))[key]
+    assert np.allclose(found, [(bias[0] + bias[2]) / 2, bias[1], bias[0]], atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("parts", "gain", "why"),
+    [
+        ((), 1.0, "a sum needs parts"),
+        ((Fill("zeros"),), 1.0, "none of them filled"),
+        ((Take(Key(1, "bias"), (None,)),), float("nan"), "a finite gain"),
+        ((Take(Key(1, "bias"), (None,)), Take(Key(1, "bias"), (AxisTake(np.array([0])),))), 1.0, "have no sum"),
+    ],
+)
+def test_a_sum_that_cannot_be_is_refused(parts: tuple[Any, ...], gain: float, why: str) -> None:
+    graph = network()
+    node = graph.labels["hidden"]
+    draft = graph.draft()
+    draft.source(node, "bias", Sum(parts, gain))
+    with pytest.raises(PlanError, match=rf"hidden\.bias: .*{why}"):
+        derive(draft, draft.commit())
+
+
+def test_a_literal_array_has_a_second_one_for_averaged_weights() -> None:
+    graph = network()
+    key = Key(graph.labels["hidden"], "bias")
+    draft = graph.draft()
+    own, other = np.array([1.0, 2.0, 3.0]), np.array([-1.0, 0.0, 7.0])
+    shift = Blob(draft.blob(own), (3,), draft.blob(other))
+    draft.source(*key, Take(key, (None,), shift=shift))
+    new = draft.commit()
+    plan = TransferPlan.from_json(json.loads(json.dumps(derive(draft, new).to_json())))
+    assert plan.digests() == (digest_of(own), digest_of(other))
+    weights = random_weights(graph, 0)
+    for averaged, more in ((False, own), (True, other)):
+        after = execute(
+            plan,
+            new,
+            weights.__getitem__,
+            NumpyArrays(),
+            seed=0,
+            ordinal=1,
+            blobs=draft.origins.blobs,
+            averaged=averaged,
+        )
+        assert np.array_equal(after[key], weights[key] + more)

@@ -35,11 +35,13 @@ def observe(
     labels: Tensor | None = None,
     *,
     labelled: Labelled | None = None,
+    averages: Mapping[str, Tensor] | None = None,
     **about: Any,
 ) -> Evidence:
     """Measure what `needs` ask for; the network is left as it was, gradients included.
 
     Activations are measured on `images` [N, ...], gradients on them and their `labels` [N] or on what `labelled` gives.
+    `averages`: moving averages of the weights by state_dict name, which are told wherever the weights are.
     `about`: further fields of the Evidence. Raises NasirError where a measurement needs one that is missing.
     """
     if labelled is None and images is not None and labels is not None:
@@ -54,11 +56,13 @@ def observe(
         "group_lasso": lambda: _means(model, 2),
         "weight_mean": lambda: _means(model, 1),
         "weight_abs": lambda: _weight_abs(model),
-        "weights": lambda: HostWeights(model),
+        "weights": lambda: HostWeights(model.state_dict()),
     }
     wanted = dict.fromkeys(need.kind for need in needs)
     if wanted.pop("latency", 0) is None:
         about["latency"] = _clock(model, images)
+    if averages is not None and "weights" in wanted:
+        about["averaged"] = Evidence({"weights": HostWeights(averages)})
     return Evidence({kind: kinds[kind]() for kind in wanted}, **about)
 
 
@@ -67,25 +71,24 @@ def _pair(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class HostWeights(Mapping[str, NDArray[Any]]):
-    """The weights of a model by state_dict name, as read-only arrays: views where they lie on the CPU already.
+    """Weights by state_dict name, as read-only arrays: views where they lie on the CPU already.
 
     16-bit ones come as copies in float32.
     """
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        self._keys = model.keys()
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        array = on_host(self._model.tensor(self._keys[name])).view()
+        array = on_host(self._tensors[name]).view()
         array.flags.writeable = False
         return array
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._keys)
+        return iter(self._tensors)
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._tensors)
 
 
 def _sums(model: Model, power: int) -> Measured:

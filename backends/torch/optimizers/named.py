@@ -73,12 +73,16 @@ def import_state(
     for name, values in state.items():
         parameter = tensors[name]
         group = homes[id(parameter)]
-        placed[parameter] = {key: _place(name, key, value, parameter, group) for key, value in values.items()}
+        placed[parameter] = {key: place_state(name, key, value, parameter, group) for key, value in values.items()}
     optimizer.state.clear()
     optimizer.state.update(placed)
 
 
-def _place(name: str, key: str, value: Tensor, parameter: Tensor, group: Mapping[str, object]) -> Tensor:
+def place_state(name: str, key: str, value: Tensor, parameter: Tensor, group: Mapping[str, object]) -> Tensor:
+    """A copy of one stored tensor of `name`'s state, where an optimizer with this group would have it.
+
+    CheckpointError for a moment whose shape is not the parameter's.
+    """
     if is_counter(key, value, parameter):
         # Adam's step counter lives on the CPU unless a fused or capturable kernel reads it on the device
         on_device = bool(group.get("fused") or group.get("capturable"))

@@ -32,13 +32,13 @@ def origins_of(
     found: dict[Key, Key] = {}
     for key in fresh.keys() - old:
         source = plan.sources.get(key)
-        parts = _followed(source, key, fresh) if source is not None else ()
+        parts = followed(source, key, fresh) if source is not None else ()
         if parts and len({held.get(part) for part in parts}) == 1 and parts[0] in held:
             found[key] = parts[0]
     return {key: found[key] for key in fresh if key in found}
 
 
-def _followed(source: Source, key: Key, fresh: Mapping[Key, nn.Parameter]) -> tuple[Key, ...]:
+def followed(source: Source, key: Key, fresh: Mapping[Key, nn.Parameter]) -> tuple[Key, ...]:
     """The old arrays that state follows from: none when part of the values is new, or copied from a living array."""
     if moment_source(source, 1) is None:
         return ()
@@ -59,7 +59,7 @@ def moved_states(
         source = plan.sources.get(key)
         if source is None or old.get(key) is parameter:
             continue
-        parts = _followed(source, key, fresh)
+        parts = followed(source, key, fresh)
         if parts and all(part in old and optimizer.state.get(old[part]) for part in parts):
             states = {part: optimizer.state[old[part]] for part in parts}
             moved[parameter] = _moved(source, old[parts[0]], states, parameter)

@@ -45,8 +45,8 @@ def transfer_optimizers(
 
 
 def _transfer(chosen: tuple[torch.optim.Optimizer, ...], old: Model, new: Model, plan: TransferPlan) -> None:
-    home = {id(p): Key(node, slot) for node, slot, p in _parameters(old)}
-    fresh = {Key(node, slot): p for node, slot, p in _parameters(new)}
+    home = {id(p): key for key, p in parameters_by_key(old).items()}
+    fresh = parameters_by_key(new)
     origins = origins_of(plan, home, fresh, chosen)
     known = set(home.values()) | origins.keys()
     shares: dict[int, dict[Key, nn.Parameter]] = {}
@@ -162,12 +162,13 @@ def _swap(
         group["params"] = members
 
 
-def _parameters(model: Model) -> list[tuple[int, str, nn.Parameter]]:
-    found = []
+def parameters_by_key(model: Model) -> dict[Key, nn.Parameter]:
+    """The parameters of a model's nodes, by node and slot."""
+    found: dict[Key, nn.Parameter] = {}
     for node_id in model.graph.nodes:
         module = model._lowered.get(node_id)
         if isinstance(module, nn.Module):
-            found += [(node_id, name, p) for name, p in module._parameters.items() if p is not None]
+            found |= {Key(node_id, name): p for name, p in module._parameters.items() if p is not None}
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from nasir.backends.torch.device.names import device_of
 from nasir.backends.torch.model import Model
 from nasir.errors import GraphError
 from nasir.rewriting.rewrite import Rewrite
-from nasir.transfer import TransferPlan, execute, keys_of
+from nasir.transfer import TransferPlan, averages, execute
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,18 +94,9 @@ class Ema:
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
         """For the length of a `with`, the model holds the averages (in place); then its own values again, exactly."""
-        current = model.state_dict()
-        self._match(current)
-        own = {name: tensor.clone() for name, tensor in current.items()}
-        with torch.no_grad():
-            for name, tensor in current.items():
-                tensor.copy_(self.tensors[name])
-        try:
+        self._match(model.state_dict())
+        with holding(model, self.tensors):
             yield
-        finally:
-            with torch.no_grad():
-                for name, tensor in current.items():
-                    tensor.copy_(own[name])
 
     def replace(self, tensors: Mapping[str, Tensor]) -> None:
         """Take copies of other averages, laid out as they are: those of a snapshot, or with new statistics."""
@@ -119,6 +111,16 @@ class Ema:
             for name, tensor in tensors.items()
         }
 
+    def state_dict(self) -> dict[str, Any]:
+        """The averages and their decay, as `load_state_dict` takes them; the tensors are not copies."""
+        return {"decay": self.decay, "tensors": dict(self.tensors)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take the averages and the decay of a `state_dict` of the same network; GraphError for another one's."""
+        self._match(state["tensors"])
+        self.decay = state["decay"]
+        self.load(state["tensors"])
+
     def _match(self, current: Mapping[str, Tensor]) -> None:
         odd = sorted(current.keys() ^ self.tensors.keys())
         if odd:
@@ -128,24 +130,41 @@ class Ema:
             )
 
 
-def carried_averages(averages: Mapping[str, Tensor], rewrite: Rewrite, old: Model, new: Model) -> dict[str, Tensor]:
-    """Averages of `old` carried through the plan (copies too, as the averaged network is rewritten like the other one);
-    what is new in `new` starts at its own value. All by state_dict name, and no memory of the network's."""
+@contextmanager
+def holding(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """For the length of a `with`, the model holds other values by state_dict name (in place); then its own, exactly."""
+    current = model.state_dict()
+    own = {name: tensor.clone() for name, tensor in current.items()}
+    with torch.no_grad():
+        for name, tensor in current.items():
+            tensor.copy_(tensors[name])
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, tensor in current.items():
+                tensor.copy_(own[name])
+
+
+def carried_averages(tensors: Mapping[str, Tensor], rewrite: Rewrite, old: Model, new: Model) -> dict[str, Tensor]:
+    """Averages `tensors` of `old` carried through the plan (copies too, as the averaged network is rewritten like the
+    other one); what is new in `new` starts at its own value. All by state_dict name, and no memory of the network's."""
     names = {key: name for name, key in old.keys().items()}
     carried = execute(
-        TransferPlan({key: source for key, source in rewrite.plan.sources.items() if any(keys_of(source))}),
+        TransferPlan({key: source for key, source in rewrite.plan.sources.items() if averages(source)}),
         rewrite.graph,
-        lambda key: averages[names[key]],
+        lambda key: tensors[names[key]],
         TorchArrays(device_of(old), next(old.parameters()).dtype),
         seed=new.seed,
         ordinal=new.ordinal,
         blobs=rewrite.blobs,
+        averaged=True,
     )
     state = new.state_dict()
     return {
         name: carried[key]
         if key in carried
-        else averages[names[key]]
+        else tensors[names[key]]
         if key in names and key not in rewrite.plan.sources
         else state[name].clone()
         for name, key in new.keys().items()

@@ -32,7 +32,19 @@ from nasir.errors import CheckpointError
 from nasir.files import fsync_directory, is_alive
 from nasir.training.plans import OptimizerPlan
 
-__all__ = ["AsyncWriter", "Checkpoint", "Groups", "bytes_of", "clean", "latest", "load", "save", "set_aside", "steps"]
+__all__ = [
+    "AsyncWriter",
+    "Checkpoint",
+    "Groups",
+    "bytes_of",
+    "clean",
+    "host",
+    "latest",
+    "load",
+    "save",
+    "set_aside",
+    "steps",
+]
 
 Groups = Mapping[str, Mapping[str, Tensor]]
 """Tensors by group name (a file name without suffix: letters, digits, `_`, `-`) and key."""
@@ -252,11 +264,14 @@ def _identity(tensor: Tensor) -> tuple[object, ...]:
 def _plain(groups: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
     """Host tensors that may share memory with the living ones."""
     seen: set[int] = set()
-    return {name: {key: _host(tensor.cpu(), seen) for key, tensor in group.items()} for name, group in groups.items()}
+    return {name: {key: host(tensor.cpu(), seen) for key, tensor in group.items()} for name, group in groups.items()}
 
 
-def _host(tensor: Tensor, seen: set[int]) -> Tensor:
-    """A contiguous tensor that shares no memory with another of the file: safetensors refuses overlapping views."""
+def host(tensor: Tensor, seen: set[int]) -> Tensor:
+    """A contiguous tensor that shares no memory with another of the file: safetensors refuses overlapping views.
+
+    `seen`: addresses of the memory of those before it.
+    """
     storage = tensor.untyped_storage().data_ptr()
     shared = storage in seen
     seen.add(storage)

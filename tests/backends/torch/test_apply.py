@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -32,6 +33,54 @@ def test_a_function_is_applied_as_in_any_module(model: Model) -> None:
     assert all(bool((m.weight == 0.5).all()) for m in model.modules() if isinstance(m, nn.Conv2d))
     assert model.apply(fn=init_weights) is model  # the name that nn.Module gives it
     assert nn.Sequential(model).apply(init_weights)[0] is model
+
+
+def children_first(module: nn.Module) -> list[nn.Module]:
+    """The order in which nn.Module.apply visits modules."""
+    return [inner for child in module.children() for inner in children_first(child)] + [module]
+
+
+def test_apply_of_a_larger_net_visits_a_model_in_it_as_any_child(model: Model) -> None:
+    net = nn.ModuleDict({"before": nn.Conv2d(1, 1, 1), "inner": nn.Sequential(model), "after": nn.Linear(2, 2)})
+    for _ in range(2):
+        visited: list[nn.Module] = []
+        assert net.apply(visited.append) is net
+        assert visited == children_first(net) and model in visited and {*model.modules()} < {*visited}
+        model.apply(InsertBlock(init="zero"), "s1")  # the new block is visited the second time
+
+
+class Visitor:
+    """What libraries hand to apply: a callable object, and a method."""
+
+    def __init__(self) -> None:
+        self.visited: list[nn.Module] = []
+
+    def __call__(self, module: nn.Module, note: str = "") -> str:
+        self.visited.append(module)
+        return note or "the result is ignored"
+
+
+def test_every_kind_of_callable_has_the_meaning_of_nn_module(model: Model) -> None:
+    for make in (lambda visitor: visitor, lambda visitor: visitor.__call__, lambda visitor: partial(visitor, note="x")):
+        visitor = Visitor()
+        assert model.apply(make(visitor)) is model
+        assert visitor.visited == children_first(model)
+    assert model.apply(nn.Module.eval) is model and not any(module.training for module in model.modules())
+
+
+class CallablePass(RemoveBlock):
+    """A pass that could be mistaken for a function."""
+
+    def __call__(self, module: nn.Module) -> None:
+        raise AssertionError(f"called on {module}")
+
+
+def test_a_pass_or_a_rewrite_is_never_taken_for_a_function(model: Model) -> None:
+    assert not callable(InsertBlock()) and not callable(InsertBlock().attempt(model.graph, "s1"))
+    assert model.apply(InsertBlock(), "s1") is not None
+    assert model.apply(CallablePass(), "s1") is not None and model.graph.depths()["s1"] == 1
+    with pytest.raises(UsageError, match="give the site to act on, too"):
+        model.apply(CallablePass())
 
 
 def test_a_decline_is_none_and_tells_why(model: Model) -> None:

@@ -1,58 +1,48 @@
-"""`Draft`: the only way to make a graph, and the one surface through which passes edit.
-
-Edits are recorded, nothing is checked until `commit`, which infers and verifies the whole graph. A draft of an
-existing graph also derives, from the spaces, where every weight of the new graph comes from (`transfer.derive`).
-"""
+"""`Editing`: changing the structure of a graph. Nothing is checked but what an edit itself needs."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Generic, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nasir.errors import GraphError
-from nasir.ir.graph import Graph, Node, Region, RegionKind
 from nasir.ir.infer import Typing, infer_nodes, mirrored, untyped
+from nasir.ir.node import Node, Region, RegionKind
 from nasir.ir.op import op_named
-from nasir.ir.regions import closest, covers, paths_above, verify
+from nasir.ir.regions import closest, covers, paths_above
 from nasir.ir.space import Atom, Index, atoms_of, size_after
-from nasir.ir.types import JSON, Fill, Port, Slot, ValueType
+from nasir.ir.structure import NOTHING, Structure
+from nasir.ir.types import JSON, Port, Slot, ValueType
 
-Claim = Literal["exact", "approximate", "no"]
-
-
-def digest_of(array: NDArray[Any]) -> str:
-    """Sha256 of an array's type, shape and bytes: the name of a blob."""
-    head = f"{array.dtype.str}{list(array.shape)}".encode()
-    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()
+S = TypeVar("S", bound=Structure)
 
 
-class Draft:
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """New units of a space by old ones (-1: a fresh one); what `noise` and `paired` mean says `Editing.select`."""
+
+    index: Index
+    noise: float = 0.0
+    paired: bool = False
+
+
+class Editing(Generic[S]):
     """An editable copy of `base` (or of nothing). Ports of `base` stay valid; new nodes get fresh ids."""
 
-    def __init__(self, base: Graph | None = None) -> None:
+    def __init__(self, base: S | None = None) -> None:
+        start = base or NOTHING
         self.base = base
-        self.nodes: dict[int, Node] = dict(base.nodes) if base else {}
-        self.regions: dict[str, Region] = dict(base.regions) if base else {}
-        self.outputs: list[Port] = list(base.outputs) if base else []
-        self.minted = base.minted if base else 0
-        self.selected: dict[Atom, Index] = {}  # new index -> old index, -1 a hole
-        self.noise: dict[Atom, float] = {}  # relative noise on replicated units
-        self.paired: set[Atom] = set()  # selected spaces whose fresh units come in pairs
-        self.fills: dict[tuple[int, str], Fill] = {}  # explicit initializers of (node, slot)
-        self.copies: dict[tuple[int, str], tuple[int, str]] = {}  # (node, slot) starts as a copy of another
-        self.sources: dict[tuple[int, str], Any] = {}  # explicit transfer sources (`nasir.transfer`) of (node, slot)
-        self.blobs: dict[str, NDArray[Any]] = {}  # literal arrays by digest
-        self.frozen: set[str] = set(base.frozen) if base else set()
-        self.preserves: Claim = "no"
-        self.noted: dict[str, JSON] = {}  # journaled, whatever becomes of the draft
+        self.nodes: dict[int, Node] = dict(start.nodes)
+        self.regions: dict[str, Region] = dict(start.regions)
+        self.outputs: list[Port] = list(start.outputs)
+        self.minted = start.minted
+        self.frozen: set[str] = set(start.frozen)
+        self.resized: dict[Atom, Resize] = {}
         self._typing: Typing | None = None  # of the values asked for by `shape`
-
-    # -- structure
 
     def add(self, op: str, inputs: Iterable[Port] | Port, label: str, /, **attrs: JSON) -> Port:
         """A new node; returns its first output. Raises TypeRuleError for wrong attributes."""
@@ -69,12 +59,9 @@ class Draft:
         self._typing = None
 
     def retract(self, since: int) -> None:
-        """Take back every node minted from id `since` on, with its fills, and the regions that are empty without."""
+        """Take back every node minted from id `since` on, and the regions that are empty without."""
         for node_id in range(since, self.minted):
             self.nodes.pop(node_id, None)
-        self.fills = {key: rule for key, rule in self.fills.items() if key[0] < since}
-        self.copies = {key: source for key, source in self.copies.items() if key[0] < since}
-        self.sources = {key: source for key, source in self.sources.items() if key[0] < since}
         self.drop_empty_regions()
         self._typing = None
 
@@ -168,7 +155,7 @@ class Draft:
         if self._typing is None:
             self._typing = Typing()
             same: set[int] = set()  # nodes of the base that are what they were, down to the inputs
-            base = self.base or Graph({}, (), {}, 0)
+            base = self.base or NOTHING
             for node_id in base.order:
                 node = base.nodes[node_id]
                 if self.nodes.get(node_id) is node and all(port.node in same for port in node.inputs):
@@ -178,7 +165,7 @@ class Draft:
                     # sizes only: unifying the base's own spaces with new ones would change the base
                     self._typing.types[known] = ValueType(value.shape)
         if port not in self._typing.types:
-            infer_nodes(self, self._typing, untyped(self, self._typing, port))
+            infer_nodes(self.nodes, self._typing, untyped(self.nodes, self._typing, port))
         return self._typing.types[port].shape
 
     def slots(self, node_id: int) -> Mapping[str, Slot]:
@@ -197,34 +184,6 @@ class Draft:
                 head = name[len(prefix) + 1 :].partition(".")[0]
                 used.append(int(head) if head.isdigit() else -1)
         return f"{prefix}.{max(used) + 1}"
-
-    # -- weights
-
-    def fill(self, node_id: int, slot: str, rule: str, **args: JSON) -> None:
-        """Initialize a weight of a new node by a named rule instead of the op's default."""
-        self.fills[node_id, slot] = Fill(rule, args)
-
-    def copy(self, node_id: int, source: int) -> None:
-        """Let all weights of a new node start as copies of those of an existing node of the same op."""
-        assert self.base is not None
-        for slot in self.base.infer.slots[source]:
-            self.copies[node_id, slot] = (source, slot)
-
-    def source(self, node_id: int, slot: str, source: Any) -> None:
-        """Say where a weight of a node, old or new, comes from: a Take, Stack, Fill or Blob of `nasir.transfer`.
-
-        It goes before whatever the spaces, `fill` or `copy` would give, and is checked after `commit`.
-        """
-        self.sources[node_id, slot] = source
-
-    def blob(self, array: NDArray[Any]) -> str:
-        """Keep a literal array for a `Blob` source; returns its digest. Floats stay float32 or float64."""
-        kept = np.ascontiguousarray(array).reshape(array.shape)
-        if kept.dtype not in (np.float32, np.float64, np.int64) or not bool(np.isfinite(kept).all()):
-            raise GraphError(f"a blob must hold finite float32, float64 or int64 numbers, not {kept.dtype}")
-        digest = digest_of(kept)
-        self.blobs[digest] = kept
-        return digest
 
     def select(self, space: Atom, index: Sequence[int] | Index, noise: float = 0.0, paired: bool = False) -> None:
         """Resize a space: new unit i is old unit index[i]; repeats replicate, -1 is a fresh unit.
@@ -250,50 +209,30 @@ class Draft:
         if picked.ndim != 1 or not len(picked) or picked.min() < -1 or picked.max() >= space.size:
             raise GraphError(f"space '{space.name}': index must hold 1 or more numbers from -1 to {space.size - 1}")
         if len(picked) == space.size and bool((picked == np.arange(space.size)).all()):
-            self.selected.pop(space, None)
+            self.resized.pop(space, None)
             return
         fresh = np.flatnonzero(picked < 0)
         if paired and bool((fresh[1::2] != fresh[0::2][: len(fresh) // 2] + 1).any()):
             raise GraphError(f"space '{space.name}': fresh units (-1) must stand two by two side by side to be paired")
-        self.selected[space] = picked
-        self.noise[space] = noise
-        (self.paired.add if paired else self.paired.discard)(space)
+        self.resized[space] = Resize(picked, noise, paired)
 
-    def note(self, key: str, value: JSON) -> None:
-        """Have `value` (JSON data) journaled with the rewrite, or with the refusal; passes find it in their history."""
-        self.noted[key] = value
-
-    def claim(self, preserves: Claim) -> None:
-        """State what the edit does to the function; the engine measures it and refuses a false "exact"."""
-        self.preserves = preserves
-
-    # -- end
-
-    def commit(self) -> Graph:
-        """The new graph, inferred and verified; raises GraphError or TypeRuleError and changes nothing."""
-        if self.selected:
-            self._resize()
-        if not self.outputs:
-            raise GraphError("the network has no output: call draft.output(port)")
-        labels = [node.label for node in self.nodes.values()]
-        frozen = tuple(sorted(p for p in self.frozen if any(covers(p, label) for label in labels)))
-        graph = Graph(dict(self.nodes), tuple(self.outputs), dict(self.regions), self.minted, frozen)
-        if len(graph.labels) != len(graph.nodes):
-            seen: set[str] = set()
-            twice = next(n.label for n in graph.nodes.values() if n.label in seen or seen.add(n.label))  # type: ignore[func-returns-value]
-            raise GraphError(f"two nodes are labelled '{twice}': labels name weights, so each must be unique")
-        _ = graph.infer
-        verify(graph)
-        return graph
+    @property
+    def selected(self) -> dict[Atom, Index]:
+        """The index of each resized space: what `nasir.ir.space.positions` takes."""
+        return {space: resize.index for space, resize in self.resized.items()}
 
     def _resize(self) -> None:
+        """Write the new sizes of the selected spaces into the attributes that repeat them."""
+        if not self.resized:
+            return
         assert self.base is not None
-        size = partial(size_after, take=self.selected)
+        take = self.selected
+        size = partial(size_after, take=take)
         for node_id, entries in self.base.infer.mirrors.items():
             if node_id not in self.nodes:
                 continue
             node = self.nodes[node_id]
-            touched = {m: axis for m, axis in entries.items() if any(atom in self.selected for atom in atoms_of(axis))}
+            touched = {m: axis for m, axis in entries.items() if any(atom in take for atom in atoms_of(axis))}
             attrs = mirrored(node.attrs, touched, size)
             if attrs != node.attrs:
                 self.nodes[node_id] = Node(node.op, node.inputs, attrs, node.label)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -48,7 +49,7 @@ class Take:
     """A gather with holes from the array `key` of the old graph; None along an axis takes all of it.
 
     `noise`: standard deviation, relative to the array's, of a perturbation on replicated entries. `shift`: a literal
-    array added to the result; optimizer state and averages follow the old array all the same.
+    array added to the result; optimizer state follows the old array all the same.
     Holes on several axes at once are filled by the rule of the first of them.
     """
 
@@ -67,34 +68,65 @@ class Stack:
 
 
 @dataclass(frozen=True, slots=True)
+class Sum:
+    """`gain` times the elementwise sum of several sources of one shape (joining biases whose outputs were averaged)."""
+
+    parts: tuple[Source, ...]
+    gain: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Blob:
-    """A literal array computed from evidence (folding, SVD), stored by the sha256 of its bytes."""
+    """A literal array computed from evidence (folding, SVD), stored by the sha256 of its bytes.
+
+    `averaged`: digest of the array of the same shape that the moving average of the weights gives; None: an array that
+    no weight went into, with which the average starts.
+    """
 
     digest: str
     shape: tuple[int, ...]
+    averaged: str | None = None
 
 
-Source: TypeAlias = Take | Stack | Fill | Blob
+Source: TypeAlias = Take | Stack | Sum | Fill | Blob
+
+
+def digest_of(array: NDArray[Any]) -> str:
+    """Sha256 of an array's type, shape and bytes: the name of a `Blob`."""
+    head = f"{array.dtype.str}{list(array.shape)}".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
 def keys_of(source: Source) -> Iterator[Key]:
     """The old arrays a source reads, in order, repeats included."""
     if isinstance(source, Take):
         yield source.key
-    elif isinstance(source, Stack):
+    elif isinstance(source, Stack | Sum):
         for part in source.parts:
             yield from keys_of(part)
 
 
-def digests_of(source: Source) -> Iterator[str]:
-    """The literal arrays a source reads."""
+def _blobs_of(source: Source) -> Iterator[Blob]:
     if isinstance(source, Blob):
-        yield source.digest
+        yield source
     elif isinstance(source, Take) and source.shift is not None:
-        yield source.shift.digest
-    elif isinstance(source, Stack):
+        yield source.shift
+    elif isinstance(source, Stack | Sum):
         for part in source.parts:
-            yield from digests_of(part)
+            yield from _blobs_of(part)
+
+
+def digests_of(source: Source) -> Iterator[str]:
+    """The literal arrays a source reads, those for averaged weights among them."""
+    for blob in _blobs_of(source):
+        yield blob.digest
+        if blob.averaged is not None:
+            yield blob.averaged
+
+
+def averages(source: Source) -> bool:
+    """Whether a source gives averaged weights out of averaged ones; otherwise an average starts as the weight does."""
+    return any(keys_of(source)) or any(blob.averaged is not None for blob in _blobs_of(source))
 
 
 def to_json(source: Source) -> dict[str, Any]:
@@ -102,7 +134,10 @@ def to_json(source: Source) -> dict[str, Any]:
     if isinstance(source, Fill):
         return {"fill": source.rule, "args": dict(source.args)}
     if isinstance(source, Blob):
-        return {"blob": source.digest, "shape": list(source.shape)}
+        averaged = {} if source.averaged is None else {"averaged": source.averaged}
+        return {"blob": source.digest, "shape": list(source.shape), **averaged}
+    if isinstance(source, Sum):
+        return {"sum": [to_json(part) for part in source.parts], "gain": source.gain}
     if isinstance(source, Stack):
         return {"stack": [to_json(part) for part in source.parts], "axis": source.axis}
     axes = [
@@ -126,13 +161,19 @@ def from_json(data: Mapping[str, Any]) -> Source:
         if "fill" in data:
             return Fill(data["fill"], data["args"])
         if "blob" in data:
-            return Blob(data["blob"], tuple(data["shape"]))
+            return _blob(data)
+        if "sum" in data:
+            return Sum(tuple([from_json(part) for part in data["sum"]]), data["gain"])
         if "stack" in data:
             return Stack(data["axis"], tuple([from_json(part) for part in data["stack"]]))
-        shift = Blob(data["shift"]["blob"], tuple(data["shift"]["shape"])) if "shift" in data else None
+        shift = _blob(data["shift"]) if "shift" in data else None
         return Take(Key(*data["take"]), tuple([_axis(axis) for axis in data["axes"]]), data["noise"], shift)
     except (KeyError, TypeError, ValueError) as error:
         raise PlanError(f"malformed source {data!r}: {type(error).__name__}: {error}") from None
+
+
+def _blob(data: Mapping[str, Any]) -> Blob:
+    return Blob(data["blob"], tuple(data["shape"]), data.get("averaged"))
 
 
 def _axis(data: Mapping[str, Any] | None) -> AxisTake | None:

@@ -1,0 +1,113 @@
+"""Optimizers that a rewrite was not told of: they would go on training arrays that the network no longer has.
+
+A model does not know its optimizers. So a rewrite that changes parameters which no optimizer given to it holds leaves a
+note, and the next step of an optimizer that has to do with the model looks once whether all that learns is held. It is
+torch's hook before every step of any optimizer that looks: registered by the first such note, idle when there is none.
+"""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary, ref
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from nasir.errors import NasirWarning
+
+Tensors = Mapping[int, Tensor]  # by identity
+
+
+@dataclass(slots=True)
+class _Note:
+    """What rewrites did to a model since it was looked at: parameters that are gone, and those that are new."""
+
+    what: str
+    gone: dict[int, ref[Tensor]] = field(default_factory=dict)
+    made: dict[int, ref[Tensor]] = field(default_factory=dict)
+
+
+_NOTES: WeakKeyDictionary[nn.Module, _Note] = WeakKeyDictionary()
+_hooked = False
+
+
+def learning(model: nn.Module) -> dict[int, Tensor]:
+    """The parameters of a model that learn."""
+    return {id(p): p for p in model.parameters() if p.requires_grad}
+
+
+def held_by(optimizers: Iterable[Optimizer]) -> dict[int, Tensor]:
+    """The parameters in the groups of some optimizers."""
+    return {id(p): p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+
+
+def note(model: nn.Module, before: Tensors, held: Tensors, optimizers: Sequence[Optimizer], what: str) -> None:
+    """Have the next step looked at, if the rewrite `what` changed parameters that `optimizers` do not account for.
+
+    `before`: what learned before the rewrite; `held`: what `optimizers` held then. They have been transferred.
+    """
+    global _hooked
+    after, holding = learning(model), held_by(optimizers)
+    gone = {key: ref(p) for key, p in before.items() if key not in after and key not in held}
+    made = {key: ref(p) for key, p in after.items() if key not in before and key not in holding}
+    if not gone and not made:
+        return
+    found = _NOTES.setdefault(model, _Note(what))
+    found.what = what
+    found.gone |= gone
+    found.made |= made
+    if not _hooked:
+        register_optimizer_step_pre_hook(_before_step)
+        _hooked = True
+
+
+def _before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    if not _NOTES:
+        return
+    held = held_by([optimizer])
+    for model, found in list(_NOTES.items()):
+        alive = learning(model)
+        gone = [key for key, p in found.gone.items() if key in held and held[key] is p()]
+        if not gone and alive.keys().isdisjoint(held):
+            continue  # of another model
+        del _NOTES[model]
+        missing = _missing(alive, found, held)
+        if gone or missing:
+            warnings.warn(_message(model, found, optimizer, missing, len(alive)), NasirWarning, stacklevel=4)
+
+
+def _missing(alive: Tensors, found: _Note, held: Tensors) -> list[int]:
+    """What is new, learns and is in no optimizer at all, though all that was there before is in one."""
+    made = {key for key, p in found.made.items() if key in alive and alive[key] is p()}
+    if made <= held.keys():
+        return []
+    everyone = held_by(_every_optimizer())
+    if not (alive.keys() - made) <= everyone.keys():
+        return []  # the loop trains a part of the model
+    return [key for key in found.made if key in made and key not in everyone]
+
+
+def _every_optimizer() -> list[Optimizer]:
+    gc.collect()  # one that was given up holds nothing
+    return [thing for thing in gc.get_objects() if issubclass(type(thing), Optimizer)]
+
+
+def _message(model: nn.Module, found: _Note, stepping: Optimizer, missing: Sequence[int], count: int) -> str:
+    faults = []
+    for optimizer in dict.fromkeys((stepping, *(_every_optimizer() if missing else ()))):
+        held = held_by([optimizer])
+        if gone := sum(key in held and held[key] is p() for key, p in found.gone.items()):
+            faults.append(f"{type(optimizer).__name__} holds {gone} parameters that the network no longer has")
+    if missing:
+        names = {id(p): name for name, p in model.named_parameters()}
+        some = ", ".join([names[key] for key in missing][:3])
+        faults.append(f"{len(missing)} of {count} parameters that learn are in no optimizer ({some})")
+    return (
+        f"since the rewrite {found.what}, {' and '.join(faults)}; give optimizers to the rewrite, as in "
+        "model.apply(change, site, optimizers=[optimizer]), or make them anew after it"
+    )

@@ -1,0 +1,41 @@
+"""Gradients that have been accumulated when a rewrite comes: they follow the plan, as momentum does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from nasir.backends.torch.arrays import TorchArrays
+from nasir.backends.torch.optimizers.state import followed
+from nasir.backends.torch.optimizers.transfer import parameters_by_key
+from nasir.transfer import TransferPlan, execute_moment, moment_source
+
+if TYPE_CHECKING:
+    from nasir.backends.torch.model import Model
+
+
+def moved_gradients(old: Model, new: Model, plan: TransferPlan) -> list[tuple[Tensor, Tensor]]:
+    """(parameter of `new`, its gradient) for each that takes the place of parameters of `old` that have one.
+
+    Of parameters that are kept nothing changes; new ones, and copies of living ones, have no gradient yet.
+    """
+    before, after = parameters_by_key(old), parameters_by_key(new)
+    moved: list[tuple[Tensor, Tensor]] = []
+    for key, parameter in after.items():
+        source = plan.sources.get(key)
+        parts = followed(source, key, after) if source is not None and before.get(key) is not parameter else ()
+        if source is None or all(before[part].grad is None for part in parts):
+            continue
+        gradients = {part: _gradient(before[part]) for part in parts}
+        mapped = moment_source(source, 1)
+        assert mapped is not None  # it has parts that are followed
+        arrays = TorchArrays(parameter.device, parameter.dtype)
+        with torch.no_grad():
+            moved.append((parameter, execute_moment(mapped, gradients.__getitem__, arrays, tuple(parameter.shape))))
+    return moved
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

@@ -1,0 +1,366 @@
+"""A model in one file, with its optimizers, schedulers and averages: a loop of your own goes on in another process.
+
+    nasir.save("last.nasir", model, optimizers=[optimizer], schedulers=[scheduler], averages=[ema], extra={"step": 7})
+
+    stored = nasir.load("last.nasir")
+    model = stored.model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    stored.restore(optimizers=[optimizer], schedulers=[...], averages=[...])
+    step = stored.extra["step"]
+
+The file is safetensors, with JSON as its metadata; there is no pickle in it. State goes by the names of parameters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import safetensors
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from nasir.backends.torch.model import Model
+from nasir.backends.torch.optimizers import momentum
+from nasir.backends.torch.optimizers.named import place_state
+from nasir.backends.torch.weights.checkpoint import host
+from nasir.backends.torch.weights.plain import packed, unpacked
+from nasir.errors import CheckpointError, NasirError, UsageError
+from nasir.files import canonical_json, replacing
+from nasir.ir import JSON, Fill, Graph
+from nasir.transfer import Key, TransferPlan
+from nasir.version import VERSION
+
+FORMAT = 1
+METADATA = "nasir"  # the key of our JSON in the metadata of a file
+NOT_OPTIONS = ("params", "param_names")  # of a group: they follow the model
+
+
+class Stateful(Protocol):
+    """A scheduler, an average, or whatever else has its state in a `state_dict`."""
+
+    def state_dict(self) -> Any: ...
+    def load_state_dict(self, state_dict: Any, /) -> Any: ...
+
+
+def save(
+    path: Path | str,
+    model: Model,
+    *,
+    optimizers: Iterable[Optimizer] = (),
+    schedulers: Iterable[Stateful] = (),
+    averages: Iterable[Stateful] = (),
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write `model`, and all that training needs to go on bit for bit, to the file `path`, whole or not at all.
+
+    Stored are graph, weights, buffers, seed, number of rewrites, what is frozen and in eval mode; state and group
+    options of `optimizers`; the state of `schedulers` and `averages` (`AveragedModel`s, say); torch's random state; and
+    `extra`: numbers, texts, None, tensors, and lists, tuples, sets and dicts of these. Gradients and hooks are not.
+
+    Raises UsageError for what cannot be stored, CheckpointError where the disk refuses; the file is then as it was.
+    """
+    path = Path(path)
+    tensors = _weights(model)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    body: dict[str, Any] = {
+        "format": FORMAT,
+        "nasir": VERSION,
+        "graph": model.graph.to_json(),
+        "seed": model.seed,
+        "ordinal": model.ordinal,
+        "channels_last": model.channels_last,
+        "strides": {name: list(t.stride()) for name, t in model.state_dict().items() if _is_channels_last(t)},
+        "held": list(model.held_prefixes),
+        "fixed": [name for name, parameter in model.named_parameters() if not parameter.requires_grad],
+        "evaluating": [name for name, module in model.named_modules() if not module.training],
+        "optimizers": [
+            _optimizer(optimizer, names, tensors, f"optimizers/{index}") for index, optimizer in enumerate(optimizers)
+        ],
+        "schedulers": _states(schedulers, tensors, "schedulers"),
+        "averages": _states(averages, tensors, "averages"),
+        "random": packed(_random(), tensors, "random"),
+        "extra": packed(dict(extra or {}), tensors, "extra"),
+    }
+    seen: set[int] = set()
+    written = {name: host(tensor.detach().cpu(), seen) for name, tensor in tensors.items()}
+    body["sha256"] = _digest(body, written)
+    try:
+        with replacing(path) as beside:
+            text = canonical_json(body).decode("utf-8")
+            safetensors.torch.save_file(written, beside, metadata={"format": "pt", METADATA: text})
+    except (OSError, SafetensorError, MemoryError) as error:
+        raise CheckpointError(f"{path}: not written: {error}; what was there before is unchanged") from error
+
+
+def load(path: Path | str, device: torch.device | str = "cpu") -> Stored:
+    """Read a file of `save`: the model on `device`, the caller's `extra`, and what `restore` gives back.
+
+    CheckpointError for a file that is missing, damaged, or not of `save`.
+    """
+    path = Path(path)
+    body, tensors = _read(path)
+    try:
+        model = _model(body, tensors, torch.device(device))
+        extra = unpacked(body["extra"], tensors)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # the digest was right: of another version
+        raise CheckpointError(f"{path}: not what this version of nasir stores ({error!r})") from error
+    except NasirError as error:
+        error.add_note(f"while reading {path}")
+        raise
+    return Stored(path, model, extra, body, tensors)
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Stored:
+    """What a file held: `model`, and the caller's `extra`; `restore` gives back the rest."""
+
+    path: Path
+    model: Model
+    extra: dict[str, Any]
+    _body: Mapping[str, Any]
+    _tensors: Mapping[str, Tensor]
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{len(self._body[kind])} {kind}" for kind in ("optimizers", "schedulers", "averages"))
+        return f"<Stored: {self.model.graph!r}, {counts}>"
+
+    def restore(
+        self,
+        *,
+        optimizers: Iterable[Optimizer] = (),
+        schedulers: Iterable[Stateful] = (),
+        averages: Iterable[Stateful] = (),
+        random: bool = True,
+    ) -> None:
+        """Put back the state of everything that was stored, into objects made anew for `model` in the same way.
+
+        Give as many of each kind as were stored, in the same order. Which parameters stand in which group of an
+        optimizer, and the options of the groups, are those stored. `random`: torch's generators go on, too, where they
+        were; those of the CPU, and of CUDA devices where there are some.
+
+        CheckpointError, before anything changes, where a kind, a name or a shape is not that stored.
+        """
+        chosen = tuple(optimizers)
+        given = {"schedulers": tuple(schedulers), "averages": tuple(averages)}
+        for kind, objects in {"optimizers": chosen, **given}.items():
+            if len(objects) != len(self._body[kind]):
+                raise CheckpointError(
+                    f"{self.path}: {len(self._body[kind])} {kind} were stored, {len(objects)} are given; "
+                    f"give all to restore({kind}=[...])"
+                )
+        named = dict(self.model.named_parameters())
+        for index, optimizer in enumerate(chosen):
+            self._check_optimizer(optimizer, self._body["optimizers"][index], named, f"optimizers[{index}]")
+        states: list[tuple[Stateful, Any]] = []
+        for kind, things in given.items():
+            for index, thing in enumerate(things):
+                states.append((thing, self._checked(thing, self._body[kind][index], f"{kind}[{index}]")))
+        for index, optimizer in enumerate(chosen):
+            self._restore_optimizer(optimizer, self._body["optimizers"][index], named)
+        for thing, state in states:
+            thing.load_state_dict(state)
+        if random:
+            _go_on(unpacked(self._body["random"], self._tensors))
+
+    def _check_kind(self, thing: object, stored: Mapping[str, Any], place: str) -> None:
+        if type(thing).__qualname__ != stored["kind"]:
+            raise CheckpointError(
+                f"{self.path}: {place} was a {stored['kind']}, given is a {type(thing).__qualname__}; make it as before"
+            )
+
+    def _check_optimizer(
+        self, optimizer: Optimizer, stored: Mapping[str, Any], named: Mapping[str, Tensor], place: str
+    ) -> None:
+        self._check_kind(optimizer, stored, place)
+        groups = stored["groups"]
+        if len(optimizer.param_groups) != len(groups):
+            raise CheckpointError(
+                f"{self.path}: {place} had {len(groups)} groups, given are {len(optimizer.param_groups)}; "
+                "make it as before"
+            )
+        names = {id(parameter): name for name, parameter in named.items()}
+        held = {names.get(id(p), "a parameter of another model") for g in optimizer.param_groups for p in g["params"]}
+        wanted = {name for group in groups for name in group["params"]}
+        if odd := sorted(held ^ wanted):
+            raise CheckpointError(
+                f"{self.path}: {place} does not hold the parameters that it held, but differs in {', '.join(odd[:3])} "
+                f"({len(odd)} in all); make it of stored.model.parameters(), as before"
+            )
+
+    def _checked(self, thing: Stateful, stored: Mapping[str, Any], place: str) -> Any:
+        """The stored state of a scheduler or an average, once it is seen to fit."""
+        self._check_kind(thing, stored, place)
+        state = unpacked(stored["state"], self._tensors)
+        if isinstance(thing, nn.Module):
+            own = thing.state_dict()
+            odd = sorted(own.keys() ^ state.keys()) or [n for n, t in own.items() if t.shape != state[n].shape]
+            if odd:
+                raise CheckpointError(
+                    f"{self.path}: {place} differs from that stored in {', '.join(odd[:3])} ({len(odd)} in all); "
+                    "make it of stored.model, as before"
+                )
+        return state
+
+    def _restore_optimizer(self, optimizer: Optimizer, stored: Mapping[str, Any], named: Mapping[str, Tensor]) -> None:
+        state: dict[Any, Any] = {}
+        for group, found in zip(optimizer.param_groups, stored["groups"], strict=True):
+            group["params"] = [named[name] for name in found["params"]]
+            if "param_names" in group:
+                group["param_names"] = list(found["params"])
+            options = unpacked(found["options"], self._tensors)
+            for key, value in options.items():
+                device = group[key].device if isinstance(group.get(key), Tensor) else self.model_device
+                group[key] = value.to(device, copy=True) if isinstance(value, Tensor) else value
+            for name in found["params"]:
+                if name in stored["state"]:
+                    values = unpacked(stored["state"][name], self._tensors)
+                    state[named[name]] = {key: _placed(name, key, v, named[name], group) for key, v in values.items()}
+        optimizer.state.clear()
+        optimizer.state.update(state)
+        momentum.prepare(optimizer)
+
+    @property
+    def model_device(self) -> torch.device:
+        """Where the model lies."""
+        return next((tensor.device for tensor in self.model.state_dict().values()), torch.device("cpu"))
+
+
+def _placed(name: str, key: str, value: Any, parameter: Tensor, group: Mapping[str, Any]) -> Any:
+    """A value of an optimizer's state on the device of its parameter; `place_state` for those of its shape."""
+    if isinstance(value, Tensor):
+        if value.ndim == 0 or value.shape == parameter.shape:
+            return place_state(name, key, value, parameter, group)
+        return value.to(parameter.device, copy=True)
+    if isinstance(value, list | tuple):
+        return type(value)(_placed(name, key, item, parameter, group) for item in value)
+    return value
+
+
+def _weights(model: Model) -> dict[str, Tensor]:
+    """{"model/name": tensor}; UsageError where the model is no longer what its graph describes."""
+    tensors = dict(model.state_dict())
+    wanted = {name: model.graph.infer.slots[key.node][key.slot].shape for name, key in model.keys().items()}
+    odd = sorted(tensors.keys() ^ wanted.keys()) or [n for n, t in tensors.items() if tuple(t.shape) != wanted[n]]
+    if odd:
+        raise UsageError(
+            f"save: {', '.join(odd[:3])} ({len(odd)} in all) of the model are not as its graph says: layers were "
+            "replaced by hand; put back layers of the graph's kind, and store others by torch.save(model)"
+        )
+    return {f"model/{name}": tensor for name, tensor in tensors.items()}
+
+
+def _optimizer(optimizer: Optimizer, names: Mapping[int, str], tensors: dict[str, Tensor], place: str) -> JSON:
+    groups: list[JSON] = []
+    state: dict[str, JSON] = {}
+    for index, group in enumerate(optimizer.param_groups):
+        foreign = [tuple(p.shape) for p in group["params"] if id(p) not in names]
+        if foreign:
+            raise UsageError(
+                f"save: {place}, group {index}, holds {len(foreign)} parameters that are not of the model, the first "
+                f"of shape {foreign[0]}; give these an optimizer of their own, and store it beside"
+            )
+        options = {key: value for key, value in group.items() if key not in NOT_OPTIONS}
+        groups.append(
+            {
+                "params": [names[id(p)] for p in group["params"]],
+                "options": packed(options, tensors, f"{place}/groups/{index}"),
+            }
+        )
+        for p in group["params"]:
+            if found := optimizer.state.get(p):
+                name = names[id(p)]
+                state[name] = packed(dict(found), tensors, f"{place}/state/{name}")
+    return {"kind": type(optimizer).__qualname__, "groups": groups, "state": state}
+
+
+def _states(things: Iterable[Stateful], tensors: dict[str, Tensor], kind: str) -> list[JSON]:
+    return [
+        {"kind": type(thing).__qualname__, "state": packed(_plain(thing.state_dict()), tensors, f"{kind}/{index}")}
+        for index, thing in enumerate(things)
+    ]
+
+
+def _plain(state: Any) -> Any:
+    """A state dict without the versions that nn.Module hangs on it."""
+    return dict(state) if isinstance(state, dict) else state
+
+
+def _random() -> dict[str, Tensor]:
+    found = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        found.update((f"cuda:{index}", state) for index, state in enumerate(torch.cuda.get_rng_state_all()))
+    return found
+
+
+def _go_on(random: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(random["cpu"])
+    for index in range(torch.cuda.device_count()):
+        if f"cuda:{index}" in random:
+            torch.cuda.set_rng_state(random[f"cuda:{index}"], index)
+
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    return tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+def _digest(body: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(canonical_json({key: value for key, value in body.items() if key != "sha256"}))
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(canonical_json([name, str(tensor.dtype), list(tensor.shape)]))
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(METADATA)
+            if text is None:
+                raise CheckpointError(f"{path}: safetensors, but not a file of nasir.save")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: damaged, or not a file of nasir.save ({error})") from None
+    try:
+        body = json.loads(text)
+        whole = _digest(body, tensors) == body["sha256"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        whole, body = False, {}
+    if not whole:
+        raise CheckpointError(f"{path}: damaged: its contents do not match its own sha256")
+    if body["format"] != FORMAT:
+        raise CheckpointError(f"{path}: format {body['format']!r}, this version of nasir reads {FORMAT}")
+    return body, tensors
+
+
+def _model(body: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch.device) -> Model:
+    graph = Graph.from_json(body["graph"])
+    zeros = {Key(node, name): Fill("zeros") for node, slots in graph.infer.slots.items() for name in slots}
+    model = Model.from_graph(
+        graph, body["seed"], plan=TransferPlan(zeros), device=device, channels_last=body["channels_last"]
+    )
+    model.ordinal = body["ordinal"]
+    own = dict((*model.named_parameters(), *model.named_buffers()))
+    strides, fixed = body["strides"], set(body["fixed"])
+    with torch.no_grad():
+        for name, tensor in own.items():
+            stored = tensors[f"model/{name}"]
+            size, stride = stored.shape, strides.get(name, stored.stride())
+            tensor.data = torch.empty_strided(size, stride, dtype=stored.dtype, device=device).copy_(stored)
+    model.hold(body["held"])
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in fixed)
+    evaluating = set(body["evaluating"])
+    for name, module in model.named_modules():
+        module.training = name not in evaluating
+    return model

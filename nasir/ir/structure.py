@@ -1,0 +1,215 @@
+"""`Structure`: nodes, regions and outputs, and all that follows from them alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from nasir.errors import GraphError, NasirError
+from nasir.ir import canon, regions
+from nasir.ir.cost import Cost, count, total
+from nasir.ir.infer import Typing, infer, nonnegative
+from nasir.ir.node import Node, Region, RegionKind
+from nasir.ir.types import Border, Port
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """The fields of a graph: `minted` is the next free node id of the lineage, `frozen` are the label prefixes (sorted)
+    below which nothing learns. Nothing is checked before it is asked for, or `verify` is called.
+    """
+
+    nodes: Mapping[int, Node]
+    outputs: tuple[Port, ...]
+    regions: Mapping[str, Region]
+    minted: int
+    frozen: tuple[str, ...] = ()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Structure):
+            return NotImplemented
+        return (self.minted, self.outputs, self.frozen, self.regions, self.nodes) == (
+            other.minted,
+            other.outputs,
+            other.frozen,
+            other.regions,
+            other.nodes,
+        )
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __repr__(self) -> str:
+        """One line: how large it is, and which architecture."""
+        name = type(self).__name__
+        try:
+            return f"<{name}: {len(self.nodes)} nodes, {self.cost().params:,} parameters, digest {self.digest[:12]}>"
+        except NasirError as error:  # one that is not verified yet
+            return f"<{name}: {len(self.nodes)} nodes, malformed: {type(error).__name__}>"
+
+    @cached_property
+    def inputs(self) -> tuple[int, ...]:
+        """Ids of the input nodes, in order of id: the arguments of the network."""
+        return tuple(sorted([node_id for node_id, node in self.nodes.items() if node.facts.family == "input"]))
+
+    @cached_property
+    def order(self) -> tuple[int, ...]:
+        """Topological order, a function of the structure alone; raises GraphError on cycles and unused nodes."""
+        return canon.postorder(self.nodes, self.outputs)
+
+    @cached_property
+    def infer(self) -> Typing:
+        """Types, slots and spaces; raises TypeRuleError."""
+        return infer(self.nodes, self.order, self.outputs)
+
+    @cached_property
+    def digest(self) -> str:
+        """Structural hash: ops, attributes and edges; not ids, labels, regions or weights."""
+        return canon.digest(self.nodes, self.order, self.outputs)
+
+    @cached_property
+    def nonnegative(self) -> Mapping[int, bool]:
+        """Node ids whose outputs are surely >= 0 (see `nasir.ir.infer.nonnegative`)."""
+        return nonnegative(self.nodes, self.order)
+
+    @cached_property
+    def labels(self) -> Mapping[str, int]:
+        """Node id of each label."""
+        return {node.label: node_id for node_id, node in self.nodes.items()}
+
+    @cached_property
+    def _users(self) -> Mapping[int, tuple[int, ...]]:
+        found: dict[int, dict[int, None]] = {node_id: {} for node_id in self.nodes}
+        for node_id in self.order:
+            for port in self.nodes[node_id].inputs:
+                found[port.node].setdefault(node_id)
+        return {node_id: tuple(users) for node_id, users in found.items()}
+
+    @cached_property
+    def owners(self) -> Mapping[int, tuple[str, ...]]:
+        """Paths of the regions each node lies in, innermost first."""
+        return regions.owners(self.nodes, self.regions)
+
+    @cached_property
+    def borders(self) -> Mapping[str, Border]:
+        """For every region the outside ports it reads and its own ports that are read outside."""
+        return regions.borders(self.nodes, self.order, self.outputs, self.regions, self.owners)
+
+    @cached_property
+    def _members(self) -> Mapping[str, tuple[int, ...]]:
+        return regions.members(self.order, self.regions, self.owners)
+
+    def find(self, label: str) -> int:
+        """Node id of a label; raises GraphError with the closest labels."""
+        if label not in self.labels:
+            raise GraphError(f"no node is labelled {label!r}; {regions.closest(label, self.labels)}")
+        return self.labels[label]
+
+    def is_frozen(self, node_id: int) -> bool:
+        """Whether a node lies below a frozen label prefix: its parameters and statistics then stay as they are."""
+        label = self.nodes[node_id].label
+        return any(regions.covers(prefix, label) for prefix in self.frozen)
+
+    def users(self, node_id: int) -> tuple[int, ...]:
+        """Ids of the nodes that read any output of a node, in topological order."""
+        return self._users[node_id]
+
+    def members(self, path: str) -> tuple[int, ...]:
+        """Ids of the nodes of a region, in topological order; raises GraphError for an unknown path."""
+        if path not in self.regions:
+            raise GraphError(f"no region {path!r}; {regions.closest(path, self.regions)}")
+        return self._members[path]
+
+    def boundary(self, path: str) -> tuple[Port, int]:
+        """(entry, exit) of a region: the one outside port that it reads, the one node that others read.
+
+        Raises GraphError for an unknown path, and where there are none or several.
+        """
+        self.members(path)  # an unknown path is refused here
+        return regions.boundary(self.nodes, path, self.borders[path])
+
+    @cached_property
+    def stages(self) -> tuple[Region, ...]:
+        """Regions of kind stage, in topological order."""
+        return self._ordered("stage")
+
+    @cached_property
+    def blocks(self) -> tuple[Region, ...]:
+        """Regions of kind block, in topological order."""
+        return self._ordered("block")
+
+    def _ordered(self, kind: RegionKind) -> tuple[Region, ...]:
+        """Regions of a kind, by the place of their exit in topological order."""
+        position = {node_id: index for index, node_id in enumerate(self.order)}
+        chosen = [region for region in self.regions.values() if region.kind == kind and self.members(region.path)]
+        return tuple(sorted(chosen, key=lambda region: position[self.members(region.path)[-1]]))
+
+    def blocks_of(self, stage: str) -> tuple[Region, ...]:
+        """The blocks of a stage, in the order data flows through them."""
+        return tuple([block for block in self.blocks if block.parent == stage])
+
+    def depths(self) -> dict[str, int]:
+        """Number of blocks of each stage."""
+        counts = {stage.path: 0 for stage in self.stages}
+        for block in self.blocks:
+            if block.parent in counts:
+                counts[block.parent] += 1
+        return counts
+
+    @cached_property
+    def costs(self) -> Mapping[int, Cost]:
+        """Cost of each node for one sample, by id in topological order."""
+        return count(self.nodes, self.infer)
+
+    @cached_property
+    def total_cost(self) -> Cost:
+        """Cost of the whole network for one sample: what `cost()` gives."""
+        return total(self.costs.values())
+
+    def cost(self, path: str | None = None) -> Cost:
+        """Parameters, MACs, activation and weight bytes of the network, a region or a node label, for one sample.
+
+        Raises GraphError where `path` is neither a region nor a label.
+        """
+        if path is None:
+            return self.total_cost
+        if path in self.regions:
+            return total(self.costs[node_id] for node_id in self.members(path))
+        return self.costs[self.find(path)]
+
+    def verify(self) -> None:
+        """Labels are unique, every op takes its inputs, every stage and block is whole; GraphError otherwise."""
+        if len(self.labels) != len(self.nodes):
+            times = Counter(node.label for node in self.nodes.values())
+            twice = next(label for label, count in times.items() if count > 1)
+            raise GraphError(f"two nodes are labelled '{twice}': labels name weights, so each must be unique")
+        _ = self.infer
+        self.verify_regions()
+
+    def verify_regions(self) -> None:
+        """Every stage and block holds nodes and has one entry and one exit; GraphError otherwise."""
+        for path, region in self.regions.items():
+            if region.kind == "branch":
+                continue
+            if not self.members(path):
+                raise GraphError(f"region '{path}' holds no nodes: remove it or label nodes '{path}....'")
+            self.boundary(path)
+
+    def to_networkx(self) -> Any:
+        """A networkx.MultiDiGraph: nodes by id with op, label, attrs; edges with output and input numbers."""
+        import networkx
+
+        graph = networkx.MultiDiGraph()
+        for node_id in self.order:
+            node = self.nodes[node_id]
+            graph.add_node(node_id, op=node.op, label=node.label, attrs=dict(node.attrs))
+            for position, port in enumerate(node.inputs):
+                graph.add_edge(port.node, node_id, output=port.output, input=position)
+        return graph
+
+
+NOTHING = Structure({}, (), {}, 0)
+"""What a network that is made anew starts from."""

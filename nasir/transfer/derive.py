@@ -1,0 +1,126 @@
+"""The plan that a committed draft implies: from its spaces, and from what it says of single weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from nasir.errors import PlanError
+from nasir.ir.editing import Resize
+from nasir.ir.graph import Draft, Graph
+from nasir.ir.source import AxisTake, Gain, Key, Source, Take, Twin
+from nasir.ir.space import Atom, Axis, Index, atoms_of, positions, positions_after, resolve, size_after
+from nasir.ir.structure import NOTHING
+from nasir.ir.types import Fill, Slot
+from nasir.transfer.plan import TransferPlan, weight_name
+
+ZEROS = Fill("zeros")
+
+
+def derive(draft: Draft, new: Graph) -> TransferPlan:
+    """The plan of a committed draft: kept, resized, copied and fresh arrays; raises PlanError where none follows."""
+    origins, old = draft.origins, draft.base
+    told = origins.named()
+    for key in told:
+        if key.node in new.nodes and key.slot not in new.infer.slots[key.node]:
+            known = ", ".join(new.infer.slots[key.node]) or "none"
+            raise PlanError(f"{weight_name(new, key)}: there is no such weight to set, only {known}")
+    sources: dict[Key, Source] = {}
+    before = old.infer.slots if old else {}
+    resizing = _Resizing(draft.resized)
+    told_nodes = {key.node for key in told}
+    for node_id, slots in new.infer.slots.items():
+        was = before.get(node_id)
+        if was is not None and not draft.resized and node_id not in told_nodes and was.keys() == slots.keys():
+            continue  # nothing was resized: all of it is kept
+        for name, slot in slots.items():
+            key = Key(node_id, name)
+            said = origins.of(key, len(slot.axes))
+            if said is not None:
+                sources[key] = said
+            elif was is None or name not in was:
+                sources[key] = slot.init
+            elif draft.resized:
+                taken = resizing.taken(key, was[name], slot)
+                if taken is not None:
+                    sources[key] = taken
+    plan = TransferPlan(sources)
+    plan.verify(old or NOTHING, new)
+    return plan
+
+
+class _Resizing:
+    """How weights follow the spaces that a draft resizes."""
+
+    def __init__(self, resized: Mapping[Atom, Resize]) -> None:
+        self.resized = resized
+        self.index = {space: resize.index for space, resize in resized.items()}
+        self.noisy = any(resize.noise for resize in resized.values())
+        # by ids of space and initializer, and whether it is read: arrays along one space share one index
+        self.known: dict[tuple[int, bool, int], AxisTake | None] = {}
+
+    def taken(self, key: Key, old: Slot, new: Slot) -> Take | None:
+        """What is taken of a weight that there was before; None where none of its axes is resized."""
+        axes: list[AxisTake | None] = []
+        for space, role in old.axes:
+            if isinstance(space, int):
+                axes.append(None)
+                continue
+            end = resolve(space)
+            same = (id(end if isinstance(end, Atom) else space), role == "read", id(new.init))
+            if same not in self.known:
+                self.known[same] = self._along(space, role == "read", new.init)
+            axes.append(self.known[same])
+        if all(axis is None for axis in axes):
+            return None
+        if new.kind != "param" or len(new.axes) < 2 or not self.noisy:
+            return Take(key, tuple(axes))
+        return Take(key, tuple(axes), self._noise(old))
+
+    def _noise(self, slot: Slot) -> float:
+        """The largest noise of the spaces that a weight has."""
+        atoms = [atom for space, _ in slot.axes for atom in atoms_of(space)]
+        return max((self.resized[atom].noise for atom in atoms if atom in self.resized), default=0.0)
+
+    def _along(self, space: Axis, read: bool, init: Fill) -> AxisTake | None:
+        index = positions(space, self.index)
+        if index is None:
+            return None
+        if not read:
+            return AxisTake(index, None, init, self._twin(space, opposite=False))
+        # readers of replicas share the weight, readers of fresh units start at zero: the function is kept
+        twin = self._twin(space, opposite=True)
+        return AxisTake(index, _shares(index), ZEROS if twin is None else init, twin)
+
+    def _twin(self, space: Axis, opposite: bool) -> Twin | None:
+        """How paired fresh units are tied along an axis; other fresh units get the factor 0 where it is read."""
+        atoms = dict.fromkeys(atoms_of(space))
+        paired = [atom for atom in atoms if atom in self.resized and self.resized[atom].paired]
+        if not paired:
+            return None
+        size = size_after(space, self.index)
+        everyone = np.arange(size)
+        of, sign, tied = everyone, np.ones(size), np.zeros(size, dtype=bool)
+        for atom in paired:
+            index = self.index[atom]
+            fresh = np.flatnonzero(index < 0)
+            first, marks = np.arange(len(index)), np.arange(len(index))
+            both = len(fresh) // 2 * 2  # an odd last one stays alone
+            first[fresh[1:both:2]] = fresh[0:both:2]
+            marks[fresh[:both]] = -1
+            partner = positions_after(space, self.index, {atom: first})
+            sign = np.where(partner == everyone, sign, -sign)
+            of = partner[of]
+            tied |= positions_after(space, self.index, {atom: marks}) < 0
+        return Twin(of, np.where(tied, sign, 0.0) if opposite else np.ones(size))
+
+
+def _shares(index: Index) -> Gain | None:
+    """1 / number of replicas of each position; None when nothing is replicated."""
+    real = index[index >= 0]
+    counts = np.bincount(real, minlength=1)
+    if len(real) == 0 or counts.max() <= 1:
+        return None
+    # a hole reads unit 0's count, which may be none
+    return np.where(index >= 0, 1.0 / np.maximum(counts[np.maximum(index, 0)], 1), 1.0)
