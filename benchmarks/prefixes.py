@@ -20,6 +20,7 @@ import torch
 from benchmarks.common import cifar_resnet, report
 from nasir.api import Run, run
 from nasir.backends.torch.backend import TorchBackend
+from nasir.records import EpochRecord
 from nasir.running.prefixes import PrefixStore
 from nasir.running.replay import compare
 from nasir.spec import loads_spec
@@ -76,7 +77,7 @@ def tensors(path: Path) -> dict[str, bytes]:
 
 def epochs(runs: Iterable[Run]) -> int:
     """Epochs of the histories, whoever trained them."""
-    return sum(record["kind"] == "epoch" for done in runs for record in done.journal)
+    return sum(isinstance(record, EpochRecord) for done in runs for record in done.journal)
 
 
 def study(folder: Path) -> dict[str, Any]:

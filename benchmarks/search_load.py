@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import report
-from nasir.journal.log import Record
+from nasir.records import EpochRecord, Record
 from nasir.running.engine import Signals
 from nasir.search.study import Study
 from nasir.search.trial import Executor, Outcome, TrialJob
@@ -77,15 +77,19 @@ def executor(epochs: int, pace: float = 0.0) -> Executor:
             time.sleep(pace)
             found = {"val.accuracy": best * epoch / epochs, "val.loss": 1.0 - best * epoch / epochs}
             listen(
-                {
-                    "kind": "epoch",
-                    "phase": "grow",
-                    "epoch": epoch,
-                    "metrics": found,
-                    "depths": {"s1": 1},
-                    "seconds": 1.0,
-                }
-                | {"cpu_seconds": 1.0, "params": 1000, "macs": 100_000, "samples": 96}
+                EpochRecord(
+                    phase="grow",
+                    epoch=epoch,
+                    phase_epoch=epoch,
+                    metrics=found,
+                    lr=0.1,
+                    seconds=1.0,
+                    cpu_seconds=1.0,
+                    params=1000,
+                    macs=100_000,
+                    depths={"s1": 1},
+                    samples=96,
+                )
             )
         return Outcome(metrics, {"params": 1000, "macs": 100_000}, {"s1": 1}, epochs, float(epochs))
 

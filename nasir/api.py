@@ -14,7 +14,8 @@ from typing import Any
 from nasir.errors import JournalError, RunError
 from nasir.ir import Graph
 from nasir.journal.directory import RunDirectory
-from nasir.journal.log import Journal, Record
+from nasir.journal.log import Journal
+from nasir.records import EndRecord, EpochRecord, PrefixRecord, Record, StartRecord
 from nasir.rewriting.propose import make_pass
 from nasir.running.engine import Engine, Signals, setup_of, start_of
 from nasir.running.prefixes import PrefixStore, Sharing, environment_digest
@@ -93,20 +94,18 @@ def run(
                 engine = Engine(spec, directory, journal, session, signals or Signals(), listener)
                 engine.graph = graph
                 cost = graph.cost()
+                taken_from = isinstance(spec.network, RunNetwork) and source and source.record(spec.network)
                 engine.write(
-                    "start",
-                    name=spec.name,
-                    spec_digest=spec.digest,
-                    seed=spec.seed,
-                    graph=directory.put_blob(graph.to_json()),
-                    cost={"params": cost.params, "macs": cost.macs, "activation_bytes": cost.activation_bytes},
-                    depths=graph.depths(),
-                    nasir=VERSION,
-                    **(
-                        {"inherited": source.record(spec.network)}
-                        if isinstance(spec.network, RunNetwork) and source
-                        else {}
-                    ),
+                    StartRecord(
+                        name=spec.name,
+                        spec_digest=spec.digest,
+                        seed=spec.seed,
+                        graph=directory.put_blob(graph.to_json()),
+                        cost={"params": cost.params, "macs": cost.macs, "activation_bytes": cost.activation_bytes},
+                        depths=graph.depths(),
+                        nasir=VERSION,
+                        inherited=taken_from or None,
+                    )
                 )
                 if prefixes is not None:
                     sharing = Sharing(prefixes, engine, base, env, notice, prefix_every)
@@ -135,13 +134,18 @@ def resume(
         records = journal.records()
         if not records:
             raise RunError(f"{directory.path}: killed before its first record; start it again with `nasir run`")
-        ended = journal.effective("end")
+        ended = journal.effective(EndRecord)
         if ended:
             notice("this run is finished already")
             return finished(directory, journal)
         spec, env = reopen(directory)
-        graph = Graph.from_json(directory.get_blob(records[0]["graph"]))
-        if spec.digest != records[0]["spec_digest"]:
+        start = records[0]
+        if not isinstance(start, StartRecord):
+            raise JournalError(
+                f"{directory.journal_path}:1: a {start.kind} record, not the start; restore it from a copy"
+            )
+        graph = Graph.from_json(directory.get_blob(start.graph))
+        if spec.digest != start.spec_digest:
             raise JournalError(f"{directory.spec_path}: not the spec this run began with; restore it from a copy")
         session = make_backend(spec.backend).open(setup_of(spec, Path(env["base"])))
         try:
@@ -152,7 +156,7 @@ def resume(
             fresh = not engine.restore(**_circumstances(session, prefixes))
 
             def build() -> None:
-                session.build(graph, initial_plan(graph, spec), start_of(spec, _same_source(spec, records[0])))
+                session.build(graph, initial_plan(graph, spec), start_of(spec, _same_source(spec, start)))
 
             if fresh:
                 build()
@@ -174,22 +178,22 @@ def replay_training(directory: RunDirectory, out: Path) -> tuple[Run, list[str]]
     return again, compare(directory.effective(), again.journal)
 
 
-def _same_source(spec: Spec, start: Record) -> Inherited | None:
+def _same_source(spec: Spec, start: StartRecord) -> Inherited | None:
     """The run that the network comes from, for a run that has no checkpoint of its own yet."""
     if not isinstance(spec.network, RunNetwork):
         return None
     source = inherited(spec)
-    if source.manifest != start["inherited"]["manifest"]:
+    if source.manifest != (start.inherited or {})["manifest"]:
         raise RunError(f"{spec.network.run}: went on since this run began from it; start this run again")
     return source
 
 
 def finished(directory: RunDirectory, journal: Journal) -> Run:
     """The result of a run that ended."""
-    end = journal.effective("end")[-1]
-    graph = Graph.from_json(directory.get_blob(end["graph"]))
-    taken = sum(record["epochs"] for record in journal.effective("prefix"))
-    return Run(directory.path, graph, dict(end["metrics"]), tuple(journal.effective()), taken)
+    end = journal.effective(EndRecord)[-1]
+    graph = Graph.from_json(directory.get_blob(end.graph))
+    taken = sum(record.epochs for record in journal.effective(PrefixRecord))
+    return Run(directory.path, graph, dict(end.metrics), tuple(journal.effective()), taken)
 
 
 def _end(engine: Engine, directory: RunDirectory) -> Run:
@@ -199,7 +203,7 @@ def _end(engine: Engine, directory: RunDirectory) -> Run:
         engine.execute()
     except BaseException:
         with suppress(OSError):  # what stopped the run matters more, and so does its exit code
-            if engine.journal.effective("epoch"):
+            if engine.journal.effective(EpochRecord):
                 write_report(directory.path)
         raise
     write_report(directory.path)

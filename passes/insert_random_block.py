@@ -20,6 +20,7 @@ from nasir.errors import Decline, TypeRuleError
 from nasir.ir import Draft, Graph, Port
 from nasir.options import Remedy
 from nasir.options.ranges import Count
+from nasir.records import EpochRecord, Record, RewriteRecord
 from nasir.registry import register
 from nasir.rewriting.evidence import Evidence
 from nasir.rewriting.rewrite import WHOLE, Pass
@@ -132,17 +133,17 @@ def anchors(graph: Graph, position: Position = "equal_blockwise") -> list[list[i
     return list(segments.values())
 
 
-def architectures(history: Iterable[Mapping[str, Any]], graph: Graph) -> set[str]:
+def architectures(history: Iterable[Record], graph: Graph) -> set[str]:
     """Digests of the architectures that were trained for at least one epoch, by the journal of a run that is at
     `graph` now."""
     trained: set[str] = set()
     epochs = 0
     for record in history:
-        if record["kind"] == "epoch":
+        if isinstance(record, EpochRecord):
             epochs += 1
-        elif record["kind"] == "rewrite":
+        elif isinstance(record, RewriteRecord):
             if epochs:
-                trained.add(record["before"])
+                trained.add(record.before)
             epochs = 0
     if epochs:
         trained.add(graph.digest)

@@ -23,6 +23,7 @@ from nasir.blocks.removal import remove_blocks, shortcut_padding
 from nasir.errors import Decline, TypeRuleError
 from nasir.ir import Atom, Draft, Graph
 from nasir.options.ranges import NotNegative, Positive, Share
+from nasir.records import EpochRecord
 from nasir.registry import register
 from nasir.rewriting.evidence import Evidence, Need
 from nasir.rewriting.rewrite import WHOLE, Pass
@@ -75,7 +76,7 @@ class MorphWidths(Pass):
 
     def rewrite(self, draft: Draft, site: str, seen: Evidence) -> None:
         """New widths for all layers; declines as long as the run has not trained the network at all."""
-        if seen.history and not any(record["kind"] == "epoch" for record in seen.history):
+        if seen.history and not any(isinstance(record, EpochRecord) for record in seen.history):
             raise Decline("the network is not trained yet: its channels say nothing")
         try:
             if self.ties == "independent":

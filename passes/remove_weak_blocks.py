@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from nasir.blocks.removal import remove_blocks, shortcut_padding
 from nasir.errors import Decline
 from nasir.ir import Draft, Graph
 from nasir.options.ranges import NotNegative, Positive, Whole
+from nasir.records import DeclinedRecord, EpochRecord, Record, RewriteRecord
 from nasir.registry import register
 from nasir.rewriting.evidence import Evidence, Need
 from nasir.rewriting.rewrite import WHOLE, Pass
 
-Record = Mapping[str, Any]
+Firing = RewriteRecord | DeclinedRecord
 Scores = Mapping[str, Mapping[str, Sequence[float]]]  # {block: {label of a convolution: [mean |w|, entries]}}
 
 FOLLOWED_BY_DELETION = frozenset({"morph-widths", "shrink-widths", "expand-to-budget"})
@@ -70,7 +71,7 @@ class RemoveWeakBlocks(Pass):
             if before is None:
                 raise Decline("no scores of an earlier run yet: these are the first")
             index, record = before
-            old: Scores = record["noted"][SCORES]
+            old: Scores = record.noted[SCORES]
             scores = {path: old[path] for path in now if path in old and born.get(path, -1) < index}
         weak = [path for path in now if path in scores and self._goes(path, scores[path], born, seen.history)]
         weak = [path for path in weak if not any(path.startswith(f"{other}.") for other in weak)]
@@ -81,11 +82,13 @@ class RemoveWeakBlocks(Pass):
         draft.note("removed", {path: self._values(scores[path]) for path in gone})
         remove_blocks(draft, gone)
 
-    def _goes(self, path: str, norms: Mapping[str, Sequence[float]], born: Mapping[str, int], history: Any) -> bool:
+    def _goes(
+        self, path: str, norms: Mapping[str, Sequence[float]], born: Mapping[str, int], history: Sequence[Record]
+    ) -> bool:
         if self.candidates == "inserted" and path not in born:
             return False
         if self.grace and path in born:
-            age = sum(record["kind"] == "epoch" for record in history[born[path] :])
+            age = sum(isinstance(record, EpochRecord) for record in history[born[path] :])
             if age < self.grace:
                 return False
         low = [value < self.threshold for value in self._values(norms)]
@@ -94,12 +97,12 @@ class RemoveWeakBlocks(Pass):
     def _values(self, norms: Mapping[str, Sequence[float]]) -> list[float]:
         return [mean * count if self.score == "sum" else mean for mean, count in norms.values()]
 
-    def _check_guard(self, history: Sequence[Record], before: tuple[int, Record] | None) -> None:
+    def _check_guard(self, history: Sequence[Record], before: tuple[int, Firing] | None) -> None:
         """Decline when the accuracy of the run now over is well above that of the run before."""
         if self.guard is None or before is None:
             return
         since = history[before[0] :]
-        if any(record["kind"] == "rewrite" and record["pass"] in FOLLOWED_BY_DELETION for record in since):
+        if any(isinstance(record, RewriteRecord) and record.pass_name in FOLLOWED_BY_DELETION for record in since):
             return
         last, earlier = self._value(since), self._value(history[: before[0]])
         if last is not None and earlier is not None and last - earlier > self.guard:
@@ -108,12 +111,10 @@ class RemoveWeakBlocks(Pass):
     def _value(self, records: Sequence[Record]) -> float | None:
         """The metric in the last epoch of `records`; Decline if epochs do not have it."""
         for record in reversed(records):
-            if record["kind"] == "epoch":
-                if self.metric not in record["metrics"]:
-                    raise Decline(
-                        f"the epochs have no metric {self.metric!r}; they have {', '.join(record['metrics'])}"
-                    )
-                return float(record["metrics"][self.metric])
+            if isinstance(record, EpochRecord):
+                if self.metric not in record.metrics:
+                    raise Decline(f"the epochs have no metric {self.metric!r}; they have {', '.join(record.metrics)}")
+                return float(record.metrics[self.metric])
         return None
 
 
@@ -131,17 +132,17 @@ def births(history: Sequence[Record]) -> dict[str, int]:
     """Index of the record that added each region which was inserted in the run and is still there."""
     born: dict[str, int] = {}
     for index, record in enumerate(history):
-        if record["kind"] == "rewrite":
-            for path in record.get("removed", ()):
+        if isinstance(record, RewriteRecord):
+            for path in record.removed:
                 born.pop(path, None)
-            born.update(dict.fromkeys(record.get("added", ()), index))
+            born.update(dict.fromkeys(record.added, index))
     return born
 
 
-def _last_firing(history: Sequence[Record], name: str) -> tuple[int, Record] | None:
+def _last_firing(history: Sequence[Record], name: str) -> tuple[int, Firing] | None:
     """(index, record) of the last rewrite or refusal of this pass that journaled scores."""
     for index in range(len(history) - 1, -1, -1):
         record = history[index]
-        if record["kind"] in ("rewrite", "declined") and record["pass"] == name and SCORES in record.get("noted", ()):
+        if isinstance(record, Firing) and record.pass_name == name and SCORES in record.noted:
             return index, record
     return None

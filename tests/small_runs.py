@@ -56,7 +56,7 @@ def stable(records: Any) -> list[dict[str, Any]]:
     return [
         {key: value for key, value in record.items() if key not in VOLATILE}
         for record in records
-        if record["kind"] in STABLE
+        if record.kind in STABLE
     ]
 
 

@@ -25,6 +25,8 @@ import architecture
 import pytest
 
 from nasir.cli import main as cli
+from nasir.journal.directory import RunDirectory
+from nasir.records import RewriteRecord
 from nasir.registry import blocks, datasets, ops, passes, policies
 
 ROOT = Path(__file__).parents[1]
@@ -150,10 +152,10 @@ def test_the_pass_of_the_readme_works_by_path_from_any_folder(tmp_path: Path) ->
     done = python("-m", "nasir", *command, *[f"--set={one}" for one in overrides], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "imported plugin" in done.stderr
-    records = [json.loads(line) for line in (tmp_path / "runs/prune/journal.jsonl").read_text().splitlines()]
-    rewrites = [record for record in records if record["kind"] == "rewrite"]
-    assert {record["pass"] for record in rewrites} == {"prune-quiet-channels"}
-    assert rewrites[-1]["cost"]["params"] < records[0]["cost"]["params"]
+    records = RunDirectory(tmp_path / "runs/prune").records()
+    rewrites = [record for record in records if isinstance(record, RewriteRecord)]
+    assert {record.pass_name for record in rewrites} == {"prune-quiet-channels"}
+    assert rewrites[-1].cost["params"] < records[0].cost["params"]
     drawn = python("-m", "nasir", "show", "runs/prune", cwd=tmp_path)
     assert "18x4x4" in drawn.stdout, drawn.stdout + drawn.stderr  # 32 channels, 3/4 of them twice
 
@@ -192,9 +194,9 @@ def test_what_contributing_shows_runs_together(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
     done = python("-m", "nasir", "run", "own.yaml", "--out", "runs/own", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    records = [json.loads(line) for line in (tmp_path / "runs/own/journal.jsonl").read_text().splitlines()]
-    assert {record["pass"] for record in records if record["kind"] == "rewrite"} == {"insert-block", "halve"}
-    assert "hardtanh" in (tmp_path / "own_op.py").read_text() and records[-1]["metrics"]["test.accuracy"] > 0.5
+    records = RunDirectory(tmp_path / "runs/own").records()
+    assert {record.pass_name for record in records if isinstance(record, RewriteRecord)} == {"insert-block", "halve"}
+    assert "hardtanh" in (tmp_path / "own_op.py").read_text() and records[-1].metrics["test.accuracy"] > 0.5
 
 
 def commands() -> list[tuple[str, list[str]]]:

@@ -19,6 +19,7 @@ from nasir.cli.main import main
 from nasir.errors import Preempted, RunError
 from nasir.journal.directory import RunDirectory
 from nasir.journal.log import read_journal
+from nasir.records import DeclinedRecord, EpochRecord, TrialRecord
 from nasir.running.engine import Signals
 from nasir.running.replay import replay_graphs
 
@@ -62,7 +63,7 @@ def moments(folder: Path) -> Path:
 
 
 def records(run: Path, kind: str) -> list[dict[str, Any]]:
-    return [record for record in RunDirectory.open(run).effective() if record["kind"] == kind]
+    return [record for record in RunDirectory.open(run).effective() if record.kind == kind]
 
 
 class After(Signals):
@@ -86,7 +87,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_rules_act_once_at_the_start_and_the_end_of_each_phase(run: Path) -> None:
-    found = [(r["phase"], r["epoch"], r["pass"], r["site"]) for r in records(run, "rewrite")]
+    found = [(r.phase, r.epoch, r.pass_name, r.site) for r in records(run, "rewrite")]
     assert found == [
         ("cycle.1", 0, "insert-block", "s1"),
         ("cycle.1", 0, "refresh-norms", "network"),
@@ -99,10 +100,10 @@ def test_rules_act_once_at_the_start_and_the_end_of_each_phase(run: Path) -> Non
         ("last", 4, "reset-weights", "network"),
         ("last", 5, "insert-block", "s2.0"),
     ]
-    reasons = [r["reason"] for r in records(run, "decision")]
+    reasons = [r.reason for r in records(run, "decision")]
     assert reasons[0] == "the phase begins; s1 is first, 1 block now"
     assert reasons[1] == "the phase begins; network as a whole"
-    assert [r["action"] for r in records(run, "decision")][-2:] == ["rewrite", "end_phase"]
+    assert [r.action for r in records(run, "decision")][-2:] == ["rewrite", "end_phase"]
 
 
 def test_rewrites_name_the_regions_they_add_and_what_was_done_after(run: Path) -> None:
@@ -112,7 +113,7 @@ def test_rewrites_name_the_regions_they_add_and_what_was_done_after(run: Path) -
     assert rewrites[1]["refresh"]["delta_logits"] > 0.0  # measured once the statistics have moved
     assert {key: rewrites[2]["refresh"][key] for key in ("batches", "norms")} == {"batches": 5, "norms": 1}
     assert rewrites[9]["settle"]["epochs"] == 1
-    order = [r["kind"] for r in RunDirectory.open(run).effective()]
+    order = [r.kind for r in RunDirectory.open(run).effective()]
     assert order[:4] == ["start", "phase", "decision", "rewrite"]
 
 
@@ -155,7 +156,7 @@ def test_a_run_killed_after_any_record_goes_on_alike(
 
     def listener(record: dict[str, Any]) -> None:
         nonlocal seen
-        seen += record["kind"] == kind
+        seen += record.kind == kind
         if seen == nth:
             seen += 1
             raise Killed
@@ -217,8 +218,8 @@ def trial_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_trials_are_journaled_and_the_best_site_is_adopted(trial_run: Path) -> None:
     tried = records(trial_run, "trial")
-    assert [record["site"] for record in tried] == [None, "s1", "s2"]
-    best = min(tried[1:], key=lambda record: record["metrics"]["train.loss"])
+    assert [record.site for record in tried] == [None, "s1", "s2"]
+    best = min(tried[1:], key=lambda record: record.metrics["train.loss"])
     (rewrite,) = records(trial_run, "rewrite")
     assert rewrite["site"] == best["site"] and rewrite["ordinal"] == 1
     assert best["params"] == rewrite["cost"]["params"] > tried[0]["params"]
@@ -231,7 +232,7 @@ def test_a_trial_leaves_no_trace_in_what_is_trained_after_it(trial_run: Path, tm
     plain = plain.rstrip("\n") + f"\n        where: {{sites: [{rewrite['site']}]}}\n"
     done = nasir.api.run(write_spec(tmp_path, HEAD + plain), tmp_path / "run")
     one, two = (
-        [r["metrics"] for r in found if r["kind"] == "epoch"]
+        [r.metrics for r in found if isinstance(r, EpochRecord)]
         for found in (done.journal, RunDirectory.open(trial_run).effective())
     )
     assert one == two and weights(done.path) == weights(trial_run)
@@ -241,11 +242,11 @@ def test_where_no_candidate_is_good_enough_the_rule_is_over(tmp_path: Path) -> N
     text = TRIALS.replace("min_gain: -100", "min_gain: 100, baseline: now").replace("    epochs: 2\n", "")
     text = text.rstrip("\n") + "\n    until: all_frozen\n"
     done = nasir.api.run(write_spec(tmp_path, HEAD + text), tmp_path / "run")
-    declined = [record for record in done.journal if record["kind"] == "declined"]
-    assert [record["site"] for record in declined] == ["s1", "s2"]
+    declined = [record for record in done.journal if isinstance(record, DeclinedRecord)]
+    assert [record.site for record in declined] == ["s1", "s2"]
     assert "not more than 100" in declined[0]["reason"] and done.graph.depths() == {"s1": 1, "s2": 1}
-    assert [record["site"] for record in done.journal if record["kind"] == "trial"] == ["s1", "s2"]
-    assert sum(record["kind"] == "epoch" for record in done.journal) == 1
+    assert [record.site for record in done.journal if isinstance(record, TrialRecord)] == ["s1", "s2"]
+    assert sum(isinstance(record, EpochRecord) for record in done.journal) == 1
 
 
 def test_a_stop_during_trials_resumes_alike(trial_run: Path, tmp_path: Path) -> None:

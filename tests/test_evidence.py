@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from grown import images, lived, pyramid
+from made_records import made
 from torch.nn import functional
 
 from nasir import get_pass
@@ -48,7 +49,7 @@ def test_its_randomness_depends_on_seed_rewrite_purpose_and_refusals_alone() -> 
 
     assert draw(1, 2, "a") == draw(1, 2, "a")
     assert len({tuple(draw(*key)) for key in [(1, 2, "a"), (1, 2, "b"), (1, 3, "a"), (2, 2, "a")]}) == 4
-    refused = Evidence(history=[{"kind": "declined"}, {"kind": "epoch"}], seed=1, ordinal=2)
+    refused = Evidence(history=[made("declined"), made("epoch")], seed=1, ordinal=2)
     assert refused.rng("a").random(3).tolist() not in (draw(1, 2, "a"), draw(1, 3, "a"))  # else it is refused for ever
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
+from made_records import made
 from safetensors.numpy import load_file
 from small_runs import SPEC, stable, weights, write_spec
 
@@ -26,6 +27,15 @@ from nasir.errors import CheckpointError, JournalError, RunError
 from nasir.ir import Graph
 from nasir.journal.directory import RunDirectory
 from nasir.journal.log import lineage
+from nasir.records import (
+    CheckpointRecord,
+    DecisionRecord,
+    DroppedRecord,
+    EpochRecord,
+    KeptRecord,
+    RecalledRecord,
+    RewriteRecord,
+)
 from nasir.report import write_report
 from nasir.report.history import decision_rows, summary_rows
 from nasir.report.progress import line
@@ -67,7 +77,7 @@ def effective(run: Path) -> tuple[dict[str, Any], ...]:
 
 
 def of_kind(run: Path, kind: str) -> list[dict[str, Any]]:
-    return [record for record in effective(run) if record["kind"] == kind]
+    return [record for record in effective(run) if record.kind == kind]
 
 
 def assert_equal(run: Path, expected: Path) -> None:
@@ -79,7 +89,7 @@ def killed_at(number: int, spec: Path, out: Path) -> None:
     """A run whose process dies right after its record of that number; resumed as often as it takes."""
 
     def listener(record: dict[str, Any]) -> None:
-        if record["n"] == number:
+        if record.n == number:
             raise Killed
 
     with pytest.raises(Killed):
@@ -89,13 +99,13 @@ def killed_at(number: int, spec: Path, out: Path) -> None:
 def test_a_run_journals_births_and_leaves_no_files_behind(reference: tuple[Path, Path]) -> None:
     _, run = reference
     kept, recalled = of_kind(run, "kept"), of_kind(run, "recalled")
-    assert [record["individual"] for record in kept] == [1, 2, 3, 4, 5, 6]
-    assert [record["parent"] for record in kept] == [None, *(record["individual"] for record in recalled[:-1])]
-    assert kept[0]["parent"] is None and all(record["metrics"]["val.accuracy"] >= 0 for record in kept)
-    best = max(kept, key=lambda record: record["metrics"]["val.accuracy"])
+    assert [record.individual for record in kept] == [1, 2, 3, 4, 5, 6]
+    assert [record.parent for record in kept] == [None, *(record.individual for record in recalled[:-1])]
+    assert kept[0]["parent"] is None and all(record.metrics["val.accuracy"] >= 0 for record in kept)
+    best = max(kept, key=lambda record: record.metrics["val.accuracy"])
     assert recalled[-1]["graph"] == best["graph"]
     assert list((run / "individuals").iterdir()) == []
-    ordinals = [record["ordinal"] for record in effective(run) if record["kind"] in ("rewrite", "recalled")]
+    ordinals = [record.ordinal for record in effective(run) if isinstance(record, RewriteRecord | RecalledRecord)]
     assert ordinals == list(range(1, len(ordinals) + 1))
 
 
@@ -109,8 +119,8 @@ def test_a_recalled_network_is_the_one_that_was_kept(reference: tuple[Path, Path
             self.engine: Any = None
 
         def __call__(self, record: dict[str, Any]) -> None:
-            if record["kind"] in ("kept", "recalled"):
-                found.append((record["individual"], self.engine.session.evaluate("val")["val.loss"]))
+            if isinstance(record, KeptRecord | RecalledRecord):
+                found.append((record.individual, self.engine.session.evaluate("val")["val.loss"]))
 
     from nasir import api
 
@@ -133,7 +143,7 @@ def test_a_recalled_network_is_the_one_that_was_kept(reference: tuple[Path, Path
 
 def test_every_child_has_the_whole_schedule(reference: tuple[Path, Path]) -> None:
     _, run = reference
-    rates = [record["lr"] for record in of_kind(run, "epoch") if record["phase"] == "evolve"]
+    rates = [record.lr for record in of_kind(run, "epoch") if record.phase == "evolve"]
     assert len(rates) == 12 and len(set(rates[::2])) == len(set(rates[1::2])) == 1 and rates[0] > rates[1]
 
 
@@ -141,8 +151,8 @@ def test_an_individual_holds_weights_averages_and_optimizer_state(tmp_path: Path
     seen: list[set[str]] = []
 
     def listener(record: dict[str, Any]) -> None:
-        if record["kind"] == "kept":
-            folder = tmp_path / "run" / "individuals" / str(record["individual"]) / "step_0"
+        if isinstance(record, KeptRecord):
+            folder = tmp_path / "run" / "individuals" / str(record.individual) / "step_0"
             seen.append({file.name for file in folder.iterdir()})
             model, average = (load_file(folder / f"{name}.safetensors") for name in ("model", "ema"))
             assert model.keys() == average.keys()
@@ -158,7 +168,7 @@ def test_an_individual_holds_weights_averages_and_optimizer_state(tmp_path: Path
 def test_killed_after_any_record_and_resumed_it_is_the_same_run(reference: tuple[Path, Path], tmp_path: Path) -> None:
     spec, expected = reference
     records = effective(expected)
-    around = [r["n"] for r in records if r["kind"] in ("kept", "recalled", "dropped")]
+    around = [r.n for r in records if isinstance(r, KeptRecord | RecalledRecord | DroppedRecord)]
     for number in sorted({*around[::2], *range(2, len(records) - 1, 9)}):
         run = tmp_path / f"run{number}"
         killed_at(number, spec, run)
@@ -198,13 +208,13 @@ def test_a_damaged_checkpoint_leads_back_to_one_whose_individuals_are_still_ther
 ) -> None:
     """The newest checkpoint is no use; the one before it may need individuals that were dropped since."""
     spec, expected = reference
-    for number in [r["n"] for r in effective(expected) if r["kind"] == "dropped"][:3]:
-        after = next(r["n"] for r in effective(expected) if r["kind"] == "checkpoint" and r["n"] > number)
+    for number in [r.n for r in effective(expected) if isinstance(r, DroppedRecord)][:3]:
+        after = next(r.n for r in effective(expected) if isinstance(r, CheckpointRecord) and r.n > number)
         run = tmp_path / f"run{number}"
         killed_at(after, spec, run)
         records = effective(run)
         steps = RunDirectory.open(run).checkpoint_steps()
-        dropped = {r["individual"] for r in records if r["kind"] == "dropped" and r["n"] > steps[0]}
+        dropped = {r.individual for r in records if isinstance(r, DroppedRecord) and r.n > steps[0]}
         assert dropped and dropped <= {int(folder.name) for folder in (run / "individuals").iterdir()}
         newest = run / "checkpoints" / f"step_{steps[-1]}" / "model.safetensors"
         newest.write_bytes(newest.read_bytes()[:-1])
@@ -215,20 +225,22 @@ def test_a_damaged_checkpoint_leads_back_to_one_whose_individuals_are_still_ther
 
 def test_individuals_that_nothing_can_ask_for_are_removed(reference: tuple[Path, Path], tmp_path: Path) -> None:
     spec, expected = reference
-    last = [record["n"] for record in effective(expected) if record["kind"] == "checkpoint"][-2]
+    last = [record.n for record in effective(expected) if isinstance(record, CheckpointRecord)][-2]
     run = tmp_path / "run"
     killed_at(last, spec, run)
     oldest = RunDirectory.open(run).checkpoint_steps()[0]
     records = effective(run)
-    needed = stored([record for record in records if record["n"] < oldest])
+    needed = stored([record for record in records if record.n < oldest])
     lies = {int(folder.name) for folder in (run / "individuals").iterdir()}
     assert stored(records) <= lies and needed <= lies
-    assert len(lies) < len([r for r in records if r["kind"] == "kept"])
+    assert len(lies) < len([r for r in records if isinstance(r, KeptRecord)])
 
 
 def test_a_damaged_or_missing_individual_is_told_by_name(reference: tuple[Path, Path], tmp_path: Path) -> None:
     spec = write_spec(tmp_path, TEXT.replace("population: 2", "population: 3"))
-    first = next(r["n"] for r in effective(reference[1]) if r["kind"] == "recalled")  # the founder, recalled once more
+    first = next(
+        r.n for r in effective(reference[1]) if isinstance(r, RecalledRecord)
+    )  # the founder, recalled once more
     for name, text in (("damaged", "the file is truncated"), ("missing", "restore it from a copy")):
         run = tmp_path / name
         killed_at(first + 7, spec, run)
@@ -250,7 +262,7 @@ def test_an_attempt_that_goes_on_from_another_one_has_its_individuals(
     from nasir.search.trial import seed
 
     spec, expected = reference
-    number = [record["n"] for record in effective(expected) if record["kind"] == "checkpoint"][5]
+    number = [record.n for record in effective(expected) if isinstance(record, CheckpointRecord)][5]
     killed_at(number, spec, tmp_path / "first")
     before = sorted(path.name for path in (tmp_path / "first" / "individuals").iterdir())
     seed(tmp_path / "first", tmp_path / "second")
@@ -266,17 +278,13 @@ def test_replay_follows_the_recalls(reference: tuple[Path, Path], tmp_path: Path
     assert graphs[-1] == last
     assert len(graphs) == 1 + len(of_kind(run, "rewrite")) + len(of_kind(run, "recalled"))
     lines = (run / "journal.jsonl").read_text().splitlines(keepends=True)
-    records = [json.loads(text) for text in lines]
-    first, second = [r for r in records if r["kind"] == "kept"][:2]
+    first, second = of_kind(run, "kept")[:2]
     broken = tmp_path / "broken"
     broken.mkdir()
     for name in ("spec.yaml", "env.json", "blobs"):
         (broken / name).symlink_to(run / name)
-    swapped = [
-        {**r, "graph": second["graph"]} if r["kind"] == "kept" and r["individual"] == first["individual"] else r
-        for r in records
-    ]
-    (broken / "journal.jsonl").write_text("".join(json.dumps(record) + "\n" for record in swapped))
+    lines[first.n] = json.dumps({**first, "graph": second.graph}) + "\n"
+    (broken / "journal.jsonl").write_text("".join(lines))
     with pytest.raises(JournalError, match="individual 1 was kept as another network"):
         replay_graphs(RunDirectory.open(broken))
 
@@ -296,18 +304,18 @@ def test_the_lineage_is_what_the_network_went_through(reference: tuple[Path, Pat
     graph = own[0]["graph"]
     directory = RunDirectory.open(run)
     for record in own:
-        if record["kind"] == "rewrite":
-            assert Graph.from_json(directory.get_blob(graph)).digest == record["before"]
-            graph = record["graph"]
+        if isinstance(record, RewriteRecord):
+            assert Graph.from_json(directory.get_blob(graph)).digest == record.before
+            graph = record.graph
     assert graph == of_kind(run, "end")[0]["graph"]
-    kept = {record["individual"]: record for record in of_kind(run, "kept")}
+    kept = {record.individual: record for record in of_kind(run, "kept")}
     ancestor = of_kind(run, "recalled")[-1]["individual"]
     ancestors = {ancestor}
     while (ancestor := kept[ancestor]["parent"]) is not None:
         ancestors.add(ancestor)
-    assert {record["individual"] for record in own if record["kind"] == "kept"} == ancestors
+    assert {record.individual for record in own if isinstance(record, KeptRecord)} == ancestors
     assert lineage(own) == own
-    plain = [{"kind": "epoch", "n": n} for n in range(3)]
+    plain = [made("epoch", {"n": n}) for n in range(3)]
     assert list(lineage(plain)) == plain
 
 
@@ -356,14 +364,14 @@ def test_hill_climbing_from_a_network_that_another_phase_has_trained(tmp_path: P
     spec = write_spec(tmp_path, SPEC[: SPEC.index("phases:")] + NASH)
     nasir.run(spec, out=tmp_path / "run")
     records, kept = effective(tmp_path / "run"), of_kind(tmp_path / "run", "kept")
-    assert [record["individual"] for record in kept] == list(range(1, 8))
+    assert [record.individual for record in kept] == list(range(1, 8))
     assert kept[0]["epoch"] == 1 and kept[0]["metrics"] == of_kind(tmp_path / "run", "epoch")[0]["metrics"]
-    parents = [record["parent"] for record in kept]
+    parents = [record.parent for record in kept]
     assert parents[:4] == [None, 1, 1, 1] and len({*parents[4:]}) == 1 and parents[4] in (2, 3, 4)
     assert kept[1]["graph"] == kept[0]["graph"], "the first child is the parent, trained on"
     assert kept[4]["graph"] == kept[parents[4] - 1]["graph"] and kept[2]["graph"] != kept[0]["graph"]
     assert kept[1]["metrics"] != kept[0]["metrics"]
-    first = next(record["n"] for record in records if record["kind"] == "kept")
+    first = next(record.n for record in records if isinstance(record, KeptRecord))
     for number in (first - 1, first, first + 2, first + 3):
         killed_at(number, spec, tmp_path / f"run{number}")
         nasir.resume(tmp_path / f"run{number}")
@@ -380,9 +388,9 @@ def test_a_child_that_diverges_dies_and_the_run_goes_on(tmp_path: Path) -> None:
     (tmp_path / "explode.py").write_text(EXPLODE)
     run = nasir.run(write_spec(tmp_path, yaml.safe_dump(spec)), out=tmp_path / "run")
     kept = of_kind(tmp_path / "run", "kept")
-    dead = {r["individual"] for r in kept if math.isnan(r["metrics"]["val.accuracy"])}
+    dead = {r.individual for r in kept if math.isnan(r.metrics["val.accuracy"])}
     assert dead and len(kept) == 5
-    assert dead.isdisjoint(r["individual"] for r in of_kind(tmp_path / "run", "recalled"))
+    assert dead.isdisjoint(r.individual for r in of_kind(tmp_path / "run", "recalled"))
     assert math.isfinite(run.metrics["val.loss"])
     assert replay_graphs(RunDirectory.open(tmp_path / "run"))[-1] == run.graph
     spec["phases"][0] |= {"epochs": 4, "rules": [{"every": 1, "do": "explode"}]}
@@ -405,7 +413,7 @@ def test_a_child_whose_last_step_diverges_dies_too(tmp_path: Path, monkeypatch: 
     nasir.run(write_spec(tmp_path, yaml.safe_dump(spec)), out=tmp_path / "run")
     kept = of_kind(tmp_path / "run", "kept")
     assert all(map(math.isnan, kept[1]["metrics"].values()))
-    assert 2 not in {record["individual"] for record in of_kind(tmp_path / "run", "recalled")}
+    assert 2 not in {record.individual for record in of_kind(tmp_path / "run", "recalled")}
 
 
 EXPLODE = '''
@@ -444,13 +452,13 @@ def test_front_individuals_stay_on_disk(tmp_path: Path) -> None:
     records = effective(run)
     front = stored(records)
     assert {int(folder.name) for folder in (run / "individuals").iterdir()} == front
-    kept = {r["individual"]: (r["metrics"]["val.accuracy"], -r["macs"]) for r in records if r["kind"] == "kept"}
+    kept = {r.individual: (r.metrics["val.accuracy"], -r.macs) for r in records if isinstance(r, KeptRecord)}
     for number in front:
         assert not any(
             all(a >= b for a, b in zip(other, kept[number], strict=True)) and other != kept[number]
             for other in kept.values()
         )
-    reason = next(r["reason"] for r in records if r["kind"] == "decision" and r["action"] == "end_phase")
+    reason = next(r.reason for r in records if isinstance(r, DecisionRecord) and r.action == "end_phase")
     assert all(f"{number} (val.accuracy" in reason for number in front)
 
 
@@ -460,10 +468,10 @@ def test_the_digits_spec_ends_better_than_its_start_network(tmp_path: Path) -> N
     run = nasir.run("specs/evolution/digits.yaml", out=tmp_path / "run")
     spec = yaml.safe_load(Path("specs/evolution/digits.yaml").read_text())
     evolve, finetune = spec["phases"]
-    epochs = sum(record["kind"] == "epoch" for record in run.journal) - finetune["epochs"]
+    epochs = sum(isinstance(record, EpochRecord) for record in run.journal) - finetune["epochs"]
     same = {key: evolve[key] for key in ("optimizer", "schedule")}
     spec["phases"] = [{"name": "alone", "epochs": epochs, **same}, finetune]
     alone = nasir.run(write_spec(tmp_path, yaml.safe_dump(spec)), out=tmp_path / "alone")
     assert run.metrics["test.accuracy"] > alone.metrics["test.accuracy"] + 0.01
-    first = next(record for record in run.journal if record["kind"] == "kept")
+    first = next(record for record in run.journal if isinstance(record, KeptRecord))
     assert run.metrics["val.accuracy"] > first["metrics"]["val.accuracy"] + 0.1

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_records import made
 
 import nasir
 import nasir.passes
@@ -135,7 +136,7 @@ def test_a_graph_prints_as_its_text_and_shows_as_a_line() -> None:
 
 def test_a_run_shows_without_its_journal() -> None:
     graph = nasir.build(TEXT)
-    run = nasir.Run(Path("runs/one"), graph, {"test.accuracy": 0.5}, ({"kind": "epoch"},) * 1000)
+    run = nasir.Run(Path("runs/one"), graph, {"test.accuracy": 0.5}, (made("epoch"),) * 1000)
     assert repr(run) == (
         f"Run(path={Path('runs/one')!r}, graph={graph!r}, metrics={{'test.accuracy': 0.5}}, prefix_epochs=0)"
     )

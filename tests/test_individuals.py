@@ -24,6 +24,7 @@ from nasir.policy import (
     RecallIndividual,
     RewriteSite,
 )
+from nasir.records import DecisionRecord, EpochRecord, PhaseRecord, RewriteRecord
 from nasir.registry import policies
 from nasir.running.replay import compare, replay_graphs
 
@@ -59,8 +60,8 @@ def script() -> Iterator[None]:
             self.options = options
 
         def decide(self, history: History, view: PhaseView) -> tuple[Decision, ...]:
-            last = [record for record in history if record["kind"] in ("phase", "epoch", "decision")][-1]
-            if last["kind"] != "epoch":
+            last = [record for record in history if isinstance(record, PhaseRecord | EpochRecord | DecisionRecord)][-1]
+            if not isinstance(last, EpochRecord):
                 return ()
             return tuple(map(decision, self.options.steps[last["phase_epoch"] - 1]))
 
@@ -82,7 +83,7 @@ def test_an_individual_of_another_phase_comes_back_under_the_present_one(tmp_pat
     spec = write_spec(tmp_path, TEXT)
     run = nasir.run(spec, out=tmp_path / "run")
     assert run.graph.depths() == {"s1": 2, "s2": 1}
-    own = [record["phase"] for record in lineage(run.journal) if record["kind"] == "epoch"]
+    own = [record.phase for record in lineage(run.journal) if isinstance(record, EpochRecord)]
     assert own == ["first", "first"]
     assert replay_graphs(RunDirectory.open(tmp_path / "run"))[-1] == run.graph
 
@@ -92,7 +93,7 @@ def test_an_individual_of_another_phase_comes_back_under_the_present_one(tmp_pat
     for kind in ("kept", "recalled"):
 
         def listener(record: dict[str, Any], kind: str = kind) -> None:
-            if record["kind"] == kind:
+            if record.kind == kind:
                 raise Killed
 
         with pytest.raises(Killed):
@@ -107,7 +108,7 @@ def test_random_fills_of_siblings_differ(tmp_path: Path) -> None:
         "steps: [[], [recall 1, grow]]", "steps: [[], []]"
     )
     run = nasir.run(write_spec(tmp_path, text), out=tmp_path / "run")
-    first, second = (record for record in run.journal if record["kind"] == "rewrite")
+    first, second = (record for record in run.journal if isinstance(record, RewriteRecord))
     assert (first["ordinal"], second["ordinal"]) == (1, 3)
     assert first["after"] == second["after"] and first["delta_logits"] != second["delta_logits"]
 

@@ -17,6 +17,7 @@ from nasir.backends.torch.data.rawdata import DataContext, FileData, Files, only
 from nasir.errors import CheckpointError, DataError, Preempted, RunError, SpecError
 from nasir.images.decode import View
 from nasir.journal.directory import RunDirectory
+from nasir.records import StartRecord
 from nasir.running.engine import Signals
 from nasir.running.replay import replay_graphs
 from nasir.spec import load_spec
@@ -87,7 +88,7 @@ def test_a_network_goes_on_where_another_run_ended(
     last = newest(parent)
     assert found.keys() == last.keys() and all(torch.equal(found[name], last[name]) for name in found)
     run = RunDirectory.open(tmp_path / "child")
-    (start,) = [record for record in run.effective() if record["kind"] == "start"]
+    (start,) = [record for record in run.effective() if isinstance(record, StartRecord)]
     assert start["depths"] == {"s1": 3, "s2": 3}
     assert start["inherited"]["weights"] == "last" and len(start["inherited"]["manifest"]) == 64
     assert start["inherited"]["checkpoint"].startswith("step_")

@@ -13,55 +13,60 @@ import time
 from pathlib import Path
 
 import pytest
+from made_records import made
 
 from nasir.errors import JournalError, RunError, UsageError
 from nasir.files import canonical_json
 from nasir.journal.directory import RunDirectory
 from nasir.journal.log import TORN, Journal, effective, read_journal
+from nasir.records import DecisionRecord, EpochRecord, RewriteRecord
 
 
 def test_append_then_read_back_equals_the_live_records(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     with Journal(path) as journal:
-        record = journal.append("decision", {"pass": "insert-block", "stages": ("s1", "s2"), "loss": 0.1 + 0.2})
-        journal.append("epoch", {"epoch": 1})
+        record = journal.append(
+            made("decision", {"action": "freeze", "pass": "insert-block", "stages": ("s1", "s2"), "loss": 0.1 + 0.2})
+        )
+        journal.append(made("epoch", {"epoch": 1}))
         live = journal.records()
-    assert record["stages"] == ["s1", "s2"] and record["n"] == 0 and record["kind"] == "decision"
+    assert record["stages"] == record.extra["stages"] == ["s1", "s2"]
+    assert record.n == 0 and isinstance(record, DecisionRecord)
     with Journal(path) as again:
         assert again.records() == live and again.repaired == 0
-        assert [record["epoch"] for record in again.records("epoch")] == [1]
+        assert [record.epoch for record in again.records(EpochRecord)] == [1]
     first = path.read_text().splitlines()[0]
     assert list(json.loads(first)) == sorted(json.loads(first))
 
 
 def test_a_diverged_loss_survives_the_round_trip(tmp_path: Path) -> None:
     with Journal(tmp_path / "j") as journal:
-        journal.append("epoch", {"metrics": {"train.loss": float("nan")}})
+        journal.append(made("epoch", {"metrics": {"train.loss": float("nan")}}))
     (record,), _ = read_journal(tmp_path / "j")
-    assert record["metrics"]["train.loss"] != record["metrics"]["train.loss"]
+    assert record.metrics["train.loss"] != record.metrics["train.loss"]
 
 
 @pytest.mark.parametrize("cut", range(1, 40, 3))
 def test_a_torn_last_line_is_cut_and_kept_aside(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "journal.jsonl"
     with Journal(path) as journal:
-        journal.append("start", {"name": "täst"})
-        journal.append("epoch", {"epoch": 1, "filler": "x" * 60})
+        journal.append(made("start", {"name": "täst"}))
+        journal.append(made("epoch", {"epoch": 1, "filler": "x" * 60}))
     whole = path.read_bytes()
     path.write_bytes(whole[:-cut])
     torn = whole[:-cut].split(b"\n")[1]
-    assert [record["kind"] for record in read_journal(path)[0]] == ["start"]
+    assert [record.kind for record in read_journal(path)[0]] == ["start"]
     with Journal(path) as journal:
         assert journal.repaired == len(torn)
-        assert journal.append("epoch", {"epoch": 1})["n"] == 1
+        assert journal.append(made("epoch", {"epoch": 1})).n == 1
     assert (tmp_path / TORN).read_bytes() == torn + b"\n"
-    assert [record["n"] for record in read_journal(path)[0]] == [0, 1]
+    assert [record.n for record in read_journal(path)[0]] == [0, 1]
 
 
 def test_a_hole_of_zeros_after_a_power_cut_is_a_torn_line(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     with Journal(path) as journal:
-        journal.append("start")
+        journal.append(made("start"))
     with open(path, "ab") as file:
         file.write(b"\0" * 300 + b"}\n")
     with Journal(path) as journal:
@@ -76,7 +81,7 @@ def test_damage_before_the_last_line_names_file_and_line(tmp_path: Path, line: b
     path = tmp_path / "journal.jsonl"
     with Journal(path) as journal:
         for _ in range(3):
-            journal.append("epoch")
+            journal.append(made("epoch"))
     lines = path.read_bytes().splitlines()
     lines[1] = line
     path.write_bytes(b"\n".join(lines) + b"\n")
@@ -89,18 +94,18 @@ def test_damage_before_the_last_line_names_file_and_line(tmp_path: Path, line: b
 def test_resume_voids_what_came_after_the_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     with Journal(path) as journal:
-        journal.append("start")
-        journal.append("epoch", {"epoch": 1})
-        journal.append("checkpoint", {"step": 10})
-        journal.append("epoch", {"epoch": 2})
-        journal.append("rewrite", {"ordinal": 0})
-        journal.append("resume", {"checkpoint_step": 10, "supersedes_from": 3})
-        journal.append("epoch", {"epoch": 2})
-        journal.append("resume", {"checkpoint_step": 10, "supersedes_from": 3})
-        journal.append("epoch", {"epoch": 2})
+        journal.append(made("start"))
+        journal.append(made("epoch", {"epoch": 1}))
+        journal.append(made("checkpoint", {"step": 10}))
+        journal.append(made("epoch", {"epoch": 2}))
+        journal.append(made("rewrite", {"ordinal": 0}))
+        journal.append(made("resume", {"checkpoint_step": 10, "supersedes_from": 3}))
+        journal.append(made("epoch", {"epoch": 2}))
+        journal.append(made("resume", {"checkpoint_step": 10, "supersedes_from": 3}))
+        journal.append(made("epoch", {"epoch": 2}))
         live = journal.effective()
-        assert [record["n"] for record in live] == [0, 1, 2, 8]
-        assert len(journal.records()) == 9 and journal.effective("rewrite") == ()
+        assert [record.n for record in live] == [0, 1, 2, 8]
+        assert len(journal.records()) == 9 and journal.effective(RewriteRecord) == ()
     assert effective(read_journal(path)[0]) == live
     with Journal(path) as again:
         assert again.effective() == live
@@ -109,15 +114,15 @@ def test_resume_voids_what_came_after_the_checkpoint(tmp_path: Path) -> None:
 def test_a_resume_with_an_impossible_range_is_refused_and_not_written(tmp_path: Path) -> None:
     with Journal(tmp_path / "j") as journal:
         with pytest.raises(JournalError, match="supersedes_from"):
-            journal.append("resume", {"checkpoint_step": 1, "supersedes_from": 4})
+            journal.append(made("resume", {"checkpoint_step": 1, "supersedes_from": 4}))
         with pytest.raises(JournalError, match="cannot be written as JSON"):
-            journal.append("epoch", {"bad": object()})
+            journal.append(made("epoch", {"bad": object()}))
         assert (tmp_path / "j").stat().st_size == 0
 
 
 def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Journal(tmp_path / "j") as journal:
-        journal.append("start")
+        journal.append(made("start"))
         real = os.fsync
         failures = iter([OSError(errno.ENOSPC, "No space left on device")])
 
@@ -128,9 +133,9 @@ def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path: Path, monkeypatch: p
 
         monkeypatch.setattr(os, "fsync", failing)
         with pytest.raises(JournalError, match="No space left"):
-            journal.append("epoch", {"epoch": 1})
-        assert journal.append("epoch", {"epoch": 1})["n"] == 1
-    assert [record["n"] for record in read_journal(tmp_path / "j")[0]] == [0, 1]
+            journal.append(made("epoch", {"epoch": 1}))
+        assert journal.append(made("epoch", {"epoch": 1})).n == 1
+    assert [record.n for record in read_journal(tmp_path / "j")[0]] == [0, 1]
 
 
 WRITER = """
@@ -142,8 +147,8 @@ with run.lock(), run.journal() as journal:
     print("ready", flush=True)
     while True:
         digest = run.put_blob({"of": len(journal), "filler": list(range(400))})
-        record = journal.append("rewrite", {"graph": digest, "filler": "x" * 3000})
-        print(record["n"], flush=True)
+        record = journal.append(from_json({"kind": "rewrite", "graph": digest, "filler": "x" * 3000}))
+        print(record.n, flush=True)
 """
 
 
@@ -165,7 +170,7 @@ def test_kill_9_loses_no_acknowledged_record(tmp_path: Path) -> None:
         with run.lock(), run.journal() as journal:
             assert len(journal) > acknowledged
             for record in journal.records()[-5:]:
-                assert run.get_blob(record["graph"])["of"] == record["n"]
+                assert run.get_blob(record.graph)["of"] == record.n
     assert acknowledged > 0
 
 
@@ -210,12 +215,12 @@ def test_create_takes_a_run_that_never_started_but_not_one_that_did(tmp_path: Pa
     (run.path / "spec.yaml.tmp.99").write_text("half")
     again = RunDirectory.create(run.path)
     with again.journal() as journal:
-        journal.append("start")
+        journal.append(made("start"))
     with pytest.raises(UsageError, match="nasir resume"):
         RunDirectory.create(run.path)
     opened = RunDirectory.open(run.path)
     assert opened.spec() == "nasir: 1\n" and opened.env() == {"torch": "x"}
-    assert [record["kind"] for record in opened.effective()] == ["start"]
+    assert [record.kind for record in opened.effective()] == ["start"]
 
 
 def test_blobs_are_addressed_and_verified_by_content(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from small_runs import stable, weights, write_spec
 
 from nasir.journal.directory import RunDirectory
+from nasir.records import CheckpointRecord
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
 
@@ -89,7 +90,7 @@ def test_a_signal_writes_a_checkpoint_and_resume_equals_the_uninterrupted_run(
     process.send_signal(number)
     assert process.wait(timeout=60) == code, (tmp_path / "stderr").read_text()
     records = RunDirectory.open(run).records()
-    assert records[-1]["kind"] == "checkpoint"
+    assert isinstance(records[-1], CheckpointRecord)
     done = complete("resume", str(run))
     assert done.returncode == 0, done.stderr
     assert_equal(run, expected)

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     ("errors", "version", "cores", "growing", "lazy"),
     ("options", "registry", "files", "images"),
-    ("ir",),
+    ("ir", "records"),
     ("ops",),
     ("analysis",),
     ("transfer", "blocks"),

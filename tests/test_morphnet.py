@@ -10,6 +10,7 @@ from small_runs import stable, weights
 import nasir
 from nasir.journal.directory import RunDirectory
 from nasir.policy.plans import Moment
+from nasir.records import RewriteRecord
 from nasir.running.replay import replay_graphs
 from nasir.spec import load_spec
 from nasir.spec.network import build
@@ -73,8 +74,8 @@ def test_every_spec_builds_and_returns_to_the_cost_of_its_seed(path: Path) -> No
 @pytest.mark.parametrize("score", ["norm_scale", "group_lasso"])
 def test_a_small_run_shrinks_expands_and_replays_bit_for_bit(score: str, tmp_path: Path) -> None:
     run = nasir.run(tiny(tmp_path, score), out=tmp_path / "run")
-    rewrites = [record for record in run.journal if record["kind"] == "rewrite"]
-    assert [record["pass"] for record in rewrites] == ["shrink-widths", "expand-to-budget", "reset-weights"]
+    rewrites = [record for record in run.journal if isinstance(record, RewriteRecord)]
+    assert [record.pass_name for record in rewrites] == ["shrink-widths", "expand-to-budget", "reset-weights"]
     start, shrunk, expanded, _ = replay_graphs(RunDirectory.open(tmp_path / "run"))
     assert shrunk.cost().macs < start.cost().macs and shrunk.cost().macs < expanded.cost().macs <= BUDGET
     assert run.graph.depths() == expanded.depths()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -14,6 +13,7 @@ from small_runs import SPEC, stable, write_spec
 import nasir
 from nasir.cli.main import main
 from nasir.errors import NasirError, SpecError, UnknownName
+from nasir.records import Record, RewriteRecord
 from nasir.registry import backends
 from nasir.search import devices
 from nasir.spec import loads_search, loads_spec
@@ -80,8 +80,8 @@ def test_a_run_and_its_resumption_use_the_backend_that_the_spec_names(folder: Pa
     class Killed(BaseException):
         pass
 
-    def listener(record: dict[str, Any]) -> None:
-        if record["kind"] == "rewrite":
+    def listener(record: Record) -> None:
+        if isinstance(record, RewriteRecord):
             raise Killed
 
     with pytest.raises(Killed):

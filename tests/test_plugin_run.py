@@ -12,6 +12,7 @@ from small_runs import stable, write_spec
 import nasir
 from nasir.cli.main import main
 from nasir.journal.directory import RunDirectory
+from nasir.records import RewriteRecord
 from nasir.running.replay import replay_graphs
 
 PLUGIN = '''
@@ -115,7 +116,7 @@ def test_a_run_uses_an_op_a_block_a_data_set_and_a_pass_of_a_plugin(spec: Path, 
     notices: list[str] = []
     run = nasir.run(spec, out=tmp_path / "run", notice=notices.append)
     assert "my_plugin.py" in notices[0]
-    pruned = [r["site"] for r in run.journal if r["kind"] == "rewrite" and r["pass"] == "prune-quiet-channels"]
+    pruned = [r.site for r in run.journal if isinstance(r, RewriteRecord) and r.pass_name == "prune-quiet-channels"]
     assert {"s1.0.conv1", "conv1"} <= set(pruned), pruned
     assert run.graph.depths() == {"s1": 2}
     sizes = {space.name: space.size for space in run.graph.infer.spaces}
@@ -154,7 +155,7 @@ class InsertByHistory(Pass):
         return InsertBlock().sites(graph)
 
     def rewrite(self, draft, site, seen):
-        over = [record for record in seen.history if record["kind"] == "epoch"]
+        over = [record for record in seen.history if isinstance(record, EpochRecord)]
         return InsertBlock(init="gaussian" if over else "default").rewrite(draft, site, seen)
 '''
 

@@ -13,6 +13,7 @@ import nasir
 from nasir.cli.main import main
 from nasir.journal.directory import RunDirectory
 from nasir.policy import PhasePlan, RulePlan
+from nasir.records import RewriteRecord
 from nasir.registry import policies
 from nasir.running.replay import compare, replay_graphs
 from nasir.testing import PolicyContract
@@ -60,9 +61,9 @@ def test_it_steers_a_real_run_that_resumes_and_replays_alike(
     spec = tmp_path / "random.yaml"
     assert main(["check", str(spec)]) == 0
     run = nasir.run(spec, out=tmp_path / "run")
-    grown = [record for record in run.journal if record["kind"] == "rewrite"]
-    assert grown and {record["pass"] for record in grown} == {"insert-block"}
-    assert {record["site"] for record in grown} == {"s1", "s2"}
+    grown = [record for record in run.journal if isinstance(record, RewriteRecord)]
+    assert grown and {record.pass_name for record in grown} == {"insert-block"}
+    assert {record.site for record in grown} == {"s1", "s2"}
     assert run.metrics["test.accuracy"] > 0.8
     assert replay_graphs(RunDirectory.open(tmp_path / "run"))[-1] == run.graph
 
@@ -70,7 +71,7 @@ def test_it_steers_a_real_run_that_resumes_and_replays_alike(
         pass
 
     def listener(record: dict[str, Any]) -> None:
-        if record["n"] == grown[-1]["n"]:
+        if record.n == grown[-1]["n"]:
             raise Killed
 
     with pytest.raises(Killed):

@@ -139,19 +139,19 @@ def test_the_resnet18_of_the_released_generator() -> None:
 
 
 def of(run: Any, kind: str, name: str) -> list[dict[str, Any]]:
-    return [record for record in run.journal if record["kind"] == kind and record["pass"] == name]
+    return [record for record in run.journal if record.kind == kind and record.pass_name == name]
 
 
 def test_a_small_run_takes_all_steps_and_replays_bit_for_bit(tmp_path: Path) -> None:
     run = nasir.run(tiny(tmp_path), out=tmp_path / "run")
     inserted = of(run, "rewrite", "insert-random-block")
-    assert len(inserted) == 4 and all(len(record["added"]) == 1 for record in inserted)
-    assert [record["delta_logits"] < 0.05 for record in inserted] == [True, False] * 2  # near zero, or like any layer
+    assert len(inserted) == 4 and all(len(record.added) == 1 for record in inserted)
+    assert [record.delta_logits < 0.05 for record in inserted] == [True, False] * 2  # near zero, or like any layer
     [early], [widths] = of(run, "declined", "morph-widths"), of(run, "rewrite", "morph-widths")
     assert "not trained yet" in early["reason"] and early["phase"] == "scratch.1"
     assert widths["phase"] == "scratch.2" and widths["noted"]["widths"]["stem.conv"][0] == 4
     removals = [*of(run, "rewrite", "remove-weak-blocks"), *of(run, "declined", "remove-weak-blocks")]
-    assert len(removals) == 6 and all("scores" in record["noted"] for record in removals)
+    assert len(removals) == 6 and all("scores" in record.noted for record in removals)
     graphs = replay_graphs(RunDirectory.open(tmp_path / "run"))
     assert graphs[-1] == run.graph
     again = nasir.run(tiny(tmp_path), out=tmp_path / "again")
@@ -163,8 +163,8 @@ def test_a_weak_block_goes_a_run_late(tmp_path: Path) -> None:
     """The blocks of `first` start at N(0, 1e-4), below the threshold: they are still there when `first` ends, and go
     when `second` ends. Those of `second` start like any layer."""
     run = nasir.run(tiny(tmp_path), out=tmp_path / "run")
-    born = {path: r["phase"] for r in of(run, "rewrite", "insert-random-block") for path in r["added"]}
-    gone = {path: r["phase"] for r in of(run, "rewrite", "remove-weak-blocks") for path in r["removed"]}
+    born = {path: r.phase for r in of(run, "rewrite", "insert-random-block") for path in r.added}
+    gone = {path: r.phase for r in of(run, "rewrite", "remove-weak-blocks") for path in r.removed}
     weak = {path: phase.replace("first", "second") for path, phase in born.items() if phase.startswith("first")}
     assert len(weak) == 2 and gone == weak
 

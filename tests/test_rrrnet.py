@@ -19,6 +19,7 @@ from nasir.journal.directory import RunDirectory
 from nasir.passes.remove_block import RemoveBlock
 from nasir.passes.split_branches import SplitBranches
 from nasir.policy.plans import Moment
+from nasir.records import RewriteRecord
 from nasir.rewriting.evidence import Evidence
 from nasir.rewriting.propose import make_pass
 from nasir.rewriting.rewrite import WHOLE, Rewrite
@@ -293,10 +294,10 @@ def test_the_whole_system_runs_and_replays(tmp_path: Path) -> None:
     (tmp_path / "branches.yaml").write_text(RUN)
     run(tmp_path / "branches.yaml", out=tmp_path / "run")
     records = [json.loads(line) for line in (tmp_path / "run/journal.jsonl").read_text().splitlines()]
-    rewrites = [record for record in records if record["kind"] == "rewrite"]
+    rewrites = [record for record in records if isinstance(record, RewriteRecord)]
     passes = ["keep-blocks", "freeze", "split-branches", "merge-branches", "ungroup-branches"]
-    assert [record["pass"] for record in rewrites] == passes
-    assert [record["preserves"] for record in rewrites[3:]] == ["exact", "exact"]
+    assert [record.pass_name for record in rewrites] == passes
+    assert [record.preserves for record in rewrites[3:]] == ["exact", "exact"]
     graphs = replay_graphs(RunDirectory(tmp_path / "run"))
     assert graphs[-1].digest == graphs[-3].digest != graphs[-2].digest
     assert all(graph.frozen == ("s1", "stem") for graph in graphs[2:])

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from made_records import made
 from small_runs import stable, weights, write_spec
 
 import nasir.api
@@ -19,6 +20,7 @@ from nasir.ir import Graph
 from nasir.journal.directory import RunDirectory
 from nasir.passes.keep_blocks import KeepBlocks
 from nasir.passes.select_blocks import SelectBlocks
+from nasir.records import RewriteRecord, TrialRecord
 from nasir.rewriting.evidence import Evidence
 from nasir.rewriting.rewrite import Rewrite
 from nasir.rewriting.stored_blocks import pieces
@@ -88,7 +90,7 @@ def host(graph: Graph) -> Evidence:
 
 
 def record(rewrite: Rewrite) -> dict[str, Any]:
-    return {"kind": "rewrite", "noted": dict(rewrite.noted)}
+    return made("rewrite", {"noted": dict(rewrite.noted)})
 
 
 def reduced(graph: Graph) -> tuple[Rewrite, list[dict[str, Any]]]:
@@ -169,9 +171,9 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_sweep_is_warm_started_from_step_to_step_and_replayed(sweep: Path) -> None:
     directory = RunDirectory.open(sweep)
-    rewrites = [r for r in directory.effective() if r["kind"] == "rewrite"]
-    assert [list(r["depths"].values()) for r in rewrites] == [[1, 1], [2, 1], [2, 2], [2, 3]]
-    assert [r["added"] for r in rewrites[1:]] == [["layer1.1"], ["layer2.1"], ["layer2.2"]]
+    rewrites = [r for r in directory.effective() if isinstance(r, RewriteRecord)]
+    assert [list(r.depths.values()) for r in rewrites] == [[1, 1], [2, 1], [2, 2], [2, 3]]
+    assert [r.added for r in rewrites[1:]] == [["layer1.1"], ["layer2.1"], ["layer2.2"]]
     assert rewrites[0]["removed"] == ["layer1.1", "layer2.1", "layer2.2"]
     assert rewrites[0]["noted"]["archive"].keys() == {"layer1.1", "layer2.1", "layer2.2"}
     graphs = replay_graphs(directory)
@@ -189,7 +191,7 @@ def test_a_damaged_array_is_found_by_replay(sweep: Path, tmp_path: Path) -> None
     digest = next(
         d
         for r in plan
-        if r["kind"] == "rewrite"
+        if isinstance(r, RewriteRecord)
         for d in re.findall(r'"blob":"([0-9a-f]{64})"', (copy / "blobs" / f"{r['plan']}.json").read_text())
     )
     path = copy / "blobs" / f"{digest}.npy"
@@ -217,7 +219,7 @@ def test_a_selection_that_is_killed_goes_on_alike(text: str, stop: int, tmp_path
 
     def listener(found: dict[str, Any]) -> None:
         nonlocal seen
-        seen += found["kind"] in ("rewrite", "trial")
+        seen += isinstance(found, RewriteRecord | TrialRecord)
         if seen == stop:
             seen += 1
             raise Killed
@@ -230,15 +232,15 @@ def test_a_selection_that_is_killed_goes_on_alike(text: str, stop: int, tmp_path
 
 def test_greedy_selection_tries_the_next_block_of_each_stage(tmp_path: Path) -> None:
     done = nasir.api.run(write_spec(tmp_path, GREEDY), tmp_path / "run")
-    tried = [(r["epoch"], r["site"]) for r in done.journal if r["kind"] == "trial"]
+    tried = [(r.epoch, r.site) for r in done.journal if isinstance(r, TrialRecord)]
     assert tried[:3] == [(3, None), (3, "layer1"), (3, "layer2")]
     assert list(done.graph.depths().values()) == [2, 3], "every block is worth it when the bar is that low"
-    grown = [r for r in done.journal if r["kind"] == "rewrite" and r["pass"] == "select-blocks"]
+    grown = [r for r in done.journal if isinstance(r, RewriteRecord) and r.pass_name == "select-blocks"]
     assert len(grown) == 3 and len(replay_graphs(RunDirectory.open(done.path))) == 5
     for rewrite in grown:
         losses = {
-            r["site"]: r["metrics"]["train.loss"]
+            r.site: r.metrics["train.loss"]
             for r in done.journal
-            if r["kind"] == "trial" and r["epoch"] == rewrite["epoch"] and r["site"] is not None
+            if isinstance(r, TrialRecord) and r.epoch == rewrite["epoch"] and r.site is not None
         }
         assert rewrite["site"] == min(losses, key=lambda site: losses[site])

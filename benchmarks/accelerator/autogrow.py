@@ -7,6 +7,7 @@ import time
 import nasir
 from benchmarks.accelerator.bench import Bench
 from benchmarks.accelerator.metadata import ROOT
+from nasir.records import EpochRecord
 
 SPEC = ROOT / "specs" / "autogrow" / "cifar10_cpu.yaml"
 SHORTER = ("data.batch_size=256", "phases.1.epochs=8")
@@ -20,7 +21,7 @@ def run(bench: Bench) -> None:
     started = time.perf_counter()
     done = nasir.run(spec, bench.work / "autogrow")
     seconds = time.perf_counter() - started
-    epochs = [record for record in done.journal if record["kind"] == "epoch"]
+    epochs = [record for record in done.journal if isinstance(record, EpochRecord)]
     bench.emit(
         "run",
         spec=str(SPEC.relative_to(ROOT)),

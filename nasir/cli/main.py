@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nasir.ir import Graph
     from nasir.spec import Spec
 
-KINDS = ("passes", "ops", "blocks", "datasets", "specs", "backends", "policies")
+KINDS = ("passes", "ops", "blocks", "datasets", "specs", "backends", "policies", "optimizers", "penalties", "exporters")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -146,6 +146,7 @@ def _graph(what: str, overrides: Sequence[str] = ()) -> Graph:
     """The network of a spec, of a run directory (its last one), or of a graph file in text or JSON form."""
     from nasir.ir import Graph, parse
     from nasir.journal.directory import RunDirectory
+    from nasir.records import EndRecord, NetworkRecord
     from nasir.spec.network import build
 
     path = Path(what)
@@ -155,9 +156,8 @@ def _graph(what: str, overrides: Sequence[str] = ()) -> Graph:
         )
     if path.is_dir():
         directory = RunDirectory.open(path)
-        digests = [
-            record["graph"] for record in directory.effective() if "graph" in record and record["kind"] != "kept"
-        ]
+        networks = [record for record in directory.effective() if isinstance(record, NetworkRecord | EndRecord)]
+        digests = [record.graph for record in networks]
         if not digests:
             raise UsageError(f"{path}: the run has no network yet; wait for its first record")
         try:
@@ -242,15 +242,16 @@ def _simulate(spec: Spec, graph: Graph, options: argparse.Namespace) -> int:
 
     records = simulate_spec(spec, graph, Path(options.simulate), options.epochs)
     if options.json:
-        _print(records)
+        _print([record.to_json() for record in records])
         return 0
+    from nasir.records import EpochRecord
     from nasir.report.progress import line
 
     for record in records:
-        if record["kind"] != "epoch" and (text := line(record)):
+        if not isinstance(record, EpochRecord) and (text := line(record)):
             print(text)
-    epochs = [record for record in records if record["kind"] == "epoch"]
-    depths = depth_text(epochs[-1]["depths"]) if epochs else "none"
+    epochs = [record for record in records if isinstance(record, EpochRecord)]
+    depths = depth_text(epochs[-1].depths) if epochs else "none"
     print(f"{len(epochs)} epochs simulated, depth {depths}")
     return 0
 
@@ -302,11 +303,12 @@ def _run(options: argparse.Namespace) -> int:
 def _replay(options: argparse.Namespace) -> int:
     from nasir.api import replay_training
     from nasir.journal.directory import RunDirectory
+    from nasir.records import RewriteRecord
     from nasir.running.replay import replay_graphs
 
     directory = RunDirectory.open(options.run_dir)
     graphs = replay_graphs(directory)
-    rewrites = sum(record["kind"] == "rewrite" for record in directory.effective())
+    rewrites = sum(isinstance(record, RewriteRecord) for record in directory.effective())
     facts: dict[str, Any] = {"rewrites": rewrites, "graph": graphs[-1].digest, "differences": []}
     if options.train:
         _, facts["differences"] = replay_training(directory, Path(options.train))

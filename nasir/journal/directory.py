@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from nasir.errors import JournalError, RunError, UsageError
 from nasir.files import canonical_json, fsync_directory, write_atomically
 from nasir.ir.source import digest_of
-from nasir.journal.log import Journal, Record, effective, read_journal
+from nasir.journal.log import Journal, effective, read_journal
+from nasir.records import Record
 
 __all__ = ["RunDirectory", "share_file"]
 

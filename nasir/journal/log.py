@@ -13,31 +13,30 @@ import errno
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar, overload
 
 from nasir.errors import JournalError
 from nasir.files import fsync_directory
 from nasir.growing import GrowingMap, GrowingSequence, fold
+from nasir.records import KeptRecord, RecalledRecord, Record, ResumeRecord, read_record
+from nasir.records.reading import REMEDY
 
 __all__ = [
     "Journal",
-    "Record",
     "effective",
     "lineage",
     "read_journal",
 ]
 
-Record = dict[str, Any]
-"""One journal line: always `kind` (str), `n` (0-based ordinal) and `time` (unix seconds); the rest by kind."""
-
 TORN = "journal.torn"
+R = TypeVar("R", bound=Record)
 
 
-def effective(records: Iterable[Mapping[str, Any]]) -> tuple[Record, ...]:
+def effective(records: Iterable[Record]) -> tuple[Record, ...]:
     """The records that count: a `resume` voids those from its `supersedes_from` up to itself, and itself.
 
     An interrupted and resumed run so has the effective records of an uninterrupted one, but for `n` and `time`.
@@ -45,28 +44,25 @@ def effective(records: Iterable[Mapping[str, Any]]) -> tuple[Record, ...]:
     return tuple(_effective(records))
 
 
-def _effective(records: Iterable[Mapping[str, Any]]) -> GrowingSequence[Record]:
+def _effective(records: Iterable[Record]) -> GrowingSequence[Record]:
     found: GrowingSequence[Record] = GrowingSequence()
     for record in records:
-        found = _with_record(found, dict(record))
+        found = _with_record(found, record)
     return found
 
 
 def _with_record(found: GrowingSequence[Record], record: Record) -> GrowingSequence[Record]:
-    if record["kind"] != "resume":
+    if not isinstance(record, ResumeRecord):
         return found.grown(record)
     void = 0
     for other in reversed(found):
-        if other["n"] < record["supersedes_from"]:
+        if other.n < record.supersedes_from:
             break
         void += 1
     return found.upto(len(found) - void)
 
 
-R = TypeVar("R", bound=Mapping[str, Any])
-
-
-def lineage(records: Sequence[R]) -> Sequence[R]:
+def lineage(records: Sequence[Record]) -> Sequence[Record]:
     """Of effective records, those that happened to the network as it is now: a `recalled` goes back to the `kept` of
     its individual, and what lies between happened to other networks."""
     return fold(records, _Lineage()).own
@@ -74,14 +70,14 @@ def lineage(records: Sequence[R]) -> Sequence[R]:
 
 @dataclass(frozen=True, slots=True)
 class _Lineage:
-    own: GrowingSequence[Any] = field(default_factory=GrowingSequence)  # of the network as it is now
-    kept: GrowingMap[int, GrowingSequence[Any]] = field(default_factory=GrowingMap)  # of each individual
+    own: GrowingSequence[Record] = field(default_factory=GrowingSequence)  # of the network as it is now
+    kept: GrowingMap[int, GrowingSequence[Record]] = field(default_factory=GrowingMap)  # of each individual
 
-    def after(self, record: Mapping[str, Any]) -> Self:
-        if record["kind"] == "recalled":
-            return replace(self, own=self.kept[record["individual"]].grown(record))
+    def after(self, record: Record) -> Self:
+        if isinstance(record, RecalledRecord):
+            return replace(self, own=self.kept[record.individual].grown(record))
         own = self.own.grown(record)
-        kept = self.kept.grown(record["individual"], own) if record["kind"] == "kept" else self.kept
+        kept = self.kept.grown(record.individual, own) if isinstance(record, KeptRecord) else self.kept
         return replace(self, own=own, kept=kept)
 
 
@@ -105,19 +101,19 @@ def read_journal(path: Path) -> tuple[tuple[Record, ...], int]:
 
 def _parsed(path: Path, line: bytes, n: int) -> Record:
     place = f"{path}:{n + 1}"
-    remedy = "the journal was damaged or edited afterwards; restore the file, or start the run again elsewhere"
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise JournalError(f"{place}: not a JSON record ({error}); {remedy}") from None
-    if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
-        raise JournalError(f"{place}: not a journal record (an object with 'kind'); {remedy}")
-    if record.get("n") != n:
-        raise JournalError(f"{place}: record number {record.get('n')!r}, expected {n}; {remedy}")
-    void = record.get("supersedes_from", -1)
-    if record["kind"] == "resume" and not (isinstance(void, int) and 0 <= void <= n):
-        raise JournalError(f"{place}: a resume record needs 'supersedes_from' between 0 and {n}; {remedy}")
+        record = read_record(line)
+    except JournalError as error:
+        raise JournalError(f"{place}: {error}") from None
+    if record.n != n:
+        raise JournalError(f"{place}: record number {record.get('n')!r}, expected {n}; {REMEDY}")
+    if isinstance(record, ResumeRecord) and record.supersedes_from > n:
+        raise JournalError(f"{place}: supersedes_from {record.supersedes_from} of record {n}; {REMEDY}")
     return record
+
+
+def _only(records: Iterable[Record], kind: type[R]) -> Iterator[R]:
+    return (record for record in records if isinstance(record, kind))
 
 
 class Journal:
@@ -157,29 +153,32 @@ class Journal:
         os.ftruncate(self._file.fileno(), self._size)
         os.fsync(self._file.fileno())
 
-    def append(self, kind: str, fields: Mapping[str, Any] | None = None) -> Record:
+    def append(self, record: R) -> R:
         """Write one record durably and return it as a later reader will see it (tuples have become lists).
 
-        `n` and `time` are added. A failed write leaves the journal as it was and raises JournalError.
+        Its `n` and `time` are those of this journal and of now, whatever it says. A failed write leaves the journal as
+        it was and raises JournalError.
         """
-        body = {**(fields or {}), "kind": kind, "n": len(self._records), "time": self._clock()}
+        kind = record.kind
+        body = {**record.to_json(), "n": len(self._records), "time": self._clock()}
         try:
             text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
             line = text.encode("utf-8") + b"\n"
         except (TypeError, ValueError) as error:
             raise JournalError(f"{self.path}: a {kind} record cannot be written as JSON: {error}") from error
-        record = _parsed(self.path, line, len(self._records))
+        written = _parsed(self.path, line, len(self._records))
+        assert isinstance(written, type(record))
         try:
             self._write(line)
         except OSError as error:
             raise JournalError(
-                f"{self.path}: record {record['n']} ({kind}) not written: {error.strerror}; "
+                f"{self.path}: record {written.n} ({kind}) not written: {error.strerror}; "
                 f"free space or mend the disk, then resume the run"
             ) from error
         self._size += len(line)
-        self._records.append(record)
-        self._effective = _with_record(self._effective, record)
-        return record
+        self._records.append(written)
+        self._effective = _with_record(self._effective, written)
+        return written
 
     def _write(self, line: bytes) -> None:
         try:
@@ -191,18 +190,24 @@ class Journal:
             self._truncate()
             raise
 
-    def records(self, kind: str | None = None) -> tuple[Record, ...]:
-        """Every record ever written, or those of one kind, void ones included."""
-        return tuple(record for record in self._records if kind in (None, record["kind"]))
+    @overload
+    def records(self, kind: None = None) -> tuple[Record, ...]: ...
+    @overload
+    def records(self, kind: type[R]) -> tuple[R, ...]: ...
+    def records(self, kind: type[Record] | None = None) -> tuple[Record, ...]:
+        """Every record ever written, or those of one class, void ones included."""
+        return tuple(self._records) if kind is None else tuple(_only(self._records, kind))
 
-    def effective(self, kind: str | None = None) -> Sequence[Record]:
-        """The records that count (see the function `effective`), or those of one kind: what a policy sees.
+    @overload
+    def effective(self, kind: None = None) -> Sequence[Record]: ...
+    @overload
+    def effective(self, kind: type[R]) -> Sequence[R]: ...
+    def effective(self, kind: type[Record] | None = None) -> Sequence[Record]:
+        """The records that count (see the function `effective`), or those of one class: what a policy sees.
 
         All of them are a `GrowingSequence`: folds over them go on where they were at the record before.
         """
-        if kind is None:
-            return self._effective
-        return tuple(record for record in self._effective if record["kind"] == kind)
+        return self._effective if kind is None else tuple(_only(self._effective, kind))
 
     def __len__(self) -> int:
         return len(self._records)

@@ -25,13 +25,6 @@ class Remedy:
 
 
 @dataclass(frozen=True, slots=True)
-class About:
-    """In `Annotated`: what an option is, in a few words, for `nasir schema`."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class Unit:
     """In `Annotated` of a number: text such as `3 epochs`, or `1 epoch`, stands for the number too."""
 
@@ -43,6 +36,14 @@ class Suggested:
     """In `Annotated` of a text: words that editors offer; whether others will do is said elsewhere."""
 
     words: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """In `Annotated`: the regular expression that a text has to match as a whole, and what it asks for in words."""
+
+    expression: str
+    words: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +109,9 @@ def _made(annotation: Any, metadata: tuple[Any, ...]) -> tuple[Kind, set[type]]:
     if annotation is None or annotation in (type(None), bool):
         return Scalar(bool if annotation is bool else type(None)), set()
     if annotation is str:
+        pattern = next(((one.expression, one.words) for one in metadata if isinstance(one, Pattern)), None)
         suggested = next((one.words for one in metadata if isinstance(one, Suggested)), ())
-        return Scalar(str, _bounds(metadata, LENGTHS), suggested), set(LENGTHS)
+        return Scalar(str, _bounds(metadata, LENGTHS), pattern, suggested), set(LENGTHS)
     if annotation in (int, float):
         unit = next((one.plural for one in metadata if isinstance(one, Unit)), None)
         bounds = _bounds(metadata, NUMERIC)

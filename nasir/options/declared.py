@@ -9,10 +9,12 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
+
+from annotated_types import DocInfo
 
 from nasir.errors import UsageError
-from nasir.options.annotations import About, kind_of
+from nasir.options.annotations import kind_of
 from nasir.options.kinds import Kind
 from nasir.options.words import MISSING_OPTION, UNKNOWN_OPTION, Fault, suggestion
 
@@ -26,7 +28,7 @@ class Option:
     name: str
     kind: Kind
     default: Any = NONE
-    about: str = ""
+    about: str = ""  # what `doc` of annotated_types says in its annotation
 
     @property
     def required(self) -> bool:
@@ -105,17 +107,10 @@ def _resolved(owner: Any, written: Mapping[str, Any], scope: Mapping[str, Any]) 
 
 def _option(owner: Any, name: str, annotation: Any, default: Any) -> Option:
     try:
-        return Option(name, kind_of(annotation), default, _about(annotation))
+        notes = [note.documentation for note in getattr(annotation, "__metadata__", ()) if isinstance(note, DocInfo)]
+        return Option(name, kind_of(annotation), default, notes[-1] if notes else "")
     except UsageError as error:
         raise UsageError(f"{_named(owner)}: {name}: {error}") from error
-
-
-def _about(annotation: Any) -> str:
-    """What an annotation says of the option, perhaps in one of its parts, such as that of `Annotated[...] | None`."""
-    if isinstance(annotation, About):
-        return annotation.text
-    parts = [*get_args(annotation)] if get_origin(annotation) in (Annotated, Union, types.UnionType) else []
-    return next(filter(None, map(_about, parts)), "")
 
 
 def _named(owner: Any) -> str:
@@ -124,12 +119,12 @@ def _named(owner: Any) -> str:
 
 def described(option: Option) -> dict[str, Any]:
     """What an option may be, as JSON Schema, and its `default`, or that it is `required`."""
-    shown = {**option.kind.schema(), **({"description": option.about} if option.about else {})}
+    schema = {**option.kind.schema(), **({"description": option.about} if option.about else {})}
     if option.required:
-        return {**shown, "required": True}
+        return {**schema, "required": True}
     value = list(option.default) if isinstance(option.default, tuple) else option.default
     plain = value is None or isinstance(value, bool | str | int | float | list | dict)
-    return {**shown, "default": value} if plain else shown
+    return {**schema, "default": value} if plain else schema
 
 
 def checked(

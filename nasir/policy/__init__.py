@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nasir.policy.asking import decisions_of
-from nasir.policy.base import Fault, History, PhaseView, Policy, Record
+from nasir.policy.base import Fault, History, PhaseView, Policy
 from nasir.policy.conditions import Verdict, evaluate
 from nasir.policy.decision import (
     Decision,
@@ -34,6 +34,7 @@ from nasir.policy.plans import (
 from nasir.policy.rules import RulesPolicy
 from nasir.policy.schedule import PhaseProgress
 from nasir.policy.simulation import Apply, Row, Structural, read_metrics, simulate
+from nasir.records import Record
 
 __all__ = [
     "ALL_FROZEN",

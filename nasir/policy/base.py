@@ -1,19 +1,18 @@
 """What a policy sees and answers: recorded history and the network as it is now in, decisions out.
 
-A history is the sequence of journal records that are still in effect, oldest first, as plain mappings; see `Policy` for
-what it must hold. `nasir.growing.fold` reads a long one at little cost.
+A history is the sequence of journal records that are still in effect, oldest first; see `Policy` for what it must hold.
+`nasir.growing.fold` reads a long one at little cost.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 from nasir.policy.decision import Decision
+from nasir.records import Record
 
-Record: TypeAlias = Mapping[str, Any]
-"""One journal record: at least `kind`; the other keys depend on it."""
 History: TypeAlias = Sequence[Record]
 Fault: TypeAlias = tuple[tuple[str | int, ...], str, str]
 """Path below a phase of a spec, what is wrong there, and the remedy."""

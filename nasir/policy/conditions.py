@@ -9,8 +9,8 @@ from typing import NamedTuple, Self
 
 from nasir.errors import RunError
 from nasir.growing import GrowingSequence, fold
-from nasir.policy.base import Record
 from nasir.policy.plans import Condition, Moment, Plateau, Threshold
+from nasir.records import EpochRecord, TrialRecord
 
 # A validation accuracy is a count over a fixed size, so an improvement of exactly `less_than` does occur (5 images
 # of 10,000 are 0.0005). In binary fractions it lands on either side; this slack makes a tie never count as less.
@@ -25,7 +25,7 @@ class Verdict(NamedTuple):
     sentence: str
 
 
-def evaluate(condition: Condition, epochs: Sequence[Record]) -> Verdict:
+def evaluate(condition: Condition, epochs: Sequence[EpochRecord]) -> Verdict:
     """Test a condition on the `epoch` records of one phase, oldest first; never holds before the first epoch.
 
     Raises RunError if the records lack the metric.
@@ -44,18 +44,18 @@ def evaluate(condition: Condition, epochs: Sequence[Record]) -> Verdict:
     return Verdict(False, f"epoch {done} of the phase is not among {', '.join(map(str, condition.epochs))}")
 
 
-def metric_values(name: str, epochs: Sequence[Record]) -> list[float]:
+def metric_values(name: str, epochs: Sequence[EpochRecord | TrialRecord]) -> list[float]:
     """One value per epoch record; raises RunError naming the epoch and the metrics it does have."""
     return [_value(name, record) for record in epochs]
 
 
-def _value(name: str, record: Record) -> float:
-    metrics = record["metrics"]
+def _value(name: str, record: EpochRecord | TrialRecord) -> float:
+    metrics = record.metrics
     if name not in metrics:
         metrics = {**{key: record[key] for key in BESIDE if key in record}, **metrics}
     if name not in metrics:
         known = ", ".join(sorted(metrics)) or "none"
-        raise RunError(f"epoch {record['epoch']} has no metric {name!r} for a condition; it has {known}")
+        raise RunError(f"epoch {record.epoch} has no metric {name!r} for a condition; it has {known}")
     return float(metrics[name])
 
 
@@ -70,7 +70,7 @@ class _Curve:
     plateau: Plateau
     values: GrowingSequence[float] = field(default_factory=GrowingSequence)
 
-    def after(self, record: Record) -> Self:
+    def after(self, record: EpochRecord) -> Self:
         value = _value(self.plateau.metric, record)
         value = -value if _is_loss(self.plateau.metric) else value
         return replace(self, values=self.values.grown(self._smoothed(value)))
@@ -93,7 +93,7 @@ class _Curve:
         return math.inf if _is_loss(self.plateau.metric) else self.values[-1]
 
 
-def _plateau(plateau: Plateau, epochs: Sequence[Record]) -> Verdict:
+def _plateau(plateau: Plateau, epochs: Sequence[EpochRecord]) -> Verdict:
     curve = fold(epochs, _Curve(plateau))
     delta, done = curve.improvement, len(curve.values)
     holds = delta < plateau.less_than - SLACK * max(1.0, abs(_value(plateau.metric, epochs[-1])))
@@ -110,7 +110,7 @@ def _plateau(plateau: Plateau, epochs: Sequence[Record]) -> Verdict:
     )
 
 
-def _threshold(threshold: Threshold, epochs: Sequence[Record]) -> Verdict:
+def _threshold(threshold: Threshold, epochs: Sequence[EpochRecord]) -> Verdict:
     value = metric_values(threshold.metric, epochs[-1:])[0]
     parts, holds = [], True
     if threshold.above is not None:

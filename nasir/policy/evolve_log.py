@@ -7,9 +7,21 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from nasir.growing import fold
-from nasir.policy.base import History, Record
+from nasir.policy.base import History
 from nasir.policy.evolve_options import EvolveOptions
 from nasir.policy.evolve_rank import Individual, best_of, ranked, with_one
+from nasir.records import (
+    DecisionRecord,
+    DeclinedRecord,
+    DroppedRecord,
+    EpochRecord,
+    KeptRecord,
+    PhaseRecord,
+    RecalledRecord,
+    Record,
+    RewriteRecord,
+    typed,
+)
 
 Members = tuple[Individual, ...]
 
@@ -27,15 +39,15 @@ class Child:
 
     def after(self, record: Record) -> Self:
         """What one record more makes of it."""
-        kind = record["kind"]
-        if kind == "epoch":
-            return replace(self, trained=self.trained + 1)
-        if kind == "decision" and record["action"] == "rewrite":
-            return replace(self, attempts=self.attempts + 1, rule=str(record["rule"]))
-        if kind == "rewrite":
-            return replace(self, mutations=self.mutations + 1)
-        if kind == "declined":
-            return replace(self, declined=self.declined | {(self.rule, record["site"])})
+        match record:
+            case EpochRecord():
+                return replace(self, trained=self.trained + 1)
+            case DecisionRecord(action="rewrite"):
+                return replace(self, attempts=self.attempts + 1, rule=record.rule)
+            case RewriteRecord():
+                return replace(self, mutations=self.mutations + 1)
+            case DeclinedRecord():
+                return replace(self, declined=self.declined | {(self.rule, record.site)})
         return self
 
 
@@ -56,21 +68,20 @@ class EvolutionLog:
     @classmethod
     def of(cls, history: History, options: EvolveOptions) -> Self:
         """Fold a history."""
-        return fold(history, cls(options))
+        return fold(typed(history), cls(options))
 
     def after(self, record: Record) -> Self:
         """The log with one record more."""
-        kind = record["kind"]
-        if kind == "phase":
-            return type(self)(self.options, self.last)
-        if kind == "kept":
-            values = tuple(goal.value(record) for goal in self.options.goals)
-            return self._kept(Individual(record["individual"], values))
-        if kind == "recalled":
-            return replace(self, child=Child(record["individual"]))
-        if kind == "dropped":
-            gone = record["individual"]
-            return replace(self, stored={number: one for number, one in self.stored.items() if number != gone})
+        match record:
+            case PhaseRecord():
+                return type(self)(self.options, self.last)
+            case KeptRecord():
+                values = tuple(goal.value(record) for goal in self.options.goals)
+                return self._kept(Individual(record.individual, values))
+            case RecalledRecord():
+                return replace(self, child=Child(record.individual))
+            case DroppedRecord(individual=gone):
+                return replace(self, stored={number: one for number, one in self.stored.items() if number != gone})
         child = self.child and self.child.after(record)
         return self if child is self.child else replace(self, child=child)
 

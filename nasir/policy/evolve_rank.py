@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from nasir.policy.base import Record
+from nasir.records import KeptRecord
 
 METRICS = ("train.loss", "train.accuracy", "val.loss", "val.accuracy", "params", "macs")
 COSTS = ("params", "macs")
@@ -36,9 +36,10 @@ class Objective:
             raise ValueError(f"objectives: {direction!r} is no direction; write `maximize` or `minimize`")
         return cls(name, 1 if direction == "maximize" else -1)
 
-    def value(self, record: Record) -> float:
+    def value(self, record: KeptRecord) -> float:
         """The number in a `kept` record, signed so that more is better; NaN after a divergence."""
-        return self.sign * float(record[self.metric] if self.metric in COSTS else record["metrics"][self.metric])
+        found = getattr(record, self.metric) if self.metric in COSTS else record.metrics[self.metric]
+        return self.sign * float(found)
 
     def show(self, value: float) -> str:
         """ "val.accuracy 0.91", "macs 12,345"; `value` is signed."""

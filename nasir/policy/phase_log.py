@@ -7,7 +7,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from nasir.growing import GrowingMap, GrowingSequence, fold
-from nasir.policy.base import History, Record
+from nasir.policy.base import History
+from nasir.records import (
+    DecisionRecord,
+    DeclinedRecord,
+    EpochRecord,
+    PhaseRecord,
+    Record,
+    RewriteRecord,
+    TrialRecord,
+    typed,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +34,18 @@ class RuleLog:
 class PhaseLog:
     """The current phase: everything after the last `phase` record, or all there is without one."""
 
-    epochs: GrowingSequence[Record] = field(default_factory=GrowingSequence)
+    epochs: GrowingSequence[EpochRecord] = field(default_factory=GrowingSequence)
     before: int = 0  # epochs of the run done when it began
     seconds: float = 0.0  # of its epochs and rewrites
     ended: bool = False  # an `end_phase` decision was made
     rules: Mapping[str, RuleLog] = field(default_factory=dict, hash=False)
     decided: frozenset[str] = frozenset()  # rules that rewrite at this moment
-    open: tuple[Record, ...] = ()  # rewrite decisions not yet answered
+    open: tuple[DecisionRecord, ...] = ()  # rewrite decisions not yet answered
 
     @classmethod
     def of(cls, history: History) -> Self:
         """Fold the records of a history."""
-        return fold(history, cls())
+        return fold(typed(history), cls())
 
     @property
     def done(self) -> int:
@@ -48,28 +58,28 @@ class PhaseLog:
 
     def acted(self, name: str) -> bool:
         """Whether a rewrite by that rule in the current epoch was adopted, or is not answered yet."""
-        return self.rule(name).last_epoch == self.done or any(decision["rule"] == name for decision in self.open)
+        return self.rule(name).last_epoch == self.done or any(decision.rule == name for decision in self.open)
 
     def after(self, record: Record) -> Self:
         """The log with one record more."""
-        kind = record["kind"]
-        if kind == "phase":
-            return type(self)(before=self.before + self.done)
-        if kind == "epoch":
-            log = self._took(record)
-            return replace(log, epochs=self.epochs.grown(record), decided=frozenset(), open=())
-        if kind == "trial":
-            return self._took(record)
-        if kind == "decision":
-            return self._decided(record)
-        if kind == "rewrite":
-            return self._took(record)._adopted(record)
-        if kind == "declined":
-            return self._declined(record)
+        match record:
+            case PhaseRecord():
+                return type(self)(before=self.before + self.done)
+            case EpochRecord():
+                log = self._took(record)
+                return replace(log, epochs=self.epochs.grown(record), decided=frozenset(), open=())
+            case TrialRecord():
+                return self._took(record)
+            case DecisionRecord():
+                return self._decided(record)
+            case RewriteRecord():
+                return self._took(record)._adopted(record)
+            case DeclinedRecord():
+                return self._declined(record)
         return self
 
-    def _took(self, record: Record) -> Self:
-        return replace(self, seconds=self.seconds + (record.get("seconds") or 0.0))
+    def _took(self, record: EpochRecord | TrialRecord | RewriteRecord) -> Self:
+        return replace(self, seconds=self.seconds + (record.seconds or 0.0))
 
     def _with(self, name: str, **changes: Any) -> Self:
         return replace(self, rules={**self.rules, name: replace(self.rule(name), **changes)})
@@ -77,46 +87,46 @@ class PhaseLog:
     def _frozen(self, name: str, site: str, reason: str) -> Self:
         return self._with(name, frozen=self.rule(name).frozen.grown(site, reason))
 
-    def _decided(self, record: Record) -> Self:
-        action = record["action"]
-        if action == "end_phase":
-            return replace(self, ended=True)
-        if action == "freeze":
-            return self._frozen(record["rule"], record["site"], record["reason"])
-        if action in ("rewrite", "trial"):
-            return replace(self, open=(*self.open, record), decided=self.decided | {record["rule"]})
+    def _decided(self, record: DecisionRecord) -> Self:
+        match record.action:
+            case "end_phase":
+                return replace(self, ended=True)
+            case "freeze":
+                return self._frozen(record.rule, str(record.site), record.reason)
+            case "rewrite" | "trial":
+                return replace(self, open=(*self.open, record), decided=self.decided | {record.rule})
         return self
 
-    def _adopted(self, record: Record) -> Self:
+    def _adopted(self, record: RewriteRecord) -> Self:
         log, decision = self._answered(record)
         if decision is None:
             return log
-        rule, site = self.rule(decision["rule"]), record["site"]
+        rule, site = self.rule(decision.rule), record.site
         last = rule.last_sites if rule.last_epoch == self.done else ()
         return log._with(
-            decision["rule"],
+            decision.rule,
             sites=rule.sites.grown(site, None),
             last_sites=last if site in last else (*last, site),
             last_epoch=self.done,
         )
 
-    def _declined(self, record: Record) -> Self:
+    def _declined(self, record: DeclinedRecord) -> Self:
         log, decision = self._answered(record)
         if decision is None:
             return log
-        return log._frozen(decision["rule"], record["site"], f"declined: {record['reason']}")
+        return log._frozen(decision.rule, record.site, f"declined: {record.reason}")
 
-    def _answered(self, record: Record) -> tuple[Self, Record | None]:
+    def _answered(self, record: RewriteRecord | DeclinedRecord) -> tuple[Self, DecisionRecord | None]:
         """The log without the oldest open decision that a rewrite or declined record answers, and that decision.
 
         A trial is answered by the rewrite of one of its sites; a site of it that is declined leaves it open.
         """
         for index, decision in enumerate(self.open):
-            if decision["pass"] != record["pass"]:
+            if decision.pass_name != record.pass_name:
                 continue
-            trial = decision["action"] == "trial" and record["site"] in decision["sites"]
-            if trial and record["kind"] == "declined":
+            trial = decision.action == "trial" and record.site in decision.sites
+            if trial and isinstance(record, DeclinedRecord):
                 return self, decision
-            if trial or decision["site"] == record["site"]:
+            if trial or decision.site == record.site:
                 return replace(self, open=(*self.open[:index], *self.open[index + 1 :])), decision
         return self, None

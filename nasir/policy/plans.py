@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeAlias
 
-from annotated_types import Gt, Lt, MinLen
+from annotated_types import Gt, Lt, MinLen, doc
 
-from nasir.options import About, Checked, Suggested, raise_faults
+from nasir.options import Checked, Suggested, raise_faults
 from nasir.options.ranges import Count, Epochs, Positive
 
 Options: TypeAlias = Mapping[str, Any]
@@ -43,9 +43,9 @@ class Plateau(Checked):
 
     metric: Metric = "val.accuracy"
     window: Epochs = 100
-    less_than: Annotated[float, About("in the unit of the metric: 0.0005 is 0.05 points of accuracy")] = 0.0005
+    less_than: Annotated[float, doc("in the unit of the metric: 0.0005 is 0.05 points of accuracy")] = 0.0005
     smooth: Smoothing = "running_max"
-    decay: Annotated[float, Gt(0), Lt(1), About("of the moving average, for `smooth: ema`")] = 0.95
+    decay: Annotated[float, Gt(0), Lt(1), doc("of the moving average, for `smooth: ema`")] = 0.95
 
     @classmethod
     def called(cls, given: Mapping[str, Any]) -> str:
@@ -108,8 +108,8 @@ class Where(Checked):
 
     stages: tuple[str, ...] = ()
     order: Order = "round_robin"
-    count: Annotated[Count, About("blocks per action and stage")] = 1
-    sites: Annotated[tuple[str, ...], About("exact names of sites of the pass, in place of stages")] = ()
+    count: Annotated[Count, doc("blocks per action and stage")] = 1
+    sites: Annotated[tuple[str, ...], doc("exact names of sites of the pass, in place of stages")] = ()
 
     def __post_init__(self) -> None:
         if self.stages and self.sites:
@@ -135,10 +135,10 @@ class Trial(Checked):
 
     epochs: Epochs = 1
     metric: Metric = "val.accuracy"
-    min_gain: Annotated[float, About("by more than this the best one must exceed the baseline")] = 0.0
+    min_gain: Annotated[float, doc("by more than this the best one must exceed the baseline")] = 0.0
     baseline: Annotated[
         Literal["trained", "now"],
-        About("the network as it is, trained for as many epochs; or its latest value"),
+        doc("the network as it is, trained for as many epochs; or its latest value"),
     ] = "trained"
 
     @classmethod
@@ -155,8 +155,8 @@ class Budget(Checked):
     """Upper bounds; at least one. None is unbounded. `seconds` and `epochs` count within the phase."""
 
     params: Positive | None = None
-    macs: Annotated[Positive | None, About("multiply-accumulates of one sample, forward")] = None
-    seconds: Annotated[Positive | None, About("wall-clock time within the phase")] = None
+    macs: Annotated[Positive | None, doc("multiply-accumulates of one sample, forward")] = None
+    seconds: Annotated[Positive | None, doc("wall-clock time within the phase")] = None
     epochs: Epochs | None = None
 
     def __post_init__(self) -> None:
@@ -202,12 +202,12 @@ class RulePlan(Checked):
     every: Epochs | None = None
     when: Condition | None = None
     where: Where = field(default_factory=Where)
-    freeze: Annotated[Condition | None, About("no more growth for the stage that grew last")] = None
-    at_most: Annotated[Count | None, About("largest number of blocks of a stage")] = None
+    freeze: Annotated[Condition | None, doc("no more growth for the stage that grew last")] = None
+    at_most: Annotated[Count | None, doc("largest number of blocks of a stage")] = None
     budget: Budget | None = None
-    trial: Annotated[Trial | None, About("try all open sites and adopt the best")] = None
+    trial: Annotated[Trial | None, doc("try all open sites and adopt the best")] = None
     weight: Annotated[
-        Positive | None, About("how likely a policy that draws among the rules takes this one; 1 by default")
+        Positive | None, doc("how likely a policy that draws among the rules takes this one; 1 by default")
     ] = None
 
     def __post_init__(self) -> None:

@@ -8,8 +8,9 @@ from typing import Self
 
 from nasir.errors import RunError
 from nasir.growing import fold
-from nasir.policy.base import History, Record
+from nasir.policy.base import History
 from nasir.policy.plans import PhasePlan
+from nasir.records import DecisionRecord, EpochRecord, PhaseRecord, Record, typed
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class PhaseProgress:
     @classmethod
     def of(cls, history: History, phases: Sequence[PhasePlan]) -> Self:
         """Raises RunError if the history holds other phases than the plan (a spec changed under its run)."""
-        done = fold(history, _Done())
+        done = fold(typed(history), _Done())
         for index, name in enumerate(done.phases):
             _check(index, name, phases)
         if done.phases:
@@ -50,13 +51,13 @@ class _Done:
     ended: bool = False  # the last of them, by a decision
 
     def after(self, record: Record) -> Self:
-        kind = record["kind"]
-        if kind == "epoch":
-            return replace(self, phase_epochs=self.phase_epochs + 1, epochs=self.epochs + 1)
-        if kind == "phase":
-            return replace(self, phases=(*self.phases, record["phase"]), phase_epochs=0, ended=False)
-        if kind == "decision" and record["action"] == "end_phase":
-            return replace(self, ended=True)
+        match record:
+            case EpochRecord():
+                return replace(self, phase_epochs=self.phase_epochs + 1, epochs=self.epochs + 1)
+            case PhaseRecord():
+                return replace(self, phases=(*self.phases, record.phase), phase_epochs=0, ended=False)
+            case DecisionRecord(action="end_phase"):
+                return replace(self, ended=True)
         return self
 
 

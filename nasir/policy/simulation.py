@@ -24,6 +24,7 @@ from nasir.policy.decision import (
 from nasir.policy.plans import PhasePlan
 from nasir.policy.rules import RulesPolicy
 from nasir.policy.schedule import PhaseProgress
+from nasir.records import EpochRecord, Record, from_json
 
 Row = Mapping[str, float]
 """The values of one epoch by column name; `seconds` is the time the epoch takes, all others are metrics."""
@@ -48,8 +49,8 @@ def simulate(
     apply: Apply | None = None,
     max_epochs: int = MAX_EPOCHS,
     make: Make = RulesPolicy,
-) -> list[dict[str, Any]]:
-    """The journal-like records that a run with these metrics would write (kind, n; no time).
+) -> list[Record]:
+    """The records that a run with these metrics would write, without what needs training or weights.
 
     rows[e - 1] holds the metrics after epoch e of the run; when rows run out the last one is held. `view` is the
     network at the start. Without `apply` a rewrite only changes the depth of its stage by one (see `counted`).
@@ -87,10 +88,10 @@ class _Simulation:
         self.apply = apply
         self.make = make
         self.kept: dict[int, PhaseView] = {}
-        self.records: GrowingSequence[dict[str, Any]] = GrowingSequence()
+        self.records: GrowingSequence[Record] = GrowingSequence()
         self.rewrites = 0
 
-    def run(self, max_epochs: int) -> list[dict[str, Any]]:
+    def run(self, max_epochs: int) -> list[Record]:
         while True:
             progress = PhaseProgress.of(self.records, self.phases)
             if progress.phase_index is None or progress.total_epochs >= max_epochs:
@@ -106,7 +107,7 @@ class _Simulation:
         return list(self.records)
 
     def _write(self, kind: str, **fields: Any) -> None:
-        self.records = self.records.grown({"kind": kind, "n": len(self.records), **fields})
+        self.records = self.records.grown(from_json({"kind": kind, "n": len(self.records), **fields}))
 
     def _structure(self) -> dict[str, Any]:
         return {"depths": dict(self.view.depths), "params": self.view.params, "macs": self.view.macs}
@@ -155,7 +156,7 @@ class _Simulation:
             self.apply(decision)
         self.kept[decision.individual] = self.view
         last: Mapping[str, float] = next(
-            (record["metrics"] for record in reversed(self.records) if record["kind"] == "epoch"), {}
+            (record.metrics for record in reversed(self.records) if isinstance(record, EpochRecord)), {}
         )
         self._write("kept", **place, individual=decision.individual, metrics=last, **self._structure())
 

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from nasir.ir.regions import depth_text
+from nasir.records import (
+    DecisionRecord,
+    DeclinedRecord,
+    EndRecord,
+    EpochRecord,
+    KeptRecord,
+    PhaseRecord,
+    PrefixRecord,
+    Record,
+    RewriteRecord,
+    TrialRecord,
+    newest_network,
+)
 from nasir.report.plots import Chart, Mark, Series, quantity
 
 __all__ = ["charts", "decision_rows", "duration", "marks", "summary_rows"]
 
-Records = Sequence[Mapping[str, Any]]
+Records = Sequence[Record]
+R = TypeVar("R", bound=Record)
 
 METRICS = {
     "val.accuracy": "validation",
@@ -21,12 +35,11 @@ METRICS = {
 }
 ACTIONS = {"end_phase": "end of phase"}  # others are called what they are
 OWN_KIND = ("freeze", "keep", "recall", "drop")  # of a row, as the action
-CHANGES = {"added": "adds", "removed": "removes"}  # regions, by key of a rewrite record
 NAMED = 4  # regions named in a row
 
 
-def of_kind(records: Records, kind: str) -> list[Mapping[str, Any]]:
-    return [record for record in records if record["kind"] == kind]
+def of_kind(records: Records, kind: type[R]) -> list[R]:
+    return [record for record in records if isinstance(record, kind)]
 
 
 def duration(seconds: float) -> str:
@@ -45,34 +58,33 @@ def percent(value: Any) -> str:
 
 def summary_rows(records: Records) -> list[tuple[str, str]]:
     """(what, value) pairs of a run, finished or not, for the head of the report and `nasir report` on a terminal."""
-    start, end = (next(iter(of_kind(records, kind)[-1:]), {}) for kind in ("start", "end"))
-    epochs = of_kind(records, "epoch")
-    last = epochs[-1] if epochs else {}
-    cost = end.get("cost") or {key: last[key] for key in ("params", "macs") if key in last} or start.get("cost") or {}
-    depths = end.get("depths") or last.get("depths") or start.get("depths") or {}
-    best = max((value for record in epochs if _is_number(value := record["metrics"].get("val.accuracy"))), default=None)
-    seconds = end.get("seconds", sum(record.get("seconds", 0.0) for record in epochs))
+    end = next(iter(of_kind(records, EndRecord)[-1:]), None)
+    epochs = of_kind(records, EpochRecord)
+    cost, depths = newest_network(records)
+    accuracies = [value for record in epochs if (value := record.metrics.get("val.accuracy")) is not None]
+    best = max(filter(math.isfinite, accuracies), default=None)
+    seconds = sum(record.seconds for record in epochs) if end is None else end.seconds
     rows = [("status", "done" if end else f"unfinished after {len(epochs)} epochs")]
-    if "test.accuracy" in end.get("metrics", {}):
-        rows.append(("test accuracy", percent(end["metrics"]["test.accuracy"])))
+    if end is not None and "test.accuracy" in end.metrics:
+        rows.append(("test accuracy", percent(end.metrics["test.accuracy"])))
     if best is not None:
         rows.append(("best validation", percent(best)))
     if depths:
         rows.append(("depth", depth_text(depths)))
     rows += [(name, quantity(cost[key])) for key, name in (("params", "parameters"), ("macs", "MACs")) if key in cost]
-    rows += [("epochs", _trained(records, epochs)), ("rewrites", str(len(of_kind(records, "rewrite"))))]
-    kept = len(of_kind(records, "kept"))
+    rows += [("epochs", _trained(records, epochs)), ("rewrites", str(len(of_kind(records, RewriteRecord))))]
+    kept = len(of_kind(records, KeptRecord))
     if kept:
         rows.append(("individuals", str(kept)))
-    declined = len(of_kind(records, "declined"))
+    declined = len(of_kind(records, DeclinedRecord))
     if declined:
         rows.append(("declined", str(declined)))
     return [*rows, ("training time", duration(seconds))]
 
 
-def _trained(records: Records, epochs: Records) -> str:
+def _trained(records: Records, epochs: Sequence[EpochRecord]) -> str:
     """The number of epochs, and how many of them another run has trained."""
-    taken = [f"{record['epochs']} taken over from {record['run']}" for record in of_kind(records, "prefix")]
+    taken = [f"{record.epochs} taken over from {record.run}" for record in of_kind(records, PrefixRecord)]
     return ", ".join([str(len(epochs)), *taken])
 
 
@@ -84,23 +96,20 @@ def marks(records: Records) -> tuple[Mark, ...]:
     """Rewrites, and the phases after the first, on the axis of epochs."""
     rewrites = [
         Mark(
-            record["epoch"],
+            record.epoch,
             "rewrite",
-            f"after epoch {record['epoch']}: {record['pass']} at {record['site']}"
-            + (f", |Δ logits| {record['delta_logits']:.3g}" if _is_number(record.get("delta_logits")) else ""),
+            f"after epoch {record.epoch}: {record.pass_name} at {record.site}"
+            + (f", |Δ logits| {record.delta_logits:.3g}" if _is_number(record.delta_logits) else ""),
         )
-        for record in of_kind(records, "rewrite")
+        for record in of_kind(records, RewriteRecord)
     ]
-    return (
-        *rewrites,
-        *(Mark(record["epoch"], "phase", record["phase"]) for record in of_kind(records, "phase")[1:]),
-    )
+    return (*rewrites, *(Mark(record.epoch, "phase", record.phase) for record in of_kind(records, PhaseRecord)[1:]))
 
 
 def charts(records: Records) -> tuple[Chart, ...]:
     """Accuracy, loss, depth, cost, learning rate, penalty and what it leaves alive over epochs, where recorded."""
-    epochs, events = of_kind(records, "epoch"), marks(records)
-    stages = list(dict.fromkeys(stage for record in epochs for stage in record.get("depths", {})))
+    epochs, events = of_kind(records, EpochRecord), marks(records)
+    stages = list(dict.fromkeys(stage for record in epochs for stage in record.depths))
     fields = {
         "accuracy": (
             "Accuracy",
@@ -110,14 +119,19 @@ def charts(records: Records) -> tuple[Chart, ...]:
         ),
         "loss": ("Loss", [_metric(epochs, name) for name in METRICS if name.endswith("loss")], "number", False),
         "depth": ("Depth: blocks in each stage", [_depth(epochs, stage) for stage in stages], "count", True),
-        "params": ("Parameters", [_field(epochs, "params", "parameters"), _alive(epochs, "params")], "count", True),
-        "macs": (
-            "Multiply-accumulates per sample",
-            [_field(epochs, "macs", "MACs"), _alive(epochs, "macs")],
+        "params": (
+            "Parameters",
+            [_line("parameters", epochs, lambda record: record.params), _alive(epochs, "params")],
             "count",
             True,
         ),
-        "lr": ("Learning rate", [_field(epochs, "lr", "learning rate")], "number", True),
+        "macs": (
+            "Multiply-accumulates per sample",
+            [_line("MACs", epochs, lambda record: record.macs), _alive(epochs, "macs")],
+            "count",
+            True,
+        ),
+        "lr": ("Learning rate", [_line("learning rate", epochs, lambda record: record.lr)], "number", True),
         "penalty": ("Penalty", [Series("penalty", _metric(epochs, "train.penalty").points)], "number", False),
         "alive": ("Channels alive", [Series("channels", _alive(epochs, "channels").points)], "count", False),
     }
@@ -128,21 +142,21 @@ def charts(records: Records) -> tuple[Chart, ...]:
     return tuple(chart for chart in made if chart.series)
 
 
-def _metric(epochs: Records, name: str) -> Series:
-    return Series(METRICS.get(name, name), _points((record["epoch"], record["metrics"].get(name)) for record in epochs))
+def _line(name: str, epochs: Sequence[EpochRecord], value: Callable[[EpochRecord], Any]) -> Series:
+    return Series(name, _points((record.epoch, value(record)) for record in epochs))
 
 
-def _field(epochs: Records, key: str, name: str) -> Series:
-    return Series(name, _points((record["epoch"], record.get(key)) for record in epochs))
+def _metric(epochs: Sequence[EpochRecord], name: str) -> Series:
+    return _line(METRICS.get(name, name), epochs, lambda record: record.metrics.get(name))
 
 
-def _alive(epochs: Records, key: str) -> Series:
+def _alive(epochs: Sequence[EpochRecord], key: str) -> Series:
     """What the network would have with only the channels that a penalty has left alive."""
-    return Series("alive", _points((record["epoch"], record.get("alive", {}).get(key)) for record in epochs))
+    return _line("alive", epochs, lambda record: record.alive.get(key))
 
 
-def _depth(epochs: Records, stage: str) -> Series:
-    return Series(stage, _points((record["epoch"], record.get("depths", {}).get(stage)) for record in epochs))
+def _depth(epochs: Sequence[EpochRecord], stage: str) -> Series:
+    return _line(stage, epochs, lambda record: record.depths.get(stage))
 
 
 def _points(pairs: Iterable[tuple[Any, Any]]) -> tuple[tuple[float, float], ...]:
@@ -158,51 +172,59 @@ def decision_rows(records: Records) -> list[dict[str, str]]:
     waiting: dict[str, str] | None = None  # a rewrite decided on: its outcome is the next record
     tried = False  # whether it is that of a trial
     for record in records:
-        if record["kind"] == "decision":
-            row = _row(record)
-            rows.append(row)
-            waiting = row if record["action"] in ("rewrite", "trial") else None
-            tried = record["action"] == "trial"
-        elif record["kind"] == "trial":
-            values = (f"{name} {value:.4g}" for name, value in record["metrics"].items() if name.startswith("val."))
-            outcome = ", ".join(values) or "trained"
-            site = record["site"] or "the network as it is"
-            rows.append(_row({**record, "action": "trial", "pass": "tried", "site": site, "reason": outcome}))
-        elif record["kind"] == "declined" and tried:  # a candidate of a trial; another one may yet be adopted
-            rows.append(row := _row({**record, "action": "rewrite", "reason": ""}))
-            row.update(_outcome(record, ""))
-        elif record["kind"] == "kept" and rows:
-            rows[-1].update(_worth(record, rows[-1]["reason"]))
-        elif record["kind"] in ("rewrite", "declined"):
-            if waiting is None:  # applied by hand, without a policy
-                rows.append(waiting := _row({**record, "action": "rewrite"}))
-            waiting.update(_outcome(record, waiting["reason"]), site=str(record.get("site") or ""))
-            waiting = None
+        match record:
+            case DecisionRecord():
+                rows.append(row := _decided(record))
+                waiting = row if record.action in ("rewrite", "trial") else None
+                tried = record.action == "trial"
+            case TrialRecord():
+                site = record.site or "the network as it is"
+                rows.append(_of_pass(record, "tried", site=site, reason=_validation(record.metrics) or "trained"))
+            case DeclinedRecord() if tried:  # a candidate of a trial; another one may yet be adopted
+                rows.append(row := _of_pass(record, record.pass_name))
+                row.update(_outcome(record, ""))
+            case KeptRecord() if rows:
+                rows[-1].update(_worth(record, rows[-1]["reason"]))
+            case RewriteRecord() | DeclinedRecord():
+                if waiting is None:  # applied by hand, without a policy
+                    rows.append(waiting := _of_pass(record, record.pass_name))
+                waiting.update(_outcome(record, waiting["reason"]), site=record.site)
+                waiting = None
     return rows
 
 
-def _row(record: Mapping[str, Any]) -> dict[str, str]:
-    acts = record["action"] in ("rewrite", "trial")
-    action = record.get("pass") or "" if acts else ACTIONS.get(record["action"], record["action"])
-    kind = "rewrite" if acts else record["action"] if record["action"] in OWN_KIND else "end"
-    options = record.get("options") or {}
-    shown = ", ".join(f"{key}={value}" for key, value in options.items() if isinstance(value, (str, int, float)))
-    facts = {"kind": kind, "action": str(action), "options": shown, "reason": str(record.get("reason") or "")}
-    place = {key: str(record.get(key) if record.get(key) is not None else "") for key in ("epoch", "phase", "site")}
-    if not acts and record.get("individual") is not None:
-        place["site"] = f"individual {record['individual']}"
+def _decided(record: DecisionRecord) -> dict[str, str]:
+    if record.action in ("rewrite", "trial"):
+        return _of_pass(record, record.pass_name, reason=record.reason)
+    kind = record.action if record.action in OWN_KIND else "end"
+    row = _of_pass(record, ACTIONS.get(record.action, record.action), kind, reason=record.reason)
+    return row if record.individual is None else {**row, "site": f"individual {record.individual}"}
+
+
+def _of_pass(
+    record: DecisionRecord | TrialRecord | RewriteRecord | DeclinedRecord,
+    action: str,
+    kind: str = "rewrite",
+    site: str | None = None,
+    reason: str = "",
+) -> dict[str, str]:
+    options = record.options.items()
+    shown = ", ".join(f"{key}={value}" for key, value in options if isinstance(value, (str, int, float)))
+    place = {"epoch": str(record.epoch), "phase": record.phase, "site": site or record.site or ""}
+    facts = {"kind": kind, "action": action, "options": shown, "reason": reason}
     return {**place, **facts, "claim": "", "delta": "", "depth": "", "params": "", "seconds": ""}
 
 
-def _worth(record: Mapping[str, Any], reason: str) -> dict[str, str]:
+def _validation(metrics: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name.startswith("val."))
+
+
+def _worth(record: KeptRecord, reason: str) -> dict[str, str]:
     """What the row of an individual says beside why it was kept."""
-    validation = ", ".join(
-        f"{name} {value:.4g}" for name, value in record["metrics"].items() if name.startswith("val.")
-    )
     return {
-        "reason": "; ".join(filter(None, [reason, validation])),
-        "depth": depth_text(record["depths"]),
-        "params": quantity(record["params"]),
+        "reason": "; ".join(filter(None, [reason, _validation(record.metrics)])),
+        "depth": depth_text(record.depths),
+        "params": "" if record.params is None else quantity(record.params),
     }
 
 
@@ -212,19 +234,20 @@ def _outermost(paths: Sequence[str]) -> str:
     return ", ".join(outer[:NAMED]) + (f" and {len(outer) - NAMED} more" if len(outer) > NAMED else "")
 
 
-def _outcome(record: Mapping[str, Any], reason: str) -> dict[str, str]:
-    if record["kind"] == "declined":
-        because = f"declined: {record.get('reason', '')}"
+def _outcome(record: RewriteRecord | DeclinedRecord, reason: str) -> dict[str, str]:
+    if isinstance(record, DeclinedRecord):
+        because = f"declined: {record.reason}"
         return {"kind": "declined", "reason": f"{reason}; {because}" if reason else because}
     # a refresh comes after the rewrite, and may be all that it does
-    deltas = [record.get("delta_logits"), (record.get("refresh") or {}).get("delta_logits")]
+    deltas = [record.delta_logits, (record.refresh or {}).get("delta_logits")]
     delta = max([value for value in deltas if isinstance(value, (int, float))], default=None)
-    changes = [f"{verb} {_outermost(record[key])}" for key, verb in CHANGES.items() if record.get(key)]
+    changes = [("adds", record.added), ("removes", record.removed)]
+    told = [f"{verb} {_outermost(paths)}" for verb, paths in changes if paths]
     return {
-        "reason": "; ".join(filter(None, [reason, *changes])),
-        "claim": str(record.get("preserves", "")),
+        "reason": "; ".join(filter(None, [reason, *told])),
+        "claim": record.preserves,
         "delta": "" if delta is None else f"{delta:.3g}",
-        "depth": depth_text(record.get("depths", {})),
-        "params": quantity(record["cost"]["params"]) if record.get("cost") else "",
-        "seconds": f"{record['seconds']:.3g} s" if "seconds" in record else "",
+        "depth": depth_text(record.depths),
+        "params": quantity(record.cost["params"]) if record.cost else "",
+        "seconds": "" if record.seconds is None else f"{record.seconds:.3g} s",
     }

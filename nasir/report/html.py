@@ -14,6 +14,7 @@ from nasir.ir import Graph
 from nasir.ir.regions import depth_text
 from nasir.journal.directory import RunDirectory
 from nasir.journal.log import lineage
+from nasir.records import EndRecord, PhaseRecord, Record, ResumeRecord, RewriteRecord, StartRecord
 from nasir.report.graph_svg import draw
 from nasir.report.history import charts, decision_rows, of_kind, summary_rows
 from nasir.report.page import page
@@ -44,17 +45,16 @@ def write_report(run_dir: str | Path) -> Path:
     run = RunDirectory.open(run_dir)
     records = run.effective()
     drawn = charts(records)
-    start = next(iter(of_kind(records, "start")), {})
-    name = str(start.get("name") or run.path.resolve().name)
+    start = next(iter(of_kind(records, StartRecord)), None)
+    name = (start and start.name) or run.path.resolve().name
     sections = [
-        _head(name, records, len(of_kind(run.records(), "resume"))),
+        _head(name, records, len(of_kind(run.records(), ResumeRecord))),
         f"<h2>Training</h2>{figures(drawn)}",
         _network(run, records),
         _decisions(records),
         fold("Spec", _spec(run)),
         fold("Environment", _environment(run)),
-        f"<footer>nasir {escape(str(start.get('nasir', '')))} · spec {escape(str(start.get('spec_digest', ''))[:12])}"
-        f" · seed {escape(str(start.get('seed', '')))}</footer>",
+        f"<footer>{_origin(start)}</footer>" if start else "",
     ]
     text = page(f"{name} - nasir", "\n".join(sections), {chart.key: readout(chart) for chart in drawn})
     write_atomically(run.report_path, text.encode("utf-8"))
@@ -72,11 +72,15 @@ def write_drawing(graph: Graph, path: Path, title: str) -> Path:
     return path
 
 
-def _head(name: str, records: Sequence[Mapping[str, Any]], resumes: int) -> str:
+def _origin(start: StartRecord) -> str:
+    return f"nasir {escape(start.nasir)} · spec {escape(start.spec_digest[:12])} · seed {start.seed}"
+
+
+def _head(name: str, records: Sequence[Record], resumes: int) -> str:
     rows = summary_rows(records)
     done = rows[0][1] == "done"
     badge = f'<span class="badge{" done" if done else ""}">{escape(rows[0][1])}</span>'
-    phases = " → ".join(str(record["phase"]) for record in of_kind(records, "phase"))
+    phases = " → ".join(record.phase for record in of_kind(records, PhaseRecord))
     remarks = [
         f"phases: {phases}" if phases else "",
         f"resumed {resumes} time{'s' * (resumes != 1)}" if resumes else "",
@@ -107,14 +111,14 @@ def readout(chart: Chart) -> list[dict[str, Any]]:
     return [{"name": line.name, "at": {f"{x:g}": label(chart, y) for x, y in line.points}} for line in chart.series]
 
 
-def _network(run: RunDirectory, records: Sequence[Mapping[str, Any]]) -> str:
-    kinds = ("start", "rewrite", "end")  # of the network's own past, where a policy went back to others
-    holders = [record for record in lineage(records) if record["kind"] in kinds and record.get("graph")]
+def _network(run: RunDirectory, records: Sequence[Record]) -> str:
+    own = lineage(records)  # of the network's own past, where a policy went back to others
+    holders = [one for one in own if isinstance(one, StartRecord | RewriteRecord | EndRecord) and one.graph]
     if not holders:
         return ""
-    title = "Network" if holders[-1]["kind"] == "end" else "Network so far"
+    title = "Network" if isinstance(holders[-1], EndRecord) else "Network so far"
     try:
-        graph = Graph.from_json(run.get_blob(holders[-1]["graph"]))
+        graph = Graph.from_json(run.get_blob(holders[-1].graph))
         drawing = draw(graph, _born(run, holders))
     except NasirError as error:
         return f"<h2>{title}</h2><p>It cannot be drawn: {escape(str(error))}</p>"
@@ -131,22 +135,22 @@ def panel(content: str) -> str:
     return f'<div class="panel">{content}</div>'
 
 
-def _born(run: RunDirectory, holders: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def _born(run: RunDirectory, holders: Sequence[StartRecord | RewriteRecord | EndRecord]) -> dict[str, str]:
     """When each block region appeared, from the graphs recorded with the rewrites."""
     born: dict[str, str] = {}
     known: set[str] | None = None
     for record in holders:
         try:
-            regions = {str(path) for path, *_ in run.get_blob(record["graph"])["regions"]}
+            regions = {str(path) for path, *_ in run.get_blob(record.graph)["regions"]}
         except (NasirError, KeyError, TypeError, ValueError):
             continue  # one lost graph only blurs when its blocks came
         for path in regions - (known if known is not None else regions):
-            born[path] = f"added after epoch {record.get('epoch', '?')}"
+            born[path] = f"added after epoch {getattr(record, 'epoch', '?')}"
         known = regions
     return born
 
 
-def _decisions(records: Sequence[Mapping[str, Any]]) -> str:
+def _decisions(records: Sequence[Record]) -> str:
     rows = decision_rows(records)
     if not rows:
         return "<h2>Decisions</h2><p>None yet.</p>"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from nasir.errors import UsageError
+from nasir.records import EndRecord, EpochRecord, Record
 
 
 class TensorBoard:
@@ -22,11 +22,11 @@ class TensorBoard:
         self._event, self._summary = Event, Summary
         self._writer = EventFileWriter(str(folder))
 
-    def record(self, record: Mapping[str, Any]) -> None:
+    def record(self, record: Record) -> None:
         """Write the scalars of an epoch record, and of the end record; others have none."""
         values = [self._summary.Value(tag=tag, simple_value=value) for tag, value in scalars(record)]
         if values:
-            event = self._event(wall_time=record["time"], step=record.get("epoch", 0))
+            event = self._event(wall_time=record.time, step=getattr(record, "epoch", 0))
             event.summary.CopyFrom(self._summary(value=values))
             self._writer.add_event(event)
 
@@ -35,17 +35,18 @@ class TensorBoard:
         self._writer.close()
 
 
-def scalars(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+def scalars(record: Record) -> Iterator[tuple[str, float]]:
     """(tag, value) of the numbers in a journal record."""
-    if record["kind"] == "end":
-        for name, value in record["metrics"].items():
+    if isinstance(record, EndRecord):
+        for name, value in record.metrics.items():
             yield f"final/{name}", float(value)
-    if record["kind"] != "epoch":
+    if not isinstance(record, EpochRecord):
         return
-    for name, value in record["metrics"].items():
+    for name, value in record.metrics.items():
         split, _, metric = name.partition(".")
         yield f"{metric}/{split}", float(value)
-    for name in ("lr", "params", "macs"):
-        yield f"network/{name}", float(record[name])
-    for stage, depth in record["depths"].items():
+    for name, found in (("lr", record.lr), ("params", record.params), ("macs", record.macs)):
+        if found is not None:
+            yield f"network/{name}", float(found)
+    for stage, depth in record.depths.items():
         yield f"depth/{stage}", float(depth)

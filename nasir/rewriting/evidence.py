@@ -14,6 +14,7 @@ from nasir.errors import NasirError
 from nasir.growing import fold
 from nasir.ir.graph import Graph
 from nasir.ir.space import Atom
+from nasir.records import DeclinedRecord, Record, typed
 from nasir.transfer.fill import random_stream
 
 PER_UNIT = {
@@ -49,8 +50,8 @@ class Need:
 class _Refusals:
     count: int = 0
 
-    def after(self, record: Mapping[str, Any]) -> Self:
-        return type(self)(self.count + 1) if record["kind"] == "declined" else self
+    def after(self, record: Record) -> Self:
+        return type(self)(self.count + 1) if isinstance(record, DeclinedRecord) else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +66,14 @@ class Evidence:
     """
 
     measured: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
-    history: Sequence[Mapping[str, Any]] = ()
+    history: Sequence[Record] = ()
     seed: int = 0
     ordinal: int = 0
     latency: Callable[[Graph], float] | None = None
     averaged: Evidence | None = None
+
+    def __post_init__(self) -> None:
+        typed(self.history)
 
     def rng(self, purpose: str) -> Generator:
         """The random stream of this rewrite for one `purpose`: the only randomness a pass may use."""

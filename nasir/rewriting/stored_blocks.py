@@ -8,6 +8,7 @@ from typing import Any
 
 from nasir.errors import Decline
 from nasir.ir import Draft, Graph, Port
+from nasir.records import Record, RewriteRecord
 from nasir.rewriting.evidence import Evidence
 from nasir.transfer import Blob
 
@@ -58,11 +59,11 @@ def put_away(draft: Draft, graph: Graph, paths: Iterable[str], seen: Evidence) -
     draft.note(ARCHIVE, noted)
 
 
-def pieces(history: Sequence[Mapping[str, Any]]) -> list[Piece]:
+def pieces(history: Sequence[Record]) -> list[Piece]:
     """The blocks that were put away and not brought back, by stage as they were put away, then by position."""
     found: dict[str, Piece] = {}
     for record in history:
-        noted = record.get("noted", {}) if record["kind"] == "rewrite" else {}
+        noted = record.noted if isinstance(record, RewriteRecord) else {}
         for path, data in noted.get(ARCHIVE, {}).items():
             found[path] = Piece(path, data["stage"], data["position"], data)
         for path in noted.get(RESTORED, ()):

@@ -10,7 +10,7 @@ from typing import Any
 from nasir.errors import ClaimError, Decline, NasirError, OutOfMemory, Preempted, RunError
 from nasir.ir import Graph
 from nasir.journal.directory import RunDirectory
-from nasir.journal.log import Journal, Record, lineage
+from nasir.journal.log import Journal, lineage
 from nasir.policy import (
     DropIndividual,
     EndPhase,
@@ -24,6 +24,18 @@ from nasir.policy import (
     decisions_of,
 )
 from nasir.policy.conditions import metric_values
+from nasir.records import (
+    DeclinedRecord,
+    DroppedRecord,
+    EpochRecord,
+    KeptRecord,
+    PhaseRecord,
+    RecalledRecord,
+    Record,
+    RewriteRecord,
+    TrialRecord,
+    from_json,
+)
 from nasir.rewriting.evidence import Evidence, Need
 from nasir.rewriting.propose import make_pass, propose
 from nasir.rewriting.rewrite import WHOLE, Rewrite, site_name
@@ -59,7 +71,7 @@ class Decisions:
         journal: Journal,
         session: Session,
         signals: Signals,
-        write: Callable[..., Record],
+        write: Callable[[Record], Record],
     ) -> None:
         self.seed = seed
         self.run = run
@@ -76,14 +88,13 @@ class Decisions:
         `epoch` and `phase_epoch`: epochs done in the run and in the phase.
         """
         policy = make_policy(phase, self.seed)
-        place = {"epoch": epoch, "phase": phase.name}
+        place: dict[str, Any] = {"epoch": epoch, "phase": phase.name}
         for _ in range(ROUNDS):  # asked again after declined rewrites; a policy that never ends is a bug
             decisions = decisions_of(policy, phase, self.journal.effective(), view(self.graph, (phase,)))
             if not decisions:
                 return
             for decision in decisions:
-                fields = {key: value for key, value in decision.to_record().items() if key != "kind"}
-                self.write("decision", **place, **fields)
+                self.write(from_json({**place, **decision.to_record()}))
                 match decision:
                     case RewriteSite():
                         self._rewrite(decision, place)
@@ -94,7 +105,7 @@ class Decisions:
                     case RecallIndividual():
                         self._recall(decision.individual, place)
                     case DropIndividual():
-                        self.write("dropped", **place, individual=decision.individual)
+                        self.write(DroppedRecord(**place, individual=decision.individual))
                     case FreezeSite():
                         pass  # the policy reads it in the record
                     case EndPhase():
@@ -117,32 +128,35 @@ class Decisions:
         self.session.accept()
         before, self.graph = self.graph, rewrite.graph
         self.ordinal += 1
-        after = self._after(rewrite)
+        settled, refreshed = self._after(rewrite)
         cost = self.graph.cost()
         self.write(
-            "rewrite",
-            **place,
-            **_named(decision, decision.site),
-            ordinal=self.ordinal,
-            before=rewrite.before.digest,
-            after=rewrite.graph.digest,
-            graph=self.run.put_blob(rewrite.graph.to_json()),
-            plan=self.run.put_blob(rewrite.plan.to_json()),
-            preserves=rewrite.preserves,
-            delta_logits=effect.delta_logits,
-            **({} if effect.averaged is None else {"delta_logits_averaged": effect.averaged.delta_logits}),
-            depths=self.graph.depths(),
-            added=[path for path in self.graph.regions if path not in before.regions],
-            removed=[path for path in before.regions if path not in self.graph.regions],
-            cost={"params": cost.params, "macs": cost.macs},
-            seconds=round(time.monotonic() - started, 4),
-            **after,
-            **({"noted": dict(rewrite.noted)} if rewrite.noted else {}),
+            RewriteRecord(
+                **place,
+                **_named(decision),
+                site=decision.site,
+                ordinal=self.ordinal,
+                before=rewrite.before.digest,
+                after=rewrite.graph.digest,
+                graph=self.run.put_blob(rewrite.graph.to_json()),
+                plan=self.run.put_blob(rewrite.plan.to_json()),
+                preserves=rewrite.preserves,
+                delta_logits=effect.delta_logits,
+                delta_logits_averaged=None if effect.averaged is None else effect.averaged.delta_logits,
+                depths=self.graph.depths(),
+                added=[path for path in self.graph.regions if path not in before.regions],
+                removed=[path for path in before.regions if path not in self.graph.regions],
+                cost={"params": cost.params, "macs": cost.macs},
+                seconds=round(time.monotonic() - started, 4),
+                settle=settled,
+                refresh=refreshed or None,
+                noted=dict(rewrite.noted),
+            )
         )
 
     def _decline(self, decision: RewriteSite, place: Mapping[str, Any], refusal: Decline) -> None:
-        noted = {"noted": dict(refusal.noted)} if refusal.noted else {}
-        self.write("declined", **place, **_named(decision, decision.site), reason=str(refusal), **noted)
+        named, noted = _named(decision), dict(refusal.noted)
+        self.write(DeclinedRecord(**place, **named, site=decision.site, reason=str(refusal), noted=noted))
 
     def _propose(self, decision: RewriteSite, place: Mapping[str, Any]) -> tuple[Rewrite, Effect]:
         """The rewrite of a decision and its measured effect; the network is not touched yet. Raises Decline."""
@@ -179,8 +193,8 @@ class Decisions:
         seen = self.session.observe(needs) if needs else Evidence()
         return replace(seen, history=self._own(), seed=self.seed, ordinal=self.ordinal + 1)
 
-    def _after(self, rewrite: Rewrite) -> dict[str, Any]:
-        """Carry out what a rewrite asks the trainer for; the facts for its record."""
+    def _after(self, rewrite: Rewrite) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        """Carry out what a rewrite asks the trainer for; `settle` and `refresh` of its record."""
         settled = refreshed = None
         if rewrite.settle is not None:
             before = self._latest().get("train.accuracy", 0.0)
@@ -191,7 +205,7 @@ class Decisions:
             refreshed = self.session.refresh(rewrite.refresh, self.signals.wanted)
             if refreshed is None:
                 raise self._stopped("statistics were refreshed")
-        return {"settle": settled, **({"refresh": refreshed} if refreshed else {})}
+        return settled, refreshed
 
     def _stopped(self, what: str) -> Preempted:
         return Preempted(
@@ -206,18 +220,19 @@ class Decisions:
         records = self.journal.effective()
         digest = self.individuals.keep(number, self.graph, self.ordinal, records)
         cost = self.graph.cost()
-        own = (record for record in reversed(self._own()) if record["kind"] in ("recalled", "phase"))
-        origin: Mapping[str, Any] = next(own, {"kind": "phase"})
+        own = (record for record in reversed(self._own()) if isinstance(record, RecalledRecord | PhaseRecord))
+        origin = next(own, None)
         self.write(
-            "kept",
-            **place,
-            individual=number,
-            parent=origin["individual"] if origin["kind"] == "recalled" else None,
-            graph=digest,
-            metrics=self._latest(),
-            params=cost.params,
-            macs=cost.macs,
-            depths=self.graph.depths(),
+            KeptRecord(
+                **place,
+                individual=number,
+                parent=origin.individual if isinstance(origin, RecalledRecord) else None,
+                graph=digest,
+                metrics=self._latest(),
+                params=cost.params,
+                macs=cost.macs,
+                depths=self.graph.depths(),
+            )
         )
 
     def _recall(self, number: int, place: Mapping[str, Any]) -> None:
@@ -226,7 +241,8 @@ class Decisions:
         self.ordinal += 1
         self.graph = graph
         digest = self.run.put_blob(graph.to_json())
-        self.write("recalled", **place, individual=number, graph=digest, ordinal=self.ordinal, depths=graph.depths())
+        depths = graph.depths()
+        self.write(RecalledRecord(**place, individual=number, graph=digest, ordinal=self.ordinal, depths=depths))
 
     def _own(self) -> Sequence[Record]:
         """The journal of the network as it is now, without what happened to others."""
@@ -234,8 +250,11 @@ class Decisions:
 
     def _latest(self) -> Mapping[str, float]:
         """Metrics of the last epoch that the network as it is now was trained for; none before its first."""
-        last = next((record for record in reversed(self._own()) if record["kind"] == "epoch"), None)
-        return {} if last is None else last["metrics"]
+        last = self._last_epoch()
+        return {} if last is None else last.metrics
+
+    def _last_epoch(self) -> EpochRecord | None:
+        return next((record for record in reversed(self._own()) if isinstance(record, EpochRecord)), None)
 
     # -- trials
 
@@ -247,7 +266,7 @@ class Decisions:
         trial = decision.trial
         saved = self.session.snapshot()
         if trial.baseline == "now":
-            last = next((record for record in reversed(self._own()) if record["kind"] == "epoch"), None)
+            last = self._last_epoch()
             if last is None:
                 raise RunError(f"rule {decision.rule}: `baseline: now` needs an epoch before; use `baseline: trained`")
             baseline = metric_values(trial.metric, [last])[0]
@@ -293,16 +312,17 @@ class Decisions:
             trained = stretch.metrics
         metrics = {**trained, **self.session.evaluate("val")}
         cost = (rewrite.graph if rewrite is not None else self.graph).cost()
-        record = self.write(
-            "trial",
+        record = TrialRecord(
             **place,
-            **_named(decision, rewrite.site if rewrite is not None else None),
+            **_named(decision),
+            site=rewrite.site if rewrite is not None else None,
             epochs=trial.epochs,
             metrics=metrics,
             params=cost.params,
             macs=cost.macs,
             seconds=round(time.monotonic() - started, 3),
         )
+        self.write(record)
         return metric_values(trial.metric, [record])[0]
 
 
@@ -319,8 +339,8 @@ def _check_claim(rewrite: Rewrite, effect: Effect) -> None:
             )
 
 
-def _named(decision: RewriteSite | TrySites, site: str | None) -> dict[str, Any]:
-    return {"pass": decision.pass_name, "options": dict(decision.options), "site": site}
+def _named(decision: RewriteSite | TrySites) -> dict[str, Any]:
+    return {"pass_name": decision.pass_name, "options": dict(decision.options)}
 
 
 def view(graph: Graph, phases: Sequence[PhasePlan]) -> PhaseView:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from nasir.errors import Decline
 from nasir.ir import Graph
 from nasir.policy import KeepIndividual, PhaseView, RecallIndividual, RewriteSite, Structural, read_metrics, simulate
+from nasir.records import Record
 from nasir.rewriting.evidence import Evidence, Need
 from nasir.rewriting.propose import propose
 from nasir.running.decisions import view
 from nasir.spec import Spec, make_policy
 
 
-def simulate_spec(spec: Spec, graph: Graph, metrics: Path, epochs: int) -> list[dict[str, Any]]:
+def simulate_spec(spec: Spec, graph: Graph, metrics: Path, epochs: int) -> list[Record]:
     """The records a run of `spec` with the metrics of a CSV file would write; the last metrics are held.
 
     Passes that want measurements cannot act without a trained network: they count as declined, with that reason.

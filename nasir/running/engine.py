@@ -6,14 +6,23 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from nasir.errors import Diverged, Preempted, RunError
 from nasir.ir import Graph
 from nasir.ir.regions import closest, covers
 from nasir.journal.directory import RunDirectory
-from nasir.journal.log import Journal, Record
+from nasir.journal.log import Journal
 from nasir.policy import PhasePlan, PhaseProgress
+from nasir.records import (
+    CheckpointRecord,
+    EndRecord,
+    EpochRecord,
+    PhaseRecord,
+    Record,
+    ResumeRecord,
+    from_json,
+)
 from nasir.registry import policies
 from nasir.running.decisions import Decisions
 from nasir.running.decisions import Signals as Signals
@@ -21,6 +30,8 @@ from nasir.spec import Spec
 from nasir.spec.inherit import Inherited
 from nasir.spec.model_network import ImportedNetwork, RunNetwork
 from nasir.training.backend import Session, Setup, Start, Stretch
+
+R = TypeVar("R", bound=Record)
 
 
 class Engine:
@@ -58,11 +69,11 @@ class Engine:
     def graph(self, graph: Graph) -> None:
         self.decisions.graph = graph
 
-    def write(self, kind: str, **fields: Any) -> Record:
-        """Append a journal record and show it."""
-        record = self.journal.append(kind, fields)
-        self.listener(record)
-        return record
+    def write(self, record: R) -> R:
+        """Append a journal record and show it, as it was written."""
+        written = self.journal.append(record)
+        self.listener(written)
+        return written
 
     # -- the loop
 
@@ -89,9 +100,9 @@ class Engine:
         told = self.session.begin_phase(phase.training(self.spec), phase.epochs, resumed=not fresh)
         self.begun = progress.phase_index
         if fresh:
-            self.write("phase", phase=phase.name, epoch=progress.total_epochs, epochs=phase.epochs)
+            self.write(PhaseRecord(phase=phase.name, epoch=progress.total_epochs, epochs=phase.epochs))
         for kind, fields in told.items():
-            self.write(kind, phase=phase.name, epoch=progress.total_epochs, **fields)
+            self.write(from_json({"kind": kind, "phase": phase.name, "epoch": progress.total_epochs, **fields}))
         if fresh:
             # a checkpoint is written after an epoch only: one from before the phase leads back to before these rewrites
             self.decisions.make(self.plans[progress.phase_index], progress.total_epochs, 0)
@@ -120,8 +131,7 @@ class Engine:
             metrics = dict.fromkeys(metrics, math.nan)
         self.stretch = None
         cost = self.graph.cost()
-        self.write(
-            "epoch",
+        record = EpochRecord(
             phase=phase.name,
             epoch=epoch + 1,
             phase_epoch=phase_epoch + 1,
@@ -132,8 +142,8 @@ class Engine:
             params=cost.params,
             macs=cost.macs,
             depths=self.graph.depths(),
-            **self.session.notes(),
         )
+        self.write(from_json({**record.to_json(), **self.session.notes()}))
         self.before_decisions(epoch + 1)
         self._decide(phase, epoch + 1, phase_epoch + 1)
 
@@ -151,11 +161,11 @@ class Engine:
     def _decide_late(self) -> None:
         """Make up for the decisions after the last epoch, in its phase even if that is used up."""
         records = self.journal.effective()
-        last = next(record for record in reversed(records) if record["kind"] == "epoch")
-        self.begun = sum(record["kind"] == "phase" for record in records) - 1
+        last = next(record for record in reversed(records) if isinstance(record, EpochRecord))
+        self.begun = sum(isinstance(record, PhaseRecord) for record in records) - 1
         phase = self.spec.phases[self.begun]
         self.session.begin_phase(phase.training(self.spec), phase.epochs, resumed=True)
-        self._decide(self.plans[self.begun], last["epoch"], last["phase_epoch"])
+        self._decide(self.plans[self.begun], last.epoch, last.phase_epoch)
 
     def _preempt(self, epoch: int) -> None:
         self.save(epoch)
@@ -169,15 +179,16 @@ class Engine:
         metrics = {**self.session.evaluate("test"), **self.session.evaluate("val")}
         self.session.flush()  # a run that says it is done has its last weights on disk
         cost = self.graph.cost()
-        done = [r for r in self.journal.effective() if r["kind"] == "epoch"]
+        seconds = sum(record.seconds for record in self.journal.effective(EpochRecord))
         self.write(
-            "end",
-            status="done",
-            metrics=metrics,
-            cost={"params": cost.params, "macs": cost.macs},
-            depths=self.graph.depths(),
-            seconds=round(sum(record["seconds"] for record in done), 3),
-            graph=self.run.put_blob(self.graph.to_json()),
+            EndRecord(
+                status="done",
+                metrics=metrics,
+                cost={"params": cost.params, "macs": cost.macs},
+                depths=self.graph.depths(),
+                seconds=round(seconds, 3),
+                graph=self.run.put_blob(self.graph.to_json()),
+            )
         )
         self.decisions.individuals.sweep(self.journal.effective(), over=True)
         return metrics
@@ -196,13 +207,14 @@ class Engine:
             "stretch": None if stretch is None else {"steps": stretch.steps, "sums": dict(stretch.sums)},
         }
         path = self.session.save(self.run.checkpoints, len(self.journal), meta, self.spec.checkpoint.keep)
-        self.write("checkpoint", step=len(self.journal), epoch=epoch, path=str(path.relative_to(self.run.path)))
+        where = str(path.relative_to(self.run.path))
+        self.write(CheckpointRecord(step=len(self.journal), epoch=epoch, path=where))
         self.decisions.individuals.sweep(self.journal.effective())
 
-    def restore(self, **facts: Any) -> bool:
+    def restore(self, environment: str | None = None) -> bool:
         """Load the newest checkpoint and void the records after it; False when there is none.
 
-        `facts` go into the `resume` record.
+        `environment`: digest of the one at hand, where states are shared.
         """
         saved = self.session.newest(self.run.checkpoints)
         meta = None if saved is None else saved.meta
@@ -216,9 +228,10 @@ class Engine:
             self.undecided = not meta.get("decided", True)
             if meta["stretch"] is not None:
                 self.stretch = Stretch({}, False, meta["stretch"]["steps"], meta["stretch"]["sums"])
-            if n < len(records) and records[n]["kind"] == "checkpoint":
+            if n < len(records) and isinstance(records[n], CheckpointRecord):
                 n += 1
-        self.write("resume", supersedes_from=n, checkpoint_step=None if meta is None else meta["n"], **facts)
+        step = None if meta is None else meta["n"]
+        self.write(ResumeRecord(supersedes_from=n, checkpoint_step=step, environment=environment))
         self.problems = () if saved is None else saved.problems
         return saved is not None
 

@@ -12,7 +12,7 @@ from nasir.errors import CheckpointError, RunError
 from nasir.growing import GrowingMap, fold
 from nasir.ir import Graph
 from nasir.journal.directory import RunDirectory
-from nasir.journal.log import Record
+from nasir.records import DroppedRecord, KeptRecord, Record
 from nasir.training.backend import Session
 
 
@@ -84,10 +84,11 @@ class _Known:
     dropped: GrowingMap[int, int] = field(default_factory=GrowingMap)  # with the ordinal of the record
 
     def after(self, record: Record) -> Self:
-        if record["kind"] == "kept":
-            return replace(self, kept=self.kept.grown(record["individual"], None))
-        if record["kind"] == "dropped":
-            return replace(self, dropped=self.dropped.grown(record["individual"], record["n"]))
+        match record:
+            case KeptRecord():
+                return replace(self, kept=self.kept.grown(record.individual, None))
+            case DroppedRecord():
+                return replace(self, dropped=self.dropped.grown(record.individual, record.n))
         return self
 
     def stores(self, number: int) -> bool:

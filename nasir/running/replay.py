@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,37 @@ from nasir.ir import Graph
 from nasir.journal.directory import RunDirectory
 from nasir.journal.log import lineage
 from nasir.policy import RewriteSite
+from nasir.records import (
+    DecisionRecord,
+    DeclinedRecord,
+    DroppedRecord,
+    EndRecord,
+    EpochRecord,
+    KeptRecord,
+    PhaseRecord,
+    RecalledRecord,
+    Record,
+    RewriteRecord,
+    StartRecord,
+    TrialRecord,
+)
 from nasir.rewriting.evidence import Evidence
 from nasir.rewriting.propose import make_pass, propose
 from nasir.spec import Spec, hash_plugins, import_plugins, load_spec
 from nasir.transfer import TransferPlan
 
-INDIVIDUAL = ("kept", "recalled", "dropped")
+COMPARED = (
+    PhaseRecord
+    | EpochRecord
+    | DecisionRecord
+    | TrialRecord
+    | RewriteRecord
+    | DeclinedRecord
+    | KeptRecord
+    | RecalledRecord
+    | DroppedRecord
+    | EndRecord
+)
 VOLATILE = frozenset(
     {
         "n",
@@ -60,61 +85,64 @@ def replay_graphs(directory: RunDirectory) -> tuple[Graph, ...]:
     records = GrowingSequence(directory.effective())
     if not records:
         raise JournalError(f"{directory.path}: the journal is empty")
-    graphs = [Graph.from_json(directory.get_blob(records[0]["graph"]))]
+    start = records[0]
+    if not isinstance(start, StartRecord):
+        raise JournalError(f"{directory.path}: the journal begins with a {start.kind} record; restore it from a copy")
+    graphs = [Graph.from_json(directory.get_blob(start.graph))]
     kept: dict[int, Graph] = {}
     for index, record in enumerate(records):
-        if record["kind"] == "kept":
-            kept[record["individual"]] = graphs[-1]
-            _check_individual(directory, graphs[-1], record)
-        elif record["kind"] == "recalled":
-            graphs.append(kept[record["individual"]])
-            _check_individual(directory, graphs[-1], record)
-        elif record["kind"] == "rewrite":
-            seen = Evidence(history=lineage(records[:index]), seed=records[0]["seed"], ordinal=record["ordinal"])
-            graphs.append(_replay(directory, graphs[-1], record, seen))
+        match record:
+            case KeptRecord():
+                kept[record.individual] = graphs[-1]
+                _check_individual(directory, graphs[-1], record)
+            case RecalledRecord():
+                graphs.append(kept[record.individual])
+                _check_individual(directory, graphs[-1], record)
+            case RewriteRecord():
+                seen = Evidence(history=lineage(records[:index]), seed=start.seed, ordinal=record.ordinal)
+                graphs.append(_replay(directory, graphs[-1], record, seen))
     return tuple(graphs)
 
 
-def _check_individual(directory: RunDirectory, graph: Graph, record: Mapping[str, Any]) -> None:
-    if Graph.from_json(directory.get_blob(record["graph"])) != graph:
+def _check_individual(directory: RunDirectory, graph: Graph, record: KeptRecord | RecalledRecord) -> None:
+    if Graph.from_json(directory.get_blob(record.graph)) != graph:
         raise JournalError(
-            f"{directory.path}: individual {record['individual']} was {record['kind']} as another network than its "
+            f"{directory.path}: individual {record.individual} was {record.kind} as another network than its "
             "rewrites lead to"
         )
 
 
-def _replay(directory: RunDirectory, graph: Graph, record: Mapping[str, Any], seen: Evidence) -> Graph:
-    place = f"{directory.path}: rewrite {record['ordinal']} ({record['pass']} at {record['site']})"
-    if graph.digest != record["before"]:
+def _replay(directory: RunDirectory, graph: Graph, record: RewriteRecord, seen: Evidence) -> Graph:
+    place = f"{directory.path}: rewrite {record.ordinal} ({record.pass_name} at {record.site})"
+    if graph.digest != record.before:
         raise JournalError(f"{place}: begins with another network than the one before it ended with")
-    after = Graph.from_json(directory.get_blob(record["graph"]))
-    plan = TransferPlan.from_json(directory.get_blob(record["plan"]))
+    after = Graph.from_json(directory.get_blob(record.graph))
+    plan = TransferPlan.from_json(directory.get_blob(record.plan))
     plan.verify(graph, after)
     for digest in plan.digests():
         directory.get_array(digest)  # whole, and still what the plan means
-    if not make_pass(record["pass"], record["options"]).needs:
-        decision = RewriteSite("", record["pass"], record["options"], record["site"])
+    if not make_pass(record.pass_name, record.options).needs:
+        decision = RewriteSite("", record.pass_name, record.options, record.site)
         try:
             again = propose(decision, graph, lambda _: seen)
         except Decline as refusal:
             raise JournalError(f"{place}: the pass now refuses: {refusal}; was it changed since?") from None
         if again.graph != after or again.plan.to_json() != plan.to_json():
             raise JournalError(f"{place}: the pass now gives another network; was it changed since?")
-    if after.digest != record["after"]:
+    if after.digest != record.after:
         raise JournalError(f"{place}: its stored network does not match the journal")
     return after
 
 
-def compare(first: tuple[Mapping[str, Any], ...], second: tuple[Mapping[str, Any], ...]) -> list[str]:
+def compare(first: Sequence[Record], second: Sequence[Record]) -> list[str]:
     """Differences of two journals in what must be equal bit for bit: decisions, rewrites, metrics."""
-    kinds = {"phase", "epoch", "decision", "trial", "rewrite", "declined", *INDIVIDUAL, "end"}
-    left = [_stable(record) for record in first if record["kind"] in kinds]
-    right = [_stable(record) for record in second if record["kind"] in kinds]
+    left = [_stable(record) for record in first if isinstance(record, COMPARED)]
+    right = [_stable(record) for record in second if isinstance(record, COMPARED)]
     found = [f"record {i}: {a} != {b}" for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b]
     if len(left) != len(right):
         found.append(f"{len(left)} records against {len(right)}")
     return found
 
 
-def _stable(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if key not in VOLATILE}
+def _stable(record: Record) -> dict[str, Any]:
+    return {key: value for key, value in record.to_json().items() if key not in VOLATILE}

@@ -22,7 +22,7 @@ from nasir.errors import (
     StudyError,
     UnknownName,
 )
-from nasir.journal.log import Record
+from nasir.records import EpochRecord, Record
 from nasir.report.progress import line
 from nasir.running.engine import Signals
 from nasir.search import architectures
@@ -76,7 +76,7 @@ class Attempt:
         self.previous = next((path for path in self.earlier if has_checkpoint(path)), None)
         self.curve = Curve(self.search.axis.kind, self.search.axis.width)
         self.values: dict[int, float] = {}  # intermediate, by step
-        self.epochs: list[Record] = []
+        self.epochs: list[EpochRecord] = []
         self.last: tuple[str, int | None] = ("", None)  # phase and epoch of it with which training ends
         self.resumed = 0  # epochs that were there before the first of this attempt
         self.notes: dict[str, Any] = {}  # further attributes
@@ -180,11 +180,11 @@ class Attempt:
     def _hear(self, record: Record) -> None:
         self._log(line(record))
         self.pulse.check()
-        if record["kind"] != "epoch":
+        if not isinstance(record, EpochRecord):
             return
         new = [record]
         if not self.epochs:  # an earlier attempt or a stored prefix may have trained the epochs before
-            new = [record for record in history(self.directory) if record["kind"] == "epoch"] or new
+            new = [record for record in history(self.directory) if isinstance(record, EpochRecord)] or new
             self.resumed = len(new) - 1
         self.epochs += new
         if len(self.search.objectives) == 1 and self._report(new) and not self._is_last(record) and self._hopeless():
@@ -193,12 +193,12 @@ class Attempt:
     def _catch_up(self) -> None:
         """Of a run that had trained all its epochs when its worker died, nothing is heard but its end."""
         if not self.epochs:
-            self.epochs = [record for record in history(self.directory) if record["kind"] == "epoch"]
+            self.epochs = [record for record in history(self.directory) if isinstance(record, EpochRecord)]
             self.resumed = len(self.epochs)
             if len(self.search.objectives) == 1:
                 self._report(self.epochs)
 
-    def _report(self, epochs: Sequence[Record]) -> bool:
+    def _report(self, epochs: Sequence[EpochRecord]) -> bool:
         """Store the steps that these epochs make known; whether there are any."""
         steps = []
         for record in epochs:
@@ -213,9 +213,9 @@ class Attempt:
             self.values[step] = value
             self.pulse.report(step, value)
 
-    def _is_last(self, epoch: Record) -> bool:
+    def _is_last(self, epoch: EpochRecord) -> bool:
         """Whether nothing is left to save by pruning. A phase that ends by itself tells only afterwards."""
-        return (epoch.get("phase"), epoch.get("phase_epoch")) == self.last
+        return (epoch.phase, epoch.phase_epoch) == self.last
 
     def _hopeless(self) -> bool:
         """What the pruner says, of this trial as it is and of others as they were a moment ago."""

@@ -8,11 +8,10 @@ with c_j <= b * width < c_(j+1) has the value v_j. It is known once epoch j+1 ha
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from nasir.errors import UsageError
+from nasir.records import EpochRecord
 
 __all__ = ["AxisError", "Curve", "cost_of"]
 
@@ -26,17 +25,17 @@ class AxisError(UsageError):
     """The axis of a search does not suit its trials: each of them would meet the same."""
 
 
-def cost_of(axis: str, record: Mapping[str, Any]) -> float:
+def cost_of(axis: str, record: EpochRecord) -> float:
     """What an epoch record adds on an axis: 1, CPU-seconds, or multiply-accumulates of its forward passes."""
     if axis == "epoch":
         return 1
     if axis == "cpu_seconds":
-        return float(record["cpu_seconds"])
-    if "samples" not in record:
+        return float(record.cpu_seconds)
+    if record.samples is None or record.macs is None:
         raise AxisError(
             "search.axis.macs: this backend does not journal `samples` of an epoch; use epoch or cpu_seconds"
         )
-    return int(record["samples"]) * int(record["macs"])
+    return record.samples * record.macs
 
 
 @dataclass(slots=True)

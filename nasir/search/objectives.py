@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from nasir.errors import RunError
+from nasir.records import EpochRecord
 from nasir.spec.model_search import Search
 
 __all__ = ["constraint_values", "intermediate", "objective_values"]
@@ -38,7 +38,7 @@ def _number(role: str, metric: str, metrics: Metrics) -> float:
     return value
 
 
-def intermediate(metric: str, record: Mapping[str, Any]) -> float | None:
+def intermediate(metric: str, record: EpochRecord) -> float | None:
     """The first objective after an epoch, from its journal record; None where it is known only at the end."""
-    value = record.get("metrics", {}).get(metric, record.get(metric) if metric in ("macs", "params") else None)
+    value = record.metrics.get(metric, {"macs": record.macs, "params": record.params}.get(metric))
     return None if value is None else float(value)

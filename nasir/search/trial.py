@@ -15,7 +15,8 @@ from nasir import api
 from nasir.errors import CheckpointError, JournalError, UsageError
 from nasir.ir import Graph
 from nasir.journal.directory import RunDirectory, share_file
-from nasir.journal.log import Record, effective, read_journal
+from nasir.journal.log import effective, read_journal
+from nasir.records import EndRecord, EpochRecord, PrefixRecord, PrunedRecord, Record, newest_network
 from nasir.running.engine import Signals
 from nasir.running.prefixes import PrefixStore
 from nasir.spec import Spec, import_plugins
@@ -119,20 +120,19 @@ def start_network(spec: Spec) -> Graph:
 def summed_up(records: Iterable[Record], seconds: float) -> Outcome:
     """The outcome of a run from its effective records, at its end or as far as it came."""
     records = tuple(records)
-    epochs = [record for record in records if record["kind"] == "epoch"]
-    last: Record = epochs[-1] if epochs else {}
-    end = next((record for record in records if record["kind"] == "end"), {})
-    start = next((record for record in records if record["kind"] == "start"), {})
-    cost = end.get("cost") or {key: last[key] for key in ("params", "macs") if key in last} or start.get("cost", {})
-    prefix = next((record for record in records if record["kind"] == "prefix"), None)
+    epochs = [record for record in records if isinstance(record, EpochRecord)]
+    last = epochs[-1] if epochs else None
+    end = next((record for record in records if isinstance(record, EndRecord)), None)
+    prefix = next((record for record in records if isinstance(record, PrefixRecord)), None)
+    cost, depths = newest_network(records)
     return Outcome(
-        metrics={**last.get("metrics", {}), **end.get("metrics", {})},
-        cost={key: cost[key] for key in ("params", "macs") if key in cost},
-        depths=end.get("depths") or last.get("depths") or start.get("depths", {}),
+        metrics={**(last.metrics if last else {}), **(end.metrics if end else {})},
+        cost=cost,
+        depths=depths,
         epochs=len(epochs),
-        cpu_seconds=round(sum(record.get("cpu_seconds", 0.0) for record in epochs), 3),
+        cpu_seconds=round(sum(record.cpu_seconds for record in epochs), 3),
         seconds=round(seconds, 3),
-        notes={} if prefix is None else {"prefix": {"epochs": prefix["epochs"], "run": prefix["run"]}},
+        notes={} if prefix is None else {"prefix": {"epochs": prefix.epochs, "run": prefix.run}},
     )
 
 
@@ -147,7 +147,7 @@ def _gone_on(job: TrialJob, listener: Callable[[Record], None], options: Mapping
 
     def hear(record: Record) -> None:
         nonlocal trained
-        trained = trained or record["kind"] == "epoch"
+        trained = trained or isinstance(record, EpochRecord)
         listener(record)
 
     try:
@@ -231,7 +231,7 @@ def history(directory: Path) -> list[Record]:
 def _mark_pruned(directory: Path) -> None:
     run = RunDirectory(directory)
     with run.lock(), run.journal() as journal:
-        journal.append("pruned", {"epoch": len(journal.effective("epoch"))})
+        journal.append(PrunedRecord(epoch=len(journal.effective(EpochRecord))))
 
 
 def tidy(directory: Path, keep: int) -> None:

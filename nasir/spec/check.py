@@ -12,11 +12,12 @@ from nasir.errors import NasirError, OptionError
 from nasir.options import Path, suggestion
 from nasir.options.words import UNKNOWN_OPTION
 from nasir.policy.plans import METRICS, RULES, PhasePlan
-from nasir.registry import Registry, backends, blocks, datasets, ops, passes, policies
+from nasir.registry import Registry, backends, blocks, datasets, ops, optimizers, passes, penalties, policies
 from nasir.rewriting.propose import make_pass
 from nasir.spec.model import Phase, Spec
 from nasir.spec.model_network import StageStep, Step
 from nasir.spec.model_phase import Condition, Rule
+from nasir.spec.model_registered import Optimizer, Penalty
 from nasir.spec.passes import NoOptions, code_of, find, make_policy, option_faults, options_for, policy_options
 from nasir.spec.problems import Problem
 from nasir.spec.tree import Tree, children, key_place, locate
@@ -52,13 +53,27 @@ class Findings:
 
 
 def check_tree(tree: Tree, findings: Findings) -> None:
-    """Checks that need no valid model: the passes of all rules."""
+    """Checks that need no valid model: names and options of passes, policies, optimizers and penalties."""
     for path, action in _actions(tree):
         _check_named(passes, path, action, findings)
     for index, phase in children(tree.child("phases")):
         policy = phase.child("policy")
         if policy is not None:
             _check_named(policies, ("phases", index, "policy"), policy, findings)
+        _check_trained(index, phase, findings)
+
+
+def _check_trained(index: int | str, phase: Tree, findings: Findings) -> None:
+    """The optimizer and the penalties of a phase; a known name without options is what the model refuses."""
+    named: list[tuple[Registry, Path, Tree]] = []
+    optimizer = phase.child("optimizer")
+    if optimizer is not None:
+        named.append((optimizers, ("phases", index, "optimizer"), optimizer))
+    for number, term in children(phase.child("regularize")):
+        named.append((penalties, ("phases", index, "regularize", number), term))
+    for registry, path, tree in named:
+        if isinstance(tree.value, Mapping) or tree.value not in registry.names():
+            _check_named(registry, path, tree, findings)
 
 
 def _actions(tree: Tree) -> Iterator[tuple[Path, Tree]]:
@@ -259,11 +274,15 @@ def _check_plans(spec: Spec, phase: Phase, path: Path, findings: Findings) -> No
             findings.add((*path, *below), text, remedy)
     else:
         _check_policy(spec, phase, path, findings)
-    if phase.optimizer is not None:
+    named: list[tuple[Path, Optimizer | Penalty]] = []
+    named += [((*path, "regularize", number), term) for number, term in enumerate(phase.regularize)]
+    named += [] if phase.optimizer is None else [((*path, "optimizer"), phase.optimizer)]
+    # what is not found only a plugin knows
+    for at, make in ((at, one.plan) for at, one in named if find(one.registry, one.kind) is not None):
         try:
-            phase.optimizer_plan()
+            make()
         except (ValueError, NasirError) as error:
-            findings.add((*path, "optimizer"), str(error), "")
+            findings.add(at, str(error), "")
 
 
 def _check_policy(spec: Spec, phase: Phase, path: Path, findings: Findings) -> None:

@@ -11,6 +11,7 @@ from nasir.branching.merging import is_dense
 from nasir.errors import NasirError
 from nasir.ir import Draft, Graph, Port
 from nasir.journal.directory import RunDirectory
+from nasir.records import CheckpointRecord, NetworkRecord
 from nasir.spec.model import Spec
 from nasir.spec.model_network import RunNetwork
 
@@ -42,10 +43,10 @@ def inherited(spec: Spec) -> Inherited:
         found = None
         digest = None
         for record in records:
-            if record["kind"] in ("start", "rewrite", "recalled"):
-                digest = record["graph"]
-            elif record["kind"] == "checkpoint" and (run.path / record["path"] / "manifest.json").is_file():
-                found = (run.path / record["path"], digest)
+            if isinstance(record, NetworkRecord):
+                digest = record.graph
+            elif isinstance(record, CheckpointRecord) and (run.path / record.path / "manifest.json").is_file():
+                found = (run.path / record.path, digest)
         if network.weights == "none" and digest is not None:
             found = (run.path, digest)
         if found is None or found[1] is None:

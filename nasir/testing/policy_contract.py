@@ -22,6 +22,7 @@ from nasir.policy import (
     RecallIndividual,
     RewriteSite,
 )
+from nasir.records import CheckpointRecord, Record, from_json, read_record
 from nasir.registry import policies
 from nasir.spec.passes import find, policy_options
 from nasir.testing.option_laws import as_written, check_options, in_phase
@@ -46,7 +47,7 @@ class PolicyContract:
         both = {"accuracy": accuracy, "loss": 1.0 - accuracy}
         return {f"{part}.{name}": value for part in ("train", "val") for name, value in both.items()}
 
-    def play(self, fresh: bool) -> tuple[list[dict[str, Any]], list[Moment]]:
+    def play(self, fresh: bool) -> tuple[list[Record], list[Moment]]:
         """A run with toy rewrites (one block more, every fifth declined); `fresh`: a new policy at every moment."""
         policy = type(self).make()
         toy = _Toy(PhaseView(self.stages, dict.fromkeys(self.stages, 1), 1000, 1000))
@@ -97,7 +98,7 @@ class PolicyContract:
 
     def test_a_history_read_back_from_the_journal_gives_the_same_decisions(self) -> None:
         history, moments = self.play(fresh=False)
-        stored = json.loads(json.dumps(history))
+        stored = [read_record(json.dumps(record.to_json())) for record in history]
         policy = type(self).make()
         for length, view, decisions in moments:
             assert policy.decide(stored[:length], view) == decisions, f"after {length} records"
@@ -105,9 +106,10 @@ class PolicyContract:
     def test_records_of_other_kinds_change_nothing(self) -> None:
         """Checkpoints lie in the journal of an interrupted run where an uninterrupted one has none."""
         history, moments = self.play(fresh=False)
+        other = CheckpointRecord(step=1, epoch=1, path="checkpoints/step_1")
         policy = type(self).make()
         for length, view, decisions in moments:
-            noisy = [one for record in history[:length] for one in (record, {"kind": "checkpoint", "epoch": 1})]
+            noisy = [one for record in history[:length] for one in (record, other)]
             assert policy.decide(noisy, view) == decisions, f"after {length} records"
 
     def test_global_random_state_neither_matters_nor_moves(self) -> None:
@@ -146,23 +148,27 @@ class _Toy:
 
     def __init__(self, view: PhaseView) -> None:
         self.view = view
-        self.history: list[dict[str, Any]] = [{"kind": "phase", "phase": "phase", "epoch": 0}]
+        self.history: list[Record] = []
         self.kept: dict[int, tuple[PhaseView, dict[str, float]]] = {}
         self.stored: set[int] = set()
         self.metrics: dict[str, float] = {}
+        self._write("phase", {"epoch": 0})
+
+    def _write(self, kind: str, fields: Mapping[str, Any]) -> None:
+        self.history.append(from_json({"phase": "phase", **fields, "kind": kind}))
 
     def _structure(self) -> dict[str, Any]:
         return {"params": self.view.params, "macs": self.view.macs, "depths": dict(self.view.depths)}
 
     def train(self, epoch: int, metrics: dict[str, float]) -> None:
         self.metrics = metrics
-        record = {"kind": "epoch", "phase": "phase", "epoch": epoch, "phase_epoch": epoch, "seconds": 1.0}
-        self.history.append(record | self._structure() | {"metrics": metrics, "lr": 0.1})
+        facts = {"epoch": epoch, "phase_epoch": epoch, "seconds": 1.0, "metrics": metrics, "lr": 0.1}
+        self._write("epoch", facts | self._structure())
 
     def carry_out(self, decision: Decision, epoch: int) -> None:
         """Journal a decision and its outcome as the engine would."""
-        place = {"epoch": epoch, "phase": "phase"}
-        self.history.append(decision.to_record() | place)
+        place = {"epoch": epoch}
+        self._write("decision", decision.to_record() | place)
         if isinstance(decision, RewriteSite):
             self._rewrite(decision, place, declined=epoch % 5 == 0)
         elif isinstance(decision, KeepIndividual | RecallIndividual | DropIndividual):
@@ -171,9 +177,9 @@ class _Toy:
     def _rewrite(self, decision: RewriteSite, place: dict[str, Any], declined: bool) -> None:
         outcome = place | {"site": decision.site, "pass": decision.pass_name, "options": dict(decision.options)}
         if declined:
-            self.history.append(outcome | {"kind": "declined", "reason": "every fifth is refused"})
+            self._write("declined", outcome | {"reason": "every fifth is refused"})
             return
-        self.history.append(outcome | {"kind": "rewrite", "seconds": 0.1})
+        self._write("rewrite", outcome | {"seconds": 0.1})
         depths = {**self.view.depths, decision.site: self.view.depths[decision.site] + 1}
         self.view = replace(self.view, depths=depths, params=self.view.params + 100, macs=self.view.macs + 100)
 
@@ -184,12 +190,12 @@ class _Toy:
             assert number not in self.kept, f"individual {number} is kept twice"
             self.kept[number] = (self.view, self.metrics)
             self.stored.add(number)
-            self.history.append(place | {"kind": "kept", "metrics": self.metrics} | self._structure())
+            self._write("kept", place | {"metrics": self.metrics} | self._structure())
             return
         assert number in self.stored, f"individual {number} is not stored"
         if isinstance(decision, RecallIndividual):
             self.view, self.metrics = self.kept[number]
-            self.history.append(place | {"kind": "recalled"})
+            self._write("recalled", place)
         else:
             self.stored.discard(number)
-            self.history.append(place | {"kind": "dropped"})
+            self._write("dropped", place)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from grown import images, lived, logits, pyramid, same_tensors
+from made_records import made
 from torch.nn import functional
 
 from nasir.analysis.main_path import layers, main_nodes
@@ -287,11 +288,11 @@ def test_the_cost_of_a_block_is_that_of_the_reference() -> None:
 
 
 def epoch(number: int) -> dict[str, object]:
-    return {"kind": "epoch", "epoch": number}
+    return made("epoch", {"epoch": number})
 
 
 def rewritten(before: Graph, after: Graph) -> dict[str, object]:
-    return {"kind": "rewrite", "pass": "insert-random-block", "before": before.digest, "after": after.digest}
+    return made("rewrite", {"pass": "insert-random-block", "before": before.digest, "after": after.digest})
 
 
 def test_only_what_was_trained_counts_as_known() -> None:

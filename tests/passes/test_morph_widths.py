@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from grown import images, lived, logits, pyramid
+from made_records import made
 from networks import small_resnet
 
 from nasir.analysis.untied import largest_factor, own_widths, set_widths
@@ -230,10 +231,10 @@ def test_coupled_widths_shrink_by_the_weakest() -> None:
 def test_an_untrained_network_is_left_alone() -> None:
     graph = pyramid((1,), 4, block="resbuilder", size=8)
     seen = weights_of(graph)
-    begun = Evidence(seen.measured, history=[{"kind": "start"}, {"kind": "phase"}])
+    begun = Evidence(seen.measured, history=[made("start"), made("phase")])
     with pytest.raises(Decline, match="not trained yet"):
         MorphWidths().attempt(graph, WHOLE, begun)
-    trained = Evidence(seen.measured, history=[{"kind": "start"}, {"kind": "epoch"}])
+    trained = Evidence(seen.measured, history=[made("start"), made("epoch")])
     assert MorphWidths(flops=1e6).attempt(graph, WHOLE, trained).graph != graph
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from grown import images, lived, logits, pyramid, same_tensors
+from made_records import made
 
 from nasir.backends.torch import Model
 from nasir.backends.torch.observe.evidence import observe
@@ -152,17 +153,17 @@ class Run:
         self.number += 1
         rewrite = InsertRandomBlock(position="after_first").attempt(self.graph, WHOLE, Evidence(seed=self.number))
         [new] = [path for path in rewrite.graph.regions if path not in self.graph.regions]
-        record = {"kind": "rewrite", "pass": "insert-random-block", "before": self.graph.digest}
-        self.history.append({**record, "added": [new], "removed": []})
+        place = {"pass": "insert-random-block", "before": self.graph.digest}
+        self.history.append(made("rewrite", {**place, "added": [new], "removed": []}))
         self.graph = rewrite.graph
         return new
 
     def widths(self) -> None:
-        self.history.append({"kind": "rewrite", "pass": "morph-widths", "before": "", "added": [], "removed": []})
+        self.history.append(made("rewrite", {"pass": "morph-widths", "before": "", "added": [], "removed": []}))
 
     def train(self, accuracy: float = 0.5, epochs: int = 1) -> None:
         for _ in range(epochs):
-            self.history.append({"kind": "epoch", "metrics": {"val.accuracy": accuracy}})
+            self.history.append(made("epoch", {"metrics": {"val.accuracy": accuracy}}))
 
     def fire(self, **weak: float) -> list[str]:
         """What the rule removes at the end of a run; dots of paths are written as __."""
@@ -170,11 +171,11 @@ class Run:
         try:
             rewrite = self.rule.attempt(self.graph, WHOLE, seen)
         except Decline as refusal:
-            self.history.append({"kind": "declined", "pass": NAME, "reason": str(refusal), "noted": refusal.noted})
+            self.history.append(made("declined", {"pass": NAME, "reason": str(refusal), "noted": refusal.noted}))
             return []
         removed = [block.path for block in self.graph.blocks if block.path not in rewrite.graph.regions]
         self.history.append(
-            {"kind": "rewrite", "pass": NAME, "before": "", "added": [], "removed": removed, "noted": rewrite.noted}
+            made("rewrite", {"pass": NAME, "before": "", "added": [], "removed": removed, "noted": rewrite.noted})
         )
         self.graph = rewrite.graph
         return removed
@@ -258,7 +259,7 @@ def test_refusals_say_why_and_still_note_the_scores() -> None:
     rule = RemoveWeakBlocks()
     for history, reason in (
         ([], "no scores of an earlier run"),
-        ([{"kind": "declined", "pass": NAME, "noted": {"scores": {}}}], "none of 0 blocks scores below 0.001"),
+        ([made("declined", {"pass": NAME, "noted": {"scores": {}}})], "none of 0 blocks scores below 0.001"),
     ):
         with pytest.raises(Decline, match=reason) as refusal:
             rule.attempt(graph, WHOLE, scored(graph, history=history))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from grown import pyramid
+from made_records import made
 
 from nasir.ir import Graph
 from nasir.passes.keep_blocks import KeepBlocks
@@ -21,7 +22,7 @@ class TestSelectBlocks(PassContract):
         return [self._reduced()[0]]
 
     def evidence(self, graph: Graph) -> Evidence:
-        return Evidence(history=[{"kind": "rewrite", "noted": self._reduced()[1]}])
+        return Evidence(history=[made("rewrite", {"noted": self._reduced()[1]})])
 
     def _reduced(self) -> tuple[Graph, dict[str, object]]:
         graph = self.whole

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from nasir.policy import PhasePlan, PhaseView, Plateau, RulePlan, Where, simulate
+from nasir.records import DecisionRecord, RewriteRecord
 
 
 def grow(
@@ -105,7 +106,7 @@ def test_a_seed_of_five_blocks_grows_the_same_number_of_blocks() -> None:
 
 def test_freezing_precedes_growth_in_the_same_interval() -> None:
     _, _, records = grow((1, 1, 1), 3, 100)
-    late = [(r["epoch"], r["action"], r["site"]) for r in records if r["kind"] == "decision" and r["epoch"] > 99]
+    late = [(r.epoch, r.action, r.site) for r in records if isinstance(r, DecisionRecord) and r.epoch > 99]
     assert late == [
         (102, "freeze", "s3"),
         (102, "rewrite", "s1"),
@@ -118,7 +119,7 @@ def test_freezing_precedes_growth_in_the_same_interval() -> None:
 
 def test_growth_goes_round_the_stages() -> None:
     _, _, records = grow((1, 1, 1), 3, 100)
-    grown = [(r["epoch"], r["site"]) for r in records if r["kind"] == "rewrite"][:5]
+    grown = [(r.epoch, r.site) for r in records if isinstance(r, RewriteRecord)][:5]
     assert grown == [(3, "s1"), (6, "s2"), (9, "s3"), (12, "s1"), (15, "s2")]
 
 
@@ -126,7 +127,7 @@ def test_a_capped_network_ends_at_the_next_interval() -> None:
     depths, epochs, records = grow((1, 1, 1), 3, 100, at_most=4)
     # 9 growths until epoch 27, the interval after finds none to grow
     assert (depths, epochs) == ((4, 4, 4), 30)
-    frozen = {r["site"]: r["reason"] for r in records if r["kind"] == "decision" and r["action"] == "freeze"}
+    frozen = {r.site: r.reason for r in records if isinstance(r, DecisionRecord) and r.action == "freeze"}
     assert frozen["s1"] == "s1 has 4 blocks, at most 4 are allowed; it stays at 4 blocks"
 
 
@@ -157,6 +158,6 @@ def test_convergent_growth_waits_for_a_plateau_after_each_growth() -> None:
     view = PhaseView(("s1", "s2"), {"s1": 1, "s2": 1})
     rows = [{"val.accuracy": 0.5 + 0.001 * min(epoch, 20)} for epoch in range(1, 301)]
     records = simulate((phase,), 0, rows, view)
-    grown = [r["epoch"] for r in records if r["kind"] == "rewrite"]
+    grown = [r.epoch for r in records if isinstance(r, RewriteRecord)]
     assert grown[:4] == [30, 40, 50, 60]
     assert records[-1]["epoch"] == 130

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_records import made
 
 from nasir.errors import RunError
 from nasir.policy import (
@@ -25,6 +26,7 @@ from nasir.policy import (
 )
 from nasir.policy.draws import index, weighted
 from nasir.policy.evolve_rank import Individual, Objective, crowding, fronts, ranked
+from nasir.records import DecisionRecord, DeclinedRecord, DroppedRecord, EpochRecord, KeptRecord, RecalledRecord
 
 VIEW = PhaseView(("a", "b"), {"a": 1, "b": 1}, params=1000, macs=1000)
 GROW = RulePlan("grow", "insert-block")
@@ -49,15 +51,15 @@ def births(records: list[dict[str, Any]]) -> list[tuple[int, int | None]]:
     found: list[tuple[int, int | None]] = []
     parent = None
     for record in records:
-        if record["kind"] == "recalled":
-            parent = record["individual"]
-        elif record["kind"] == "kept":
-            found.append((record["individual"], parent))
+        if isinstance(record, RecalledRecord):
+            parent = record.individual
+        elif isinstance(record, KeptRecord):
+            found.append((record.individual, parent))
     return found
 
 
 def numbers(records: list[dict[str, Any]], kind: str) -> list[int]:
-    return [record["individual"] for record in records if record["kind"] == kind]
+    return [record.individual for record in records if record.kind == kind]
 
 
 VALUES = [0.10, 0.20, 0.15, 0.30, 0.25, 0.40, 0.35, 0.22, 0.41, 0.05]
@@ -114,7 +116,7 @@ def test_hill_climbing_by_network_morphisms_step_by_step() -> None:
     assert numbers(records, "dropped") == [1, 2, 4, 3, 6, 7, 5, 8, 9, 10]
     assert numbers(records, "recalled")[-1] == 10
     rewrites = [
-        record["individual"] for record in records if record["kind"] == "decision" and record["action"] == "rewrite"
+        record.individual for record in records if isinstance(record, DecisionRecord) and record.action == "rewrite"
     ]
     assert rewrites == [3, 3, 4, 4, 6, 6, 7, 7, 9, 9, 10, 10]
 
@@ -133,9 +135,7 @@ def test_declined_mutations_are_drawn_again_elsewhere_and_at_last_the_parent_is_
     phase = PhasePlan("evolve", rules=(GROW, RulePlan("shrink", "remove-block", where=Where(("a",)))), policy="evolve")
     options = EvolveOptions(population=2, generations=1)
     records = simulate([phase], 0, [{"val.accuracy": 0.5}], VIEW, apply, make=lambda p, s: EvolvePolicy(p, s, options))
-    tried = [
-        (r["individual"], r["rule"], r["site"]) for r in records if r["kind"] == "decision" and r["action"] == "rewrite"
-    ]
+    tried = [(r.individual, r.rule, r.site) for r in records if isinstance(r, DecisionRecord) and r.action == "rewrite"]
     places = {("grow", "a"), ("grow", "b"), ("shrink", "a")}
     assert {one[1:] for one in tried if one[0] == 2} == places and len(tried) == 6
     assert births(records) == [(1, None), (2, 1), (3, 1)]
@@ -147,17 +147,17 @@ def test_declined_mutations_are_drawn_again_elsewhere_and_at_last_the_parent_is_
         apply,
         make=lambda p, s: EvolvePolicy(p, s, EvolveOptions(population=2, generations=1, attempts=1)),
     )
-    assert sum(record["kind"] == "declined" for record in few) == 2
+    assert sum(isinstance(record, DeclinedRecord) for record in few) == 2
 
 
 def test_rules_are_drawn_by_weight_and_full_stages_are_not_drawn() -> None:
     often, rarely = RulePlan("often", "insert-block", weight=9.0), RulePlan("rarely", "remove-block")
     options = {"population": 1, "generations": 60, "replace": "parents", "mutations": 2}
     records = evolve(VALUES, (often, rarely), **options)
-    drawn = [record["rule"] for record in records if record["kind"] == "decision" and record["action"] == "rewrite"]
+    drawn = [record.rule for record in records if isinstance(record, DecisionRecord) and record.action == "rewrite"]
     assert drawn.count("often") > 3 * drawn.count("rarely") > 0
     records = evolve(VALUES, (replace(often, at_most=4), rarely), **options)
-    assert max(max(record["depths"].values()) for record in records if record["kind"] == "epoch") == 4
+    assert max(max(record.depths.values()) for record in records if isinstance(record, EpochRecord)) == 4
 
 
 def test_a_draw_is_uniform_and_follows_the_weights() -> None:
@@ -176,7 +176,7 @@ def test_the_start_network_may_be_measured_by_the_phase_before() -> None:
 
     rows = [{"val.accuracy": value} for value in (0.1, 0.2, 0.3, 0.25, 0.2)]
     records = simulate(phases, 0, rows, VIEW, make=make)
-    first = next(record for record in records if record["kind"] == "kept")
+    first = next(record for record in records if isinstance(record, KeptRecord))
     assert first["metrics"] == {"val.accuracy": 0.3} and first["epoch"] == 3
     assert numbers(records, "recalled")[-1] == 1
     with pytest.raises(RunError, match="`initial: 0` needs an epoch before"):
@@ -217,10 +217,10 @@ def test_params_and_macs_of_both_budgets_bound_a_mutation() -> None:
         EvolveOptions(population=2),
     )
     history = [
-        {"kind": "phase", "phase": "evolve"},
-        {"kind": "epoch", "epoch": 1, "metrics": {"val.accuracy": 0.1}},
-        {"kind": "kept", "individual": 1, "metrics": {"val.accuracy": 0.1}},
-        {"kind": "recalled", "individual": 1},
+        made("phase", {"phase": "evolve"}),
+        made("epoch", {"epoch": 1, "metrics": {"val.accuracy": 0.1}}),
+        made("kept", {"individual": 1, "metrics": {"val.accuracy": 0.1}}),
+        made("recalled", {"individual": 1}),
     ]
     (decision,) = policy.decide(history, VIEW)
     assert decision.budget == Budget(params=500, macs=700)
@@ -329,18 +329,18 @@ def test_laws_of_evolution(options: dict[str, Any], values: list[float], seed: i
     kept = numbers(records, "kept")
     assert kept == list(range(1, children + 2)), "numbers count births"
     assert records[-1]["epoch"] == (options["initial"] or epochs) + children * epochs
-    worth = {r["individual"]: r["metrics"]["val.accuracy"] for r in records if r["kind"] == "kept"}
+    worth = {r.individual: r.metrics["val.accuracy"] for r in records if isinstance(r, KeptRecord)}
     stored: set[int] = set()
     parents: list[int] = []
     for record in records:
-        if record["kind"] == "kept":
-            stored.add(record["individual"])
-            best = max(worth[one] for one in kept[: record["individual"]])
-        elif record["kind"] == "dropped":
-            stored.remove(record["individual"])
-        elif record["kind"] == "recalled":
-            assert record["individual"] in stored, "only who is stored is recalled"
-            parents.append(record["individual"])
+        if isinstance(record, KeptRecord):
+            stored.add(record.individual)
+            best = max(worth[one] for one in kept[: record.individual])
+        elif isinstance(record, DroppedRecord):
+            stored.remove(record.individual)
+        elif isinstance(record, RecalledRecord):
+            assert record.individual in stored, "only who is stored is recalled"
+            parents.append(record.individual)
             assert len(stored) <= size + offspring, "the population, the best, and the siblings made so far"
             if options["result"] == "history" or options["replace"] == "worst":
                 assert max(worth[one] for one in stored) == best, "the best is never lost"
@@ -348,12 +348,12 @@ def test_laws_of_evolution(options: dict[str, Any], values: list[float], seed: i
                 generation = max(0, len(set(kept) & set(range(1, max(stored) + 1))) - size) // offspring
                 youngest = size + generation * offspring
                 if len(parents) < children + 1 and max(stored) >= size:
-                    assert record["individual"] > youngest - size, "the oldest are not parents"
+                    assert record.individual > youngest - size, "the oldest are not parents"
     assert len(parents) == children + 1
     last = parents[-1]
     if options["result"] == "history":
         assert worth[last] == max(worth.values())
     assert stored == set(), "nothing stays behind"
-    mutated = {r["individual"] for r in records if r["kind"] == "decision" and r["action"] == "rewrite"}
+    mutated = {r.individual for r in records if isinstance(r, DecisionRecord) and r.action == "rewrite"}
     unchanged = {size + 1 + g * offspring for g in range(options["generations"])} if options["keep_parent"] else set()
     assert mutated == set(kept[1:]) - unchanged

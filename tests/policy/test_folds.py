@@ -10,12 +10,14 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_records import made
 
 from nasir.journal.log import Journal, effective, lineage, read_journal
 from nasir.policy import EvolveOptions, PhasePlan, PhaseProgress, Plateau, Record, evaluate
 from nasir.policy.evolve_log import EvolutionLog
 from nasir.policy.evolve_rank import Individual, best_of, ranked
 from nasir.policy.phase_log import PhaseLog
+from nasir.records import DeclinedRecord, DroppedRecord, KeptRecord, PhaseRecord, RecalledRecord
 from nasir.rewriting.evidence import Evidence
 from nasir.running.population import stored
 
@@ -33,7 +35,7 @@ VALUES = st.sampled_from([0.1, 0.2, 0.2, 0.3, 0.5, NAN])
 
 def draw_record(data: st.DataObject, records: Sequence[Record], fresh: int) -> tuple[str, dict[str, Any]]:
     """The next record of a journal that a run could write; `fresh`: a number no individual had yet."""
-    phases = sum(record["kind"] == "phase" for record in records)
+    phases = sum(isinstance(record, PhaseRecord) for record in records)
     held = sorted(plain_stored(records))
     kinds = ["epoch", "epoch", "kept", "kept", "decision", "decision", "rewrite", "declined", "phase", "trial", "other"]
     kinds += ["recalled", "recalled", "dropped"] if held else []
@@ -62,9 +64,9 @@ def grow(data: st.DataObject, size: int, look: Callable[[Sequence[Record]], None
             for number in range(size):
                 records = journal.effective()
                 if len(journal) and data.draw(st.integers(0, 9)) == 0:
-                    journal.append("resume", {"supersedes_from": data.draw(st.integers(0, len(journal)))})
+                    journal.append(made("resume", {"supersedes_from": data.draw(st.integers(0, len(journal)))}))
                 else:
-                    journal.append(*draw_record(data, records, number + 1))
+                    journal.append(made(*draw_record(data, records, number + 1)))
                 look(journal.effective())
             assert journal.effective() == effective(read_journal(path)[0])
             look(journal.effective()[: data.draw(st.integers(0, len(journal.effective())))])
@@ -86,7 +88,7 @@ def test_folds_that_go_on_are_folds_from_scratch(data: st.DataObject, size: int)
             assert same(EvolutionLog.of(history, options), EvolutionLog.of(scratch, options))
         assert tuple(lineage(history)) == tuple(lineage(scratch)) == plain_lineage(scratch)
         assert stored(history) == stored(scratch) == plain_stored(scratch)
-        refused = sum(record["kind"] == "declined" for record in scratch)
+        refused = sum(isinstance(record, DeclinedRecord) for record in scratch)
         expected = f"draw after {refused}" if refused else "draw"
         assert Evidence(history=history).rng("draw").integers(1 << 30) == Evidence().rng(expected).integers(1 << 30)
 
@@ -100,8 +102,8 @@ def test_an_evolution_is_what_its_kept_individuals_say(data: st.DataObject, size
         phase = current_phase(history)
         for options in OPTIONS:
             log = EvolutionLog.of(history, options)
-            kept = [individual(record, options) for record in phase if record["kind"] == "kept"]
-            assert log.last == max((r["individual"] for r in history if r["kind"] == "kept"), default=0)
+            kept = [individual(record, options) for record in phase if isinstance(record, KeptRecord)]
+            assert log.last == max((r.individual for r in history if isinstance(r, KeptRecord)), default=0)
             assert same((log.count, log.founder), (len(kept), kept[0] if kept else None))
             assert same(list(log.population), plain_population(kept, options))
             done = options.population + log.generations * options.offspring
@@ -119,7 +121,7 @@ def test_a_plateau_is_what_all_epochs_say(values: list[float], window: int, smoo
         plateau = Plateau(metric, window, 0.05, smooth)
         epochs: list[dict[str, Any]] = []
         for epoch, value in enumerate(values, 1):
-            epochs.append({"kind": "epoch", "epoch": epoch, "metrics": {metric: value}})
+            epochs.append(made("epoch", {"epoch": epoch, "metrics": {metric: value}}))
             grown = PhaseLog.of(tuple(epochs)).epochs
             verdict = evaluate(plateau, epochs)
             assert evaluate(plateau, grown) == verdict
@@ -136,9 +138,9 @@ def plain_lineage(records: Sequence[Record]) -> tuple[Record, ...]:
     before: list[int] = []
     kept: dict[int, int] = {}
     for index, record in enumerate(records):
-        before.append(kept[record["individual"]] if record["kind"] == "recalled" else index - 1)
-        if record["kind"] == "kept":
-            kept[record["individual"]] = index
+        before.append(kept[record.individual] if isinstance(record, RecalledRecord) else index - 1)
+        if isinstance(record, KeptRecord):
+            kept[record.individual] = index
     found, index = [], len(records) - 1
     while index >= 0:
         found.append(records[index])
@@ -147,17 +149,17 @@ def plain_lineage(records: Sequence[Record]) -> tuple[Record, ...]:
 
 
 def plain_stored(records: Sequence[Record]) -> set[int]:
-    kept = {record["individual"] for record in records if record["kind"] == "kept"}
-    return kept - {record["individual"] for record in records if record["kind"] == "dropped"}
+    kept = {record.individual for record in records if isinstance(record, KeptRecord)}
+    return kept - {record.individual for record in records if isinstance(record, DroppedRecord)}
 
 
 def current_phase(history: Sequence[Record]) -> Sequence[Record]:
-    places = [index for index, record in enumerate(history) if record["kind"] == "phase"]
+    places = [index for index, record in enumerate(history) if isinstance(record, PhaseRecord)]
     return history[places[-1] + 1 :] if places else history
 
 
 def individual(record: Record, options: EvolveOptions) -> Individual:
-    return Individual(record["individual"], tuple(goal.value(record) for goal in options.goals))
+    return Individual(record.individual, tuple(goal.value(record) for goal in options.goals))
 
 
 def same(first: object, second: object) -> bool:

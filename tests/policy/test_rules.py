@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_records import made
 
 from nasir.errors import Decline, RunError
 from nasir.policy import (
@@ -30,6 +31,7 @@ from nasir.policy import (
     evaluate,
     simulate,
 )
+from nasir.records import DecisionRecord, DeclinedRecord, EpochRecord, PhaseRecord, RewriteRecord
 
 VIEW = PhaseView(("a", "b", "c"), {"a": 1, "b": 2, "c": 3}, params=100, macs=1000)
 
@@ -53,15 +55,15 @@ def run(
 
 
 def grown(records: list[dict[str, Any]]) -> list[tuple[int, str]]:
-    return [(r["epoch"], r["site"]) for r in records if r["kind"] == "rewrite"]
+    return [(r.epoch, r.site) for r in records if isinstance(r, RewriteRecord)]
 
 
 def decided(records: list[dict[str, Any]], action: str) -> list[dict[str, Any]]:
-    return [r for r in records if r["kind"] == "decision" and r["action"] == action]
+    return [r for r in records if isinstance(r, DecisionRecord) and r.action == action]
 
 
 def epochs_of(*values: float, metric: str = "val.accuracy") -> list[dict[str, Any]]:
-    return [{"kind": "epoch", "epoch": n, "metrics": {metric: v}} for n, v in enumerate(values, 1)]
+    return [made("epoch", {"epoch": n, "metrics": {metric: v}}) for n, v in enumerate(values, 1)]
 
 
 # Orders, counts and times
@@ -121,14 +123,14 @@ def test_several_rules_act_in_their_order_with_freezes_first() -> None:
     grow = rule(at_most=2, where=Where(("a",)))
     shrink = rule("rules.1", "remove-block", every=2, where=Where(("c",)))
     records = run(shrink, grow, epochs=3)
-    second = [(r["rule"], r["action"], r["site"]) for r in records if r["kind"] == "decision" and r["epoch"] == 2]
+    second = [(r.rule, r.action, r.site) for r in records if isinstance(r, DecisionRecord) and r.epoch == 2]
     assert second == [("rules.0", "freeze", "a"), ("rules.1", "rewrite", "c")]
 
 
 def test_a_second_question_in_the_same_epoch_has_no_answer() -> None:
     records = run(rule(), epochs=4)
     policy = RulesPolicy(PhasePlan("grow", epochs=4, rules=(rule(),)), 0)
-    upto = next(index for index, r in enumerate(records) if r["kind"] == "rewrite")
+    upto = next(index for index, r in enumerate(records) if isinstance(r, RewriteRecord))
     assert policy.decide(records[: upto + 1], VIEW) == ()
     assert policy.decide(records[:upto], VIEW) == ()  # the decision is journaled, its outcome is still open
     assert len(policy.decide(records[: upto - 1], VIEW)) == 1
@@ -137,7 +139,7 @@ def test_a_second_question_in_the_same_epoch_has_no_answer() -> None:
 def test_before_the_first_epoch_nothing_is_decided() -> None:
     plan = PhasePlan("grow", epochs=4, rules=(rule(),))
     assert RulesPolicy(plan, 0).decide([], VIEW) == ()
-    assert RulesPolicy(plan, 0).decide([{"kind": "phase", "phase": "grow", "epoch": 0}], VIEW) == ()
+    assert RulesPolicy(plan, 0).decide([made("phase", {"phase": "grow", "epoch": 0})], VIEW) == ()
 
 
 # Declines
@@ -150,18 +152,18 @@ def test_a_declined_site_is_frozen_and_replaced_at_once() -> None:
         return VIEW
 
     records = run(rule(), epochs=4, apply=apply)
-    assert [(r["kind"], r["epoch"], r["site"]) for r in records if r["kind"] in ("rewrite", "declined")] == [
+    assert [(r.kind, r.epoch, r.site) for r in records if isinstance(r, RewriteRecord | DeclinedRecord)] == [
         ("declined", 1, "a"),
         ("rewrite", 1, "b"),
         ("rewrite", 2, "c"),
         ("rewrite", 3, "b"),
     ]
-    assert next(r["reason"] for r in records if r["kind"] == "declined") == "too deep already"
+    assert next(r.reason for r in records if isinstance(r, DeclinedRecord)) == "too deep already"
 
 
 def test_a_phase_whose_rule_is_declined_everywhere_ends() -> None:
     records = run(rule(), epochs=None, until="all_frozen", apply=lambda decision: None)
-    assert [r["site"] for r in records if r["kind"] == "declined"] == ["a", "b", "c"]
+    assert [r.site for r in records if isinstance(r, DeclinedRecord)] == ["a", "b", "c"]
     assert records[-1]["epoch"] == 1 and records[-1]["status"] == "done"
 
 
@@ -194,13 +196,13 @@ def costly(step: int) -> Callable[[Decision], PhaseView | None]:
 def test_a_rule_budget_is_never_exceeded() -> None:
     records = run(rule(budget=Budget(params=135)), epochs=None, until="all_frozen", apply=costly(10))
     assert records[-1]["params"] == 130
-    assert {r["reason"] for r in records if r["kind"] == "declined"} == {"params 140 is past the budget of 135"}
+    assert {r.reason for r in records if isinstance(r, DeclinedRecord)} == {"params 140 is past the budget of 135"}
 
 
 def test_a_rule_budget_that_is_reached_freezes_without_asking() -> None:
     records = run(rule(budget=Budget(params=120)), epochs=None, until="all_frozen", apply=costly(10))
     assert records[-1]["params"] == 120
-    assert not [r for r in records if r["kind"] == "declined"]
+    assert not [r for r in records if isinstance(r, DeclinedRecord)]
     assert decided(records, "freeze")[0]["reason"] == "params 120 is at the budget of 120; it stays at 1 block"
 
 
@@ -245,7 +247,7 @@ def test_phases_follow_each_other_and_count_their_own_epochs() -> None:
     grow = PhasePlan("grow", epochs=3, rules=(rule(every=2),))
     tune = PhasePlan("tune", epochs=2, rules=(rule(every=None, when=AtEpochs((1,))),))
     records = simulate((grow, tune), 0, [{"val.accuracy": 0.5}], VIEW)
-    assert [(r["phase"], r["epoch"]) for r in records if r["kind"] == "phase"] == [("grow", 0), ("tune", 3)]
+    assert [(r.phase, r.epoch) for r in records if isinstance(r, PhaseRecord)] == [("grow", 0), ("tune", 3)]
     assert grown(records) == [(2, "a"), (4, "a")]
     assert records[-1]["epoch"] == 5
 
@@ -261,13 +263,13 @@ def test_progress_knows_phases_and_refuses_another_plan() -> None:
     plans = (PhasePlan("one", epochs=2), PhasePlan("two", epochs=1))
     history: list[dict[str, Any]] = []
     assert PhaseProgress.of(history, plans) == PhaseProgress(0, 0, 0, False)
-    history += [{"kind": "phase", "phase": "one"}, {"kind": "epoch"}]
+    history += [made("phase", {"phase": "one"}), made("epoch")]
     assert PhaseProgress.of(history, plans) == PhaseProgress(0, 1, 1, True)
-    history += [{"kind": "epoch"}]
+    history += [made("epoch")]
     assert PhaseProgress.of(history, plans) == PhaseProgress(1, 0, 2, False)
-    history += [{"kind": "phase", "phase": "two"}]
+    history += [made("phase", {"phase": "two"})]
     assert PhaseProgress.of(history, plans) == PhaseProgress(1, 0, 2, True)
-    history += [{"kind": "decision", "action": "end_phase"}]
+    history += [made("decision", {"action": "end_phase"})]
     assert PhaseProgress.of(history, plans) == PhaseProgress(None, 0, 2, False)
     with pytest.raises(RunError, match="phase 2 of the history is 'two', the plan has no further phase"):
         PhaseProgress.of(history, plans[:1])
@@ -405,16 +407,16 @@ def replayed(plan: PhasePlan, seed: int, records: list[dict[str, Any]]) -> None:
     """Ask a fresh policy again at every moment of a recorded run and compare with what was recorded."""
     view = VIEW
     for index, record in enumerate(records):
-        if record["kind"] in ("epoch", "rewrite"):
-            view = replace(view, depths=record["depths"])
-        if record["kind"] != "epoch":
+        if isinstance(record, EpochRecord | RewriteRecord):
+            view = replace(view, depths=record.depths)
+        if not isinstance(record, EpochRecord):
             continue
         history = copy.deepcopy(records[: index + 1])
         policy = RulesPolicy(plan, seed)
         answer = policy.decide(history, view)
         assert answer == policy.decide(tuple(history), view)
         assert history == records[: index + 1]
-        following = [r for r in records[index + 1 :] if r["kind"] == "decision" and r["epoch"] == record["epoch"]]
+        following = [r for r in records[index + 1 :] if isinstance(r, DecisionRecord) and r.epoch == record.epoch]
         keys = ("action", "rule", "pass", "options", "site", "reason")
         expected = [{key: r[key] for key in keys} for r in following[: len(answer)]]
         assert [{key: d.to_record()[key] for key in keys} for d in answer] == expected
@@ -442,15 +444,15 @@ def test_a_frozen_or_refused_site_never_changes_again(plan: PhasePlan, rows: lis
     records = simulate((plan,), 0, rows, VIEW)
     frozen: dict[tuple[str, str], int] = {}
     for index, record in enumerate(records):
-        if record["kind"] == "decision" and record["action"] == "rewrite":
-            site = (record["rule"], record["site"])
+        if isinstance(record, DecisionRecord) and record.action == "rewrite":
+            site = (record.rule, record.site)
             # the second of two rewrites at one site is still tried where the first was refused
-            assert frozen.get(site, record["epoch"]) == record["epoch"]
-            if records[index + 1]["kind"] == "declined":
-                frozen.setdefault(site, record["epoch"])
-        elif record["kind"] == "decision" and record["action"] == "freeze":
-            assert (record["rule"], record["site"]) not in frozen
-            frozen[record["rule"], record["site"]] = 0
+            assert frozen.get(site, record.epoch) == record.epoch
+            if isinstance(records[index + 1], DeclinedRecord):
+                frozen.setdefault(site, record.epoch)
+        elif isinstance(record, DecisionRecord) and record.action == "freeze":
+            assert (record.rule, record.site) not in frozen
+            frozen[record.rule, record.site] = 0
 
 
 @settings(max_examples=100, deadline=None)
@@ -462,7 +464,7 @@ def test_a_cap_holds(plan: PhasePlan, rows: list[dict[str, float]]) -> None:
 
 
 def test_conditions_read_the_learning_rate_and_the_seconds_that_lie_beside_the_metrics() -> None:
-    record = {"kind": "epoch", "epoch": 1, "metrics": {"val.accuracy": 0.5}, "lr": 0.01, "seconds": 3.0}
+    record = made("epoch", {"epoch": 1, "metrics": {"val.accuracy": 0.5}, "lr": 0.01, "seconds": 3.0})
     assert evaluate(Threshold("lr", below=0.1), [record]).holds
     assert not evaluate(Threshold("seconds", above=5.0), [record]).holds
     with pytest.raises(RunError, match="no metric 'loss'"):

@@ -9,6 +9,7 @@ import pytest
 
 from nasir.errors import DataError
 from nasir.policy import PhasePlan, PhaseView, Plateau, RulePlan, Threshold, read_metrics, simulate
+from nasir.records import DeclinedRecord, EpochRecord, PhaseRecord
 
 VIEW = PhaseView(("s1", "s2", "s3"), {"s1": 1, "s2": 1, "s3": 1})
 AUTOGROW = RulePlan("rules.0", "insert-block", every=3, freeze=Plateau(window=100, less_than=0.0005))
@@ -26,9 +27,9 @@ def test_a_metrics_file_drives_the_policies(tmp_path: Path) -> None:
     rows = read_metrics(written(tmp_path, "\n".join(["epoch,val.accuracy,seconds", *lines])))
     records = simulate((GROW, PhasePlan("tune", epochs=200)), 0, rows, VIEW)
     assert records[-1]["depths"] == {"s1": 42, "s2": 42, "s3": 42}
-    assert [r["epoch"] for r in records if r["kind"] == "phase"] == [0, 372]
+    assert [r.epoch for r in records if isinstance(r, PhaseRecord)] == [0, 372]
     assert records[-1]["epoch"] == 572
-    assert [r["n"] for r in records] == list(range(len(records)))
+    assert [r.n for r in records] == list(range(len(records)))
     assert records[1]["metrics"] == {"val.accuracy": 0.5} and records[1]["seconds"] == 1.5
 
 
@@ -41,7 +42,7 @@ def test_a_capped_simulation_says_so() -> None:
 def test_the_last_row_is_held() -> None:
     phase = PhasePlan("grow", epochs=9, rules=(AUTOGROW,))
     records = simulate((phase,), 0, [{"val.accuracy": 0.1}, {"val.accuracy": 0.2}], VIEW)
-    assert [r["metrics"]["val.accuracy"] for r in records if r["kind"] == "epoch"] == [0.1] + [0.2] * 8
+    assert [r.metrics["val.accuracy"] for r in records if isinstance(r, EpochRecord)] == [0.1] + [0.2] * 8
 
 
 def test_a_run_that_does_not_end_is_capped() -> None:
@@ -53,7 +54,7 @@ def test_removal_keeps_the_last_block() -> None:
     shrink = RulePlan("rules.0", "remove-block", every=1)
     records = simulate((PhasePlan("shrink", rules=(shrink,), until="all_frozen"),), 0, [{"val.accuracy": 0.5}], VIEW)
     assert records[-1]["depths"] == VIEW.depths
-    assert sum(r["kind"] == "declined" for r in records) == 3
+    assert sum(isinstance(r, DeclinedRecord) for r in records) == 3
 
 
 def test_without_rows_there_is_nothing_to_simulate() -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from made_records import made
 
 from nasir.errors import Decline, RunError
 from nasir.policy import (
@@ -24,6 +25,7 @@ from nasir.policy import (
     Where,
     simulate,
 )
+from nasir.records import DecisionRecord, DeclinedRecord, Record, RewriteRecord, from_json
 
 VIEW = PhaseView(("a", "b"), {"a": 1, "b": 2}, params=100, regions=frozenset({"a", "b", "a.0", "b.0", "b.1"}))
 START, END = Moment("start"), Moment("end")
@@ -38,14 +40,14 @@ def run(*phases: PhasePlan, view: PhaseView = VIEW, rows: Any = None, apply: Any
 
 
 def acted(records: list[dict[str, Any]]) -> list[tuple[str, int, str]]:
-    return [(r["phase"], r["epoch"], r["site"]) for r in records if r["kind"] in ("rewrite", "declined")]
+    return [(r.phase, r.epoch, r.site) for r in records if isinstance(r, RewriteRecord | DeclinedRecord)]
 
 
 def test_each_phase_has_its_start_and_its_end() -> None:
     rules = (rule("s", when=START), rule("e", when=END, where=Where(("b",))))
     records = run(PhasePlan("p", 2, rules), PhasePlan("q", 1, rules))
     assert acted(records) == [("p", 0, "a"), ("p", 2, "b"), ("q", 2, "a"), ("q", 3, "b")]
-    kinds = [r["kind"] for r in records]
+    kinds = [r.kind for r in records]
     assert kinds[:4] == ["phase", "decision", "rewrite", "epoch"]
 
 
@@ -73,7 +75,7 @@ def test_an_open_phase_ends_after_the_rules_at_its_end_whatever_they_change() ->
     )
     records = run(until, apply=apply)
     assert acted(records) == [("p", 1, "a"), ("p", 1, "b")]
-    assert [r["action"] for r in records if r["kind"] == "decision"] == ["rewrite", "rewrite", "end_phase"]
+    assert [r.action for r in records if isinstance(r, DecisionRecord)] == ["rewrite", "rewrite", "end_phase"]
     assert records[-1]["epoch"] == 1 and records[-1]["status"] == "done"
 
 
@@ -134,7 +136,7 @@ def test_a_site_that_the_rule_itself_used_up_is_declined_not_refused() -> None:
     gone: list[int] = []
     view = replace(VIEW, sites={"r0": ("x", "b.0")})
     records = run(PhasePlan("p", 4, (rule(every=1, where=Where(sites=("x",))),)), view=view, apply=apply)
-    assert [r["kind"] for r in records if r["kind"] in ("rewrite", "declined")] == ["rewrite", "declined"]
+    assert [r.kind for r in records if isinstance(r, RewriteRecord | DeclinedRecord)] == ["rewrite", "declined"]
 
 
 # -- trials
@@ -146,31 +148,31 @@ def decided(history: list[dict[str, Any]], plan: PhasePlan) -> tuple[Decision, .
 
 def test_a_trial_names_its_candidates_and_is_answered_by_one_rewrite_or_declines() -> None:
     plan = PhasePlan("p", 9, (rule(every=1, trial=Trial(2), freeze=Plateau(window=1, less_than=9)),))
-    history: list[dict[str, Any]] = [
-        {"kind": "phase", "phase": "p", "epoch": 0},
-        {"kind": "epoch", "epoch": 1, "phase_epoch": 1, "metrics": {"val.accuracy": 0.5}},
+    history: list[Record] = [
+        made("phase", {"phase": "p", "epoch": 0}),
+        made("epoch", {"epoch": 1, "phase_epoch": 1, "metrics": {"val.accuracy": 0.5}}),
     ]
     (trial,) = decided(history, plan)
     assert isinstance(trial, TrySites) and (trial.sites, trial.trial) == (("a", "b"), Trial(2))
     assert trial.to_record()["action"] == "trial" and trial.to_record()["site"] is None
     assert trial.to_record()["sites"] == ["a", "b"]
-    history.append(trial.to_record())
+    history.append(from_json(trial.to_record()))
     assert decided(history, plan) == ()
     outcome = {"pass": "insert-block", "site": "b"}
-    adopted = [*history, {"kind": "declined", "site": "a", "pass": "insert-block", "reason": "x"}]
-    adopted.append({"kind": "rewrite", **outcome})
+    adopted = [*history, made("declined", {"site": "a", "pass": "insert-block", "reason": "x"})]
+    adopted.append(made("rewrite", outcome))
     assert decided(adopted, plan) == ()
-    adopted.append({**history[1], "epoch": 2, "phase_epoch": 2})
+    adopted.append(replace(history[1], epoch=2, phase_epoch=2))
     freeze, *rest = decided(adopted, plan)
     assert isinstance(freeze, FreezeSite) and (freeze.site, rest) == ("b", []), "a was declined, b is frozen"
 
 
 def test_the_seconds_of_trials_count_for_budgets() -> None:
     plan = PhasePlan("p", None, (rule(every=1, trial=Trial()),), budget=Budget(seconds=5))
-    history: list[dict[str, Any]] = [
-        {"kind": "phase", "phase": "p", "epoch": 0},
-        {"kind": "trial", "pass": "insert-block", "site": "a", "seconds": 9.0},
-        {"kind": "epoch", "epoch": 1, "phase_epoch": 1, "metrics": {"val.accuracy": 0.5}, "seconds": 1.0},
+    history: list[Record] = [
+        made("phase", {"phase": "p", "epoch": 0}),
+        made("trial", {"pass": "insert-block", "site": "a", "seconds": 9.0}),
+        made("epoch", {"epoch": 1, "phase_epoch": 1, "metrics": {"val.accuracy": 0.5}, "seconds": 1.0}),
     ]
     assert [decision.action for decision in decided(history, plan)] == ["end_phase"]
 

@@ -15,14 +15,14 @@ import torch
 
 import nasir.backends.torch.backend  # noqa: F401  for the copies, which would each import it otherwise
 from nasir.api import run
-from nasir.journal.log import Record
+from nasir.records import Record
 from nasir.running.prefixes import PrefixStore
 from nasir.spec import load_spec
 
 
 def train(spec: str, study: Path, fatal: str) -> None:
     def listen(record: Record) -> None:
-        if record["kind"] == fatal:
+        if record.kind == fatal:
             os.kill(os.getpid(), signal.SIGKILL)
 
     run(load_spec(spec), study / "killed", prefixes=PrefixStore(study / "prefixes", 10**9, 1e9), listener=listen)

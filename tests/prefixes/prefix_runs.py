@@ -14,6 +14,7 @@ import yaml
 from nasir.api import Run, run
 from nasir.errors import Preempted
 from nasir.journal.directory import RunDirectory
+from nasir.records import PrefixRecord
 from nasir.running.engine import Signals
 from nasir.running.prefixes import PrefixStore
 from nasir.spec import Spec, load_spec
@@ -88,7 +89,7 @@ def settled(records: Any) -> list[dict[str, Any]]:
     return [
         {key: value for key, value in record.items() if key not in VOLATILE}
         for record in records
-        if record["kind"] not in APART
+        if record.kind not in APART
     ]
 
 
@@ -137,9 +138,9 @@ def shared(begun: Path, folder: Path, second: Mapping[str, Any], **options: Any)
     done = run(spec_of(specs, second), folder / "study" / "second", prefixes=store, notice=heard.append, **options)
     assert not heard
     assert_same(done, alone)
-    prefix = [record for record in done.journal if record["kind"] == "prefix"]
-    assert [record["epochs"] for record in prefix] == ([done.prefix_epochs] if done.prefix_epochs else [])
-    assert all(record["run"] == "first" for record in prefix)
+    prefix = [record for record in done.journal if isinstance(record, PrefixRecord)]
+    assert [record.epochs for record in prefix] == ([done.prefix_epochs] if done.prefix_epochs else [])
+    assert all(record.run == "first" for record in prefix)
     return done.prefix_epochs
 
 
@@ -149,7 +150,7 @@ def taken(spec: Spec, out: Path, store: PrefixStore) -> int:
     signals.exit_code = 75
     with pytest.raises(Preempted):
         run(spec, out, prefixes=store, signals=signals)
-    return sum(record["epochs"] for record in RunDirectory(out).effective() if record["kind"] == "prefix")
+    return sum(record.epochs for record in RunDirectory(out).effective() if isinstance(record, PrefixRecord))
 
 
 EVOLVED = changed(

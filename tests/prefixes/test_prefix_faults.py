@@ -22,8 +22,8 @@ from nasir.api import resume, run
 from nasir.backends.torch.session import TorchSession
 from nasir.errors import Preempted
 from nasir.journal.directory import RunDirectory
-from nasir.journal.log import Record
 from nasir.policy.rules import RulesPolicy
+from nasir.records import EpochRecord, PrefixRecord, Record
 from nasir.running.engine import Signals
 from nasir.running.prefixes import PrefixStore
 from nasir.running.prefixes.store import HEADER, RECORDS, State
@@ -91,7 +91,7 @@ def test_resumed_without_the_store_it_goes_on_from_its_own_checkpoint(left: Path
     signals = Signals()
 
     def stop(record: Record) -> None:
-        if record["kind"] == "prefix":
+        if isinstance(record, PrefixRecord):
             signals.exit_code = 75
 
     with pytest.raises(Preempted, match="5 epochs"):
@@ -109,7 +109,7 @@ def test_killed_long_before_its_own_first_checkpoint_it_keeps_moments_and_averag
     alone = run(spec_of(tmp_path, other), tmp_path / "alone")
 
     def fail(record: Record) -> None:
-        if record["kind"] == "epoch" and record["epoch"] == 3:
+        if isinstance(record, EpochRecord) and record.epoch == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -131,7 +131,7 @@ def test_a_resumed_run_leaves_states_too(study: Path, left: Path) -> None:
     signals = Signals()
 
     def stop(record: Record) -> None:
-        if record["kind"] == "epoch" and record["epoch"] == 3:
+        if isinstance(record, EpochRecord) and record.epoch == 3:
             signals.exit_code = 75
 
     first = spec_of(left / "specs", BASE)
@@ -282,7 +282,7 @@ def test_a_run_resumed_elsewhere_shares_nothing_more(tmp_path: Path) -> None:
     store, signals, heard = store_in(tmp_path), Signals(), []
 
     def stop(record: Record) -> None:
-        if record["kind"] == "epoch" and record["epoch"] == 6:  # of 7: more threads than cores are slow
+        if isinstance(record, EpochRecord) and record.epoch == 6:  # of 7: more threads than cores are slow
             signals.exit_code = 75
 
     with pytest.raises(Preempted):
@@ -386,5 +386,5 @@ def test_several_processes_share_a_small_store(tmp_path: Path) -> None:
         runs = [tmp_path / "study" / f"{number}-{worker}" for worker in range(4)]
         for path in runs[1:]:
             assert_same(path, runs[0])
-        taken += sum(any(r["kind"] == "prefix" for r in RunDirectory(path).effective()) for path in runs)
+        taken += sum(any(isinstance(r, PrefixRecord) for r in RunDirectory(path).effective()) for path in runs)
     assert taken >= 4

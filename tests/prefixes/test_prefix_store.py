@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_records import made
 
 from nasir.errors import CheckpointError
 from nasir.running.prefixes.store import ASIDE, HEADER, RECORDS, PrefixStore
@@ -42,7 +43,7 @@ def put(
         (folder / "weights").write_bytes(bytes(size))
 
     cpu = [epoch * (i + 1) for i in range(len(names))]
-    records = [{"kind": "epoch", "n": i} for i in range(len(names))]
+    records = [made("epoch", {"n": i}) for i in range(len(names))]
     return store.put(family, chain(*names), cpu, records, "run", blobs, write or weights)
 
 

@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_records import made
 from networks import small_resnet
 
 from nasir.errors import UsageError
 from nasir.ir import Draft
 from nasir.passes.split_branches import SplitBranches
+from nasir.records import RewriteRecord
 from nasir.report import summary_rows, write_drawing, write_report
 from nasir.report.graph_svg import draw, overview
 from nasir.report.history import charts, decision_rows, duration, marks
@@ -89,9 +91,9 @@ def test_an_empty_journal_and_lost_files_leave_sections_out_but_not_the_page(tmp
 def test_void_records_are_left_out(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", grow=9, tune=0, finish=False)
     with run.lock(), run.journal() as journal:
-        first = journal.records("rewrite")[0]["n"]
-        journal.append("resume", {"checkpoint_step": 3, "supersedes_from": first - 1})
-    assert [record["kind"] for record in run.effective()][-1] == "epoch"
+        first = journal.records(RewriteRecord)[0].n
+        journal.append(made("resume", {"checkpoint_step": 3, "supersedes_from": first - 1}))
+    assert [record.kind for record in run.effective()][-1] == "epoch"
     text = write_report(run.path).read_text(encoding="utf-8")
     assert "unfinished after 3 epochs" in text and "None yet." in text and "resumed 1 time" in text
 
@@ -109,7 +111,10 @@ def test_summary_rows_and_decision_rows(tmp_path: Path) -> None:
     grown = next(row for row in table if row["kind"] == "rewrite")
     assert grown["claim"] == "approximate" and grown["delta"] == "0.0369" and grown["depth"] == "1-2-1"
     assert summary_rows([])[0] == ("status", "unfinished after 0 epochs")
-    assert decision_rows([record for record in records if record["kind"] == "rewrite"])[0]["action"] == "insert-block"
+    assert (
+        decision_rows([record for record in records if isinstance(record, RewriteRecord)])[0]["action"]
+        == "insert-block"
+    )
 
 
 def test_charts_mark_each_rewrite_and_the_new_phase(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from made_records import made
 
 from nasir.report.tensorboard import TensorBoard
 
@@ -14,9 +15,10 @@ def test_events_hold_metrics_costs_and_depths(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = TensorBoard(tmp_path)
-    record = {"kind": "epoch", "time": 1.0, "epoch": 3, "metrics": {"val.accuracy": 0.5, "train.loss": 1.25}}
-    events.record({**record, "lr": 0.1, "params": 7, "macs": 9, "depths": {"s1": 2}})
-    events.record({"kind": "phase", "time": 1.0})
+    facts = {"lr": 0.1, "params": 7, "macs": 9, "depths": {"s1": 2}}
+    metrics = {"val.accuracy": 0.5, "train.loss": 1.25}
+    events.record(made("epoch", {"time": 1.0, "epoch": 3, "metrics": metrics, **facts}))
+    events.record(made("phase", {"time": 1.0}))
     events.close()
     read = EventAccumulator(str(tmp_path))
     read.Reload()

@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy
 
-from nasir.journal.log import Record
+from nasir.records import Record, from_json
 from nasir.running.engine import Signals
 from nasir.search.storage import open_storage
 from nasir.search.study import Study
@@ -107,10 +107,9 @@ def again(study: Study, **options: Any) -> Study:
     return relaxed(Study.open(url, study.name, study.folder, **options))
 
 
-def epoch(number: int, accuracy: float = 0.5, **fields: Any) -> Record:
+def epoch(number: int, accuracy: float = 0.5, **more: Any) -> Record:
     """A journal record of an epoch."""
-    return {
-        "kind": "epoch",
+    fields = {
         "phase": "grow",
         "epoch": number,
         "phase_epoch": number,
@@ -120,8 +119,9 @@ def epoch(number: int, accuracy: float = 0.5, **fields: Any) -> Record:
         "macs": 1000,
         "samples": 10,
         "cpu_seconds": 1.0,
-        **fields,
+        **more,
     }
+    return from_json({**fields, "kind": "epoch"})
 
 
 def outcome(accuracy: float = 0.5, **fields: Any) -> Outcome:
@@ -131,7 +131,7 @@ def outcome(accuracy: float = 0.5, **fields: Any) -> Outcome:
 
 def quick(job: TrialJob, listener: Callable[[Record], None], signals: Signals) -> Outcome:
     """A training that takes no time, better with a larger learning rate."""
-    accuracy = min(1.0, 2 * job.spec.phases[0].optimizer.chosen.lr)
+    accuracy = min(1.0, 2 * job.spec.phases[0].optimizer.chosen["lr"])
     for number in range(1, 4):
         listener(epoch(number, accuracy * number / 3))
     return outcome(accuracy)

@@ -19,6 +19,7 @@ from small_runs import stable, weights
 
 from nasir.journal.directory import RunDirectory
 from nasir.journal.log import effective, read_journal
+from nasir.records import CheckpointRecord, EndRecord
 from nasir.search.points import Ledger
 
 SPEC = """\
@@ -152,7 +153,7 @@ def training(search: Search | None, folder: Path) -> dict[int, Path]:
         holder, run = path.read_text().split(), RunDirectory(path.parent)  # "pid N on HOST"; a dead one stays there
         if len(holder) < 2 or (workers is not None and int(holder[1]) not in workers):
             continue
-        if run.checkpoint_steps() and not any(record["kind"] == "end" for record in run.records()):
+        if run.checkpoint_steps() and not any(isinstance(record, EndRecord) for record in run.records()):
             found[int(holder[1])] = run.path
     return found
 
@@ -201,7 +202,7 @@ def assert_resumed(trials: list[FrozenTrial], folder: Path) -> list[FrozenTrial]
         assert trial.params == before.params or not before.params
         journal = folder / before.user_attrs["run"] / "journal.jsonl"
         records = effective(read_journal(journal)[0]) if journal.exists() else ()
-        saved = [record for record in records if record["kind"] == "checkpoint"]
+        saved = [record for record in records if isinstance(record, CheckpointRecord)]
         assert trial.user_attrs.get("resumed", 0) >= (saved[-1]["epoch"] if saved else 0), (point, attempt)
         if saved:
             resumed.append(trial)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_records import made
 
 from nasir.errors import UsageError
 from nasir.search.axis import MOST, Curve, cost_of
@@ -63,10 +64,10 @@ def test_every_step_agrees_with_the_definition(width: float, epochs: list[tuple[
 
 
 def test_costs_of_a_record() -> None:
-    record = {"cpu_seconds": 2.5, "samples": 10, "macs": 300}
+    record = made("epoch", {"cpu_seconds": 2.5, "samples": 10, "macs": 300})
     assert [cost_of(axis, record) for axis in ("epoch", "cpu_seconds", "macs")] == [1, 2.5, 3000]
     with pytest.raises(UsageError, match="samples"):
-        cost_of("macs", {"macs": 300})
+        cost_of("macs", made("epoch", {"macs": 300}))
 
 
 def test_a_width_far_too_small_is_refused_with_a_better_one() -> None:

@@ -26,6 +26,7 @@ from small_searches import (
 )
 
 from nasir.journal.directory import RunDirectory
+from nasir.records import CheckpointRecord
 
 
 def database(folder: Path) -> str:
@@ -59,7 +60,7 @@ def test_a_signal_stops_all_workers_with_checkpoints_and_the_search_goes_on(
         waiting = {(t.user_attrs["point"], t.user_attrs["attempt"]) for t in before if t.state == TrialState.WAITING}
         assert {(trial.user_attrs["point"], trial.user_attrs["attempt"] + 1) for trial in stopped} <= waiting
         for trial in stopped:
-            assert RunDirectory(folder / trial.user_attrs["run"]).records()[-1]["kind"] == "checkpoint"
+            assert isinstance(RunDirectory(folder / trial.user_attrs["run"]).records()[-1], CheckpointRecord)
         done = go_on(folder, "--workers", 2, "--json")
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["done"] == 4

@@ -14,7 +14,7 @@ from searches import Killed, again, dies, drive, ended, epoch, make, outcome, qu
 
 from nasir.errors import DataError, JournalError, Preempted, RunError, SpecError, UsageError
 from nasir.journal.directory import RunDirectory
-from nasir.journal.log import Record
+from nasir.records import CheckpointRecord, PrunedRecord, Record
 from nasir.running.engine import Signals
 from nasir.search import UNFIT
 from nasir.search.study import Study
@@ -377,7 +377,7 @@ def dies_after(epochs: int) -> Callable[[TrialJob, Listener, Signals], Outcome]:
     def run(job: TrialJob, listener: Listener, signals: Signals) -> Outcome:
         def hear(record: Record) -> None:
             listener(record)
-            if record["kind"] == "checkpoint" and record["epoch"] == epochs:
+            if isinstance(record, CheckpointRecord) and record.epoch == epochs:
                 raise Killed
 
         return train(job, hear, signals)
@@ -391,7 +391,7 @@ def plain(records: tuple[Record, ...]) -> list[Record]:
     return [
         {key: value for key, value in record.items() if key not in dropped}
         for record in records
-        if record["kind"] in names
+        if record.kind in names
     ]
 
 
@@ -421,7 +421,7 @@ def test_a_worker_that_dies_when_all_is_trained_leaves_a_whole_trial(tmp_path: P
     def dies_late(job: TrialJob, listener: Listener, signals: Signals) -> Outcome:
         def hear(record: Record) -> None:
             listener(record)
-            if record["kind"] == kind and record.get("epoch", 3) == 3:
+            if record.kind == kind and record.get("epoch", 3) == 3:
                 raise Killed
 
         return train(job, hear, signals)
@@ -468,7 +468,7 @@ def test_a_pruned_run_says_so_and_keeps_no_checkpoint(tmp_path: Path) -> None:
     pruned = [trial for trial in study.trials() if trial.state == TrialState.PRUNED]
     assert pruned
     run = RunDirectory(tmp_path / pruned[0].user_attrs["run"])
-    assert run.records()[-1]["kind"] == "pruned"
+    assert isinstance(run.records()[-1], PrunedRecord)
     assert run.records()[-1]["epoch"] == pruned[0].user_attrs["epochs"]
     assert run.report_path.exists() and not list(run.checkpoints.iterdir())
 

@@ -16,6 +16,7 @@ from nasir.ir.op import loaded, op_named
 from nasir.policy import AtEpochs, PhasePlan, Plateau, Policy, RulePlan, RulesPolicy, Where
 from nasir.policy.base import History, PhaseView
 from nasir.policy.decision import Decision, RecallIndividual, RewriteSite
+from nasir.records import CheckpointRecord, EpochRecord
 from nasir.registry import passes, policies
 from nasir.rewriting.evidence import Evidence, Need
 from nasir.rewriting.rewrite import Pass, get_pass
@@ -232,9 +233,9 @@ class Careless:
     def decide(self, history: History, view: PhaseView) -> tuple[Decision, ...]:
         grow = (RewriteSite("rules.0", "insert-block", {}, "s1", "because"),)
         if self.fault == "random":
-            return grow if history[-1]["kind"] == "epoch" and random.random() < 0.5 else ()
+            return grow if isinstance(history[-1], EpochRecord) and random.random() < 0.5 else ()
         if self.fault == "counts":
-            return grow if history[-1]["kind"] in ("epoch", "checkpoint") and len(history) % 2 else ()
+            return grow if isinstance(history[-1], EpochRecord | CheckpointRecord) and len(history) % 2 else ()
         return grow if self.fault == "loops" else (RecallIndividual(3, "gone"),)
 
 

@@ -14,13 +14,13 @@ from typing import Any
 from nasir import registry
 from nasir.files import canonical_json
 from nasir.ir import Graph
-from nasir.journal.log import Record
+from nasir.records import Record, ResumeRecord, StartRecord
 from nasir.running.engine import setup_of
 from nasir.spec import Spec
 from nasir.spec.model_network import RunNetwork
 from nasir.spec.network import initial_plan
 from nasir.training.backend import DEFAULT_BACKEND, Session
-from nasir.training.plans import TrainPlan
+from nasir.training.plans import OptimizerPlan, PenaltyPlan, TrainPlan
 from nasir.version import VERSION
 
 # of variables that choose kernels or their precision
@@ -31,6 +31,8 @@ REGISTRIES = (registry.passes, registry.policies, registry.ops, registry.blocks,
 
 def plain(value: Any) -> Any:
     """Plans and options as JSON data."""
+    if isinstance(value, OptimizerPlan | PenaltyPlan):
+        return plain(value.identity())
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
@@ -69,15 +71,15 @@ def environments(first: str | None, records: Iterable[Record]) -> set[str | None
     """
     found = {first}
     for record in records:
-        if record["kind"] == "resume":
-            if record["checkpoint_step"] is None:
+        if isinstance(record, ResumeRecord):
+            if record.checkpoint_step is None:
                 found.clear()
-            found.add(record.get("environment"))
+            found.add(record.environment)
     return found
 
 
 def static_digest(
-    spec: Spec, start: Record, graph: Graph, base: Path, environment: str, plugins: Mapping[str, str]
+    spec: Spec, start: StartRecord, graph: Graph, base: Path, environment: str, plugins: Mapping[str, str]
 ) -> str:
     """Everything that training depends on and that does not change over a run.
 
@@ -89,10 +91,10 @@ def static_digest(
     network = spec.network
     # the default one is among what `environment` tells
     backend = {} if spec.backend == DEFAULT_BACKEND else {"backend": [spec.backend, registry.backends.packages()]}
-    inherited = [start["inherited"]["manifest"], network.weights] if isinstance(network, RunNetwork) else None
+    inherited = [(start.inherited or {})["manifest"], network.weights] if isinstance(network, RunNetwork) else None
     return digest(
         {
-            "graph": start["graph"],
+            "graph": start.graph,
             "plan": initial_plan(graph, spec).to_json(),
             "setup": setup,
             "environment": environment,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from nasir.errors import CheckpointError, NasirError
 from nasir.ir import Graph
+from nasir.records import EpochRecord, Record
 from nasir.running.prefixes.store import State
 from nasir.running.prefixes.walk import Walk
 
@@ -47,14 +48,14 @@ class Matcher:
         walk = self.trunk.at(min(len(self.trunk.chain), state.epochs) if done is None else done)
         walk.graphs = lambda digest: self._graph(state, digest)
         records = state.records()
-        ends = [0, *(i + 1 for i, record in enumerate(records) if record["kind"] == "epoch")]
+        ends = [0, *(i + 1 for i, record in enumerate(records) if isinstance(record, EpochRecord))]
         while len(walk.chain) < state.epochs:
             done = len(walk.chain)
             if not self._agrees(walk, records[ends[done] : ends[done + 1]]) or walk.chain[-1] != state.chain[done]:
                 return walk.at(done)
         return walk
 
-    def _agrees(self, walk: Walk, records: list[dict[str, object]]) -> bool:
+    def _agrees(self, walk: Walk, records: list[Record]) -> bool:
         try:
             return walk.follow(records)
         except CheckpointError:

@@ -15,15 +15,13 @@ from nasir.errors import CheckpointError, NasirError
 from nasir.growing import GrowingSequence, fold
 from nasir.ir import Graph
 from nasir.journal.directory import share_file
-from nasir.journal.log import Record
+from nasir.records import EpochRecord, NetworkRecord, PrefixRecord, Record, RewriteRecord, StartRecord, TrialRecord
 from nasir.running.engine import Engine
 from nasir.running.population import stored
 from nasir.running.prefixes.identity import environments, static_digest
 from nasir.running.prefixes.match import Matcher
 from nasir.running.prefixes.store import PrefixStore, State, sha256_of
-from nasir.running.prefixes.walk import APART, REPLACING, Walk
-
-ADDED = frozenset({"kind", "n", "time"})  # keys of a record that a journal adds itself
+from nasir.running.prefixes.walk import APART, Walk
 
 
 class Sharing:
@@ -56,12 +54,11 @@ class Sharing:
             records = engine.journal.records()
             start, known = records[0], environments(env.get("environment"), records)
             environment = known.pop()
+            assert isinstance(start, StartRecord)
             if known or environment is None:
                 self._stop("this run was elsewhere, or without a store, before, so nothing of it is shared")
                 return
-            self.static = static_digest(
-                engine.spec, start, self._graph(start["graph"]), base, environment, env["plugins"]
-            )
+            self.static = static_digest(engine.spec, start, self._graph(start.graph), base, environment, env["plugins"])
             self.walk = Walk(engine.spec, self.static, start, self._graph)
             engine.before_decisions = self._before_decisions
         except Exception as error:  # plugins have a part in it
@@ -128,8 +125,8 @@ class Sharing:
         self.store.used(state)
         engine = self.engine
         for record in walk.history[1:]:
-            engine.write(record["kind"], **{key: value for key, value in record.items() if key not in ADDED})
-        engine.write("prefix", epochs=state.epochs, run=state.run, digest=state.key)
+            engine.write(record)
+        engine.write(PrefixRecord(epochs=state.epochs, run=state.run, digest=state.key))
         engine.decisions.ordinal = int(meta["ordinal"])
         engine.undecided = True
         engine.save(state.epochs)
@@ -153,11 +150,12 @@ class Sharing:
             self._stop("the policy decides otherwise when it is asked again, so nothing of this run is shared")
             return
         last = records[-1]
-        ends = walk.plans[walk.phase].epochs == last["phase_epoch"]
+        assert isinstance(last, EpochRecord)
+        ends = walk.plans[walk.phase].epochs == last.phase_epoch
         if not (walk.pending() or ends or (self.every and epoch % self.every == 0)):
             return
-        epochs = (record for record in reversed(records) if record["kind"] == "epoch")
-        since = sum(record["seconds"] for record in takewhile(lambda record: record["epoch"] > self._saved, epochs))
+        epochs = (record for record in reversed(records) if isinstance(record, EpochRecord))
+        since = sum(record.seconds for record in takewhile(lambda record: record.epoch > self._saved, epochs))
         if self.store.holds(self.static, walk.chain):
             self._saved = epoch
         elif self._cost <= self.store.share * since:
@@ -192,7 +190,7 @@ class Sharing:
     def _graph(self, digest: str) -> Graph:
         """A network of this run; the one it has now is at hand."""
         records = self.engine.journal.effective()
-        newest = next(record["graph"] for record in reversed(records) if record["kind"] in REPLACING)
+        newest = next(record.graph for record in reversed(records) if isinstance(record, NetworkRecord))
         return self.engine.graph if digest == newest else Graph.from_json(self.engine.run.get_blob(digest))
 
     def _stop(self, text: str) -> None:
@@ -207,14 +205,17 @@ class _Telling:
     records: GrowingSequence[Record] = field(default_factory=GrowingSequence)
 
     def after(self, record: Record) -> Self:
-        return self if record["kind"] in APART else replace(self, records=self.records.grown(record))
+        return self if isinstance(record, APART) else replace(self, records=self.records.grown(record))
 
 
 def _cpu_seconds(records: Sequence[Record]) -> list[float]:
     """CPU-seconds of training up to each epoch, rewrites and trials included."""
     spent, found = 0.0, []
     for record in records:
-        spent += record.get("cpu_seconds") or record.get("seconds") or 0.0
-        if record["kind"] == "epoch":
+        if isinstance(record, EpochRecord):
+            spent += record.cpu_seconds or record.seconds
+        elif isinstance(record, RewriteRecord | TrialRecord):
+            spent += record.seconds or 0.0
+        if isinstance(record, EpochRecord):
             found.append(round(spent, 3))
     return found

@@ -25,10 +25,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nasir.errors import CheckpointError
+from nasir.errors import CheckpointError, JournalError
 from nasir.files import canonical_json, fsync_directory, is_alive
 from nasir.journal.directory import RunDirectory, share_file
-from nasir.journal.log import Record
+from nasir.records import Record, read_record
 
 __all__ = ["PrefixStore", "State"]
 
@@ -71,7 +71,10 @@ class State:
             raise CheckpointError(f"{self.path / RECORDS}: cannot be read: {error.strerror}") from None
         if hashlib.sha256(data).hexdigest() != self.records_sha256:
             raise CheckpointError(f"{self.path / RECORDS}: its sha256 differs from that in {HEADER}; it is damaged")
-        return [json.loads(line) for line in data.splitlines()]
+        try:
+            return [read_record(line) for line in data.splitlines()]
+        except JournalError as error:
+            raise CheckpointError(f"{self.path / RECORDS}: {error}") from None
 
     @property
     def directory(self) -> RunDirectory:
@@ -245,7 +248,7 @@ class PrefixStore:
             target.parent.mkdir(parents=True, exist_ok=True)
             share_file(source, target)
             sums[str(name)] = sha256_of(target)
-        lines = b"".join(json.dumps(record, sort_keys=True).encode() + b"\n" for record in records)
+        lines = b"".join(json.dumps(record.to_json(), sort_keys=True).encode() + b"\n" for record in records)
         _write(aside / RECORDS, lines)
         header = {
             "format": FORMAT,

@@ -13,21 +13,32 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from nasir.files import canonical_json
 from nasir.growing import GrowingSequence
 from nasir.ir import Graph
-from nasir.journal.log import Record
 from nasir.policy import Decision, EndPhase, PhasePlan, PhaseProgress, decisions_of
+from nasir.records import (
+    CheckpointRecord,
+    CompilationRecord,
+    DecisionRecord,
+    EndRecord,
+    EpochRecord,
+    NetworkRecord,
+    PhaseRecord,
+    PrefixRecord,
+    Record,
+    ResumeRecord,
+    StartRecord,
+)
 from nasir.running.decisions import view
 from nasir.running.prefixes.identity import has_foreign_code, length_matters, plain, training_digest
 from nasir.spec import Spec, make_policy
 
-APART = frozenset(
-    {"start", "compilation", "checkpoint", "resume", "prefix", "end"}
-)  # kinds that say nothing about the state
-REPLACING = frozenset({"start", "rewrite", "recalled"})  # kinds whose `graph` is the network from then on
+# what says nothing about the state
+APART = StartRecord | CompilationRecord | CheckpointRecord | ResumeRecord | PrefixRecord | EndRecord
 TIMES = frozenset({"n", "time", "seconds", "cpu_seconds", "compiled_graphs"})
 
 
@@ -36,7 +47,7 @@ class Walk:
     written them; `chain`: the digest after each epoch; `graphs`: gives a network by the digest of its blob.
     """
 
-    def __init__(self, spec: Spec, static: str, start: Record, graphs: Callable[[str], Graph]) -> None:
+    def __init__(self, spec: Spec, static: str, start: StartRecord, graphs: Callable[[str], Graph]) -> None:
         self.spec = spec
         self.plans: tuple[PhasePlan, ...] = tuple(phase.plan() for phase in spec.phases)
         self.graphs = graphs
@@ -44,7 +55,7 @@ class Walk:
         self.chain: list[str] = []
         self.phase = -1  # index of the one that has begun
         self._static = self._tip = static  # `_tip`: digest of everything so far
-        self._graph = str(start["graph"])
+        self._graph = start.graph
         self._trainings = tuple(phase.training(spec) for phase in spec.phases)
         self._foreign = has_foreign_code(spec)
         self._marks = [(1, self._graph, -1)]  # after so many epochs: number of records, graph, phase
@@ -64,7 +75,7 @@ class Walk:
 
     def follow(self, records: Iterable[Record]) -> bool:
         """Go along while the run would have written the same; False at the first record that it would not have."""
-        return all(record["kind"] in APART or self._step(record) for record in records)
+        return all(isinstance(record, APART) or self._step(record) for record in records)
 
     def pending(self) -> list[Decision]:
         """What is decided at this moment and not yet in the history; empty when nothing (more) is."""
@@ -76,33 +87,32 @@ class Walk:
         return self._batch
 
     def _step(self, record: Record) -> bool:
-        kind = record["kind"]
-        if kind in ("phase", "epoch"):
+        if isinstance(record, PhaseRecord | EpochRecord):
             return self._goes_on(record)
-        if kind == "decision":
+        if isinstance(record, DecisionRecord):
             return self._decided(record)
-        if kind in REPLACING:
-            self._graph = record["graph"]
+        if isinstance(record, NetworkRecord):
+            self._graph = record.graph
         self._add(record, _stable(record))
         return True
 
-    def _goes_on(self, record: Record) -> bool:
+    def _goes_on(self, record: PhaseRecord | EpochRecord) -> bool:
         """Whether the next thing is to begin that phase, or to train that epoch."""
         if self.pending():
             return False
         progress = PhaseProgress.of(self.history, self.plans)
-        index, begins = progress.phase_index, record["kind"] == "phase"
-        if index is None or progress.begun is begins or record["phase"] != self.plans[index].name:
+        index, begins = progress.phase_index, isinstance(record, PhaseRecord)
+        if index is None or progress.begun is begins or record.phase != self.plans[index].name:
             return False
         facts = _stable(record)
-        if begins:
+        if isinstance(record, PhaseRecord):
             training, epochs = self._trainings[index], self.plans[index].epochs
             facts["training"] = training_digest(training)
             if self._foreign or length_matters(training):
-                if record["epochs"] != epochs:
+                if record.epochs != epochs:
                     return False
             else:
-                facts["epochs"], record = None, {**record, "epochs": epochs}
+                facts["epochs"], record = None, replace(record, epochs=epochs)
             self.phase = index
         self._open = True
         self._add(record, facts)
@@ -111,13 +121,14 @@ class Walk:
             self._marks.append((len(self.history), self._graph, self.phase))
         return True
 
-    def _decided(self, record: Record) -> bool:
+    def _decided(self, record: DecisionRecord) -> bool:
         """Whether the policy decides that next; the terms that its record leaves out go into the digest."""
         if not self.pending():
             return False
         decision = self._batch.pop(0)
         expected = json.loads(canonical_json(plain(decision.to_record())))
-        if any(key not in record or record[key] != value for key, value in expected.items()):
+        told = record.to_json()
+        if any(key not in told or told[key] != value for key, value in expected.items()):
             return False
         if isinstance(decision, EndPhase):
             self._batch, self._open = [], False
@@ -131,4 +142,4 @@ class Walk:
 
 
 def _stable(record: Record) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if key not in TIMES}
+    return {key: value for key, value in record.to_json().items() if key not in TIMES}

@@ -20,6 +20,7 @@ from nasir.ir import Draft, Graph
 from nasir.passes.merge_branches import MergeBranches
 from nasir.passes.prune_channels import PruneChannels
 from nasir.passes.split_branches import SplitBranches
+from nasir.records import RewriteRecord
 from nasir.registry import passes, register
 from nasir.rewriting.evidence import Evidence, Need
 from nasir.rewriting.rewrite import WHOLE, Pass, Rewrite
@@ -130,5 +131,5 @@ def test_a_claim_that_only_the_averaged_network_breaks_stops_the_run(
 
 def test_the_journal_tells_what_a_rewrite_did_to_the_averaged_network(tmp_path: Path) -> None:
     run = nasir.api.run(write_spec(tmp_path, SPEC.replace("until: all_frozen", "epochs: 2")), tmp_path / "run")
-    deltas = [record["delta_logits_averaged"] for record in run.journal if record["kind"] == "rewrite"]
+    deltas = [record.delta_logits_averaged for record in run.journal if isinstance(record, RewriteRecord)]
     assert deltas and all(delta > 0.0 for delta in deltas)

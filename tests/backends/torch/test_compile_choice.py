@@ -18,6 +18,7 @@ from nasir.backends.torch.lower.compile import TIMED, WARM, Compilation, Compile
 from nasir.backends.torch.optimizers.named import export_state
 from nasir.cli.main import main
 from nasir.errors import Diverged, OutOfMemory
+from nasir.records import CompilationRecord, from_json
 from nasir.report.progress import line
 from nasir.running.engine import setup_of
 from nasir.spec import load_spec
@@ -55,7 +56,7 @@ def test_what_stops_the_compiler_is_a_reason_to_do_without() -> None:
     choice = CompileChoice.measured(seconds, lambda: put_back.append(1))
     assert len(put_back) == 2
     assert choice == CompileChoice(False, 250.0, None, "RuntimeError: no C++ compiler")
-    told = line({"kind": "compilation", **choice.record()})
+    told = line(from_json({"kind": "compilation", **choice.record()}))
     assert told == "blocks run eager: a step takes 250 ms eager, compiled RuntimeError: no C++ compiler"
 
 
@@ -133,9 +134,9 @@ def test_a_run_prints_and_journals_its_choice_for_every_phase(
     assert main(["run", str(spec), "--out", str(tmp_path / "auto")]) == 0
     assert capsys.readouterr().err.count("blocks run eager: a step takes 2 ms eager, compiled 3 ms") == 2
     run = nasir.api.resume(tmp_path / "auto")
-    found = [record for record in run.journal if record["kind"] == "compilation"]
-    assert [record["phase"] for record in found] == ["grow", "finetune"]
-    assert all((r["compiled"], r["eager_ms"], r["compiled_ms"]) == (False, 2.0, 3.0) for r in found)
+    found = [record for record in run.journal if isinstance(record, CompilationRecord)]
+    assert [record.phase for record in found] == ["grow", "finetune"]
+    assert all((r.compiled, r.eager_ms, r.compiled_ms) == (False, 2.0, 3.0) for r in found)
     assert run.metrics == wanted.metrics
 
 

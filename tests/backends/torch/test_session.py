@@ -25,6 +25,7 @@ from nasir.ir import Draft, Graph
 from nasir.journal.log import read_journal
 from nasir.passes.insert_block import InsertBlock
 from nasir.passes.remove_block import RemoveBlock
+from nasir.records import CheckpointRecord, EndRecord, EpochRecord, RewriteRecord
 from nasir.registry import passes, register
 from nasir.rewriting.evidence import Evidence
 from nasir.rewriting.rewrite import Pass
@@ -371,7 +372,7 @@ def test_a_false_claim_stops_the_run_with_nothing_half_done(tmp_path: Path, monk
     assert same_tensors(state(session), seen[0])
     held = [id(p) for group in session.optimizer.param_groups for p in group["params"]]
     assert sorted(held) == sorted(id(p) for p in session.model.parameters())
-    kinds = [record["kind"] for record in read_journal(tmp_path / "run" / "journal.jsonl")[0]]
+    kinds = [record.kind for record in read_journal(tmp_path / "run" / "journal.jsonl")[0]]
     assert kinds[-1] == "decision" and "rewrite" not in kinds
     # the passes that ship are still there under their own names
     assert passes.get("remove-block") is RemoveBlock
@@ -384,12 +385,12 @@ def test_adam_init_settles_within_a_run_and_its_outcome_is_journaled(tmp_path: P
         tmp_path, SPEC.replace("insert-block: {init: gaussian}", options).replace("at_most: 3", "at_most: 2")
     )
     run = nasir.api.run(spec, tmp_path / "run")
-    accuracies = {r["epoch"]: r["metrics"]["train.accuracy"] for r in run.journal if r["kind"] == "epoch"}
-    settled = [record for record in run.journal if record["kind"] == "rewrite"]
+    accuracies = {r.epoch: r.metrics["train.accuracy"] for r in run.journal if isinstance(r, EpochRecord)}
+    settled = [record for record in run.journal if isinstance(record, RewriteRecord)]
     assert len(settled) == 2 and run.graph.depths() == {"s1": 2, "s2": 2}
     for record in settled:
-        outcome = record["settle"]
-        assert outcome["target"] == accuracies[record["epoch"]] - 0.005
+        outcome = record.settle
+        assert outcome["target"] == accuracies[record.epoch] - 0.005
         reached = outcome["train.accuracy"][-1] > outcome["target"]
         assert reached or outcome["epochs"] == 2
         assert not any(accuracy > outcome["target"] for accuracy in outcome["train.accuracy"][:-1])
@@ -440,7 +441,7 @@ def test_a_report_that_cannot_be_written_does_not_hide_why_a_run_stopped(
     monkeypatch.setattr("nasir.report.write_report", full)
     with pytest.raises(Preempted):
         nasir.api.run(write_spec(tmp_path), tmp_path / "run", signals=AfterTwoEpochs())
-    assert [r["kind"] for r in read_journal(tmp_path / "run" / "journal.jsonl")[0]][-1] == "checkpoint"
+    assert [r.kind for r in read_journal(tmp_path / "run" / "journal.jsonl")[0]][-1] == "checkpoint"
 
 
 def test_a_run_says_that_it_is_done_once_its_last_weights_are_on_disk(
@@ -457,9 +458,9 @@ def test_a_run_says_that_it_is_done_once_its_last_weights_are_on_disk(
     there: list[bool] = []
 
     def listen(record: Any) -> None:
-        if record["kind"] == "checkpoint":
-            last[:] = [tmp_path / "run" / record["path"]]
-        if record["kind"] == "end":
+        if isinstance(record, CheckpointRecord):
+            last[:] = [tmp_path / "run" / record.path]
+        if isinstance(record, EndRecord):
             there[:] = [(path / "manifest.json").is_file() for path in last]
 
     nasir.api.run(write_spec(tmp_path), tmp_path / "run", listener=listen)

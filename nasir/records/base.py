@@ -1,0 +1,207 @@
+"""What all records have in common: number and time, and how their fields lie in JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
+from dataclasses import dataclass, field
+from types import NoneType, UnionType
+from typing import Annotated, Any, ClassVar, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+import annotated_types as at
+
+__all__ = ["IfMissing", "Key", "Layout", "Place", "Record", "layout"]
+
+
+@dataclass(frozen=True, slots=True)
+class IfMissing:
+    """In `Annotated`: what a field is where a record lacks it; `dict`: a mapping of nothing. Whoever makes a record in
+    Python has to give the field."""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """In `Annotated`: the key in JSON of a field that cannot be called that in Python."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Record:
+    """One thing that happened in a run; each kind is a class with fields of its own.
+
+    A field with a default is left out of the JSON where it has it; all others are written. A record that was read keeps
+    what it lacked (`absent`) and what nasir does not know (`extra`), so that it is written as it was.
+
+    The old way to read one, as a mapping (`record["kind"]`, `record.get("noted")`), goes on to work in this release.
+    """
+
+    kind: ClassVar[str] = ""
+
+    n: Annotated[int, at.Ge(-1), at.doc("number of the record in its journal, from 0; -1: it is in none")] = -1
+    time: Annotated[float, at.doc("when it was written, in Unix seconds; 0: it was not")] = 0.0
+    extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    absent: frozenset[str] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        found = (place.key for place in layout(type(self)).optional if getattr(self, place.name) == place.default())
+        object.__setattr__(self, "absent", frozenset(found))
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON data, `kind` first; `from_json` reads it back."""
+        absent = self.absent
+        made: dict[str, Any] = {"kind": self.kind}
+        for key, name in layout(type(self)).names.items():
+            if key not in absent:
+                made[key] = getattr(self, name)
+        made.update(self.extra)
+        return made
+
+    def __getitem__(self, key: str) -> Any:
+        if key == "kind":
+            return self.kind
+        if key in self.absent:
+            raise KeyError(key)
+        name = layout(type(self)).names.get(key)
+        return self.extra[key] if name is None else getattr(self, name)
+
+    def __contains__(self, key: object) -> bool:
+        return key == "kind" or (key in layout(type(self)).names and key not in self.absent) or key in self.extra
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The old way: the value of a key in JSON, or `default` where the record lacks it."""
+        return self[key] if key in self else default
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.to_json())
+
+    def __len__(self) -> int:
+        return len(self.to_json())
+
+    def keys(self) -> KeysView[str]:
+        """The old way: the keys in JSON."""
+        return self.to_json().keys()
+
+    def items(self) -> ItemsView[str, Any]:
+        """The old way: keys and values in JSON."""
+        return self.to_json().items()
+
+    def values(self) -> ValuesView[Any]:
+        """The old way: the values in JSON."""
+        return self.to_json().values()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Record | dict):
+            return NotImplemented
+        return dict(self) == dict(other)
+
+
+# not its base: `isinstance` of a class with an abstract base is slow, and folds over histories ask that all the time
+Mapping.register(Record)
+
+
+class Place(NamedTuple):
+    """A field of a kind of record.
+
+    `put` sets it, in a record that is being made. `plain`: types of its JSON value; `low`: its least value, if it is a
+    number that has one; `missing`: its default, `dict` for a mapping of nothing, if it `may` be missing.
+    """
+
+    key: str
+    put: Callable[[Any, Any], None]
+    plain: tuple[type, ...]
+    low: float | None
+    may: bool
+    missing: Any
+    name: str
+    says: str
+
+    def default(self) -> Any:
+        """Its value where the record lacks it."""
+        return {} if self.missing is dict else self.missing
+
+    @property
+    def spelled(self) -> str:
+        """Its types in words."""
+        return " or ".join(dict.fromkeys(SPELLED[plain] for plain in self.plain))
+
+
+class Layout(NamedTuple):
+    """The fields of a kind of record; `names`: attribute by key; `optional`: those left out where they say nothing."""
+
+    places: tuple[Place, ...]
+    names: Mapping[str, str]
+    optional: tuple[Place, ...]
+
+
+PLAIN: Mapping[Any, tuple[type, ...]] = {
+    int: (int,),
+    float: (float, int),
+    str: (str,),
+    bool: (bool,),
+    Mapping: (dict, Mapping),
+    Sequence: (list, tuple),
+    NoneType: (NoneType,),
+}
+SPELLED: Mapping[type, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "true or false",
+    dict: "an object",
+    Mapping: "an object",
+    list: "a list",
+    tuple: "a list",
+    NoneType: "null",
+}
+
+
+_LAYOUTS: dict[type[Record], Layout] = {}
+
+
+def layout(made: type[Record]) -> Layout:
+    """The fields of a kind of record as they lie in JSON, its own before `n` and `time`."""
+    if made not in _LAYOUTS:
+        _LAYOUTS[made] = _laid_out(made)
+    return _LAYOUTS[made]
+
+
+def _laid_out(made: type[Record]) -> Layout:
+    hints = get_type_hints(made, include_extras=True)
+    items = [item for item in dataclasses.fields(made) if item.name not in ("extra", "absent")]
+    items.sort(key=lambda item: item.name in ("n", "time"))
+    places, optional = [], []
+    for item in items:
+        name = item.name
+        plain, metadata = _parts(hints[name])
+        default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory
+        left_out = default is not dataclasses.MISSING
+        told = [one.value for one in metadata if isinstance(one, IfMissing)]
+        place = Place(
+            key=next((one.name for one in metadata if isinstance(one, Key)), name),
+            name=name,
+            put=getattr(made, name).__set__,
+            plain=plain,
+            low=next((float(str(one.ge)) for one in metadata if isinstance(one, at.Ge)), None),
+            may=left_out or bool(told),
+            missing=default if left_out else told[0] if told else None,
+            says=next((one.documentation for one in metadata if isinstance(one, at.DocInfo)), ""),
+        )
+        places.append(place)
+        if left_out:
+            optional.append(place)
+    return Layout(tuple(places), {place.key: place.name for place in places}, tuple(optional))
+
+
+def _parts(annotation: Any) -> tuple[tuple[type, ...], tuple[Any, ...]]:
+    """JSON types of an annotation, and all that `Annotated` says in it, of the members of a union too."""
+    if get_origin(annotation) is Annotated:
+        inner, *own = get_args(annotation)
+        plain, metadata = _parts(inner)
+        return plain, (*own, *metadata)
+    if get_origin(annotation) in (Union, UnionType):
+        members = [_parts(member) for member in get_args(annotation)]
+        return tuple(one for plain, _ in members for one in plain), tuple(one for _, said in members for one in said)
+    return PLAIN[get_origin(annotation) or annotation], ()
