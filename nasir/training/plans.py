@@ -108,7 +108,8 @@ class SchedulePlan(Checked):
 
 @dataclass(frozen=True, slots=True)
 class TrainPlan(Checked):
-    """One phase of training. `gradient_clip` bounds the global L2 norm; `ema_decay` is per step.
+    """One phase of training. `gradient_clip` bounds the global L2 norm; `ema_decay` is per step; with
+    `ema_warmup` it is at most (1 + t) / (10 + t) after t steps of averaging.
 
     `precision`: `fp32` multiplies in full, `tf32` rounds the factors of products to TF32 (CUDA only), `bf16` is
     autocast; `auto` takes bf16 for conv nets where the device computes it natively, else fp32.
@@ -127,6 +128,7 @@ class TrainPlan(Checked):
     reset_optimizer: Annotated[bool, doc("start the phase with an empty optimizer state")] = False
     freeze: Annotated[tuple[str, ...], doc("labels, or prefixes of them, that do not learn in the phase")] = ()
     penalties: tuple[PenaltyPlan, ...] = ()
+    ema_warmup: bool = True
 
     @classmethod
     def called(cls, given: Mapping[str, Any]) -> str:
