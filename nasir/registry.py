@@ -98,6 +98,9 @@ backends = Registry("backend", "nasir.backends")
 ops = Registry("op", "nasir.ops")
 blocks = Registry("block", "nasir.blocks")
 datasets = Registry("data set", "nasir.datasets", "datasets")
+optimizers = Registry("optimizer", "nasir.optimizers")
+penalties = Registry("penalty", "nasir.penalties", "penalties")
+exporters = Registry("exporter", "nasir.exporters")
 
 
 def register(name: str) -> Callable[[T], T]:

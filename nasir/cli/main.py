@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nasir.ir import Graph
     from nasir.spec import Spec
 
-KINDS = ("passes", "ops", "blocks", "datasets", "specs", "backends", "policies")
+KINDS = ("passes", "ops", "blocks", "datasets", "specs", "backends", "policies", "optimizers", "penalties", "exporters")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

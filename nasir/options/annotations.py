@@ -25,6 +25,14 @@ class Remedy:
 
 
 @dataclass(frozen=True, slots=True)
+class Pattern:
+    """In `Annotated`: the regular expression that a text has to match as a whole, and what it asks for in words."""
+
+    expression: str
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
 class Canonical:
     """In `Annotated`: which of several equal ways to write a value is kept, a function of the checked value."""
 
@@ -87,7 +95,8 @@ def _made(annotation: Any, metadata: tuple[Any, ...]) -> tuple[Kind, set[type]]:
     if annotation is None or annotation in (type(None), bool):
         return Scalar(bool if annotation is bool else type(None)), set()
     if annotation is str:
-        return Scalar(str, _bounds(metadata, LENGTHS)), set(LENGTHS)
+        pattern = next(((one.expression, one.words) for one in metadata if isinstance(one, Pattern)), None)
+        return Scalar(str, _bounds(metadata, LENGTHS), pattern), set(LENGTHS)
     if annotation in (int, float):
         return Number(annotation, _bounds(metadata, NUMERIC), remedy), set(NUMERIC)
     plain = origin or annotation

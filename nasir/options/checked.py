@@ -10,7 +10,7 @@ from typing import Any, NoReturn, Self, TypeVar
 
 from nasir.errors import NasirError, OptionError
 from nasir.options.declared import checked, described, options_of
-from nasir.options.words import Fault, sentence
+from nasir.options.words import Fault, Path, sentence
 
 T = TypeVar("T")
 
@@ -72,7 +72,8 @@ def _guard(made: type[Checked]) -> None:
 
 def own_fault(error: Exception, given: Mapping[str, Any], thing: str) -> Fault:
     """What a dataclass itself raised about its options; the first of them that the text names is where."""
-    path = next(((name,) for name in given if name in str(error)), ())
+    named = [name for name in given if str(error).startswith(f"{name}: ")] or [n for n in given if n in str(error)]
+    path: Path = (named[0],) if named else ()
     text = str(error) if isinstance(error, ValueError | NasirError) else f"{type(error).__name__}: {error}"
     text = text.removeprefix(f"{path[0]}: ") if path else text
     return path, text, "" if "; " in text else f"see the options of the {thing}"

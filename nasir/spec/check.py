@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,11 +11,12 @@ from nasir.blocks import STEPS
 from nasir.errors import NasirError
 from nasir.options import Path, suggestion
 from nasir.policy.plans import RULES, PhasePlan
-from nasir.registry import Registry, backends, blocks, datasets, ops, passes, policies
+from nasir.registry import Registry, backends, blocks, datasets, ops, optimizers, passes, penalties, policies
 from nasir.rewriting.propose import make_pass
 from nasir.spec.model import Phase, Spec
 from nasir.spec.model_network import StageStep, Step
 from nasir.spec.model_phase import METRICS, Condition, Rule
+from nasir.spec.model_registered import Optimizer, Penalty
 from nasir.spec.passes import NoOptions, code_of, find, make_policy, option_faults, options_for, policy_options
 from nasir.spec.problems import Problem
 from nasir.spec.tree import Tree, children, key_place, locate
@@ -51,13 +52,27 @@ class Findings:
 
 
 def check_tree(tree: Tree, findings: Findings) -> None:
-    """Checks that need no valid model: the passes of all rules."""
+    """Checks that need no valid model: names and options of passes, policies, optimizers and penalties."""
     for path, action in _actions(tree):
         _check_named(passes, path, action, findings)
     for index, phase in children(tree.child("phases")):
         policy = phase.child("policy")
         if policy is not None:
             _check_named(policies, ("phases", index, "policy"), policy, findings)
+        _check_trained(index, phase, findings)
+
+
+def _check_trained(index: int | str, phase: Tree, findings: Findings) -> None:
+    """The optimizer and the penalties of a phase; a known name without options is what the model refuses."""
+    named: list[tuple[Registry, Path, Tree]] = []
+    optimizer = phase.child("optimizer")
+    if optimizer is not None:
+        named.append((optimizers, ("phases", index, "optimizer"), optimizer))
+    for number, term in children(phase.child("regularize")):
+        named.append((penalties, ("phases", index, "regularize", number), term))
+    for registry, path, tree in named:
+        if isinstance(tree.value, Mapping) or tree.value not in registry.names():
+            _check_named(registry, path, tree, findings)
 
 
 def _actions(tree: Tree) -> Iterator[tuple[Path, Tree]]:
@@ -264,13 +279,17 @@ def _check_plans(spec: Spec, phase: Phase, path: Path, findings: Findings) -> No
         findings.add(path, str(error), "")
     else:
         _check_policy(spec, phase, path, findings)
-    for key, make in (("optimizer", phase.optimizer_plan), ("schedule", phase.schedule_plan)):
-        if key == "optimizer" and phase.optimizer is None:
-            continue
+    plans: list[tuple[Path, Callable[[], object]]] = [((*path, "schedule"), phase.schedule_plan)]
+    named: list[tuple[Path, Optimizer | Penalty]] = []
+    named += [((*path, "regularize", number), term) for number, term in enumerate(phase.regularize)]
+    named += [] if phase.optimizer is None else [((*path, "optimizer"), phase.optimizer)]
+    # what is not found only a plugin knows
+    plans += [(at, one.plan) for at, one in named if find(one.registry, one.kind) is not None]
+    for at, make in plans:
         try:
             make()
         except (ValueError, NasirError) as error:
-            findings.add((*path, key), str(error), "")
+            findings.add(at, str(error), "")
 
 
 def _check_policy(spec: Spec, phase: Phase, path: Path, findings: Findings) -> None:

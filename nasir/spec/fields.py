@@ -19,14 +19,15 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from nasir.options import suggestion
+from nasir.options.texts import LABEL as LABEL
+from nasir.options.texts import LABEL_WORDS
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
-LABEL = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*$"
 DEVICE = r"^(auto|cpu|cuda(:[0-9]+)?)$"
 INITIALIZER = r"^[a-z][a-z0-9_]*$"
 FORMS = {
     NAME: "letters, digits, `_`, `-` and `.`, a letter or digit first",
-    LABEL: "letters, digits and `_`, parts joined by dots, a letter first",
+    LABEL: LABEL_WORDS,
     DEVICE: "auto, cpu, cuda or cuda:N",
     INITIALIZER: "the name of an initializer, such as default",
 }

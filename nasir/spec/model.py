@@ -22,7 +22,6 @@ from nasir.spec.model_phase import (
     Condition,
     Ema,
     Names,
-    Optimizer,
     PolicyChoice,
     Rule,
     Schedule,
@@ -30,12 +29,12 @@ from nasir.spec.model_phase import (
     Warmup,
     as_warmup,
 )
-from nasir.spec.model_regularize import Penalty
+from nasir.spec.model_registered import Optimizer, Penalty
 from nasir.spec.model_search import Search
 from nasir.spec.problems import Place, Problem, SpecProblems
 from nasir.spec.tree import Tree, locate
 from nasir.training.backend import DEFAULT_BACKEND
-from nasir.training.plans import OptimizerKind, OptimizerPlan, Precision, ScheduleKind, SchedulePlan, TrainPlan
+from nasir.training.plans import OptimizerPlan, Precision, ScheduleKind, SchedulePlan, TrainPlan
 
 
 class Phase(Strict):
@@ -99,8 +98,7 @@ class Phase(Strict):
         """Raises SpecError if neither this phase nor one before names an optimizer."""
         if self.optimizer is None:
             raise SpecError(f"phase {self.name!r}: no optimizer; add `optimizer: {{sgd: {{lr: 0.1}}}}`")
-        options = dict(self.optimizer.chosen)
-        return OptimizerPlan(kind=cast(OptimizerKind, self.optimizer.kind), **options)
+        return self.optimizer.plan()
 
     def schedule_plan(self) -> SchedulePlan:
         """Factors on the learning rate over the phase."""

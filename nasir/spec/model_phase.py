@@ -7,43 +7,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
-from nasir.options.ranges import Count, NotNegative, Positive
+from nasir.options.ranges import Count, Positive
 from nasir.policy import plans
 from nasir.spec.fields import EpochLength, Epochs, OneOf, Options, Strict, empty_if_none, fault
 
 METRICS = ("train.loss", "train.accuracy", "val.loss", "val.accuracy", "lr", "seconds")
 """What an epoch record of the journal can be asked for; accuracies are fractions, seconds are of the epoch."""
-
-Momentum = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Decay(Strict):
-    lr: Positive
-    weight_decay: NotNegative = 0.0
-    decay_norms: bool = Field(default=True, description="weight decay also acts on the scales and shifts of norms")
-    decay_biases: bool = Field(default=True, description="weight decay also acts on biases")
-
-
-class Sgd(Decay):
-    momentum: Momentum = 0.9
-    nesterov: bool = False
-
-    @model_validator(mode="after")
-    def _nesterov_needs_momentum(self) -> Sgd:
-        if self.nesterov and self.momentum == 0:
-            raise fault("nesterov needs a momentum above 0", "set `momentum: 0.9` or `nesterov: false`")
-        return self
-
-
-class Adam(Decay):
-    betas: Annotated[tuple[Momentum, ...], Field(min_length=2, max_length=2, strict=False)] = (0.9, 0.999)
-    eps: Positive = 1e-8
-
-
-class Optimizer(OneOf):
-    sgd: Sgd | None = None
-    adam: Adam | None = None
-    adamw: Adam | None = None
 
 
 class Constant(Strict):

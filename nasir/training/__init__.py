@@ -2,6 +2,10 @@
 
 from nasir.training.backend import Backend as Backend
 from nasir.training.backend import Session as Session
+from nasir.training.optimizers import Betas as Betas
+from nasir.training.optimizers import Optimizer as Optimizer
+from nasir.training.penalties import Penalty as Penalty
+from nasir.training.penalties import WeightPenalty as WeightPenalty
 from nasir.training.plans import DataPlan as DataPlan
 from nasir.training.plans import OptimizerPlan as OptimizerPlan
 from nasir.training.plans import PenaltyPlan as PenaltyPlan

@@ -10,15 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from nasir.options import Checked
-from nasir.options.ranges import Count, NotNegative, Positive, Share
+from nasir.training.optimizers import OptimizerPlan as OptimizerPlan
+from nasir.training.penalties import PenaltyPlan as PenaltyPlan
 
-OptimizerKind = Literal["sgd", "adam", "adamw"]
 ScheduleKind = Literal["constant", "staircase", "cosine"]
 Precision = Literal["auto", "fp32", "tf32", "bf16"]
-PenaltyKind = Literal["l1", "l2", "layer-lasso", "group-lasso", "gamma"]
-Resource = Literal["flops", "params", "activations", "memory", "latency"]
-Grouping = Literal["max", "l2"]
 AUGMENTATIONS = ("pad_crop", "random_resized_crop", "hflip")
 
 
@@ -37,38 +33,6 @@ def _count(value: object, least: int = 1) -> bool:
 
 def _within(value: Any, low: float, high: float, open_high: bool = False) -> bool:
     return _number(value) and low <= value and (value < high if open_high else value <= high)
-
-
-@dataclass(frozen=True, slots=True)
-class OptimizerPlan:
-    """An optimizer and its constants; `lr` is the base rate that a schedule multiplies.
-
-    `decay_norms` and `decay_biases` say whether weight decay also acts on slots tagged `norm` and `bias`.
-    """
-
-    kind: OptimizerKind = "sgd"
-    lr: float = 0.1
-    momentum: float = 0.9
-    nesterov: bool = False
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    decay_norms: bool = True
-    decay_biases: bool = True
-
-    def __post_init__(self) -> None:
-        kinds = get_args(OptimizerKind)
-        _require(self.kind in kinds, "optimizer kind", self.kind, f"use one of {', '.join(kinds)}")
-        place = f"optimizer {self.kind}"
-        _require(_number(self.lr) and self.lr > 0, f"{place}: lr", self.lr, "give a finite number above 0")
-        _require(_within(self.momentum, 0, 1, True), f"{place}: momentum", self.momentum, "give 0 <= momentum < 1")
-        ok = len(self.betas) == 2 and all(_within(beta, 0, 1, True) for beta in self.betas)
-        _require(ok, f"{place}: betas", self.betas, "give two numbers, each 0 <= beta < 1")
-        _require(_number(self.eps) and self.eps > 0, f"{place}: eps", self.eps, "give a finite number above 0")
-        ok = _number(self.weight_decay) and self.weight_decay >= 0
-        _require(ok, f"{place}: weight_decay", self.weight_decay, "give a finite number, 0 or more")
-        ok = not self.nesterov or (self.kind == "sgd" and self.momentum > 0)
-        _require(ok, f"{place}: nesterov", self.nesterov, "it needs sgd with momentum above 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,53 +110,6 @@ class SchedulePlan:
 
 
 @dataclass(frozen=True, slots=True)
-class PenaltyPlan(Checked):
-    """A term of the loss that acts on weights, times `strength`.
-
-    l1, l2: sum of |w|, or of w ** 2 without a factor 1/2 (as in Keras), of what `on` names: "kernels" (weights of
-    convolutions and linear layers), "all" parameters, or the kernels below some labels. layer-lasso: l1 on the kernels
-    of convolutions inside blocks (`on` "blocks"), or of all (`on` "convs").
-
-    group-lasso, gamma: MorphNet's penalty on a `resource` (Gordon et al. 2018). A unit is alive while its value is
-    above `threshold`. `l1`: share of the mean of |w| in a group-lasso value. `grouping`: how the values of tied arrays
-    become one. `exclude`: labels whose output spaces are left alone. `roofline`: (FLOP/s, bytes/s) of the device, for
-    latency. `batch`: samples that memory and latency are counted for.
-    """
-
-    kind: PenaltyKind
-    strength: NotNegative
-    on: str | tuple[str, ...] = ""
-    resource: Resource = "flops"
-    threshold: NotNegative = 0.01
-    l1: Share = 0.0
-    grouping: Grouping = "max"
-    exclude: tuple[str, ...] = ()
-    roofline: tuple[Positive, Positive] | None = None
-    batch: Count = 1
-
-    def __post_init__(self) -> None:
-        place = f"penalty {self.kind}"
-        where = {"l1": ("kernels", "all"), "l2": ("kernels", "all"), "layer-lasso": ("blocks", "convs")}.get(self.kind)
-        if where is not None:
-            object.__setattr__(self, "on", self.on or where[0])
-            named = self.kind != "layer-lasso" and isinstance(self.on, tuple)
-            remedy = f"use {' or '.join(where)}{', or a tuple of labels' if self.kind != 'layer-lasso' else ''}"
-            _require(named or self.on in where, f"{place}: on", self.on, remedy)
-        ok = self.resource != "latency" or self.roofline is not None
-        _require(ok, f"{place}: roofline", self.roofline, "latency needs (FLOP/s, bytes/s) of a device")
-
-    @classmethod
-    def called(cls, given: Mapping[str, Any]) -> str:
-        """By its kind."""
-        return f"penalty {given.get('kind', '')}".rstrip()
-
-    @property
-    def on_widths(self) -> bool:
-        """Whether it is a MorphNet term, under which units die."""
-        return self.kind in ("group-lasso", "gamma")
-
-
-@dataclass(frozen=True, slots=True)
 class TrainPlan:
     """One phase of training. `gradient_clip` bounds the global L2 norm; `ema_decay` is per step.
 
@@ -230,7 +147,7 @@ class TrainPlan:
 
     def lr(self, phase_step: int, steps_per_epoch: int, phase_epochs: int | None) -> float:
         """Learning rate of one step: the base rate times the schedule's multiplier."""
-        return self.optimizer.lr * self.schedule.multiplier(phase_step, steps_per_epoch, phase_epochs)
+        return self.optimizer.options.lr * self.schedule.multiplier(phase_step, steps_per_epoch, phase_epochs)
 
 
 @dataclass(frozen=True, slots=True)

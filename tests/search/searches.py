@@ -131,7 +131,7 @@ def outcome(accuracy: float = 0.5, **fields: Any) -> Outcome:
 
 def quick(job: TrialJob, listener: Callable[[Record], None], signals: Signals) -> Outcome:
     """A training that takes no time, better with a larger learning rate."""
-    accuracy = min(1.0, 2 * job.spec.phases[0].optimizer.chosen.lr)
+    accuracy = min(1.0, 2 * job.spec.phases[0].optimizer.chosen["lr"])
     for number in range(1, 4):
         listener(epoch(number, accuracy * number / 3))
     return outcome(accuracy)

@@ -86,7 +86,7 @@ def bytes_of(model: nn.Module, averaged: bool, optimizer: OptimizerPlan) -> int:
     """Of weights, their averages if there are any, and the moments that the optimizer will have."""
     weights = sum(int(tensor.nbytes) for tensor in model.state_dict().values())
     learned = sum(int(parameter.nbytes) for parameter in model.parameters())
-    moments = int(optimizer.momentum > 0) if optimizer.kind == "sgd" else 2
+    moments = sum(kind in ("first", "second", "weight") for kind in optimizer.options.held().values())
     return weights * (2 if averaged else 1) + learned * moments
 
 

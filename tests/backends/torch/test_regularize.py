@@ -14,14 +14,14 @@ from networks import small_resnet
 from torch import Tensor
 
 from nasir.analysis.resources import alive_params, resource_terms
-from nasir.analysis.roofline import PROFILES
 from nasir.backends.torch.data.in_memory import open_source
 from nasir.backends.torch.data.rawdata import DataContext
 from nasir.backends.torch.model import Model
 from nasir.backends.torch.observe.evidence import observe
 from nasir.backends.torch.optimizers.groups import build_optimizer
 from nasir.backends.torch.penalties.group import GroupPenalty
-from nasir.backends.torch.penalties.regularize import NormPenalty, Penalties, _penalties, alive, penalized
+from nasir.backends.torch.penalties.norms import NormTerm
+from nasir.backends.torch.penalties.regularize import Penalties, _penalties, alive
 from nasir.backends.torch.penalties.tables import members_of, regularized
 from nasir.backends.torch.train.loop import Sums, train_epoch
 from nasir.errors import RunError
@@ -33,6 +33,7 @@ from nasir.spec import loads_spec
 from nasir.spec.network import build
 from nasir.testing import random_graphs
 from nasir.training.plans import DataPlan, OptimizerPlan, PenaltyPlan, TrainPlan
+from nasir.training.shipped_penalties import Peak
 
 CPU = torch.device("cpu")
 GROUP = PenaltyPlan("group-lasso", 1.0)
@@ -129,12 +130,11 @@ def test_other_resources_by_hand() -> None:
 def test_latency_takes_the_term_that_is_larger_now() -> None:
     model = filled(two_convolutions(), a=A, b=(0.5, 0.5))
     flops, memory = (terms(model, PenaltyPlan("group-lasso", 1.0, resource=r)) for r in ("flops", "memory"))  # type: ignore[arg-type]
-    for roofline, which in (((1e9, 1e15), flops), ((1e15, 1e9), memory)):
-        found = terms(model, PenaltyPlan("group-lasso", 1.0, resource="latency", roofline=roofline))
+    for peak, which in ((Peak(1e9, 1e15), flops), (Peak(1e15, 1e9), memory)):
+        found = terms(model, PenaltyPlan("group-lasso", 1.0, resource="latency", profile=peak))
         for label, (cost, penalty) in which.items():
             assert found[label] == (pytest.approx(cost / 1e9), pytest.approx(penalty / 1e9))
-    v100 = PROFILES["V100"]
-    plan = PenaltyPlan("group-lasso", 1.0, resource="latency", roofline=(v100.flops_per_second, v100.bytes_per_second))
+    plan = PenaltyPlan("group-lasso", 1.0, resource="latency", profile="V100")
     value, found_gradients = gradients(model, plan)
     assert value == pytest.approx(sum(penalty for _, penalty in terms(model, plan).values()))
     assert set(found_gradients) == {"a.weight", "b.weight"}
@@ -248,7 +248,7 @@ class Naive:
         self.plan, self.graph = plan, model.graph
         atoms, _ = regularized(model.graph, plan)
         rows: dict[tuple[Atom, int], list[Tensor]] = {}
-        for member in members_of(model.graph, plan.kind):
+        for member in members_of(model.graph, plan.of_norms):
             weight = model.tensor(member.key).movedim(member.axis, 0)
             pieces: dict[Any, list[Tensor]] = {}
             for position, units in enumerate(units_at(member.space)):
@@ -328,7 +328,8 @@ def test_gradients_are_those_of_autograd(graph: Graph, seed: int, kind: Any, res
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.3)
-    plan = PenaltyPlan(kind[0], 1e-3, l1=kind[1], resource=resource, grouping=grouping, threshold=0.35)
+    share = {"l1": kind[1]} if kind[0] == "group-lasso" else {}
+    plan = PenaltyPlan(kind[0], 1e-3, **share, resource=resource, grouping=grouping, threshold=0.35)
     naive = Naive(model, plan).penalty()
     value, found = gradients(model, plan)
     assert value == pytest.approx(naive.item(), rel=1e-10, abs=1e-12)
@@ -455,7 +456,7 @@ def test_penalties_need_a_graph_and_a_kind_that_knows_death() -> None:
     plain = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
     with pytest.raises(RunError, match="need a nasir Model"):
         epoch(plain, None, TRAINING)  # type: ignore[arg-type]
-    with pytest.raises(RunError, match="only under group-lasso or gamma"):
+    with pytest.raises(RunError, match="l2: units do not die under it; use one of gamma, group-lasso"):
         alive(Model.from_graph(small_resnet()), PENALTIES[0])
 
 
@@ -464,7 +465,7 @@ def test_nothing_to_act_on_is_a_penalty_of_zero() -> None:
     x = draft.add("input", (), "x", shape=[4])
     draft.output(draft.add("linear", x, "fc", out=2))
     model = Model.from_graph(draft.commit())
-    assert penalized(model.graph, PenaltyPlan("layer-lasso", 1.0)) == []
-    assert NormPenalty(model.graph, PenaltyPlan("layer-lasso", 1.0)).add_gradients(model) is None
+    assert PenaltyPlan("layer-lasso", 1.0).slots(model.graph) == []
+    assert NormTerm(model.graph, PenaltyPlan("layer-lasso", 1.0), CPU).add_gradients(model.tensor) is None
     assert gradients(model, GROUP) == (0.0, {})
     assert GroupPenalty(model.graph, GROUP, CPU).alive_cost(model.tensor) == {"channels": 0, "macs": 8, "params": 10}
