@@ -196,7 +196,7 @@ def _check_computing(spec: Spec, findings: Findings) -> None:
     if spec.backend not in backends.names():  # imported by a run only
         findings.unknown(backends, ("backend",), spec.backend)
     if spec.precision == "tf32" and spec.device == "cpu":
-        findings.add(("precision",), "tf32 is of CUDA devices, and `device` is cpu", "use fp32 or auto")
+        findings.add(("precision",), "tf32 needs a CUDA device, but `device` is cpu", "use fp32 or auto")
     if spec.compile == "auto" and spec.deterministic:
         text = "auto goes by measured time, which differs from run to run, and `deterministic` is true"
         findings.add(("compile",), text, "use false or blocks")

@@ -87,6 +87,7 @@ class Phase(Strict):
             gradient_clip=self.gradient_clip,
             label_smoothing=self.label_smoothing,
             ema_decay=self.ema.decay if self.ema else None,
+            ema_warmup=self.ema.warmup if self.ema else True,
             precision=spec.precision,
             channels_last=spec.channels_last,
             reset_optimizer=self.reset_optimizer,
@@ -200,8 +201,14 @@ class Spec(Strict):
         return dump(self.resolved())
 
     def identity(self) -> dict[str, Any]:
-        """The resolved spec with only the names of plugins and runs, not the folders they lie in."""
+        """The resolved spec with only the names of plugins and runs, not the folders they lie in.
+
+        A constant decay of averages goes without saying: once there was no other.
+        """
         data = self.resolved()
+        for phase in data["phases"]:
+            if "ema" in phase and not phase["ema"]["warmup"]:
+                del phase["ema"]["warmup"]
         data["plugins"] = [File(plugin).name for plugin in self.plugins]
         if isinstance(self.network, RunNetwork):
             data["network"]["run"] = File(self.network.run).name

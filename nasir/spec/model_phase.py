@@ -60,6 +60,7 @@ class Schedule(OneOf):
 
 class Ema(Strict):
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    warmup: bool = Field(default=True, description="after t steps at most (1 + t) / (10 + t), or the decay throughout")
 
 
 Metric = Annotated[str, WithJsonSchema({"enum": list(METRICS)})]

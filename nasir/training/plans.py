@@ -111,7 +111,8 @@ class SchedulePlan:
 
 @dataclass(frozen=True, slots=True)
 class TrainPlan:
-    """One phase of training. `gradient_clip` bounds the global L2 norm; `ema_decay` is per step.
+    """One phase of training. `gradient_clip` bounds the global L2 norm; `ema_decay` is per step; with
+    `ema_warmup` it is at most (1 + t) / (10 + t) after t steps of averaging.
 
     `precision`: `fp32` multiplies in full, `tf32` rounds the factors of products to TF32 (CUDA only), `bf16` is
     autocast; `auto` takes bf16 for conv nets where the device computes it natively, else fp32.
@@ -130,6 +131,7 @@ class TrainPlan:
     reset_optimizer: bool = False
     freeze: tuple[str, ...] = ()
     penalties: tuple[PenaltyPlan, ...] = ()
+    ema_warmup: bool = True
 
     def __post_init__(self) -> None:
         _require(_count(self.batch_size), "train: batch_size", self.batch_size, "give a whole number, 1 or more")
@@ -140,6 +142,7 @@ class TrainPlan:
         _require(_within(smoothing, 0, 1, True), "train: label_smoothing", smoothing, "give 0 <= smoothing < 1")
         ok = self.ema_decay is None or _within(self.ema_decay, 0, 1, True)
         _require(ok, "train: ema_decay", self.ema_decay, "give 0 <= decay < 1, such as 0.999, or leave it out")
+        _require(isinstance(self.ema_warmup, bool), "train: ema_warmup", self.ema_warmup, "use true or false")
         known = get_args(Precision)
         _require(self.precision in known, "train: precision", self.precision, f"use one of {', '.join(known)}")
         ok = self.channels_last is True or self.channels_last is False or self.channels_last == "auto"
