@@ -138,7 +138,7 @@ class Tracer:
             target = relative(node.label, self.path)
             if any(map(iskeyword, target.split("."))):
                 raise UsageError(
-                    f"label '{node.label}': a word of Python cannot name a part of a block; choose another"
+                    f"label '{node.label}': a Python keyword cannot name a part of a block; choose another label"
                 )
             value = self.fx.call_module(target, inputs)
         if not op_named(node.op).several:
