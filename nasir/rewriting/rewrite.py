@@ -23,6 +23,7 @@ from nasir.transfer.plan import TransferPlan
 Site: TypeAlias = str | Atom  # a region path, WHOLE, or a resizable space
 
 WHOLE = "network"  # the site of passes that act on the network as a whole
+REMARK = "remark"  # what a pass notes by this key is a sentence that is shown with the rewrite
 
 
 @dataclass(frozen=True, slots=True)
