@@ -1,5 +1,5 @@
-"""A run that version 0.1.0 began and was stopped in, with growth, a trial and a prune behind it: read, replayed, reported
-and gone on with by the nasir of today, whatever release of torch is installed.
+"""A run that version 0.1.0 began and was stopped in, with growth, a trial and a prune behind it: read, replayed,
+reported and gone on with by the nasir of today, whatever release of torch is installed.
 
 It was stopped within its third epoch: `nasir run old.yaml`, then SIGTERM. Its folder names were made plain afterwards.
 """

@@ -106,7 +106,8 @@ class Place(NamedTuple):
     """A field of a kind of record.
 
     `put` sets it, in a record that is being made. `plain`: types of its JSON value; `low`: its least value, if it is a
-    number that has one; `missing`: its default, `dict` for a mapping of nothing, if it `may` be missing.
+    number that has one; `missing`: its default, `dict` for a mapping of nothing, if it `may` be missing; `left_out`:
+    its key is left out where it has that.
     """
 
     key: str
@@ -115,6 +116,7 @@ class Place(NamedTuple):
     low: float | None
     may: bool
     missing: Any
+    left_out: bool
     name: str
     says: str
 
@@ -125,7 +127,8 @@ class Place(NamedTuple):
     @property
     def spelled(self) -> str:
         """Its types in words."""
-        return " or ".join(dict.fromkeys(SPELLED[plain] for plain in self.plain))
+        plain = [kind for kind in self.plain if kind is not int or float not in self.plain]
+        return " or ".join(dict.fromkeys(SPELLED[kind] for kind in plain))
 
 
 class Layout(NamedTuple):
@@ -172,7 +175,7 @@ def _laid_out(made: type[Record]) -> Layout:
     hints = get_type_hints(made, include_extras=True)
     items = [item for item in dataclasses.fields(made) if item.name not in ("extra", "absent")]
     items.sort(key=lambda item: item.name in ("n", "time"))
-    places, optional = [], []
+    places = []
     for item in items:
         name = item.name
         plain, metadata = _parts(hints[name])
@@ -181,6 +184,7 @@ def _laid_out(made: type[Record]) -> Layout:
         told = [one.value for one in metadata if isinstance(one, IfMissing)]
         place = Place(
             key=next((one.name for one in metadata if isinstance(one, Key)), name),
+            left_out=left_out,
             name=name,
             put=getattr(made, name).__set__,
             plain=plain,
@@ -190,9 +194,8 @@ def _laid_out(made: type[Record]) -> Layout:
             says=next((one.documentation for one in metadata if isinstance(one, at.DocInfo)), ""),
         )
         places.append(place)
-        if left_out:
-            optional.append(place)
-    return Layout(tuple(places), {place.key: place.name for place in places}, tuple(optional))
+    names = {place.key: place.name for place in places}
+    return Layout(tuple(places), names, tuple(place for place in places if place.left_out))
 
 
 def _parts(annotation: Any) -> tuple[tuple[type, ...], tuple[Any, ...]]:

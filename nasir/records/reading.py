@@ -48,7 +48,7 @@ def from_json(data: Mapping[str, Any]) -> Record:
     record: Record = object.__new__(made)
     absent = []
     for place in places:
-        key, put, plain, low, may, missing, _, _ = place
+        key, put, plain, low, may, missing, *_ = place
         if key not in data:
             if not may:
                 raise JournalError(f"{made.kind} record: no {key!r}; each of them has to have it")
