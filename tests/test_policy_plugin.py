@@ -57,8 +57,8 @@ def test_one_that_reads_records_as_dicts_decides_alike() -> None:
     """The way that policies were written for 0.1."""
     text = FILES["random_growth.py"]
     for new, old in (
-        ("isinstance(record, EpochRecord | DecisionRecord)", 'record["kind"] in ("epoch", "decision")'),
-        ("isinstance(last[0], DecisionRecord)", 'last[0]["kind"] == "decision"'),
+        ("isinstance(record, EpochRecord | DecisionRecord)", "record['kind'] in ('epoch', 'decision')"),
+        ("isinstance(last[0], DecisionRecord)", "last[0]['kind'] == 'decision'"),
         ("last[0].epoch", "last[0]['epoch']"),
         ("from nasir.records import DecisionRecord, EpochRecord\n", ""),
     ):
