@@ -16,7 +16,6 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.common import cifar_resnet, interleaved, report, summary
-from nasir.analysis.roofline import PROFILES
 from nasir.backends.torch.model import Model
 from nasir.backends.torch.optimizers.groups import build_optimizer
 from nasir.backends.torch.penalties.regularize import Penalties, penalties_of
@@ -25,14 +24,13 @@ from nasir.ir import Graph
 from nasir.training.plans import OptimizerPlan, PenaltyPlan, TrainPlan
 
 BATCH, TURNS = 128, 40
-V100 = (PROFILES["V100"].flops_per_second, PROFILES["V100"].bytes_per_second)
 TERMS: dict[str, tuple[PenaltyPlan, ...]] = {
     "none": (),
     "l1": (PenaltyPlan("l1", 1e-8),),
     "l2": (PenaltyPlan("l2", 1e-5),),
     "layer-lasso": (PenaltyPlan("layer-lasso", 1e-8),),
     "group-lasso flops": (PenaltyPlan("group-lasso", 1e-9),),
-    "group-lasso latency": (PenaltyPlan("group-lasso", 1e-3, resource="latency", roofline=V100),),
+    "group-lasso latency": (PenaltyPlan("group-lasso", 1e-3, resource="latency", profile="V100"),),
     "gamma flops": (PenaltyPlan("gamma", 1e-9),),
     "resbuilder": (PenaltyPlan("group-lasso", 1e-9), PenaltyPlan("layer-lasso", 1e-8), PenaltyPlan("l2", 1e-5)),
 }

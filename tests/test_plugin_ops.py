@@ -19,7 +19,6 @@ from nasir import Decline, op
 from nasir.analysis.main_path import layers
 from nasir.backends.torch import Model
 from nasir.backends.torch.observe.evidence import observe
-from nasir.backends.torch.penalties.regularize import penalized
 from nasir.blocks import Maker, starts
 from nasir.errors import UsageError
 from nasir.ir import At, Draft, Graph, Port, ValueType, op_named
@@ -229,9 +228,9 @@ def test_penalties_and_measurements_go_by_the_roles_of_weights() -> None:
     graph = decoder()
     model = Model.from_graph(graph)
     wanted = {"conv1", "up", "fc"}
-    on_kernels = penalized(graph, PenaltyPlan("l2", 0.1))
+    on_kernels = PenaltyPlan("l2", 0.1).slots(graph)
     assert {graph.nodes[key.node].label for key in on_kernels} == wanted and {k.slot for k in on_kernels} == {"weight"}
-    convs = penalized(graph, PenaltyPlan("layer-lasso", 0.1, on="convs"))
+    convs = PenaltyPlan("layer-lasso", 0.1, on="convs").slots(graph)
     assert {graph.nodes[key.node].label for key in convs} == {"conv1", "up"}
     assert set(observe(model, [Need("weight_abs")]).measured["weight_abs"]) == wanted
 

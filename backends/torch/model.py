@@ -6,14 +6,18 @@ parameter is the same tensor object before and after, and blocks that did not ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
+from types import MappingProxyType
 from typing import Any, Self, TypeAlias, overload
 
 import torch
 from torch import Tensor, nn
 
+from nasir.backends.torch import attached
 from nasir.backends.torch.applying import rewrite_of
 from nasir.backends.torch.arrays import TorchArrays
+from nasir.backends.torch.attached import Made, Places
 from nasir.backends.torch.lower.network import (
     BlockCode,
     Unit,
@@ -26,7 +30,8 @@ from nasir.backends.torch.lower.network import (
     write_top,
 )
 from nasir.backends.torch.lower.ops import Lowered, lower_op
-from nasir.errors import Decline, GraphError, RunError
+from nasir.backends.torch.wrapped import refuse_wrapped
+from nasir.errors import Decline, GraphError, RunError, UsageError
 from nasir.ir import Graph, Port
 from nasir.ir.infer import collector_paused
 from nasir.ir.regions import covers
@@ -34,6 +39,7 @@ from nasir.rewriting.evidence import Evidence, Need
 from nasir.rewriting.rewrite import Pass, Rewrite, Site
 from nasir.transfer import Key, TransferPlan, execute
 
+LOWERED = ("graph", "code", "_lowered", "_units", "_made", "_places", "_foreign", "_inplace", "_forward")
 LoweredUnit: TypeAlias = tuple[Unit, Any, nn.Module]  # what runs, its signature, its module
 
 _CODE: dict[Any, BlockCode] = {}  # one generated class for each block signature
@@ -49,13 +55,16 @@ class Model(nn.Module):
     code: str  # the generated forward, blocks as calls; each block prints its own
     _lowered: dict[int, Lowered]  # by node id
     _units: dict[str, LoweredUnit]  # by block path
+    _made: dict[int, Made]  # modules as their lowering gave them, by node id
+    _places: dict[str, Places]  # containers as they were filled, by path of the block that they are in ("": none)
+    _foreign: frozenset[int]  # nodes of blocks that were replaced by hand
     _inplace: set[int]  # ReLUs that overwrite their input
     _forward: Callable[..., Any]
 
     def __init__(self) -> None:
         super().__init__()
         # there from the start, so that no label can take their names
-        self.__dict__.update(dict.fromkeys(("graph", "code", "_lowered", "_units", "_inplace", "_forward")))
+        self.__dict__.update(dict.fromkeys(LOWERED))
         self.channels_last = False
         self.ordinal = 0  # rewrites so far: part of the key of every random fill
         self.seed = 0
@@ -88,25 +97,41 @@ class Model(nn.Module):
         model.hold()
         return model
 
-    def _build(self, graph: Graph, fresh: Mapping[Key, Tensor], old: Model | None) -> None:
-        """Lower `graph`, taking tensors from `fresh` and everything else from `old`."""
+    def _build(
+        self,
+        graph: Graph,
+        fresh: Mapping[Key, Tensor],
+        old: Model | None,
+        given: Mapping[int, nn.Module] = MappingProxyType({}),
+    ) -> None:
+        """Lower `graph`, taking the modules `given` by node, tensors from `fresh` and everything else from `old`."""
         types = graph.infer.types
         changed = {key.node for key in fresh}
         lowered: dict[int, Lowered] = {}
+        made: dict[int, Made] = {}
         reused: set[int] = set()
         reshaped = set() if old is None else _reshaped(old.graph, graph)
-        given = set(graph.inputs)
+        sources = set(graph.inputs)
         for node_id, node in graph.nodes.items():
-            if node_id in given:
+            if node_id in sources:
                 continue
             if old is not None and node_id not in changed and old._can_lend(node_id, graph, reshaped):
                 lowered[node_id] = old._lowered[node_id]
+                if node_id in old._made:
+                    made[node_id] = old._made[node_id]
                 reused.add(node_id)
                 continue
             inputs = tuple([types[port] for port in node.inputs])
             module = lower_op(node.op, node.attrs, inputs, types[Port(node_id)])
             if isinstance(module, nn.Module):
+                made[node_id] = Made.of(module)
+                if node_id in given:
+                    lowered[node_id] = given[node_id]
+                    made[node_id] = made[node_id].holding(given[node_id])
+                    continue
                 self._fill(module, node_id, graph, fresh, old)
+                if old is not None and node_id in old._made:
+                    module = attached.taken_over(module, made[node_id], old, node_id, graph.nodes[node_id].label)
             lowered[node_id] = module
         steps = schedule(graph)
         inplace = inplace_relus(graph, graph.order)
@@ -123,6 +148,37 @@ class Model(nn.Module):
         self.__dict__.update(
             graph=graph, _lowered=lowered, _units=units, _inplace=inplace, _forward=scope["forward"], code=code
         )
+        self.__dict__.update(_made=made, _places=self._filled_places(old), _foreign=self._find_foreign())
+
+    def _filled_places(self, old: Model | None) -> dict[str, Places]:
+        """What now lies where, of blocks that were taken over as it was known."""
+        leaves = {id(module) for module in self._lowered.values()}
+        found: dict[str, Places] = {}
+        for path, (_, sign, block) in self._units.items():
+            before = old._units.get(path) if old is not None else None
+            if old is not None and before is not None and before[2] is block:
+                found[path] = old._places[path]
+            else:
+                found[path] = attached.places_of(block, path, leaves) if _is_generated(sign, block) else {}
+        found[""] = attached.places_of(self, "", leaves | {id(block) for _, _, block in self._units.values()})
+        return found
+
+    def _find_foreign(self) -> frozenset[int]:
+        return frozenset(
+            node for unit, sign, block in self._units.values() if not _is_generated(sign, block) for node in unit.nodes
+        )
+
+    def _adopt(self) -> attached.Changes:
+        """Take modules that were put into this model by hand for those of their layers and blocks."""
+        found = attached.changes(self)
+        self._lowered.update(found.leaves)
+        for path, block in found.blocks.items():
+            unit, sign, _ = self._units[path]
+            self._units[path] = (unit, sign, block)
+            self._places[path] = {}
+        if found.blocks:
+            self._foreign = self._find_foreign()
+        return found
 
     def _can_lend(self, node_id: int, graph: Graph, reshaped: set[Port]) -> bool:
         """Whether this model's lowering of a node serves `graph` as it is; `reshaped` ports changed their shape."""
@@ -150,11 +206,13 @@ class Model(nn.Module):
             tensor = fresh.get(key)
             if tensor is None:
                 assert old is not None
-                _put(module, name, old.tensor(key))
+                _put(module, name, old._source(key))
                 continue
             if self.channels_last and tensor.dim() == 4:
                 tensor = tensor.contiguous(memory_format=torch.channels_last)
             before = old.find_tensor(key) if old is not None else None
+            if before is not None:
+                attached.check_hooks(f"{graph.nodes[node_id].label}.{name}", before)
             wanted = before.requires_grad if before is not None else True
             _put(module, name, nn.Parameter(tensor, requires_grad=wanted) if slot.kind == "param" else tensor)
         if old is not None:
@@ -177,14 +235,15 @@ class Model(nn.Module):
             alike = before[0] == unit and all(nodes[n] is known[n] for n in unit.nodes)
             if alike and not (inplace ^ old._inplace).intersection(unit.nodes):
                 return before
+        if before is not None and not _is_generated(before[1], before[2]):
+            raise attached.refuse(unit.path, before[2], "this rewrite changes that block")
         sign = signature(graph, unit, lowered, inplace)
         if before is not None and reused.issuperset(unit.nodes) and before[1] == sign:
             return unit, sign, before[2]
         if sign not in _CODE:
             _CODE[sign] = BlockCode(trace_unit(graph, unit, lowered, inplace))
         children = {target: lowered[node_id] for target, node_id in children_of(graph, unit, lowered)}
-        block = _CODE[sign].instantiate(children)  # type: ignore[arg-type]
-        block.training = old.training if old is not None else True
+        block = _CODE[sign].instantiate(children, self.training)  # type: ignore[arg-type]
         return unit, sign, block
 
     @property
@@ -209,9 +268,26 @@ class Model(nn.Module):
     def tensor(self, key: Key) -> Tensor:
         """The parameter or buffer of a (node id, slot); raises GraphError when there is none."""
         found = self.find_tensor(key)
-        if found is None:
-            raise GraphError(f"this network has no weight {tuple(key)}")
+        if found is None or key.node in self._foreign:
+            if key not in self.keys().values():
+                raise GraphError(f"this network has no weight {tuple(key)}")
+            raise self._strange(key.node)
         return found
+
+    def _source(self, key: Key) -> Tensor:
+        """`tensor`, once it is seen that it has the shape that the graph says."""
+        found = self.tensor(key)
+        if tuple(found.shape) != self.graph.infer.slots[key.node][key.slot].shape:
+            raise self._strange(key.node)
+        return found
+
+    def _strange(self, node_id: int) -> UsageError:
+        """The error about weights that are not those of the graph, because a module was replaced by hand."""
+        for path, (unit, sign, block) in self._units.items():
+            if node_id in unit.nodes and not _is_generated(sign, block):
+                return attached.refuse(path, block, "the weights of that block are needed")
+        label = self.graph.nodes[node_id].label
+        return attached.refuse(label, self._lowered[node_id], "its weights are not those that the graph describes")
 
     def find_tensor(self, key: Key) -> Tensor | None:
         """The parameter or buffer of a (node id, slot), or None."""
@@ -242,6 +318,7 @@ class Model(nn.Module):
         """
         from nasir.backends.torch.observe.evidence import observe
 
+        self._adopt()
         return observe(self, needs, images, labels, seed=self.seed, ordinal=self.ordinal + 1)
 
     # -- rewriting
@@ -250,6 +327,7 @@ class Model(nn.Module):
         """The model after a rewrite, sharing every unchanged tensor and block; this one stays valid."""
         if rewrite.before is not self.graph and rewrite.before != self.graph:
             raise GraphError("the rewrite was made for another graph than this model's; apply the pass to model.graph")
+        added = self._adopt().added
         parameter = next((p for p in self.parameters()), None)
         device = parameter.device if parameter is not None else torch.device("cpu")
         dtype = parameter.dtype if parameter is not None else torch.float32
@@ -257,7 +335,7 @@ class Model(nn.Module):
             fresh = execute(
                 rewrite.plan,
                 rewrite.graph,
-                self.tensor,
+                self._source,
                 TorchArrays(device, dtype, self.channels_last),
                 seed=self.seed,
                 ordinal=self.ordinal + 1,
@@ -267,14 +345,34 @@ class Model(nn.Module):
             model.seed, model.ordinal, model.channels_last = self.seed, self.ordinal + 1, self.channels_last
             model.training = self.training
             model._build(rewrite.graph, fresh, self)
+            attached.carry(self, model, added)
         return model
 
     def become(self, other: Model) -> None:
         """Take the place of `other` (from `rewritten`), keeping this object's identity and hooks."""
         self._modules = other._modules
-        for name in ("graph", "ordinal", "_lowered", "_units", "_inplace", "_forward", "code"):
+        for name in ("ordinal", *LOWERED):
             self.__dict__[name] = other.__dict__[name]
         self.hold(self._prefixes)
+
+    # -- copying
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Model:
+        """A second model that shares nothing but the graph, with what was changed by hand."""
+        self._adopt()
+        memo[id(self.graph)] = self.graph
+        copy = object.__new__(type(self))
+        memo[id(self)] = copy
+        copy.__dict__.update({name: deepcopy(value, memo) for name, value in self.__dict__.items()})
+        return copy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle, and so for torch.save: the graph as data, and the modules of its nodes."""
+        added = self._adopt().added
+        own = {name: value for name, value in self.__dict__.items() if name not in (*LOWERED, "_modules")}
+        leaves = {node_id: module for node_id, module in self._lowered.items() if isinstance(module, nn.Module)}
+        blocks = {path: block for path, (_, sign, block) in self._units.items() if not _is_generated(sign, block)}
+        return _revived, (type(self), self.graph.to_json(), own, leaves, blocks, attached.state_of(self._places), added)
 
     # -- freezing
 
@@ -292,11 +390,10 @@ class Model(nn.Module):
                 continue
             free = node_id not in wanted
             module.train(self.training and free)
-            for parameter in module._parameters.values():
-                if parameter is not None:
-                    parameter.requires_grad_(free)
-                    if not free:
-                        parameter.grad = None
+            for parameter in module.parameters():
+                parameter.requires_grad_(free)
+                if not free:
+                    parameter.grad = None
         self._held = wanted
 
     def _holds(self, node_id: int, label: str) -> bool:
@@ -317,7 +414,7 @@ class Model(nn.Module):
         for node_id in self._held:
             module = self._lowered.get(node_id)
             if isinstance(module, nn.Module):
-                module.training = False
+                module.train(False)
         return self
 
     @overload
@@ -328,13 +425,16 @@ class Model(nn.Module):
         site: Site,
         *,
         optimizers: Iterable[torch.optim.Optimizer] = (),
+        averages: Iterable[Any] = (),
         images: Tensor | None = None,
         labels: Tensor | None = None,
         on_decline: Callable[[Decline], Any] | None = None,
     ) -> Rewrite | None: ...
 
     @overload
-    def apply(self, rewrite: Rewrite, /, *, optimizers: Iterable[torch.optim.Optimizer] = ()) -> Rewrite: ...
+    def apply(
+        self, rewrite: Rewrite, /, *, optimizers: Iterable[torch.optim.Optimizer] = (), averages: Iterable[Any] = ()
+    ) -> Rewrite: ...
 
     @overload
     def apply(self, fn: Callable[[nn.Module], Any]) -> Self: ...
@@ -345,6 +445,7 @@ class Model(nn.Module):
         site: Site | None = None,
         *,
         optimizers: Iterable[torch.optim.Optimizer] = (),
+        averages: Iterable[Any] = (),
         images: Tensor | None = None,
         labels: Tensor | None = None,
         on_decline: Callable[[Decline], Any] | None = None,
@@ -357,30 +458,65 @@ class Model(nn.Module):
         - `apply(rewrite, optimizers=...)`: carries out a Rewrite that was made for this model's graph.
         - `apply(fn)`: as in nn.Module, `fn` is called on every submodule and then on this model, which is returned.
 
-        The model and the optimizers stay the same objects; gradients that have been accumulated are carried, too. An
+        `averages` of the weights (`AveragedModel(model)`, say) go through the same plan. The model and the optimizers
+        stay the same objects; gradients that have been accumulated are carried, too. An
         optimizer that holds this model's parameters and is not given is told of at its next step (NasirWarning). Raises
         UsageError for what is none of the three, and for arguments that do not go with it, before anything changes.
         """
-        change = rewrite_of(self, fn, site, optimizers, images, labels, on_decline)
+        change = rewrite_of(self, fn, site, optimizers, averages, images, labels, on_decline)
         if change is None:
             return None
         if not isinstance(change, Rewrite):
             return super().apply(change)
+        refuse_wrapped(self)
         from nasir.backends.torch.optimizers import forgotten
         from nasir.backends.torch.optimizers.gradients import moved_gradients
         from nasir.backends.torch.optimizers.transfer import transfer_optimizers
+        from nasir.backends.torch.train.averages import checked_averages, moved_averages
 
-        given = tuple(optimizers)
+        given, following = tuple(optimizers), checked_averages(averages, self)
         before, held = forgotten.learning(self), forgotten.held_by(given)
         with collector_paused():
             new = self.rewritten(change)
             gradients = moved_gradients(self, new, change.plan)
+            moves = moved_averages(following, self, new, change)
             transfer_optimizers(given, self, new, change.plan)
             self.become(new)
+            for move in moves:
+                move()
         for parameter, gradient in gradients:
             parameter.grad = gradient if parameter.requires_grad else None
         forgotten.note(self, before, held, given, f"{change.made_by.get('pass')} at {change.site}")
         return change
+
+
+def _revived(
+    kind: type[Model],
+    graph: Mapping[str, Any],
+    own: Mapping[str, Any],
+    leaves: Mapping[int, nn.Module],
+    blocks: Mapping[str, nn.Module],
+    state: Mapping[str, Mapping[str, Any]],
+    added: Sequence[tuple[str, str, nn.Module | None]],
+) -> Model:
+    """A model from what `Model.__reduce__` gives; raises UnknownName for ops that no plugin has registered yet."""
+    model = kind()
+    model.training = own["training"]
+    model._build(Graph.from_json(graph), {}, None, leaves)
+    model.__dict__.update(own)
+    attached.give_state(model._places, state)
+    for path, block in blocks.items():
+        place, _, name = path.rpartition(".")
+        model.get_submodule(place).add_module(name, block)
+    for path, name, module in added:
+        model.get_submodule(path).add_module(name, module)
+    model._adopt()
+    return model
+
+
+def _is_generated(sign: Any, block: nn.Module) -> bool:
+    """Whether a block is of the class that was generated for its signature, not one that a user put in its place."""
+    return type(block) is _CODE[sign].kind
 
 
 def _reshaped(old: Graph, new: Graph) -> set[Port]:

@@ -26,7 +26,7 @@ from nasir.backends.torch.model import Model
 from nasir.backends.torch.observe.evidence import observe
 from nasir.backends.torch.observe.logits import effect_of, logits_of
 from nasir.backends.torch.optimizers.groups import build_optimizer, tagged
-from nasir.backends.torch.optimizers.named import export_state, flat, import_state, nested
+from nasir.backends.torch.optimizers.named import KeptBy, export_state, flat, import_state, nested
 from nasir.backends.torch.optimizers.transfer import transfer_optimizer
 from nasir.backends.torch.penalties.regularize import alive_cost
 from nasir.backends.torch.train.ema import Ema, carried_averages
@@ -74,8 +74,9 @@ class TorchSession:
         self.compilation = Compilation(setup.compile)
         self._chosen: bool | None = None  # by measurement, for the phase that goes on; None: still to be measured
         self._optimizer_state: Mapping[str, Mapping[str, Tensor]] | None = None  # loaded, not yet given out
-        self._optimizer_kind: str | None = None  # of that state
+        self._kept_by: KeptBy | None = None  # whose state that is
         self._ema_state: Mapping[str, Tensor] | None = None
+        self._ema_updates = 0  # of that state
         self._proposal: tuple[Rewrite, Model, Mapping[str, Tensor] | None] | None = None
         self._writer: checkpoint.AsyncWriter | None = None
         self._arena = Arena()  # that checkpoints are copied into
@@ -101,6 +102,9 @@ class TorchSession:
         """8 where tensor cores multiply: they take factors in groups of 16 bytes."""
         rounds = self.switches.products == "tf32" or wants_bf16(self._layout(), self.model, self.device)
         return 8 if self.device.type == "cuda" and rounds else 1
+
+    def steps_per_epoch(self) -> int:
+        return self.source.steps_per_epoch
 
     @working("the digest of the data", DATA)
     def fingerprint(self) -> str:
@@ -142,28 +146,29 @@ class TorchSession:
         before = self.optimizer
         keep = before is not None and self.plan is not None and not plan.reset_optimizer
         state = export_state(before, self.model.named_parameters()) if keep and before is not None else {}
-        same_kind = self.plan is not None and self.plan.optimizer.kind == plan.optimizer.kind
+        carried = self.plan is not None and KeptBy.of(self.plan.optimizer).serves(plan.optimizer)
+        self.optimizer = build_optimizer(tagged(self.model), plan.optimizer)
         self.plan, self.phase_epochs = plan, phase_epochs
         self.model.hold(plan.freeze)
-        self.optimizer = build_optimizer(tagged(self.model), plan.optimizer)
-        if state and same_kind:
+        if state and carried:
             import_state(self.optimizer, state, self.model.named_parameters())
         if plan.ema_decay is None:
             self.ema = None
         elif self.ema is None or resumed:
-            self.ema = Ema(self.model, plan.ema_decay)
+            self.ema = Ema(self.model, plan.ema_decay, plan.ema_warmup)
         else:
-            self.ema.decay = plan.ema_decay
+            self.ema.decay, self.ema.warmup = plan.ema_decay, plan.ema_warmup
         if self.device.type == "cuda":  # pinned memory takes long to get: not while training waits for a checkpoint
             with memory_told("pinned memory for checkpoints", HOST):
                 self._arena.reserve(checkpoint.bytes_of(self.model, self.ema is not None, plan.optimizer), pinned=True)
         if self._optimizer_state is not None:
-            if resumed or (self._optimizer_kind == plan.optimizer.kind and not plan.reset_optimizer):
+            serves = self._kept_by is not None and self._kept_by.serves(plan.optimizer)
+            if resumed or (serves and not plan.reset_optimizer):
                 import_state(self.optimizer, self._optimizer_state, self.model.named_parameters())
             self._optimizer_state = None
         if self._ema_state is not None:
             if self.ema is not None:
-                self.ema.load(self._ema_state)
+                self.ema.load(self._ema_state, self._ema_updates)
             self._ema_state = None
 
     # -- training
@@ -266,6 +271,7 @@ class TorchSession:
             import_state(self.optimizer, snapshot.optimizer, self.model.named_parameters())
         if self.ema is not None and snapshot.averages is not None:
             self.ema.replace(snapshot.averages)
+            self.ema.updates = snapshot.updates
         self.compilation.apply(self.model)
 
     @working("a training step of {setup.data.batch_size} samples", TRAINING)
@@ -348,8 +354,10 @@ class TorchSession:
         return checkpoint.save(directory, step, self._groups(), {**meta, **self._own_meta()})
 
     def _own_meta(self) -> dict[str, Any]:
-        kind = self._optimizer_kind if self.plan is None else self.plan.optimizer.kind
-        return {"optimizer_kind": kind, **({} if self._chosen is None else {"compiled": self._chosen})}
+        kept_by = self._kept_by if self.plan is None else KeptBy.of(self.plan.optimizer)
+        updates = self._ema_updates if self.ema is None else self.ema.updates
+        chosen = {} if self._chosen is None else {"compiled": self._chosen}
+        return {**KeptBy.meta(kept_by), "ema_updates": updates, **chosen}
 
     def _groups(self) -> checkpoint.Groups:
         """Everything to save; before the first phase, what was loaded and waits for one."""
@@ -381,16 +389,17 @@ class TorchSession:
         self._place(graph, TransferPlan(zeros))
         found.fill(self.model)
         self.model.ordinal = int(found.meta["ordinal"]) if ordinal is None else ordinal
-        self._optimizer_kind = found.meta["optimizer_kind"]
+        self._kept_by = KeptBy.read(found.meta)
         self._optimizer_state = nested(found.tensors.get("optimizer", {}))
         if "ema" in found.tensors:
             self._ema_state = {name: tensor.to(self.device) for name, tensor in found.tensors["ema"].items()}
+            self._ema_updates = found.meta.get("ema_updates", 0)  # older ones had no warm-up to count for
         if self.plan is None:
             self._chosen = found.meta.get("compiled")
             self.compilation.switch(self.model, self.compilation.on or bool(self._chosen))
         else:  # the phase goes on with it; nothing of the network before may show
             self.optimizer = self.ema = self._proposal = None
-            same = self._optimizer_kind == self.plan.optimizer.kind
+            same = self._kept_by is not None and self._kept_by.kind == self.plan.optimizer.kind
             self._begin(self.plan, self.phase_epochs, resumed=same)
 
     def close(self) -> None:

@@ -13,6 +13,8 @@ from nasir.errors import NasirError
 from nasir.ir.op import OpDef, op_named
 from nasir.options import Option, described, options_of, parameters_of
 from nasir.spec.passes import policy_options
+from nasir.training.optimizers import optimizer_named
+from nasir.training.penalties import penalty_named
 
 REGISTRIES = {
     "passes": registry.passes,
@@ -21,14 +23,17 @@ REGISTRIES = {
     "backends": registry.backends,
     "policies": registry.policies,
     "datasets": registry.datasets,
+    "optimizers": registry.optimizers,
+    "penalties": registry.penalties,
+    "exporters": registry.exporters,
 }
 
 
 def entries(kind: str) -> list[dict[str, Any]]:
     """Name and one line about everything of a kind; a plugin that fails to import says so.
 
-    Passes, policies, blocks and ops have `options` too, by name and in order: what each may be as JSON Schema (type,
-    words to choose from, ranges) and its default, or that it is required.
+    All but data sets, backends and specs have `options` too, by name and in order: what each may be as JSON Schema
+    (type, words to choose from, ranges) and its default, or that it is required.
     """
     if kind == "specs":
         return [{"name": name, "about": about} for name, about in sorted(_specs(files("nasir.specs"), ""))]
@@ -51,6 +56,8 @@ DECLARED: Mapping[str, Callable[[str], Mapping[str, Option]]] = {
     "policies": lambda name: options_of(policy_options(registry.policies.get(name))),
     "blocks": lambda name: parameters_of(registry.blocks.get(name), 3)[0],
     "ops": lambda name: op_named(name).attrs,
+    "optimizers": lambda name: options_of(optimizer_named(name)),
+    "penalties": lambda name: options_of(penalty_named(name)),
 }
 """What has options, and where they are declared."""
 

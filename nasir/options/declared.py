@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, get_type_hints
 
+from annotated_types import DocInfo
+
 from nasir.errors import UsageError
 from nasir.options.annotations import kind_of
 from nasir.options.kinds import Kind
-from nasir.options.words import Fault, suggestion
+from nasir.options.words import MISSING_OPTION, UNKNOWN_OPTION, Fault, suggestion
 
 NONE = object()
 
@@ -26,6 +28,7 @@ class Option:
     name: str
     kind: Kind
     default: Any = NONE
+    about: str = ""  # what `doc` of annotated_types says in its annotation
 
     @property
     def required(self) -> bool:
@@ -104,7 +107,8 @@ def _resolved(owner: Any, written: Mapping[str, Any], scope: Mapping[str, Any]) 
 
 def _option(owner: Any, name: str, annotation: Any, default: Any) -> Option:
     try:
-        return Option(name, kind_of(annotation), default)
+        notes = [note.documentation for note in getattr(annotation, "__metadata__", ()) if isinstance(note, DocInfo)]
+        return Option(name, kind_of(annotation), default, notes[-1] if notes else "")
     except UsageError as error:
         raise UsageError(f"{_named(owner)}: {name}: {error}") from error
 
@@ -115,11 +119,12 @@ def _named(owner: Any) -> str:
 
 def described(option: Option) -> dict[str, Any]:
     """What an option may be, as JSON Schema, and its `default`, or that it is `required`."""
+    schema = {**option.kind.schema(), **({"description": option.about} if option.about else {})}
     if option.required:
-        return {**option.kind.schema(), "required": True}
+        return {**schema, "required": True}
     value = list(option.default) if isinstance(option.default, tuple) else option.default
     plain = value is None or isinstance(value, bool | str | int | float | list | dict)
-    return {**option.kind.schema(), "default": value} if plain else option.kind.schema()
+    return {**schema, "default": value} if plain else schema
 
 
 def checked(
@@ -139,8 +144,8 @@ def checked(
             made[name] = value
         else:
             remedy = suggestion(name, options) if options else f"this {thing} takes none"
-            faults.append(((name,), "unknown option", remedy))
+            faults.append(((name,), UNKNOWN_OPTION, remedy))
     for name, option in options.items():
         if option.required and name not in given:
-            faults.append(((name,), "this option is required", f"add `{name}: ...`"))
+            faults.append(((name,), MISSING_OPTION, f"add `{name}: ...`"))
     return made, faults

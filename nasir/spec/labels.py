@@ -7,8 +7,9 @@ from itertools import chain
 
 from nasir.ir import Graph
 from nasir.options import Path, suggestion
+from nasir.registry import penalties
 from nasir.spec.model import Spec
-from nasir.spec.model_regularize import Gamma
+from nasir.spec.passes import find
 
 
 def check_labels(spec: Spec, graph: Graph) -> None:
@@ -37,7 +38,8 @@ def _frozen(spec: Spec, index: int) -> Iterator[tuple[Path, str]]:
 
 def _labels(spec: Spec, index: int) -> Iterator[tuple[Path, str]]:
     for number, penalty in enumerate(spec.phases[index].regularize):
-        key = "exclude" if isinstance(penalty.chosen, Gamma) else "on"
-        named = getattr(penalty.chosen, key)
-        for place, label in enumerate(named if isinstance(named, tuple) else ()):
-            yield ("phases", index, "regularize", number, penalty.kind, key, place), label
+        made = find(penalties, penalty.kind)  # None: only a plugin knows it
+        for key in made.labels if made is not None else ():
+            named = penalty.chosen.get(key)
+            for place, label in enumerate(named if isinstance(named, list | tuple) else ()):
+                yield ("phases", index, "regularize", number, penalty.kind, key, place), label

@@ -6,7 +6,7 @@ from typing import Any
 
 from nasir.errors import NasirError
 from nasir.options import record_schema
-from nasir.registry import Registry, backends, datasets, passes, policies
+from nasir.registry import Registry, backends, datasets, optimizers, passes, penalties, policies
 from nasir.spec.choice_syntax import FIXED
 from nasir.spec.model import Spec
 from nasir.spec.passes import policy_options
@@ -26,6 +26,8 @@ def json_schema() -> Schema:
     schema["properties"]["backend"]["examples"] = list(backends.names())
     schema["$defs"]["Rule"]["properties"]["do"] = _one_of(passes)
     schema["$defs"]["Phase"]["properties"]["policy"] = _one_of(policies)
+    schema["$defs"]["Optimizer"] = _mapping_of(optimizers)
+    schema["$defs"]["Penalty"] = _mapping_of(penalties)
     phases: Schema = schema["properties"]["phases"]
     group = {"$ref": "#/$defs/PhaseGroup"}
     phases["items"] = {"anyOf": [phases["items"], group]}
@@ -75,22 +77,28 @@ def _one_of(registry: Registry) -> Schema:
         "description": f"a {registry.kind} and its options",
         "anyOf": [
             {"enum": names} if names else {"type": "string"},
-            {
-                "type": "object",
-                "properties": {name: options_schema(registry, name) for name in names},
-                "minProperties": 1,
-                "maxProperties": 1,
-            },
+            _mapping_of(registry),
         ],
     }
 
 
+def _mapping_of(registry: Registry) -> Schema:
+    """One name, and its options."""
+    return {
+        "type": "object",
+        "properties": {name: options_schema(registry, name) for name in registry.names()},
+        "minProperties": 1,
+        "maxProperties": 1,
+    }
+
+
 def options_schema(registry: Registry, name: str) -> Schema:
-    """The options of one pass or policy, from the fields of its dataclass."""
+    """The options of one pass, policy, optimizer or penalty, from the fields of its dataclass."""
     try:
         made = registry.get(name)
         schema = record_schema(policy_options(made) if registry is policies else made)
     except (NasirError, TypeError) as error:
         return {"type": ["object", "null"], "description": str(error)}
     about = {"description": made.__doc__.strip().splitlines()[0]} if made.__doc__ else {}
-    return {**schema, "type": ["object", "null"], **about}
+    kind = "object" if "required" in schema else ["object", "null"]
+    return {**schema, "type": kind, **about}

@@ -8,17 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
+
+from annotated_types import Gt, Lt, doc
 
 from nasir.options import Checked
-from nasir.options.ranges import Count, NotNegative, Positive, Share
+from nasir.options.ranges import Count, EpochLength, Epochs, Positive, Rate, Share
+from nasir.training.optimizers import OptimizerPlan as OptimizerPlan
+from nasir.training.penalties import PenaltyPlan as PenaltyPlan
 
-OptimizerKind = Literal["sgd", "adam", "adamw"]
 ScheduleKind = Literal["constant", "staircase", "cosine"]
 Precision = Literal["auto", "fp32", "tf32", "bf16"]
-PenaltyKind = Literal["l1", "l2", "layer-lasso", "group-lasso", "gamma"]
-Resource = Literal["flops", "params", "activations", "memory", "latency"]
-Grouping = Literal["max", "l2"]
 AUGMENTATIONS = ("pad_crop", "random_resized_crop", "hflip")
 
 
@@ -40,39 +40,7 @@ def _within(value: Any, low: float, high: float, open_high: bool = False) -> boo
 
 
 @dataclass(frozen=True, slots=True)
-class OptimizerPlan:
-    """An optimizer and its constants; `lr` is the base rate that a schedule multiplies.
-
-    `decay_norms` and `decay_biases` say whether weight decay also acts on slots tagged `norm` and `bias`.
-    """
-
-    kind: OptimizerKind = "sgd"
-    lr: float = 0.1
-    momentum: float = 0.9
-    nesterov: bool = False
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    decay_norms: bool = True
-    decay_biases: bool = True
-
-    def __post_init__(self) -> None:
-        kinds = get_args(OptimizerKind)
-        _require(self.kind in kinds, "optimizer kind", self.kind, f"use one of {', '.join(kinds)}")
-        place = f"optimizer {self.kind}"
-        _require(_number(self.lr) and self.lr > 0, f"{place}: lr", self.lr, "give a finite number above 0")
-        _require(_within(self.momentum, 0, 1, True), f"{place}: momentum", self.momentum, "give 0 <= momentum < 1")
-        ok = len(self.betas) == 2 and all(_within(beta, 0, 1, True) for beta in self.betas)
-        _require(ok, f"{place}: betas", self.betas, "give two numbers, each 0 <= beta < 1")
-        _require(_number(self.eps) and self.eps > 0, f"{place}: eps", self.eps, "give a finite number above 0")
-        ok = _number(self.weight_decay) and self.weight_decay >= 0
-        _require(ok, f"{place}: weight_decay", self.weight_decay, "give a finite number, 0 or more")
-        ok = not self.nesterov or (self.kind == "sgd" and self.momentum > 0)
-        _require(ok, f"{place}: nesterov", self.nesterov, "it needs sgd with momentum above 0")
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulePlan:
+class SchedulePlan(Checked):
     """The learning rate over a phase, as a factor on the base rate.
 
     `at`: where the staircase drops by `factor`, as fractions of the phase, or of the interval when `restart` is
@@ -82,30 +50,23 @@ class SchedulePlan:
     """
 
     kind: ScheduleKind = "constant"
-    at: tuple[float, ...] = ()
-    factor: float = 0.1
-    floor: float = 0.0
-    restart: int | None = None
-    warmup: float = 0.0
-    warmup_start: float = 0.0
+    at: tuple[Annotated[float, Gt(0), Lt(1)], ...] = ()
+    factor: Positive = 0.1
+    floor: Share = 0.0
+    restart: Annotated[Epochs | None, doc("start over after so many epochs")] = None
+    warmup: EpochLength = 0.0
+    warmup_start: Share = 0.0
 
     def __post_init__(self) -> None:
-        kinds = get_args(ScheduleKind)
-        _require(self.kind in kinds, "schedule kind", self.kind, f"use one of {', '.join(kinds)}")
-        place = f"schedule {self.kind}"
-        rising = all(_within(f, 0, 1, True) and f > 0 for f in self.at) and list(self.at) == sorted(set(self.at))
-        _require(rising, f"{place}: at", self.at, "give rising fractions of the phase, each 0 < f < 1")
-        ok = self.kind != "staircase" or bool(self.at)
-        _require(ok, f"{place}: at", self.at, "give at least one fraction, such as [0.5, 0.75]")
-        ok = _number(self.factor) and self.factor > 0
-        _require(ok, f"{place}: factor", self.factor, "give a finite number above 0, such as 0.1")
-        _require(_within(self.floor, 0, 1), f"{place}: floor", self.floor, "give a fraction of the rate, 0 to 1")
-        ok = self.restart is None or _count(self.restart)
-        _require(ok, f"{place}: restart", self.restart, "give a whole number of epochs, 1 or more")
-        ok = _number(self.warmup) and self.warmup >= 0
-        _require(ok, f"{place}: warmup", self.warmup, "give a number of epochs, 0 or more")
-        ok = _within(self.warmup_start, 0, 1)
-        _require(ok, f"{place}: warmup_start", self.warmup_start, "give a fraction of the rate, 0 to 1")
+        if list(self.at) != sorted(set(self.at)):
+            raise ValueError(f"the steps {list(self.at)} do not rise; sort them, each once")
+        if self.kind == "staircase" and not self.at:
+            raise ValueError("a staircase has no steps; give at least one fraction as `at`, such as [0.5, 0.75]")
+
+    @classmethod
+    def called(cls, given: Mapping[str, Any]) -> str:
+        """By its kind."""
+        return f"schedule {given.get('kind', 'constant')}"
 
     def multiplier(self, phase_step: int, steps_per_epoch: int, phase_epochs: int | None) -> float:
         """Factor on the base rate for the step number `phase_step` (0-based, counted from the phase's start).
@@ -146,55 +107,9 @@ class SchedulePlan:
 
 
 @dataclass(frozen=True, slots=True)
-class PenaltyPlan(Checked):
-    """A term of the loss that acts on weights, times `strength`.
-
-    l1, l2: sum of |w|, or of w ** 2 without a factor 1/2 (as in Keras), of what `on` names: "kernels" (weights of
-    convolutions and linear layers), "all" parameters, or the kernels below some labels. layer-lasso: l1 on the kernels
-    of convolutions inside blocks (`on` "blocks"), or of all (`on` "convs").
-
-    group-lasso, gamma: MorphNet's penalty on a `resource` (Gordon et al. 2018). A unit is alive while its value is
-    above `threshold`. `l1`: share of the mean of |w| in a group-lasso value. `grouping`: how the values of tied arrays
-    become one. `exclude`: labels whose output spaces are left alone. `roofline`: (FLOP/s, bytes/s) of the device, for
-    latency. `batch`: samples that memory and latency are counted for.
-    """
-
-    kind: PenaltyKind
-    strength: NotNegative
-    on: str | tuple[str, ...] = ""
-    resource: Resource = "flops"
-    threshold: NotNegative = 0.01
-    l1: Share = 0.0
-    grouping: Grouping = "max"
-    exclude: tuple[str, ...] = ()
-    roofline: tuple[Positive, Positive] | None = None
-    batch: Count = 1
-
-    def __post_init__(self) -> None:
-        place = f"penalty {self.kind}"
-        where = {"l1": ("kernels", "all"), "l2": ("kernels", "all"), "layer-lasso": ("blocks", "convs")}.get(self.kind)
-        if where is not None:
-            object.__setattr__(self, "on", self.on or where[0])
-            named = self.kind != "layer-lasso" and isinstance(self.on, tuple)
-            remedy = f"use {' or '.join(where)}{', or a tuple of labels' if self.kind != 'layer-lasso' else ''}"
-            _require(named or self.on in where, f"{place}: on", self.on, remedy)
-        ok = self.resource != "latency" or self.roofline is not None
-        _require(ok, f"{place}: roofline", self.roofline, "latency needs (FLOP/s, bytes/s) of a device")
-
-    @classmethod
-    def called(cls, given: Mapping[str, Any]) -> str:
-        """By its kind."""
-        return f"penalty {given.get('kind', '')}".rstrip()
-
-    @property
-    def on_widths(self) -> bool:
-        """Whether it is a MorphNet term, under which units die."""
-        return self.kind in ("group-lasso", "gamma")
-
-
-@dataclass(frozen=True, slots=True)
-class TrainPlan:
-    """One phase of training. `gradient_clip` bounds the global L2 norm; `ema_decay` is per step.
+class TrainPlan(Checked):
+    """One phase of training. `gradient_clip` bounds the global L2 norm; `ema_decay` is per step; with
+    `ema_warmup` it is at most (1 + t) / (10 + t) after t steps of averaging.
 
     `precision`: `fp32` multiplies in full, `tf32` rounds the factors of products to TF32 (CUDA only), `bf16` is
     autocast; `auto` takes bf16 for conv nets where the device computes it natively, else fp32.
@@ -204,33 +119,24 @@ class TrainPlan:
 
     optimizer: OptimizerPlan = field(default_factory=OptimizerPlan)
     schedule: SchedulePlan = field(default_factory=SchedulePlan)
-    batch_size: int = 128
-    gradient_clip: float | None = None
-    label_smoothing: float = 0.0
-    ema_decay: float | None = None
+    batch_size: Count = 128
+    gradient_clip: Annotated[Positive | None, doc("largest norm of the gradient")] = None
+    label_smoothing: Rate = 0.0
+    ema_decay: Rate | None = None
     precision: Precision = "auto"
-    channels_last: bool | Literal["auto"] = "auto"
-    reset_optimizer: bool = False
-    freeze: tuple[str, ...] = ()
+    channels_last: Literal["auto", True, False] = "auto"
+    reset_optimizer: Annotated[bool, doc("start the phase with an empty optimizer state")] = False
+    freeze: Annotated[tuple[str, ...], doc("labels, or prefixes of them, that do not learn in the phase")] = ()
     penalties: tuple[PenaltyPlan, ...] = ()
+    ema_warmup: bool = True
 
-    def __post_init__(self) -> None:
-        _require(_count(self.batch_size), "train: batch_size", self.batch_size, "give a whole number, 1 or more")
-        clip = self.gradient_clip
-        ok = clip is None or (_number(clip) and clip > 0)
-        _require(ok, "train: gradient_clip", clip, "give a norm above 0, or leave it out")
-        smoothing = self.label_smoothing
-        _require(_within(smoothing, 0, 1, True), "train: label_smoothing", smoothing, "give 0 <= smoothing < 1")
-        ok = self.ema_decay is None or _within(self.ema_decay, 0, 1, True)
-        _require(ok, "train: ema_decay", self.ema_decay, "give 0 <= decay < 1, such as 0.999, or leave it out")
-        known = get_args(Precision)
-        _require(self.precision in known, "train: precision", self.precision, f"use one of {', '.join(known)}")
-        ok = self.channels_last is True or self.channels_last is False or self.channels_last == "auto"
-        _require(ok, "train: channels_last", self.channels_last, "use true, false or auto")
+    @classmethod
+    def called(cls, given: Mapping[str, Any]) -> str:
+        return "training"
 
     def lr(self, phase_step: int, steps_per_epoch: int, phase_epochs: int | None) -> float:
         """Learning rate of one step: the base rate times the schedule's multiplier."""
-        return self.optimizer.lr * self.schedule.multiplier(phase_step, steps_per_epoch, phase_epochs)
+        return self.optimizer.options.lr * self.schedule.multiplier(phase_step, steps_per_epoch, phase_epochs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ FIXED = TEXT.replace(RULES, "    epochs: 1\n")
 def test_terms_become_plans() -> None:
     spec = loads_spec(TEXT)
     v100 = PROFILES["V100"]
+    assert spec.phases[0].training(spec).penalties[4].roofline == (v100.flops_per_second, v100.bytes_per_second)
     assert spec.phases[0].training(spec).penalties == (
         PenaltyPlan("l2", 1e-5, on=("s1", "fc")),
         PenaltyPlan("l1", 1e-6, on="all"),
@@ -43,7 +44,7 @@ def test_terms_become_plans() -> None:
             "group-lasso",
             1e-3,
             resource="latency",
-            roofline=(v100.flops_per_second, v100.bytes_per_second),
+            profile="V100",
             batch=8,
         ),
         PenaltyPlan("gamma", 1e-7, resource="params"),
@@ -61,20 +62,29 @@ def test_a_device_may_be_given_by_its_figures() -> None:
     ("old", "new", "message"),
     [
         ("{strength: 1.0e-8}", "{strength: -1}", "16:33: {}.2.layer-lasso.strength: must be at least 0, found -1"),
-        ("{strength: 1.0e-8}", "{}", "16:22: {}.2.layer-lasso.strength: is required; add `strength: ...`"),
-        ("on: all", "on: most", "15:36: {}.1.l1.on: unknown value 'most'; known: kernels, all"),
+        ("{strength: 1.0e-8}", "{}", "16:22: {}.2.layer-lasso.strength: this option is required; add `strength: ...`"),
+        (
+            "on: all",
+            "on: most",
+            "15:36: {}.1.l1.on: expected one of kernels, all or a list, found the text 'most'; known: kernels, all",
+        ),
         ("[s1, fc]", "[]", "14:36: {}.0.l2.on: too few items: 0"),
         ("[s1, fc]", "[1s]", "14:37: {}.0.l2.on.0: cannot be '1s'"),
         ("[s1, fc]", "[s9]", "14:37: {}.0.l2.on.0: unknown label 's9'; known: "),
         ("[s1.0]", "[s2.7]", "17:92: {}.3.group-lasso.exclude.0: unknown label 's2.7'; did you mean 's2.0'?"),
         ("l1: 0.25", "l1: 2", "17:45: {}.3.group-lasso.l1: must be at most 1, found 2"),
         ("grouping: l2", "grouping: l3", "17:78: {}.3.group-lasso.grouping: unknown value 'l3'"),
-        ("V100", "V10", "18:69: {}.4.group-lasso.profile: unknown device profile 'V10'; use K80, P4, T4, P100, V100"),
+        (
+            "V100",
+            "V10",
+            "18:69: {}.4.group-lasso.profile: expected a mapping or one of K80, P4, T4, P100, V100, TPUv2 or nothing, "
+            "found the text 'V10'; did you mean 'V100'?",
+        ),
         (", profile: V100", "", "18:22: {}.4.group-lasso: latency needs a device profile; add `profile: V100`"),
         ("resource: latency", "resource: memory", "{}.4.group-lasso.profile: memory has no use for a profile"),
-        ("params", "params, batch: 2", "19:53: {}.5.gamma.batch: params is counted for one sample; remove `batch`"),
-        ("params", "params, l1: 1", "19:53: {}.5.gamma.l1: unknown key; known: strength, resource"),
-        ("gamma:", "gama:", "19:9: {}.5.gama: unknown key; did you mean 'gamma'?"),
+        ("params", "params, batch: 2", "19:60: {}.5.gamma.batch: params is counted for one sample; remove `batch`"),
+        ("params", "params, l1: 1", "19:53: {}.5.gamma.l1: unknown option of gamma; known: strength, resource"),
+        ("gamma:", "gama:", "19:9: {}.5.gama: unknown penalty 'gama'; did you mean 'gamma'?"),
     ],
 )
 def test_a_wrong_term_is_told_at_its_place(old: str, new: str, message: str) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nasir.backends.torch.optimizers import momentum
-from nasir.errors import GraphError
+from nasir.backends.torch.optimizers import eager, momentum
+from nasir.backends.torch.optimizers.kinds import declare
+from nasir.errors import GraphError, UsageError
 from nasir.training.plans import OptimizerPlan
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def build_optimizer(params: Iterable[Tagged], plan: OptimizerPlan, *, fused: boo
         raise GraphError(f"optimizer: given twice: {', '.join(twice)}; list each parameter once, under its owner")
     if fused is None:
         fused = fuses(parameter for _, parameter, _ in members)
-    groups = []
+    groups: list[dict[str, object]] = []
     spared = (() if plan.decay_norms else ("norm",)) + (() if plan.decay_biases else ("bias",))
     for group_name, wanted in (("decay", True), ("no_decay", False)):
         chosen = [(name, parameter) for name, parameter, tags in members if decays(tags, plan) is wanted]
@@ -65,7 +65,10 @@ def build_optimizer(params: Iterable[Tagged], plan: OptimizerPlan, *, fused: boo
                 "spared": spared,
             }
         )
-    optimizer = _make(groups, plan, fused)
+    with eager.make():
+        optimizer: Optimizer = plan.options.make(groups, fused)
+    _check(optimizer, plan)
+    declare(optimizer, plan.kind, plan.options.state)
     momentum.prepare(optimizer)
     return optimizer
 
@@ -76,11 +79,15 @@ def fuses(parameters: Iterable[Tensor]) -> bool:
     return devices == {"cuda"}
 
 
-def _make(groups: list[dict[str, object]], plan: OptimizerPlan, fused: bool) -> Optimizer:
-    if plan.kind == "sgd":
-        return torch.optim.SGD(groups, lr=plan.lr, momentum=plan.momentum, nesterov=plan.nesterov, fused=fused or None)
-    make = torch.optim.Adam if plan.kind == "adam" else torch.optim.AdamW
-    return make(groups, lr=plan.lr, betas=plan.betas, eps=plan.eps, fused=fused or None)
+def _check(optimizer: Optimizer, plan: OptimizerPlan) -> None:
+    """UsageError where the optimizer has no learning rate, or is asked for a weight decay that it does not have."""
+    if "lr" not in optimizer.defaults:
+        raise UsageError(f"optimizer {plan.kind}: its groups have no `lr`, which the schedule of a phase would set")
+    if plan.weight_decay and "weight_decay" not in optimizer.defaults:
+        raise UsageError(
+            f"optimizer {plan.kind}: weight_decay is {plan.weight_decay}, and it has none; leave it out, or add "
+            "the term `l2` under `regularize:`"
+        )
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:

@@ -3,14 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from nasir.backends.torch.optimizers.kinds import check_groups, is_scalar, state_kind
 from nasir.errors import CheckpointError
+from nasir.training.optimizers import OptimizerPlan
 
 State = dict[str, dict[str, Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptBy:
+    """Whose state it is: an optimizer by name, and the keys that it keeps; None in checkpoints that do not say."""
+
+    kind: str
+    held: frozenset[str] | None
+
+    @classmethod
+    def of(cls, plan: OptimizerPlan) -> Self:
+        """Of an optimizer with its options."""
+        return cls(plan.kind, frozenset(plan.options.held()))
+
+    @classmethod
+    def read(cls, meta: Mapping[str, Any]) -> Self | None:
+        """From the meta data of a checkpoint; None before the first phase."""
+        kind, held = meta["optimizer_kind"], meta.get("optimizer_held")
+        return None if kind is None else cls(kind, None if held is None else frozenset(held))
+
+    @staticmethod
+    def meta(kept_by: KeptBy | None) -> dict[str, Any]:
+        """For the meta data of a checkpoint."""
+        if kept_by is None or kept_by.held is None:
+            return {"optimizer_kind": None if kept_by is None else kept_by.kind}
+        return {"optimizer_kind": kept_by.kind, "optimizer_held": sorted(kept_by.held)}
+
+    def serves(self, plan: OptimizerPlan) -> bool:
+        """Whether an optimizer can go on with it: the same kind, whose options ask for nothing that is not there."""
+        return self.kind == plan.kind and (self.held is None or frozenset(plan.options.held()) <= self.held)
 
 
 def flat(state: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -27,27 +61,24 @@ def nested(flat: Mapping[str, Tensor]) -> State:
     return found
 
 
-def is_counter(key: str, value: Tensor, parameter: Tensor) -> bool:
-    """Whether a tensor of an optimizer's state counts or scales steps: `step`, or one number beside larger weights.
-
-    All else has a number for each weight of the parameter, which may itself be a single one.
-    """
-    return key == "step" or (value.ndim == 0 and parameter.ndim > 0)
-
-
 def export_state(optimizer: Optimizer, named: Iterable[tuple[str, Tensor]]) -> State:
     """State by parameter name, {name: {key: tensor}}, of the parameters in `named` (`model.named_parameters()`).
 
     Parameters without state are left out. The tensors are the optimizer's own, not copies; a plain number becomes a
     float64 scalar. Names come from the model, not from the groups: a rewrite may have renamed or moved a parameter.
+    UsageError for what a checkpoint cannot hold: state that nothing says the kind of, and changed options of groups.
     """
+    check_groups(optimizer)
     exported: State = {}
     for name, parameter in named:
         values: dict[str, Tensor] = {}
         for key, value in optimizer.state.get(parameter, {}).items():
+            if value is None:  # SGD without momentum
+                continue
+            state_kind(optimizer, key, value, parameter)
             if isinstance(value, Tensor):
                 values[key] = value
-            elif value is not None:  # SGD without momentum stores None
+            else:
                 values[key] = torch.tensor(value, dtype=torch.float64)
         if values:
             exported[name] = values
@@ -69,28 +100,61 @@ def import_state(
             f"optimizer state for {', '.join(unknown[:3])} ({len(unknown)} in all) has no parameter here; "
             "the checkpoint belongs to another network"
         )
-    placed: dict[Tensor, dict[str, Tensor]] = {}
+    placed: dict[Tensor, dict[str, Tensor | int | float]] = {}
     for name, values in state.items():
         parameter = tensors[name]
         group = homes[id(parameter)]
-        placed[parameter] = {key: place_state(name, key, value, parameter, group) for key, value in values.items()}
+        placed[parameter] = {
+            key: _imported(optimizer, name, key, value, parameter, group) for key, value in values.items()
+        }
     optimizer.state.clear()
     optimizer.state.update(placed)
+
+
+def _imported(
+    optimizer: Optimizer, name: str, key: str, value: Tensor, parameter: Tensor, group: Mapping[str, object]
+) -> Tensor | int | float:
+    """A copy of one stored value, as its kind asks for."""
+    kind = state_kind(optimizer, key, value, parameter)
+    if kind == "number":
+        number = float(value)
+        return int(number) if number.is_integer() else number
+    if kind == "scalar":
+        return _scalar(value, parameter, group)
+    if kind != "factored":
+        return _shaped(name, key, value, parameter)
+    sizes = zip(value.shape, parameter.shape, strict=False)
+    if value.ndim != parameter.ndim or any(own not in (1, size) for own, size in sizes):
+        raise _foreign(name, key, value, parameter)
+    return value.to(parameter.device, copy=True)
 
 
 def place_state(name: str, key: str, value: Tensor, parameter: Tensor, group: Mapping[str, object]) -> Tensor:
     """A copy of one stored tensor of `name`'s state, where an optimizer with this group would have it.
 
-    CheckpointError for a moment whose shape is not the parameter's.
+    Of an optimizer that nothing need be known of: one number, or a tensor of the parameter's shape. CheckpointError for
+    another shape.
     """
-    if is_counter(key, value, parameter):
-        # Adam's step counter lives on the CPU unless a fused or capturable kernel reads it on the device
-        on_device = bool(group.get("fused") or group.get("capturable"))
-        return value.to(parameter.device if on_device else "cpu", copy=True)
+    if is_scalar(key, value, parameter):
+        return _scalar(value, parameter, group)
+    return _shaped(name, key, value, parameter)
+
+
+def _scalar(value: Tensor, parameter: Tensor, group: Mapping[str, object]) -> Tensor:
+    # Adam's step counter lives on the CPU unless a fused or capturable kernel reads it on the device
+    on_device = bool(group.get("fused") or group.get("capturable"))
+    return value.to(parameter.device if on_device else "cpu", copy=True)
+
+
+def _shaped(name: str, key: str, value: Tensor, parameter: Tensor) -> Tensor:
     if value.shape != parameter.shape:
-        raise CheckpointError(
-            f"optimizer state {key} of {name} has shape {tuple(value.shape)}, the parameter "
-            f"{tuple(parameter.shape)}; the checkpoint belongs to another network"
-        )
+        raise _foreign(name, key, value, parameter)
     # like the parameter's own layout, as a fresh optimizer would have made it
     return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+
+
+def _foreign(name: str, key: str, value: Tensor, parameter: Tensor) -> CheckpointError:
+    return CheckpointError(
+        f"optimizer state {key} of {name} has shape {tuple(value.shape)}, the parameter "
+        f"{tuple(parameter.shape)}; the checkpoint belongs to another network"
+    )

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from nasir.backends.torch.arrays import TorchArrays
-from nasir.backends.torch.optimizers.named import is_counter
-from nasir.transfer import Key, Source, TransferPlan, execute_moment, keys_of, moment_source
+from nasir.backends.torch.optimizers.kinds import state_kind
+from nasir.transfer import Key, Source, TransferPlan, execute, execute_moment, keys_of, moment_source
 
-# state tensors that average squared gradients; every other one of the parameter's shape follows the gradient
-SECOND_MOMENTS = frozenset({"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "exp_inf"})
+if TYPE_CHECKING:
+    from nasir.backends.torch.model import Model
 
 
 def origins_of(
@@ -47,11 +48,16 @@ def followed(source: Source, key: Key, fresh: Mapping[Key, nn.Parameter]) -> tup
 
 
 def moved_states(
-    optimizer: torch.optim.Optimizer, home: Mapping[int, Key], fresh: Mapping[Key, nn.Parameter], plan: TransferPlan
+    optimizer: torch.optim.Optimizer,
+    home: Mapping[int, Key],
+    fresh: Mapping[Key, nn.Parameter],
+    plan: TransferPlan,
+    new: Model,
 ) -> dict[Tensor, dict[str, Any]]:
-    """The state of every new parameter that takes over state; `home` and `fresh` as in `origins_of`.
+    """The state of every parameter of `new` that takes over state; `home` and `fresh` as in `origins_of`.
 
-    The optimizer stays as it is: where this fails (memory, say), the old network trains on.
+    The optimizer stays as it is: where this fails (memory, say), the old network trains on. UsageError for state that
+    nothing says the kind of.
     """
     old = {home[id(p)]: p for group in optimizer.param_groups for p in group["params"] if id(p) in home}
     moved: dict[Tensor, dict[str, Any]] = {}
@@ -61,9 +67,10 @@ def moved_states(
             continue
         parts = followed(source, key, fresh)
         if parts and all(part in old and optimizer.state.get(old[part]) for part in parts):
-            states = {part: optimizer.state[old[part]] for part in parts}
-            moved[parameter] = _moved(source, old[parts[0]], states, parameter)
-    return moved
+            moved[parameter] = _Move(
+                optimizer, key, source, {part: old[part] for part in parts}, parameter, new
+            ).state()
+    return {parameter: state for parameter, state in moved.items() if state}
 
 
 def replace_states(
@@ -81,22 +88,70 @@ def replace_states(
     optimizer.state.update(moved)
 
 
-def _moved(
-    source: Source, first: Tensor, states: Mapping[Key, dict[str, Any]], parameter: nn.Parameter
-) -> dict[str, Any]:
-    """The new state; the counters are those of the first part."""
-    arrays = TorchArrays(parameter.device, parameter.dtype)
-    leading = next(iter(states.values()))
-    moved: dict[str, Any] = {}
-    for name, value in leading.items():
-        if not isinstance(value, Tensor) or is_counter(name, value, first) or value.shape != first.shape:
-            moved[name] = value.clone() if isinstance(value, Tensor) else value
-            continue
-        mapped = moment_source(source, 2 if name in SECOND_MOMENTS else 1)
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """One parameter's state, made from that of the `parts` its values came from."""
+
+    optimizer: torch.optim.Optimizer
+    key: Key
+    source: Source
+    parts: Mapping[Key, Tensor]
+    parameter: nn.Parameter
+    new: Model
+
+    def state(self) -> dict[str, Any]:
+        """All of it; scalars are those of the first part. Empty, to start anew, where the parts keep different things,
+        or where an average over an axis of size 1 says nothing about more."""
+        states = {part: self.optimizer.state[old] for part, old in self.parts.items()}
+        leading = next(iter(states.values()))
+        if any(state.keys() != leading.keys() for state in states.values()):
+            return {}
+        made: dict[str, Any] = {}
+        for name, value in leading.items():
+            found = self._value(name, {part: state[name] for part, state in states.items()})
+            if found is None and value is not None:
+                return {}
+            made[name] = found
+        return made
+
+    def _value(self, name: str, values: Mapping[Key, Any]) -> Any:
+        first, old = next(iter(values.values())), next(iter(self.parts.values()))
+        if first is None:  # SGD without momentum
+            return None
+        kind = state_kind(self.optimizer, name, first, old)
+        if kind in ("scalar", "number"):
+            return first.clone() if isinstance(first, Tensor) else first
+        if kind == "weight":
+            return self._laid_out(self._as_weight(values))
+        if kind != "factored":
+            return self._laid_out(self._moment(1 if kind == "first" else 2, values))
+        shapes = zip(first.shape, old.shape, self.parameter.shape, strict=True)
+        if any(held == size == 1 and now != 1 for held, size, now in shapes):
+            return None
+        averaged = [axis for axis, held in enumerate(first.shape) if held == 1]
+        whole = self._moment(2, {part: value.expand(self.parts[part].shape) for part, value in values.items()})
+        return whole.mean(averaged, keepdim=True) if averaged else whole
+
+    def _moment(self, order: int, values: Mapping[Key, Any]) -> Tensor:
+        mapped = moment_source(self.source, order)
         assert mapped is not None
-        values = {part: state[name] for part, state in states.items()}
-        moment = execute_moment(mapped, values.__getitem__, arrays, tuple(parameter.shape))
-        if parameter.dim() == 4 and not parameter.is_contiguous():
-            moment = moment.contiguous(memory_format=torch.channels_last)
-        moved[name] = moment
-    return moved
+        arrays = TorchArrays(self.parameter.device, self.parameter.dtype)
+        made: Tensor = execute_moment(mapped, values.__getitem__, arrays, tuple(self.parameter.shape))
+        return made
+
+    def _as_weight(self, values: Mapping[Key, Any]) -> Tensor:
+        """As the weights themselves became; what is new begins as they do, from the same random numbers."""
+        made = execute(
+            TransferPlan({self.key: self.source}),
+            self.new.graph,
+            values.__getitem__,
+            TorchArrays(self.parameter.device, self.parameter.dtype),
+            seed=self.new.seed,
+            ordinal=self.new.ordinal,
+        )
+        found: Tensor = made[self.key]
+        return found
+
+    def _laid_out(self, tensor: Tensor) -> Tensor:
+        channels_last = self.parameter.dim() == 4 and not self.parameter.is_contiguous()
+        return tensor.contiguous(memory_format=torch.channels_last) if channels_last else tensor

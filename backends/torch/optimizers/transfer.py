@@ -57,7 +57,9 @@ def _transfer(chosen: tuple[torch.optim.Optimizer, ...], old: Model, new: Model,
         shares.setdefault(_nearest(held, key, new) if several else 0, {})[key] = fresh[key]
     for index in shares:
         momentum.check_joining(chosen[index])
-    states = [moved_states(optimizer, home, fresh, plan) for optimizer in chosen]  # what can fail, before any change
+    states = [
+        moved_states(optimizer, home, fresh, plan, new) for optimizer in chosen
+    ]  # what can fail, before any change
     named = [_prefixes(optimizer, home, old) for optimizer in chosen]
     for optimizer, moved in zip(chosen, states, strict=True):
         replace_states(optimizer, home, fresh, moved)

@@ -8,9 +8,9 @@ and a few for each array.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import prod
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,11 +20,10 @@ from torch import Tensor
 from nasir.analysis.resources import Count, alive_macs, alive_params, resource_terms
 from nasir.backends.torch.host import on_host
 from nasir.backends.torch.penalties.tables import Index, Products, Sum, occurrences, regularized, segments
+from nasir.backends.torch.penalties.term import Fetch
 from nasir.ir import Atom, Graph
-from nasir.training.plans import PenaltyPlan
-from nasir.transfer import Key
-
-Fetch: TypeAlias = Callable[[Key], Tensor]
+from nasir.training.penalties import PenaltyPlan
+from nasir.training.shipped_penalties import ResourcePenalty
 
 
 class Values(NamedTuple):
@@ -42,7 +41,7 @@ class Values(NamedTuple):
 class GroupPenalty:
     """One MorphNet term for one graph: indices and coefficients, no weights."""
 
-    def __init__(self, graph: Graph, plan: PenaltyPlan, device: torch.device) -> None:
+    def __init__(self, graph: Graph, plan: ResourcePenalty | PenaltyPlan, device: torch.device) -> None:
         self.plan, self.graph, self.device = plan, graph, device
         self.atoms, self.members = regularized(graph, plan)
         self.number = {atom: number for number, atom in enumerate(self.atoms)}
@@ -114,7 +113,7 @@ class GroupPenalty:
 
     def values(self, fetch: Fetch) -> Values:
         """The values of all units, at the present weights."""
-        l1 = 1.0 if self.plan.kind == "gamma" else self.plan.l1
+        l1 = self.plan.l1_share
         weights = [fetch(member.key).detach() for member in self.members]
         dtype = weights[0].dtype
         entries = self.entries.to(dtype)
@@ -164,7 +163,7 @@ class GroupPenalty:
         rows = slope.to(found.rows.dtype)[self.atom_of_unit][self.unit_of_row] * self._shares(found)
         rows = rows / self.entries.to(rows.dtype)
         sizes = [member.size for member in self.members]
-        l1 = 1.0 if self.plan.kind == "gamma" else self.plan.l1
+        l1 = self.plan.l1_share
         if l1 < 1:
             factors = ((1 - l1) * rows / found.rms).masked_fill_(found.rms == 0, 0.0)
             self._accumulate(fetch, found.weights, torch.split_with_sizes(self.positions(factors), sizes))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import cast
+from math import prod
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -12,67 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from nasir.analysis.resources import Count, alive_macs, alive_params
 from nasir.backends.torch.model import Model
-from nasir.backends.torch.penalties.group import GroupPenalty
-from nasir.backends.torch.penalties.tables import below
+from nasir.backends.torch.penalties.term import term_of
 from nasir.errors import RunError
-from nasir.ir import Graph
+from nasir.ir import Atom, Graph
+from nasir.registry import penalties
+from nasir.training.penalties import penalty_named
 from nasir.training.plans import PenaltyPlan
-from nasir.transfer import Key
-
-
-class NormPenalty:
-    """Sum of |w| or of w ** 2 (without a factor 1/2) over some parameters, times a strength."""
-
-    def __init__(self, graph: Graph, plan: PenaltyPlan) -> None:
-        self.plan = plan
-        self.keys = penalized(graph, plan)
-
-    def add_gradients(self, model: Model) -> Tensor | None:
-        """Add the gradient to `.grad` of those that require one; the value, None if there is nothing to act on."""
-        parameters = [model.tensor(key) for key in self.keys]
-        if not parameters or not self.plan.strength:
-            return None
-        with torch.no_grad():
-            learning = [parameter for parameter in parameters if parameter.requires_grad]
-            for parameter in learning:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-            gradients = [parameter.grad for parameter in learning if parameter.grad is not None]
-            strength = self.plan.strength
-            if self.plan.kind == "l2":
-                if learning:
-                    torch._foreach_add_(gradients, [p.detach() for p in learning], alpha=2 * strength)
-                norms = torch._foreach_norm([p.detach() for p in parameters], 2)
-                return strength * torch.stack(norms).double().square().sum()
-            if learning:
-                torch._foreach_add_(gradients, torch._foreach_sign([p.detach() for p in learning]), alpha=strength)
-            norms = torch._foreach_norm([p.detach() for p in parameters], 1)
-            return strength * torch.stack(norms).double().sum()
-
-
-def penalized(graph: Graph, plan: PenaltyPlan) -> list[Key]:
-    """The parameters that an l1, l2 or layer-lasso term acts on, in topological order."""
-    blocks = {node_id for block in graph.blocks for node_id in graph.members(block.path)}
-    found = []
-    for node_id in graph.order:
-        node = graph.nodes[node_id]
-        for name, slot in graph.infer.slots[node_id].items():
-            if slot.kind != "param":
-                continue
-            kernel, convolution = slot.is_kernel, slot.is_convolution
-            if isinstance(plan.on, tuple):
-                wanted = kernel and below(node.label, plan.on)
-            else:
-                wanted = {
-                    "all": True,
-                    "kernels": kernel,
-                    "convs": convolution,
-                    "blocks": convolution and node_id in blocks,
-                }[plan.on]
-            if wanted:
-                found.append(Key(node_id, name))
-    return found
 
 
 class Penalties:
@@ -80,14 +28,13 @@ class Penalties:
 
     def __init__(self, graph: Graph, plans: Sequence[PenaltyPlan], device: torch.device) -> None:
         self.graph, self.plans, self.device = graph, tuple(plans), device
-        self.norms = [NormPenalty(graph, plan) for plan in plans if not plan.on_widths]
-        self.groups = [GroupPenalty(graph, plan, device) for plan in plans if plan.on_widths]
+        self.others = [term_of(graph, plan.options, device) for plan in plans if not plan.selects]
+        self.selecting = [term_of(graph, plan.options, device) for plan in plans if plan.selects]
 
     def add_gradients(self, model: Model) -> Tensor:
         """Add the gradients of all terms to `.grad`; their sum, a float64 scalar on the device."""
-        values = [term.add_gradients(model) for term in self.norms]
         with torch.no_grad():
-            values += [term.add_gradients(model.tensor) for term in self.groups]
+            values = [term.add_gradients(model.tensor) for term in (*self.others, *self.selecting)]
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for value in values:
             if value is not None:
@@ -106,10 +53,37 @@ def penalties_of(model: nn.Module, plans: Sequence[PenaltyPlan]) -> Callable[[],
 
 
 def alive_cost(model: Model, plans: Sequence[PenaltyPlan]) -> dict[str, int] | None:
-    """{"channels", "macs", "params"} that the first MorphNet term among `plans` leaves alive; None without one."""
-    if not any(plan.on_widths for plan in plans):
+    """{"channels", "macs", "params"} that the first term among `plans` that selects leaves alive; None without one."""
+    if not any(plan.selects for plan in plans):
         return None
-    return _penalties(model, plans).groups[0].alive_cost(model.tensor)
+    term = _penalties(model, plans).selecting[0]
+    if hasattr(term, "alive_cost"):
+        own: dict[str, int] = term.alive_cost(model.tensor)
+        return own
+    return cost_of_alive(model.graph, _alive(term, model))
+
+
+def cost_of_alive(graph: Graph, units: Mapping[str, NDArray[np.bool_]]) -> dict[str, int]:
+    """The same from the units alive, by name of the spaces that lose some; all others keep theirs."""
+    atoms = {space.name: space for space in graph.infer.spaces}
+    counts: dict[Atom, int] = {atoms[name]: int(alive.sum()) for name, alive in units.items()}
+
+    def total(count: Count) -> int:
+        return round(sum(c * prod([counts[atom] for atom in factors]) for factors, c in count.items()))
+
+    def fixed(atom: Atom) -> bool:
+        return atom not in counts
+
+    return {
+        "channels": sum(counts.values()),
+        "macs": total(alive_macs(graph, fixed)),
+        "params": total(alive_params(graph, fixed)),
+    }
+
+
+def _alive(term: Any, model: Model) -> dict[str, NDArray[np.bool_]]:
+    found: dict[str, NDArray[np.bool_]] = term.alive(model.tensor)
+    return found
 
 
 def _penalties(model: nn.Module, plans: Sequence[PenaltyPlan]) -> Penalties:
@@ -124,11 +98,13 @@ def _penalties(model: nn.Module, plans: Sequence[PenaltyPlan]) -> Penalties:
 
 
 def alive(model: Model, plan: PenaltyPlan) -> dict[str, NDArray[np.bool_]]:
-    """Which units are alive under a group-lasso or gamma term, by name of each space.
+    """Which units are alive under a term that selects, such as group-lasso or gamma, by name of each space.
 
-    A unit is alive while its value, the largest of all arrays that are tied in it, is above the plan's threshold.
-    Units of spaces that cannot be resized, that the plan excludes, or that no array gives a value, are all alive.
+    Under these two a unit is alive while its value, the largest of all arrays that are tied in it, is above the plan's
+    threshold. Units of spaces that cannot be resized, that the plan excludes, or that no array gives a value, are all
+    alive.
     """
-    if not plan.on_widths:
-        raise RunError(f"{plan.kind}: units die only under group-lasso or gamma; use one of these")
-    return GroupPenalty(model.graph, plan, next(model.parameters()).device).alive(model.tensor)
+    if not plan.selects:
+        known = [name for name in penalties.names() if penalty_named(name).selects]
+        raise RunError(f"{plan.kind}: units do not die under it; use one of {', '.join(known)}")
+    return _alive(term_of(model.graph, plan.options, next(model.parameters()).device), model)

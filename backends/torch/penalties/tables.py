@@ -13,7 +13,8 @@ from torch import Tensor
 from nasir.blocks.alive import written_below
 from nasir.ir import Atom, Graph
 from nasir.ir.space import Axis, Cat, atoms_of, resolve, size_of
-from nasir.training.plans import PenaltyPlan
+from nasir.training.penalties import PenaltyPlan
+from nasir.training.shipped_penalties import ResourcePenalty
 from nasir.transfer import Key
 
 Index = NDArray[np.int64]
@@ -33,31 +34,26 @@ class Member:
         return size_of(self.space)
 
 
-def members_of(graph: Graph, kind: str) -> list[Member]:
-    """The arrays that count: what writes a space but biases (group-lasso), or the scales of norms (gamma)."""
+def members_of(graph: Graph, of_norms: bool) -> list[Member]:
+    """The arrays that count: the scales of norms, or else what writes a space but biases."""
     found = []
     for node_id in graph.order:
         for name, slot in graph.infer.slots[node_id].items():
-            if slot.kind != "param" or "bias" in slot.tags or ("norm" in slot.tags) is not (kind == "gamma"):
+            if slot.kind != "param" or "bias" in slot.tags or ("norm" in slot.tags) is not of_norms:
                 continue
             for number, (space, role) in enumerate(slot.axes):
-                if role == ("along" if kind == "gamma" else "write") and not isinstance(space, int):
+                if role == ("along" if of_norms else "write") and not isinstance(space, int):
                     found.append(Member(Key(node_id, name), number, space, slot.size // size_of(space)))
     return found
 
 
-def below(label: str, prefixes: Sequence[str]) -> bool:
-    """Whether a label is one of `prefixes` or lies below one."""
-    return any(label == prefix or label.startswith(f"{prefix}.") for prefix in prefixes)
-
-
-def regularized(graph: Graph, plan: PenaltyPlan) -> tuple[list[Atom], list[Member]]:
+def regularized(graph: Graph, plan: ResourcePenalty | PenaltyPlan) -> tuple[list[Atom], list[Member]]:
     """The spaces that have values, and the arrays that give them.
 
     Left out: spaces that cannot be resized (input, logits), that no array gives a value, or that one writes whose
     label is excluded.
     """
-    members = members_of(graph, plan.kind)
+    members = members_of(graph, plan.of_norms)
     barred = written_below(graph, plan.exclude)
     spread = {atom for member in members for atom in atoms_of(member.space)}
     atoms = [atom for atom in graph.infer.spaces if atom in spread and atom.resizable and atom not in barred]

@@ -86,7 +86,7 @@ def bytes_of(model: nn.Module, averaged: bool, optimizer: OptimizerPlan) -> int:
     """Of weights, their averages if there are any, and the moments that the optimizer will have."""
     weights = sum(int(tensor.nbytes) for tensor in model.state_dict().values())
     learned = sum(int(parameter.nbytes) for parameter in model.parameters())
-    moments = int(optimizer.momentum > 0) if optimizer.kind == "sgd" else 2
+    moments = sum(kind in ("first", "second", "weight") for kind in optimizer.options.held().values())
     return weights * (2 if averaged else 1) + learned * moments
 
 
@@ -237,7 +237,7 @@ def _snapshot(tensors: Groups, arena: Arena | None = None) -> _Snapshot:
     aliases: dict[str, dict[str, str]] = {}
     for group, members in tensors.items():
         if not re.fullmatch(r"[A-Za-z0-9_-]+", group):
-            raise CheckpointError(f"group {group!r}: a file name of letters, digits, '_' and '-' is needed")
+            raise CheckpointError(f"group {group!r}: use only letters, digits, '_' and '-'")
         first: dict[tuple[object, ...], str] = {}
         unique[group], aliases[group] = {}, {}
         for key, tensor in members.items():

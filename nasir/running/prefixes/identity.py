@@ -20,7 +20,7 @@ from nasir.spec import Spec
 from nasir.spec.model_network import RunNetwork
 from nasir.spec.network import initial_plan
 from nasir.training.backend import DEFAULT_BACKEND, Session
-from nasir.training.plans import TrainPlan
+from nasir.training.plans import OptimizerPlan, PenaltyPlan, TrainPlan
 from nasir.version import VERSION
 
 # of variables that choose kernels or their precision
@@ -31,6 +31,8 @@ REGISTRIES = (registry.passes, registry.policies, registry.ops, registry.blocks,
 
 def plain(value: Any) -> Any:
     """Plans and options as JSON data."""
+    if isinstance(value, OptimizerPlan | PenaltyPlan):
+        return plain(value.identity())
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from nasir.backends.torch.optimizers.groups import Tagged, build_optimizer, decays, fuses, set_lr
-from nasir.backends.torch.optimizers.named import export_state, import_state, is_counter
+from nasir.backends.torch.optimizers.kinds import state_kind
+from nasir.backends.torch.optimizers.named import export_state, import_state
 from nasir.backends.torch.train.ema import Ema
 from nasir.errors import CheckpointError, GraphError
-from nasir.training.plans import OptimizerKind, OptimizerPlan
+from nasir.training.plans import OptimizerPlan
 
 
 def _model(seed: int = 0) -> nn.Module:
@@ -22,12 +23,12 @@ def _model(seed: int = 0) -> nn.Module:
 
 def _tagged(model: nn.Module) -> list[Tagged]:
     tags = {"weight": frozenset({"decay"}), "bias": frozenset({"bias"})}
-    found = []
+    tagged = []
     for name, parameter in model.named_parameters():
         kind = tags[name.split(".")[1]]
         norm = {"1.weight": frozenset({"norm"}), "1.bias": frozenset({"norm", "bias"})}
-        found.append((name, parameter, norm.get(name, kind)))
-    return found
+        tagged.append((name, parameter, norm.get(name, kind)))
+    return tagged
 
 
 def _steps(model: nn.Module, optimizer: torch.optim.Optimizer, count: int, seed: int = 5) -> None:
@@ -58,7 +59,7 @@ def test_switches_decide_which_parameters_decay() -> None:
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
-def test_every_parameter_is_in_exactly_one_group(kind: OptimizerKind) -> None:
+def test_every_parameter_is_in_exactly_one_group(kind: str) -> None:
     model = _model()
     optimizer = build_optimizer(_tagged(model), OptimizerPlan(kind, weight_decay=0.1, decay_norms=False))
     held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
@@ -146,7 +147,7 @@ def test_state_of_another_network_is_refused() -> None:
 
 def test_the_average_follows_its_formula_and_copies_counters() -> None:
     model = _model()
-    ema = Ema(model, 0.75)
+    ema = Ema(model, 0.75, warmup=False)
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     _steps(model, build_optimizer(_tagged(model), OptimizerPlan()), 1)
     ema.update(model)
@@ -154,6 +155,30 @@ def test_the_average_follows_its_formula_and_copies_counters() -> None:
         if tensor.is_floating_point():
             assert torch.allclose(ema.tensors[name], 0.75 * start[name] + 0.25 * tensor, atol=1e-6), name
     assert int(ema.tensors["1.num_batches_tracked"]) == 1
+
+
+def test_the_decay_of_an_average_warms_up_and_is_then_what_it_was_given() -> None:
+    model = nn.Linear(1, 1, bias=False).double()
+    ema, wanted = Ema(model, 0.75), float(model.weight.detach())
+    for step in range(60):
+        with torch.no_grad():
+            model.weight.fill_(float(step % 7))
+        ema.update(model)
+        decay = min(0.75, (1 + step) / (10 + step))
+        wanted = decay * wanted + (1 - decay) * (step % 7)
+        assert float(ema.tensors["weight"]) == pytest.approx(wanted, rel=1e-9)
+    assert ema.updates == 60 and ema.present_decay == 0.75
+
+
+def test_the_state_of_an_average_goes_on_counting_and_an_older_one_has_a_constant_decay() -> None:
+    model = _model()
+    ema = Ema(model, 0.99)
+    ema.update(model)
+    other = Ema(model, 0.5, warmup=False)
+    other.load_state_dict(ema.state_dict())
+    assert (other.decay, other.warmup, other.updates) == (0.99, True, 1)
+    other.load_state_dict({"decay": 0.9, "tensors": ema.tensors})
+    assert (other.decay, other.warmup, other.present_decay) == (0.9, False, 0.9)
 
 
 def test_a_follower_updates_as_update_does_and_notices_what_takes_a_place() -> None:
@@ -192,9 +217,10 @@ def test_moments_of_a_single_weight_are_no_counters() -> None:
     """A layer scaled by one number has 0-d moments: they live with it, Adam's counter on the CPU."""
     single, many = torch.zeros((), device="meta"), torch.zeros(3, device="meta")
     number = torch.tensor(2.0)
-    assert not is_counter("exp_avg", number, single)
-    assert is_counter("step", number, single) and is_counter("step", number, many)
-    assert is_counter("mu_product", number, many)
+    plain = torch.optim.NAdam([torch.zeros(1, requires_grad=True)])
+    assert state_kind(plain, "exp_avg", number, single) == "first"
+    assert state_kind(plain, "step", number, single) == state_kind(plain, "step", number, many) == "scalar"
+    assert state_kind(plain, "mu_product", number, many) == "scalar"
     scale = nn.Parameter(single)
     optimizer = build_optimizer([("scale", scale, frozenset())], OptimizerPlan("adam"))
     import_state(optimizer, {"scale": {"step": number, "exp_avg": number, "exp_avg_sq": number}}, [("scale", scale)])
