@@ -9,14 +9,14 @@ from architecture import between
 from test_layers import ROOT
 
 from nasir.records import KINDS
-from nasir.records.base import Place, Record, layout
+from nasir.records.base import Record, RecordField, layout
 
 PAGE = ROOT / "docs/runs.md"
 BEGIN, END = "<!-- records: written by `make docs` -->\n", "<!-- end of records -->\n"
 WORDS: Mapping[type, str] = {int: "int", float: "float", str: "text", bool: "bool", dict: "object", list: "list"}
 
 
-def value(place: Place) -> str:
+def value(place: RecordField) -> str:
     """What its value may be, such as "int from 0"; what null means, where it may be that, is among what it says."""
     plain = float if float in place.plain else place.plain[0]
     low = "" if place.low is None else f" from {place.low:g}"
