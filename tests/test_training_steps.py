@@ -328,8 +328,8 @@ def test_a_session_clips_updates_and_averages_by_the_rules(kind: str, device: st
             rules[name].step(gradient * factor, blur / Rule.ROUNDED if norm > CLIP else 0.0)
             rules[name].check(values[number][name], name)
             old, size = averages[name]
-            new = values[number][name]
-            averages[name] = EMA * old + (1 - EMA) * new, EMA * size + (1 - EMA) * new.abs()
+            new, decay = values[number][name], min(EMA, (1 + number) / (10 + number))
+            averages[name] = decay * old + (1 - decay) * new, decay * size + (1 - decay) * new.abs()
     assert clipped > 0
     assert session.ema is not None
     for name, (value, size) in averages.items():
