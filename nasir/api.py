@@ -1,4 +1,4 @@
-"""Runs as a library: `run`, `resume` and the `Run` they give back."""
+"""Runs from Python: `run`, `resume` and the `Run` that they return."""
 
 from __future__ import annotations
 
@@ -82,6 +82,8 @@ def run(
     try:
         session.build(graph, initial_plan(graph, spec), start_of(spec, source))
         for text in _width_advice(spec, session.preferred_multiple()):
+            notice(text)
+        for text in _average_advice(spec, session.steps_per_epoch()):
             notice(text)
         directory = RunDirectory.create(path)  # only now, so that bad input leaves no directory behind
         with directory.lock():
@@ -221,6 +223,22 @@ def _width_advice(spec: Spec, multiple: int) -> Iterator[str]:
                     f"{place}: {rule.pass_name} has multiple_of {step}; this device computes widths that are multiples "
                     f"of {multiple} fastest: consider `multiple_of: {multiple}`"
                 )
+
+
+def _average_advice(spec: Spec, steps_per_epoch: int) -> Iterator[str]:
+    """A remark on each phase whose average of the weights reaches back further than the phase is long."""
+    for number, phase in enumerate(spec.phases):
+        if phase.ema is None or phase.epochs is None:
+            continue
+        horizon, steps = 1 / (1 - phase.ema.decay), round(phase.epochs * steps_per_epoch)
+        if horizon > steps:
+            place = spec.locate(("phases", number, "ema", "decay"))
+            least = 1 - 10 / max(steps, 20)
+            effect = "only its warm-up keeps it near them" if phase.ema.warmup else "what is evaluated lags behind them"
+            yield (
+                f"{place}: the average of the weights reaches over about {horizon:.0f} steps (1 / (1 - decay)), and "
+                f"phase '{phase.name}' has {steps}: {effect}; consider `decay: {least:.2g}`"
+            )
 
 
 def _free(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Every error nasir raises on purpose: one type per cause, each message naming place, values and remedy."""
+"""All errors that nasir raises deliberately: one type per cause; each message gives place, values and remedy."""
 
 from __future__ import annotations
 

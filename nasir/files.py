@@ -1,4 +1,4 @@
-"""Files that outlive a crash: written whole or not at all, in one canonical form, by processes that may be gone."""
+"""Crash-safe files: written completely or not at all, in one canonical form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sequences and mappings that only grow, and folds over them that go on from where they were.
+"""Sequences and mappings that only grow, and incremental folds over them.
 
 Each version is immutable. The next one shares all it has in common with the version before and costs the same however
 long that is; several versions may follow one, as when a run goes back to a checkpoint. A fold over a version is

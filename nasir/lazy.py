@@ -1,4 +1,4 @@
-"""Names of a package that are loaded on first use (PEP 562), so that importing the package stays quick."""
+"""Names of a package that are loaded on first use (PEP 562), so that importing the package stays fast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Named extension points: what nasir ships and what others add are found in the same way.
+"""Registries of named extensions: what ships with nasir and what others add are found in the same way.
 
 A name resolves first to what was registered in this process (`@register`), then to an entry point, which is
 imported on first use only. A broken plugin raises at its own use, never while listing.

@@ -1,4 +1,4 @@
-"""Graph rewrites, one idea a file. The classes are loaded on first use: `nasir.passes.InsertBlock`."""
+"""Graph rewrites, one idea per file. The classes are loaded on first use: `nasir.passes.InsertBlock`."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ class SplitBranches(Pass):
             return
         distinct = {tuple([index.tobytes() for index in take.values()]) for take in takes}
         if len(distinct) < len(takes) and not any(graph.nodes[n].facts.random for n in nodes):
-            raise Decline("some branches would start equal and stay so; set fresh_head: true, or make them narrower")
+            raise Decline("some branches would start equal and stay equal; set fresh_head: true, or make them narrower")
 
 
 def _check(graph: Graph, nodes: Sequence[int]) -> None:

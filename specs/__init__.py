@@ -1,1 +1,1 @@
-"""Shipped specs; read them through `importlib.resources.files("nasir.specs")`."""
+"""Specs that ship with nasir; read them through `importlib.resources.files("nasir.specs")`."""

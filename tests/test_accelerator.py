@@ -78,7 +78,7 @@ def drive(tmp_path: Path, *stages: Stage, budget: float = 60.0, retry: bool = Fa
     work = tmp_path / "work"
     work.mkdir(exist_ok=True)
     call = driver.Call(tmp_path / "r.jsonl", work, "cpu", True, budget, retry)
-    return driver.drive(call, stages, lambda one: [sys.executable, "-c", f"import os, sys, time\n{one.module}"])
+    return driver.drive(call, stages, lambda made: [sys.executable, "-c", f"import os, sys, time\n{made.module}"])
 
 
 COUNTED = "open(r'{}', 'a').write('{}')"  # a stage that leaves a letter each time it runs
@@ -98,8 +98,8 @@ def test_one_that_fails_is_killed_or_hangs_takes_no_other_along(
     ]
     stages = [good[0], *bad, good[1]]
     assert drive(tmp_path, *stages) == 1
-    found = results.read(tmp_path / "r.jsonl")
-    assert {name: result.status for name, result in found.items()} == {
+    recorded = results.read(tmp_path / "r.jsonl")
+    assert {name: result.status for name, result in recorded.items()} == {
         "a": "done",
         "failing": "failed",
         "raising": "failed",
@@ -108,7 +108,7 @@ def test_one_that_fails_is_killed_or_hangs_takes_no_other_along(
         "lacking": "skipped",
         "b": "done",
     }
-    errors = {name: result.error or "" for name, result in found.items()}
+    errors = {name: result.error or "" for name, result in recorded.items()}
     assert errors["failing"].startswith("no luck\n")
     assert "ZeroDivisionError" in errors["raising"]
     assert errors["killed"].startswith("killed by SIGSEGV")
@@ -117,10 +117,10 @@ def test_one_that_fails_is_killed_or_hangs_takes_no_other_along(
     assert "b: done" in capsys.readouterr().out
 
     # a second call runs what has no result: what it lacked may be there now
-    assert drive(tmp_path, *[line(one.name, "") for one in stages]) == 1
+    assert drive(tmp_path, *[line(made.name, "") for made in stages]) == 1
     assert ran.read_text() == "ab"
     assert statuses(tmp_path / "r.jsonl")["lacking"] == "done"
-    assert drive(tmp_path, *[line(one.name, "") for one in stages], retry=True) == 0
+    assert drive(tmp_path, *[line(made.name, "") for made in stages], retry=True) == 0
     assert set(statuses(tmp_path / "r.jsonl").values()) == {"done"}
 
 
@@ -185,10 +185,10 @@ def waited(condition: Callable[[], bool]) -> None:
 
 def test_metadata_are_those_of_an_installation(tmp_path: Path) -> None:
     metadata.write(tmp_path)
-    (found,) = Distribution.discover(path=[str(tmp_path)])
+    (distribution,) = Distribution.discover(path=[str(tmp_path)])
     table = metadata.project()
-    assert (found.name, found.version) == (table["name"], table["version"])
-    points = {(p.group, p.name, p.value) for p in found.entry_points}
+    assert (distribution.name, distribution.version) == (table["name"], table["version"])
+    points = {(p.group, p.name, p.value) for p in distribution.entry_points}
     wanted = {**table["entry-points"], "console_scripts": table["scripts"]}
     assert points == {(group, *item) for group, listed in wanted.items() for item in listed.items()}
 
@@ -224,15 +224,15 @@ def test_the_environment_is_told(bench: tuple[Bench, dict[str, Any]]) -> None:
 
 
 def test_speed_is_told_of_both_loops(bench: tuple[Bench, dict[str, Any]]) -> None:
-    (found,) = ran("speed-eager", bench).values()
-    assert found["nasir_images_per_s"] > 0 and found["hand_images_per_s"] > 0 and found["turns"] == 1
+    (figures,) = ran("speed-eager", bench).values()
+    assert figures["nasir_images_per_s"] > 0 and figures["hand_images_per_s"] > 0 and figures["turns"] == 1
 
 
 def test_growth_is_timed(bench: tuple[Bench, dict[str, Any]]) -> None:
-    (found,) = ran("growth-eager", bench).values()
-    assert found["median_ms"] > 0
+    (figures,) = ran("growth-eager", bench).values()
+    assert figures["median_ms"] > 0
     # two 3x3 convolutions of 8 channels; two norms of scale, shift, mean, variance and a counter of 8 bytes each
-    assert found["block_bytes"] == 4 * 2 * 9 * 8 * 8 + 2 * (4 * 4 * 8 + 8)
+    assert figures["block_bytes"] == 4 * 2 * 9 * 8 * 8 + 2 * (4 * 4 * 8 + 8)
 
 
 @pytest.mark.slow
@@ -246,7 +246,7 @@ def test_compiled_stages_run(bench: tuple[Bench, dict[str, Any]]) -> None:
 def test_checkpoints_are_timed_and_sized(bench: tuple[Bench, dict[str, Any]]) -> None:
     figures = ran("checkpoints", bench)
     assert len(figures) == 2
-    assert all(found["first_save_ms"] > 0 and found["bytes"] > 0 for found in figures.values())
+    assert all(saved["first_save_ms"] > 0 and saved["bytes"] > 0 for saved in figures.values())
     assert not list(bench[0].work.glob("checkpoints-*"))
 
 
@@ -257,8 +257,8 @@ def test_rewrites_are_weighed(bench: tuple[Bench, dict[str, Any]]) -> None:
 
 
 def test_replayed_steps_are_the_eager_ones(bench: tuple[Bench, dict[str, Any]]) -> None:
-    (found,) = ran("graphs", bench).values()
-    eager, captured = found["losses"]
+    (figures,) = ran("graphs", bench).values()
+    eager, captured = figures["losses"]
     assert eager == captured > 0
 
 
@@ -266,8 +266,8 @@ def test_images_and_a_run_on_them(bench: tuple[Bench, dict[str, Any]]) -> None:
     figures = ran("images", bench)
     assert figures.keys() == {"cold cache", "warm cache", "epochs"}
     assert figures["epochs"]["images_per_s"] > 0
-    found = ran("autogrow", bench)["run"]
-    assert found["depths"] == {"s1": 2, "s2": 2, "s3": 2} and 0 <= found["test_accuracy"] <= 1
+    run = ran("autogrow", bench)["run"]
+    assert run["depths"] == {"s1": 2, "s2": 2, "s3": 2} and 0 <= run["test_accuracy"] <= 1
 
 
 def test_data_that_are_not_there_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,15 +335,15 @@ def test_outcomes_of_tests_are_recorded_as_they_come(bench: tuple[Bench, dict[st
     )
     outcomes = Outcomes(bench[0])
     pytester.inline_run(plugins=[outcomes])
-    found = {name.partition("::")[2]: values for name, values in bench[1].items()}
-    assert {name: values["outcome"] for name, values in found.items()} == {
+    by_test = {name.partition("::")[2]: values for name, values in bench[1].items()}
+    assert {name: values["outcome"] for name, values in by_test.items()} == {
         "test_good": "passed",
         "test_bad": "failed",
         "test_left_out": "skipped",
         "test_unready": "error",
     }
-    assert "assert 1 == 2" in found["test_bad"]["error"] and "OSError" in found["test_unready"]["error"]
-    assert found["test_left_out"]["reason"] == "Skipped: no such thing"
+    assert "assert 1 == 2" in by_test["test_bad"]["error"] and "OSError" in by_test["test_unready"]["error"]
+    assert by_test["test_left_out"]["reason"] == "Skipped: no such thing"
     assert [name.partition("::")[2] for name in outcomes.failed] == ["test_bad", "test_unready"]
 
 
@@ -360,7 +360,7 @@ def test_wrong_options_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_stages_have_names_of_their_own_and_fit_the_time() -> None:
     assert len(BY_NAME) == len(STAGES)
-    assert all(driver.LEAST < one.limit < 480 for one in STAGES)
+    assert all(driver.LEAST < planned.limit < 480 for planned in STAGES)
 
 
 def test_a_killed_stage_is_recorded_and_run_again(tmp_path: Path) -> None:
@@ -377,10 +377,13 @@ def test_a_killed_stage_is_recorded_and_run_again(tmp_path: Path) -> None:
     os.kill(started["pid"], signal.SIGKILL)
     printed, _ = running.communicate(timeout=300)
     assert running.returncode == 1
-    found = results.read(out)
-    assert {name: result.status for name, result in found.items()} == {"environment": "failed", "growth-eager": "done"}
-    assert (found["environment"].error or "").startswith("killed by SIGKILL")
-    assert found["growth-eager"].figures["eager"]["median_ms"] > 0
+    recorded = results.read(out)
+    assert {name: result.status for name, result in recorded.items()} == {
+        "environment": "failed",
+        "growth-eager": "done",
+    }
+    assert (recorded["environment"].error or "").startswith("killed by SIGKILL")
+    assert recorded["growth-eager"].figures["eager"]["median_ms"] > 0
     assert "growth-eager: eager: {" in printed
 
     before = out.read_text()

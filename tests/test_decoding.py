@@ -31,11 +31,11 @@ PLAIN = View((7, 6), fixed=True)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = tmp_path_factory.mktemp("images")
+    images = tmp_path_factory.mktemp("images")
     random = np.random.default_rng(0)
     for number in range(40):
-        Image.fromarray(random.integers(0, 256, (7, 6, 3), dtype=np.uint8)).save(found / f"{number:02}.jpg")
-    return found
+        Image.fromarray(random.integers(0, 256, (7, 6, 3), dtype=np.uint8)).save(images / f"{number:02}.jpg")
+    return images
 
 
 @pytest.fixture

@@ -61,8 +61,8 @@ class Block:
 
 
 def fenced(page: Path) -> Iterator[Block]:
-    for found in FENCE.finditer(page.read_text()):
-        yield Block(page.name, found["language"], found["text"], (found["mark"] or "").strip())
+    for match in FENCE.finditer(page.read_text()):
+        yield Block(page.name, match["language"], match["text"], (match["mark"] or "").strip())
 
 
 ALL = [block for page in PAGES for block in fenced(page)]
@@ -147,7 +147,7 @@ def test_the_pass_of_the_readme_works_by_path_from_any_folder(tmp_path: Path) ->
         (tmp_path / name).write_text(text)
     overrides = ["data.dataset=synthetic", "data.options={classes: 10, train: 320, test: 40}", "phases.0.epochs=1"]
     command = ["run", "prune.yaml", "--out", "runs/prune", "--json"]
-    done = python("-m", "nasir", *command, *[f"--set={one}" for one in overrides], cwd=tmp_path)
+    done = python("-m", "nasir", *command, *[f"--set={override}" for override in overrides], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "imported plugin" in done.stderr
     records = RunDirectory(tmp_path / "runs/prune").records()
@@ -186,12 +186,12 @@ def test_what_contributing_shows_runs_together(tmp_path: Path) -> None:
 
 def commands() -> list[tuple[str, list[str]]]:
     """(page, arguments) of every `nasir ...` line that the pages show as typed."""
-    found = []
+    typed = []
     for block in ALL:
         for line in block.text.splitlines() if block.language == "console" else ():
             if line.startswith("$ nasir "):
-                found.append((block.page, shlex.split(line.partition(" > ")[0])[2:]))
-    return found
+                typed.append((block.page, shlex.split(line.partition(" > ")[0])[2:]))
+    return typed
 
 
 def subcommands(parser: ArgumentParser) -> set[str]:

@@ -35,8 +35,11 @@ def test_rows_and_their_mean() -> None:
     seen = Evidence({"taylor": {there.name: np.array([[1.0, 2, 3, 4], [3, 2, 1, 0]])}})
     assert seen.members("taylor", there).shape == (2, 4)
     assert seen.per_index("taylor", there).tolist() == [2, 2, 2, 2]
-    one = Evidence({"taylor": {there.name: np.arange(4.0)}})
-    assert one.per_index("taylor", there).tolist() == [0, 1, 2, 3] and one.members("taylor", there).shape == (1, 4)
+    evidence = Evidence({"taylor": {there.name: np.arange(4.0)}})
+    assert evidence.per_index("taylor", there).tolist() == [0, 1, 2, 3] and evidence.members("taylor", there).shape == (
+        1,
+        4,
+    )
     with pytest.raises(NasirError, match="3 values for 4 units"):
         Evidence({"taylor": {there.name: np.arange(3.0)}}).per_index("taylor", there)
     with pytest.raises(NasirError, match=r"not measured.*declares needs"):

@@ -182,13 +182,13 @@ def test_a_phase_freezes_for_its_own_length(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     steps = sorted((tmp_path / "run" / "checkpoints").glob("step_*"), key=lambda p: int(p.name[5:]))
-    one, two = (load_file(step / "model.safetensors") for step in steps[-2:])
+    before, after = (load_file(step / "model.safetensors") for step in steps[-2:])
     fresh = Model.from_graph(nasir.api.build(nasir.api.load_spec(tmp_path / "tiny.yaml")), 3).state_dict()
-    for name, tensor in one.items():
+    for name, tensor in before.items():
         held = name.startswith(("conv1", "s1"))
         still = torch.equal(tensor, fresh[name]) if name in fresh else True
         assert still is held or tensor.ndim == 0, name
-        changes = not torch.equal(tensor, two[name])
+        changes = not torch.equal(tensor, after[name])
         assert changes is not name.startswith("s2"), name
 
 
@@ -220,5 +220,7 @@ def test_statistics_are_refreshed_before_they_are_frozen() -> None:
 
 
 def test_a_difference_in_what_is_frozen_is_shown() -> None:
-    assert [str(one) for one in difference(network(), network("s1", "conv1"))] == ["~ frozen: nothing -> conv1, s1"]
+    assert [str(change) for change in difference(network(), network("s1", "conv1"))] == [
+        "~ frozen: nothing -> conv1, s1"
+    ]
     assert difference(network("s1"), network("s1")) == ()

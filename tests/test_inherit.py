@@ -68,25 +68,25 @@ def start_weights(spec: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torc
     """The weights that a run begins with."""
     from nasir.backends.torch.session import TorchSession
 
-    found: dict[str, torch.Tensor] = {}
+    started: dict[str, torch.Tensor] = {}
     begin = TorchSession.begin_phase
 
     def watched(self: TorchSession, *arguments: object, **more: object) -> object:
-        if not found:
-            found.update({name: tensor.clone() for name, tensor in self.model.state_dict().items()})
+        if not started:
+            started.update({name: tensor.clone() for name, tensor in self.model.state_dict().items()})
         return begin(self, *arguments, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(TorchSession, "begin_phase", watched)
     nasir.api.run(spec, spec.parent / "child")
-    return found
+    return started
 
 
 def test_a_network_goes_on_where_another_run_ended(
     parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = start_weights(child(parent, tmp_path), monkeypatch)
+    started = start_weights(child(parent, tmp_path), monkeypatch)
     last = newest(parent)
-    assert found.keys() == last.keys() and all(torch.equal(found[name], last[name]) for name in found)
+    assert started.keys() == last.keys() and all(torch.equal(started[name], last[name]) for name in started)
     run = RunDirectory.open(tmp_path / "child")
     (start,) = [record for record in run.effective() if isinstance(record, StartRecord)]
     assert start["depths"] == {"s1": 3, "s2": 3}
@@ -98,18 +98,18 @@ def test_a_network_goes_on_where_another_run_ended(
 def test_a_new_classifier_starts_fresh_and_the_rest_does_not(
     parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found, last = start_weights(child(parent, tmp_path, TWO), monkeypatch), newest(parent)
-    assert found["fc.weight"].shape == (2, 8)
-    assert all(torch.equal(found[name], last[name]) for name in found if not name.startswith("fc"))
+    started, last = start_weights(child(parent, tmp_path, TWO), monkeypatch), newest(parent)
+    assert started["fc.weight"].shape == (2, 8)
+    assert all(torch.equal(started[name], last[name]) for name in started if not name.startswith("fc"))
 
 
 def test_weights_may_be_fresh_by_the_initializer_of_that_run(
     parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = CHILD.replace("run: parent}", "run: parent, weights: none}")
-    found, last = start_weights(child(parent, tmp_path, text), monkeypatch), newest(parent)
-    assert not torch.equal(found["conv1.weight"], last["conv1.weight"])
-    std = torch.cat([t.flatten() for n, t in found.items() if "s2" in n and n.endswith("conv2.weight")]).std()
+    started, last = start_weights(child(parent, tmp_path, text), monkeypatch), newest(parent)
+    assert not torch.equal(started["conv1.weight"], last["conv1.weight"])
+    std = torch.cat([t.flatten() for n, t in started.items() if "s2" in n and n.endswith("conv2.weight")]).std()
     assert abs(float(std) - (2 / 72) ** 0.5) < 0.02  # He et al. 2015, fan out 9 * 8
 
 
@@ -186,8 +186,8 @@ def test_a_run_without_a_checkpoint_and_a_damaged_one_are_named(parent: Path, tm
 def test_the_digest_does_not_depend_on_where_the_run_lies(parent: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-    one, two = (load_spec(child(parent, tmp_path / name)) for name in ("a", "b"))
-    assert one.digest == two.digest and one.network.run != two.network.run  # type: ignore[union-attr]
+    first, second = (load_spec(child(parent, tmp_path / name)) for name in ("a", "b"))
+    assert first.digest == second.digest and first.network.run != second.network.run  # type: ignore[union-attr]
 
 
 # -- classes

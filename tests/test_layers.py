@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -154,6 +155,16 @@ def test_no_files_import_each_other_in_a_circle() -> None:
 def test_circles_are_found_however_long() -> None:
     chain = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": {"e"}, "e": {"d"}, "f": {"a"}}
     assert circles(chain) == [{"a", "b", "c"}, {"d", "e"}]
+
+
+def test_files_of_the_ir_import_from_rows_above_their_own() -> None:
+    text = (ROOT / "nasir/ir/README.md").read_text(encoding="utf-8")
+    rows = [re.findall(r"`(\w+)\.py`", line.split("|")[1]) for line in text.splitlines() if line.startswith("| `")]
+    row = {f"nasir.ir.{name}": number for number, names in enumerate(rows) for name in names}
+    known = {module: path for module, path in modules().items() if module.startswith("nasir.ir.")}
+    assert row.keys() == known.keys()
+    wrong = [(m, other) for m, path in known.items() for other in imports_of(path, known) if row[other] >= row[m]]
+    assert wrong == []
 
 
 def test_passes_see_graphs_transfers_and_evidence_only() -> None:

@@ -159,12 +159,12 @@ def filters(source: Take | Stack) -> np.ndarray:
         assert rows is not None and inputs is not None
         assert inputs.index.tolist() == list(range(len(inputs.index)))
         return np.tile(rows.index, (len(inputs.index), 1))
-    found = []
+    indices = []
     for k, part in enumerate(source.parts):
         assert isinstance(part, Take) and part.axes[0] is not None and part.axes[1] is not None
         assert part.axes[1].index.tolist() == [k]  # input channels are always the first ones
-        found.append(part.axes[0].index)
-    return np.stack(found)
+        indices.append(part.axes[0].index)
+    return np.stack(indices)
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,7 @@ def test_a_folder_of_another_study_is_refused(spec: Path, capsys: pytest.Capture
     Path("other").mkdir()
     Path("other/study.json").write_text('{"study": "big", "storage": "sqlite:///other/study.db"}')
     assert "belongs to the study 'big'" in refused(capsys, spec, "--out", "other")
-    assert "--set is for a new search" in refused(capsys, "other", "--set", "seed=1")
+    assert "--set is only for a new search" in refused(capsys, "other", "--set", "seed=1")
     Path("other/study.json").write_text("{")
     assert main(["search", "other"]) == 1
     assert "study.json: cannot be read" in capsys.readouterr().err

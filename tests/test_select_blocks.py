@@ -101,7 +101,7 @@ def reduced(graph: Graph) -> tuple[Rewrite, list[dict[str, Any]]]:
 def test_the_sweep_of_resnet152_goes_through_the_47_configurations_of_the_paper() -> None:
     whole = bottlenecks(3, 8, 36, 3)
     rewrite, history = reduced(whole)
-    graph, found = rewrite.graph, [tuple(rewrite.graph.depths().values())]
+    graph, depths = rewrite.graph, [tuple(rewrite.graph.depths().values())]
     while True:
         try:
             step = SelectBlocks().attempt(graph, "network", Evidence(history=history))
@@ -110,12 +110,12 @@ def test_the_sweep_of_resnet152_goes_through_the_47_configurations_of_the_paper(
             break
         graph = step.graph
         history.append(record(step))
-        found.append(tuple(graph.depths().values()))
+        depths.append(tuple(graph.depths().values()))
     expected = [(1, 1, 1, 1)]
     for stage, depth in enumerate((3, 8, 36, 3)):
         for blocks in range(2, depth + 1):
             expected.append((*expected[-1][:stage], blocks, *expected[-1][stage + 1 :]))
-    assert found == expected and len(found) == 47
+    assert depths == expected and len(depths) == 47
     assert graph.digest == whole.digest and graph.labels.keys() == whole.labels.keys()
 
 
@@ -217,9 +217,9 @@ def test_a_selection_that_is_killed_goes_on_alike(text: str, stop: int, tmp_path
     whole = nasir.api.run(write_spec(tmp_path / "whole", text), tmp_path / "whole" / "run")
     seen = 0
 
-    def listener(found: dict[str, Any]) -> None:
+    def listener(entry: dict[str, Any]) -> None:
         nonlocal seen
-        seen += isinstance(found, RewriteRecord | TrialRecord)
+        seen += isinstance(entry, RewriteRecord | TrialRecord)
         if seen == stop:
             seen += 1
             raise Killed

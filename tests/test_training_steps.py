@@ -113,9 +113,9 @@ def reference(state: Mapping[str, Tensor], x: Tensor, y: Tensor, mode: Altered) 
     with mode:
         loss = F.cross_entropy(model(x), y, label_smoothing=SMOOTHING)
         loss.backward()
-    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     moved = {name: buffer for name, buffer in model.named_buffers() if buffer.is_floating_point()}
-    return {"loss": loss.detach(), **found, **moved}
+    return {"loss": loss.detach(), **grads, **moved}
 
 
 def conditions(state: Mapping[str, Tensor], x: Tensor, y: Tensor, wanted: Mapping[str, Tensor]) -> dict[str, float]:
@@ -125,12 +125,12 @@ def conditions(state: Mapping[str, Tensor], x: Tensor, y: Tensor, wanted: Mappin
 
 
 def shares(
-    found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], condition: Mapping[str, float]
+    actual: Mapping[str, Tensor], wanted: Mapping[str, Tensor], condition: Mapping[str, float]
 ) -> dict[str, float]:
     """Errors as shares of their bounds. What is written in place is not perturbed, so that the two products and the sum
     that move an average count by themselves."""
     bound = {name: BOUND * condition[name] + 3 * UNIT * float(tensor.norm()) for name, tensor in wanted.items()}
-    return {name: float((found[name] - tensor).norm()) / bound[name] for name, tensor in wanted.items()}
+    return {name: float((actual[name] - tensor).norm()) / bound[name] for name, tensor in wanted.items()}
 
 
 def network() -> Any:
@@ -177,20 +177,20 @@ def first_step(folder: Path, device: str) -> tuple[dict[str, Tensor], dict[str, 
         stretch = session.train(0, 0, None, lambda: True)
     moved = {name: t for name, t in session.model.named_buffers() if t.is_floating_point()}
     loss = torch.tensor(stretch.metrics["train.loss"], dtype=torch.float64)
-    found = {"loss": loss, **host(steps[0]), **host(moved)}
+    after = {"loss": loss, **host(steps[0]), **host(moved)}
     session.close()
-    return before, found, x.cpu().double(), y.cpu()
+    return before, after, x.cpu().double(), y.cpu()
 
 
 def test_gradients_of_a_step_are_right_to_float32(device: str, tmp_path: Path) -> None:
     """For the loss, each gradient and each statistic, in the norm."""
-    before, found, x, y = first_step(tmp_path, device)
+    before, actual, x, y = first_step(tmp_path, device)
     plain = Altered()
     wanted = reference(before, x, y, plain)
-    assert found.keys() == wanted.keys()
+    assert actual.keys() == wanted.keys()
     condition = conditions(before, x, y, wanted)
     assert plain.nearest > BOUND  # no ReLU, of inputs of order 1, stands so near its kink that rounding tips it
-    share = shares(found, wanted, condition)
+    share = shares(actual, wanted, condition)
     assert max(share.values()) <= 1, {name: value for name, value in share.items() if value > 1}
 
 
@@ -198,8 +198,8 @@ def test_tf32_would_miss_the_bound_of_float32(tmp_path: Path) -> None:
     before, _, x, y = first_step(tmp_path, "cpu")
     wanted = reference(before, x, y, Altered())
     condition = conditions(before, x, y, wanted)
-    found = reference(before, x, y, Tf32())
-    share = shares(found, wanted, condition)
+    rounded = reference(before, x, y, Tf32())
+    share = shares(rounded, wanted, condition)
     assert min(value for name, value in share.items() if name != "loss") > 1
 
 
@@ -251,10 +251,10 @@ class Rule:
         scale = lr / (1 - b1**self.steps)
         self.value, self.size = self.value - scale * self.first / root, self.size + scale * self.first_size / root
 
-    def check(self, found: Tensor, name: str) -> float:
+    def check(self, actual: Tensor, name: str) -> float:
         """The largest error as a share of its bound, which is asserted."""
         bound = self.steps * self.ROUNDED * UNIT * self.size
-        error = (found.detach().cpu().double() - self.value).abs()
+        error = (actual.detach().cpu().double() - self.value).abs()
         assert bool((error <= bound).all()), (name, float((error / bound).max()))
         return float((error / bound.clamp(min=1e-300)).max())
 
@@ -317,19 +317,19 @@ def test_a_session_clips_updates_and_averages_by_the_rules(kind: str, device: st
     assert len(steps) == len(values) == 3
     clipped = 0
     for number, gradients in enumerate(steps):
-        found = host(gradients)
-        norm = float(sum(g.square().sum() for g in found.values())) ** 0.5
+        grads = host(gradients)
+        norm = float(sum(g.square().sum() for g in grads.values())) ** 0.5
         clipped += norm > CLIP
         factor = min(1.0, CLIP / (norm + 1e-6))  # torch's
         # the norm is the root of a sum of positive terms: relative error LIKELY * sqrt(n) * u / 2 at most; once for the
         # gradient and once for the root of its square that Adam divides by
-        blur = LIKELY * sum(g.numel() for g in found.values()) ** 0.5
-        for name, gradient in found.items():
+        blur = LIKELY * sum(g.numel() for g in grads.values()) ** 0.5
+        for name, gradient in grads.items():
             rules[name].step(gradient * factor, blur / Rule.ROUNDED if norm > CLIP else 0.0)
             rules[name].check(values[number][name], name)
             old, size = averages[name]
-            new = values[number][name]
-            averages[name] = EMA * old + (1 - EMA) * new, EMA * size + (1 - EMA) * new.abs()
+            new, decay = values[number][name], min(EMA, (1 + number) / (10 + number))
+            averages[name] = decay * old + (1 - decay) * new, decay * size + (1 - decay) * new.abs()
     assert clipped > 0
     assert session.ema is not None
     for name, (value, size) in averages.items():

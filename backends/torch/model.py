@@ -12,8 +12,10 @@ from typing import Any, Self, TypeAlias, overload
 import torch
 from torch import Tensor, nn
 
+from nasir.backends.torch import attached
 from nasir.backends.torch.applying import rewrite_of
 from nasir.backends.torch.arrays import TorchArrays
+from nasir.backends.torch.attached import Made, Places
 from nasir.backends.torch.lower.network import (
     BlockCode,
     Unit,
@@ -26,7 +28,7 @@ from nasir.backends.torch.lower.network import (
     write_top,
 )
 from nasir.backends.torch.lower.ops import Lowered, lower_op
-from nasir.errors import Decline, GraphError, RunError
+from nasir.errors import Decline, GraphError, RunError, UsageError
 from nasir.ir import Graph, Port
 from nasir.ir.infer import collector_paused
 from nasir.ir.regions import covers
@@ -34,6 +36,7 @@ from nasir.rewriting.evidence import Evidence, Need
 from nasir.rewriting.rewrite import Pass, Rewrite, Site
 from nasir.transfer import Key, TransferPlan, execute
 
+LOWERED = ("graph", "code", "_lowered", "_units", "_made", "_places", "_foreign", "_inplace", "_forward")
 LoweredUnit: TypeAlias = tuple[Unit, Any, nn.Module]  # what runs, its signature, its module
 
 _CODE: dict[Any, BlockCode] = {}  # one generated class for each block signature
@@ -49,13 +52,16 @@ class Model(nn.Module):
     code: str  # the generated forward, blocks as calls; each block prints its own
     _lowered: dict[int, Lowered]  # by node id
     _units: dict[str, LoweredUnit]  # by block path
+    _made: dict[int, Made]  # modules as their lowering gave them, by node id
+    _places: dict[str, Places]  # containers as they were filled, by path of the block that they are in ("": none)
+    _foreign: frozenset[int]  # nodes of blocks that were replaced by hand
     _inplace: set[int]  # ReLUs that overwrite their input
     _forward: Callable[..., Any]
 
     def __init__(self) -> None:
         super().__init__()
         # there from the start, so that no label can take their names
-        self.__dict__.update(dict.fromkeys(("graph", "code", "_lowered", "_units", "_inplace", "_forward")))
+        self.__dict__.update(dict.fromkeys(LOWERED))
         self.channels_last = False
         self.ordinal = 0  # rewrites so far: part of the key of every random fill
         self.seed = 0
@@ -93,6 +99,7 @@ class Model(nn.Module):
         types = graph.infer.types
         changed = {key.node for key in fresh}
         lowered: dict[int, Lowered] = {}
+        made: dict[int, Made] = {}
         reused: set[int] = set()
         reshaped = set() if old is None else _reshaped(old.graph, graph)
         given = set(graph.inputs)
@@ -101,12 +108,17 @@ class Model(nn.Module):
                 continue
             if old is not None and node_id not in changed and old._can_lend(node_id, graph, reshaped):
                 lowered[node_id] = old._lowered[node_id]
+                if node_id in old._made:
+                    made[node_id] = old._made[node_id]
                 reused.add(node_id)
                 continue
             inputs = tuple([types[port] for port in node.inputs])
             module = lower_op(node.op, node.attrs, inputs, types[Port(node_id)])
             if isinstance(module, nn.Module):
+                made[node_id] = Made.of(module)
                 self._fill(module, node_id, graph, fresh, old)
+                if old is not None and node_id in old._made:
+                    module = attached.taken_over(module, made[node_id], old, node_id, graph.nodes[node_id].label)
             lowered[node_id] = module
         steps = schedule(graph)
         inplace = inplace_relus(graph, graph.order)
@@ -123,6 +135,37 @@ class Model(nn.Module):
         self.__dict__.update(
             graph=graph, _lowered=lowered, _units=units, _inplace=inplace, _forward=scope["forward"], code=code
         )
+        self.__dict__.update(_made=made, _places=self._filled_places(old), _foreign=self._find_foreign())
+
+    def _filled_places(self, old: Model | None) -> dict[str, Places]:
+        """What now lies where, of blocks that were taken over as it was known."""
+        leaves = {id(module) for module in self._lowered.values()}
+        found: dict[str, Places] = {}
+        for path, (_, sign, block) in self._units.items():
+            before = old._units.get(path) if old is not None else None
+            if old is not None and before is not None and before[2] is block:
+                found[path] = old._places[path]
+            else:
+                found[path] = attached.places_of(block, path, leaves) if _is_generated(sign, block) else {}
+        found[""] = attached.places_of(self, "", leaves | {id(block) for _, _, block in self._units.values()})
+        return found
+
+    def _find_foreign(self) -> frozenset[int]:
+        return frozenset(
+            node for unit, sign, block in self._units.values() if not _is_generated(sign, block) for node in unit.nodes
+        )
+
+    def _adopt(self) -> attached.Changes:
+        """Take modules that were put into this model by hand for those of their layers and blocks."""
+        found = attached.changes(self)
+        self._lowered.update(found.leaves)
+        for path, block in found.blocks.items():
+            unit, sign, _ = self._units[path]
+            self._units[path] = (unit, sign, block)
+            self._places[path] = {}
+        if found.blocks:
+            self._foreign = self._find_foreign()
+        return found
 
     def _can_lend(self, node_id: int, graph: Graph, reshaped: set[Port]) -> bool:
         """Whether this model's lowering of a node serves `graph` as it is; `reshaped` ports changed their shape."""
@@ -150,11 +193,13 @@ class Model(nn.Module):
             tensor = fresh.get(key)
             if tensor is None:
                 assert old is not None
-                _put(module, name, old.tensor(key))
+                _put(module, name, old._source(key))
                 continue
             if self.channels_last and tensor.dim() == 4:
                 tensor = tensor.contiguous(memory_format=torch.channels_last)
             before = old.find_tensor(key) if old is not None else None
+            if before is not None:
+                attached.check_hooks(f"{graph.nodes[node_id].label}.{name}", before)
             wanted = before.requires_grad if before is not None else True
             _put(module, name, nn.Parameter(tensor, requires_grad=wanted) if slot.kind == "param" else tensor)
         if old is not None:
@@ -177,14 +222,15 @@ class Model(nn.Module):
             alike = before[0] == unit and all(nodes[n] is known[n] for n in unit.nodes)
             if alike and not (inplace ^ old._inplace).intersection(unit.nodes):
                 return before
+        if before is not None and not _is_generated(before[1], before[2]):
+            raise attached.refuse(unit.path, before[2], "this rewrite changes that block")
         sign = signature(graph, unit, lowered, inplace)
         if before is not None and reused.issuperset(unit.nodes) and before[1] == sign:
             return unit, sign, before[2]
         if sign not in _CODE:
             _CODE[sign] = BlockCode(trace_unit(graph, unit, lowered, inplace))
         children = {target: lowered[node_id] for target, node_id in children_of(graph, unit, lowered)}
-        block = _CODE[sign].instantiate(children)  # type: ignore[arg-type]
-        block.training = old.training if old is not None else True
+        block = _CODE[sign].instantiate(children, self.training)  # type: ignore[arg-type]
         return unit, sign, block
 
     @property
@@ -209,9 +255,26 @@ class Model(nn.Module):
     def tensor(self, key: Key) -> Tensor:
         """The parameter or buffer of a (node id, slot); raises GraphError when there is none."""
         found = self.find_tensor(key)
-        if found is None:
-            raise GraphError(f"this network has no weight {tuple(key)}")
+        if found is None or key.node in self._foreign:
+            if key not in self.keys().values():
+                raise GraphError(f"this network has no weight {tuple(key)}")
+            raise self._strange(key.node)
         return found
+
+    def _source(self, key: Key) -> Tensor:
+        """`tensor`, once it is seen that it has the shape that the graph says."""
+        found = self.tensor(key)
+        if tuple(found.shape) != self.graph.infer.slots[key.node][key.slot].shape:
+            raise self._strange(key.node)
+        return found
+
+    def _strange(self, node_id: int) -> UsageError:
+        """The error about weights that are not those of the graph, because a module was replaced by hand."""
+        for path, (unit, sign, block) in self._units.items():
+            if node_id in unit.nodes and not _is_generated(sign, block):
+                return attached.refuse(path, block, "the weights of that block are needed")
+        label = self.graph.nodes[node_id].label
+        return attached.refuse(label, self._lowered[node_id], "its weights are not those that the graph describes")
 
     def find_tensor(self, key: Key) -> Tensor | None:
         """The parameter or buffer of a (node id, slot), or None."""
@@ -242,6 +305,7 @@ class Model(nn.Module):
         """
         from nasir.backends.torch.observe.evidence import observe
 
+        self._adopt()
         return observe(self, needs, images, labels, seed=self.seed, ordinal=self.ordinal + 1)
 
     # -- rewriting
@@ -250,6 +314,7 @@ class Model(nn.Module):
         """The model after a rewrite, sharing every unchanged tensor and block; this one stays valid."""
         if rewrite.before is not self.graph and rewrite.before != self.graph:
             raise GraphError("the rewrite was made for another graph than this model's; apply the pass to model.graph")
+        added = self._adopt().added
         parameter = next((p for p in self.parameters()), None)
         device = parameter.device if parameter is not None else torch.device("cpu")
         dtype = parameter.dtype if parameter is not None else torch.float32
@@ -257,7 +322,7 @@ class Model(nn.Module):
             fresh = execute(
                 rewrite.plan,
                 rewrite.graph,
-                self.tensor,
+                self._source,
                 TorchArrays(device, dtype, self.channels_last),
                 seed=self.seed,
                 ordinal=self.ordinal + 1,
@@ -267,12 +332,13 @@ class Model(nn.Module):
             model.seed, model.ordinal, model.channels_last = self.seed, self.ordinal + 1, self.channels_last
             model.training = self.training
             model._build(rewrite.graph, fresh, self)
+            attached.carry(self, model, added)
         return model
 
     def become(self, other: Model) -> None:
         """Take the place of `other` (from `rewritten`), keeping this object's identity and hooks."""
         self._modules = other._modules
-        for name in ("graph", "ordinal", "_lowered", "_units", "_inplace", "_forward", "code"):
+        for name in ("ordinal", *LOWERED):
             self.__dict__[name] = other.__dict__[name]
         self.hold(self._prefixes)
 
@@ -292,11 +358,10 @@ class Model(nn.Module):
                 continue
             free = node_id not in wanted
             module.train(self.training and free)
-            for parameter in module._parameters.values():
-                if parameter is not None:
-                    parameter.requires_grad_(free)
-                    if not free:
-                        parameter.grad = None
+            for parameter in module.parameters():
+                parameter.requires_grad_(free)
+                if not free:
+                    parameter.grad = None
         self._held = wanted
 
     def _holds(self, node_id: int, label: str) -> bool:
@@ -317,7 +382,7 @@ class Model(nn.Module):
         for node_id in self._held:
             module = self._lowered.get(node_id)
             if isinstance(module, nn.Module):
-                module.training = False
+                module.train(False)
         return self
 
     @overload
@@ -381,6 +446,11 @@ class Model(nn.Module):
             parameter.grad = gradient if parameter.requires_grad else None
         forgotten.note(self, before, held, given, f"{change.made_by.get('pass')} at {change.site}")
         return change
+
+
+def _is_generated(sign: Any, block: nn.Module) -> bool:
+    """Whether a block is of the class that was generated for its signature, not one that a user put in its place."""
+    return type(block) is _CODE[sign].kind
 
 
 def _reshaped(old: Graph, new: Graph) -> set[Port]:

@@ -76,6 +76,7 @@ class TorchSession:
         self._optimizer_state: Mapping[str, Mapping[str, Tensor]] | None = None  # loaded, not yet given out
         self._kept_by: KeptBy | None = None  # whose state that is
         self._ema_state: Mapping[str, Tensor] | None = None
+        self._ema_updates = 0  # of that state
         self._proposal: tuple[Rewrite, Model, Mapping[str, Tensor] | None] | None = None
         self._writer: checkpoint.AsyncWriter | None = None
         self._arena = Arena()  # that checkpoints are copied into
@@ -101,6 +102,9 @@ class TorchSession:
         """8 where tensor cores multiply: they take factors in groups of 16 bytes."""
         rounds = self.switches.products == "tf32" or wants_bf16(self._layout(), self.model, self.device)
         return 8 if self.device.type == "cuda" and rounds else 1
+
+    def steps_per_epoch(self) -> int:
+        return self.source.steps_per_epoch
 
     @working("the digest of the data", DATA)
     def fingerprint(self) -> str:
@@ -151,9 +155,9 @@ class TorchSession:
         if plan.ema_decay is None:
             self.ema = None
         elif self.ema is None or resumed:
-            self.ema = Ema(self.model, plan.ema_decay)
+            self.ema = Ema(self.model, plan.ema_decay, plan.ema_warmup)
         else:
-            self.ema.decay = plan.ema_decay
+            self.ema.decay, self.ema.warmup = plan.ema_decay, plan.ema_warmup
         if self.device.type == "cuda":  # pinned memory takes long to get: not while training waits for a checkpoint
             with memory_told("pinned memory for checkpoints", HOST):
                 self._arena.reserve(checkpoint.bytes_of(self.model, self.ema is not None, plan.optimizer), pinned=True)
@@ -164,7 +168,7 @@ class TorchSession:
             self._optimizer_state = None
         if self._ema_state is not None:
             if self.ema is not None:
-                self.ema.load(self._ema_state)
+                self.ema.load(self._ema_state, self._ema_updates)
             self._ema_state = None
 
     # -- training
@@ -267,6 +271,7 @@ class TorchSession:
             import_state(self.optimizer, snapshot.optimizer, self.model.named_parameters())
         if self.ema is not None and snapshot.averages is not None:
             self.ema.replace(snapshot.averages)
+            self.ema.updates = snapshot.updates
         self.compilation.apply(self.model)
 
     @working("a training step of {setup.data.batch_size} samples", TRAINING)
@@ -350,7 +355,9 @@ class TorchSession:
 
     def _own_meta(self) -> dict[str, Any]:
         kept_by = self._kept_by if self.plan is None else KeptBy.of(self.plan.optimizer)
-        return {**KeptBy.meta(kept_by), **({} if self._chosen is None else {"compiled": self._chosen})}
+        updates = self._ema_updates if self.ema is None else self.ema.updates
+        chosen = {} if self._chosen is None else {"compiled": self._chosen}
+        return {**KeptBy.meta(kept_by), "ema_updates": updates, **chosen}
 
     def _groups(self) -> checkpoint.Groups:
         """Everything to save; before the first phase, what was loaded and waits for one."""
@@ -386,6 +393,7 @@ class TorchSession:
         self._optimizer_state = nested(found.tensors.get("optimizer", {}))
         if "ema" in found.tensors:
             self._ema_state = {name: tensor.to(self.device) for name, tensor in found.tensors["ema"].items()}
+            self._ema_updates = found.meta.get("ema_updates", 0)  # older ones had no warm-up to count for
         if self.plan is None:
             self._chosen = found.meta.get("compiled")
             self.compilation.switch(self.model, self.compilation.on or bool(self._chosen))

@@ -1,1 +1,1 @@
-"""What can be known of a network without its weights: its main path, which widths go together, what it costs where."""
+"""Analyses of a network without its weights: its main path, which widths are tied, what each part costs."""

@@ -1,4 +1,4 @@
-"""Blocks and the steps they are made of: what a network's stages repeat, and what passes insert more of.
+"""Blocks and the steps that build them: stages repeat blocks, and passes insert more.
 
 A block is named and registered (here, or by third parties: entry point group `nasir.blocks`), or defined as data.
 Either way its template is JSON, kept in the region it builds, so that a pass needs nothing else to build another one.

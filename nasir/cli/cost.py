@@ -17,19 +17,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The command's own options."""
     parser.add_argument("what", metavar="SPEC|RUN|GRAPH")
     parser.add_argument("--nodes", action="store_true", help="also list every node")
-    parser.add_argument("--flops", action="store_true", help="FLOPs, two for each multiply-accumulate, instead of MACs")
+    parser.add_argument("--flops", action="store_true", help="show FLOPs (two per MAC) instead of MACs")
     parser.add_argument(
         "--profile",
         metavar="NAME|FILE|here",
         help="estimate the latency on a device: K80, P4, T4, P100, V100, TPUv2, a .yaml or .json file, "
-        "or the device at hand, whose peaks are measured first",
+        "or 'here' to measure the peaks of this machine first",
     )
-    parser.add_argument("--measure", action="store_true", help="measure the latency on the device at hand")
-    parser.add_argument("--batch", type=int, default=1, help="samples a batch, for latencies (default %(default)s)")
-    parser.add_argument("--backend", default=DEFAULT_BACKEND, help="what measures (default %(default)s)")
-    parser.add_argument("--device", default="auto", help="device at hand: auto, cpu or cuda (default %(default)s)")
-    parser.add_argument("--threads", type=int, help="CPU threads while measuring (default: torch's)")
-    parser.add_argument("--precision", default="fp32", choices=get_args(Precision), help="of what is measured")
+    parser.add_argument("--measure", action="store_true", help="measure the latency on this machine")
+    parser.add_argument("--batch", type=int, default=1, help="batch size for latencies (default %(default)s)")
+    parser.add_argument("--backend", default=DEFAULT_BACKEND, help="backend that measures (default %(default)s)")
+    parser.add_argument(
+        "--device", default="auto", help="device to measure on: auto, cpu or cuda (default %(default)s)"
+    )
+    parser.add_argument("--threads", type=int, help="CPU threads for measurements (default: torch's)")
+    parser.add_argument("--precision", default="fp32", choices=get_args(Precision), help="precision of the measurement")
 
 
 def run(load: Callable[[], Graph], options: argparse.Namespace) -> int:

@@ -64,7 +64,8 @@ def _complain(error: NasirError) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="nasir", description="Declarative architecture search: networks that are rewritten while they train."
+        prog="nasir",
+        description="Declarative architecture search: train networks whose architecture changes during training.",
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     parser.set_defaults(run=_version)
@@ -87,36 +88,42 @@ def _parser() -> argparse.ArgumentParser:
         )
         return made
 
-    made = with_overrides(add("check", _check, "check a spec and describe what it would do; trains nothing"))
+    made = with_overrides(add("check", _check, "check a spec and describe what it would do, without training"))
     made.add_argument("spec")
-    made.add_argument("--simulate", metavar="CSV", help="metrics by epoch: show which rewrite would happen when")
-    made.add_argument("--epochs", type=int, default=1000, help="most epochs to simulate (default %(default)s)")
-    made = with_overrides(add("show", _show, "draw a network: of a spec, a run or a graph file"))
+    made.add_argument("--simulate", metavar="CSV", help="show which rewrites the metrics in this file would lead to")
+    made.add_argument(
+        "--epochs", type=int, default=1000, help="maximum number of epochs to simulate (default %(default)s)"
+    )
+    made = with_overrides(add("show", _show, "draw the network of a spec, a run or a graph file"))
     made.add_argument("what", metavar="SPEC|RUN|GRAPH")
-    made.add_argument("--html", metavar="FILE", help="write the drawing as a page")
+    made.add_argument("--html", metavar="FILE", help="write the drawing as an HTML page")
     made.add_argument(
         "--text",
         action="store_true",
-        help="print the graph, a line a node (--json: as data); both can be shown and diffed again",
+        help="print the graph with one line per node (--json: as JSON); `show` and `diff` can read both",
     )
-    made = with_overrides(add("cost", _cost, "what a network costs: parameters, MACs, bytes and latency, by region"))
+    made = with_overrides(
+        add("cost", _cost, "show the cost of a network by region: parameters, MACs, bytes and latency")
+    )
     cost_command.add_options(made)
-    run_command.add_run_options(with_overrides(add("run", _run, "train what a spec describes")))
-    resume = add("resume", run_command.resume, "go on with a run that was stopped or killed")
+    run_command.add_run_options(with_overrides(add("run", _run, "train the network of a spec")))
+    resume = add("resume", run_command.resume, "continue a run that was stopped or killed")
     run_command.add_resume_options(resume)
-    made = with_overrides(add("search", search_command.run, "search for the best of what a spec leaves to choose"))
+    made = with_overrides(add("search", search_command.run, "search for the best values of the choices in a spec"))
     search_command.add_options(made)
     made = add("replay", _replay, "rebuild every network of a run from its journal and compare")
     made.add_argument("run_dir", metavar="RUN")
-    made.add_argument("--train", metavar="DIR", help="also train again from the seed, into DIR, and compare everything")
-    made = add("diff", _diff, "what changed between two networks (exit code 3 when something did)")
+    made.add_argument(
+        "--train", metavar="DIR", help="also train again from the seed, into DIR, and compare all results"
+    )
+    made = add("diff", _diff, "show the differences between two networks (exit code 3 if there are any)")
     made.add_argument("first", metavar="SPEC|RUN|GRAPH")
     made.add_argument("second", metavar="SPEC|RUN|GRAPH")
     made = with_overrides(add("export", _export, "write a network, or what a run made of it, in another form"))
     export_command.add_options(made)
     made = add("report", _report, "write the HTML report of a run")
     made.add_argument("run_dir", metavar="RUN")
-    made = add("list", _list, "what is available, plugins included")
+    made = add("list", _list, "list what is available, including plugins")
     made.add_argument("kind", choices=KINDS)
     add("schema", _schema, "print the JSON Schema of specs, for editors")
     return parser
@@ -169,7 +176,7 @@ def _graph(what: str, overrides: Sequence[str] = ()) -> Graph:
         except UnknownName as error:
             plugins = ", ".join(directory.env().get("plugins", ())) or "a plugin that is not installed"
             raise UsageError(
-                f"{path}: the network uses something of {plugins}, which looking at a run never imports: "
+                f"{path}: the network needs {plugins}, which is never imported just to look at a run: "
                 f"{str(error).partition(':')[0]}; install the plugin as a package to look at it"
             ) from None
     if path.suffix in (".json", ".txt"):

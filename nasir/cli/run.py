@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """The options of `nasir run`."""
     parser.add_argument("spec", nargs="?")
-    parser.add_argument("--best", metavar="STUDY", help="train the best trial of a search again instead of a spec")
-    parser.add_argument("--trial", type=int, metavar="N", help="with --best: this trial of the search instead")
+    parser.add_argument("--best", metavar="STUDY", help="instead of a spec, train the best trial of a search again")
+    parser.add_argument("--trial", type=int, metavar="N", help="with --best: train this trial instead of the best")
     parser.add_argument("--out", metavar="DIR", help="run directory (default: runs/NAME)")
     _add_tensorboard(parser)
 

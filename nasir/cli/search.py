@@ -32,30 +32,40 @@ STOPPING = "stopping: each worker writes a checkpoint first; once more to stop a
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command's own options."""
     parser.add_argument("what", nargs="?", metavar="SPEC|DIR", help="a spec with choices, or the folder of a search")
-    parser.add_argument("--trials", type=_count, metavar="N", help="trials in all (default: search.trials of the spec)")
+    parser.add_argument(
+        "--trials", type=_count, metavar="N", help="total number of trials (default: search.trials of the spec)"
+    )
     parser.add_argument("--workers", type=_count, metavar="K", default=1, help="worker processes (default %(default)s)")
     parser.add_argument(
         "--workers-per-device",
         type=_count,
         metavar="N",
-        help="most workers that share a CUDA device (default 1: each has one of its own)",
+        help="maximum number of workers per CUDA device (default 1)",
     )
     parser.add_argument(
-        "--timeout", type=_seconds, metavar="T", help="begin no trial after so long: seconds, or as in '2 hours'"
+        "--timeout",
+        type=_seconds,
+        metavar="T",
+        help="start no trial after this time: seconds, or a text such as '2 hours'",
     )
     parser.add_argument(
         "--storage", metavar="URL", help="database of the study (default: $NASIR_STORAGE, else SQLite in its folder)"
     )
-    parser.add_argument("--study", metavar="NAME", help="its name in the database (default: the name of the spec)")
+    parser.add_argument("--study", metavar="NAME", help="name of the study in the database (default: that of the spec)")
     parser.add_argument("--out", metavar="DIR", help="folder of the study (default: studies/NAME)")
-    parser.add_argument("--worker", action="store_true", help="be one worker of the study in --storage")
-    parser.add_argument("--report", action="store_true", help="write the report of the search in DIR, and stop")
-    parser.add_argument("--export", choices=("csv",), help="print the trials of the search in DIR, and stop")
-    parser.add_argument("--to", metavar="FILE", help="with --export: write them into FILE")
-    parser.add_argument("--ray", metavar="ADDRESS", help="workers on a Ray cluster: an address, auto, or local")
-    parser.add_argument("--ray-cpus", type=_count, metavar="N", help="cores of each (default: an equal share)")
+    parser.add_argument("--worker", action="store_true", help="run one worker for the study in --storage")
+    parser.add_argument("--report", action="store_true", help="write the report of the search in DIR and exit")
+    parser.add_argument("--export", choices=("csv",), help="print the trials of the search in DIR and exit")
+    parser.add_argument("--to", metavar="FILE", help="with --export: write the trials to FILE")
     parser.add_argument(
-        "--ray-gpus", type=_gpus, metavar="X", help="GPUs of each, or a share of one (default: 1 where there are any)"
+        "--ray", metavar="ADDRESS", help="start the workers on a Ray cluster: an address, auto or local"
+    )
+    parser.add_argument("--ray-cpus", type=_count, metavar="N", help="cores per Ray worker (default: an equal share)")
+    parser.add_argument(
+        "--ray-gpus",
+        type=_gpus,
+        metavar="X",
+        help="GPUs per Ray worker, or a fraction of one (default: 1 if there are any)",
     )
     parser.add_argument("--identity", help=argparse.SUPPRESS)  # what a supervisor calls its worker
     parser.add_argument("--until", type=float, help=argparse.SUPPRESS)  # when it begins no trial any more, Unix seconds
@@ -105,7 +115,7 @@ def run(options: argparse.Namespace) -> int:
     if options.worker:
         return _work(options)
     if options.what is None:
-        raise UsageError("name a spec with choices, or the folder of a search to go on with; --worker needs neither")
+        raise UsageError("name a spec with choices, or the folder of a search to continue; --worker needs neither")
     if options.report or options.export:
         name = "--report" if options.report else "--export"
         _refuse(options, f"{name} only looks at a search", ("trials", *WORKERS, "timeout", "ray", "out"))
@@ -189,7 +199,7 @@ def _study(options: argparse.Namespace, stack: ExitStack) -> tuple[Study, Wherea
     if what.is_dir():
         for option, given in (("--out", options.out), ("--set", options.overrides)):
             if given:
-                raise UsageError(f"{what}: {option} is for a new search, and this goes on with one; leave it out")
+                raise UsageError(f"{what}: {option} is only for a new search, and this continues one; leave it out")
         where = find(what, options.storage, options.study)
         study = stack.enter_context(closing(Study.open(where.url, where.name, where.folder, patience=0, say=_say)))
         host = None if _complete(study, options.trials or 0) else _host(options, study.spec, False, stack)
@@ -276,7 +286,7 @@ def _place(
     cluster.reserve(options.ray_cpus, host.gpus)
     if cluster.nodes > 1 and where.url.startswith("sqlite"):
         raise UsageError(
-            f"{study.storage.place}: an SQLite file serves one machine, and the cluster has {cluster.nodes}; "
+            f"{study.storage.place}: an SQLite file works on one machine only, but the cluster has {cluster.nodes}; "
             "give the URL of a database server by --storage"
         )
     return cluster
@@ -352,7 +362,7 @@ def _work(options: argparse.Namespace) -> int:
     if options.what is not None:
         raise UsageError("--worker takes its spec from --storage; leave the spec out")
     unfit = ("trials", *WORKERS, "ray", "report", "export")
-    _refuse(options, "--worker is one worker of a search that exists", unfit)
+    _refuse(options, "--worker joins an existing search", unfit)
     url = given_storage(options.storage)
     if url is None:
         raise UsageError("--worker needs the database of the study: --storage URL, or NASIR_STORAGE")

@@ -1,1 +1,1 @@
-"""Image files as pixels, without torch: in this process, or in many at once."""
+"""Decoding of image files without torch, in this process or in several."""

@@ -1,1 +1,1 @@
-"""What a run leaves behind: its journal of records, and the directory that holds it."""
+"""The journal of a run, and the run directory that contains it."""

@@ -1,1 +1,1 @@
-"""The ops nasir ships: typed functions that state their own facts, found by entry points as a third party's are."""
+"""The ops that ship with nasir: typed functions that state their own facts, registered like those of third parties."""

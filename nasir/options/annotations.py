@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import annotated_types as at
 
 from nasir.errors import UsageError
-from nasir.options.kinds import Bounds, Choice, Either, Items, Kind, Number, Record, Scalar, Table, Written
+from nasir.options.kinds import Amount, Bounds, Choice, Either, Items, Kind, Number, Record, Scalar, Table, Written
 
 NUMERIC: Mapping[type, str] = {at.Gt: "gt", at.Ge: "ge", at.Lt: "lt", at.Le: "le", at.MultipleOf: "multiple_of"}
 LENGTHS: Mapping[type, str] = {at.MinLen: "min_length", at.MaxLen: "max_length"}
@@ -22,6 +22,20 @@ class Remedy:
     """Beside bounds in `Annotated`: what to do about a value outside of them, in place of the general advice."""
 
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """In `Annotated` of a number: text such as `3 epochs`, or `1 epoch`, stands for the number too."""
+
+    plural: str
+
+
+@dataclass(frozen=True, slots=True)
+class Suggested:
+    """In `Annotated` of a text: words that editors offer; whether others will do is said elsewhere."""
+
+    words: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +110,14 @@ def _made(annotation: Any, metadata: tuple[Any, ...]) -> tuple[Kind, set[type]]:
         return Scalar(bool if annotation is bool else type(None)), set()
     if annotation is str:
         pattern = next(((one.expression, one.words) for one in metadata if isinstance(one, Pattern)), None)
-        return Scalar(str, _bounds(metadata, LENGTHS), pattern), set(LENGTHS)
+        suggested = next((one.words for one in metadata if isinstance(one, Suggested)), ())
+        return Scalar(str, _bounds(metadata, LENGTHS), pattern, suggested), set(LENGTHS)
     if annotation in (int, float):
-        return Number(annotation, _bounds(metadata, NUMERIC), remedy), set(NUMERIC)
+        unit = next((one.plural for one in metadata if isinstance(one, Unit)), None)
+        bounds = _bounds(metadata, NUMERIC)
+        return Number(annotation, bounds, remedy) if unit is None else Amount(annotation, bounds, remedy, unit), set(
+            NUMERIC
+        )
     plain = origin or annotation
     if not isinstance(plain, type):
         return Kind(), set()

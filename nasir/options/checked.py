@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, Self, TypeVar
 
@@ -64,19 +65,24 @@ def _guard(made: type[Checked]) -> None:
         try:
             original(self, **more, **normal)
         except (ValueError, NasirError) as error:
-            raise_faults(called, [own_fault(error, given, thing)], error)
+            told = error.faults if isinstance(error, OptionError) else ()  # which say themselves where
+            raise_faults(called, told or [own_fault(error, given, thing)], error)
 
     init.checks_options = True  # type: ignore[attr-defined]
     owner.__init__ = init  # type: ignore[misc]
 
 
 def own_fault(error: Exception, given: Mapping[str, Any], thing: str) -> Fault:
-    """What a dataclass itself raised about its options; the first of them that the text names is where."""
-    named = [name for name in given if str(error).startswith(f"{name}: ")] or [n for n in given if n in str(error)]
-    path: Path = (named[0],) if named else ()
+    """What a dataclass itself raised about its options, at the one that the text begins with, as `name: ...`, else at
+    the first of them that it names."""
+    told = str(error)
+    named = [name for name in given if told.startswith(f"{name}: ")]
+    named = named or [name for name in given if re.search(rf"\b{re.escape(name)}\b", told)]
+    path: Path = tuple(named[:1])
     text = str(error) if isinstance(error, ValueError | NasirError) else f"{type(error).__name__}: {error}"
     text = text.removeprefix(f"{path[0]}: ") if path else text
-    return path, text, "" if "; " in text else f"see the options of the {thing}"
+    text, _, remedy = text.partition("; ")
+    return path, text, remedy or f"see the options of the {thing}"
 
 
 def raise_faults(what: str, faults: Sequence[Fault], cause: Exception | None = None) -> NoReturn:

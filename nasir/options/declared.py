@@ -16,7 +16,7 @@ from annotated_types import DocInfo
 from nasir.errors import UsageError
 from nasir.options.annotations import kind_of
 from nasir.options.kinds import Kind
-from nasir.options.words import Fault, suggestion
+from nasir.options.words import MISSING_OPTION, UNKNOWN_OPTION, Fault, suggestion
 
 NONE = object()
 
@@ -144,8 +144,8 @@ def checked(
             made[name] = value
         else:
             remedy = suggestion(name, options) if options else f"this {thing} takes none"
-            faults.append(((name,), "unknown option", remedy))
+            faults.append(((name,), UNKNOWN_OPTION, remedy))
     for name, option in options.items():
         if option.required and name not in given:
-            faults.append(((name,), "this option is required", f"add `{name}: ...`"))
+            faults.append(((name,), MISSING_OPTION, f"add `{name}: ...`"))
     return made, faults

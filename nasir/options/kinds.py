@@ -71,6 +71,7 @@ class Scalar(Kind):
     plain: type
     bounds: Bounds = ()
     pattern: tuple[str, str] | None = None  # a regular expression, and what it asks for in words
+    suggested: tuple[str, ...] = ()  # what editors offer
 
     @property
     def expected(self) -> tuple[str, str]:
@@ -89,6 +90,8 @@ class Scalar(Kind):
         return value, []
 
     def schema(self) -> Schema:
+        if self.suggested:
+            return {"enum": list(self.suggested)}
         named = {"min_length": "minLength", "max_length": "maxLength"}
         names = {str: "string", bool: "boolean"}
         form = {} if self.pattern is None else {"pattern": self.pattern[0]}
@@ -129,6 +132,22 @@ class Number(Kind):
     def schema(self) -> Schema:
         kind = "integer" if self.plain is int else "number"
         return {"type": kind, **{_IN_SCHEMA[bound]: limit for bound, limit in self.bounds}}
+
+
+@dataclass(frozen=True)
+class Amount(Number):
+    """A number that may be written with its unit, such as `3 epochs`."""
+
+    unit: str = ""  # in the plural
+
+    def normal(self, value: Any) -> Result:
+        if not isinstance(value, str):
+            return super().normal(value)
+        number = words.amount(value, self.unit)
+        return (value, [((), *words.no_amount(value, self.unit))]) if number is None else super().normal(number)
+
+    def schema(self) -> Schema:
+        return {"anyOf": [super().schema(), {"type": "string", "pattern": words.amount_pattern(self.unit)}]}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
@@ -39,7 +40,28 @@ def wrong_length(bound: str, limit: int, length: int, items: str = "items") -> t
     return f"too {few} {items}: {length}", f"give at {least} {limit}"
 
 
+UNKNOWN_OPTION = "unknown option"
+MISSING_OPTION = "this option is required"
 EMPTY_TEXT = ("expected text, found none", "write it out")
+
+
+def amount_pattern(unit: str) -> str:
+    """The regular expression, of JSON Schema too, of a number with its unit; `unit` is in the plural."""
+    return f"^[0-9]+(\\.[0-9]+)? +{unit}?$"
+
+
+def amount(text: str, unit: str) -> int | float | None:
+    """The number of `3 epochs`; None for other text."""
+    text = text.strip()
+    if re.match(amount_pattern(unit), text) is None:
+        return None
+    number = float(text.split()[0])
+    return int(number) if number.is_integer() else number
+
+
+def no_amount(text: str, unit: str) -> tuple[str, str]:
+    """What is wrong with a text that is no amount, and the remedy."""
+    return f"expected a duration in {unit}, found {text!r}", f"write `3 {unit}`, or just 3"
 
 
 def unknown_word(value: Any, known: Iterable[Any]) -> tuple[str, str]:

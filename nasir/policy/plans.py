@@ -1,19 +1,28 @@
 """Conditions, rules and phases: what a spec asks of a policy, as plain values.
 
-Everything here is a frozen value, checked on construction (ValueError naming field, value and remedy). Units:
-durations are whole epochs, accuracies are fractions 0..1, costs are those of `Graph.cost()` (one MAC is one
-multiply-accumulate), seconds are wall-clock.
+Their options, with types, ranges and defaults, are declared here once: making one checks them (OptionError, which is a
+ValueError, names option, value and remedy), and specs are checked and described by them. Units: durations are whole
+epochs, accuracies are fractions 0..1, costs are those of `Graph.cost()` (one MAC is one multiply-accumulate), seconds
+are wall-clock.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal, TypeAlias
+
+from annotated_types import Gt, Lt, MinLen, doc
+
+from nasir.options import Checked, Suggested, raise_faults
+from nasir.options.ranges import Count, Epochs, Positive
 
 Options: TypeAlias = Mapping[str, Any]
 """Options of a pass: JSON values by field name."""
+
+METRICS = ("train.loss", "train.accuracy", "val.loss", "val.accuracy", "lr", "seconds")
+"""What an epoch record of the journal can be asked for; accuracies are fractions, seconds are of the epoch."""
+Metric: TypeAlias = Annotated[str, MinLen(1), Suggested(METRICS)]
 
 Smoothing = Literal["running_max", "ema", "none"]
 Order = Literal["round_robin", "random", "all"]
@@ -23,8 +32,8 @@ RULES = "rules"  # the policy of a phase that names none
 
 
 @dataclass(frozen=True, slots=True)
-class Plateau:
-    """True when a metric improved by less than `less_than` over the last `window` epochs of the phase.
+class Plateau(Checked):
+    """The metric improved by less than `less_than` over the last `window` epochs of the phase.
 
     With S the smoothed metric of the phase, one entry per epoch, delta = S[-1] - S[-1 - window]. While there
     are fewer than window + 1 entries delta is S[-1] itself (the AutoGrow code), so that the rule cannot fire
@@ -32,68 +41,65 @@ class Plateau:
     means the best value so far, and delta is infinite until there are window + 1 entries.
     """
 
-    metric: str = "val.accuracy"
-    window: int = 100  # epochs, >= 1
-    less_than: float = 0.0005  # unit of the metric: 0.0005 is 0.05 percentage points of an accuracy
+    metric: Metric = "val.accuracy"
+    window: Epochs = 100
+    less_than: Annotated[float, doc("in the unit of the metric: 0.0005 is 0.05 points of accuracy")] = 0.0005
     smooth: Smoothing = "running_max"
-    decay: float = 0.95  # of the exponential moving average, 0 < decay < 1
+    decay: Annotated[float, Gt(0), Lt(1), doc("of the moving average, for `smooth: ema`")] = 0.95
 
-    def __post_init__(self) -> None:
-        _metric("plateau", self.metric)
-        _positive_int("plateau.window", self.window, "epochs")
-        _finite("plateau.less_than", self.less_than)
-        _one_of("plateau.smooth", self.smooth, get_args(Smoothing))
-        if not 0.0 < self.decay < 1.0:
-            raise ValueError(f"plateau.decay is {self.decay}; it must lie strictly between 0 and 1 (default 0.95)")
+    @classmethod
+    def called(cls, given: Mapping[str, Any]) -> str:
+        return "plateau"
 
 
 @dataclass(frozen=True, slots=True)
-class Threshold:
-    """True when the latest value of a metric is strictly above `above` and strictly below `below`, if given."""
+class Threshold(Checked):
+    """The latest value of a metric is strictly above `above` and strictly below `below`, if given."""
 
-    metric: str
+    metric: Metric
     above: float | None = None
     below: float | None = None
 
     def __post_init__(self) -> None:
-        _metric("threshold", self.metric)
         if self.above is None and self.below is None:
-            raise ValueError(f"a threshold on {self.metric} needs `above`, `below` or both")
-        for name, bound in (("above", self.above), ("below", self.below)):
-            if bound is not None:
-                _finite(f"threshold.{name}", bound)
+            raise ValueError(f"nothing bounds {self.metric}; give `above`, `below` or both")
         if self.above is not None and self.below is not None and self.above >= self.below:
-            raise ValueError(f"a threshold on {self.metric} above {self.above} and below {self.below} never holds")
+            raise ValueError(
+                f"{self.metric} above {self.above} and below {self.below} never holds; give `above` the smaller number"
+            )
+
+    @classmethod
+    def called(cls, given: Mapping[str, Any]) -> str:
+        return "threshold"
 
 
 @dataclass(frozen=True, slots=True)
-class AtEpochs:
-    """True when the number of epochs done in the phase is one of `epochs` (each >= 1)."""
+class AtEpochs(Checked):
+    """The number of epochs done in the phase is one of `epochs`, counted from 1."""
 
-    epochs: tuple[int, ...]
+    epochs: Annotated[tuple[Epochs, ...], MinLen(1)]
 
-    def __post_init__(self) -> None:
-        if not self.epochs:
-            raise ValueError("`at` needs at least one epoch, such as at: [10, 20]")
-        for epoch in self.epochs:
-            _positive_int("at", epoch, "phase epochs, counted from 1")
+    @classmethod
+    def called(cls, given: Mapping[str, Any]) -> str:
+        return "at"
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class Moment(Checked):
     """True once: before the first epoch of the phase (`start`), or after its last one, however it ends (`end`)."""
 
     at: Literal["start", "end"]
 
-    def __post_init__(self) -> None:
-        _one_of("moment", self.at, ("start", "end"))
+    @classmethod
+    def called(cls, given: Mapping[str, Any]) -> str:
+        return "moment"
 
 
 Condition: TypeAlias = Plateau | Threshold | AtEpochs | Moment
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
+class Where(Checked):
     """Which sites a rule acts on, in which order, and how many rewrites one action makes at each of them.
 
     `stages`: region paths, each for itself or for the sites that lie in it; `sites`: exact names of sites. At most one
@@ -102,37 +108,42 @@ class Where:
 
     stages: tuple[str, ...] = ()
     order: Order = "round_robin"
-    count: int = 1  # blocks per action and site, >= 1
-    sites: tuple[str, ...] = ()
+    count: Annotated[Count, doc("blocks per action and stage")] = 1
+    sites: Annotated[tuple[str, ...], doc("exact names of sites of the pass, in place of stages")] = ()
 
     def __post_init__(self) -> None:
-        _one_of("where.order", self.order, get_args(Order))
-        _positive_int("where.count", self.count, "blocks per action")
-        for what, names in (("stage", self.stages), ("site", self.sites)):
-            if len(set(names)) != len(names):
-                raise ValueError(f"where.{what}s names a {what} twice: {', '.join(names)}")
         if self.stages and self.sites:
-            raise ValueError("where names stages and sites; give one of the two")
+            raise ValueError("stages and sites are both given; keep one of the two")
+        for what, names in (("stage", self.stages), ("site", self.sites)):
+            twice = [index for index, name in enumerate(names) if name in names[:index]]
+            faults = [((f"{what}s", i), f"the {what} {names[i]!r} is named already", "name each once") for i in twice]
+            if faults:
+                raise_faults("where", faults)
+
+    @classmethod
+    def called(cls, given: Mapping[str, Any]) -> str:
+        return "where"
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """Try every open site of a rule, each for `epochs` epochs from the same state, and adopt the best or none.
+class Trial(Checked):
+    """Each open site is tried, trained from the same state, and the best one is adopted if it is good enough.
 
-    The best one must exceed the `baseline` by `min_gain` (in the unit of the metric; for a loss, lie below it by that):
-    `trained` is the network as it is, trained for as many epochs; `now` is its latest value.
+    The best one must exceed the `baseline` by more than `min_gain` (for a loss, lie below it): `trained` is the network
+    as it is, trained for as many `epochs`; `now` is its latest value.
     """
 
-    epochs: int = 1
-    metric: str = "val.accuracy"
-    min_gain: float = 0.0
-    baseline: Literal["trained", "now"] = "trained"
+    epochs: Epochs = 1
+    metric: Metric = "val.accuracy"
+    min_gain: Annotated[float, doc("by more than this the best one must exceed the baseline")] = 0.0
+    baseline: Annotated[
+        Literal["trained", "now"],
+        doc("the network as it is, trained for as many epochs; or its latest value"),
+    ] = "trained"
 
-    def __post_init__(self) -> None:
-        _positive_int("trial.epochs", self.epochs, "epochs")
-        _metric("trial", self.metric)
-        _finite("trial.min_gain", self.min_gain)
-        _one_of("trial.baseline", self.baseline, ("trained", "now"))
+    @classmethod
+    def called(cls, given: Mapping[str, Any]) -> str:
+        return "trial"
 
     def gain(self, value: float, baseline: float) -> float:
         """By how much a value is better than the baseline; NaN where either is."""
@@ -140,21 +151,21 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
-    """Upper bounds; None is unbounded. `seconds` and `epochs` count within the phase."""
+class Budget(Checked):
+    """Upper bounds; at least one. None is unbounded. `seconds` and `epochs` count within the phase."""
 
-    params: float | None = None
-    macs: float | None = None  # per sample, forward
-    seconds: float | None = None
-    epochs: float | None = None
+    params: Positive | None = None
+    macs: Annotated[Positive | None, doc("multiply-accumulates of one sample, forward")] = None
+    seconds: Annotated[Positive | None, doc("wall-clock time within the phase")] = None
+    epochs: Epochs | None = None
 
     def __post_init__(self) -> None:
-        bounds = [(name, getattr(self, name)) for name in ("params", "macs", "seconds", "epochs")]
-        if all(bound is None for _, bound in bounds):
-            raise ValueError("a budget needs at least one of params, macs, seconds, epochs")
-        for name, bound in bounds:
-            if bound is not None and not (_is_number(bound) and 0 < bound < math.inf):
-                raise ValueError(f"budget.{name} is {bound!r}; it must be a finite number above 0")
+        if (self.params, self.macs, self.seconds, self.epochs) == (None, None, None, None):
+            raise ValueError("a budget needs a bound; give params, macs, seconds or epochs")
+
+    @classmethod
+    def called(cls, given: Mapping[str, Any]) -> str:
+        return "budget"
 
     def excess(
         self, params: float = 0, macs: float = 0, seconds: float = 0, epochs: float = 0, *, reached: bool = False
@@ -173,7 +184,7 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class RulePlan:
+class RulePlan(Checked):
     """One rule of a phase: when (`every` and `when` must both hold), what (`pass_name`), and where.
 
     The policy `rules` needs `every` or `when`; others may draw among rules that have neither, by their `weight`.
@@ -185,35 +196,39 @@ class RulePlan:
     trial      its sites are tried and the best one is adopted; where none is good enough all of them are frozen
     """
 
-    name: str
-    pass_name: str
+    name: Annotated[str, MinLen(1)]
+    pass_name: Annotated[str, MinLen(1)]
     options: Options = field(default_factory=dict)
-    every: int | None = None
+    every: Epochs | None = None
     when: Condition | None = None
     where: Where = field(default_factory=Where)
-    freeze: Condition | None = None
-    at_most: int | None = None
+    freeze: Annotated[Condition | None, doc("no more growth for the stage that grew last")] = None
+    at_most: Annotated[Count | None, doc("largest number of blocks of a stage")] = None
     budget: Budget | None = None
-    trial: Trial | None = None
-    weight: float | None = None  # of a policy that draws among the rules; None is 1
+    trial: Annotated[Trial | None, doc("try all open sites and adopt the best")] = None
+    weight: Annotated[
+        Positive | None, doc("how likely a policy that draws among the rules takes this one; 1 by default")
+    ] = None
 
     def __post_init__(self) -> None:
-        if not self.name or not self.pass_name:
-            raise ValueError(f"a rule needs a name and a pass, got {self.name!r} and {self.pass_name!r}")
-        if self.weight is not None and not (_is_number(self.weight) and 0 < self.weight < math.inf):
-            raise ValueError(f"rule {self.name}: weight is {self.weight!r}; it must be a finite number above 0")
-        if self.every is not None:
-            _positive_int(f"rule {self.name}: every", self.every, "epochs")
         if isinstance(self.when, Moment) and self.every is not None:
-            raise ValueError(f"rule {self.name}: `when: {self.when.at}` holds once; remove `every`")
+            raise ValueError(f"{self.when.at} comes once in a phase; remove `every`")
         if isinstance(self.freeze, Moment):
-            raise ValueError(f"rule {self.name}: `{self.freeze.at}` says when to act; give `freeze` another condition")
-        if self.at_most is not None:
-            _positive_int(f"rule {self.name}: at_most", self.at_most, "blocks")
+            raise ValueError(
+                f"freeze: {self.freeze.at} is a moment, not a condition; only `when` can name it; give a plateau, a "
+                "bound or epochs"
+            )
+        if self.trial is not None and self.where.order != "round_robin":
+            raise ValueError("a trial tries every site, in no order; remove `order`")
+
+    @classmethod
+    def called(cls, given: Mapping[str, Any]) -> str:
+        """By its name."""
+        return f"rule {given.get('name', '')}".rstrip()
 
 
 @dataclass(frozen=True, slots=True)
-class PhasePlan:
+class PhasePlan(Checked):
     """One phase of training: its length, its rules and what ends it early.
 
     A phase is over after `epochs` epochs, when `until` holds, or when `budget` is reached, whichever comes
@@ -224,35 +239,39 @@ class PhasePlan:
     end an open phase. This is how the policy `rules` reads a phase; `policy` names another, with its options as JSON.
     """
 
-    name: str
-    epochs: int | None = None
+    name: Annotated[str, MinLen(1)]
+    epochs: Epochs | None = None
     rules: tuple[RulePlan, ...] = ()
     until: Condition | Literal["all_frozen"] | None = None
     budget: Budget | None = None
-    policy: str = RULES
+    policy: Annotated[str, MinLen(1)] = RULES
     policy_options: Options = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.name or not self.policy:
-            raise ValueError(f"a phase needs a name and a policy, got {self.name!r} and {self.policy!r}")
-        if self.epochs is not None:
-            _positive_int(f"phase {self.name}: epochs", self.epochs, "epochs")
         if self.policy == RULES:
             self._check_rules()
         if isinstance(self.until, Moment):
-            raise ValueError(f"phase {self.name}: `until: {self.until.at}` says nothing; give another condition")
+            raise ValueError(
+                f"until: {self.until.at} is a moment, not a condition; only `when` can name it; give a plateau, a "
+                "bound or epochs"
+            )
         names = [rule.name for rule in self.rules]
         if len(set(names)) != len(names):
-            raise ValueError(f"phase {self.name}: two rules share a name: {', '.join(names)}")
+            raise ValueError(f"rules: two share a name among {', '.join(names)}; give each its own")
 
     def _check_rules(self) -> None:
         for rule in self.rules:
             if rule.every is None and rule.when is None:
-                raise ValueError(f"rule {rule.name}: say when it acts, with `every: 3 epochs`, `when: ...` or both")
+                raise ValueError(f"rules: {rule.name} never acts; add `every: 3 epochs` or `when: {{at: [10]}}`")
         if self.epochs is None and self.until is None and self.budget is None:
-            raise ValueError(f"phase {self.name} would never end: give `epochs`, `until` or `budget`")
+            raise ValueError(f"the phase {self.name!r} never ends; add `epochs`, `until` or `budget`")
         if self.until == ALL_FROZEN and not self.rules:
-            raise ValueError(f"phase {self.name}: `until: all_frozen` needs at least one rule")
+            raise ValueError("until: all_frozen needs at least one rule; add one, or give `epochs`")
+
+    @classmethod
+    def called(cls, given: Mapping[str, Any]) -> str:
+        """By its name."""
+        return f"phase {given.get('name', '')}".rstrip()
 
     def rule(self, name: str) -> RulePlan:
         """The rule of that name; raises KeyError with the known names."""
@@ -264,27 +283,3 @@ class PhasePlan:
 
 def _figure(value: float) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.6g}"
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _positive_int(place: str, value: object, unit: str) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{place} is {value!r}; it must be a whole number of at least 1 ({unit})")
-
-
-def _finite(place: str, value: object) -> None:
-    if not (isinstance(value, int | float) and _is_number(value) and math.isfinite(value)):
-        raise ValueError(f"{place} is {value!r}; it must be a finite number")
-
-
-def _metric(place: str, name: object) -> None:
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"{place}.metric is {name!r}; it must name a metric, such as val.accuracy")
-
-
-def _one_of(place: str, value: object, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"{place} is {value!r}; it must be one of {', '.join(known)}")

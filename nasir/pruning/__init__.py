@@ -1,1 +1,1 @@
-"""Choosing units of spaces to remove: scores, rankings, targets on the real cost, and what removal does exactly."""
+"""Choosing which units to remove: scores, rankings, cost targets, and when removal is exact."""

@@ -1,4 +1,4 @@
-"""Records of a journal, one frozen class a kind: what happened in a run, with the meaning and range of each number.
+"""Records of a journal, one frozen class per kind: the events of a run, with the meaning and range of each number.
 
 for record in run.journal:
     match record:

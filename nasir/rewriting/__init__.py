@@ -1,4 +1,4 @@
-"""Passes and rewrites, and what passes may look at: the evidence, blocks stored for later, how new units start."""
+"""Passes and rewrites, and what passes use: evidence, stored blocks, the initialization of new units."""
 
 from nasir.rewriting.evidence import Evidence as Evidence
 from nasir.rewriting.evidence import Need as Need

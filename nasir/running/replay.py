@@ -28,7 +28,8 @@ from nasir.records import (
 )
 from nasir.rewriting.evidence import Evidence
 from nasir.rewriting.propose import make_pass, propose
-from nasir.spec import Spec, hash_plugins, import_plugins, load_spec
+from nasir.spec import Spec, hash_plugins, import_plugins
+from nasir.spec.past import load_stored
 from nasir.transfer import TransferPlan
 
 COMPARED = (
@@ -62,7 +63,7 @@ VOLATILE = frozenset(
 def reopen(directory: RunDirectory) -> tuple[Spec, dict[str, Any]]:
     """(spec, environment) of a run, its plugins imported; refuses plugins that changed, before running them."""
     env = directory.env()
-    spec = load_spec(directory.spec_path)
+    spec = load_stored(directory.spec_path)
     for plugin in hash_plugins(spec):
         known = env["plugins"].get(Path(plugin.path).name)
         if known != plugin.sha256:

@@ -1,4 +1,4 @@
-"""Policy search: the choices of a spec as an Optuna study, worked on by processes that may die at any moment.
+"""Policy search: the choices of a spec become an Optuna study, whose workers may be killed at any time.
 
 Importing this package imports no Optuna; its modules do, and so the names that are loaded on first use. Call `require`
 first, for a clear error where it is missing.

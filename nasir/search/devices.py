@@ -151,7 +151,7 @@ def _count(environment: Mapping[str, str], backend: str) -> int:
         return make_backend(backend).cuda_devices()
     done = subprocess.run([sys.executable, "-c", COUNT, backend], env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise RunError(f"{backend} does not tell which CUDA devices there are; it wrote:\n{done.stderr.strip()}")
+        raise RunError(f"{backend} cannot list the CUDA devices; it wrote:\n{done.stderr.strip()}")
     return int(done.stdout.split()[-1])
 
 
@@ -212,8 +212,8 @@ def _refuse_shared_clocks(demand: Demand, remedy: str) -> None:
     for clock in demand.clocks:
         if clock.on_cuda(True):
             raise UsageError(
-                f"{clock.what} would be timed on a CUDA device that other workers load, and tell their load; "
-                f"{remedy}, or {AIM}"
+                f"{clock.what} would be timed on a CUDA device that other workers use, and so depend on "
+                f"their load; {remedy}, or {AIM}"
             )
 
 
@@ -263,7 +263,7 @@ def gpu_share(demand: Demand, asked: float | None, workers: int, total: float, l
         text = f"with --ray-gpus 0 workers see none of {_number(total, 'GPU')}" if total else have
         raise UsageError(f"{wanted}, and {text}; {'leave --ray-gpus out' if total else 'use `auto` or `cpu`'}")
     if numbered is not None and numbered.number is not None and numbered.number >= max(1, gpus):
-        raise UsageError(f"{numbered}, and a worker sees the GPUs it is given only, numbered from 0; use `cuda`")
+        raise UsageError(f"{numbered}, but a worker only sees the GPUs that it is given, numbered from 0; use `cuda`")
     if demand.may and not gpus:
         notes.append(f"{have}{' and --ray-gpus 0 gives workers none' if total else ''}: trials run on the CPU")
     if gpus and not demand.may:

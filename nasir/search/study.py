@@ -33,6 +33,7 @@ from nasir.version import VERSION
 
 __all__ = ["Study"]
 
+WARMUP = "nasir:ema_warmup"  # attribute of studies whose specs mean averages with a warm-up where they say nothing
 SETTLING = 10.0  # seconds without progress after which the process that made a study is taken for dead
 NOT_COPIED = ("constraints", "completed_rung_")  # system attributes that say how far an attempt came
 
@@ -132,7 +133,8 @@ class Study:
             raise StudyError(
                 f"{storage.place}: study {optuna_study.study_name!r} was not made by nasir; give another --study"
             )
-        return cls(loads_search(attrs["nasir:spec"], attrs["nasir:source"]), folder, storage, optuna_study)
+        spec = loads_search(attrs["nasir:spec"], attrs["nasir:source"])
+        return cls(spec if WARMUP in attrs else spec.of_the_past(), folder, storage, optuna_study)
 
     @staticmethod
     def _check_folder(storage: StudyStorage, name: str, folder: Path) -> None:
@@ -166,7 +168,7 @@ class Study:
         if list(self.optuna.directions) != list(wanted):
             ways = ", ".join(direction.name.lower() for direction in self.optuna.directions)
             raise StudyError(
-                f"{self.storage.place}: study {self.name!r} was begun for other objectives ({ways}); give another "
+                f"{self.storage.place}: study {self.name!r} was started with other objectives ({ways}); give another "
                 "--study name or --out folder"
             )
 
@@ -181,6 +183,7 @@ class Study:
             ],
             "nasir:version": VERSION,
             "nasir:search": spec.search.plain(),
+            WARMUP: True,
             "nasir:spec": spec.to_text(),
         }
         for key, value in about.items():
@@ -189,6 +192,8 @@ class Study:
     def _join(self) -> None:
         """Go on with a study of an equal spec; what may change, such as the sampler, is taken from the new one."""
         before = Study._of(self.optuna, self.folder, self.storage).spec
+        if before.past:
+            self.spec = self.spec.of_the_past()
         changes = self.spec.difference(before)
         if changes:
             lines = "".join(f"\n  {change}" for change in changes)

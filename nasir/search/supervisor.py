@@ -151,7 +151,7 @@ class Supervisor:
             if code not in STOPPED:
                 self.say(f"worker {slot.number} {_how(code)} while it was stopping")
         elif code == UsageError.exit_code:
-            raise RunError(f"worker {slot.number} cannot work; it wrote:\n{tail}")
+            raise RunError(f"worker {slot.number} cannot start working; it wrote:\n{tail}")
         elif code == UNFIT:
             self._unfit(slot, tail)
         elif code in STOPPED:
@@ -177,7 +177,7 @@ class Supervisor:
         self.say(f"worker {slot.number} {_how(code)} {FRUITLESS} times in a row before its first trial: given up")
         if all(other.done for other in self.slots):
             raise RunError(
-                f"no worker gets as far as a trial; worker {slot.number} {_how(code)} after writing:\n{tail}"
+                f"no worker manages to start a trial; worker {slot.number} {_how(code)} after writing:\n{tail}"
             )
 
     def _unfit(self, slot: WorkerSlot, tail: str) -> None:
@@ -213,7 +213,7 @@ class Supervisor:
                 self.away = now
                 self.say(f"the storage is out of reach ({text}); trying again for {OUTAGE / 60:.0f} minutes")
             if now - self.away > OUTAGE:
-                raise RunError(f"the storage is out of reach: {text}; the study can go on from here later") from None
+                raise RunError(f"the storage is out of reach: {text}; you can continue the study later") from None
             return otherwise
         if self.away is not None:
             self.away = None

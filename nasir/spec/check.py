@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import nasir.ir  # noqa: F401 - registers the ops that ship
 from nasir.blocks import STEPS
-from nasir.errors import NasirError
+from nasir.errors import NasirError, OptionError
 from nasir.options import Path, suggestion
-from nasir.policy.plans import RULES, PhasePlan
+from nasir.options.words import UNKNOWN_OPTION
+from nasir.policy.plans import METRICS, RULES, PhasePlan
 from nasir.registry import Registry, backends, blocks, datasets, ops, optimizers, passes, penalties, policies
 from nasir.rewriting.propose import make_pass
 from nasir.spec.model import Phase, Spec
 from nasir.spec.model_network import StageStep, Step
-from nasir.spec.model_phase import METRICS, Condition, Rule
+from nasir.spec.model_phase import Condition, Rule
 from nasir.spec.model_registered import Optimizer, Penalty
 from nasir.spec.passes import NoOptions, code_of, find, make_policy, option_faults, options_for, policy_options
 from nasir.spec.problems import Problem
@@ -122,8 +123,8 @@ def _check_named(registry: Registry, path: Path, action: Tree, findings: Finding
         return
     for below, text, remedy in option_faults(kind, options, registry.kind):
         where = (*at, *below)
-        if text == "unknown option":
-            findings.add_key(where, f"unknown option of {name}", remedy)
+        if text == UNKNOWN_OPTION:
+            findings.add_key(where, f"{text} of {name}", remedy)
         else:
             findings.add(where, text, remedy)
 
@@ -196,7 +197,7 @@ def _check_computing(spec: Spec, findings: Findings) -> None:
     if spec.backend not in backends.names():  # imported by a run only
         findings.unknown(backends, ("backend",), spec.backend)
     if spec.precision == "tf32" and spec.device == "cpu":
-        findings.add(("precision",), "tf32 is of CUDA devices, and `device` is cpu", "use fp32 or auto")
+        findings.add(("precision",), "tf32 needs a CUDA device, but `device` is cpu", "use fp32 or auto")
     if spec.compile == "auto" and spec.deterministic:
         text = "auto goes by measured time, which differs from run to run, and `deterministic` is true"
         findings.add(("compile",), text, "use false or blocks")
@@ -230,13 +231,11 @@ def _check_rule(spec: Spec, phase: Phase, rule: Rule, path: Path, findings: Find
     if phase.policy_name == RULES and rule.weight is not None:
         remedy = "remove it, or give the phase a policy that does, such as `policy: evolve`"
         findings.add_key((*path, "weight"), "the policy `rules` does not draw among its rules", remedy)
-    if spec.steps and rule.where.stages != "all":
+    if spec.steps:
         for index, name in enumerate(rule.where.stages):
             if name not in stages:
                 remedy = suggestion(name, stages) if stages else "the network has no stages; add a `stage` step"
                 findings.add((*path, "where", "stages", index), f"unknown stage {name!r}", remedy)
-        named = [((*path, "where", "stages", i), name) for i, name in enumerate(rule.where.stages)]
-        _unique(named, "stage", findings, "name each once")
     for key, condition in (("when", rule.when), ("freeze", rule.freeze)):
         if condition is not None:
             _check_condition(spec, phase, condition, (*path, key), findings)
@@ -249,11 +248,6 @@ def _check_rule(spec: Spec, phase: Phase, rule: Rule, path: Path, findings: Find
 
 def _check_condition(spec: Spec, phase: Phase, condition: Condition, path: Path, findings: Findings) -> None:
     metric = condition.metric
-    if condition.is_moment:
-        if path[-1] != "when":
-            remedy = "only `when` can name it; give a plateau, a bound or epochs"
-            findings.add(path, f"{condition.kind} is a moment, not a condition", remedy)
-        return
     if metric is None:
         late = [epoch for epoch in condition.at or () if phase.epochs is not None and epoch > phase.epochs]
         if late:
@@ -275,17 +269,16 @@ def _check_plans(spec: Spec, phase: Phase, path: Path, findings: Findings) -> No
     """The plans check themselves too; whatever they refuse is a problem of the phase."""
     try:
         phase.plan()
-    except (ValueError, NasirError) as error:
-        findings.add(path, str(error), "")
+    except OptionError as error:
+        for below, text, remedy in error.faults:
+            findings.add((*path, *below), text, remedy)
     else:
         _check_policy(spec, phase, path, findings)
-    plans: list[tuple[Path, Callable[[], object]]] = [((*path, "schedule"), phase.schedule_plan)]
     named: list[tuple[Path, Optimizer | Penalty]] = []
     named += [((*path, "regularize", number), term) for number, term in enumerate(phase.regularize)]
     named += [] if phase.optimizer is None else [((*path, "optimizer"), phase.optimizer)]
     # what is not found only a plugin knows
-    plans += [(at, one.plan) for at, one in named if find(one.registry, one.kind) is not None]
-    for at, make in plans:
+    for at, make in ((at, one.plan) for at, one in named if find(one.registry, one.kind) is not None):
         try:
             make()
         except (ValueError, NasirError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
@@ -10,7 +9,6 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    Field,
     GetJsonSchemaHandler,
     WithJsonSchema,
     model_validator,
@@ -18,9 +16,10 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from nasir.options import suggestion
+from nasir.options import kind_of, ranges, suggestion
 from nasir.options.texts import LABEL as LABEL
 from nasir.options.texts import LABEL_WORDS
+from nasir.options.words import amount, no_amount
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 DEVICE = r"^(auto|cpu|cuda(:[0-9]+)?)$"
@@ -125,28 +124,20 @@ class OneOf(Strict):
         return {"anyOf": [{"enum": sorted(cls.bare)}, made]} if cls.bare else made
 
 
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s+epochs?")
-
-
 def _in_epochs(value: Any) -> Any:
     """`3 epochs` as 3; numbers pass unchanged."""
     if not isinstance(value, str):
         return value
-    match = _DURATION.fullmatch(value.strip())
-    if match is None:
-        raise fault(f"expected a duration in epochs, found {value!r}", "write `3 epochs`, or just 3")
-    number = float(match[1])
-    return int(number) if number.is_integer() else number
+    number = amount(value, "epochs")
+    if number is None:
+        raise fault(*no_amount(value, "epochs"))
+    return number
 
 
-def _duration_schema(number: dict[str, Any]) -> WithJsonSchema:
-    return WithJsonSchema({"anyOf": [number, {"type": "string", "pattern": "^[0-9]+(\\.[0-9]+)? +epochs?$"}]})
-
-
-Epochs = Annotated[int, Field(ge=1), BeforeValidator(_in_epochs), _duration_schema({"type": "integer", "minimum": 1})]
+Epochs = Annotated[ranges.Epochs, BeforeValidator(_in_epochs), WithJsonSchema(kind_of(ranges.Epochs).schema())]
 """A whole number of epochs, at least 1: `3 epochs` or 3."""
 EpochLength = Annotated[
-    float, Field(ge=0), BeforeValidator(_in_epochs), _duration_schema({"type": "number", "minimum": 0})
+    ranges.EpochLength, BeforeValidator(_in_epochs), WithJsonSchema(kind_of(ranges.EpochLength).schema())
 ]
 """A length in epochs that need not be whole: `0.5 epochs`."""
 Options = dict[str, Any]

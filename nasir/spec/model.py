@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BeforeValidator, Field, PrivateAttr
 
 from nasir.errors import SpecError
-from nasir.options import Path
-from nasir.options.ranges import Count, Positive
+from nasir.options import Path, options_of
+from nasir.options.ranges import Count, Positive, Rate
 from nasir.policy.plans import RULES, PhasePlan
+from nasir.spec.declared import declared
 from nasir.spec.dump import dump
 from nasir.spec.fields import DEVICE, INITIALIZER, NAME, Epochs, Strict, empty_if_none, fault
 from nasir.spec.model_data import Data
@@ -45,16 +46,14 @@ class Phase(Strict):
     optimizer: Optimizer | None = Field(default=None, description="default: that of the phase before")
     schedule: Schedule = Schedule.model_validate("constant")
     warmup: Annotated[Warmup, BeforeValidator(as_warmup)] | None = None
-    gradient_clip: Positive | None = Field(default=None, description="largest norm of the gradient")
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    gradient_clip: Positive | None = declared(TrainPlan, "gradient_clip")
+    label_smoothing: Rate = declared(TrainPlan, "label_smoothing")
     ema: Annotated[Ema, BeforeValidator(empty_if_none)] | None = None
     regularize: Annotated[tuple[Penalty, ...], Field(strict=False)] = Field(
         default=(), description="terms of the loss that act on weights"
     )
-    reset_optimizer: bool = Field(default=False, description="start the phase with an empty optimizer state")
-    freeze: Names | None = Field(
-        default=None, description="labels, or prefixes of them, that do not learn in the phase"
-    )
+    reset_optimizer: bool = declared(TrainPlan, "reset_optimizer")
+    freeze: Names | None = Field(default=None, description=options_of(TrainPlan)["freeze"].about)
     policy: PolicyChoice | None = Field(default=None, description="decides what is rewritten when; default: rules")
     rules: Annotated[tuple[Rule, ...], Field(strict=False)] = ()
     until: Until | None = None
@@ -68,7 +67,7 @@ class Phase(Strict):
             epochs=self.epochs,
             rules=tuple(rule.plan(f"{self.name}.rules.{index}") for index, rule in enumerate(self.rules)),
             until=until,
-            budget=self.budget.plan() if self.budget else None,
+            budget=self.budget,
             policy=self.policy_name,
             policy_options=self.policy[self.policy_name] if self.policy else {},
         )
@@ -87,6 +86,7 @@ class Phase(Strict):
             gradient_clip=self.gradient_clip,
             label_smoothing=self.label_smoothing,
             ema_decay=self.ema.decay if self.ema else None,
+            ema_warmup=self.ema.warmup if self.ema else True,
             precision=spec.precision,
             channels_last=spec.channels_last,
             reset_optimizer=self.reset_optimizer,
@@ -102,16 +102,10 @@ class Phase(Strict):
 
     def schedule_plan(self) -> SchedulePlan:
         """Factors on the learning rate over the phase."""
-        chosen = dict(self.schedule.chosen)
-        return SchedulePlan(
-            kind=cast(ScheduleKind, self.schedule.kind),
-            at=chosen.get("at", ()),
-            factor=chosen.get("factor", 0.1),
-            floor=chosen.get("floor", 0.0),
-            restart=chosen.get("restart"),
-            warmup=self.warmup.epochs if self.warmup else 0.0,
-            warmup_start=self.warmup.start if self.warmup else 0.0,
+        warmup: dict[str, Any] = (
+            {"warmup": self.warmup.epochs, "warmup_start": self.warmup.start} if self.warmup else {}
         )
+        return SchedulePlan(kind=cast(ScheduleKind, self.schedule.kind), **dict(self.schedule.chosen), **warmup)
 
 
 class Checkpoint(Strict):
@@ -200,8 +194,14 @@ class Spec(Strict):
         return dump(self.resolved())
 
     def identity(self) -> dict[str, Any]:
-        """The resolved spec with only the names of plugins and runs, not the folders they lie in."""
+        """The resolved spec with only the names of plugins and runs, not the folders they lie in.
+
+        A constant decay of averages goes without saying: once there was no other.
+        """
         data = self.resolved()
+        for phase in data["phases"]:
+            if "ema" in phase and not phase["ema"]["warmup"]:
+                del phase["ema"]["warmup"]
         data["plugins"] = [File(plugin).name for plugin in self.plugins]
         if isinstance(self.network, RunNetwork):
             data["network"]["run"] = File(self.network.run).name

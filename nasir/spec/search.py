@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path as File
 from typing import Any
 
@@ -19,6 +19,7 @@ from nasir.spec.given import TEXT, Given, read_given
 from nasir.spec.load import load_raw, overridden, parse_mapping, without
 from nasir.spec.model import Spec
 from nasir.spec.model_search import TRIALS, Search
+from nasir.spec.past import as_stored
 from nasir.spec.paths import absolute_paths
 from nasir.spec.problems import Problem, raise_problems
 from nasir.spec.read import checked, examine, named, once
@@ -32,7 +33,8 @@ class SearchSpec:
     """A spec with choices.
 
     `base` is the plain spec with every default, else the first alternative or the lowest number. `search` has its
-    defaults filled in: `trials` and `seed` are numbers. `notes` are remarks of the check that are no errors.
+    defaults filled in: `trials` and `seed` are numbers. `notes` are remarks of the check that are no errors. `past`:
+    what it leaves out means what it meant before averages had a warm-up (see `as_stored`).
     """
 
     source: File
@@ -41,6 +43,7 @@ class SearchSpec:
     base: Spec
     tree: Tree
     notes: tuple[str, ...] = ()
+    past: bool = False
 
     @property
     def name(self) -> str:
@@ -109,7 +112,12 @@ class SearchSpec:
         return Problem(choice.place, (choice.name,), text, "leave it out, or choose what it belongs to")
 
     def _resolved(self, values: Mapping[str, Value]) -> Spec:
-        return checked(without(self.space.resolve(self.tree, values), "search"), str(self.source))
+        found = checked(without(self.space.resolve(self.tree, values), "search"), str(self.source))
+        return as_stored(found) if self.past else found
+
+    def of_the_past(self) -> SearchSpec:
+        """As a nasir without warm-up of averages read it."""
+        return replace(self, base=as_stored(self.base), past=True)
 
     def variants(self) -> Iterator[Tree]:
         """The spec at the base point and at each that differs from it in one choice, its phases written out."""

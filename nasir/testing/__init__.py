@@ -1,4 +1,4 @@
-"""What tests of ops, passes, policies and backends need: generated networks, a reference interpreter, contract suites.
+"""Tools to test ops, passes, policies and backends: generated networks, a reference interpreter, contract suites.
 
 A third party subclasses a suite in its own tests; pytest collects it from there:
 

@@ -1,4 +1,4 @@
-"""What is trained, how and on what, as plans; and what the engine asks of a backend that carries them out."""
+"""Plans for training (what, how and on which data), and the protocol of the backends that carry them out."""
 
 from nasir.training.backend import Backend as Backend
 from nasir.training.backend import Session as Session

@@ -102,6 +102,9 @@ class Session(Protocol):
     def preferred_multiple(self) -> int:
         """Widths that are multiples of it compute fastest on this device in this precision; 1: any width does."""
 
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch."""
+
     def fingerprint(self) -> str:
         """A digest of the training and validation data as they are read: other data, another digest."""
 

@@ -8,8 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
+from annotated_types import Gt, Lt, doc
+
+from nasir.options import Checked
+from nasir.options.ranges import Count, EpochLength, Epochs, Positive, Rate, Share
 from nasir.training.optimizers import OptimizerPlan as OptimizerPlan
 from nasir.training.penalties import PenaltyPlan as PenaltyPlan
 
@@ -36,7 +40,7 @@ def _within(value: Any, low: float, high: float, open_high: bool = False) -> boo
 
 
 @dataclass(frozen=True, slots=True)
-class SchedulePlan:
+class SchedulePlan(Checked):
     """The learning rate over a phase, as a factor on the base rate.
 
     `at`: where the staircase drops by `factor`, as fractions of the phase, or of the interval when `restart` is
@@ -46,30 +50,23 @@ class SchedulePlan:
     """
 
     kind: ScheduleKind = "constant"
-    at: tuple[float, ...] = ()
-    factor: float = 0.1
-    floor: float = 0.0
-    restart: int | None = None
-    warmup: float = 0.0
-    warmup_start: float = 0.0
+    at: tuple[Annotated[float, Gt(0), Lt(1)], ...] = ()
+    factor: Positive = 0.1
+    floor: Share = 0.0
+    restart: Annotated[Epochs | None, doc("start over after so many epochs")] = None
+    warmup: EpochLength = 0.0
+    warmup_start: Share = 0.0
 
     def __post_init__(self) -> None:
-        kinds = get_args(ScheduleKind)
-        _require(self.kind in kinds, "schedule kind", self.kind, f"use one of {', '.join(kinds)}")
-        place = f"schedule {self.kind}"
-        rising = all(_within(f, 0, 1, True) and f > 0 for f in self.at) and list(self.at) == sorted(set(self.at))
-        _require(rising, f"{place}: at", self.at, "give rising fractions of the phase, each 0 < f < 1")
-        ok = self.kind != "staircase" or bool(self.at)
-        _require(ok, f"{place}: at", self.at, "give at least one fraction, such as [0.5, 0.75]")
-        ok = _number(self.factor) and self.factor > 0
-        _require(ok, f"{place}: factor", self.factor, "give a finite number above 0, such as 0.1")
-        _require(_within(self.floor, 0, 1), f"{place}: floor", self.floor, "give a fraction of the rate, 0 to 1")
-        ok = self.restart is None or _count(self.restart)
-        _require(ok, f"{place}: restart", self.restart, "give a whole number of epochs, 1 or more")
-        ok = _number(self.warmup) and self.warmup >= 0
-        _require(ok, f"{place}: warmup", self.warmup, "give a number of epochs, 0 or more")
-        ok = _within(self.warmup_start, 0, 1)
-        _require(ok, f"{place}: warmup_start", self.warmup_start, "give a fraction of the rate, 0 to 1")
+        if list(self.at) != sorted(set(self.at)):
+            raise ValueError(f"the steps {list(self.at)} do not rise; sort them, each once")
+        if self.kind == "staircase" and not self.at:
+            raise ValueError("a staircase has no steps; give at least one fraction as `at`, such as [0.5, 0.75]")
+
+    @classmethod
+    def called(cls, given: Mapping[str, Any]) -> str:
+        """By its kind."""
+        return f"schedule {given.get('kind', 'constant')}"
 
     def multiplier(self, phase_step: int, steps_per_epoch: int, phase_epochs: int | None) -> float:
         """Factor on the base rate for the step number `phase_step` (0-based, counted from the phase's start).
@@ -110,8 +107,9 @@ class SchedulePlan:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainPlan:
-    """One phase of training. `gradient_clip` bounds the global L2 norm; `ema_decay` is per step.
+class TrainPlan(Checked):
+    """One phase of training. `gradient_clip` bounds the global L2 norm; `ema_decay` is per step; with
+    `ema_warmup` it is at most (1 + t) / (10 + t) after t steps of averaging.
 
     `precision`: `fp32` multiplies in full, `tf32` rounds the factors of products to TF32 (CUDA only), `bf16` is
     autocast; `auto` takes bf16 for conv nets where the device computes it natively, else fp32.
@@ -121,29 +119,20 @@ class TrainPlan:
 
     optimizer: OptimizerPlan = field(default_factory=OptimizerPlan)
     schedule: SchedulePlan = field(default_factory=SchedulePlan)
-    batch_size: int = 128
-    gradient_clip: float | None = None
-    label_smoothing: float = 0.0
-    ema_decay: float | None = None
+    batch_size: Count = 128
+    gradient_clip: Annotated[Positive | None, doc("largest norm of the gradient")] = None
+    label_smoothing: Rate = 0.0
+    ema_decay: Rate | None = None
     precision: Precision = "auto"
-    channels_last: bool | Literal["auto"] = "auto"
-    reset_optimizer: bool = False
-    freeze: tuple[str, ...] = ()
+    channels_last: Literal["auto", True, False] = "auto"
+    reset_optimizer: Annotated[bool, doc("start the phase with an empty optimizer state")] = False
+    freeze: Annotated[tuple[str, ...], doc("labels, or prefixes of them, that do not learn in the phase")] = ()
     penalties: tuple[PenaltyPlan, ...] = ()
+    ema_warmup: bool = True
 
-    def __post_init__(self) -> None:
-        _require(_count(self.batch_size), "train: batch_size", self.batch_size, "give a whole number, 1 or more")
-        clip = self.gradient_clip
-        ok = clip is None or (_number(clip) and clip > 0)
-        _require(ok, "train: gradient_clip", clip, "give a norm above 0, or leave it out")
-        smoothing = self.label_smoothing
-        _require(_within(smoothing, 0, 1, True), "train: label_smoothing", smoothing, "give 0 <= smoothing < 1")
-        ok = self.ema_decay is None or _within(self.ema_decay, 0, 1, True)
-        _require(ok, "train: ema_decay", self.ema_decay, "give 0 <= decay < 1, such as 0.999, or leave it out")
-        known = get_args(Precision)
-        _require(self.precision in known, "train: precision", self.precision, f"use one of {', '.join(known)}")
-        ok = self.channels_last is True or self.channels_last is False or self.channels_last == "auto"
-        _require(ok, "train: channels_last", self.channels_last, "use true, false or auto")
+    @classmethod
+    def called(cls, given: Mapping[str, Any]) -> str:
+        return "training"
 
     def lr(self, phase_step: int, steps_per_epoch: int, phase_epochs: int | None) -> float:
         """Learning rate of one step: the base rate times the schedule's multiplier."""

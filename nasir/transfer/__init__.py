@@ -1,4 +1,4 @@
-"""Transfer plans: where the weights of a rewritten network come from, as data, and their one executor."""
+"""Transfer plans: data that says where the weights of a rewritten network come from, and their one executor."""
 
 from nasir.ir.source import AxisTake as AxisTake
 from nasir.ir.source import Blob as Blob

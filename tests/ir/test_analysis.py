@@ -50,10 +50,10 @@ def test_a_sum_is_nonnegative_only_if_all_its_terms_are() -> None:
     draft = Draft()
     x = draft.add("input", (), "x", shape=[4])
     r = draft.add("relu", x, "r")
-    both, one = draft.add("add", (r, r), "both"), draft.add("add", (r, x), "one")
-    draft.output(draft.add("concat", (both, one), "c"))
+    both, mixed = draft.add("add", (r, r), "both"), draft.add("add", (r, x), "one")
+    draft.output(draft.add("concat", (both, mixed), "c"))
     signs = draft.commit().nonnegative
-    assert signs[both.node] and not signs[one.node]
+    assert signs[both.node] and not signs[mixed.node]
 
 
 def test_cost_counts_parameters_macs_and_every_output() -> None:

@@ -98,9 +98,9 @@ def test_a_node_takes_the_longer_of_arithmetic_and_traffic() -> None:
 
 def test_estimates_add_up_and_views_are_free() -> None:
     graph = one_conv()
-    found = estimates(graph, SLOW_MEMORY)
-    assert found[graph.find("x")].seconds == found[graph.find("flat")].seconds == 0
-    assert estimate(graph, SLOW_MEMORY) == pytest.approx(sum(node.seconds for node in found.values()))
+    estimated = estimates(graph, SLOW_MEMORY)
+    assert estimated[graph.find("x")].seconds == estimated[graph.find("flat")].seconds == 0
+    assert estimate(graph, SLOW_MEMORY) == pytest.approx(sum(node.seconds for node in estimated.values()))
     assert estimate(graph, SLOW_MEMORY, path="s") == pytest.approx(estimate(graph, SLOW_MEMORY))
 
 

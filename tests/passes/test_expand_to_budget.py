@@ -58,8 +58,8 @@ def test_the_worked_examples(budget: float, factor: float, expected: list[int], 
     """Basic3-1-1-1 of 12,501,632 MACs; the square-root rule would say 1.4141 for the first."""
     graph = pyramid((1, 1, 1), 16)
     assert graph.cost().macs == 12_501_632
-    found, _ = largest_factor(graph, budget)
-    assert round(float(found), 4) == factor
+    largest, _ = largest_factor(graph, budget)
+    assert round(float(largest), 4) == factor
     rewrite = ExpandToBudget(budget=budget).attempt(graph, WHOLE)
     assert widths(rewrite.graph) == expected and rewrite.preserves == "exact"
     assert rewrite.graph.cost().macs <= budget

@@ -117,7 +117,7 @@ def test_a_block_behind_one_of_a_stage_belongs_to_it_and_any_other_stands_alone(
         assert after.infer.types[entry].shape == after.infer.types[Port(exit_)].shape
     assert alone == {"inserted.0"} and stages <= {f"s{n}.2" for n in range(1, 5)} and stages
     after = [InsertRandomBlock().attempt(graph, WHOLE, Evidence(seed=seed)).graph for seed in range(9)]
-    assert {sum(one.depths().values()) for one in after} == {8, 9}
+    assert {sum(rewritten_graph.depths().values()) for rewritten_graph in after} == {8, 9}
 
 
 def test_nothing_fits_where_there_is_no_image_or_no_common_path() -> None:
@@ -147,10 +147,12 @@ def test_the_width_is_that_of_the_stream_or_of_the_last_convolution_before() -> 
     for width, expected in widths.items():
         rule = InsertRandomBlock(width=width)  # type: ignore[arg-type]
         after = [rule.attempt(graph, WHOLE, Evidence(seed=seed)).graph for seed in range(8)]
-        assert {one.nodes[n].attrs["out"] for one in after for n in own_widths(one) if n not in graph.nodes} == expected
+        assert {
+            grown.nodes[n].attrs["out"] for grown in after for n in own_widths(grown) if n not in graph.nodes
+        } == expected
     own = InsertRandomBlock(width="last_conv", block={"block": "resbuilder", "options": {"out": 5}})
-    one = own.attempt(graph, WHOLE, Evidence(seed=0)).graph
-    assert {one.nodes[n].attrs["out"] for n in own_widths(one) if n not in graph.nodes} == {5}
+    narrow = own.attempt(graph, WHOLE, Evidence(seed=0)).graph
+    assert {narrow.nodes[n].attrs["out"] for n in own_widths(narrow) if n not in graph.nodes} == {5}
 
 
 def test_a_narrow_block_starts_near_zero_too() -> None:
@@ -242,15 +244,15 @@ def test_how_much_of_the_stream_a_new_block_changes(options: dict[str, Any], cha
     x = draft.add("relu", draft.add("conv2d", x, "conv", out=16, kernel=3, padding=1), "relu")
     draft.output(draft.add("linear", draft.add("global_avg_pool", x, "gap"), "fc", out=3))
     graph = draft.commit()
-    found = []
+    changes = []
     for seed in range(4):
         model = Model.from_graph(graph, seed)
         model.apply(InsertRandomBlock(**options).attempt(graph, WHOLE, Evidence(seed=seed)))
         block = model.units["inserted.0"]
         stream = torch.randn(16, 16, 16, 16, generator=torch.Generator().manual_seed(seed)).relu()
         with torch.no_grad():
-            found.append(float((block.train()(stream) - stream).norm() / stream.norm()))
-    assert np.mean(found) == pytest.approx(change, rel=0.15)
+            changes.append(float((block.train()(stream) - stream).norm() / stream.norm()))
+    assert np.mean(changes) == pytest.approx(change, rel=0.15)
 
 
 @pytest.mark.parametrize(("channels", "mean"), [(16, 0.072), (64, 0.036), (256, 0.018), (512, 0.013)])
@@ -310,12 +312,12 @@ def test_architectures_of_the_run_are_avoided_as_long_as_draws_last() -> None:
     rule = InsertRandomBlock(init="default")
     all_of_them = {rule.attempt(graph, WHOLE, Evidence(seed=seed)).graph.digest for seed in range(30)}
     assert len(all_of_them) == 3
-    one = rule.attempt(graph, WHOLE, Evidence(seed=0)).graph
-    history = [epoch(1), rewritten(one, graph), epoch(2)]  # `one` was trained, and left again
+    tried = rule.attempt(graph, WHOLE, Evidence(seed=0)).graph
+    history = [epoch(1), rewritten(tried, graph), epoch(2)]  # `tried` was trained, and left again
     again = {rule.attempt(graph, WHOLE, Evidence(history=history, seed=seed)).graph.digest for seed in range(30)}
-    assert again == all_of_them - {one.digest}
+    assert again == all_of_them - {tried.digest}
     single = InsertRandomBlock(init="default", draws=1)
-    assert single.attempt(graph, WHOLE, Evidence(history=history, seed=0)).graph.digest == one.digest
+    assert single.attempt(graph, WHOLE, Evidence(history=history, seed=0)).graph.digest == tried.digest
     known = [record for digest in all_of_them for record in (epoch(1), {**rewritten(graph, graph), "before": digest})]
     last = rule.attempt(graph, WHOLE, Evidence(history=known, seed=0)).graph
     assert last.digest in all_of_them  # nine draws later the last one is used anyway

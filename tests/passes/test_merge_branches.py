@@ -57,12 +57,12 @@ class TestUngroupJoinedHeadsContract(PassContract):
     make = staticmethod(lambda: UngroupBranches(branches=3))
 
     def graphs(self) -> Iterable[Graph]:
-        found = []
+        graphs = []
         for block in BLOCKS[:2]:
             graph = branched(block, average="logits")
             weights = weights_of(Model.from_graph(graph))
-            found.append(MergeBranches().attempt(graph, WHOLE, weights).graph)
-        return found
+            graphs.append(MergeBranches().attempt(graph, WHOLE, weights).graph)
+        return graphs
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -29,13 +29,13 @@ from nasir.transfer import Key
 
 def weights_of(graph: Graph, dead: dict[str, int] | None = None) -> Evidence:
     """Weights of ones; of the named layers the first so many output units are zero."""
-    found = {}
+    weights = {}
     for node_id, slots in graph.infer.slots.items():
         if "weight" in slots:
             label = graph.nodes[node_id].label
-            found[f"{label}.weight"] = np.ones(slots["weight"].shape, dtype=np.float32)
-            found[f"{label}.weight"][: (dead or {}).get(label, 0)] = 0.0
-    return Evidence({"weights": found})
+            weights[f"{label}.weight"] = np.ones(slots["weight"].shape, dtype=np.float32)
+            weights[f"{label}.weight"][: (dead or {}).get(label, 0)] = 0.0
+    return Evidence({"weights": weights})
 
 
 def tied(graph: Graph, alive: float = 1.0) -> Evidence:

@@ -32,10 +32,10 @@ def two_stages() -> Graph:
 def scored(graph: Graph, weak: dict[str, float] | None = None, history: list[Record] | None = None) -> Evidence:
     """Every convolution has mean |w| 0.01 over 100 weights, but for those below the paths in `weak`."""
     labels = [node.label for node in graph.nodes.values() if node.op in ("conv2d", "linear")]
-    found = {label: 0.01 for label in labels}
+    means = {label: 0.01 for label in labels}
     for path, value in (weak or {}).items():
-        found.update({label: value for label in labels if label == path or label.startswith(f"{path}.")})
-    measured = {"weight_abs": {label: np.array([mean, 100.0]) for label, mean in found.items()}}
+        means.update({label: value for label in labels if label == path or label.startswith(f"{path}.")})
+    measured = {"weight_abs": {label: np.array([mean, 100.0]) for label, mean in means.items()}}
     return Evidence(measured, history or [])
 
 

@@ -79,8 +79,8 @@ def test_aligned_branches_take_one_channel_set_on_both_sides() -> None:
 
         part = transferred(derive(draft, pruned), pruned, weights)
         wanted = evaluate(pruned, part, batch)
-        found = values[Port(rewrite.graph.find(f"branches.{branch}.fc"))]
-        assert abs(found - wanted).max() < 1e-12
+        actual = values[Port(rewrite.graph.find(f"branches.{branch}.fc"))]
+        assert abs(actual - wanted).max() < 1e-12
     mean = np.mean([values[Port(rewrite.graph.find(f"branches.{b}.fc"))] for b in range(4)], axis=0)
     assert abs(values[rewrite.graph.outputs[0]] - mean).max() < 1e-12
 
@@ -182,7 +182,7 @@ def test_refusals_say_why() -> None:
         SplitBranches(planes=(17,)).attempt(graph, "s2")
     with pytest.raises(Decline, match="10000 branches of 1 plane or more need more than"):
         SplitBranches(branches=10_000).attempt(graph, "s2")
-    with pytest.raises(Decline, match="would start equal and stay so; set fresh_head: true"):
+    with pytest.raises(Decline, match="would start equal and stay equal; set fresh_head: true"):
         SplitBranches(branches=2, how="aligned", planes="keep").attempt(graph, "s2")
     with pytest.raises(UnknownName, match="split-branches has no site 's9'"):
         SplitBranches().attempt(graph, "s9")

@@ -102,7 +102,7 @@ def state(path: Path) -> dict[str, bytes]:
 
 def assert_same(run: Run | Path, alone: Run | Path) -> None:
     """Equal records, equal bytes of weights and optimizer state."""
-    first, second = (one if isinstance(one, Path) else one.path for one in (run, alone))
+    first, second = (given if isinstance(given, Path) else given.path for given in (run, alone))
     records = [settled(RunDirectory.open(path).effective()) for path in (first, second)]
     for own, expected in zip(*records, strict=False):
         assert own == expected

@@ -185,7 +185,7 @@ def test_a_damaged_state_is_passed_over_for_the_next(damage: str, left: Path, st
     assert done.prefix_epochs == 4
     if damage != "header changed":
         assert len(heard) == 1 and "5 epochs was damaged and is removed" in heard[0]
-    assert 5 in [found.epochs for found in deepest(store_in(study))], "the run has stored it anew"
+    assert 5 in [state.epochs for state in deepest(store_in(study))], "the run has stored it anew"
 
 
 def test_with_all_states_damaged_the_run_trains_alone(left: Path, study: Path) -> None:
@@ -259,8 +259,8 @@ def test_the_bound_holds(left: Path, tmp_path: Path) -> None:
     bounded = tmp_path / "bounded"
     bounded.mkdir()
     done = run(second(left), bounded / "one", prefixes=store_in(bounded, limit=2 * size))
-    found = deepest(store_in(bounded))
-    assert 1 <= len(found) <= 2 and sum(state.bytes for state in found) <= 2 * size
+    kept = deepest(store_in(bounded))
+    assert 1 <= len(kept) <= 2 and sum(state.bytes for state in kept) <= 2 * size
     assert_same(done, left / "alone")
 
 
@@ -352,8 +352,8 @@ def test_a_policy_that_decides_otherwise_when_asked_again_shares_nothing(
 
     def moody(self: RulesPolicy, *arguments: Any) -> Any:
         asked.append(1)
-        found = decide(self, *arguments)
-        return found if len(asked) % 2 else ()
+        decisions = decide(self, *arguments)
+        return decisions if len(asked) % 2 else ()
 
     monkeypatch.setattr(RulesPolicy, "decide", moody)
     store = store_in(tmp_path)

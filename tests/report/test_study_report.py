@@ -29,7 +29,7 @@ from synthetic_study import add_runs, make_study
 
 def drawings(text: str) -> list[str]:
     """The outermost svg elements of a page."""
-    found, depth, start = [], 0, 0
+    drawn, depth, start = [], 0, 0
     for tag in re.finditer(r"<svg\b[^>]*>|</svg>", text):
         if tag[0].startswith("<svg"):
             start = start if depth else tag.start()
@@ -37,8 +37,8 @@ def drawings(text: str) -> list[str]:
         else:
             depth -= 1
             if not depth:
-                found.append(text[start : tag.end()])
-    return found
+                drawn.append(text[start : tag.end()])
+    return drawn
 
 
 def test_the_page_holds_every_section_and_nothing_from_elsewhere(tmp_path: Path) -> None:
@@ -114,9 +114,9 @@ def test_words_in_a_plot_do_not_run_into_each_other() -> None:
         for _, drawing in (*history(facts), *trade_off(facts)):
             named = re.findall(r'<text class="(named[^"]*|tick[^"]*)" x="([\d.]+)" y="([\d.]+)">([^<]*)<', drawing)
             boxes = [box(style, float(x), float(y), words) for style, x, y, words in named]
-            for one, other in combinations(boxes, 2):
-                apart = one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
-                assert apart, (one, other)
+            for first, other in combinations(boxes, 2):
+                apart = first[2] <= other[0] or other[2] <= first[0] or first[3] <= other[1] or other[3] <= first[1]
+                assert apart, (first, other)
 
 
 def box(style: str, x: float, y: float, words: str) -> tuple[float, float, float, float, str]:

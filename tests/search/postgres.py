@@ -17,9 +17,9 @@ USER, PASSWORD = "nasir", "s3cret"
 
 def programs() -> Path | None:
     """The folder of initdb and pg_ctl; None where PostgreSQL is not installed."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    newest_last = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     on_path = shutil.which("initdb")
-    return found[-1].parent if found else Path(on_path).resolve().parent if on_path else None
+    return newest_last[-1].parent if newest_last else Path(on_path).resolve().parent if on_path else None
 
 
 def missing() -> str | None:
@@ -45,9 +45,9 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         """`folder`: empty; its path is short (a socket's has 107 characters at most)."""
-        found = programs()
-        assert found is not None
-        self.programs = found
+        folder_of_programs = programs()
+        assert folder_of_programs is not None
+        self.programs = folder_of_programs
         self.folder = folder
         self.user = _unprivileged() if os.getuid() == 0 else None
         password = folder / "password"

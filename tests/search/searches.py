@@ -153,7 +153,7 @@ def dies(job: TrialJob, listener: Callable[[Record], None], signals: Signals) ->
 
 def ended(study: Study) -> dict[int, list[str]]:
     """How the trials of each point ended."""
-    found: dict[int, list[str]] = {}
+    states: dict[int, list[str]] = {}
     for trial in study.trials():
-        found.setdefault(trial.user_attrs["point"], []).append(trial.state.name)
-    return found
+        states.setdefault(trial.user_attrs["point"], []).append(trial.state.name)
+    return states

@@ -71,8 +71,8 @@ def command(*arguments: object) -> list[str]:
 
 
 def environment(url: str | None = None) -> dict[str, str]:
-    found = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return found if url is None else {**found, "NASIR_STORAGE": url}
+    variables = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return variables if url is None else {**variables, "NASIR_STORAGE": url}
 
 
 class Search:
@@ -118,15 +118,15 @@ def status(pid: int) -> tuple[str, int] | None:
 def children(pid: int) -> list[int]:
     """Living children of a process."""
     pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    return [child for child in pids if (found := status(child)) and found[1] == pid and found[0] != "Z"]
+    return [child for child in pids if (stat := status(child)) and stat[1] == pid and stat[0] != "Z"]
 
 
 def until(condition: Callable[[], Any], search: Search | None = None) -> Any:
     """The first true answer; fails when the search ends before. The time limit of the test bounds it."""
-    while not (found := condition()):
+    while not (result := condition()):
         assert search is None or search.process.poll() is None, search.said()
         time.sleep(0.02)
-    return found
+    return result
 
 
 def trials_of(url: str, name: str = "faults") -> list[FrozenTrial]:
@@ -148,14 +148,14 @@ def training(search: Search | None, folder: Path) -> dict[int, Path]:
     `search`: None where the workers are not its children.
     """
     workers = None if search is None else set(search.workers())
-    found = {}
+    runs = {}
     for path in folder.glob("trials/*/lock"):
         holder, run = path.read_text().split(), RunDirectory(path.parent)  # "pid N on HOST"; a dead one stays there
         if len(holder) < 2 or (workers is not None and int(holder[1]) not in workers):
             continue
         if run.checkpoint_steps() and not any(isinstance(record, EndRecord) for record in run.records()):
-            found[int(holder[1])] = run.path
-    return found
+            runs[int(holder[1])] = run.path
+    return runs
 
 
 def kill_workers(search: Search, folder: Path, times: int, seed: int = 0) -> int:
@@ -164,11 +164,11 @@ def kill_workers(search: Search, folder: Path, times: int, seed: int = 0) -> int
     killed: set[int] = set()  # it takes a moment until a killed process is gone
     while len(killed) < times and search.process.poll() is None:
         if len(killed) % 4 == 3:  # any worker, which may be starting or between two trials
-            found = set(search.workers())
+            pids = set(search.workers())
         else:  # starting takes as long as training here: most kills are to hit what trains
-            found = set(training(search, folder))
-        if found - killed:
-            victim = chance.choice(sorted(found - killed))
+            pids = set(training(search, folder))
+        if pids - killed:
+            victim = chance.choice(sorted(pids - killed))
             time.sleep(chance.uniform(0.0, 0.3))
             if victim in search.workers():  # it may have ended by itself
                 os.kill(victim, signal.SIGKILL)
@@ -186,8 +186,8 @@ def assert_exactly_once(trials: list[FrozenTrial], points: int, retries: int = 1
     for trial in trials:
         if trial.state in ENDS:
             ends[trial.user_attrs["point"]].append(trial)
-    assert all(len(settled) == 1 for settled in ends.values()), {point: len(found) for point, found in ends.items()}
-    return [found[0] for found in ends.values()]
+    assert all(len(settled) == 1 for settled in ends.values()), {point: len(states) for point, states in ends.items()}
+    return [states[0] for states in ends.values()]
 
 
 def assert_resumed(trials: list[FrozenTrial], folder: Path) -> list[FrozenTrial]:

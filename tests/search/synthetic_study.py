@@ -79,11 +79,13 @@ def make_study(objectives: int = 1, trials: int = 40, seed: int = 0, url: str | 
     """`trials` points, the last `running` of them not finished. `url`: default in memory."""
     spec = search_spec(objectives)
     study = optuna.create_study(
-        study_name=NAME, storage=url, directions=[one.direction for one in spec.search.objectives]
+        study_name=NAME, storage=url, directions=[objective.direction for objective in spec.search.objectives]
     )
     facts: dict[str, Any] = {"spec": spec.to_text(), "source": "synthetic.yaml", "base": ".", "version": "0.1.0"}
     facts |= {"space": spec.space.describe(), "search": spec.search.plain(), "points": trials}
-    facts["objectives"] = [{"metric": one.metric, "direction": one.direction} for one in spec.search.objectives]
+    facts["objectives"] = [
+        {"metric": objective.metric, "direction": objective.direction} for objective in spec.search.objectives
+    ]
     for name, value in facts.items():
         study.set_user_attr(f"nasir:{name}", value)
     lanes = [_Lane(f"w{index}") for index in range(3)]

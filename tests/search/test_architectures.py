@@ -125,6 +125,6 @@ def test_the_first_complete_trial_is_found() -> None:
         Known(3, State.COMPLETE, {"architecture": "other"}),
         Known(4, State.COMPLETE, same),
     ]
-    found = lookup(trials, "k")
-    assert found is not None and found.number == 4
+    equal = lookup(trials, "k")
+    assert equal is not None and equal.number == 4
     assert lookup(trials, "nothing") is None and lookup([], "k") is None

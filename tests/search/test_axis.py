@@ -22,8 +22,8 @@ def test_epochs_are_their_own_steps() -> None:
 
 def test_a_step_has_the_newest_value_at_its_cost() -> None:
     # costs 4, 8, 25, 30: nothing is known at 0; 8 at step 1 (10); at 20 still that of the second epoch
-    found = steps("cpu_seconds", 10, [(4, 0.1), (4, 0.2), (17, 0.3), (5, 0.4)])
-    assert found == [(1, 0.2), (2, 0.2), (3, 0.4)]
+    values = steps("cpu_seconds", 10, [(4, 0.1), (4, 0.2), (17, 0.3), (5, 0.4)])
+    assert values == [(1, 0.2), (2, 0.2), (3, 0.4)]
 
 
 def test_an_epoch_that_ends_on_a_step_counts_there() -> None:
@@ -48,15 +48,15 @@ def test_nothing_is_known_without_an_epoch() -> None:
 )
 def test_every_step_agrees_with_the_definition(width: float, epochs: list[tuple[float, float]]) -> None:
     epochs = [(cost * width, value) for cost, value in epochs]
-    found = steps("cpu_seconds", width, epochs)
+    values = steps("cpu_seconds", width, epochs)
     reached, costs = 0.0, []
     for cost, _ in epochs:
         reached += cost
         costs.append(reached)
-    for step, value in found:
+    for step, value in values:
         known = [index for index, cost in enumerate(costs) if cost <= step * width]
         assert known and value == epochs[known[-1]][1]
-    numbers = [step for step, _ in found]
+    numbers = [step for step, _ in values]
     last = numbers[-1]
     first = min(step for step in range(last + 1) if step * width >= costs[0])
     assert numbers == list(range(first, last + 1))

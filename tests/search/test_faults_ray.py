@@ -53,7 +53,7 @@ def test_workers_on_ray_stop_with_their_supervisor(tmp_path: Path, number: signa
         worker = until(lambda: list(training(None, folder)), search)[0]
         search.process.send_signal(number)
         assert search.wait(120) == (75 if number == signal.SIGTERM else -9), search.said()
-        until(lambda: (found := status(worker)) is None or found[0] == "Z")
+        until(lambda: (stat := status(worker)) is None or stat[0] == "Z")
     trials = trials_of(f"sqlite:///{folder / 'study.db'}")
     assert [trial.user_attrs.get("preempted") for trial in trials if trial.state.name == "FAIL"] == [True]
 

@@ -100,7 +100,7 @@ def test_workers_of_a_killed_supervisor_stop_and_the_search_goes_on(tmp_path: Pa
         workers = search.workers()
         search.process.kill()
         search.process.wait()
-        until(lambda: all((found := status(pid)) is None or found[0] == "Z" for pid in workers))
+        until(lambda: all((stat := status(pid)) is None or stat[0] == "Z" for pid in workers))
         assert TrialState.RUNNING not in {trial.state for trial in trials_of(database(folder))}
         done = go_on(folder, "--workers", 2)
         assert done.returncode == 0, done.stderr

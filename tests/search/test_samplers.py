@@ -43,7 +43,7 @@ def test_each_sampler_works_through_a_study(tmp_path: Path, sampler: str, made: 
     study = make(tmp_path, f"trials: 8\nsampler: {sampler}{constraints}")
     assert drive(study) == 0
     assert made in [kind.__name__ for kind in type(study.optuna.sampler).mro()]
-    assert all(found == ["COMPLETE"] for found in ended(study).values())
+    assert all(states == ["COMPLETE"] for states in ended(study).values())
     if not made.startswith("NSGA"):  # children may equal their parents
         assert len({trial.params["lr"] for trial in study.trials()}) == 8
 
@@ -115,9 +115,9 @@ def test_only_active_choices_are_asked(tmp_path: Path) -> None:
     )
     study = Study.create(spec("trials: 12\nsampler: random", text), sqlite_url(tmp_path / "s.db"), "small", tmp_path)
     assert drive(study) == 0
-    found = [trial.params for trial in study.trials()]
-    assert {params["m"] for params in found} == {"off", "on"}
-    assert all(("how" in params) == (params["m"] == "on") for params in found)
+    params_of_trials = [trial.params for trial in study.trials()]
+    assert {params["m"] for params in params_of_trials} == {"off", "on"}
+    assert all(("how" in params) == (params["m"] == "on") for params in params_of_trials)
 
 
 @pytest.mark.parametrize(
@@ -140,9 +140,9 @@ def test_each_pruner_is_made_as_told_and_works(tmp_path: Path, pruner: str, made
     if "wilcoxon" in pruner:
         pytest.importorskip("scipy", reason="scipy is not installed (pip install 'nasir[search]')")
     study = make(tmp_path, f"trials: 9\nsampler: random\npruner: {pruner}")
-    found = pruners.make(study.spec.search.pruner)
-    assert type(found).__name__ == made
-    assert {name: getattr(found, name) for name in fields} == fields
+    made_pruner = pruners.make(study.spec.search.pruner)
+    assert type(made_pruner).__name__ == made
+    assert {name: getattr(made_pruner, name) for name in fields} == fields
     assert drive(study) == 0
     states = {trial.state for trial in study.trials()}
     assert states <= {TrialState.COMPLETE, TrialState.PRUNED}

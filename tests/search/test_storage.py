@@ -56,18 +56,18 @@ def test_urls_that_cannot_serve_are_refused_with_a_reason(url: str, said: str) -
     if said == "hush":
         assert "hush" not in masked(parse("postgresql+psycopg2://host/db?user=a&password=hush"))
         return
-    with pytest.raises(UsageError, match=said) as found:
+    with pytest.raises(UsageError, match=said) as refused:
         open_storage(url)
-    assert "hush" not in str(found.value)
+    assert "hush" not in str(refused.value)
 
 
 def test_an_address_without_a_server_is_unreachable_and_shows_no_password() -> None:
     pytest.importorskip("psycopg2", reason="psycopg2 is not installed (pip install 'nasir[postgresql]')")
     url = sqlalchemy.URL.create("postgresql+psycopg2", "someone", SECRET, "127.0.0.1", 1, "db")
-    with pytest.raises(Unreachable, match="start the server") as found:
+    with pytest.raises(Unreachable, match="start the server") as refused:
         open_storage(url.render_as_string(hide_password=False))
-    assert "someone:***@127.0.0.1:1/db" in str(found.value) and "hush" not in str(found.value)
-    assert found.value.__suppress_context__ and found.value.__cause__ is None
+    assert "someone:***@127.0.0.1:1/db" in str(refused.value) and "hush" not in str(refused.value)
+    assert refused.value.__suppress_context__ and refused.value.__cause__ is None
 
 
 def write(path: Path, harm: Callable[[Path], object]) -> str:
@@ -103,9 +103,9 @@ def test_a_damaged_file_is_named_and_left_as_it_is(tmp_path: Path, harm: Callabl
     path = tmp_path / "study.db"
     url = write(path, harm)
     before = path.read_bytes()
-    with pytest.raises(StudyError, match=said) as found:
+    with pytest.raises(StudyError, match=said) as refused:
         open_storage(url, (60, 300))
-    assert str(path) in str(found.value)
+    assert str(path) in str(refused.value)
     assert path.read_bytes() == before
 
 
@@ -139,9 +139,9 @@ def test_a_full_disk_stops_at_once_and_the_study_goes_on_later(tmp_path: Path) -
         connection.execute(f"pragma max_page_count = {pages}")
 
     sqlalchemy.event.listen(engine, "connect", full)
-    with pytest.raises(StudyError, match="disk is full; free space") as found:
+    with pytest.raises(StudyError, match="disk is full; free space") as stopped:
         study.add_points(1000)
-    assert not isinstance(found.value, Unreachable)
+    assert not isinstance(stopped.value, Unreachable)
     study.close()
     assert again(study).claim("w", again(study).points()) is not None
 
@@ -194,20 +194,20 @@ def test_a_lock_held_by_others_is_waited_for(tmp_path: Path, monkeypatch: pytest
 
 def _claim_all(folder: str, name: str) -> list[int]:
     study = make(Path(folder))
-    found = []
+    claimed = []
     while (trial := study.claim(name, study.points())) is not None:
-        found.append(trial.number)
+        claimed.append(trial.number)
     study.close()
-    return found
+    return claimed
 
 
 def test_processes_that_claim_at_once_share_the_trials(tmp_path: Path) -> None:
     make(tmp_path, trials=40).close()
     with processes(3) as pool:
-        found = pool.starmap(_claim_all, [(str(tmp_path), name) for name in "abc"])
-    assert sorted(number for numbers in found for number in numbers) == list(range(40))
+        claims = pool.starmap(_claim_all, [(str(tmp_path), name) for name in "abc"])
+    assert sorted(number for numbers in claims for number in numbers) == list(range(40))
     owners = {trial.number: trial.user_attrs["worker"] for trial in make(tmp_path).trials()}
-    assert owners == {number: name for name, numbers in zip("abc", found, strict=True) for number in numbers}
+    assert owners == {number: name for name, numbers in zip("abc", claims, strict=True) for number in numbers}
 
 
 def test_several_attributes_cost_one_transaction(tmp_path: Path) -> None:
@@ -274,10 +274,10 @@ def test_postgresql_processes_that_make_a_study_and_work_on_it_at_once(postgres:
     ],
 )
 def test_postgresql_says_what_is_wrong(postgres: Server, url: Callable[[Server], str], said: str) -> None:
-    with pytest.raises(StudyError, match=said) as found:
+    with pytest.raises(StudyError, match=said) as refused:
         open_storage(url(postgres))
-    assert not isinstance(found.value, Unreachable)
-    assert "wr0ng" not in str(found.value) and "s3cret" not in str(found.value)
+    assert not isinstance(refused.value, Unreachable)
+    assert "wr0ng" not in str(refused.value) and "s3cret" not in str(refused.value)
 
 
 def test_postgresql_machines_in_different_zones_agree_on_who_is_alive(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from searches import SPEC, again, drive, ended, from_nothing, make, processes, spec
+from searches import SPEC, again, drive, ended, from_nothing, make, processes, relaxed, spec
 
 from nasir.errors import StudyError, UsageError
 from nasir.search import study as study_module
@@ -29,6 +29,28 @@ def test_a_new_study_has_a_ticket_for_each_point_and_says_what_it_is(tmp_path: P
     same = again(study)
     assert same.spec.to_text() == study.spec.to_text()
     assert same.spec.space.digest == study.spec.space.digest
+
+
+def test_a_study_from_before_averages_warmed_up_goes_on_as_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = SPEC.replace("    epochs: 3\n", "    epochs: 3\n    ema: {decay: 0.9}\n")
+    url = sqlite_url(tmp_path / "study.db")
+
+    def warm(study: Study) -> list[bool]:
+        specs = [study.spec.base, study.spec.trial({"lr": 0.1, "every": 1, "init": "zero"})]
+        return [plan.ema_warmup for plan in (one.phases[0].training(one) for one in specs)]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study_module, "WARMUP", "nasir:unknown")  # an attribute that studies did not have then
+        Study.create(spec("trials: 2", text), url, "old", tmp_path / "old").storage.close()
+    for study in (
+        Study.open(url, "old", tmp_path / "old"),
+        Study.create(spec("trials: 2", text), url, "old", tmp_path / "old"),
+    ):
+        assert warm(relaxed(study)) == [False, False]
+    new = relaxed(Study.create(spec("trials: 2", text), url, "new", tmp_path / "new"))
+    assert warm(new) == warm(again(new)) == [True, True]
 
 
 def test_defaults_come_first(tmp_path: Path) -> None:
@@ -101,9 +123,9 @@ def test_a_grid_over_a_continuum_is_refused(tmp_path: Path) -> None:
 )
 def test_trials_that_would_not_compare_are_refused(tmp_path: Path, text: str, search: str, said: str) -> None:
     make(tmp_path)
-    with pytest.raises(StudyError, match=said) as found:
+    with pytest.raises(StudyError, match=said) as refused:
         Study.create(spec(search, text), sqlite_url(tmp_path / "study.db"), "small", tmp_path)
-    assert "--study" in str(found.value) and "--out" in str(found.value)
+    assert "--study" in str(refused.value) and "--out" in str(refused.value)
 
 
 def test_how_trials_are_chosen_may_change(tmp_path: Path) -> None:

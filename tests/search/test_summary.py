@@ -37,8 +37,8 @@ def test_one_objective_has_the_best_trial_that_keeps_the_constraints() -> None:
 def test_the_front_of_two_objectives_is_that_of_optuna() -> None:
     study = make_study(2)
     facts = study_facts(study)
-    found = {trial.values for trial in facts.trials if trial.number in facts.front}
-    assert found == {tuple(trial.values) for trial in study.best_trials} and len(facts.front) == len(found) > 3
+    front = {trial.values for trial in facts.trials if trial.number in facts.front}
+    assert front == {tuple(trial.values) for trial in study.best_trials} and len(facts.front) == len(front) > 3
     accuracies = [facts.trial(number).values[0] for number in facts.front]
     assert accuracies == sorted(accuracies, reverse=True)
     assert facts.best is None and len(facts.hypervolume) == len(facts.finished)
@@ -70,11 +70,11 @@ def test_totals_count_each_epoch_once() -> None:
 
 
 def test_importances_add_up_and_name_what_matters() -> None:
-    one = study_facts(make_study()).importance
-    assert [each.of for each in one] == ["val.accuracy"] and one[0].shares[0][0] == EVERY
+    single = study_facts(make_study()).importance
+    assert [each.of for each in single] == ["val.accuracy"] and single[0].shares[0][0] == EVERY
     several = study_facts(make_study(2)).importance
     assert [each.of for each in several] == ["the front", "val.accuracy", "macs"]
-    for each in (*one, *several):
+    for each in (*single, *several):
         assert sum(share for _, share in each.shares) == pytest.approx(1)
         assert "fraction" in dict(each.shares)  # although it is active in some trials only
     assert several[1].shares[0][0] == EVERY  # of a maximised metric as of the single one
@@ -111,7 +111,9 @@ def test_a_study_of_other_origin_is_shown_as_far_as_it_goes() -> None:
     study = optuna.create_study(directions=["minimize", "maximize"])
     study.add_trial(create_trial(values=[1.0, 2.0]))
     facts = study_facts(study)
-    assert [one.metric for one in facts.objectives] == ["objective 0", "objective 1"] and facts.front == (0,)
+    assert [objective.metric for objective in facts.objectives] == ["objective 0", "objective 1"] and facts.front == (
+        0,
+    )
 
 
 def test_the_export_has_one_row_an_attempt_and_the_same_columns_at_any_time() -> None:
@@ -160,8 +162,8 @@ POINTS = st.lists(st.tuples(*[st.integers(0, 4)] * 3), max_size=7)
 @settings(max_examples=150, deadline=None)
 @given(POINTS)
 def test_hypervolumes_count_the_cells_that_are_dominated(points: list[tuple[int, ...]]) -> None:
-    def covers(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
-        return all(a <= b for a, b in zip(one, other, strict=True))
+    def covers(first: tuple[int, ...], other: tuple[int, ...]) -> bool:
+        return all(a <= b for a, b in zip(first, other, strict=True))
 
     def cells(known: list[tuple[int, ...]]) -> int:
         return sum(any(covers(point, cell) for point in known) for cell in product(range(4), repeat=3))

@@ -96,7 +96,7 @@ def test_workers_that_never_get_to_a_trial_are_given_up_with_what_they_wrote(
     board = Board()
     board.takes = False
     here = place(places, tmp_path, "raise SystemExit('no such module: wings')", 2)
-    with pytest.raises(RunError, match=r"(?s)no worker gets as far as a trial; worker \d ended with code 1.*wings"):
+    with pytest.raises(RunError, match=r"(?s)no worker manages to start a trial; worker \d ended with code 1.*wings"):
         Supervisor(2, here, board, Signals()).run()
     assert len(board.reaped) == 2 * supervisor.FRUITLESS
 
@@ -114,15 +114,15 @@ def test_finished_trials_clear_the_count_of_deaths(places: list[Processes], tmp_
             return self.finished
 
     board = Lively()
-    one = Supervisor(1, place(places, tmp_path, "pass"), board, Signals())
-    one.deaths = 9
-    one._watch()
-    assert one.deaths == 0
+    tested = Supervisor(1, place(places, tmp_path, "pass"), board, Signals())
+    tested.deaths = 9
+    tested._watch()
+    assert tested.deaths == 0
 
 
 def test_bad_input_is_not_tried_twice(places: list[Processes], tmp_path: Path) -> None:
     here = place(places, tmp_path, "import sys; print('error: no data set'); sys.exit(2)", 1)
-    with pytest.raises(RunError, match=r"(?s)cannot work.*no data set"):
+    with pytest.raises(RunError, match=r"(?s)cannot start working.*no data set"):
         Supervisor(1, here, board := Board(), Signals()).run()
     assert board.reaped == [here.identity(1, 0)]
 
@@ -140,18 +140,18 @@ def test_a_worker_whose_trials_all_fail_is_given_up_unless_others_do_well(
     said: list[str] = []
     board = Board()
     board.finished = 3
-    one = Supervisor(1, place(places, tmp_path, script), board, Signals(), said.append)
-    one.next_watch = math.inf  # so that the first look comes after the start
-    one.run()
+    tested = Supervisor(1, place(places, tmp_path, script), board, Signals(), said.append)
+    tested.next_watch = math.inf  # so that the first look comes after the start
+    tested.run()
     assert said == ["worker 1 had several trials that failed; started again"]
 
 
 def test_a_worker_stopped_by_someone_else_is_started_again(places: list[Processes], tmp_path: Path) -> None:
     script = f"import os, sys; p = {str(tmp_path / 'stopped')!r}\nif not os.path.exists(p): open(p, 'w'); sys.exit(75)"
     said: list[str] = []
-    one = Supervisor(1, place(places, tmp_path, script), Board(), Signals(), said.append)
-    one.run()
-    assert one.deaths == 0 and said == ["worker 1 was asked to stop by someone else; it is started again"]
+    tested = Supervisor(1, place(places, tmp_path, script), Board(), Signals(), said.append)
+    tested.run()
+    assert tested.deaths == 0 and said == ["worker 1 was asked to stop by someone else; it is started again"]
 
 
 def alive(pid: int) -> bool:
@@ -170,13 +170,13 @@ def test_a_signal_stops_all_workers(places: list[Processes], tmp_path: Path, scr
         def watch(self) -> int:
             logs = [tmp_path / "workers" / f"{slot}.log" for slot in (1, 2)]
             if all("waiting" in log.read_text() for log in logs):
-                pids.extend(slot.handle.process.pid for slot in one.slots if slot.handle is not None)  # type: ignore[attr-defined]
+                pids.extend(slot.handle.process.pid for slot in tested.slots if slot.handle is not None)  # type: ignore[attr-defined]
                 signals.exit_code = 75
             return 0
 
     said: list[str] = []
-    one = Supervisor(2, place(places, tmp_path, script, 2), Stopping(), signals, said.append)
-    one.run()
+    tested = Supervisor(2, place(places, tmp_path, script, 2), Stopping(), signals, said.append)
+    tested.run()
     assert len(pids) >= 2 and not any(alive(pid) for pid in pids)
     assert bool(said) == (script == ENDLESS)  # one that hands nothing back is mentioned
 
@@ -184,17 +184,17 @@ def test_a_signal_stops_all_workers(places: list[Processes], tmp_path: Path, scr
 def test_a_second_signal_kills(places: list[Processes], tmp_path: Path) -> None:
     signals, board = Signals(), Board()
     stubborn = "import signal\nfor n in (15, 2): signal.signal(n, signal.SIG_IGN)\n" + ENDLESS
-    one = Supervisor(1, place(places, tmp_path, stubborn), board, signals)
+    tested = Supervisor(1, place(places, tmp_path, stubborn), board, signals)
 
     class Watching(Board):
         def watch(self) -> int:
             if "waiting" in (tmp_path / "workers" / "1.log").read_text():
-                signals.exit_code, one.kill = 130, True
+                signals.exit_code, tested.kill = 130, True
             return 0
 
-    one.board = Watching()
-    one.run()
-    assert one.board.reaped == [one.launcher.identity(1, 0)]
+    tested.board = Watching()
+    tested.run()
+    assert tested.board.reaped == [tested.launcher.identity(1, 0)]
 
 
 def test_a_storage_that_is_away_is_waited_for(places: list[Processes], tmp_path: Path) -> None:
@@ -211,10 +211,10 @@ def test_a_storage_that_stays_away_ends_the_search_and_no_worker_stays(
     monkeypatch.setattr(supervisor, "OUTAGE", 0.3)
     board = Board()
     board.away = 10**6
-    one = Supervisor(1, place(places, tmp_path, "raise SystemExit(1)"), board, Signals())
+    tested = Supervisor(1, place(places, tmp_path, "raise SystemExit(1)"), board, Signals())
     with pytest.raises(RunError, match="out of reach: connection refused"):
-        one.run()
-    assert all(slot.handle is None for slot in one.slots)
+        tested.run()
+    assert all(slot.handle is None for slot in tested.slots)
 
 
 def test_logs_do_not_collide_and_a_living_worker_holds_its_own(places: list[Processes], tmp_path: Path) -> None:

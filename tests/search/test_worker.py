@@ -268,7 +268,7 @@ def test_a_fault_of_the_machine_is_tried_again_and_stops_its_worker(tmp_path: Pa
     assert drive(study, "broken", broken) == UNFIT
     assert ended(study)[0][:3] == ["FAIL"] * 3 and ended(study)[1] == ["WAITING"]
     assert drive(study, "sound") == 0
-    assert [found[-1] for found in ended(study).values()] == ["COMPLETE"] * 4
+    assert [states[-1] for states in ended(study).values()] == ["COMPLETE"] * 4
 
 
 def test_data_that_is_not_there_uses_up_no_point(tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_data_that_is_not_there_uses_up_no_point(tmp_path: Path) -> None:
     assert [drive(study, name, broken) for name in ("one", "two")] == [UNFIT, UNFIT]
     assert ended(study)[0] == ["FAIL"] * 6
     assert drive(study, "sound") == 0
-    assert [found[-1] for found in ended(study).values()] == ["COMPLETE"] * 2
+    assert [states[-1] for states in ended(study).values()] == ["COMPLETE"] * 2
 
 
 def test_a_bug_fails_its_trial_and_three_stop_the_worker(tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_a_bug_fails_its_trial_and_three_stop_the_worker(tmp_path: Path) -> None
     from nasir.search.worker import Identity, work
 
     assert work(study, Identity("w", "1.0"), bug, say=said.append) == UNFIT
-    assert [found[0] for found in ended(study).values()] == ["FAIL"] * 3 + ["WAITING"] * 2
+    assert [states[0] for states in ended(study).values()] == ["FAIL"] * 3 + ["WAITING"] * 2
     assert study.trials()[0].user_attrs["error"] == "ZeroDivisionError: no such luck"
     assert any("Traceback" in line for line in said)
 
@@ -308,7 +308,7 @@ def test_a_pruned_trial_ends_its_point(tmp_path: Path) -> None:
         return outcome(0.5 - 0.1 * job.point)
 
     assert drive(study, executor=worse) == 0
-    assert [found for found in ended(study).values()] == [["COMPLETE"], *[["PRUNED"]] * 5]
+    assert [states for states in ended(study).values()] == [["COMPLETE"], *[["PRUNED"]] * 5]
     pruned = study.trials()[2]
     assert pruned.value == pytest.approx(0.3) and pruned.user_attrs["epochs"] == 1
     assert pruned.constraints == {"params <= 50": 1.0}  # epochs are not known yet
@@ -318,13 +318,13 @@ def test_nothing_is_pruned_after_its_last_epoch(tmp_path: Path) -> None:
     study = make(tmp_path, "trials: 3\npruner: {median: {startup: 1}}\nsampler: random")
 
     def late(job: TrialJob, listener: Listener, signals: Signals) -> Outcome:
-        found = [0.1, 0.1, 0.9 - 0.4 * job.point]  # hopeless by the last of three epochs
-        for number, accuracy in enumerate(found, start=1):
+        accuracies = [0.1, 0.1, 0.9 - 0.4 * job.point]  # hopeless by the last of three epochs
+        for number, accuracy in enumerate(accuracies, start=1):
             listener(epoch(number, accuracy))
-        return outcome(found[-1])
+        return outcome(accuracies[-1])
 
     assert drive(study, executor=late) == 0
-    assert [found for found in ended(study).values()] == [["COMPLETE"]] * 3
+    assert [states for states in ended(study).values()] == [["COMPLETE"]] * 3
 
 
 def test_several_objectives_report_nothing(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def wanted(demand: Demand) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("device", "found", "may", "must"),
+    ("device", "wishes", "may", "must"),
     [
         (None, ["auto"], True, None),
         ("cpu", ["cpu"], False, None),
@@ -53,9 +53,9 @@ def wanted(demand: Demand) -> list[str]:
         ("{choose: [auto, cuda:1], default: auto}", ["auto", "cuda:1"], True, "cuda:1"),
     ],
 )
-def test_the_device_of_every_trial_is_known(device: str | None, found: list[str], may: bool, must: str | None) -> None:
+def test_the_device_of_every_trial_is_known(device: str | None, wishes: list[str], may: bool, must: str | None) -> None:
     demand = search(device=device)
-    assert wanted(demand) == found and demand.may == may and demand.clocks == ()
+    assert wanted(demand) == wishes and demand.may == may and demand.clocks == ()
     assert (demand.must.name if demand.must else None) == must
 
 
@@ -94,7 +94,7 @@ def test_passes_of_repeated_phases_are_found_and_unknown_ones_left_out() -> None
 
 
 @pytest.mark.parametrize(
-    ("mask", "count", "found"),
+    ("mask", "count", "devices"),
     [
         (None, 3, ("0", "1", "2")),
         (None, 0, ()),
@@ -108,15 +108,15 @@ def test_passes_of_repeated_phases_are_found_and_unknown_ones_left_out() -> None
         ("MIG-aa/1/0", 0, ()),
     ],
 )
-def test_devices_keep_the_names_they_were_given(mask: str | None, count: int, found: tuple[str, ...]) -> None:
-    assert names(mask, count) == found
+def test_devices_keep_the_names_they_were_given(mask: str | None, count: int, devices: tuple[str, ...]) -> None:
+    assert names(mask, count) == devices
 
 
 def test_another_process_counts_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "COUNT", f"import os; print('noise'); print(os.environ['{VISIBLE}'].count(',') + 1)")
     assert visible({VISIBLE: "6,7"}) == ("6", "7")
     monkeypatch.setattr(devices, "COUNT", "raise SystemExit('libcudart.so: not found')")
-    with pytest.raises(RunError, match=r"(?s)torch does not tell.*libcudart.so: not found"):
+    with pytest.raises(RunError, match=r"(?s)torch cannot list the CUDA devices.*libcudart.so: not found"):
         visible({})
 
 
@@ -411,7 +411,14 @@ def test_workers_on_ray_get_a_gpu_each_where_there_are_any(
         (None, None, 5, 2, 2, "--ray-gpus 0.3333 to"),
         (None, 2, 1, 4, 1, "--ray-gpus 2: the largest node of the cluster has 1 GPU; use fewer"),
         ("cpu", 0.5, 1, 0, 0, "--ray-gpus 0.5: the cluster has no GPUs; leave it out"),
-        ("cuda:1", None, 1, 4, 4, "device: cuda:1, and a worker sees the GPUs it is given only, numbered from 0; use"),
+        (
+            "cuda:1",
+            None,
+            1,
+            4,
+            4,
+            "device: cuda:1, but a worker only sees the GPUs that it is given, numbered from 0; use",
+        ),
     ],
 )
 def test_what_a_cluster_cannot_give_is_refused(

@@ -230,6 +230,9 @@ def test_runs_to_go_on_from_become_absolute_and_keep_their_names() -> None:
 # -- going on with a study
 
 
+EMA = ['phases.1.ema: was nothing, is {"decay": 0.999, "warmup": true}']
+
+
 @pytest.mark.parametrize(
     ("old", "new", "sentences"),
     [
@@ -239,7 +242,7 @@ def test_runs_to_go_on_from_become_absolute_and_keep_their_names() -> None:
         ("[1, 5]", "[1, 4]", ["phases.0.rules.0.grow.every: was int 1..5, is int 1..4"]),
         ("minimize: macs", "minimize: params", ['search.objectives.1.minimize: was "macs", is "params"']),
         ("batch_size: 64", "batch_size: 32", ["data.batch_size: was 64, is 32"]),
-        ("    epochs: 20\n", "    epochs: 20\n    ema: {}\n", ['phases.1.ema: was nothing, is {"decay": 0.999}']),
+        ("    epochs: 20\n", "    epochs: 20\n    ema: {}\n", EMA),
     ],
 )
 def test_what_differs_from_an_earlier_search_is_told(old: str, new: str, sentences: list[str]) -> None:

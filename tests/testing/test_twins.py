@@ -60,12 +60,12 @@ def twins() -> Iterator[None]:
 
 
 def networks() -> dict[str, Graph]:
-    found = {f"random {seed}": random_graph(seed, steps=5) for seed in range(6)}
-    found.update({f"varied {seed}": varied_graph(seed) for seed in range(2)}, transformer=random_transformer(0))
+    generated = {f"random {seed}": random_graph(seed, steps=5) for seed in range(6)}
+    generated.update({f"varied {seed}": varied_graph(seed) for seed in range(2)}, transformer=random_transformer(0))
     split = get_pass("split-branches")(branches=2, average="logits", planes="keep", how="random")
     branches = split.attempt(random_graph(1, steps=0), "s1", Evidence({})).graph
     joint = get_pass("merge-branches")(join_heads=False).attempt(branches, "network", evidence(branches)).graph
-    return {**found, "branches": branches, "joint": joint}
+    return {**generated, "branches": branches, "joint": joint}
 
 
 def evidence(graph: Graph) -> Evidence:
@@ -85,16 +85,16 @@ def evidence(graph: Graph) -> Evidence:
 
 def outcome(graph: Graph, name: str, options: dict[str, Any]) -> list[str]:
     """What the pass does at each site: graph, plan and claim, or why it declines; twins under their first names."""
-    rule, found = get_pass(name)(**options), []
+    rule, outcomes = get_pass(name)(**options), []
     for site in list(rule.sites(graph))[:SITES]:
         try:
             rewrite = rule.attempt(graph, site, evidence(graph))
         except (Decline, NasirError) as refusal:
-            found.append(f"{site_name(site)}: {refusal}".replace(TWIN, ""))
+            outcomes.append(f"{site_name(site)}: {refusal}".replace(TWIN, ""))
         else:
             made = [without_twins(rewrite.graph).to_json(), rewrite.plan.to_json(), rewrite.preserves]
-            found.append(f"{site_name(site)}: {json.dumps(made, sort_keys=True)}")
-    return found
+            outcomes.append(f"{site_name(site)}: {json.dumps(made, sort_keys=True)}")
+    return outcomes
 
 
 @pytest.mark.parametrize("name, options", PASSES)

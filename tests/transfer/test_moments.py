@@ -23,7 +23,7 @@ def network() -> Graph:
 
 def gradients(graph: Graph, weights: dict[Key, Array], batch: list[Array], target: Array) -> dict[Key, Array]:
     """Of the squared error, by central differences, in train mode; buffers have none."""
-    found = {}
+    gradient_of = {}
     step = 1e-5
     for key, array in weights.items():
         if graph.infer.slots[key.node][key.slot].kind == "buffer":
@@ -37,8 +37,8 @@ def gradients(graph: Graph, weights: dict[Key, Array], batch: list[Array], targe
                 out = evaluate(graph, {**weights, key: moved}, batch, train=True)
                 loss.append(float(((out - target) ** 2).sum()))
             slope[place] = (loss[0] - loss[1]) / (2 * step)
-        found[key] = slope
-    return found
+        gradient_of[key] = slope
+    return gradient_of
 
 
 def replicated(graph: Graph) -> tuple[Graph, TransferPlan]:

@@ -154,8 +154,8 @@ def step(net: Net, kind: str, rng: np.random.Generator) -> tuple[Net, bool]:
 
 def difference(old: Net, new: Net, batch: list[Array], train: bool) -> float:
     expected = evaluate(old.graph, old.weights, batch, train)
-    found = evaluate(new.graph, new.weights, batch, train)
-    return float(abs(found - expected).max() / max(abs(expected).max(), 1e-3))
+    actual = evaluate(new.graph, new.weights, batch, train)
+    return float(abs(actual - expected).max() / max(abs(expected).max(), 1e-3))
 
 
 def check_sequence(graph: Graph, seed: int) -> None:
@@ -229,8 +229,8 @@ def check_moments(graph: Graph, seed: int, kind: str) -> None:
     for name in ("momentum_buffer", "exp_avg", "exp_avg_sq"):
         pairs = [(optimizer.state[p][name], own.state[p][name]) for p in model.parameters() if name in own.state[p]]
         largest = max((float(wanted.abs().max()) for _, wanted in pairs), default=0.0)
-        for found, wanted in pairs:
-            assert float((found - wanted).abs().max()) <= MOMENT * max(float(wanted.abs().max()), 1e-6 * largest)
+        for actual, wanted in pairs:
+            assert float((actual - wanted).abs().max()) <= MOMENT * max(float(wanted.abs().max()), 1e-6 * largest)
     assert {id(p) for p in optimizer.state} == {id(p) for p in model.parameters()}
 
 
@@ -269,11 +269,11 @@ def test_beside_fresh_units_the_moments_of_old_ones_are_those_of_their_own_gradi
             *[np.arange(n) if a is None else a.index >= 0 for n, a in zip(parameter.shape, source.axes, strict=True)]
         )
         for name in ("exp_avg", "exp_avg_sq"):
-            found, wanted = optimizer.state[parameter][name].numpy(), own.state[parameter][name].numpy()
-            assert abs(found[old] - wanted[old]).max() <= MOMENT * max(abs(wanted[old]).max(), 1e-9)
+            actual, wanted = optimizer.state[parameter][name].numpy(), own.state[parameter][name].numpy()
+            assert abs(actual[old] - wanted[old]).max() <= MOMENT * max(abs(wanted[old]).max(), 1e-9)
             if name == "exp_avg":
-                found[old] = 0.0
-                assert not found.any()
+                actual[old] = 0.0
+                assert not actual.any()
 
 
 # -- there and back

@@ -153,7 +153,7 @@ def _tree(archive: Path) -> _Tree | None:
 
 
 def _damaged(archive: Path, error: Exception) -> DataError:
-    return DataError(f"{archive} cannot be unpacked ({error}); fetch it again")
+    return DataError(f"{archive} cannot be unpacked ({error}); download it again")
 
 
 def _tar_members(archive: Path) -> Iterator[tuple[str, bytes | None]]:

@@ -11,7 +11,7 @@ def check_fit(graph: Graph, source: BatchSource, dataset: str) -> None:
     """The network takes the data's shape and has one output for each class; else DataError. `dataset` is its name."""
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         raise DataError(
-            f"training needs a network of one input and one output, this has {len(graph.inputs)} and "
+            f"training needs a network with one input and one output, this one has {len(graph.inputs)} and "
             f"{len(graph.outputs)}"
         )
     wanted = graph.infer.types[Port(graph.inputs[0])].shape

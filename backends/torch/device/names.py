@@ -22,7 +22,7 @@ def choose_device(name: str) -> torch.device:
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise RunError(f"device: {name} asks for a CUDA device, and torch sees none; use `device: auto` or `cpu`")
+        raise RunError(f"device: {name} needs a CUDA device, but torch finds none; use `device: auto` or `cpu`")
     _, numbered, number = name.partition(":")
     if not numbered:
         return torch.device("cuda", torch.cuda.current_device())  # from now on this one, whichever is current later
@@ -56,7 +56,7 @@ def check_precision(precision: str, device: torch.device) -> None:
     if precision != "tf32":
         return
     if device.type != "cuda":
-        raise RunError(f"precision: tf32 is of CUDA devices, and this run is on {device}; use fp32 or auto")
+        raise RunError(f"precision: tf32 needs a CUDA device, but this run is on {device}; use fp32 or auto")
     major, minor = torch.cuda.get_device_capability(device)
     if major < 8:
         raise RunError(

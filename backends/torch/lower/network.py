@@ -9,15 +9,17 @@ the next block of a known shape is a cache hit.
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from keyword import iskeyword
 from typing import Any
 
 from torch import fx, nn
 
 from nasir.backends.torch.lower.ops import Call, Lowered, may_overwrite
-from nasir.errors import UsageError
+from nasir.errors import NasirWarning, UsageError
 from nasir.ir import Graph, Port, op_named
 
 
@@ -135,7 +137,7 @@ class Tracer:
             target = relative(node.label, self.path)
             if any(map(iskeyword, target.split("."))):
                 raise UsageError(
-                    f"label '{node.label}': a word of Python cannot name a part of a block; choose another"
+                    f"label '{node.label}': a Python keyword cannot name a part of a block; choose another label"
                 )
             value = self.fx.call_module(target, inputs)
         if not op_named(node.op).several:
@@ -275,20 +277,47 @@ class BlockCode:
         targets = {str(node.target) for node in graph.nodes if node.op == "call_module"}
         holders: dict[str, Any] = {target: nn.Identity() for target in targets}
         proto = fx.GraphModule(holders, graph, class_name="Block")
-        self._class = type(proto)
+        self.kind = type(proto)
         # fx's own __call__ only adds context to errors, at a cost that shows at batch size 1
-        self._class.__call__ = nn.Module.__call__  # type: ignore[method-assign]
+        self.kind.__call__ = nn.Module.__call__  # type: ignore[method-assign]
         state = nn.Module().__dict__.keys()
         self._fields = {key: value for key, value in proto.__dict__.items() if key not in state}
 
-    def instantiate(self, children: Mapping[str, nn.Module]) -> nn.Module:
-        """A block with its own modules; its forward is the shared one."""
-        block: nn.Module = object.__new__(self._class)
+    def instantiate(self, children: Mapping[str, nn.Module], training: bool = True) -> nn.Module:
+        """A block with its own modules, in training mode or not; its forward is the shared one."""
+        block: nn.Module = object.__new__(self.kind)
         nn.Module.__init__(block)
+        block.training = training
         block.__dict__.update(self._fields)
         for target, module in children.items():
             attach(block, target, module)
         return block
+
+
+def _never_called(name: str) -> Any:
+    """The method `name` of nn.Module, with a warning first."""
+    register = getattr(nn.Module, name)
+
+    @wraps(register)
+    def warned(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        warnings.warn(
+            f"{name}: a stage only holds its blocks, and is never called; the hook will not run: register it on the "
+            "blocks (model.units), or on layers",
+            NasirWarning,
+            stacklevel=2,
+        )
+        return register(self, *args, **kwargs)
+
+    return warned
+
+
+class Container(nn.Module):
+    """Holds what lies below a label. Nothing calls it, so that hooks on its calls would not run: they are warned of."""
+
+    register_forward_hook = _never_called("register_forward_hook")
+    register_forward_pre_hook = _never_called("register_forward_pre_hook")
+    register_full_backward_hook = _never_called("register_full_backward_hook")
+    register_full_backward_pre_hook = _never_called("register_full_backward_pre_hook")
 
 
 def attach(root: nn.Module, path: str, module: nn.Module) -> None:
@@ -298,7 +327,7 @@ def attach(root: nn.Module, path: str, module: nn.Module) -> None:
     for parent in parents:
         if parent not in place._modules:
             _check_free(place, parent, path)
-            container = nn.Module()
+            container = Container()
             container.training = root.training
             place.add_module(parent, container)
         inner = place._modules[parent]

@@ -23,16 +23,16 @@ from nasir.transfer import TransferPlan, averages, execute
 class _Pairs:
     """Averages beside the tensors they follow: floats, which are averaged, and others, which are copied."""
 
-    average: Callable[..., None]
     averages: list[Tensor]
     floats: list[Tensor]
     copies: list[Tensor]
     others: list[Tensor]
 
-    def blend(self) -> None:
+    def blend(self, average: Callable[..., None]) -> None:
+        """One update, by a function of torch's that moves all averages at once."""
         with torch.no_grad():
             if self.floats:
-                self.average(self.averages, self.floats, None)
+                average(self.averages, self.floats, None)
             if self.others:
                 torch._foreach_copy_(self.copies, self.others)
 
@@ -51,12 +51,20 @@ def _held(model: nn.Module) -> list[tuple[Mapping[str, Tensor | None], str, Tens
 class Ema:
     """Exponential moving average of a model's float state (weights and running statistics), by state_dict name.
 
-    After each step, average := decay * average + (1 - decay) * current; whole-number buffers are copied.
+    After each step, average := d * average + (1 - d) * current; whole-number buffers are copied. d is `decay`; with
+    `warmup` at most (1 + t) / (10 + t) after t updates, so that an average of few steps has no memory of the start.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float, warmup: bool = True) -> None:
         self.decay = decay
+        self.warmup = warmup
+        self.updates = 0  # so far
         self.tensors: dict[str, Tensor] = {name: t.detach().clone() for name, t in model.state_dict().items()}
+
+    @property
+    def present_decay(self) -> float:
+        """d of the next update."""
+        return min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warmup else self.decay
 
     def update(self, model: nn.Module) -> None:
         """Move the average towards the model's present state."""
@@ -70,14 +78,19 @@ class Ema:
         """
         held = _held(model)
         pairs = self._pairs(model)
+        decay, average = self.present_decay, get_ema_multi_avg_fn(self.present_decay)  # type: ignore[no-untyped-call]
 
         def follow() -> None:
-            nonlocal held, pairs
+            nonlocal held, pairs, decay, average
             if any(
                 registry.get(name) is not tensor or tensor.data_ptr() != place for registry, name, tensor, place in held
             ):
                 held, pairs = _held(model), self._pairs(model)
-            pairs.blend()
+            if self.present_decay != decay:
+                decay = self.present_decay
+                average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+            pairs.blend(average)
+            self.updates += 1
 
         return follow
 
@@ -87,7 +100,6 @@ class Ema:
         floats = [name for name, tensor in current.items() if tensor.is_floating_point()]
         others = [name for name in current if name not in set(floats)]
         return _Pairs(
-            get_ema_multi_avg_fn(self.decay),  # type: ignore[no-untyped-call]
             *([source[name] for name in names] for names in (floats, others) for source in (self.tensors, current)),
         )
 
@@ -102,9 +114,10 @@ class Ema:
         """Take copies of other averages, laid out as they are: those of a snapshot, or with new statistics."""
         self.tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take stored averages, each laid out in memory as the present one: torch moves only those like their weights
-        all at once."""
+    def load(self, tensors: Mapping[str, Tensor], updates: int = 0) -> None:
+        """Take stored averages, which saw so many updates, each laid out in memory as the present one: torch moves only
+        those like their weights all at once."""
+        self.updates = updates
         present = self.tensors
         self.tensors = {
             name: (torch.empty_like(present[name]) if name in present else torch.empty_like(tensor)).copy_(tensor)
@@ -112,14 +125,15 @@ class Ema:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """The averages and their decay, as `load_state_dict` takes them; the tensors are not copies."""
-        return {"decay": self.decay, "tensors": dict(self.tensors)}
+        """The averages and how they move, as `load_state_dict` takes them; the tensors are not copies."""
+        own = {"decay": self.decay, "warmup": self.warmup, "updates": self.updates}
+        return {**own, "tensors": dict(self.tensors)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take the averages and the decay of a `state_dict` of the same network; GraphError for another one's."""
+        """Go on from a `state_dict` of the same network; GraphError for another one's."""
         self._match(state["tensors"])
-        self.decay = state["decay"]
-        self.load(state["tensors"])
+        self.decay, self.warmup = state["decay"], state.get("warmup", False)  # there was none once
+        self.load(state["tensors"], state.get("updates", 0))
 
     def _match(self, current: Mapping[str, Tensor]) -> None:
         odd = sorted(current.keys() ^ self.tensors.keys())

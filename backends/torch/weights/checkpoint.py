@@ -237,7 +237,7 @@ def _snapshot(tensors: Groups, arena: Arena | None = None) -> _Snapshot:
     aliases: dict[str, dict[str, str]] = {}
     for group, members in tensors.items():
         if not re.fullmatch(r"[A-Za-z0-9_-]+", group):
-            raise CheckpointError(f"group {group!r}: a file name of letters, digits, '_' and '-' is needed")
+            raise CheckpointError(f"group {group!r}: use only letters, digits, '_' and '-'")
         first: dict[tuple[object, ...], str] = {}
         unique[group], aliases[group] = {}, {}
         for key, tensor in members.items():

@@ -68,7 +68,7 @@ def _fetch(place: str, architecture: str, weights: str) -> Mapping[str, Tensor]:
         )
     except (OSError, RuntimeError) as error:  # no network; a file that does not have its hash
         raise RunError(
-            f"{place}: cannot be fetched ({error}); check the network, put the file of "
+            f"{place}: cannot be downloaded ({error}); check the network, put the file of "
             f"{known[weights].url} into {torch.hub.get_dir()}/checkpoints, or remove `weights:`"
         ) from error
     return state

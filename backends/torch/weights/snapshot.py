@@ -20,13 +20,15 @@ State = Mapping[str, Mapping[str, Tensor]]
 class Snapshot:
     """Modules (shared with the live model, which goes on training them in place) and copies of all that moves.
 
-    `weights` by state_dict name, `optimizer` as `export_state` gives it, `averages` of the weights if there are any.
+    `weights` by state_dict name, `optimizer` as `export_state` gives it, `averages` of the weights if there are any,
+    which saw so many `updates`.
     """
 
     model: Model
     weights: Mapping[str, Tensor]
     optimizer: State
     averages: Mapping[str, Tensor] | None
+    updates: int
 
     @classmethod
     def of(cls, model: Model, optimizer: torch.optim.Optimizer | None, ema: Ema | None) -> Self:
@@ -39,6 +41,7 @@ class Snapshot:
             _cloned(model.state_dict()),
             {name: _cloned(values) for name, values in state.items()},
             None if ema is None else _cloned(ema.tensors),
+            0 if ema is None else ema.updates,
         )
 
     def put_back(self, model: Model) -> None:

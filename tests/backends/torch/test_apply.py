@@ -91,7 +91,7 @@ def test_a_decline_is_none_and_tells_why(model: Model) -> None:
     assert model.apply(RemoveBlock(), "s2.0") is None and RemoveBlock().apply(graph, "s2.0") is None
     with pytest.raises(Decline) as refused:
         RemoveBlock().attempt(graph, "s2.0")
-    assert len(heard) == 2 and {str(one) for one in heard} == {str(refused.value)} != {""}
+    assert len(heard) == 2 and {str(decline) for decline in heard} == {str(refused.value)} != {""}
     assert model.graph is graph
 
 

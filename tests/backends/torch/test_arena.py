@@ -66,7 +66,7 @@ def test_the_old_block_goes_before_the_new_one_comes(monkeypatch: pytest.MonkeyP
     place, held, memory = arena._block.data_ptr(), [], module._memory
 
     def watched(size: int, **where: Any) -> torch.Tensor:
-        held.append(sum(type(one) is torch.Tensor and one.data_ptr() == place for one in get_objects()))
+        held.append(sum(type(thing) is torch.Tensor and thing.data_ptr() == place for thing in get_objects()))
         return memory(size, **where)
 
     monkeypatch.setattr(module, "_memory", watched)

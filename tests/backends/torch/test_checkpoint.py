@@ -50,17 +50,17 @@ def test_every_layout_and_dtype_comes_back_bit_for_bit(tmp_path: Path) -> None:
         "head.weight": tied,
     }
     path = save(tmp_path, 3, {"model": given, "none": {}}, {"lr": 0.1 + 0.2, "rng": [1, 2**63]})
-    found = load(path)
-    assert found.step == 3 and found.meta == {"lr": 0.1 + 0.2, "rng": [1, 2**63]} and found.tensors["none"] == {}
-    assert set(found.tensors["model"]) == set(given)
+    loaded = load(path)
+    assert loaded.step == 3 and loaded.meta == {"lr": 0.1 + 0.2, "rng": [1, 2**63]} and loaded.tensors["none"] == {}
+    assert set(loaded.tensors["model"]) == set(given)
     for key, tensor in given.items():
-        again = found.tensors["model"][key]
+        again = loaded.tensors["model"][key]
         assert again.shape == tensor.shape and again.dtype == tensor.dtype and again.is_contiguous(), key
         assert torch.equal(
             again.flatten().view(torch.uint8), tensor.detach().contiguous().flatten().view(torch.uint8)
         ), key
-    assert found.tensors["model"]["head.weight"] is found.tensors["model"]["embedding.weight"]
-    assert not found.tensors["model"]["head.weight"].requires_grad and tied.requires_grad
+    assert loaded.tensors["model"]["head.weight"] is loaded.tensors["model"]["embedding.weight"]
+    assert not loaded.tensors["model"]["head.weight"].requires_grad and tied.requires_grad
     assert sorted(file.suffix for file in path.iterdir()) == [".json", ".safetensors", ".safetensors"]
 
 
@@ -102,11 +102,11 @@ def test_damage_is_found_and_the_previous_checkpoint_used(tmp_path: Path, damage
     DAMAGE[damage](tmp_path / "step_2" / name)
     with pytest.raises(CheckpointError, match=name):
         load(tmp_path / "step_2")
-    found, warnings = latest(tmp_path)
+    usable, warnings = latest(tmp_path)
     assert (
-        found is not None
-        and found.step == 1
-        and torch.equal(found.tensors["model"]["conv.weight"], tensors(1)["model"]["conv.weight"])
+        usable is not None
+        and usable.step == 1
+        and torch.equal(usable.tensors["model"]["conv.weight"], tensors(1)["model"]["conv.weight"])
     )
     assert len(warnings) == 1 and name in warnings[0] and "going back to step 1" in warnings[0]
     DAMAGE[damage](tmp_path / "step_1" / name)
@@ -118,9 +118,9 @@ def test_damaged_ones_set_aside_do_not_count_among_those_kept(tmp_path: Path) ->
     for step in (1, 2, 3):
         save(tmp_path, step, tensors(step), {})
     (tmp_path / "step_3" / "manifest.json").write_text("{}")
-    found, _ = latest(tmp_path)
-    assert found is not None and found.step == 2
-    set_aside(tmp_path, found.step)
+    usable, _ = latest(tmp_path)
+    assert usable is not None and usable.step == 2
+    set_aside(tmp_path, usable.step)
     save(tmp_path, 4, tensors(4), {})
     assert steps(tmp_path) == (2, 4)
     assert (tmp_path / "step_3.damaged").is_dir()
@@ -153,8 +153,8 @@ def test_a_failing_disk_leaves_the_previous_one(tmp_path: Path, monkeypatch: pyt
         save(tmp_path, 2, tensors(2), {})
     monkeypatch.undo()
     assert [entry.name for entry in tmp_path.iterdir()] == ["step_1"]
-    found, warnings = latest(tmp_path)
-    assert found is not None and found.step == 1 and not warnings
+    usable, warnings = latest(tmp_path)
+    assert usable is not None and usable.step == 1 and not warnings
 
 
 @pytest.mark.skipif(
@@ -230,11 +230,11 @@ def test_kill_9_at_random_moments_always_leaves_the_last_finished_checkpoint(tmp
         child.stdout.close()
         child.wait()
         clean(tmp_path)
-        found, warnings = latest(tmp_path)
+        usable, warnings = latest(tmp_path)
         assert not warnings and not list(tmp_path.glob("*.tmp.*"))
-        if found is not None:
-            assert found.step >= done and found.meta == {"step": found.step}
-            assert all(bool((tensor == found.step).all()) for tensor in found.tensors["model"].values())
+        if usable is not None:
+            assert usable.step >= done and usable.meta == {"step": usable.step}
+            assert all(bool((tensor == usable.step).all()) for tensor in usable.tensors["model"].values())
     assert done > 0
 
 
@@ -256,9 +256,9 @@ def test_the_writer_snapshots_before_it_returns(tmp_path: Path, monkeypatch: pyt
         assert writer.finished() == ()
         gate.set()
         assert writer.flush() == (tmp_path / "step_1",) and writer.finished() == ()
-    found = load(tmp_path / "step_1")
-    assert found.meta == {"history": [1]}
-    assert torch.equal(found.tensors["model"]["tied"], tensors(1)["model"]["conv.weight"])
+    loaded = load(tmp_path / "step_1")
+    assert loaded.meta == {"history": [1]}
+    assert torch.equal(loaded.tensors["model"]["tied"], tensors(1)["model"]["conv.weight"])
 
 
 def test_an_error_of_the_thread_surfaces_at_the_next_call_and_at_exit(
@@ -292,11 +292,11 @@ def test_a_real_optimizer_goes_through(tmp_path: Path) -> None:
     optimizer.step()
     named = {parameter: name for name, parameter in model.named_parameters()}
     moments = {f"{named[p]}.{key}": value for p, state in optimizer.state.items() for key, value in state.items()}
-    found = load(save(tmp_path, 1, {"model": model.state_dict(), "optimizer": moments}, {}))
+    loaded = load(save(tmp_path, 1, {"model": model.state_dict(), "optimizer": moments}, {}))
     for key, value in model.state_dict().items():
-        assert torch.equal(found.tensors["model"][key], value)
+        assert torch.equal(loaded.tensors["model"][key], value)
     for key, value in moments.items():
-        assert torch.equal(found.tensors["optimizer"][key], value)
+        assert torch.equal(loaded.tensors["optimizer"][key], value)
 
 
 @pytest.mark.cuda
@@ -312,7 +312,7 @@ def test_cuda_tensors_are_snapshot_in_stream_order(tmp_path: Path) -> None:
             writer.save(step, state, {})
             weight.fill_(-1)
     for step in range(10):
-        found = load(tmp_path / f"step_{step}")
-        assert bool((found.tensors["model"]["w"] == step).all())
-        assert found.tensors["model"]["tied"] is found.tensors["model"]["w"]
+        loaded = load(tmp_path / f"step_{step}")
+        assert bool((loaded.tensors["model"]["w"] == step).all())
+        assert loaded.tensors["model"]["tied"] is loaded.tensors["model"]["w"]
     assert load(tmp_path / "step_9", "cuda").tensors["model"]["w"].is_cuda

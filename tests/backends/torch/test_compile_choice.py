@@ -134,9 +134,9 @@ def test_a_run_prints_and_journals_its_choice_for_every_phase(
     assert main(["run", str(spec), "--out", str(tmp_path / "auto")]) == 0
     assert capsys.readouterr().err.count("blocks run eager: a step takes 2 ms eager, compiled 3 ms") == 2
     run = nasir.api.resume(tmp_path / "auto")
-    found = [record for record in run.journal if isinstance(record, CompilationRecord)]
-    assert [record.phase for record in found] == ["grow", "finetune"]
-    assert all((r.compiled, r.eager_ms, r.compiled_ms) == (False, 2.0, 3.0) for r in found)
+    records = [record for record in run.journal if isinstance(record, CompilationRecord)]
+    assert [record.phase for record in records] == ["grow", "finetune"]
+    assert all((r.compiled, r.eager_ms, r.compiled_ms) == (False, 2.0, 3.0) for r in records)
     assert run.metrics == wanted.metrics
 
 
@@ -144,7 +144,7 @@ def test_a_run_prints_and_journals_its_choice_for_every_phase(
     ("line", "told"),
     [
         ("deterministic: true\ncompile: auto\n", r"tiny\.yaml:\d+:\d+: compile: auto goes by measured time.*use false"),
-        ("precision: tf32\n", r"tiny\.yaml:\d+:\d+: precision: tf32 is of CUDA devices, and `device` is cpu"),
+        ("precision: tf32\n", r"tiny\.yaml:\d+:\d+: precision: tf32 needs a CUDA device, but `device` is cpu"),
     ],
 )
 def test_settings_that_exclude_each_other_are_refused_at_their_place(

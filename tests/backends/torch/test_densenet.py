@@ -52,8 +52,8 @@ def test_names_shapes_and_counts(name: str) -> None:
     with torch.device("meta"):
         reference = torchvision.models.get_model(name, weights=None).state_dict()
     labels = {node_id: node.label for node_id, node in made.nodes.items()}
-    found = {f"{labels[n]}.{slot}": s.shape for n, slots in made.infer.slots.items() for slot, s in slots.items()}
-    assert found == {key: tuple(tensor.shape) for key, tensor in renamed(reference).items()}
+    shapes = {f"{labels[n]}.{slot}": s.shape for n, slots in made.infer.slots.items() for slot, s in slots.items()}
+    assert shapes == {key: tuple(tensor.shape) for key, tensor in renamed(reference).items()}
     params, macs = COUNTS[name]
     assert made.cost().params == params
     assert macs is None or made.cost().macs == macs
@@ -65,9 +65,9 @@ def test_the_logits_agree() -> None:
     model.load_state_dict(renamed(reference.state_dict()), strict=True)
     x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
-        wanted, found = reference(x), model(x)
+        wanted, logits = reference(x), model(x)
     scale = float(wanted.abs().max())
-    assert float((found - wanted).abs().max()) <= 1e-5 * max(1.0, scale)
+    assert float((logits - wanted).abs().max()) <= 1e-5 * max(1.0, scale)
     assert scale > 0.1
 
 

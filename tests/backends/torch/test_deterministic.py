@@ -79,9 +79,9 @@ def test_values_and_gradients_of_adaptive_pools_are_those_of_torch(
         weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         return out.detach(), torch.autograd.grad((out * weights).sum(), here)[0]
 
-    for found, wanted in zip(both(model), both(lambda y: functional.adaptive_avg_pool2d(y, size)), strict=True):
-        assert found.shape == wanted.shape
-        assert float((found - wanted).abs().max()) <= BOUND * max(1.0, float(wanted.abs().max()))
+    for actual, wanted in zip(both(model), both(lambda y: functional.adaptive_avg_pool2d(y, size)), strict=True):
+        assert actual.shape == wanted.shape
+        assert float((actual - wanted).abs().max()) <= BOUND * max(1.0, float(wanted.abs().max()))
 
 
 @pytest.mark.parametrize(("size", "refused"), [(1, False), (2, False), (8, False), (3, True)])

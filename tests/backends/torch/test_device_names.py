@@ -119,7 +119,7 @@ def test_device_of_a_model_without_weights() -> None:
 
 def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(RunError, match=r"device: cuda asks for a CUDA device.*use `device: auto` or `cpu`"):
+    with pytest.raises(RunError, match=r"device: cuda needs a CUDA device.*use `device: auto` or `cpu`"):
         choose_device("cuda")
     assert choose_device("auto").type == "cpu"
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -141,7 +141,7 @@ def test_widths_that_miss_the_tensor_cores_are_remarked_upon(
     spec.write_text(spec.read_text().replace("until: all_frozen", "epochs: 1"))
     heard: list[str] = []
     nasir.api.run(spec, tmp_path / "run", notice=heard.append)
-    found = [text for text in heard if "consider `multiple_of: 8`" in text]
-    assert bool(found) is told
+    remarks = [text for text in heard if "consider `multiple_of: 8`" in text]
+    assert bool(remarks) is told
     if told:
-        assert re.search(r"tiny\.yaml:\d+:\d+: prune-channels has multiple_of (1|12);", found[0])
+        assert re.search(r"tiny\.yaml:\d+:\d+: prune-channels has multiple_of (1|12);", remarks[0])

@@ -53,48 +53,48 @@ def seen(model: Model, kind: str) -> Evidence:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_evidence_is_measured(kind: str, dtype: torch.dtype) -> None:
     model = network(dtype)
-    graph, found = model.graph, seen(model, kind)
+    graph, evidence = model.graph, seen(model, kind)
     if kind in PER_UNIT:
         for space in graph.infer.spaces:
-            rows = found.members(kind, space) if space.name in found.measured[kind] else np.empty((0, space.size))
+            rows = evidence.members(kind, space) if space.name in evidence.measured[kind] else np.empty((0, space.size))
             assert rows.dtype == np.float64 and np.isfinite(rows).all() and (rows >= 0).all()
         inner = next(space for space in graph.infer.spaces if space.name == "s1.0.conv1")
-        assert found.per_index(kind, inner).any()
+        assert evidence.per_index(kind, inner).any()
     elif kind == "weight_abs":
-        assert found.per_weight(kind, "s1.0.conv1")[1] == 8 * 8 * 9
+        assert evidence.per_weight(kind, "s1.0.conv1")[1] == 8 * 8 * 9
     elif kind == "weights":
-        assert set(found.measured[kind]) == set(model.state_dict())
-        for name in found.measured[kind]:
+        assert set(evidence.measured[kind]) == set(model.state_dict())
+        for name in evidence.measured[kind]:
             label, _, slot = name.rpartition(".")
-            array = found.weight(label, slot)
+            array = evidence.weight(label, slot)
             assert torch.equal(
                 torch.from_numpy(array.copy()).to(model.state_dict()[name].dtype), model.state_dict()[name]
             )
             assert not array.flags.writeable
     else:
-        assert kind == "latency" and found.latency is not None and found.latency(graph) > 0
+        assert kind == "latency" and evidence.latency is not None and evidence.latency(graph) > 0
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("kind", OF_WEIGHTS)
 def test_evidence_from_weights_is_that_of_the_same_numbers_in_float64(kind: str, dtype: torch.dtype) -> None:
     model = network(dtype)
-    found, wanted = seen(model, kind).measured[kind], seen(exact_copy(model), kind).measured[kind]
-    assert found.keys() == wanted.keys()
+    actual, wanted = seen(model, kind).measured[kind], seen(exact_copy(model), kind).measured[kind]
+    assert actual.keys() == wanted.keys()
     for name, values in wanted.items():
-        assert np.allclose(found[name], values, rtol=SUMMED, atol=0.0), name
+        assert np.allclose(actual[name], values, rtol=SUMMED, atol=0.0), name
 
 
 def test_the_taylor_score_of_a_bf16_model_is_summed_exactly_from_its_own_gradients() -> None:
     model = network(torch.bfloat16)
-    found = seen(model, "taylor")
+    evidence = seen(model, "taylor")
     weight = model.state_dict(keep_vars=True)["s1.0.conv1.weight"]
     functional.cross_entropy(model.eval()(images(6, 8).bfloat16()).float(), torch.arange(6)).backward()
     assert weight.grad is not None
     terms = weight.detach().double() * weight.grad.double()
     space = next(s for s in model.graph.infer.spaces if s.name == "s1.0.conv1")
     bound = SUMMED * terms.abs().sum((1, 2, 3)).numpy()  # terms of both signs: relative to what is summed
-    rows = found.members("taylor", space)
+    rows = evidence.members("taylor", space)
     assert any((np.abs(row - terms.sum((1, 2, 3)).abs().numpy()) <= bound).all() for row in rows)
 
 

@@ -136,7 +136,7 @@ def test_evaluation_is_that_of_the_averaged_prediction(average: str) -> None:
 def test_training_reports_the_mean_loss_and_the_accuracy_of_the_average(average: str) -> None:
     plan = TrainPlan(optimizer=OptimizerPlan("sgd", lr=1e-30), precision="fp32", channels_last=False)
     model = Model.from_graph(branched(average=average))
-    found = train(model, plan)
+    metrics = train(model, plan)
     losses, right = [], 0
     with torch.no_grad():
         for x, y in Batches().batches(0):
@@ -144,8 +144,8 @@ def test_training_reports_the_mean_loss_and_the_accuracy_of_the_average(average:
             assert out.shape == (4, 3, 10)
             losses += [float(functional.cross_entropy(out[:, b], y)) for b in range(3)]
             right += int((mean_prediction(out, average).argmax(1) == y).sum())
-    assert found["train.loss"] == pytest.approx(sum(losses) / len(losses), abs=1e-5)
-    assert found["train.accuracy"] == right / 16
+    assert metrics["train.loss"] == pytest.approx(sum(losses) / len(losses), abs=1e-5)
+    assert metrics["train.accuracy"] == right / 16
 
 
 def test_the_loss_of_branches_is_the_sum_of_their_cross_entropies() -> None:

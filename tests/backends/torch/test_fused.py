@@ -63,7 +63,7 @@ def test_a_loop_of_ones_own_grows_prunes_widens_and_removes(kind: str) -> None:
     ):
         step(model, optimizer, number)
         change = get_pass(name)(**options)
-        sites = {getattr(one, "name", one): one for one in change.sites(model.graph)}
+        sites = {getattr(site, "name", site): site for site in change.sites(model.graph)}
         assert model.apply(change, sites[site], optimizers=[optimizer]) is not None
     before = {name: tensor.clone() for name, tensor in model.named_parameters()}
     step(model, optimizer, 9)
@@ -91,8 +91,8 @@ def test_the_first_step_of_newcomers_is_the_first_step_that_the_kernel_makes_by_
         alone.step()
         assert all(torch.equal(twins[name], parameter) for name, parameter in new.items())
         for name, parameter in new.items():
-            found, wanted = optimizer.state[parameter], alone.state[twins[name]]
-            assert torch.equal(found["momentum_buffer"], wanted["momentum_buffer"])
+            actual, wanted = optimizer.state[parameter], alone.state[twins[name]]
+            assert torch.equal(actual["momentum_buffer"], wanted["momentum_buffer"])
 
 
 def test_what_a_rewrite_unfreezes_starts_to_learn() -> None:

@@ -19,9 +19,9 @@ CPU = {"device": "cpu", "repeats": 3, "warmup": 1}
 
 
 def test_a_graph_is_timed_with_constant_weights() -> None:
-    found = measure(small_resnet(), 2, **CPU)
-    assert 0 < found.minimum <= found.median and found.spread >= 0
-    assert (found.batch, found.device, found.threads) == (2, "cpu", torch.get_num_threads())
+    timing = measure(small_resnet(), 2, **CPU)
+    assert 0 < timing.minimum <= timing.median and timing.spread >= 0
+    assert (timing.batch, timing.device, timing.threads) == (2, "cpu", torch.get_num_threads())
 
 
 def test_constant_weights_keep_activations_in_range() -> None:
@@ -50,8 +50,8 @@ def test_networks_take_turns_each_round_begun_by_another(monkeypatch: pytest.Mon
     monkeypatch.setattr(latency, "_call", call)
     graphs = [small_resnet((1,)), small_resnet((2,)), small_resnet((3,))]
     a, b, c = (len(graph.nodes) for graph in graphs)
-    found = compare(graphs, repeats=2, warmup=1, device="cpu")
-    assert len(found) == 3
+    timings = compare(graphs, repeats=2, warmup=1, device="cpu")
+    assert len(timings) == 3
     assert called == [a, b, c, b, c, a, c, a, b]
 
 
@@ -137,6 +137,6 @@ def test_calibration_gives_a_profile_that_estimates_use(monkeypatch: pytest.Monk
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_is_timed_by_events() -> None:
-    found = measure(small_resnet(), 4, device="cuda", repeats=5)
-    assert found.device == "cuda:0" and 0 < found.minimum <= found.median
+    timing = measure(small_resnet(), 4, device="cuda", repeats=5)
+    assert timing.device == "cuda:0" and 0 < timing.minimum <= timing.median
     assert estimate(small_resnet(), calibrate("cuda")) > 0

@@ -92,16 +92,16 @@ def test_gathers_are_those_of_numpy_in_the_layout_of_what_they_read(last: bool) 
         array = array.contiguous(memory_format=torch.channels_last)
     for number in range(16):
         index = [rng.integers(0, n, n + 7) if number >> axis & 1 else None for axis, n in enumerate(array.shape)]
-        found = arrays.take(array, index, None)
+        taken = arrays.take(array, index, None)
         wanted = array.numpy()[
             np.ix_(*[np.arange(n) if i is None else i for i, n in zip(index, array.shape, strict=True)])
         ]
-        assert np.array_equal(found.numpy(), wanted) and found.data_ptr() != array.data_ptr()
-        assert found.is_contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+        assert np.array_equal(taken.numpy(), wanted) and taken.data_ptr() != array.data_ptr()
+        assert taken.is_contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
         chosen = [(axis, torch.from_numpy(i)) for axis, i in enumerate(index) if i is not None]
-        at_once = torch.empty_like(found)
+        at_once = torch.empty_like(taken)
         _gather_at_once(array, chosen, at_once)
-        assert torch.equal(at_once, found)
+        assert torch.equal(at_once, taken)
 
 
 @pytest.mark.parametrize("shape", [(5, 3, 2, 4), (700, 64, 3, 3), (4, 1, 3, 3), (4, 6, 1, 1), (1, 2, 3, 1)])

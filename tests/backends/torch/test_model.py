@@ -81,9 +81,9 @@ def test_units_begin_with_the_relu_of_the_block_before_and_end_before_their_own(
 
 def test_same_seed_same_weights_other_seed_others() -> None:
     graph = small_resnet()
-    one, two, other = (Model.from_graph(graph, seed).state_dict() for seed in (1, 1, 2))
-    assert all(torch.equal(one[key], two[key]) for key in one)
-    assert not torch.equal(one["conv1.weight"], other["conv1.weight"])
+    first, again, other = (Model.from_graph(graph, seed).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def test_an_op_draws_random_numbers_in_training_if_it_says_so(name: str) -> None
         results = []
         for seed in (1, 2):
             torch.manual_seed(seed)
-            found = model(*given)
-            results.append(found if isinstance(found, tuple) else (found,))
+            outputs = model(*given)
+            results.append(outputs if isinstance(outputs, tuple) else (outputs,))
         drawn = drawn or not all(map(torch.equal, *results))
     assert drawn == op_named(name).random

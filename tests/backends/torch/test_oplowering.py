@@ -43,10 +43,10 @@ def difference(graph: Graph, seed: int, training: bool, channels_last: bool = Fa
     if channels_last:
         model.use_channels_last()
     with torch.no_grad():
-        found = model(*[torch.from_numpy(x) for x in batch])
+        outputs = model(*[torch.from_numpy(x) for x in batch])
     values = trace(graph, weights, batch, training)
     worst = 0.0
-    for port, tensor in zip(graph.outputs, found if isinstance(found, tuple) else (found,), strict=True):
+    for port, tensor in zip(graph.outputs, outputs if isinstance(outputs, tuple) else (outputs,), strict=True):
         wanted = values[port]
         assert tuple(tensor.shape) == wanted.shape, f"{tuple(tensor.shape)} instead of {wanted.shape}"
         worst = max(worst, float(abs(tensor.numpy() - wanted).max() / max(1.0, abs(wanted).max())))

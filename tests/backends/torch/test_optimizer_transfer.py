@@ -74,8 +74,8 @@ def test_moments_of_a_widened_net_are_those_its_own_gradients_would_have_made(ki
     fresh.step()
     for label, parameter in model.named_parameters():
         wanted = buffers(fresh, parameter, FIRST + SECOND)
-        for key, found in buffers(optimizer, parameter, FIRST + SECOND).items():
-            error = float((found - wanted[key]).abs().max() / wanted[key].abs().max())
+        for key, moment in buffers(optimizer, parameter, FIRST + SECOND).items():
+            error = float((moment - wanted[key]).abs().max() / wanted[key].abs().max())
             assert error < 1e-9, (label, key, error)
 
 
@@ -186,13 +186,13 @@ def check_groups(model: Model, optimizer: torch.optim.Optimizer, plan: Optimizer
     """Every parameter is in the group its tags ask for, once, under its own name."""
     wanted = {name: "decay" if decays(tags, plan) else "no_decay" for name, _, tags in tagged(model)}
     names = {id(parameter): name for name, parameter, _ in tagged(model)}
-    found: dict[str, str] = {}
+    group_of: dict[str, str] = {}
     for group in optimizer.param_groups:
         assert [names[id(parameter)] for parameter in group["params"]] == group["param_names"]
         for name in group["param_names"]:
-            assert name not in found, f"{name} is held twice"
-            found[name] = group["name"]
-    assert found == wanted
+            assert name not in group_of, f"{name} is held twice"
+            group_of[name] = group["name"]
+    assert group_of == wanted
 
 
 @pytest.mark.parametrize("norms", [True, False])

@@ -27,11 +27,11 @@ from nasir.training.plans import DataPlan, OptimizerPlan, TrainPlan
 def switches() -> dict[str, str | None]:
     cuda, cudnn, onednn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
     places = {"matmul": cuda.matmul, "conv": cudnn.conv, "rnn": cudnn.rnn, "onednn": onednn.matmul, "c": onednn.conv}
-    found = {name: place.fp32_precision for name, place in places.items()}
+    precisions = {name: place.fp32_precision for name, place in places.items()}
     try:
-        return {**found, "old": torch.get_float32_matmul_precision()}
+        return {**precisions, "old": torch.get_float32_matmul_precision()}
     except RuntimeError:  # at odds with the newer ones
-        return {**found, "old": None}
+        return {**precisions, "old": None}
 
 
 @pytest.fixture
@@ -92,11 +92,11 @@ def test_a_session_works_in_a_process_that_uses_torchs_newer_switches(place: Any
     before = own.fp32_precision
     own.fp32_precision = value
     try:
-        found = switches()
+        switched = switches()
         session = opened(tmp_path)
         session.train(0, 0, None, lambda: False)
         session.close()
-        assert switches() == found
+        assert switches() == switched
     finally:
         own.fp32_precision = before
     assert switches() == untouched, "what followed follows, what did not does not"
@@ -144,7 +144,7 @@ def test_exact_claims_hold_where_the_process_rounds(options: dict[str, Any], rou
     finally:
         Model.forward = forward  # type: ignore[method-assign]
     assert rewrite.preserves == "exact" and effect.delta_logits <= EXACT * max(1.0, effect.largest_logit)
-    assert len(seen) == 2 and all(set(one.values()) == {"ieee", "highest"} for one in seen)
+    assert len(seen) == 2 and all(set(switch.values()) == {"ieee", "highest"} for switch in seen)
     session.close()
 
 

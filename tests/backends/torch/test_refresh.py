@@ -53,8 +53,8 @@ def norms_of(model: Model) -> list[nn.Module]:
 @pytest.mark.parametrize("batches", [1, 2, 7])
 def test_the_cumulative_average_is_torchs_own_bit_for_bit(batches: int) -> None:
     model, reference = network(), network()
-    found = refreshed(model, Refresh(batches=batches, cumulative=True))
-    assert found == {"batches": batches, "norms": len(norms_of(model))} and found["norms"] > 4
+    counts = refreshed(model, Refresh(batches=batches, cumulative=True))
+    assert counts == {"batches": batches, "norms": len(norms_of(model))} and counts["norms"] > 4
     for norm in norms_of(reference):
         norm.reset_running_stats()  # type: ignore[operator]
         norm.momentum = None  # type: ignore[assignment]

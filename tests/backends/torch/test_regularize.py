@@ -77,14 +77,14 @@ def gradients(model: Model, plan: PenaltyPlan) -> tuple[float, dict[str, Tensor]
 
 
 def test_the_worked_example() -> None:
-    found = terms(filled(two_convolutions(), a=A, b=(0.5, 0.5)))
-    assert found["a"][0] + found["b"][0] == 17_280
-    penalty = found["a"][1] + found["b"][1]
+    of_label = terms(filled(two_convolutions(), a=A, b=(0.5, 0.5)))
+    assert of_label["a"][0] + of_label["b"][0] == 17_280
+    penalty = of_label["a"][1] + of_label["b"][1]
     assert penalty == pytest.approx(1152 * (3 * sum(A)) + 1152 * (3 * 1.0 + 2 * sum(A)), rel=1e-12)
     # the published 13,649.4068 comes from r before they were rounded to five places: at most 1152 * 5 * 4 * 5e-6 away
     assert penalty == pytest.approx(13_649.4068, abs=0.12)
     # the classifier reads b and its own outputs cannot die: 2 * (a_b * 0 + 1 * R_b)
-    assert found["fc"] == (4.0, pytest.approx(2.0))
+    assert of_label["fc"] == (4.0, pytest.approx(2.0))
 
 
 def test_the_value_of_a_step_is_the_penalty_times_the_strength() -> None:
@@ -98,8 +98,8 @@ def test_with_all_alive_the_cost_is_that_of_the_graph(model: str) -> None:
     size = 32 if model.endswith("cifar") else 224
     network = f"input: {{image: [3, {size}, {size}]}}\nnetwork: {{from: torchvision, model: {model}}}\n"
     graph = build(loads_spec(HEAD + network))
-    found = resource_terms(graph, "flops", lambda atom: not atom.resizable)
-    total = sum(c * np.prod([a.size for a in atoms]) for term in found.values() for atoms, c in term.cost.items())
+    of_label = resource_terms(graph, "flops", lambda atom: not atom.resizable)
+    total = sum(c * np.prod([a.size for a in atoms]) for term in of_label.values() for atoms, c in term.cost.items())
     assert total == 2 * graph.cost().macs
     params = alive_params(graph, lambda atom: not atom.resizable)
     assert sum(c * np.prod([a.size for a in atoms]) for atoms, c in params.items()) == graph.cost().params
@@ -122,18 +122,18 @@ def test_other_resources_by_hand() -> None:
     r = sum(A)
     assert terms(model, PenaltyPlan("group-lasso", 1.0, resource="params"))["b"] == (54, pytest.approx(9 * (3 + 2 * r)))
     assert terms(model, PenaltyPlan("group-lasso", 1.0, resource="activations"))["a"] == (3, pytest.approx(r))
-    found = terms(model, PenaltyPlan("group-lasso", 1.0, resource="memory", batch=2))["b"]
-    assert found[0] == 4 * (2 * 64 * 3 + 2 * 64 * 2 + 54)
-    assert found[1] == pytest.approx(4 * (2 * 64 * r + 2 * 64 * 1 + 9 * (3 + 2 * r)))
+    of_layer = terms(model, PenaltyPlan("group-lasso", 1.0, resource="memory", batch=2))["b"]
+    assert of_layer[0] == 4 * (2 * 64 * 3 + 2 * 64 * 2 + 54)
+    assert of_layer[1] == pytest.approx(4 * (2 * 64 * r + 2 * 64 * 1 + 9 * (3 + 2 * r)))
 
 
 def test_latency_takes_the_term_that_is_larger_now() -> None:
     model = filled(two_convolutions(), a=A, b=(0.5, 0.5))
     flops, memory = (terms(model, PenaltyPlan("group-lasso", 1.0, resource=r)) for r in ("flops", "memory"))  # type: ignore[arg-type]
     for peak, which in ((Peak(1e9, 1e15), flops), (Peak(1e15, 1e9), memory)):
-        found = terms(model, PenaltyPlan("group-lasso", 1.0, resource="latency", profile=peak))
+        of_label = terms(model, PenaltyPlan("group-lasso", 1.0, resource="latency", profile=peak))
         for label, (cost, penalty) in which.items():
-            assert found[label] == (pytest.approx(cost / 1e9), pytest.approx(penalty / 1e9))
+            assert of_label[label] == (pytest.approx(cost / 1e9), pytest.approx(penalty / 1e9))
     plan = PenaltyPlan("group-lasso", 1.0, resource="latency", profile="V100")
     value, found_gradients = gradients(model, plan)
     assert value == pytest.approx(sum(penalty for _, penalty in terms(model, plan).values()))
@@ -151,10 +151,10 @@ def test_a_channel_lives_while_one_operand_of_the_sum_does() -> None:
     draft.output(draft.add("linear", draft.add("global_avg_pool", x, "pool"), "fc", out=2))
     model = filled(draft.commit(), left=(0.5, 0.0, 0.0), right=(0.0, 0.25, 0.001))
     assert alive(model, GROUP)["left"].tolist() == [True, True, False]
-    _, found = gradients(model, GROUP)
+    _, grads = gradients(model, GROUP)
     # the maximum alone is pulled down
-    assert [bool(found["left.weight"][i].any()) for i in range(3)] == [True, False, False]
-    assert [bool(found["right.weight"][i].any()) for i in range(3)] == [False, True, True]
+    assert [bool(grads["left.weight"][i].any()) for i in range(3)] == [True, False, False]
+    assert [bool(grads["right.weight"][i].any()) for i in range(3)] == [False, True, True]
 
 
 def test_input_logits_and_excluded_spaces_are_alive_without_penalty() -> None:
@@ -164,10 +164,10 @@ def test_input_logits_and_excluded_spaces_are_alive_without_penalty() -> None:
         for parameter in model.parameters():
             parameter.zero_()
     plan = PenaltyPlan("group-lasso", 1.0, exclude=("s2.1.conv1", "s2.0.downsample"))
-    found = alive(model, plan)
-    assert set(found) == {space.name for space in graph.infer.spaces}
-    assert {name for name, units in found.items() if units.all()} == {"x", "fc", "s2.1.conv1", "s2.0.conv2"}
-    assert {name for name, units in found.items() if not units.any()} == {"conv1", "s1.0.conv1", "s2.0.conv1"}
+    alive_units = alive(model, plan)
+    assert set(alive_units) == {space.name for space in graph.infer.spaces}
+    assert {name for name, units in alive_units.items() if units.all()} == {"x", "fc", "s2.1.conv1", "s2.0.conv2"}
+    assert {name for name, units in alive_units.items() if not units.any()} == {"conv1", "s1.0.conv1", "s2.0.conv1"}
     value, given_ = gradients(model, plan)
     assert value == 0.0 and not any(gradient.any() for gradient in given_.values())
     assert all(torch.isfinite(gradient).all() for gradient in given_.values())
@@ -179,15 +179,15 @@ def test_gamma_reads_the_scales_of_norms() -> None:
         model.get_parameter("s1.0.bn1.weight").copy_(torch.tensor([0.5, -0.02, 0.01, 0.0]))
     plan = PenaltyPlan("gamma", 1.0)
     assert alive(model, plan)["s1.0.conv1"].tolist() == [True, True, False, False]
-    _, found = gradients(model, plan)
+    _, grads = gradients(model, plan)
     norms = {
         f"{model.graph.nodes[n].label}.weight" for n in model.graph.order if model.graph.nodes[n].op == "batch_norm"
     }
-    assert set(found) == norms
-    assert found["s1.0.bn1.weight"].sign().tolist() == [1, -1, 1, 0]
+    assert set(grads) == norms
+    assert grads["s1.0.bn1.weight"].sign().tolist() == [1, -1, 1, 0]
     # two norms run along the first stream and both say 1: they share its gradient
-    assert torch.equal(found["bn1.weight"], found["s1.0.bn2.weight"])
-    assert found["bn1.weight"][0] > 0
+    assert torch.equal(grads["bn1.weight"], grads["s1.0.bn2.weight"])
+    assert grads["bn1.weight"][0] > 0
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -208,9 +208,9 @@ def test_alive_cost_is_the_cost_of_the_network_without_the_dead(graph: Graph, se
             return  # a network without a width cannot be built
         if len(kept) < atom.size:
             draft.select(atom, kept)
-    cost, found = draft.commit().cost(), penalty.alive_cost(model.tensor)
-    assert (found["macs"], found["params"]) == (cost.macs, cost.params)
-    assert found["channels"] == sum(int(living[atom.name].sum()) for atom in penalty.atoms)
+    cost, alive_cost = draft.commit().cost(), penalty.alive_cost(model.tensor)
+    assert (alive_cost["macs"], alive_cost["params"]) == (cost.macs, cost.params)
+    assert alive_cost["channels"] == sum(int(living[atom.name].sum()) for atom in penalty.atoms)
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)
@@ -237,8 +237,8 @@ def units_at(axis: Axis, path: tuple[int, ...] = ()) -> list[list[tuple[Any, Ato
         return [[(path, whole, unit)] for unit in range(whole.size)]
     parts = [units_at(part, (*path, number)) for number, part in enumerate(whole.parts)]
     if isinstance(whole, Cat):
-        return [one for part in parts for one in part]
-    return [[unit for one in combined for unit in one] for combined in product(*parts)]
+        return [piece for part in parts for piece in part]
+    return [[unit for units in combined for unit in units] for combined in product(*parts)]
 
 
 class Naive:
@@ -254,8 +254,8 @@ class Naive:
             for position, units in enumerate(units_at(member.space)):
                 for unit in units:
                     pieces.setdefault(unit, []).append(weight[position].reshape(-1))
-            for (_, atom, unit), found in pieces.items():
-                w = torch.cat(found)
+            for (_, atom, unit), parts in pieces.items():
+                w = torch.cat(parts)
                 l1 = 1.0 if plan.kind == "gamma" else plan.l1
                 rows.setdefault((atom, unit), []).append((1 - l1) * w.square().mean().sqrt() + l1 * w.abs().mean())
         self.r = {}
@@ -331,17 +331,17 @@ def test_gradients_are_those_of_autograd(graph: Graph, seed: int, kind: Any, res
     share = {"l1": kind[1]} if kind[0] == "group-lasso" else {}
     plan = PenaltyPlan(kind[0], 1e-3, **share, resource=resource, grouping=grouping, threshold=0.35)
     naive = Naive(model, plan).penalty()
-    value, found = gradients(model, plan)
+    value, grads = gradients(model, plan)
     assert value == pytest.approx(naive.item(), rel=1e-10, abs=1e-12)
     named = dict(model.named_parameters())
     if not naive.requires_grad:
-        assert not any(gradient.any() for gradient in found.values())
+        assert not any(gradient.any() for gradient in grads.values())
         return
     wanted = torch.autograd.grad(naive, list(named.values()), allow_unused=True)
     for (name, parameter), gradient in zip(named.items(), wanted, strict=True):
         gradient = torch.zeros_like(parameter) if gradient is None else gradient
         scale = max(1.0, float(gradient.abs().max()) if gradient.numel() else 1.0)
-        assert float((found.get(name, torch.zeros_like(parameter)) - gradient).abs().max()) <= 1e-10 * scale, name
+        assert float((grads.get(name, torch.zeros_like(parameter)) - gradient).abs().max()) <= 1e-10 * scale, name
 
 
 @pytest.mark.parametrize("on", ["kernels", "all", ("s1.0", "fc"), "convs", "blocks"])
@@ -363,20 +363,20 @@ def test_norms_of_weights(kind: Any, on: Any) -> None:
     }[on]
     power = 2 if kind == "l2" else 1
     wanted = 0.1 * sum(parameters[name].abs().pow(power).sum() for name in chosen)
-    value, found = gradients(model, plan)
+    value, grads = gradients(model, plan)
     assert value == pytest.approx(wanted.item(), rel=1e-12)  # type: ignore[union-attr]
-    assert set(found) == chosen
+    assert set(grads) == chosen
     names = sorted(chosen)
     for name, gradient in zip(names, torch.autograd.grad(wanted, [parameters[n] for n in names]), strict=True):  # type: ignore[arg-type]
-        assert torch.allclose(found[name], gradient, rtol=0, atol=1e-13)
+        assert torch.allclose(grads[name], gradient, rtol=0, atol=1e-13)
 
 
 def test_frozen_weights_count_but_get_no_gradient() -> None:
     model = filled(two_convolutions(), a=A, b=(0.5, 0.5))
     before, _ = gradients(model, GROUP)
     model.a.weight.requires_grad_(False)
-    after, found = gradients(model, GROUP)
-    assert after == before and set(found) == {"b.weight"}
+    after, grads = gradients(model, GROUP)
+    assert after == before and set(grads) == {"b.weight"}
     _, norms = gradients(model, PenaltyPlan("l2", 1.0))
     assert set(norms) == {"b.weight", "fc.weight"}
 
@@ -435,9 +435,9 @@ def test_training_brings_the_penalty_down() -> None:
     model = Model.from_graph(small_resnet())
     plan = TrainPlan(OptimizerPlan("sgd", lr=0.02), precision="fp32", penalties=(PenaltyPlan("gamma", 5e-5),))
     optimizer = optimizer_of(model, plan)
-    found = [epoch(model, optimizer, plan, number).metrics["train.penalty"] for number in range(4)]
-    assert found == sorted(found, reverse=True)
-    assert found[-1] < 0.5 * found[0]
+    penalties = [epoch(model, optimizer, plan, number).metrics["train.penalty"] for number in range(4)]
+    assert penalties == sorted(penalties, reverse=True)
+    assert penalties[-1] < 0.5 * penalties[0]
 
 
 def test_the_tables_are_made_once_for_each_graph() -> None:

@@ -72,9 +72,9 @@ def test_a_chain_of_rewrites_agrees_with_numpy(seed: int) -> None:
         place(model, weights)
         batch = random_batch(model.graph, seed + done)
         with torch.no_grad():
-            found = model(*[torch.from_numpy(x) for x in batch]).numpy()
+            actual = model(*[torch.from_numpy(x) for x in batch]).numpy()
         wanted = evaluate(model.graph, weights, batch)
-        assert np.abs(found - wanted).max() <= 1e-10 * max(1.0, np.abs(wanted).max()), rewrite.site
+        assert np.abs(actual - wanted).max() <= 1e-10 * max(1.0, np.abs(wanted).max()), rewrite.site
     assert done
 
 

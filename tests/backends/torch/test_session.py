@@ -216,8 +216,8 @@ def test_adam_init_trains_the_last_norm_only_and_only_statistics_move_besides(tm
         session.propose(rewrite)
         session.accept()
         before, momentum = state(session), moments(session)
-        found = session.settle(rewrite.settle, 2.0, lambda: False)  # no accuracy is above 2: all epochs are used
-        assert found["epochs"] == 3 and len(found["train.accuracy"]) == 3
+        settled = session.settle(rewrite.settle, 2.0, lambda: False)  # no accuracy is above 2: all epochs are used
+        assert settled["epochs"] == 3 and len(settled["train.accuracy"]) == 3
         changed = {name for name, tensor in state(session).items() if not torch.equal(tensor, before[name])}
         slots = {"s1.1.bn2.weight", "s1.1.bn2.bias"}
         assert slots <= changed
@@ -403,7 +403,7 @@ def test_a_deterministic_session_sets_what_cublas_needs_and_its_switches_while_i
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     assert not before[0]
-    found: dict[bool, list[bool]] = {True: [], False: []}
+    strictness: dict[bool, list[bool]] = {True: [], False: []}
     sessions = {strict: TorchBackend().open(setup(tmp_path, deterministic=strict)) for strict in (True, False)}
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     network = pyramid((1, 1), 4, size=8, classes=3)
@@ -412,7 +412,7 @@ def test_a_deterministic_session_sets_what_cublas_needs_and_its_switches_while_i
         session.begin_phase(PLAN, 8, resumed=False)
 
         def note(strict: bool = strict) -> bool:
-            found[strict].append(torch.are_deterministic_algorithms_enabled())
+            strictness[strict].append(torch.are_deterministic_algorithms_enabled())
             return False
 
         session.train(0, 0, None, note)
@@ -420,7 +420,7 @@ def test_a_deterministic_session_sets_what_cublas_needs_and_its_switches_while_i
     sessions[True].close()
     sessions[False].train(1, 1, None, lambda: note(False))
     sessions[False].close()
-    assert set(found[True]) == {True} and set(found[False]) == {False}
+    assert set(strictness[True]) == {True} and set(strictness[False]) == {False}
     assert (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark) == before
 
 

@@ -65,9 +65,9 @@ def test_the_state_dict_loads_as_it_is_and_the_logits_agree(name: str) -> None:
     model.load_state_dict(reference.state_dict(), strict=True)
     x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
-        wanted, found = reference(x), model.eval()(x)
+        wanted, logits = reference(x), model.eval()(x)
     scale = float(wanted.abs().max())
-    assert float((found - wanted).abs().max()) <= 1e-5 * max(1.0, scale)
+    assert float((logits - wanted).abs().max()) <= 1e-5 * max(1.0, scale)
     assert scale > 0.1
 
 
@@ -78,8 +78,8 @@ def test_names_shapes_and_counts(name: str) -> None:
         reference = torchvision.models.get_model(name, weights=None).state_dict()
     wanted = {key: tuple(tensor.shape) for key, tensor in reference.items()}
     labels = {node_id: node.label for node_id, node in made.nodes.items()}
-    found = {f"{labels[n]}.{slot}": s.shape for n, slots in made.infer.slots.items() for slot, s in slots.items()}
-    assert found == wanted
+    shapes = {f"{labels[n]}.{slot}": s.shape for n, slots in made.infer.slots.items() for slot, s in slots.items()}
+    assert shapes == wanted
     params, macs = COUNTS[name]
     assert made.cost().params == params
     assert macs is None or made.cost().macs == macs
@@ -177,7 +177,7 @@ def test_a_failed_download_says_what_to_do(cause: Exception, monkeypatch: pytest
         raise cause
 
     monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", fail)
-    with pytest.raises(RunError, match=r"cannot be fetched .*put the file of https://.*or remove `weights:`"):
+    with pytest.raises(RunError, match=r"cannot be downloaded .*put the file of https://.*or remove `weights:`"):
         session(spec("resnet18", weights="IMAGENET1K_V1"))
 
 

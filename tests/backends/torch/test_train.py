@@ -95,7 +95,7 @@ def test_resuming_in_the_middle_of_an_epoch_is_bit_equal(kind: Any, precision: A
     second = _model()
     second.load_state_dict(weights)
     optimizer, later = _optimizer(second, plan), Ema(second, 0.9)
-    later.replace(average.tensors)
+    later.load(average.tensors, average.updates)
     import_state(optimizer, state, second.named_parameters())
     rest = _epoch(second, optimizer, _source(), plan, epoch=1, ema=later, start_step=3, sums=Sums.from_json(sums, CPU))
     assert rest.finished and rest.steps_done == source.steps_per_epoch

@@ -104,8 +104,8 @@ def test_names_shapes_and_counts(name: str) -> None:
     with torch.device("meta"):
         reference = torchvision.models.get_model(name, weights=None).state_dict()
     labels = {node_id: node.label for node_id, node in made.nodes.items()}
-    found = {f"{labels[n]}.{slot}": s.shape for n, slots in made.infer.slots.items() for slot, s in slots.items()}
-    assert found == {key: tuple(tensor.shape) for key, tensor in renamed(reference).items()}
+    shapes = {f"{labels[n]}.{slot}": s.shape for n, slots in made.infer.slots.items() for slot, s in slots.items()}
+    assert shapes == {key: tuple(tensor.shape) for key, tensor in renamed(reference).items()}
     assert made.cost().params == COUNTS[name]
     assert made.depths() == {"encoder.layers": TRANSFORMERS[name].depth}
 
@@ -115,10 +115,10 @@ def test_a_small_one_has_torchvisions_logits_and_gradients() -> None:
     model = Model.from_graph(small(), dtype=torch.float64).eval()
     model.load_state_dict(renamed(reference.state_dict()))
     x = batch(32, dtype=torch.float64)
-    wanted, found = reference(x), model(x)
-    assert float((wanted - found).detach().abs().max()) < 1e-12 < float(wanted.detach().abs().max())
+    wanted, logits = reference(x), model(x)
+    assert float((wanted - logits).detach().abs().max()) < 1e-12 < float(wanted.detach().abs().max())
     wanted.square().sum().backward()
-    found.square().sum().backward()
+    logits.square().sum().backward()
     gradients = renamed({name: p.grad for name, p in reference.named_parameters()})
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None
@@ -140,9 +140,9 @@ def test_vit_b_16_has_torchvisions_logits_and_cost(counted: None) -> None:
     model.load_state_dict(renamed(reference.state_dict()), strict=True)
     x = batch(224, 1)
     with torch.no_grad():
-        wanted, found = reference(x), model(x)
+        wanted, logits = reference(x), model(x)
     scale = float(wanted.abs().max())
-    assert float((found - wanted).abs().max()) <= 1e-5 * max(1.0, scale)
+    assert float((logits - wanted).abs().max()) <= 1e-5 * max(1.0, scale)
     assert scale > 0.1
     assert flops(reference, x) == 2 * graph.cost().macs == 2 * 17_563_828_224
 
