@@ -202,7 +202,7 @@ def _study(options: argparse.Namespace, stack: ExitStack) -> tuple[Study, Wherea
                 raise UsageError(f"{what}: {option} is only for a new search, and this continues one; leave it out")
         where = find(what, options.storage, options.study)
         study = stack.enter_context(closing(Study.open(where.url, where.name, where.folder, patience=0, say=_say)))
-        host = None if _complete(study, options.trials or 0) else _host(options, study.spec, False, stack)
+        host = None if _complete(study, options.trials or 0) else _host(options, study.spec, False, where, stack)
         if options.trials is not None:
             study.add_points(options.trials)
         return study, where, host
@@ -215,7 +215,7 @@ def _study(options: argparse.Namespace, stack: ExitStack) -> tuple[Study, Wherea
     if where.known:  # by its card: where the database has moved to, there must be this study
         with closing(Study.open(where.url, where.name, where.folder, writes=False, patience=0)) as known:
             complete = _complete(known, options.trials or spec.trials)
-    host = None if complete else _host(options, spec, True, stack)
+    host = None if complete else _host(options, spec, True, where, stack)
     if where.url.startswith("sqlite"):
         where.folder.mkdir(parents=True, exist_ok=True)  # SQLite makes none
     study = Study.create(spec, where.url, where.name, where.folder, options.trials, patience=0, say=_say)
@@ -231,8 +231,9 @@ class Host:
     gpus: float = 0.0
 
 
-def _host(options: argparse.Namespace, spec: SearchSpec, written: bool, stack: ExitStack) -> Host:
-    """Raises UsageError where the workers asked for cannot have the devices that the spec asks for.
+def _host(options: argparse.Namespace, spec: SearchSpec, written: bool, where: Whereabouts, stack: ExitStack) -> Host:
+    """Raises UsageError where the workers asked for cannot have the devices that the spec asks for, or a Ray cluster
+    cannot run them at all.
 
     `written`: the spec was read from its file just now.
     """
@@ -245,10 +246,13 @@ def _host(options: argparse.Namespace, spec: SearchSpec, written: bool, stack: E
         division = divide(demand, seen, options.workers, options.workers_per_device or 1)
         host, notes = Host(None, devices=division.devices), division.notes
     else:
-        from nasir.search.ray_workers import connect, gpus_of
+        from nasir.search.ray_workers import check_cluster, connect, gpus_of
+        from nasir.search.urls import masked, parse
 
         ray = connect(None if options.ray == "local" else options.ray)
         stack.callback(ray.shutdown)
+        file = masked(parse(where.url)) if where.url.startswith("sqlite") else None
+        check_cluster(ray, options.ray_cpus, file)
         share = gpu_share(demand, options.ray_gpus, options.workers, *gpus_of(ray))
         host, notes = Host(ray, gpus=share.gpus), share.notes
     for note in notes:
@@ -284,11 +288,6 @@ def _place(
 
     cluster = RayCluster(host.ray, command, environment, folder / "workers", workers)
     cluster.reserve(options.ray_cpus, host.gpus)
-    if cluster.nodes > 1 and where.url.startswith("sqlite"):
-        raise UsageError(
-            f"{study.storage.place}: an SQLite file works on one machine only, but the cluster has {cluster.nodes}; "
-            "give the URL of a database server by --storage"
-        )
     return cluster
 
 

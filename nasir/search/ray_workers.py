@@ -52,6 +52,21 @@ def gpus_of(ray: Any) -> tuple[float, float]:
     return float(ray.cluster_resources().get("GPU", 0)), _largest(ray, "GPU")
 
 
+def check_cluster(ray: Any, cpus: int | None, database: str | None) -> None:
+    """Raise UsageError where no worker could ever start, or none reach the study.
+
+    `cpus`: asked for each worker (None: an equal share). `database`: the place of a study in an SQLite file, else None.
+    """
+    largest = _largest(ray, "CPU")
+    if cpus is not None and cpus > largest:
+        raise UsageError(f"--ray-cpus {cpus}: the largest node of the cluster has {largest:g} cores")
+    if database is not None and (count := sum(node["Alive"] for node in ray.nodes())) > 1:
+        raise UsageError(
+            f"{database}: an SQLite file works on one machine only, but the cluster has {count}; "
+            "give the URL of a database server by --storage"
+        )
+
+
 def _largest(ray: Any, resource: str) -> float:
     return float(max((node["Resources"].get(resource, 0) for node in ray.nodes() if node["Alive"]), default=0))
 
@@ -143,24 +158,11 @@ class RayCluster:
         self.reserve(None, 0.0)
 
     def reserve(self, cpus: int | None, gpus: float) -> None:
-        """Cores of each worker (None: an equal share of the cluster), and its GPUs, as `gpu_share` says.
-
-        Raises UsageError where no node can ever give the cores.
-        """
-        have = self.ray.cluster_resources()
-        self.cpus = cpus or max(1, int(have.get("CPU", 1)) // self.workers)
-        largest = _largest(self.ray, "CPU")
-        if cpus is None:
-            self.cpus = max(1, min(self.cpus, int(largest)))
-        if self.cpus > largest:
-            raise UsageError(f"--ray-cpus {self.cpus}: the largest node of the cluster has {largest:g} cores")
+        """Cores of each worker (None: an equal share of the cluster), and its GPUs, as `gpu_share` says."""
+        share = int(self.ray.cluster_resources().get("CPU", 1)) // self.workers
+        self.cpus = cpus or max(1, min(share, int(_largest(self.ray, "CPU"))))
         options = {"num_cpus": self.cpus, "num_gpus": gpus, "max_restarts": 0, "max_concurrency": 4}
         self.keeper = self.ray.remote(**options)(Keeper)
-
-    @property
-    def nodes(self) -> int:
-        """Machines of the cluster."""
-        return sum(node["Alive"] for node in self.ray.nodes())
 
     def identity(self, slot: int, restart: int) -> str:
         return f"ray-{slot}-{self.token}.{restart}"

@@ -85,10 +85,28 @@ def open_storage(
         raise
     except Exception as error:
         raise _failure(parsed, error) from None
-    _prepare(backend.engine, writes=heartbeat is not None)
     storage = StudyStorage(backend, parsed, patience, say)
-    storage.check()
+    try:
+        _prepare(backend.engine, writes=heartbeat is not None)
+        storage.check()
+    except BaseException:
+        storage.close()
+        raise
     return storage
+
+
+class _Backend(RDBStorage):
+    """Optuna's storage, which gives its connections back too where the database turns out not to serve."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        try:
+            super().__init__(*arguments, **options)
+        except BaseException:
+            if hasattr(self, "scoped_session"):
+                self.scoped_session.remove()
+            if hasattr(self, "engine"):
+                self.engine.dispose()
+            raise
 
 
 def _connect(url: URL, heartbeat: tuple[int, int] | None) -> RDBStorage:
@@ -103,7 +121,7 @@ def _connect(url: URL, heartbeat: tuple[int, int] | None) -> RDBStorage:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)
-                return RDBStorage(
+                return _Backend(
                     text.replace("{", "{{").replace("}", "}}"),  # Optuna formats it
                     engine_kwargs=dict(options),
                     heartbeat_interval=interval,

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Self
 
 import optuna
+from held import Hold
+from living import children, status
 from optuna.trial import FrozenTrial, TrialState
 from small_runs import stable, weights
 
@@ -25,6 +28,7 @@ from nasir.search.points import Ledger
 SPEC = """\
 nasir: 1
 name: faults
+HOLD\
 seed: 5
 device: cpu
 input: {image: [1, 8, 8]}
@@ -56,9 +60,9 @@ DEFAULTS["HEARTBEAT"] = "{interval: 60, grace: 300}"
 ENDS = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
-def write_search(folder: Path, **values: object) -> Path:
-    """The spec as a file; names of `DEFAULTS` in lower case change it."""
-    text = SPEC
+def write_search(folder: Path, held: Hold | None = None, **values: object) -> Path:
+    """The spec as a file; names of `DEFAULTS` in lower case change it. `held`: what its trials wait for."""
+    text = SPEC.replace("HOLD", "" if held is None else held.lines)
     for name, value in {**DEFAULTS, **{name.upper(): str(value) for name, value in values.items()}}.items():
         text = text.replace(name, value)
     path = folder / "faults.yaml"
@@ -90,8 +94,20 @@ class Search:
     def said(self) -> str:
         return self.log.read_text()
 
-    def wait(self, timeout: float = 300) -> int:
-        return self.process.wait(timeout)
+    def wait(self) -> int:
+        """Its exit code; the time limit of the test bounds it."""
+        return self.process.wait()
+
+    def suspend(self, pid: int, database: Path) -> None:
+        """Stop one of its workers for a while, but not while it holds a lock of the SQLite file."""
+        while True:
+            os.kill(pid, signal.SIGSTOP)
+            while (found := status(pid)) is not None and found[0] != "T":
+                time.sleep(0.001)
+            if not locked(database):
+                return
+            os.kill(pid, signal.SIGCONT)
+            time.sleep(0.01)
 
     def __enter__(self) -> Self:
         return self
@@ -106,19 +122,25 @@ class Search:
                 os.kill(pid, signal.SIGKILL)
 
 
-def status(pid: int) -> tuple[str, int] | None:
-    """(state, parent) of a process; None where there is none."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return fields[0], int(fields[1])
+def locked(database: Path) -> bool:
+    """Whether somebody writes into an SQLite file and has not finished within a moment."""
+    with closing(sqlite3.connect(database, timeout=1.0, isolation_level=None)) as connection:
+        try:
+            connection.execute("begin exclusive")
+        except sqlite3.OperationalError:
+            return True
+        connection.execute("rollback")
+    return False
 
 
-def children(pid: int) -> list[int]:
-    """Living children of a process."""
-    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    return [child for child in pids if (stat := status(child)) and stat[1] == pid and stat[0] != "Z"]
+def silence(database: Path, trial: FrozenTrial, seconds: int) -> None:
+    """Make a trial's last sign of life so much older."""
+    with closing(sqlite3.connect(database, timeout=60.0)) as connection, connection:
+        changed = connection.execute(
+            "update trial_heartbeats set heartbeat = datetime(heartbeat, ?) where trial_id = ?",
+            (f"-{seconds} seconds", trial._trial_id),
+        )
+        assert changed.rowcount == 1
 
 
 def until(condition: Callable[[], Any], search: Search | None = None) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from held import Hold
 from postgres import Server
 from small_searches import (
     Search,
@@ -32,9 +33,11 @@ def assert_all_is_well(url: str, folder: Path, points: int, scratch: Path) -> No
 @pytest.mark.slow
 def test_ten_kills_of_four_workers_on_postgresql(postgres: Server, tmp_path: Path) -> None:
     url, folder = postgres.new_database(), tmp_path / "study"
-    spec = write_search(tmp_path, trials=8, epochs=10)
+    hold = Hold(tmp_path, runs="0007-*")  # the last trial waits, so that no search is over before all kills
+    spec = write_search(tmp_path, hold, trials=8, epochs=10)
     with Search(tmp_path / "log", spec, "--workers", 4, "--out", folder, url=url) as search:
         kills = kill_workers(search, folder, KILLS)
+        hold.release()
         code = search.wait()
         assert code == 0, search.said()
         assert kills == KILLS, "the search was over too soon"
@@ -45,10 +48,11 @@ def test_ten_kills_of_four_workers_on_postgresql(postgres: Server, tmp_path: Pat
 
 @pytest.mark.slow
 def test_ten_kills_of_two_workers_on_sqlite(tmp_path: Path) -> None:
-    folder = tmp_path / "study"
-    spec = write_search(tmp_path, trials=6, epochs=12)
+    folder, hold = tmp_path / "study", Hold(tmp_path, runs="0005-*")
+    spec = write_search(tmp_path, hold, trials=6, epochs=12)
     with Search(tmp_path / "log", spec, "--workers", 2, "--out", folder) as search:
         kills = kill_workers(search, folder, KILLS, seed=1)
+        hold.release()
         code = search.wait()
         assert code == 0, search.said()
         assert kills == KILLS, "the search was over too soon"

@@ -9,13 +9,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from living import living
 from small_searches import (
     Search,
     assert_exactly_once,
     assert_resumed,
     command,
     environment,
-    status,
     training,
     trials_of,
     until,
@@ -52,8 +52,8 @@ def test_workers_on_ray_stop_with_their_supervisor(tmp_path: Path, number: signa
     with Search(tmp_path / "log", spec, "--out", folder, "--ray", "local", "--ray-cpus", 1) as search:
         worker = until(lambda: list(training(None, folder)), search)[0]
         search.process.send_signal(number)
-        assert search.wait(120) == (75 if number == signal.SIGTERM else -9), search.said()
-        until(lambda: (stat := status(worker)) is None or stat[0] == "Z")
+        assert search.wait() == (75 if number == signal.SIGTERM else -9), search.said()
+        until(lambda: not living(worker))
     trials = trials_of(f"sqlite:///{folder / 'study.db'}")
     assert [trial.user_attrs.get("preempted") for trial in trials if trial.state.name == "FAIL"] == [True]
 
@@ -65,7 +65,7 @@ def test_what_the_cluster_cannot_give_is_refused(tmp_path: Path) -> None:
     arguments = [spec, "--out", tmp_path / "study", "--ray", "local", "--ray-cpus", 4096]
     done = subprocess.run(command(*arguments), capture_output=True, text=True, env=environment(), timeout=300)
     assert done.returncode == 2 and "the largest node of the cluster has" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "study").exists()
 
 
 @pytest.mark.skipif(HAVE, reason="Ray is installed")
@@ -74,3 +74,4 @@ def test_without_ray_the_remedy_is_named(tmp_path: Path) -> None:
     arguments = [spec, "--out", tmp_path / "study", "--ray", "auto"]
     done = subprocess.run(command(*arguments), capture_output=True, text=True, env=environment(), timeout=300)
     assert done.returncode == 2 and "pip install 'nasir[ray]'" in done.stderr
+    assert not (tmp_path / "study").exists(), "refused before the study is made"

@@ -9,6 +9,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from held import Hold
+from living import living, status
 from optuna.trial import TrialState
 from postgres import Server
 from small_searches import (
@@ -18,7 +20,7 @@ from small_searches import (
     assert_resumed,
     command,
     environment,
-    status,
+    silence,
     training,
     trials_of,
     until,
@@ -42,14 +44,13 @@ def go_on(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
 def test_a_signal_stops_all_workers_with_checkpoints_and_the_search_goes_on(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    folder = tmp_path / "study"
-    with Search(
-        tmp_path / "log", write_search(tmp_path, trials=4, epochs=12), "--workers", 2, "--out", folder
-    ) as search:
+    folder, hold = tmp_path / "study", Hold(tmp_path)
+    spec = write_search(tmp_path, hold, trials=4, epochs=5)
+    with Search(tmp_path / "log", spec, "--workers", 2, "--out", folder) as search:
         until(lambda: len(training(search, folder)) == 2, search)
         workers = search.workers()
         search.process.send_signal(number)
-        assert search.wait(60) == code, search.said()
+        assert search.wait() == code, search.said()
         assert not any(status(pid) for pid in workers)
         said = search.said()
         assert "trials are left" in said and "best trial" not in said and "Traceback" not in said
@@ -61,6 +62,7 @@ def test_a_signal_stops_all_workers_with_checkpoints_and_the_search_goes_on(
         assert {(trial.user_attrs["point"], trial.user_attrs["attempt"] + 1) for trial in stopped} <= waiting
         for trial in stopped:
             assert isinstance(RunDirectory(folder / trial.user_attrs["run"]).records()[-1], CheckpointRecord)
+        hold.release()
         done = go_on(folder, "--workers", 2, "--json")
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["done"] == 4
@@ -74,17 +76,16 @@ def test_a_signal_stops_all_workers_with_checkpoints_and_the_search_goes_on(
 @pytest.mark.slow
 def test_a_second_signal_ends_a_search_at_once_and_its_trials_are_given_back(tmp_path: Path) -> None:
     folder = tmp_path / "study"
-    with Search(
-        tmp_path / "log", write_search(tmp_path, trials=2, epochs=12), "--workers", 2, "--out", folder
-    ) as search:
+    spec = write_search(tmp_path, Hold(tmp_path), trials=2, epochs=2)
+    with Search(tmp_path / "log", spec, "--workers", 2, "--out", folder) as search:
         until(lambda: len(training(search, folder)) == 2, search)
         workers = search.workers()
         for pid in workers:
-            os.kill(pid, signal.SIGSTOP)  # so that they cannot leave by themselves
+            search.suspend(pid, folder / "study.db")  # so that they cannot leave by themselves
         search.process.send_signal(signal.SIGINT)
         until(lambda: "once more to stop at once" in search.said(), search)
         search.process.send_signal(signal.SIGINT)
-        assert search.wait(60) == 130, search.said()
+        assert search.wait() == 130, search.said()
         assert not any(status(pid) for pid in workers)
         states = [trial.state for trial in trials_of(database(folder))]
         assert TrialState.RUNNING not in states and states.count(TrialState.WAITING) == 2
@@ -92,15 +93,15 @@ def test_a_second_signal_ends_a_search_at_once_and_its_trials_are_given_back(tmp
 
 @pytest.mark.slow
 def test_workers_of_a_killed_supervisor_stop_and_the_search_goes_on(tmp_path: Path) -> None:
-    folder = tmp_path / "study"
-    with Search(
-        tmp_path / "log", write_search(tmp_path, trials=4, epochs=12), "--workers", 2, "--out", folder
-    ) as search:
+    folder, hold = tmp_path / "study", Hold(tmp_path)
+    spec = write_search(tmp_path, hold, trials=4, epochs=5)
+    with Search(tmp_path / "log", spec, "--workers", 2, "--out", folder) as search:
         until(lambda: len(training(search, folder)) == 2, search)
         workers = search.workers()
         search.process.kill()
         search.process.wait()
-        until(lambda: all((stat := status(pid)) is None or stat[0] == "Z" for pid in workers))
+        until(lambda: not any(living(pid) for pid in workers))
+        hold.release()
         assert TrialState.RUNNING not in {trial.state for trial in trials_of(database(folder))}
         done = go_on(folder, "--workers", 2)
         assert done.returncode == 0, done.stderr
@@ -112,12 +113,15 @@ def test_workers_of_a_killed_supervisor_stop_and_the_search_goes_on(tmp_path: Pa
 
 @pytest.mark.slow
 def test_a_worker_that_wakes_up_after_it_was_taken_for_dead_touches_nothing(tmp_path: Path) -> None:
-    folder = tmp_path / "study"
-    spec = write_search(tmp_path, trials=2, epochs=30, heartbeat="{interval: 1, grace: 8}")
+    folder, hold = tmp_path / "study", Hold(tmp_path)
+    spec = write_search(tmp_path, hold, trials=2, epochs=16, heartbeat="{interval: 1, grace: 300}")
     with Search(tmp_path / "log", spec, "--workers", 2, "--out", folder) as search:
         until(lambda: len(training(search, folder)) == 2, search)
-        sleeper = search.workers()[0]
-        os.kill(sleeper, signal.SIGSTOP)
+        sleeper, run = next(iter(training(search, folder).items()))
+        search.suspend(sleeper, folder / "study.db")
+        (asleep,) = (t for t in trials_of(database(folder)) if folder / t.user_attrs.get("run", "") == run)
+        silence(folder / "study.db", asleep, 3600)
+        hold.release()
         # the other worker takes the trial for dead and finishes both
         lost = until(lambda: [t for t in trials_of(database(folder)) if t.user_attrs.get("lost")], search)[0]
         until(
@@ -126,6 +130,7 @@ def test_a_worker_that_wakes_up_after_it_was_taken_for_dead_touches_nothing(tmp_
             ),
             search,
         )
+        assert lost.number == asleep.number
         before = (folder / lost.user_attrs["run"] / "journal.jsonl").read_bytes()
         finished = [trial for trial in trials_of(database(folder)) if trial.state.is_finished()]
         attempts = {trial.number: (trial.state, trial.values) for trial in finished}
@@ -145,11 +150,12 @@ def test_a_worker_that_wakes_up_after_it_was_taken_for_dead_touches_nothing(tmp_
 
 @pytest.mark.slow
 def test_a_database_server_that_restarts_in_mid_study_costs_nothing(postgres: Server, tmp_path: Path) -> None:
-    url, folder = postgres.new_database(), tmp_path / "study"
-    spec = write_search(tmp_path, trials=4, epochs=12)
+    url, folder, hold = postgres.new_database(), tmp_path / "study", Hold(tmp_path)
+    spec = write_search(tmp_path, hold, trials=4, epochs=5)
     with Search(tmp_path / "log", spec, "--workers", 2, "--out", folder, url=url) as search:
         until(lambda: len(training(search, folder)) == 2, search)
         postgres.stop("immediate")
+        hold.release()
         try:
             until(lambda: "out of reach" in search.said(), search)
         finally:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from living import living
 
 from nasir.errors import RunError
 from nasir.running.engine import Signals
@@ -262,5 +263,5 @@ def test_a_worker_notices_that_its_supervisor_was_killed(tmp_path: Path) -> None
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    while (state := Path(f"/proc/{pid}/stat")).exists() and state.read_text().split()[2] != "Z":
+    while living(pid):
         time.sleep(0.01)  # the test's time limit is the assertion

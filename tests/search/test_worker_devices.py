@@ -479,6 +479,14 @@ def test_the_command_reserves_gpus(
     assert main(["search", "small.yaml", "--ray", "auto", "--workers", "3"]) == 2
     assert "--workers 3: the cluster has 2 GPUs" in capsys.readouterr().err
     assert [path.name for path in two.iterdir()] == ["small.yaml"] and ray.gpus == ()
+    monkeypatch.setattr(ray_workers, "connect", lambda address: FakeRay(2))
+    assert main(["search", "small.yaml", "--ray", "auto", "--ray-cpus", "9"]) == 2
+    assert "--ray-cpus 9: the largest node of the cluster has 8 cores" in capsys.readouterr().err
+    monkeypatch.setattr(ray_workers, "connect", lambda address: FakeRay(1, 1))
+    assert main(["search", "small.yaml", "--ray", "auto"]) == 2
+    assert "study.db: an SQLite file works on one machine only, but the cluster has 2" in capsys.readouterr().err
+    assert [path.name for path in two.iterdir()] == ["small.yaml"], "refused before anything is made"
+    monkeypatch.setattr(ray_workers, "connect", lambda address: ray)
     for option, gpus, said in (([], 1, "each worker gets one"), (["--ray-gpus", "0"], 0, "run on the CPU")):
         ray = FakeRay(2)
         assert main(["search", "small.yaml", "--ray", "auto", "--workers", "2", *option]) == 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nasir.backends.torch.optimizers import momentum
+from nasir.backends.torch.optimizers import eager, momentum
 from nasir.backends.torch.optimizers.kinds import declare
 from nasir.errors import GraphError, UsageError
 from nasir.training.plans import OptimizerPlan
@@ -65,7 +65,8 @@ def build_optimizer(params: Iterable[Tagged], plan: OptimizerPlan, *, fused: boo
                 "spared": spared,
             }
         )
-    optimizer: Optimizer = plan.options.make(groups, fused)
+    with eager.make():
+        optimizer: Optimizer = plan.options.make(groups, fused)
     _check(optimizer, plan)
     declare(optimizer, plan.kind, plan.options.state)
     momentum.prepare(optimizer)

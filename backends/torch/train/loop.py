@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from nasir.backends.torch.device.names import computes_bf16, device_of
 from nasir.backends.torch.lower.ensemble import cross_entropy, predicted
+from nasir.backends.torch.optimizers import eager
 from nasir.backends.torch.optimizers.groups import set_lr
 from nasir.backends.torch.penalties.regularize import penalties_of
 from nasir.backends.torch.train.ema import Ema
@@ -177,7 +178,7 @@ def train_epoch(
                 if stop():
                     break
         finally:  # after a failure too: gradients take the memory of a network
-            optimizer.zero_grad(set_to_none=True)
+            eager.clear_gradients(optimizer)
     metrics = _checked(totals, lr, epoch, plan)
     return EpochResult(metrics, step, step >= steps, totals, lr)
 
@@ -192,7 +193,7 @@ def _step(
     totals: Sums,
     penalize: Callable[[], Tensor] | None = None,
 ) -> None:
-    optimizer.zero_grad(set_to_none=True)
+    eager.clear_gradients(optimizer)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
         logits = model(x)
     logits = logits.float()  # the loss in fp32: bf16 has 8 bits, too few for a log-sum-exp
@@ -202,7 +203,7 @@ def _step(
         totals.add_penalty(penalize(), len(y))
     if plan.gradient_clip is not None:
         nn.utils.clip_grad_norm_(model.parameters(), plan.gradient_clip)
-    optimizer.step()
+    eager.step(optimizer)
     totals.add(*predicted(model, logits, loss), y)
 
 
