@@ -131,6 +131,18 @@ def in_phase(name: str) -> Callable[[Mapping[str, Any]], object]:
     )
 
 
+def in_optimizer(name: str) -> Callable[[Mapping[str, Any]], object]:
+    """Loads a spec whose phase trains with the optimizer `name`, with options."""
+    return lambda options: loads_spec(spec_with(phases=[{**GROW, "optimizer": {name: json_like(options)}}]), "law.yaml")
+
+
+def in_terms(name: str) -> Callable[[Mapping[str, Any]], object]:
+    """Loads a spec whose phase has the penalty `name`, with options."""
+    return lambda options: loads_spec(
+        spec_with(phases=[{**GROW, "regularize": [{name: json_like(options)}]}]), "law.yaml"
+    )
+
+
 def in_network(name: str) -> Callable[[Mapping[str, Any]], object]:
     """Builds the network of a spec that has the block `name` as a step, with options."""
     return lambda options: build(loads_spec(spec_with(network=[{name: json_like(options)}, LAST]), "law.yaml"))
