@@ -20,6 +20,7 @@ def rewrite_of(
     given: Any,
     site: Site | None,
     optimizers: Iterable[Optimizer],
+    averages: Iterable[Any],
     images: Tensor | None,
     labels: Tensor | None,
     on_decline: Callable[[Decline], Any] | None,
@@ -49,7 +50,8 @@ def rewrite_of(
     if not callable(given):
         raise UsageError(f"apply: expected a pass, a rewrite or a function, not {given!r:.80}")
     others = {"site": site, "images": images, "labels": labels, "on_decline": on_decline}
-    extra = [name for name, value in others.items() if value is not None] + ["optimizers"] * bool([*optimizers])
+    extra = [name for name, value in others.items() if value is not None]
+    extra += [name for name, values in (("optimizers", optimizers), ("averages", averages)) if [*values]]
     if extra:
         raise UsageError(f"apply: a function takes no {', '.join(extra)}; only a pass does (got {given!r:.80})")
     function: Callable[..., Any] = given

@@ -7,14 +7,14 @@ as SyncBatchNorm; any other module in its place is a UsageError, which names the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from nasir.backends.torch.lower.network import children_of
+from nasir.backends.torch.lower.network import children_of, is_compiled
 from nasir.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,6 +41,10 @@ class Made:
     @classmethod
     def of(cls, module: nn.Module) -> Made:
         return cls(type(module), module.__dict__.copy(), _names(module))
+
+    def holding(self, module: nn.Module) -> Made:
+        """The same, of a module made elsewhere, which has registries of its own."""
+        return Made(self.kind, self.attributes | {name: module.__dict__[name] for name in REGISTRIES}, self.names)
 
 
 def _names(module: nn.Module) -> tuple[str, ...]:
@@ -214,7 +218,7 @@ def carry(old: Model, new: Model, added: list[tuple[str, str, nn.Module | None]]
             move_hooks(was, place)
             for name in was.__dict__.keys() - place.__dict__.keys() - UNSEEN:
                 value = was.__dict__[name]
-                if not _is_compiled(value):
+                if not is_compiled(value):
                     _check_movable(path, name, value)
                     place.__dict__[name] = value
     for path, name, module in added:
@@ -225,11 +229,6 @@ def carry(old: Model, new: Model, added: list[tuple[str, str, nn.Module | None]]
             held.add_module(name, module)
 
 
-def _is_compiled(value: Callable[..., Any] | Any) -> bool:
-    """Whether a block's forward is one that torch.compile made of its own."""
-    return hasattr(value, "_torchdynamo_orig_callable")
-
-
 def check_hooks(label: str, parameter: Tensor) -> None:
     """UsageError for a parameter with hooks of its own, which a rewrite is about to replace."""
     if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
@@ -237,3 +236,19 @@ def check_hooks(label: str, parameter: Tensor) -> None:
             f"'{label}' has hooks on its gradient, and this rewrite changes its shape; remove them, rewrite, and "
             "register them again"
         )
+
+
+def state_of(places: Mapping[str, Places]) -> dict[str, dict[str, Any]]:
+    """What was put by hand on containers and blocks, and their modes, by path; for `give_state`."""
+    found: dict[str, dict[str, Any]] = {}
+    for path, (place, _) in ((path, place) for group in places.values() for path, place in group.items() if path):
+        kept = {name: place.__dict__[name] for name in (*HOOKS, "_parameters", "_buffers") if place.__dict__[name]}
+        kept["_is_full_backward_hook"] = place._is_full_backward_hook
+        found[path] = kept | {"training": place.training}
+    return found
+
+
+def give_state(places: Mapping[str, Places], state: Mapping[str, Mapping[str, Any]]) -> None:
+    """Put what `state_of` found onto containers and blocks made anew."""
+    for path, (place, _) in ((path, place) for group in places.values() for path, place in group.items()):
+        place.__dict__.update(state.get(path, {}))

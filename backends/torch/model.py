@@ -6,7 +6,9 @@ parameter is the same tensor object before and after, and blocks that did not ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
+from types import MappingProxyType
 from typing import Any, Self, TypeAlias, overload
 
 import torch
@@ -28,6 +30,7 @@ from nasir.backends.torch.lower.network import (
     write_top,
 )
 from nasir.backends.torch.lower.ops import Lowered, lower_op
+from nasir.backends.torch.wrapped import refuse_wrapped
 from nasir.errors import Decline, GraphError, RunError, UsageError
 from nasir.ir import Graph, Port
 from nasir.ir.infer import collector_paused
@@ -94,17 +97,23 @@ class Model(nn.Module):
         model.hold()
         return model
 
-    def _build(self, graph: Graph, fresh: Mapping[Key, Tensor], old: Model | None) -> None:
-        """Lower `graph`, taking tensors from `fresh` and everything else from `old`."""
+    def _build(
+        self,
+        graph: Graph,
+        fresh: Mapping[Key, Tensor],
+        old: Model | None,
+        given: Mapping[int, nn.Module] = MappingProxyType({}),
+    ) -> None:
+        """Lower `graph`, taking the modules `given` by node, tensors from `fresh` and everything else from `old`."""
         types = graph.infer.types
         changed = {key.node for key in fresh}
         lowered: dict[int, Lowered] = {}
         made: dict[int, Made] = {}
         reused: set[int] = set()
         reshaped = set() if old is None else _reshaped(old.graph, graph)
-        given = set(graph.inputs)
+        sources = set(graph.inputs)
         for node_id, node in graph.nodes.items():
-            if node_id in given:
+            if node_id in sources:
                 continue
             if old is not None and node_id not in changed and old._can_lend(node_id, graph, reshaped):
                 lowered[node_id] = old._lowered[node_id]
@@ -116,6 +125,10 @@ class Model(nn.Module):
             module = lower_op(node.op, node.attrs, inputs, types[Port(node_id)])
             if isinstance(module, nn.Module):
                 made[node_id] = Made.of(module)
+                if node_id in given:
+                    lowered[node_id] = given[node_id]
+                    made[node_id] = made[node_id].holding(given[node_id])
+                    continue
                 self._fill(module, node_id, graph, fresh, old)
                 if old is not None and node_id in old._made:
                     module = attached.taken_over(module, made[node_id], old, node_id, graph.nodes[node_id].label)
@@ -342,6 +355,25 @@ class Model(nn.Module):
             self.__dict__[name] = other.__dict__[name]
         self.hold(self._prefixes)
 
+    # -- copying
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Model:
+        """A second model that shares nothing but the graph, with what was changed by hand."""
+        self._adopt()
+        memo[id(self.graph)] = self.graph
+        copy = object.__new__(type(self))
+        memo[id(self)] = copy
+        copy.__dict__.update({name: deepcopy(value, memo) for name, value in self.__dict__.items()})
+        return copy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle, and so for torch.save: the graph as data, and the modules of its nodes."""
+        added = self._adopt().added
+        own = {name: value for name, value in self.__dict__.items() if name not in (*LOWERED, "_modules")}
+        leaves = {node_id: module for node_id, module in self._lowered.items() if isinstance(module, nn.Module)}
+        blocks = {path: block for path, (_, sign, block) in self._units.items() if not _is_generated(sign, block)}
+        return _revived, (type(self), self.graph.to_json(), own, leaves, blocks, attached.state_of(self._places), added)
+
     # -- freezing
 
     def hold(self, prefixes: Iterable[str] = ()) -> None:
@@ -393,13 +425,16 @@ class Model(nn.Module):
         site: Site,
         *,
         optimizers: Iterable[torch.optim.Optimizer] = (),
+        averages: Iterable[Any] = (),
         images: Tensor | None = None,
         labels: Tensor | None = None,
         on_decline: Callable[[Decline], Any] | None = None,
     ) -> Rewrite | None: ...
 
     @overload
-    def apply(self, rewrite: Rewrite, /, *, optimizers: Iterable[torch.optim.Optimizer] = ()) -> Rewrite: ...
+    def apply(
+        self, rewrite: Rewrite, /, *, optimizers: Iterable[torch.optim.Optimizer] = (), averages: Iterable[Any] = ()
+    ) -> Rewrite: ...
 
     @overload
     def apply(self, fn: Callable[[nn.Module], Any]) -> Self: ...
@@ -410,6 +445,7 @@ class Model(nn.Module):
         site: Site | None = None,
         *,
         optimizers: Iterable[torch.optim.Optimizer] = (),
+        averages: Iterable[Any] = (),
         images: Tensor | None = None,
         labels: Tensor | None = None,
         on_decline: Callable[[Decline], Any] | None = None,
@@ -422,30 +458,60 @@ class Model(nn.Module):
         - `apply(rewrite, optimizers=...)`: carries out a Rewrite that was made for this model's graph.
         - `apply(fn)`: as in nn.Module, `fn` is called on every submodule and then on this model, which is returned.
 
-        The model and the optimizers stay the same objects; gradients that have been accumulated are carried, too. An
+        `averages` of the weights (`AveragedModel(model)`, say) go through the same plan. The model and the optimizers
+        stay the same objects; gradients that have been accumulated are carried, too. An
         optimizer that holds this model's parameters and is not given is told of at its next step (NasirWarning). Raises
         UsageError for what is none of the three, and for arguments that do not go with it, before anything changes.
         """
-        change = rewrite_of(self, fn, site, optimizers, images, labels, on_decline)
+        change = rewrite_of(self, fn, site, optimizers, averages, images, labels, on_decline)
         if change is None:
             return None
         if not isinstance(change, Rewrite):
             return super().apply(change)
+        refuse_wrapped(self)
         from nasir.backends.torch.optimizers import forgotten
         from nasir.backends.torch.optimizers.gradients import moved_gradients
         from nasir.backends.torch.optimizers.transfer import transfer_optimizers
+        from nasir.backends.torch.train.averages import checked_averages, moved_averages
 
-        given = tuple(optimizers)
+        given, following = tuple(optimizers), checked_averages(averages, self)
         before, held = forgotten.learning(self), forgotten.held_by(given)
         with collector_paused():
             new = self.rewritten(change)
             gradients = moved_gradients(self, new, change.plan)
+            moves = moved_averages(following, self, new, change)
             transfer_optimizers(given, self, new, change.plan)
             self.become(new)
+            for move in moves:
+                move()
         for parameter, gradient in gradients:
             parameter.grad = gradient if parameter.requires_grad else None
         forgotten.note(self, before, held, given, f"{change.made_by.get('pass')} at {change.site}")
         return change
+
+
+def _revived(
+    kind: type[Model],
+    graph: Mapping[str, Any],
+    own: Mapping[str, Any],
+    leaves: Mapping[int, nn.Module],
+    blocks: Mapping[str, nn.Module],
+    state: Mapping[str, Mapping[str, Any]],
+    added: Sequence[tuple[str, str, nn.Module | None]],
+) -> Model:
+    """A model from what `Model.__reduce__` gives; raises UnknownName for ops that no plugin has registered yet."""
+    model = kind()
+    model.training = own["training"]
+    model._build(Graph.from_json(graph), {}, None, leaves)
+    model.__dict__.update(own)
+    attached.give_state(model._places, state)
+    for path, block in blocks.items():
+        place, _, name = path.rpartition(".")
+        model.get_submodule(place).add_module(name, block)
+    for path, name, module in added:
+        model.get_submodule(path).add_module(name, module)
+    model._adopt()
+    return model
 
 
 def _is_generated(sign: Any, block: nn.Module) -> bool:

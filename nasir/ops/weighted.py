@@ -115,8 +115,11 @@ def _no_tokens(at: At, x: ValueType) -> None:
 
 
 @op("batch_norm", family="norm", channels="alone", constant=known.normed)
-def batch_norm(at: At, x: ValueType, eps: NotNegative = 1e-5, momentum: Share = 0.1) -> ValueType:
-    """Batch normalization per channel; `momentum` is the weight of the new batch in the running statistics."""
+def batch_norm(at: At, x: ValueType, eps: NotNegative = 1e-5, momentum: Share | None = 0.1) -> ValueType:
+    """Batch normalization per channel; `momentum` is the weight of the new batch in the running statistics.
+
+    None: they are the plain average over all batches.
+    """
     _no_tokens(at, x)
     channels = x.axes[0]
     at.slots_along(channels, AFFINE + STATISTICS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from nasir.options import close_match
 from nasir.options.ranges import Count, Positive
@@ -66,6 +66,16 @@ class BatchNorm(StepOptions):
     momentum: Annotated[float, Field(gt=0, le=1)] | None = Field(
         default=None, description="weight of a new batch in the running statistics; default: 0.1"
     )
+
+    @field_validator("momentum")
+    @classmethod
+    def _not_null(cls, momentum: float | None) -> float | None:  # not called for the default
+        if momentum is None:
+            raise fault(
+                "null, which is the plain average over all batches in PyTorch, is not offered here",
+                "write a number such as 0.1, or leave the key out for 0.1",
+            )
+        return momentum
 
 
 class Pool(StepOptions):

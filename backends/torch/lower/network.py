@@ -11,6 +11,7 @@ from __future__ import annotations
 import operator
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import wraps
 from keyword import iskeyword
@@ -280,6 +281,8 @@ class BlockCode:
         self.kind = type(proto)
         # fx's own __call__ only adds context to errors, at a cost that shows at batch size 1
         self.kind.__call__ = nn.Module.__call__  # type: ignore[method-assign]
+        copied: Any = lambda block, memo: self._copied(block, memo)  # noqa: E731
+        self.kind.__deepcopy__ = copied  # type: ignore[method-assign]
         state = nn.Module().__dict__.keys()
         self._fields = {key: value for key, value in proto.__dict__.items() if key not in state}
 
@@ -292,6 +295,22 @@ class BlockCode:
         for target, module in children.items():
             attach(block, target, module)
         return block
+
+    def _copied(self, block: nn.Module, memo: dict[int, Any]) -> nn.Module:
+        """A deep copy of the same class, which fx would not make; it is not compiled, as that runs the original."""
+        copy: nn.Module = object.__new__(self.kind)
+        memo[id(block)] = copy
+        for name, value in block.__dict__.items():
+            if name in self._fields:
+                copy.__dict__[name] = value
+            elif name != "_compiled_call_impl" and not is_compiled(value):
+                copy.__dict__[name] = deepcopy(value, memo)
+        return copy
+
+
+def is_compiled(value: object) -> bool:
+    """Whether a block's forward is one that torch.compile made of its own."""
+    return hasattr(value, "_torchdynamo_orig_callable")
 
 
 def _never_called(name: str) -> Any:

@@ -119,7 +119,7 @@ def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowere
 
 
 @cache
-def _batch_norm(image: bool, eps: float, momentum: float) -> nn.Module:
+def _batch_norm(image: bool, eps: float, momentum: float | None) -> nn.Module:
     return (nn.BatchNorm2d if image else nn.BatchNorm1d)(1, eps=eps, momentum=momentum)
 
 
