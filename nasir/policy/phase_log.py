@@ -25,7 +25,7 @@ class RuleLog:
     """What one rule has done in the phase."""
 
     frozen: GrowingMap[str, str] = field(default_factory=GrowingMap)  # site -> reason
-    sites: GrowingMap[str, None] = field(default_factory=GrowingMap)  # rewritten in the phase
+    sites: Mapping[str, int] = field(default_factory=dict, hash=False)  # rewritten in the phase -> last after epoch
     last_sites: tuple[str, ...] = ()  # rewritten by its latest successful action
     last_epoch: int | None = None  # phase epoch of that action
 
@@ -105,7 +105,7 @@ class PhaseLog:
         last = rule.last_sites if rule.last_epoch == self.done else ()
         return log._with(
             decision.rule,
-            sites=rule.sites.grown(site, None),
+            sites={**rule.sites, site: self.done},
             last_sites=last if site in last else (*last, site),
             last_epoch=self.done,
         )

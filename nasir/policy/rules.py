@@ -4,8 +4,8 @@ With one rule `every: K`, order round_robin and `freeze: {plateau: ...}` it is A
 published code has it. After every K-th epoch, in this order: the plateau is tested and freezes the stage grown
 last; the next stage in cyclic order that is not frozen grows by one block; if there is none the phase ends. The
 history of the metric is not reset by growth, so after a plateau each further interval freezes one more stage
-while the next one still grows. With `when: {plateau: ...}` in place of `every` it is the convergent variant
-(c-AutoGrow): growth whenever the metric improved too little since the growth before.
+while the next one still grows. The convergent variant (c-AutoGrow) has `when: {plateau: ...}` besides, and a `freeze`
+whose plateau is measured `since: rule`: a stage is frozen if its own growth did not help.
 """
 
 from __future__ import annotations
@@ -85,15 +85,17 @@ class RulesPolicy:
         state, reasons = log.rule(rule.name), []
         if log.acted(rule.name) or isinstance(rule.when, Moment):
             return None
+        # A plateau lasts while nothing is done about it; it has to form again after each rewrite. And a rewrite that
+        # `freeze` judges has its window to help.
+        rest = rule.when.window if isinstance(rule.when, Plateau) else 0
+        rest = max(rest, _judged(rule, "rule"))
+        if state.last_epoch is not None and log.done - state.last_epoch < rest:
+            return None
         if rule.every is not None:
             if log.done % rule.every:
                 return None
             reasons.append(f"every {rule.every} epochs" if rule.every > 1 else "every epoch")
         if rule.when is not None:
-            # A plateau lasts while nothing is done about it; it has to form again after each rewrite.
-            rest = rule.when.window if isinstance(rule.when, Plateau) else 0
-            if state.last_epoch is not None and log.done - state.last_epoch < rest:
-                return None
             verdict = evaluate(rule.when, log.epochs)
             if not verdict.holds:
                 return None
@@ -127,14 +129,16 @@ class RulesPolicy:
     def _rewrites(
         self, rule: RulePlan, due: str, log: PhaseLog, view: PhaseView, frozen: Frozen, planned: Counter[str]
     ) -> list[Decision]:
+        rest, rewritten = _judged(rule, "site"), log.rule(rule.name).sites
+        able = [site for site in _open(rule, view, log, frozen) if log.done >= rewritten.get(site, -rest) + rest]
         if rule.trial is not None:
-            sites = tuple(_open(rule, view, log, frozen))
+            sites = tuple(able)
             if not sites:
                 return []
             terms = f"{due}; each of {len(sites)} sites is tried for {rule.trial.epochs} epochs"
             return [TrySites(rule.name, rule.pass_name, rule.options, sites, rule.trial, terms, rule.budget)]
         decisions: list[Decision] = []
-        for site, chosen in self._choose(rule, log, view, _open(rule, view, log, frozen)):
+        for site, chosen in self._choose(rule, log, view, able):
             count = rule.where.count
             if rule.at_most is not None:
                 count = min(count, rule.at_most - depth_at(view, site) - planned[site])
@@ -168,9 +172,15 @@ def _freezes(rule: RulePlan, log: PhaseLog, view: PhaseView) -> list[FreezeSite]
     state = log.rule(rule.name)
     reasons: dict[str, str] = {}
     if rule.freeze is not None and state.last_sites:
-        verdict = evaluate(rule.freeze, log.epochs)
-        if verdict.holds:
-            reasons.update({site: f"{verdict.sentence}; {site} was rewritten last" for site in state.last_sites})
+        if _judged(rule, "site"):
+            for site, epoch in state.sites.items():
+                verdict = evaluate(rule.freeze, log.epochs, epoch)
+                if verdict.holds:
+                    reasons[site] = f"{site}: {verdict.sentence}"
+        else:
+            verdict = evaluate(rule.freeze, log.epochs, state.last_epoch)
+            if verdict.holds:
+                reasons.update({site: f"{verdict.sentence}; {site} was rewritten last" for site in state.last_sites})
     for site in _stages(rule, view, log):
         if rule.at_most is not None and depth_at(view, site) >= rule.at_most:
             reasons.setdefault(site, f"{site} has {blocks(depth_at(view, site))}, at most {rule.at_most} are allowed")
@@ -211,6 +221,11 @@ def _stages(rule: RulePlan, view: PhaseView, log: PhaseLog) -> tuple[str, ...]:
 def _open(rule: RulePlan, view: PhaseView, log: PhaseLog, frozen: Frozen) -> list[str]:
     """The sites a rule may still act on."""
     return [site for site in _stages(rule, view, log) if site not in frozen]
+
+
+def _judged(rule: RulePlan, what: str) -> int:
+    """Epochs that a rewrite has to help before `freeze` judges the rule, or the site; 0: it does not."""
+    return rule.freeze.window if isinstance(rule.freeze, Plateau) and rule.freeze.since == what else 0
 
 
 def _can_stop(rule: RulePlan) -> bool:
