@@ -253,12 +253,12 @@ class RulePlan(Checked):
             return
         if isinstance(self.when, Plateau) and freeze.follows_from(self.when):
             raise ValueError(
-                "freeze: it looks at the epochs that `when` looks at and holds whenever the rule acts, so that every "
-                "site is frozen after its first rewrite, however much that helped; add `since: rule` to its plateau"
+                "freeze: it looks at the epochs that show that the rule is due, and holds then: a site is frozen after "
+                "its first rewrite, however much that helped; add `since: rule` to its plateau"
             )
         if freeze.since == "rule" and self.when is None and self.every is not None and self.every < freeze.window:
             raise ValueError(
-                f"freeze: a window of {freeze.window} epochs since the last rewrite is longer than the {self.every} epochs "
+                f"freeze: a window of {freeze.window} epochs since the last rewrite is longer than the {self.every} "
                 f"after which the rule is to act again; make `window` at most {self.every}, or measure `since: site`"
             )
 
