@@ -214,10 +214,13 @@ class RulePlan(Checked):
     The policy `rules` needs `every` or `when`; others may draw among rules that have neither, by their `weight`.
 
     freeze     tested at every moment the rule is due, on the site it rewrote last; a frozen site stays frozen
-    at_most    largest depth (blocks) of a stage; a stage that has reached it is frozen
-    budget     a rewrite that would lead past its params or macs is declined by the engine, which freezes the
-               site for this rule; once its seconds or epochs are reached every site of the rule is frozen
-    trial      its sites are tried and the best one is adopted; where none is good enough all of them are frozen
+    at_most    largest depth (blocks) of a stage; a stage is frozen as long as it has that many
+    budget     a rewrite that would lead past its params or macs is declined by the engine; every site is frozen as long
+               as they are reached, and for good once its seconds or epochs are
+    trial      its sites are tried and the best one is adopted; where none is good enough all of them are declined
+    decline    `again`: a site that was declined is asked again once the network is another than then, and, where the
+               pass measures something, after an epoch; `stop`: it is never asked again, nor is one whose `at_most` or
+               budget was reached once
     """
 
     name: Annotated[str, MinLen(1)]
@@ -230,6 +233,10 @@ class RulePlan(Checked):
     at_most: Annotated[Count | None, doc("largest number of blocks of a stage")] = None
     budget: Budget | None = None
     trial: Annotated[Trial | None, doc("try all open sites and adopt the best")] = None
+    decline: Annotated[
+        Literal["again", "stop"],
+        doc("a site that was declined: `again` once the network has changed, or `stop` for the rest of the phase"),
+    ] = "again"
     weight: Annotated[
         Positive | None, doc("how likely a policy that draws among the rules takes this one; 1 by default")
     ] = None

@@ -151,7 +151,7 @@ def test_a_declined_site_is_frozen_and_replaced_at_once() -> None:
             raise Decline("too deep already")
         return VIEW
 
-    records = run(rule(), epochs=4, apply=apply)
+    records = run(rule(decline="stop"), epochs=4, apply=apply)
     assert [(r.kind, r.epoch, r.site) for r in records if isinstance(r, RewriteRecord | DeclinedRecord)] == [
         ("declined", 1, "a"),
         ("rewrite", 1, "b"),
@@ -449,6 +449,7 @@ def test_a_truncated_run_is_a_prefix(plan: PhasePlan, rows: list[dict[str, float
 @settings(max_examples=150, deadline=None)
 @given(plans(), curves)
 def test_a_frozen_or_refused_site_never_changes_again(plan: PhasePlan, rows: list[dict[str, float]]) -> None:
+    plan = replace(plan, rules=tuple(replace(rule, decline="stop") for rule in plan.rules))
     records = simulate((plan,), 0, rows, VIEW)
     frozen: dict[tuple[str, str], int] = {}
     for index, record in enumerate(records):
