@@ -31,7 +31,7 @@ LAYERS = (
     ("testing",),
     ("running",),
     ("report",),
-    ("api",),
+    ("api", "figures"),
     ("search",),
     ("cli",),
     ("__main__", "__init__"),  # __init__: the public names, loaded on first use
