@@ -1,5 +1,23 @@
 """Optimizers as a third party writes them, each one file: what the tests and a spec's `plugins:` import."""
 
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from nasir.spec.plugins import import_file
+
+FILE = "own.py"  # equal files of equal names are one plugin, wherever they lie
+
+
+def imported(*codes: str) -> None:
+    """Import the files, as a run does."""
+    with tempfile.TemporaryDirectory() as folder:
+        for code in codes:
+            (Path(folder) / FILE).write_text(code)
+            import_file(str(Path(folder) / FILE))
+
+
 RADAM = '''\
 """An optimizer: its options, how torch makes it, and what it keeps for each weight."""
 

@@ -13,6 +13,7 @@ from nasir.errors import NasirError
 from nasir.ir.op import OpDef, op_named
 from nasir.options import Option, described, options_of, parameters_of
 from nasir.spec.passes import policy_options
+from nasir.training.exporter import exporter_named
 from nasir.training.optimizers import optimizer_named
 from nasir.training.penalties import penalty_named
 
@@ -58,6 +59,7 @@ DECLARED: Mapping[str, Callable[[str], Mapping[str, Option]]] = {
     "ops": lambda name: op_named(name).attrs,
     "optimizers": lambda name: options_of(optimizer_named(name)),
     "penalties": lambda name: options_of(penalty_named(name)),
+    "exporters": lambda name: options_of(exporter_named(name)),
 }
 """What has options, and where they are declared."""
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasir.cli import cost as cost_command
+from nasir.cli import export as export_command
 from nasir.cli import run as run_command
 from nasir.cli import search as search_command
 from nasir.errors import GraphError, NasirError, SpecError, UnknownName, UsageError
@@ -23,6 +24,7 @@ from nasir.ir.regions import depth_text
 if TYPE_CHECKING:
     from nasir.ir import Graph
     from nasir.spec import Spec
+    from nasir.training.exporter import Exportable
 
 KINDS = ("passes", "ops", "blocks", "datasets", "specs", "backends", "policies", "optimizers", "penalties", "exporters")
 
@@ -117,6 +119,8 @@ def _parser() -> argparse.ArgumentParser:
     made = add("diff", _diff, "show the differences between two networks (exit code 3 if there are any)")
     made.add_argument("first", metavar="SPEC|RUN|GRAPH")
     made.add_argument("second", metavar="SPEC|RUN|GRAPH")
+    made = with_overrides(add("export", _export, "write a network, or what a run made of it, in another form"))
+    export_command.add_options(made)
     made = add("report", _report, "write the HTML report of a run")
     made.add_argument("run_dir", metavar="RUN")
     made = add("list", _list, "list what is available, including plugins")
@@ -272,12 +276,31 @@ def _show(options: argparse.Namespace) -> int:
 
         print(f"wrote {write_drawing(graph, Path(options.html), options.what)}")
     elif options.json:
-        print(json.dumps(graph.to_json()))
+        print(export_command.text_of("json", graph), end="")
     elif options.text:
-        print(graph.to_text(), end="")
+        print(export_command.text_of("text", graph), end="")
     else:
         print(render(graph))
     return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    return export_command.run(lambda: _exportable(options.what, options.overrides), options)
+
+
+def _exportable(what: str, overrides: Sequence[str]) -> Exportable:
+    from nasir.journal.directory import RunDirectory
+    from nasir.spec.network import build
+    from nasir.training.exporter import Exportable
+
+    path = Path(what)
+    if path.is_dir():
+        directory = RunDirectory.open(path)
+        return Exportable(_graph(what, overrides), what, directory.spec(), directory.checkpoints)
+    if path.suffix in (".json", ".txt"):
+        return Exportable(_graph(what, overrides), what)
+    spec = _load(what, overrides)
+    return Exportable(build(spec), what, spec.to_yaml())
 
 
 def _cost(options: argparse.Namespace) -> int:

@@ -7,16 +7,21 @@ import importlib.util
 import os
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path as File
 from types import ModuleType
+from typing import TypeAlias
 
-from nasir.options import Path
+from nasir.errors import UsageError
 from nasir.spec.check import Findings, check_spec, check_tree
 from nasir.spec.model import Spec
 from nasir.spec.problems import raise_problems
 
 ALLOW = "NASIR_ALLOW_LOCAL_CODE"
+Refusal: TypeAlias = Callable[[str, str], UsageError]
+"""Makes an error of what is wrong with a plugin, and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +43,31 @@ def import_plugins(spec: Spec) -> tuple[Plugin, ...]:
         return ()
     if os.environ.get(ALLOW, "1") == "0":
         raise spec.problem(("plugins",), f"{ALLOW}=0 forbids plugins by path", "install them as packages instead")
-    sources = [_read(spec, index) for index in range(len(spec.plugins))]
+    sources = [_read(File(file), _refusal(spec, index)) for index, file in enumerate(spec.plugins)]
     for index, (plugin, data) in enumerate(sources):
         if plugin.module not in sys.modules:
-            _execute(plugin, data, spec, ("plugins", index))
+            _execute(plugin, data, _refusal(spec, index))
     check_names(spec)
     return tuple(plugin for plugin, _ in sources)
 
 
+def import_file(path: str) -> Plugin:
+    """Import one file that no spec lists; raises UsageError as `import_plugins` raises SpecError."""
+    if os.environ.get(ALLOW, "1") == "0":
+        raise UsageError(f"{path}: {ALLOW}=0 forbids plugins by path; install them as packages instead")
+
+    def refused(text: str, remedy: str) -> UsageError:
+        return UsageError(f"{text}; {remedy}")
+
+    plugin, data = _read(File(path), refused)
+    if plugin.module not in sys.modules:
+        _execute(plugin, data, refused)
+    return plugin
+
+
 def hash_plugins(spec: Spec) -> tuple[Plugin, ...]:
     """What `import_plugins` would run, without running it: to compare with the record of a run first."""
-    return tuple(_read(spec, index)[0] for index in range(len(spec.plugins)))
+    return tuple(_read(File(file), _refusal(spec, index))[0] for index, file in enumerate(spec.plugins))
 
 
 def check_names(spec: Spec) -> None:
@@ -61,20 +80,23 @@ def check_names(spec: Spec) -> None:
     raise_problems(findings.problems)
 
 
-def _read(spec: Spec, index: int) -> tuple[Plugin, bytes]:
-    path: Path = ("plugins", index)
-    file = File(spec.plugins[index])
+def _refusal(spec: Spec, index: int) -> Refusal:
+    """Makes errors about one plugin of a spec."""
+    return partial(spec.problem, ("plugins", index))
+
+
+def _read(file: File, refused: Refusal) -> tuple[Plugin, bytes]:
     try:
         data = file.read_bytes()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise spec.problem(path, f"{file} cannot be read ({reason})", "paths are relative to the spec") from None
+        raise refused(f"{file} cannot be read ({reason})", "paths are relative to the spec, or to the folder") from None
     digest = hashlib.sha256(data).hexdigest()
     stem = re.sub(r"\W", "_", file.stem)
     return Plugin(str(file), digest, f"nasir_plugin_{stem}_{digest[:16]}"), data
 
 
-def _execute(plugin: Plugin, data: bytes, spec: Spec, path: Path) -> None:
+def _execute(plugin: Plugin, data: bytes, refused: Refusal) -> None:
     """Run exactly the bytes that were hashed; the module is forgotten again if it fails."""
     module = ModuleType(plugin.module)
     module.__file__ = plugin.path
@@ -87,4 +109,4 @@ def _execute(plugin: Plugin, data: bytes, spec: Spec, path: Path) -> None:
         if not isinstance(error, Exception | SystemExit):
             raise
         text = f"{plugin.path} failed: {type(error).__name__}: {error}"
-        raise spec.problem(path, text, "mend the plugin") from error
+        raise refused(text, "mend the plugin") from error

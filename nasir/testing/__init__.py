@@ -18,6 +18,7 @@ from nasir.testing.interpreter import trace as trace
 from nasir.testing.op_case import OpCase as OpCase
 from nasir.testing.op_contract import OpContract as OpContract
 from nasir.testing.op_contract import shipped_cases as shipped_cases
+from nasir.testing.optimizer_contract import OptimizerContract as OptimizerContract
 from nasir.testing.pass_contract import PassContract as PassContract
 from nasir.testing.policy_contract import PolicyContract as PolicyContract
 from nasir.testing.token_graphs import random_transformer as random_transformer

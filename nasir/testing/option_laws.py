@@ -10,7 +10,7 @@ import yaml
 
 from nasir.errors import NasirError
 from nasir.options import Option
-from nasir.options.kinds import Choice, Items, Kind, Number, Record, Scalar, Table
+from nasir.options.kinds import Choice, Dataclass, Items, Kind, Number, Scalar, Table
 from nasir.spec import loads_spec
 from nasir.spec.load import parse_mapping
 from nasir.spec.network import build
@@ -42,7 +42,7 @@ def breaches(kind: Kind) -> Iterator[Any]:
         yield True
     if type(None) not in plain:
         yield None
-    if not any(isinstance(member, Table | Record) for member in members):
+    if not any(isinstance(member, Table | Dataclass) for member in members):
         yield {FOREIGN: FOREIGN}
     lists = [member for member in members if isinstance(member, Items)]
     if not lists:
@@ -128,6 +128,18 @@ def in_phase(name: str) -> Callable[[Mapping[str, Any]], object]:
     rules: list[dict[str, Any]] = [{"do": {"insert-block": {}}}]
     return lambda options: loads_spec(
         spec_with(phases=[{**GROW, "policy": {name: json_like(options)}, "rules": rules}]), "law.yaml"
+    )
+
+
+def in_optimizer(name: str) -> Callable[[Mapping[str, Any]], object]:
+    """Loads a spec whose phase trains with the optimizer `name`, with options."""
+    return lambda options: loads_spec(spec_with(phases=[{**GROW, "optimizer": {name: json_like(options)}}]), "law.yaml")
+
+
+def in_terms(name: str) -> Callable[[Mapping[str, Any]], object]:
+    """Loads a spec whose phase has the penalty `name`, with options."""
+    return lambda options: loads_spec(
+        spec_with(phases=[{**GROW, "regularize": [{name: json_like(options)}]}]), "law.yaml"
     )
 
 

@@ -2,6 +2,8 @@
 
 from nasir.training.backend import Backend as Backend
 from nasir.training.backend import Session as Session
+from nasir.training.exporter import Exportable as Exportable
+from nasir.training.exporter import Exporter as Exporter
 from nasir.training.optimizers import Betas as Betas
 from nasir.training.optimizers import Optimizer as Optimizer
 from nasir.training.penalties import Penalty as Penalty

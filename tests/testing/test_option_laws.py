@@ -16,10 +16,19 @@ from nasir.blocks import STEPS, Maker, add_step, build_block
 from nasir.errors import SpecError
 from nasir.ir import Draft
 from nasir.options import options_of, parameters_of
-from nasir.registry import blocks, passes
-from nasir.spec import loads_spec
-from nasir.testing.option_laws import GROW, breaches, check_options, in_block, in_network, spec_with
-from nasir.training.plans import PenaltyPlan
+from nasir.registry import blocks, exporters, optimizers, passes, penalties
+from nasir.testing.option_laws import (
+    breaches,
+    check_options,
+    in_block,
+    in_network,
+    in_optimizer,
+    in_terms,
+)
+from nasir.training.exporter import exporter_named, make_exporter
+from nasir.training.optimizers import optimizer_named
+from nasir.training.penalties import penalty_named
+from nasir.training.plans import OptimizerPlan, PenaltyPlan
 
 
 def ours(registry: Any) -> list[str]:
@@ -55,21 +64,21 @@ def test_steps(name: str) -> None:
     check_options(options, lambda values: step(name, values), in_block(name), given)
 
 
-PENALTIES = {
-    "gamma": ("strength", "resource", "threshold", "grouping", "batch"),
-    "group-lasso": ("strength", "resource", "threshold", "grouping", "batch", "l1"),
-    "l1": ("strength",),
-    "layer-lasso": ("strength",),
-}
+@pytest.mark.parametrize("name", ours(optimizers))
+def test_optimizers(name: str) -> None:
+    options = options_of(optimizer_named(name))
+    check_options(options, lambda given: OptimizerPlan(name, options=given), in_optimizer(name), {"lr": 0.1})
 
 
-@pytest.mark.parametrize("kind", PENALTIES)
-def test_penalties(kind: str) -> None:
-    def in_spec(options: Mapping[str, Any]) -> object:
-        return loads_spec(spec_with(phases=[{**GROW, "regularize": [{kind: dict(options)}]}]), "law.yaml")
+@pytest.mark.parametrize("name", ours(penalties))
+def test_penalties(name: str) -> None:
+    options = options_of(penalty_named(name))
+    check_options(options, lambda given: PenaltyPlan(name, options=given), in_terms(name), {"strength": 0.1})
 
-    options = {name: option for name, option in options_of(PenaltyPlan).items() if name in PENALTIES[kind]}
-    check_options(options, lambda given: PenaltyPlan(kind, **given), in_spec, {"strength": 0.1})  # type: ignore[arg-type]
+
+@pytest.mark.parametrize("name", ours(exporters))
+def test_exporters(name: str) -> None:
+    check_options(options_of(exporter_named(name)), lambda given: make_exporter(name, given), None, {})
 
 
 def test_the_law_asks_for_something_of_every_option() -> None:

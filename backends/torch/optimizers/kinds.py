@@ -78,6 +78,15 @@ def state_kind(optimizer: torch.optim.Optimizer, key: str, value: Any, parameter
     )
 
 
+def check_state(optimizer: torch.optim.Optimizer) -> None:
+    """UsageError where an optimizer made by its definition keeps what that does not name the kind of."""
+    declared = _KNOWN.get(optimizer)
+    for parameter, state in optimizer.state.items() if declared is not None else ():
+        for key, value in state.items():
+            if value is not None:
+                state_kind(optimizer, key, value, parameter)
+
+
 def is_scalar(key: str, value: Tensor, parameter: Tensor) -> bool:
     """Whether a tensor counts or scales steps by what can be seen: `step`, or one number beside larger weights.
 

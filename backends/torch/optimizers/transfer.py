@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nasir.backends.torch.optimizers import momentum
+from nasir.backends.torch.optimizers.kinds import check_state
 from nasir.backends.torch.optimizers.state import moved_states, origins_of, replace_states
 from nasir.ir.infer import collector_paused
 from nasir.transfer import Key, TransferPlan
@@ -45,6 +46,8 @@ def transfer_optimizers(
 
 
 def _transfer(chosen: tuple[torch.optim.Optimizer, ...], old: Model, new: Model, plan: TransferPlan) -> None:
+    for optimizer in chosen:
+        check_state(optimizer)
     home = {id(p): key for key, p in parameters_by_key(old).items()}
     fresh = parameters_by_key(new)
     origins = origins_of(plan, home, fresh, chosen)

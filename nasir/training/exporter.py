@@ -1,0 +1,80 @@
+"""Exporters: functions with options that write a network, or what a run made of it, in another form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from nasir.errors import UsageError
+from nasir.files import write_atomically
+from nasir.ir import Graph
+from nasir.options import Checked, construct
+from nasir.registry import exporters
+
+
+@dataclass(frozen=True, slots=True)
+class Exportable:
+    """What there is to export. `name`: what the user named; `spec`: the resolved spec as YAML, None of a graph file;
+    `checkpoints`: the folder of a run's checkpoints, None of what has not run."""
+
+    graph: Graph
+    name: str
+    spec: str | None = None
+    checkpoints: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exporter(Checked):
+    """Base of an exporter: subclass it as a frozen dataclass, whose fields are its options, and register that.
+
+    It has either `text`, for what can be printed, or a `write` of its own.
+    """
+
+    name: ClassVar[str] = ""
+
+    @classmethod
+    def called(cls, given: Mapping[str, Any]) -> str:
+        """By its name."""
+        return f"exporter {cls.name}"
+
+    @classmethod
+    def prints(cls) -> bool:
+        """Whether it gives text."""
+        return cls.text is not Exporter.text
+
+    def text(self, source: Exportable) -> str:
+        """All of it as text; raises UsageError where `source` lacks what it needs."""
+        raise NotImplementedError
+
+    def write(self, source: Exportable, path: Path) -> None:
+        """Write the file `path`; raises UsageError, before anything is written, where `source` lacks what it needs."""
+        text = self.text(source)
+        write_atomically(path, text.encode("utf-8"))
+
+    def needed(self, source: Exportable, what: str) -> Any:
+        """`spec` or `checkpoints` of the source; UsageError where it has none."""
+        found = getattr(source, what)
+        if found is None:
+            owner = {"spec": "a spec or a run", "checkpoints": "a run"}[what]
+            raise UsageError(f"exporter {self.name}: {source.name} has no {what}; name {owner}")
+        return found
+
+
+def exporter_named(name: str) -> type[Exporter]:
+    """The definition of an exporter; raises UnknownName, or UsageError where it is none."""
+    made = exporters.get(name)
+    problem = ""
+    if not (isinstance(made, type) and issubclass(made, Exporter)):
+        problem = "is no subclass of nasir.training.Exporter"
+    elif not made.prints() and made.write is Exporter.write:
+        problem = "has neither a `text` nor a `write`"
+    if problem:
+        raise UsageError(f"exporter {name!r}: {made!r:.80} {problem}; see docs/extending.md")
+    return made  # type: ignore[no-any-return]
+
+
+def make_exporter(name: str, options: Mapping[str, Any]) -> Exporter:
+    """An exporter with options; raises UnknownName, or OptionError naming each wrong option."""
+    return construct(exporter_named(name), options, f"exporter {name}")

@@ -1,0 +1,83 @@
+"""The optimizers that ship, and some as a third party writes them, owe what the contract asks; a wrong one is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from own_optimizers import FORGETFUL, LION, RADAM, imported
+
+from nasir.errors import UsageError
+from nasir.registry import optimizers
+from nasir.testing import OptimizerContract
+from nasir.training import Optimizer
+
+imported(RADAM, LION, FORGETFUL)
+
+
+@optimizers.register("shuffled")
+@dataclass(frozen=True)
+class Shuffled(Optimizer):
+    """SGD that takes its momentum for a weight."""
+
+    factory = torch.optim.SGD
+    state = {"momentum_buffer": "scalar"}  # noqa: RUF012
+
+    momentum: float = 0.9
+
+
+@optimizers.register("adafactor")
+@dataclass(frozen=True)
+class Adafactor(Optimizer):
+    """torch's Adafactor."""
+
+    factory = torch.optim.Adafactor
+    state = {"row_var": "factored", "col_var": "factored", "variance": "second", "step": "scalar"}  # noqa: RUF012
+
+
+class TestSgd(OptimizerContract):
+    kind = "sgd"
+    options = {"lr": 0.05, "nesterov": True, "weight_decay": 1e-3}  # noqa: RUF012
+
+
+class TestAdam(OptimizerContract):
+    kind = "adam"
+
+
+class TestAdamW(OptimizerContract):
+    kind = "adamw"
+    options = {"lr": 0.01, "weight_decay": 0.1}  # noqa: RUF012
+
+
+class TestRAdam(OptimizerContract):
+    kind = "radam"
+    options = {"lr": 0.05}  # noqa: RUF012
+
+
+class TestLion(OptimizerContract):
+    kind = "lion"
+    options = {"lr": 0.001, "weight_decay": 0.1}  # noqa: RUF012
+
+
+class TestAdafactor(OptimizerContract):
+    kind = "adafactor"
+    dead_is_dead = False
+
+
+def test_a_state_of_the_wrong_kind_is_noticed(tmp_path: Path) -> None:
+    class Wrong(OptimizerContract):
+        kind = "shuffled"
+        options = {"lr": 0.05}  # noqa: RUF012
+
+    with pytest.raises((AssertionError, RuntimeError)):
+        Wrong().test_dead_units_that_come_and_go_leave_no_trace(tmp_path)
+
+
+def test_a_key_that_nothing_says_the_kind_of_is_refused(tmp_path: Path) -> None:
+    class Wrong(OptimizerContract):
+        kind = "forgetful"
+
+    with pytest.raises(UsageError, match=r"optimizer forgetful: nothing says what its state 'ema' holds"):
+        Wrong().test_every_key_of_the_state_says_what_it_is(tmp_path)
