@@ -17,7 +17,7 @@ from nasir.backends.torch.data.in_memory import open_source
 from nasir.backends.torch.data.rawdata import DataContext
 from nasir.backends.torch.device.determinism import refuse_unordered
 from nasir.backends.torch.device.memory import memory_told
-from nasir.backends.torch.device.names import check_precision, choose_device
+from nasir.backends.torch.device.names import check_precision, choose_device, described
 from nasir.backends.torch.device.precision import products_of
 from nasir.backends.torch.device.switches import Switches
 from nasir.backends.torch.device.working import DATA, HOST, NETWORK, TRAINING, working
@@ -87,12 +87,8 @@ class TorchSession:
         return open_source(self.setup.data, where, self.device, channels_last=last)
 
     def describe(self) -> dict[str, Any]:
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
         return {
-            "torch": torch.__version__,
-            "device": str(self.device),
-            "device_name": name,
-            "threads": torch.get_num_threads(),
+            **described(self.device),
             "precision": self.setup.precision,
             "channels_last": self.setup.channels_last,
             "deterministic": self.setup.deterministic,
