@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -139,14 +139,13 @@ class TorchSession:
         return {"compilation": choice.record()}
 
     def _begin(self, plan: TrainPlan, phase_epochs: int | None, resumed: bool) -> None:
-        before = self.optimizer
-        keep = before is not None and self.plan is not None and not plan.reset_optimizer
-        state = export_state(before, self.model.named_parameters()) if keep and before is not None else {}
         carried = self.plan is not None and KeptBy.of(self.plan.optimizer).serves(plan.optimizer)
+        keep = self.optimizer is not None and carried and not plan.reset_optimizer
+        state = export_state(self.optimizer, self.model.named_parameters()) if keep and self.optimizer else {}
         self.optimizer = build_optimizer(tagged(self.model), plan.optimizer)
         self.plan, self.phase_epochs = plan, phase_epochs
         self.model.hold(plan.freeze)
-        if state and carried:
+        if state:
             import_state(self.optimizer, state, self.model.named_parameters())
         if plan.ema_decay is None:
             self.ema = None
@@ -193,10 +192,8 @@ class TorchSession:
         assert self.plan is not None
         if split == "val" and not self.source.validation_size:
             return {}
-        if self.ema is not None:
-            with self.ema.applied(self.model):
-                return self._evaluate(split)
-        return self._evaluate(split)
+        with nullcontext() if self.ema is None else self.ema.applied(self.model):
+            return self._evaluate(split)
 
     def _evaluate(self, split: str) -> dict[str, float]:
         assert self.plan is not None
