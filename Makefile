@@ -37,9 +37,10 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# what of the documentation is written by the code itself: the table of docs/architecture.md
+# what of the documentation is written by the code itself: the tables of docs/architecture.md and docs/runs.md
 docs: $(READY)
 	$(BIN)/python tests/architecture.py
+	$(BIN)/python tests/journal_table.py
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.ir

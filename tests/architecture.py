@@ -31,11 +31,16 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def between(page: str, begin: str, end: str, text: str) -> str:
+    """The page with `text` between the lines `begin` and `end`, which are in it."""
+    head, _, rest = page.partition(begin)
+    _, _, tail = rest.partition(end)
+    return f"{head}{begin}\n{text}\n{end}{tail}"
+
+
 def updated(page: str) -> str:
     """The page with the table as it has to be."""
-    head, _, rest = page.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    return f"{head}{BEGIN}\n{table()}\n{END}{tail}"
+    return between(page, BEGIN, END, table())
 
 
 if __name__ == "__main__":

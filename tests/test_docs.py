@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import architecture
+import journal_table
 import pytest
 
 from nasir.cli import main as cli
@@ -116,8 +117,9 @@ def test_marked_python_runs(block: Block) -> None:
 
 
 def test_the_map_of_the_house_is_up_to_date() -> None:
-    page = architecture.PAGE.read_text()
-    assert page == architecture.updated(page), "docs/architecture.md: run `make docs`"
+    for written in (architecture, journal_table):
+        page = written.PAGE.read_text()
+        assert page == written.updated(page), f"{written.PAGE.name}: run `make docs`"
 
 
 def test_python_imports_from_packages_not_from_files_within_them() -> None:

@@ -53,6 +53,31 @@ def test_it_keeps_the_contract(law: str) -> None:
     getattr(Suite(), law)()
 
 
+def test_one_that_reads_records_as_dicts_decides_alike() -> None:
+    """The way that policies were written for 0.1."""
+    text = FILES["random_growth.py"]
+    for new, old in (
+        ("isinstance(record, EpochRecord | DecisionRecord)", "record['kind'] in ('epoch', 'decision')"),
+        ("isinstance(last[0], DecisionRecord)", "last[0]['kind'] == 'decision'"),
+        ("last[0].epoch", "last[0]['epoch']"),
+        ("from nasir.records import DecisionRecord, EpochRecord\n", ""),
+    ):
+        assert new in text
+        text = text.replace(new, old)
+    today = documented()
+    scope: dict[str, Any] = {"__name__": "random_growth"}
+    exec(compile(text, "random_growth.py", "exec", dont_inherit=True), scope)
+    before, plan = scope["RandomGrowth"], PhasePlan("phase", epochs=40, rules=(GROW,), policy="random-growth")
+
+    def played(policy: Any) -> Any:
+        class Suite(PolicyContract):
+            make = staticmethod(lambda: policy(plan, 0, policy.Options(0.6)))
+
+        return Suite().play(fresh=False)
+
+    assert played(before) == played(today)
+
+
 def test_it_steers_a_real_run_that_resumes_and_replays_alike(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import annotated_types as at
 
 from nasir.errors import UsageError
-from nasir.options.kinds import Amount, Bounds, Choice, Either, Items, Kind, Number, Record, Scalar, Table, Written
+from nasir.options.kinds import Amount, Bounds, Choice, Dataclass, Either, Items, Kind, Number, Scalar, Table, Written
 
 NUMERIC: Mapping[type, str] = {at.Gt: "gt", at.Ge: "ge", at.Lt: "lt", at.Le: "le", at.MultipleOf: "multiple_of"}
 LENGTHS: Mapping[type, str] = {at.MinLen: "min_length", at.MaxLen: "max_length"}
@@ -135,7 +135,7 @@ def _made(annotation: Any, metadata: tuple[Any, ...]) -> tuple[Kind, set[type]]:
     if dataclasses.is_dataclass(plain):
         from nasir.options.checked import built, record_schema
 
-        return Record(plain, built, record_schema), set()
+        return Dataclass(plain, built, record_schema), set()
     return Kind(), set()
 
 

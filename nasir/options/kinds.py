@@ -253,7 +253,7 @@ class Table(Kind):
 
 
 @dataclass(frozen=True)
-class Record(Kind):
+class Dataclass(Kind):
     """A dataclass, or a mapping that it can be made from; `build` gives the object and all that is wrong."""
 
     plain: type

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple, Union, get_args, get_or
 
 import annotated_types as at
 
-__all__ = ["IfMissing", "Key", "Layout", "Place", "Record", "layout"]
+__all__ = ["IfMissing", "Key", "Record", "RecordField", "RecordLayout", "layout"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +102,12 @@ class Record:
 Mapping.register(Record)
 
 
-class Place(NamedTuple):
+class RecordField(NamedTuple):
     """A field of a kind of record.
 
     `put` sets it, in a record that is being made. `plain`: types of its JSON value; `low`: its least value, if it is a
-    number that has one; `missing`: its default, `dict` for a mapping of nothing, if it `may` be missing.
+    number that has one; `missing`: its default, `dict` for a mapping of nothing, if it `may` be missing; `left_out`:
+    its key is left out where it has that.
     """
 
     key: str
@@ -115,6 +116,7 @@ class Place(NamedTuple):
     low: float | None
     may: bool
     missing: Any
+    left_out: bool
     name: str
     says: str
 
@@ -125,15 +127,16 @@ class Place(NamedTuple):
     @property
     def spelled(self) -> str:
         """Its types in words."""
-        return " or ".join(dict.fromkeys(SPELLED[plain] for plain in self.plain))
+        plain = [kind for kind in self.plain if kind is not int or float not in self.plain]
+        return " or ".join(dict.fromkeys(SPELLED[kind] for kind in plain))
 
 
-class Layout(NamedTuple):
+class RecordLayout(NamedTuple):
     """The fields of a kind of record; `names`: attribute by key; `optional`: those left out where they say nothing."""
 
-    places: tuple[Place, ...]
+    places: tuple[RecordField, ...]
     names: Mapping[str, str]
-    optional: tuple[Place, ...]
+    optional: tuple[RecordField, ...]
 
 
 PLAIN: Mapping[Any, tuple[type, ...]] = {
@@ -158,29 +161,30 @@ SPELLED: Mapping[type, str] = {
 }
 
 
-_LAYOUTS: dict[type[Record], Layout] = {}
+_LAYOUTS: dict[type[Record], RecordLayout] = {}
 
 
-def layout(made: type[Record]) -> Layout:
+def layout(made: type[Record]) -> RecordLayout:
     """The fields of a kind of record as they lie in JSON, its own before `n` and `time`."""
     if made not in _LAYOUTS:
         _LAYOUTS[made] = _laid_out(made)
     return _LAYOUTS[made]
 
 
-def _laid_out(made: type[Record]) -> Layout:
+def _laid_out(made: type[Record]) -> RecordLayout:
     hints = get_type_hints(made, include_extras=True)
     items = [item for item in dataclasses.fields(made) if item.name not in ("extra", "absent")]
     items.sort(key=lambda item: item.name in ("n", "time"))
-    places, optional = [], []
+    places = []
     for item in items:
         name = item.name
         plain, metadata = _parts(hints[name])
         default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory
         left_out = default is not dataclasses.MISSING
         told = [one.value for one in metadata if isinstance(one, IfMissing)]
-        place = Place(
+        place = RecordField(
             key=next((one.name for one in metadata if isinstance(one, Key)), name),
+            left_out=left_out,
             name=name,
             put=getattr(made, name).__set__,
             plain=plain,
@@ -190,9 +194,8 @@ def _laid_out(made: type[Record]) -> Layout:
             says=next((one.documentation for one in metadata if isinstance(one, at.DocInfo)), ""),
         )
         places.append(place)
-        if left_out:
-            optional.append(place)
-    return Layout(tuple(places), {place.key: place.name for place in places}, tuple(optional))
+    names = {place.key: place.name for place in places}
+    return RecordLayout(tuple(places), names, tuple(place for place in places if place.left_out))
 
 
 def _parts(annotation: Any) -> tuple[tuple[type, ...], tuple[Any, ...]]:

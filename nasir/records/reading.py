@@ -8,7 +8,7 @@ from typing import Any
 
 from nasir.errors import JournalError
 from nasir.options import close_match, shown
-from nasir.records.base import Place, Record, layout
+from nasir.records.base import Record, RecordField, layout
 from nasir.records.kinds import KINDS
 
 __all__ = ["from_json", "read_record", "typed"]
@@ -48,7 +48,7 @@ def from_json(data: Mapping[str, Any]) -> Record:
     record: Record = object.__new__(made)
     absent = []
     for place in places:
-        key, put, plain, low, may, missing, _, _ = place
+        key, put, plain, low, may, missing, *_ = place
         if key not in data:
             if not may:
                 raise JournalError(f"{made.kind} record: no {key!r}; each of them has to have it")
@@ -97,6 +97,6 @@ def _fits(value: Any, plain: tuple[type, ...]) -> bool:
     return isinstance(value, plain) and not (isinstance(value, bool) and bool not in plain)
 
 
-def _unfitting(made: type[Record], place: Place, value: Any) -> str:
+def _unfitting(made: type[Record], place: RecordField, value: Any) -> str:
     least = "" if place.low is None else f" of at least {place.low:g}"
     return f"{made.kind} record: {place.key!r} is {shown(value)}; it has to be {place.spelled}{least}"

@@ -182,14 +182,6 @@ def _check_data(spec: Spec, findings: Findings) -> None:
         findings.unknown(datasets, ("data", "dataset"), name)
     if spec.input.vector is not None and spec.data.augment:
         findings.add(("data", "augment"), "only images can be augmented, the input is a vector", "remove `augment`")
-    kinds = [(("data", "augment", i), item.kind) for i, item in enumerate(spec.data.augment)]
-    _unique(kinds, "augmentation", findings, "name each once")
-    if findings.problems:
-        return
-    try:
-        spec.data.plan()
-    except (ValueError, NasirError) as error:
-        findings.add(("data",), str(error), "")
 
 
 def _check_computing(spec: Spec, findings: Findings) -> None:

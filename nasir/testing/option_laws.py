@@ -10,7 +10,7 @@ import yaml
 
 from nasir.errors import NasirError
 from nasir.options import Option
-from nasir.options.kinds import Choice, Items, Kind, Number, Record, Scalar, Table
+from nasir.options.kinds import Choice, Dataclass, Items, Kind, Number, Scalar, Table
 from nasir.spec import loads_spec
 from nasir.spec.load import parse_mapping
 from nasir.spec.network import build
@@ -42,7 +42,7 @@ def breaches(kind: Kind) -> Iterator[Any]:
         yield True
     if type(None) not in plain:
         yield None
-    if not any(isinstance(member, Table | Record) for member in members):
+    if not any(isinstance(member, Table | Dataclass) for member in members):
         yield {FOREIGN: FOREIGN}
     lists = [member for member in members if isinstance(member, Items)]
     if not lists:

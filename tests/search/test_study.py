@@ -196,7 +196,7 @@ def test_a_study_whose_maker_died_is_not_taken_over_for_other_objectives(
 ) -> None:
     monkeypatch.setattr(study_module, "SETTLING", 0.1)
     other = "trials: 3\nobjective: {minimize: val.loss}"
-    for died, said in (("_describe", "begun for other objectives .maximize."), ("add_points", "search.objectives.0")):
+    for died, said in (("_describe", "with other objectives .maximize."), ("add_points", "search.objectives.0")):
         with monkeypatch.context() as patch:
             patch.setattr(Study, died, _die)
             with pytest.raises(KeyboardInterrupt):
