@@ -39,7 +39,7 @@ from nasir.backends.torch.train.loop import (
 )
 from nasir.backends.torch.train.refresh import moving_norms, refresh_norms, statistics
 from nasir.backends.torch.train.settle import EPOCHS as SETTLE_EPOCHS
-from nasir.backends.torch.train.settle import train_settling
+from nasir.backends.torch.train.settle import refuse_frozen, settled, train_settling
 from nasir.backends.torch.weights import checkpoint
 from nasir.backends.torch.weights.arena import Arena
 from nasir.backends.torch.weights.inherit import take_over
@@ -219,6 +219,7 @@ class TorchSession:
     @working("the new network beside the old one", NETWORK)
     def propose(self, rewrite: Rewrite) -> Effect:
         refuse_unordered(rewrite.graph, self.setup.deterministic, self.device)
+        refuse_frozen(rewrite, () if self.plan is None else self.plan.freeze)
         self._proposal = None  # one that was not accepted would take memory
         new = self.model.rewritten(rewrite)
         images = self.source.probe(self.setup.probe)
@@ -269,9 +270,15 @@ class TorchSession:
 
     @working("a training step of {setup.data.batch_size} samples", TRAINING)
     def settle(self, settle: Settle, target: float, stop: Callable[[], bool]) -> dict[str, Any] | None:
-        """Train only the slots of `settle` by Adam until the training accuracy exceeds `target` (a fraction)."""
+        """Train only the slots of `settle` by Adam until the training accuracy exceeds `target` (a fraction).
+
+        Averages of these start anew then, as those of new weights do, and take statistics over, as at a refresh.
+        """
         assert self.plan is not None
-        return train_settling(self.model, self.source, self.plan, settle, target, seed=self.setup.seed, stop=stop)
+        done = train_settling(self.model, self.source, self.plan, settle, target, seed=self.setup.seed, stop=stop)
+        if self.ema is not None and done is not None:
+            self.ema.replace({**self.ema.tensors, **settled(self.model, settle)})
+        return done
 
     @working("a forward pass over {setup.data.batch_size} samples", TRAINING)
     def refresh(self, refresh: Refresh, stop: Callable[[], bool]) -> dict[str, Any] | None:
