@@ -90,8 +90,8 @@ class SchedulePlan(Checked):
 
 @dataclass(frozen=True, slots=True)
 class TrainPlan(Checked):
-    """One phase of training. `gradient_clip` bounds the global L2 norm; `ema_decay` is per step; with
-    `ema_warmup` it is at most (1 + t) / (10 + t) after t steps of averaging.
+    """One phase of training. `gradient_clip` bounds the global L2 norm, or that of each branch that is trained
+    separately. `ema_decay` is per step; with `ema_warmup` it is at most (1 + t) / (10 + t) after t steps of averaging.
 
     `precision`: `fp32` multiplies in full, `tf32` rounds the factors of products to TF32 (CUDA only), `bf16` is
     autocast; `auto` takes bf16 for conv nets where the device computes it natively, else fp32.
