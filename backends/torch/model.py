@@ -363,13 +363,17 @@ class Model(nn.Module):
         memo[id(self.graph)] = self.graph
         copy = object.__new__(type(self))
         memo[id(self)] = copy
-        copy.__dict__.update({name: deepcopy(value, memo) for name, value in self.__dict__.items()})
+        copy.__dict__.update({name: deepcopy(value, memo) for name, value in self._own().items()})
         return copy
+
+    def _own(self) -> dict[str, Any]:
+        """All attributes but what `compile` made, which runs this very model."""
+        return {name: value for name, value in self.__dict__.items() if name != "_compiled_call_impl"}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For pickle, and so for torch.save: the graph as data, and the modules of its nodes."""
         added = self._adopt().added
-        own = {name: value for name, value in self.__dict__.items() if name not in (*LOWERED, "_modules")}
+        own = {name: value for name, value in self._own().items() if name not in (*LOWERED, "_modules")}
         leaves = {node_id: module for node_id, module in self._lowered.items() if isinstance(module, nn.Module)}
         blocks = {path: block for path, (_, sign, block) in self._units.items() if not _is_generated(sign, block)}
         return _revived, (type(self), self.graph.to_json(), own, leaves, blocks, attached.state_of(self._places), added)
