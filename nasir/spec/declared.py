@@ -25,7 +25,7 @@ from nasir.options.words import EXPECTED, MISSING_OPTION, UNKNOWN_OPTION
 class Short:
     """How a spec may write an option besides.
 
-    `read` gives its full form, None for the default; `show` what a resolved spec has for it, None for nothing.
+    `read` gives its full form, NONE for the default; `show` what a resolved spec has for it, None for nothing.
     """
 
     read: Callable[[Any], Any]
@@ -74,8 +74,8 @@ class OptionsOf:
             text, remedy = EXPECTED[dict]
             refuse([((), f"expected {text}, found {shown(value)}", remedy)], value)
         full = {name: self.short[name].read(one) if name in self.short else one for name, one in value.items()}
-        full = {name: one for name, one in full.items() if one is not None or name not in self.short}
-        normal, faults = checked(self.options, full, "")
+        full = {name: one for name, one in full.items() if one is not NONE}
+        normal, faults = checked(self.options, full, "mapping")
         if faults:
             refuse(faults, value)
         try:

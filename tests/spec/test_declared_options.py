@@ -119,3 +119,30 @@ def test_amounts_may_have_their_unit_in_python_too() -> None:
     assert kind_of(Epochs).normal("2.5 epochs")[1] == [
         ((), "expected a whole number, found 2.5", "write digits only, such as 3")
     ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "found"),
+    [
+        (
+            PLATEAU,
+            "where: {stages: }",
+            "16:17: phases.0.rules.0.where.stages: expected a list, found nothing",
+        ),
+        (PLATEAU, "where: {sites: []}", "16:24: phases.0.rules.0.where.sites: too few items: 0; give at least 1"),
+        (
+            PLATEAU,
+            "where: {order: all}\n        trial: {}",
+            "17:9: phases.0.rules.0.trial: a trial tries every",
+        ),
+        (PLATEAU, "budget: 5", "16:17: phases.0.rules.0.budget: expected a mapping, found 5; write `key: value` pairs"),
+        (
+            "validation: 0.2",
+            "augment: [{hflip: {x: 1}}]",
+            "9:44: data.augment.0.hflip.x: unknown key; this mapping",
+        ),
+        ("{staircase: {at: [0.5, 0.75]}}", "{staircase: {}}", "20:27: phases.1.schedule.staircase.at: is required"),
+    ],
+)
+def test_forms_and_mappings_that_are_wrong_are_told_at_their_place(old: str, new: str, found: str) -> None:
+    assert message(changed(old, new)).startswith(f"s.yaml:{found}")

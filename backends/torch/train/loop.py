@@ -27,7 +27,7 @@ from nasir.training.plans import TrainPlan
 _DROPOUT = 4  # purpose of the draw; see data.py for the others
 
 
-class Source(Protocol):
+class EpochData(Protocol):
     """What `train_epoch` needs of a data source."""
 
     @property
@@ -136,7 +136,7 @@ def prepare(model: nn.Module, plan: TrainPlan) -> None:
 def train_epoch(
     model: nn.Module,
     optimizer: Optimizer,
-    source: Source,
+    source: EpochData,
     plan: TrainPlan,
     *,
     seed: int,
