@@ -20,7 +20,7 @@ from nasir.ir import Draft, Graph, Port, Region
 from nasir.options.ranges import Count, Positive
 from nasir.registry import register
 from nasir.rewriting.evidence import Evidence
-from nasir.rewriting.rewrite import Pass, Settle
+from nasir.rewriting.rewrite import REMARK, Pass, Settle
 
 Init = Literal["zero", "gaussian", "uniform", "uniform_std1", "adam", "near_zero", "copy", "default"]
 
@@ -50,6 +50,11 @@ class InsertBlock(Pass):
     settle_epochs: Count = 10
     tolerance: Annotated[float, Ge(0), Lt(1)] = 0.005
 
+    @property
+    def settles(self) -> bool:  # type: ignore[override]
+        """With init: adam."""
+        return self.init == "adam"
+
     def sites(self, graph: Graph) -> Iterable[str]:
         """Every stage (append at its end) and every block (insert after it)."""
         return [region.path for region in (*graph.stages, *graph.blocks)]
@@ -71,7 +76,10 @@ class InsertBlock(Pass):
             raise Decline(f"the block turns {draft.shape(before)} into {draft.shape(after)}; it must keep the shape")
         settle = None
         if self.init == "copy":
-            _copy_weights(draft, graph, stage, previous, path)
+            if not _copy_weights(draft, graph, stage, previous, path):
+                draft.note(
+                    REMARK, f"no block of '{stage}' before '{path}' is built like it: it starts fresh, not as a copy"
+                )
         elif self.init != "default":
             settle = self._initialize(draft, graph, before, after)
         draft.rewire(before, after, only=[*old_nodes])
@@ -100,7 +108,7 @@ class InsertBlock(Pass):
             raise Decline(
                 f"init: {self.init} sets the last norm of the branch, which ends in a {other[0]}; use near_zero"
             )
-        if self.init == "adam":
+        if self.settles:
             return Settle(tuple(weights), self.settle_lr, self.tolerance, self.settle_epochs)
         for tail, slot in weights:
             if self.init == "gaussian":
@@ -167,8 +175,11 @@ def _clone(draft: Draft, graph: Graph, stage: str, previous: Region, path: str, 
     return ports[Port(exit_)]
 
 
-def _copy_weights(draft: Draft, graph: Graph, stage: str, previous: Region, path: str) -> None:
-    """Copy from the nearest earlier block with the same nodes; FRAGrow falls back to a fresh start, so do we."""
+def _copy_weights(draft: Draft, graph: Graph, stage: str, previous: Region, path: str) -> bool:
+    """Copy from the nearest earlier block with the same nodes, if there is one.
+
+    FRAGrow falls back to a fresh start otherwise, so do we.
+    """
     made = {
         node.label[len(path) + 1 :]: node_id
         for node_id, node in draft.nodes.items()
@@ -184,4 +195,5 @@ def _copy_weights(draft: Draft, graph: Graph, stage: str, previous: Region, path
         ):
             for name, node_id in made.items():
                 draft.copy(node_id, known[name])
-            return
+            return True
+    return False

@@ -8,8 +8,9 @@ from typing import Literal
 
 import numpy as np
 
-from nasir.branching import head_of, numbered, outputs_of
-from nasir.branching.merging import branch_paths, is_dense, joint, over_outputs, part_attrs, part_source
+from nasir.branching import head_of, numbered
+from nasir.branching.merged import joint_nodes, splits_of
+from nasir.branching.merging import branch_paths, is_dense, part_attrs, part_source
 from nasir.errors import Decline
 from nasir.ir import Draft, Graph, Port
 from nasir.options.ranges import Whole
@@ -43,7 +44,7 @@ class UngroupBranches(Pass):
         """Copy each joint node for every branch with its share of the weights."""
         graph = draft.base
         assert graph is not None
-        splits, paths = _splits(graph), branch_paths(graph)
+        splits, paths = splits_of(graph), branch_paths(graph)
         head = None if splits else head_of(graph)
         if splits and paths is not None:
             branches, ends = len(paths), [graph.nodes[n].inputs[0] for n in splits]
@@ -52,7 +53,7 @@ class UngroupBranches(Pass):
             paths = tuple([numbered(branch) for branch in range(branches)])
         else:
             raise Decline("the network holds no merged branches; where their classifiers were joined, give `branches`")
-        nodes, repeats = _joint_nodes(graph, ends, branches)
+        nodes, repeats = joint_nodes(graph, ends, branches)
         gone = {*nodes, *repeats, *splits}
         allowed = {*gone, *[user for node_id in splits for user in graph.users(node_id)], head}
         readers = {user for node_id in gone for user in graph.users(node_id)} - allowed
@@ -91,54 +92,6 @@ class UngroupBranches(Pass):
         out = draft.add("ensemble", logits, label, average="logits", train=self.train)
         draft.rewire(Port(head), out, only=graph.users(head))
         draft.outputs = [out if port == Port(head) else port for port in draft.outputs]
-
-
-def _splits(graph: Graph) -> list[int]:
-    """Splits into equal parts that the branches of an ensemble read, each its own."""
-    paths = branch_paths(graph)
-    if paths is None:
-        return []
-    split_nodes = []
-    for node_id, node in graph.nodes.items():
-        if node.facts.family != "split" or not node.facts.several:
-            continue
-        sizes = [graph.infer.types[port].shape for port in outputs_of(graph, node_id)]
-        if len(set(sizes)) > 1 or len(sizes) != len(paths):
-            continue
-        readers = [
-            {port.output for port in graph.nodes[user].inputs if port.node == node_id} == {branch}
-            for branch, path in enumerate(paths)
-            for user in graph.users(node_id)
-            if path in graph.owners[user]
-        ]
-        if readers and all(readers):
-            split_nodes.append(node_id)
-    return split_nodes
-
-
-def _joint_nodes(graph: Graph, ends: list[Port], branches: int) -> tuple[list[int], set[int]]:
-    """(joint nodes in topological order, concats that repeat a shared value) behind the ports `ends`."""
-    joint_nodes: set[int] = set()
-    repeats: set[int] = set()
-    stack = [port.node for port in ends]
-    while stack:
-        node_id = stack.pop()
-        node = graph.nodes[node_id]
-        if node_id in joint_nodes or node_id in repeats:
-            continue
-        if node.facts.family == "concat" and len(node.inputs) == branches and len(set(node.inputs)) == 1:
-            repeats.add(node_id)
-            continue
-        shared = node.facts.channels == "groups" and over_outputs(node)
-        groups = node.attrs["groups"] if node.facts.channels == "groups" else branches
-        channels = next(outputs_of(graph, node_id))
-        fits = graph.infer.types[channels].shape[0] % branches == 0 and (shared or groups % branches == 0)
-        if not fits or not joint(graph, node_id):
-            raise Decline(f"'{node.label}' ({node.op}) does not do the work of {branches} branches side by side")
-        joint_nodes.add(node_id)
-        if not shared:
-            stack.extend(port.node for port in node.inputs)
-    return [node_id for node_id in graph.order if node_id in joint_nodes], repeats
 
 
 def _branch(

@@ -101,7 +101,10 @@ def test_one_of_a_plugin_file(run: Path, capsys: pytest.CaptureFixture[str], tmp
         (["--to", "text", "--option", "x=1", "--option", "x=2"], "x is given twice; keep one"),
         (["--to", "safetensors", "--out", "OUT", "--option", "weights=best"], "weights: unknown value 'best'"),
         (["--to", "safetensors", "--out", "OUT", "--option", "weights=average"], "has no moving average"),
-        (["--to", "text", "--plugin", "nowhere.py"], "nowhere.py cannot be read"),
+        (
+            ["--to", "text", "--plugin", "nowhere.py"],
+            "nowhere.py cannot be read (No such file or directory); its path is relative to the current folder",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused(

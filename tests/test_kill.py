@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from small_runs import stable, weights, write_spec
+from held import Hold
+from small_runs import SPEC, stable, weights, write_spec
 
 from nasir.journal.directory import RunDirectory
 from nasir.records import CheckpointRecord
@@ -34,9 +35,9 @@ def started(arguments: list[str], errors: Path) -> subprocess.Popen[bytes]:
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """(spec, run directory) of an uninterrupted run."""
+    """(spec, run directory) of an uninterrupted run; what holds runs of the spec is made in its folder."""
     folder = tmp_path_factory.mktemp("reference")
-    spec = write_spec(folder)
+    spec = write_spec(folder, SPEC + Hold(folder, begin=False).lines)
     done = complete("run", str(spec), "--out", str(folder / "run"))
     assert done.returncode == 0, done.stderr
     return spec, folder / "run"
@@ -82,13 +83,13 @@ def test_a_signal_writes_a_checkpoint_and_resume_equals_the_uninterrupted_run(
     reference: tuple[Path, Path], tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     spec, expected = reference
-    run = tmp_path / "run"
+    run, hold = tmp_path / "run", Hold(reference[0].parent)
     process = started(nasir("run", str(spec), "--out", str(run)), tmp_path / "stderr")
-    journal = run / "journal.jsonl"
-    while process.poll() is None and not (journal.exists() and b'"epoch"' in journal.read_bytes()):
-        time.sleep(0.005)
-    process.send_signal(number)
-    assert process.wait(timeout=60) == code, (tmp_path / "stderr").read_text()
+    while process.poll() is None and not (run.exists() and RunDirectory(run).checkpoint_steps()):
+        time.sleep(0.01)
+    process.send_signal(number)  # in the midst of its second epoch, where it waits
+    assert process.wait() == code, (tmp_path / "stderr").read_text()
+    hold.release()
     records = RunDirectory.open(run).records()
     assert isinstance(records[-1], CheckpointRecord)
     done = complete("resume", str(run))

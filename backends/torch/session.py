@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from nasir.backends.torch.data.in_memory import open_source
 from nasir.backends.torch.data.rawdata import DataContext
 from nasir.backends.torch.device.determinism import refuse_unordered
 from nasir.backends.torch.device.memory import memory_told
-from nasir.backends.torch.device.names import check_precision, choose_device
+from nasir.backends.torch.device.names import check_precision, choose_device, described
 from nasir.backends.torch.device.precision import products_of
 from nasir.backends.torch.device.switches import Switches
 from nasir.backends.torch.device.working import DATA, HOST, NETWORK, TRAINING, working
@@ -42,7 +42,7 @@ from nasir.backends.torch.train.loop import (
 )
 from nasir.backends.torch.train.refresh import moving_norms, refresh_norms, statistics
 from nasir.backends.torch.train.settle import EPOCHS as SETTLE_EPOCHS
-from nasir.backends.torch.train.settle import train_settling
+from nasir.backends.torch.train.settle import refuse_frozen, settled, train_settling
 from nasir.backends.torch.weights import checkpoint
 from nasir.backends.torch.weights.arena import Arena
 from nasir.backends.torch.weights.inherit import take_over
@@ -95,12 +95,8 @@ class TorchSession:
         return open_source(self.setup.data, where, self.device, channels_last=last)
 
     def describe(self) -> dict[str, Any]:
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
         return {
-            "torch": torch.__version__,
-            "device": str(self.device),
-            "device_name": name,
-            "threads": torch.get_num_threads(),
+            **described(self.device),
             "precision": self.setup.precision,
             "channels_last": self.setup.channels_last,
             "deterministic": self.setup.deterministic,
@@ -151,14 +147,13 @@ class TorchSession:
         return {"compilation": choice.record()}
 
     def _begin(self, plan: TrainPlan, phase_epochs: int | None, resumed: bool) -> None:
-        before = self.optimizer
-        keep = before is not None and self.plan is not None and not plan.reset_optimizer
-        state = export_state(before, self.model.named_parameters()) if keep and before is not None else {}
         carried = self.plan is not None and KeptBy.of(self.plan.optimizer).serves(plan.optimizer)
+        keep = self.optimizer is not None and carried and not plan.reset_optimizer
+        state = export_state(self.optimizer, self.model.named_parameters()) if keep and self.optimizer else {}
         self.optimizer = build_optimizer(tagged(self.model), plan.optimizer)
         self.plan, self.phase_epochs = plan, phase_epochs
         self.model.hold(plan.freeze)
-        if state and carried:
+        if state:
             import_state(self.optimizer, state, self.model.named_parameters())
         if plan.ema_decay is None:
             self.ema = None
@@ -205,10 +200,8 @@ class TorchSession:
         assert self.plan is not None
         if split == "val" and not self.source.validation_size:
             return {}
-        if self.ema is not None:
-            with self.ema.applied(self.model):
-                return self._evaluate(split)
-        return self._evaluate(split)
+        with nullcontext() if self.ema is None else self.ema.applied(self.model):
+            return self._evaluate(split)
 
     def _evaluate(self, split: str) -> dict[str, float]:
         assert self.plan is not None
@@ -234,6 +227,7 @@ class TorchSession:
     @working("the new network beside the old one", NETWORK)
     def propose(self, rewrite: Rewrite) -> Effect:
         refuse_unordered(rewrite.graph, self.setup.deterministic, self.device)
+        refuse_frozen(rewrite, () if self.plan is None else self.plan.freeze)
         self._proposal = None  # one that was not accepted would take memory
         new = self.model.rewritten(rewrite)
         images = self.source.probe(self.setup.probe)
@@ -284,9 +278,15 @@ class TorchSession:
 
     @working("a training step of {setup.data.batch_size} samples", TRAINING)
     def settle(self, settle: Settle, target: float, stop: Callable[[], bool]) -> dict[str, Any] | None:
-        """Train only the slots of `settle` by Adam until the training accuracy exceeds `target` (a fraction)."""
+        """Train only the slots of `settle` by Adam until the training accuracy exceeds `target` (a fraction).
+
+        Averages of these start anew then, as those of new weights do, and take statistics over, as at a refresh.
+        """
         assert self.plan is not None
-        return train_settling(self.model, self.source, self.plan, settle, target, seed=self.setup.seed, stop=stop)
+        done = train_settling(self.model, self.source, self.plan, settle, target, seed=self.setup.seed, stop=stop)
+        if self.ema is not None and done is not None:
+            self.ema.replace({**self.ema.tensors, **settled(self.model, settle)})
+        return done
 
     @working("a forward pass over {setup.data.batch_size} samples", TRAINING)
     def refresh(self, refresh: Refresh, stop: Callable[[], bool]) -> dict[str, Any] | None:

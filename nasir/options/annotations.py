@@ -25,7 +25,7 @@ class Remedy:
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class WithUnit:
     """In `Annotated` of a number: text such as `3 epochs`, or `1 epoch`, stands for the number too."""
 
     plural: str
@@ -113,7 +113,7 @@ def _made(annotation: Any, metadata: tuple[Any, ...]) -> tuple[Kind, set[type]]:
         suggested = next((one.words for one in metadata if isinstance(one, Suggested)), ())
         return Scalar(str, _bounds(metadata, LENGTHS), pattern, suggested), set(LENGTHS)
     if annotation in (int, float):
-        unit = next((one.plural for one in metadata if isinstance(one, Unit)), None)
+        unit = next((one.plural for one in metadata if isinstance(one, WithUnit)), None)
         bounds = _bounds(metadata, NUMERIC)
         return Number(annotation, bounds, remedy) if unit is None else Amount(annotation, bounds, remedy, unit), set(
             NUMERIC

@@ -21,6 +21,7 @@ from nasir.records import (
     newest_network,
 )
 from nasir.report.plots import Chart, Mark, Series, quantity
+from nasir.rewriting.rewrite import REMARK
 
 __all__ = ["charts", "decision_rows", "duration", "marks", "summary_rows"]
 
@@ -243,6 +244,7 @@ def _outcome(record: RewriteRecord | DeclinedRecord, reason: str) -> dict[str, s
     delta = max([value for value in deltas if isinstance(value, (int, float))], default=None)
     changes = [("adds", record.added), ("removes", record.removed)]
     told = [f"{verb} {_outermost(paths)}" for verb, paths in changes if paths]
+    told += [record.noted[REMARK]] if REMARK in record.noted else []
     return {
         "reason": "; ".join(filter(None, [reason, *told])),
         "claim": record.preserves,

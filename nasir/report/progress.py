@@ -21,6 +21,7 @@ from nasir.records import (
     RewriteRecord,
     TrialRecord,
 )
+from nasir.rewriting.rewrite import REMARK
 
 
 def line(record: Record) -> str:
@@ -36,7 +37,8 @@ def line(record: Record) -> str:
             return f"            individual {record.individual}{found}{depth}, {record.params or 0:,} params"
         case RewriteRecord(delta_logits=float() | int() as delta):
             claim = "" if record.preserves == "no" else f" (claimed {record.preserves})"
-            return f"            done{claim}: the largest change of a logit is {delta:.3g}"
+            remark = f"; {record.noted[REMARK]}" if REMARK in record.noted else ""
+            return f"            done{claim}: the largest change of a logit is {delta:.3g}{remark}"
         case TrialRecord():
             text = "  ".join(_validation(record.metrics)) or str(dict(record.metrics))
             return f"            tried {record.site or 'the network as it is'}: {text}"

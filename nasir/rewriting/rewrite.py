@@ -23,6 +23,7 @@ from nasir.transfer.plan import TransferPlan
 Site: TypeAlias = str | Atom  # a region path, WHOLE, or a resizable space
 
 WHOLE = "network"  # the site of passes that act on the network as a whole
+REMARK = "remark"  # what a pass notes by this key is a sentence that is shown with the rewrite
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,7 @@ class Pass(Checked, ABC):
 
     name: ClassVar[str] = ""
     needs: ClassVar[tuple[Need, ...]] = ()
+    settles: ClassVar[bool] = False  # whether it asks for a Settle, which only weights that learn can give
 
     if TYPE_CHECKING:  # what `get_pass` gives takes the options of the pass, which only its own class knows
 

@@ -9,6 +9,7 @@ from typing import Any
 import nasir.ir  # noqa: F401 - registers the ops that ship
 from nasir.blocks import STEPS
 from nasir.errors import NasirError, OptionError
+from nasir.ir.regions import covers
 from nasir.options import Path, suggestion
 from nasir.options.words import UNKNOWN_OPTION
 from nasir.policy.plans import METRICS, RULES, PhasePlan
@@ -182,14 +183,6 @@ def _check_data(spec: Spec, findings: Findings) -> None:
         findings.unknown(datasets, ("data", "dataset"), name)
     if spec.input.vector is not None and spec.data.augment:
         findings.add(("data", "augment"), "only images can be augmented, the input is a vector", "remove `augment`")
-    kinds = [(("data", "augment", i), item.kind) for i, item in enumerate(spec.data.augment)]
-    _unique(kinds, "augmentation", findings, "name each once")
-    if findings.problems:
-        return
-    try:
-        spec.data.plan()
-    except (ValueError, NasirError) as error:
-        findings.add(("data",), str(error), "")
 
 
 def _check_computing(spec: Spec, findings: Findings) -> None:
@@ -236,6 +229,7 @@ def _check_rule(spec: Spec, phase: Phase, rule: Rule, path: Path, findings: Find
             if name not in stages:
                 remedy = suggestion(name, stages) if stages else "the network has no stages; add a `stage` step"
                 findings.add((*path, "where", "stages", index), f"unknown stage {name!r}", remedy)
+    _check_frozen(phase, rule, stages, path, findings)
     for key, condition in (("when", rule.when), ("freeze", rule.freeze)):
         if condition is not None:
             _check_condition(spec, phase, condition, (*path, key), findings)
@@ -244,6 +238,24 @@ def _check_rule(spec: Spec, phase: Phase, rule: Rule, path: Path, findings: Find
     if phase.epochs is not None and rule.every is not None and rule.every > phase.epochs:
         place = locate(findings.tree, (*path, "every"))
         findings.notes.append(f"{place}: the rule acts every {rule.every} epochs, the phase has only {phase.epochs}")
+
+
+def _check_frozen(phase: Phase, rule: Rule, stages: Iterable[str], path: Path, findings: Findings) -> None:
+    """A pass that has its new weights trained at once finds none to train in places that the phase freezes."""
+    where = rule.where
+    named = tuple(where.sites or where.stages or stages)
+    # what is made at a block lies beside it
+    homes = [name if name in stages else name.rpartition(".")[0] for name in named]
+    frozen = [any(covers(prefix, home) for prefix in phase.freeze or ()) for home in homes]
+    if not frozen or not all(frozen) or find(passes, rule.pass_name) is None:
+        return
+    try:
+        settles = make_pass(rule.pass_name, rule.options).settles
+    except NasirError:  # told elsewhere
+        return
+    if settles:
+        text = f"{rule.pass_name} trains what it makes, and the phase freezes {', '.join(named)}: it could never act"
+        findings.add((*path, "do"), text, "use another `init`, or take it out of `freeze`")
 
 
 def _check_condition(spec: Spec, phase: Phase, condition: Condition, path: Path, findings: Findings) -> None:

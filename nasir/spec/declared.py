@@ -25,7 +25,7 @@ from nasir.options.words import EXPECTED, MISSING_OPTION, UNKNOWN_OPTION
 class Short:
     """How a spec may write an option besides.
 
-    `read` gives its full form, None for the default; `show` what a resolved spec has for it, None for nothing.
+    `read` gives its full form, NONE for the default; `show` what a resolved spec has for it, None for nothing.
     """
 
     read: Callable[[Any], Any]
@@ -74,8 +74,8 @@ class OptionsOf:
             text, remedy = EXPECTED[dict]
             refuse([((), f"expected {text}, found {shown(value)}", remedy)], value)
         full = {name: self.short[name].read(one) if name in self.short else one for name, one in value.items()}
-        full = {name: one for name, one in full.items() if one is not None or name not in self.short}
-        normal, faults = checked(self.options, full, "")
+        full = {name: one for name, one in full.items() if one is not NONE}
+        normal, faults = checked(self.options, full, "mapping")
         if faults:
             refuse(faults, value)
         try:
@@ -106,10 +106,10 @@ class OptionsOf:
         return {**made, "required": required} if required else made
 
 
-def declared(made: type, name: str) -> Any:
-    """A field of a model that is an option of a dataclass too: its default, and what it is."""
+def declared(made: type, name: str, default: Any = NONE) -> Any:
+    """A field of a model that is an option of a dataclass too: what it is, and its default if a spec has no other."""
     option = options_of(made)[name]
-    return Field(default=option.default, description=option.about or None)
+    return Field(default=option.default if default is NONE else default, description=option.about or None)
 
 
 def refuse(faults: Iterable[Fault], given: Any, own: bool = False) -> NoReturn:
@@ -129,7 +129,7 @@ def _details(fault: Fault, given: Any, own: bool) -> InitErrorDetails:
         path, keys, text = path[:-1], path[-1:], "unknown key"
     if own:
         named = tuple(name for name in given if re.search(rf"\b{name}\b", text))
-        path, keys = ((), named or path[:1]) if len(path) < 2 else (path, ())
+        path, keys = ((), named) if named and len(path) < 2 else (path, ())
     context = {"text": text, "remedy": remedy, "keys": keys}
     return InitErrorDetails(type=PydanticCustomError("nasir", "{text}", context), loc=path, input=given)
 

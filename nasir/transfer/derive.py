@@ -36,7 +36,7 @@ def derive(draft: Draft, new: Graph) -> TransferPlan:
             continue  # nothing was resized: all of it is kept
         for name, slot in slots.items():
             key = Key(node_id, name)
-            said = origins.of(key, len(slot.axes))
+            said = origins.of(key, len(slot.axes)) if node_id in told_nodes else None
             if said is not None:
                 sources[key] = said
             elif was is None or name not in was:

@@ -17,7 +17,7 @@ from nasir.errors import Decline, OptionError, UnknownName
 from nasir.ir import Draft, Graph, Port
 from nasir.passes.insert_block import InsertBlock
 from nasir.registry import passes
-from nasir.rewriting.rewrite import Rewrite, Settle
+from nasir.rewriting.rewrite import REMARK, Rewrite, Settle
 from nasir.testing import PassContract
 from nasir.transfer import TransferPlan
 
@@ -235,7 +235,10 @@ def test_copy_copies_the_block_before_it_and_nothing_is_shared() -> None:
 def test_copy_behind_a_block_that_changes_shape_starts_fresh() -> None:
     model = lived(pyramid((1, 1), 4, size=8))
     default = model.rewritten(InsertBlock(init="default").attempt(model.graph, "s2")).state_dict()
-    assert same_tensors(model.rewritten(InsertBlock(init="copy").attempt(model.graph, "s2")).state_dict(), default)
+    copy = InsertBlock(init="copy").attempt(model.graph, "s2")
+    assert same_tensors(model.rewritten(copy).state_dict(), default)
+    assert copy.noted == {REMARK: "no block of 's2' before 's2.1' is built like it: it starts fresh, not as a copy"}
+    assert InsertBlock(init="copy").attempt(model.graph, "s1").noted == {}
 
 
 def test_default_leaves_every_slot_to_its_own_initializer() -> None:

@@ -8,6 +8,7 @@ from made_records import made
 
 from nasir.report.history import charts, decision_rows
 from nasir.report.progress import line
+from nasir.rewriting.rewrite import REMARK
 
 PLACE = {"epoch": 3, "phase": "p", "pass": "select-blocks"}
 DECISION = made("decision", {**PLACE, "action": "trial", "rule": "r", "site": None, "reason": "every 3 epochs"})
@@ -20,6 +21,13 @@ def test_progress_says_what_was_tried() -> None:
     assert line(DECISION) == "epoch    3  trial: every 3 epochs"
     assert line(TRIED) == "            tried s1: val.accuracy 0.5"
     assert "tried the network as it is" in line(replace(TRIED, site=None))
+
+
+def test_progress_and_table_tell_what_a_pass_remarks() -> None:
+    remarked = replace(ADOPTED, noted={REMARK: "it starts fresh"})
+    assert line(remarked) == f"{line(ADOPTED)}; it starts fresh"
+    (row,) = decision_rows([replace(DECISION, action="rewrite", site="s2"), remarked])
+    assert row["reason"] == "every 3 epochs; it starts fresh"
 
 
 def test_the_table_has_a_row_for_the_trial_and_one_for_each_candidate_that_was_declined() -> None:

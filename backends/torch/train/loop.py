@@ -19,6 +19,7 @@ from nasir.backends.torch.lower.ensemble import cross_entropy, predicted
 from nasir.backends.torch.optimizers import eager
 from nasir.backends.torch.optimizers.groups import set_lr
 from nasir.backends.torch.penalties.regularize import penalties_of
+from nasir.backends.torch.train.clip import clipper
 from nasir.backends.torch.train.ema import Ema
 from nasir.errors import DataError, Diverged, RunError
 from nasir.training.plans import TrainPlan
@@ -26,7 +27,7 @@ from nasir.training.plans import TrainPlan
 _DROPOUT = 4  # purpose of the draw; see data.py for the others
 
 
-class Source(Protocol):
+class EpochData(Protocol):
     """What `train_epoch` needs of a data source."""
 
     @property
@@ -135,7 +136,7 @@ def prepare(model: nn.Module, plan: TrainPlan) -> None:
 def train_epoch(
     model: nn.Module,
     optimizer: Optimizer,
-    source: Source,
+    source: EpochData,
     plan: TrainPlan,
     *,
     seed: int,
@@ -164,6 +165,7 @@ def train_epoch(
     bf16, steps = wants_bf16(plan, model, device), source.steps_per_epoch
     step, lr = start_step, plan.lr(phase_epoch * steps + start_step, steps, phase_epochs)
     penalize = penalties_of(model, plan.penalties)
+    clip = None if plan.gradient_clip is None else clipper(model, plan.gradient_clip)
     follow = None if ema is None else ema.follower(model)
     with _only(model, trainable):
         try:
@@ -171,7 +173,7 @@ def train_epoch(
                 lr = plan.lr(phase_epoch * steps + step, steps, phase_epochs)
                 set_lr(optimizer, lr)
                 seed_step(seed, epoch, step, device)
-                _step(model, optimizer, plan, x, y, bf16, totals, penalize)
+                _step(model, optimizer, plan, x, y, bf16, totals, penalize, clip)
                 if follow is not None:
                     follow()
                 step += 1
@@ -192,6 +194,7 @@ def _step(
     bf16: bool,
     totals: Sums,
     penalize: Callable[[], Tensor] | None = None,
+    clip: Callable[[], None] | None = None,
 ) -> None:
     eager.clear_gradients(optimizer)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
@@ -201,8 +204,8 @@ def _step(
     loss.backward()  # type: ignore[no-untyped-call]
     if penalize is not None:
         totals.add_penalty(penalize(), len(y))
-    if plan.gradient_clip is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), plan.gradient_clip)
+    if clip is not None:
+        clip()
     eager.step(optimizer)
     totals.add(*predicted(model, logits, loss), y)
 

@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from torch import Tensor
 
 from nasir.backends.torch.data.batches import BatchSource
 from nasir.backends.torch.model import Model
 from nasir.backends.torch.optimizers.groups import build_optimizer, tagged
 from nasir.backends.torch.train.loop import train_epoch
-from nasir.rewriting.rewrite import Settle
+from nasir.backends.torch.train.refresh import moving_norms, statistics
+from nasir.errors import Decline
+from nasir.ir.regions import covers
+from nasir.rewriting.rewrite import Refresh, Rewrite, Settle
 from nasir.training.plans import OptimizerPlan, TrainPlan
 
 EPOCHS = 1_000_000  # data order of settling epochs, for each rewrite: far from those of ordinary ones
+
+
+def refuse_frozen(rewrite: Rewrite, prefixes: Sequence[str]) -> None:
+    """Decline where all that a rewrite asks to settle is frozen, by the network or below `prefixes` of labels."""
+    if rewrite.settle is None:
+        return
+    graph = rewrite.graph
+    held = {
+        graph.nodes[node].label: graph.is_frozen(node) or any(covers(at, graph.nodes[node].label) for at in prefixes)
+        for node, _ in rewrite.settle.slots
+    }
+    if all(held.values()):
+        names = " and ".join(f"'{label}'" for label in held) or "nothing"
+        raise Decline(
+            f"{names} would be trained right after it, and all of that is frozen; use another `init`, or act before "
+            "it is frozen"
+        )
 
 
 def train_settling(
@@ -29,8 +51,7 @@ def train_settling(
 
     `plan` is that of the phase, whose batches, precision and weight decay hold here too. None where `stop` says so.
     """
-    labels = {node: model.graph.nodes[node].label for node, _ in settle.slots}
-    names = {f"{labels[node]}.{slot}" for node, slot in settle.slots}
+    names = _names(model, settle)
     chosen = [member for member in tagged(model) if member[0] in names]
     own = TrainPlan(
         optimizer=OptimizerPlan("adam", lr=settle.lr, weight_decay=plan.optimizer.weight_decay),
@@ -60,3 +81,16 @@ def train_settling(
         if accuracies[-1] > target:
             break
     return {"epochs": len(accuracies), "train.accuracy": accuracies, "target": target}
+
+
+def settled(model: Model, settle: Settle) -> dict[str, Tensor]:
+    """What settling moved, by state_dict name: the slots, and the running statistics of norms that are not frozen."""
+    state = model.state_dict()
+    return {
+        **{name: state[name] for name in _names(model, settle)},
+        **statistics(moving_norms(model, Refresh(batches=1))),
+    }
+
+
+def _names(model: Model, settle: Settle) -> set[str]:
+    return {f"{model.graph.nodes[node].label}.{slot}" for node, slot in settle.slots}

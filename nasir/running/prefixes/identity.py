@@ -54,13 +54,19 @@ def environment_digest(session: Session) -> str:
         {
             "session": told,
             "data": session.fingerprint(),
-            "packages": [own.packages() for own in REGISTRIES],
+            "packages": [own.packages() for own in REGISTRIES] + _foreign(registry.optimizers, registry.penalties),
             "versions": [VERSION, version("numpy")],
             # kernels differ from one model to the next
             "processor": _processor() if told.get("device") == "cpu" else None,
             "variables": {name: value for name, value in os.environ.items() if name.startswith(KERNELS)},
         }
     )
+
+
+def _foreign(*registries: registry.Registry) -> list[dict[str, str]]:
+    """Packages of others; without any, the digest is that of the time before these registries."""
+    found = [{name: one for name, one in own.packages().items() if name != "nasir"} for own in registries]
+    return found if any(found) else []
 
 
 def environments(first: str | None, records: Iterable[Record]) -> set[str | None]:

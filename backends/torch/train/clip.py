@@ -1,0 +1,56 @@
+"""The norm of gradients kept below a bound: of all weights together, or of each branch that learns by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from nasir.backends.torch.model import Model
+from nasir.branching.independent import Learner, Part, independent
+from nasir.transfer import Key
+
+
+def clipper(model: nn.Module, bound: float) -> Callable[[], None]:
+    """A function that scales gradients whose L2 norm exceeds `bound` down to it, for as long as the model's parameters
+    stay the same objects.
+
+    Branches of an ensemble that are trained separately count each by itself, what they share counts by itself, too.
+    """
+    learners = independent(model.graph) if isinstance(model, Model) else ()
+    if not isinstance(model, Model) or not learners:
+        return lambda: _clip_whole(model, bound)
+    held = [_held(model, learner) for learner in learners]
+
+    def clip() -> None:
+        for parts in held:
+            gradients = [
+                parameter.grad if part.of == 1 else parameter.grad.chunk(part.of)[part.number]
+                for parameter, part in parts
+                if parameter.grad is not None
+            ]
+            if gradients:
+                _clip(gradients, bound)
+
+    return clip
+
+
+def _clip_whole(model: nn.Module, bound: float) -> None:
+    nn.utils.clip_grad_norm_(model.parameters(), bound)
+
+
+def _clip(gradients: list[Tensor], bound: float) -> None:
+    """As torch does it, for gradients that may be parts of others."""
+    norm = nn.utils.get_total_norm(gradients)
+    torch._foreach_mul_(gradients, torch.clamp(bound / (norm + 1e-6), max=1.0))
+
+
+def _held(model: Model, learner: Learner) -> list[tuple[nn.Parameter, Part]]:
+    found = []
+    for part in learner:
+        for name, slot in model.graph.infer.slots[part.node].items():
+            tensor = model.tensor(Key(part.node, name))
+            if slot.kind == "param" and isinstance(tensor, nn.Parameter):
+                found.append((tensor, part))
+    return found
