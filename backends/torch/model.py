@@ -30,6 +30,7 @@ from nasir.backends.torch.lower.network import (
     write_top,
 )
 from nasir.backends.torch.lower.ops import Lowered, lower_op
+from nasir.backends.torch.optimizers import forgotten
 from nasir.backends.torch.wrapped import refuse_wrapped
 from nasir.errors import Decline, GraphError, RunError, UsageError
 from nasir.ir import Graph, Port
@@ -171,9 +172,14 @@ class Model(nn.Module):
     def _adopt(self) -> attached.Changes:
         """Take modules that were put into this model by hand for those of their layers and blocks."""
         found = attached.changes(self)
-        self._lowered.update(found.leaves)
+        for node_id, module in found.leaves.items():
+            was = self._lowered[node_id]
+            if was is not module and isinstance(was, nn.Module):
+                forgotten.note_replaced(self, was, module, self.graph.nodes[node_id].label)
+            self._lowered[node_id] = module
         for path, block in found.blocks.items():
-            unit, sign, _ = self._units[path]
+            unit, sign, former = self._units[path]
+            forgotten.note_replaced(self, former, block, path)
             self._units[path] = (unit, sign, block)
             self._places[path] = {}
         if found.blocks:
@@ -473,7 +479,6 @@ class Model(nn.Module):
         if not isinstance(change, Rewrite):
             return super().apply(change)
         refuse_wrapped(self)
-        from nasir.backends.torch.optimizers import forgotten
         from nasir.backends.torch.optimizers.gradients import moved_gradients
         from nasir.backends.torch.optimizers.transfer import transfer_optimizers
         from nasir.backends.torch.train.averages import checked_averages, moved_averages

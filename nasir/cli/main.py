@@ -194,6 +194,7 @@ def _graph(what: str, overrides: Sequence[str] = ()) -> Graph:
 
 def _check(options: argparse.Namespace) -> int:
     from nasir.report.show import render
+    from nasir.running.reach import check_reach
     from nasir.spec.network import build
     from nasir.spec.search import load_any
     from nasir.spec.space_text import facts, lines
@@ -209,6 +210,8 @@ def _check(options: argparse.Namespace) -> int:
             raise
         print(f"{spec.name}: correct as far as can be told without running its plugins; not checked further: {error}")
         return 0
+    if search is None:  # of a search, other values may be the ones that act
+        check_reach(spec, graph)
     if options.simulate:
         if search is not None:
             print("note: simulating the values that the search begins with", file=sys.stderr)

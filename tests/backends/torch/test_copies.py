@@ -153,7 +153,7 @@ def test_a_compiled_model_is_rewritten_and_copied(whole: bool) -> None:
 
 def averaged(kind: str, model: Model) -> Any:
     if kind == "ema":
-        return Ema(model, 0.8)
+        return Ema(model, 0.8, warmup=False)
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.8), use_buffers=kind == "buffers")
 
 

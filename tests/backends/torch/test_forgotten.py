@@ -104,6 +104,19 @@ def test_of_two_optimizers_the_one_left_out_is_told(model: Model) -> None:
         step(model, first, second)
 
 
+def test_a_layer_replaced_by_hand_whose_weights_nobody_trains_is_told(model: Model) -> None:
+    optimizer = sgd(model)
+    model.fc = nn.Linear(8, 3)
+    model.apply(InsertBlock(), "s1", optimizers=[optimizer])
+    with pytest.warns(
+        nasir.NasirWarning, match=r"'fc', SGD holds 2 .* no longer has and 2 of 26 .*\(fc\.weight, fc\.bias"
+    ):
+        step(model, optimizer)
+    optimizer = sgd(model)
+    model.apply(InsertBlock(), "s1", optimizers=[optimizer])
+    step(model, optimizer)
+
+
 def test_who_trains_a_part_of_a_model_is_left_alone(model: Model) -> None:
     optimizer = torch.optim.SGD(model.fc.parameters(), lr=0.1)
     model.apply(InsertBlock(), "s1")
