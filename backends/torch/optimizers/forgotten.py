@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from nasir.backends.torch.optimizers.order import parameters_of
 from nasir.errors import NasirWarning
 
 Tensors = Mapping[int, Tensor]  # by identity
@@ -38,7 +39,7 @@ _hooked = False
 
 def learning(model: nn.Module) -> dict[int, Tensor]:
     """The parameters of a model that learn."""
-    return {id(p): p for p in model.parameters() if p.requires_grad}
+    return {key: p for key, p in parameters_of(model).items() if p.requires_grad}
 
 
 def held_by(optimizers: Iterable[Optimizer]) -> dict[int, Tensor]:
