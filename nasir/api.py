@@ -19,6 +19,7 @@ from nasir.records import EndRecord, EpochRecord, PrefixRecord, Record, StartRec
 from nasir.rewriting.propose import make_pass
 from nasir.running.engine import Engine, Signals, setup_of, start_of
 from nasir.running.prefixes import PrefixStore, Sharing, environment_digest
+from nasir.running.reach import check_reach
 from nasir.running.replay import compare, reopen
 from nasir.running.state import RunState
 from nasir.spec import Spec, import_plugins, load_spec
@@ -77,6 +78,7 @@ def run(
         notice(f"imported plugin {plugin.path} (sha256 {plugin.sha256[:12]})")
     source = inherited(spec) if isinstance(spec.network, RunNetwork) else None
     graph = build(spec) if source is None else source.graph
+    check_reach(spec, graph)
     path = Path(out) if out is not None else _free(Path("runs") / spec.name)
     RunDirectory(path).check_vacant()
     session = make_backend(spec.backend).open(setup_of(spec, base))

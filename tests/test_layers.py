@@ -31,7 +31,7 @@ LAYERS = (
     ("testing",),
     ("running",),
     ("report",),
-    ("api",),
+    ("api", "figures"),
     ("search",),
     ("cli",),
     ("__main__", "__init__"),  # __init__: the public names, loaded on first use
@@ -42,7 +42,6 @@ FOR_BACKENDS = {part for part, rank in RANK.items() if rank < RANK["running"]} -
 OUTSIDE = {"passes", "backends"}  # at the root; only an `__init__` offers names of theirs, all else asks a registry
 HEAVY = {"torch", "torchvision", "optuna"}
 UPWARD: dict[str, str] = {
-    "nasir.options.checked": "an option may be a dataclass that has options, so kinds of annotations need it again",
     "nasir.backends.torch.model": "what observes, trains and transfers takes the Model, which offers it as methods",
 }
 """Modules whose imports from within their own room may close a circle, and why: to be untied, never to be added to."""

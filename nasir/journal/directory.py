@@ -3,6 +3,7 @@
 spec.yaml      the resolved spec               checkpoints/step_N/   weights and optimizer state (backend)
 env.json       versions, device, threads       report.html           the report
 journal.jsonl  what happened (nasir.journal.log)   lock                  held while a process writes here
+figures/       what `nasir plot` drew
 individuals/N/ networks that a policy put aside    blobs/   graphs and plans, <sha256>.json; arrays, <digest>.npy
 """
 
@@ -36,6 +37,7 @@ KNOWN = frozenset(
     {
         "spec.yaml",
         "env.json",
+        "figures",
         "journal.jsonl",
         "journal.torn",
         "blobs",
@@ -139,6 +141,10 @@ class RunDirectory:
     @property
     def report_path(self) -> Path:
         return self.path / "report.html"
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
 
     @contextmanager
     def lock(self) -> Iterator[None]:

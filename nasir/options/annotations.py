@@ -6,12 +6,14 @@ import dataclasses
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
 
 import annotated_types as at
 
 from nasir.errors import UsageError
-from nasir.options.kinds import Amount, Bounds, Choice, Dataclass, Either, Items, Kind, Number, Scalar, Table, Written
+from nasir.options.kinds import Amount, Bounds, Choice, Either, Items, Kind, Number, Scalar, Table, Written
+
+Record: TypeAlias = Callable[[type], Kind]
 
 NUMERIC: Mapping[type, str] = {at.Gt: "gt", at.Ge: "ge", at.Lt: "lt", at.Le: "le", at.MultipleOf: "multiple_of"}
 LENGTHS: Mapping[type, str] = {at.MinLen: "min_length", at.MaxLen: "max_length"}
@@ -53,21 +55,23 @@ class Canonical:
     function: Callable[[Any], Any]
 
 
-def kind_of(annotation: Any, metadata: Sequence[Any] = ()) -> Kind:
+def read_kind(annotation: Any, record: Record, metadata: Sequence[Any] = ()) -> Kind:
     """The kind of an annotation, with further `metadata` as of `Annotated`; what is no JSON type takes anything.
 
-    Raises UsageError for bounds that do not belong to the type, or that nothing here knows.
+    `record` gives the kind of a dataclass, whose fields have kinds themselves. Raises UsageError for bounds that do not
+    belong to the type, or that nothing here knows.
     """
     if hasattr(annotation, "__value__"):  # `type X = ...` of Python 3.12, which 3.11 cannot import the class of
-        return kind_of(annotation.__value__, metadata)
+        return read_kind(annotation.__value__, record, metadata)
     if get_origin(annotation) is Annotated:
         plain, *own = get_args(annotation)
-        return kind_of(plain, (*own, *metadata))
+        return read_kind(plain, record, (*own, *metadata))
     annotation = getattr(annotation, "__supertype__", annotation)  # of a NewType
     canonical = [one.function for one in metadata if isinstance(one, Canonical)]
     if canonical:
-        return Written(kind_of(annotation, [one for one in metadata if not isinstance(one, Canonical)]), canonical[0])
-    made, taken = _made(annotation, tuple(metadata))
+        rest = [one for one in metadata if not isinstance(one, Canonical)]
+        return Written(read_kind(annotation, record, rest), canonical[0])
+    made, taken = _made(annotation, record, tuple(metadata))
     missed = [one for one in _constraints(metadata) if type(one) not in taken]
     if missed and not isinstance(made, Either):  # the members of a union have said what fits none of them
         raise UsageError(f"{missed[0]!r} is no bound of {_spelled(annotation)}; use those of annotated_types that are")
@@ -98,12 +102,12 @@ def _bounds(metadata: Iterable[Any], names: Mapping[type, str]) -> Bounds:
     return tuple(found)
 
 
-def _made(annotation: Any, metadata: tuple[Any, ...]) -> tuple[Kind, set[type]]:
+def _made(annotation: Any, record: Record, metadata: tuple[Any, ...]) -> tuple[Kind, set[type]]:
     """The kind, and the constraints that mean something to it."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     remedy = next((one.text for one in metadata if isinstance(one, Remedy)), "")
     if origin in (Union, types.UnionType):
-        return _union(arguments, metadata)
+        return _union(arguments, record, metadata)
     if origin is Literal:
         return Choice(arguments), set()
     if annotation is None or annotation in (type(None), bool):
@@ -123,31 +127,31 @@ def _made(annotation: Any, metadata: tuple[Any, ...]) -> tuple[Kind, set[type]]:
         return Kind(), set()
     lengths = _bounds(metadata, LENGTHS)
     if issubclass(plain, Mapping):
-        keys, each = (kind_of(one) for one in arguments) if len(arguments) == 2 else (Kind(), Kind())
+        keys, each = (read_kind(one, record) for one in arguments) if len(arguments) == 2 else (Kind(), Kind())
         return Table(keys, each, lengths, remedy), set(LENGTHS)
     if issubclass(plain, tuple) and not hasattr(plain, "_fields"):
         variadic = not arguments or arguments[-1] is Ellipsis
-        each_of = tuple(kind_of(one) for one in arguments if one is not Ellipsis) or (Kind(),)
+        each_of = tuple(read_kind(one, record) for one in arguments if one is not Ellipsis) or (Kind(),)
         return Items(tuple, each_of, not variadic, lengths, remedy), set(LENGTHS)
     if issubclass(plain, Sequence | Set) and not issubclass(plain, str | bytes):
         made = list if issubclass(plain, list) else frozenset if issubclass(plain, Set) else tuple
-        return Items(made, tuple(kind_of(one) for one in arguments) or (Kind(),), False, lengths, remedy), set(LENGTHS)
+        return Items(
+            made, tuple(read_kind(one, record) for one in arguments) or (Kind(),), False, lengths, remedy
+        ), set(LENGTHS)
     if dataclasses.is_dataclass(plain):
-        from nasir.options.checked import built, record_schema
-
-        return Dataclass(plain, built, record_schema), set()
+        return record(plain), set()
     return Kind(), set()
 
 
-def _union(members: Sequence[Any], metadata: tuple[Any, ...]) -> tuple[Kind, set[type]]:
+def _union(members: Sequence[Any], record: Record, metadata: tuple[Any, ...]) -> tuple[Kind, set[type]]:
     """A union whose bounds hold for those members that can have them."""
     rest = tuple(one for one in metadata if not isinstance(one, at.BaseMetadata | at.GroupedMetadata))
     made, used = [], set()
     for member in members:
-        _, taken = _made(member, ())
+        _, taken = _made(member, record, ())
         fitting = [one for one in _constraints(metadata) if type(one) in taken]
         used |= {type(one) for one in fitting}
-        made.append(kind_of(member, (*fitting, *rest)))
+        made.append(read_kind(member, record, (*fitting, *rest)))
     missed = [one for one in _constraints(metadata) if type(one) not in used]
     if missed:
         raise UsageError(f"{missed[0]!r} is no bound of any of {', '.join(map(_spelled, members))}")

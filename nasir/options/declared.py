@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 import sys
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_type_hints
 
 from annotated_types import DocInfo
 
-from nasir.errors import UsageError
-from nasir.options.annotations import kind_of
-from nasir.options.kinds import Kind
-from nasir.options.words import MISSING_OPTION, UNKNOWN_OPTION, Fault, suggestion
+from nasir.errors import NasirError, OptionError, UsageError
+from nasir.options.annotations import read_kind
+from nasir.options.kinds import Dataclass, Kind
+from nasir.options.words import MISSING_OPTION, UNKNOWN_OPTION, Fault, Path, sentence, suggestion
 
 NONE = object()
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,14 @@ def _resolved(owner: Any, written: Mapping[str, Any], scope: Mapping[str, Any]) 
     return found
 
 
+def kind_of(annotation: Any) -> Kind:
+    """The kind of an annotation; what is no JSON type takes anything.
+
+    Raises UsageError for bounds that do not belong to the type, or that nothing here knows.
+    """
+    return read_kind(annotation, lambda made: Dataclass(made, built, record_schema))
+
+
 def _option(owner: Any, name: str, annotation: Any, default: Any) -> Option:
     try:
         notes = [note.documentation for note in getattr(annotation, "__metadata__", ()) if isinstance(note, DocInfo)]
@@ -149,3 +159,53 @@ def checked(
         if option.required and name not in given:
             faults.append(((name,), MISSING_OPTION, f"add `{name}: ...`"))
     return made, faults
+
+
+def own_fault(error: Exception, given: Mapping[str, Any], thing: str) -> Fault:
+    """What a dataclass itself raised about its options, at the one that the text begins with, as `name: ...`, else at
+    the first of them that it names."""
+    told = str(error)
+    named = [name for name in given if told.startswith(f"{name}: ")]
+    named = named or [name for name in given if re.search(rf"\b{re.escape(name)}\b", told)]
+    path: Path = tuple(named[:1])
+    text = str(error) if isinstance(error, ValueError | NasirError) else f"{type(error).__name__}: {error}"
+    text = text.removeprefix(f"{path[0]}: ") if path else text
+    text, _, remedy = text.partition("; ")
+    return path, text, remedy or f"see the options of the {thing}"
+
+
+def raise_faults(what: str, faults: Sequence[Fault], cause: Exception | None = None) -> NoReturn:
+    """Raise an OptionError about `what`, such as "pass widen", with a line for each fault."""
+    raise OptionError("\n".join(sentence(what, *fault) for fault in faults), faults) from cause
+
+
+def construct(made: type[T], given: Mapping[str, Any], what: str) -> T:
+    """The dataclass `made` with options, also one that does not check itself; raises OptionError about `what`."""
+    thing = what.partition(" ")[0]
+    try:
+        if not getattr(made, "checks_itself", False):
+            given, faults = checked(options_of(made), given, thing)
+            if faults:
+                raise_faults(what, faults)
+        return made(**given)
+    except OptionError:
+        raise
+    except Exception as error:  # the checks of a plugin are its author's; what they raise is about the options
+        raise_faults(what, [own_fault(error, given, thing)], error)
+
+
+def built(made: type, given: Mapping[str, Any]) -> tuple[Any, list[Fault]]:
+    """The dataclass `made` with options, and all that is wrong with them."""
+    try:
+        return construct(made, given, made.__name__), []
+    except OptionError as error:
+        return given, list(error.faults)
+
+
+def record_schema(made: type) -> dict[str, Any]:
+    """JSON Schema of the options of a dataclass."""
+    options = options_of(made)
+    properties = {name: described(option) for name, option in options.items()}
+    needed = [name for name, one in properties.items() if one.pop("required", False)]
+    schema = {"type": "object", "properties": properties, "additionalProperties": False}
+    return {**schema, "required": needed} if needed else schema

@@ -6,12 +6,14 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from math import log
 from pathlib import Path
 from typing import Any, ClassVar
 
 from nasir.analysis.roofline import estimate
 from nasir.blocks import build_block
-from nasir.errors import DataError
+from nasir.errors import CheckpointError, DataError, UsageError
 from nasir.ir import Atom, Draft, Graph
 from nasir.registry import passes
 from nasir.rewriting.evidence import KINDS, PER_UNIT, Evidence, Need
@@ -350,6 +352,43 @@ class BackendContract:
         repeated = second.propose(again)
         assert abs(repeated.delta_logits - effect.delta_logits) <= self.bound * effect.largest_logit
         second.close()
+
+    def test_stored_weights_and_a_walk_around_them(self, tmp_path: Path) -> None:
+        graph, backend = self.graph(), type(self).make()
+        with self.session(tmp_path, graph) as session:
+            self.epoch(session, 0)
+            path = session.save(tmp_path / "checkpoints", 3, {"note": 1}, 2)
+            session.flush()
+            here = {name.removeprefix("val."): value for name, value in session.evaluate("val").items()}
+            stored = backend.stored_weights(path)
+            slots = {
+                f"{graph.nodes[n].label}.{name}": s for n, own in graph.infer.slots.items() for name, s in own.items()
+            }
+            assert stored.meta["note"] == 1 and {n: w.shape for n, w in stored.weights.items()} == {
+                name: slot.shape for name, slot in slots.items()
+            }
+            heads = {name: stored.weights[name] for name in ("fc.weight", "fc.bias")}
+            seen: list[int] = []
+            # minus themselves: a head of zeros, which knows nothing of the image
+            points = [(0.0, 0.0), (-1.0, 0.0), (1.0, -1.0)]
+            heard = partial(seen.append, 1)
+            found = session.explore(graph, stored.weights, [heads, heads], points, told=heard)
+            assert seen == [1, 1, 1]
+            self.same({name: found[0][name] for name in here}, here)
+            assert abs(found[2]["loss"] - here["loss"]) < 1e-5 * here["loss"]
+            assert abs(found[1]["loss"] - log(CLASSES)) < 1e-5
+            some = session.explore(graph, stored.weights, [heads], [(0.0,)], samples=1)
+            assert some[0]["accuracy"] in (0.0, 1.0)
+            self.same({f"val.{name}": value for name, value in here.items()}, session.evaluate("val"))
+            for error, wrong in (
+                (CheckpointError, lambda: session.explore(graph, heads, [], [()])),
+                (UsageError, lambda: backend.stored_weights(path, average=True)),
+            ):
+                try:
+                    wrong()
+                except error:
+                    continue
+                raise AssertionError(f"a {error.__name__} is due")
 
     def test_networks_and_the_device_can_be_timed(self) -> None:
         backend = type(self).make()
