@@ -207,7 +207,8 @@ class TorchSession:
         assert self.plan is not None
         with memory_told(f"the test part of the data, on {self.device}", DATA):  # it is placed there only now
             batches = self.source.test() if split == "test" else self.source.validation()
-        return {f"{split}.{name}": value for name, value in evaluate(self.model, batches, self.plan).items()}
+        found = evaluate(self.model, batches, self.plan, self.setup.data.metrics or ())
+        return {f"{split}.{name}": value for name, value in found.items()}
 
     def learning_rate(self, phase_epoch: int) -> float:
         assert self.plan is not None

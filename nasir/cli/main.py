@@ -363,9 +363,15 @@ def _report(options: argparse.Namespace) -> int:
     from nasir.journal.directory import RunDirectory
     from nasir.report import write_report
 
-    path = write_report(RunDirectory.open(options.run_dir).path)
+    directory = RunDirectory.open(options.run_dir)
+    path = write_report(directory.path)
     if options.json:
-        _print({"report": str(path)})
+        from nasir.records import EndRecord
+        from nasir.report.history import phase_rows
+
+        records = directory.effective()
+        metrics = next((dict(record.metrics) for record in reversed(records) if isinstance(record, EndRecord)), None)
+        _print({"report": str(path), "metrics": metrics, "phases": phase_rows(records)})
     else:
         print(f"report: {path}")
     return 0

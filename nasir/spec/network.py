@@ -18,6 +18,7 @@ from nasir.spec.determinism import check_determinism
 from nasir.spec.given import Given
 from nasir.spec.inherit import inherited
 from nasir.spec.labels import check_labels
+from nasir.spec.metrics import check_metrics
 from nasir.spec.model import Spec
 from nasir.spec.model_network import ImportedNetwork, RunNetwork
 from nasir.spec.read import load_spec
@@ -45,6 +46,7 @@ def build(spec: Spec | Given, note: Callable[[str], None] | None = None) -> Grap
     if isinstance(spec.network, RunNetwork):
         graph = inherited(spec).graph
         check_labels(spec, graph)
+        check_metrics(spec, graph)
         check_determinism(spec, graph, lambda node: ("network",), note)
         return graph
     init = init_of(spec)
@@ -74,6 +76,7 @@ def build(spec: Spec | Given, note: Callable[[str], None] | None = None) -> Grap
     except GraphError as error:
         raise spec.problem(("network",), str(error)) from error
     check_labels(spec, graph)
+    check_metrics(spec, graph)
     check_determinism(spec, graph, made.__getitem__, note)
     return graph
 

@@ -16,6 +16,12 @@ Span: TypeAlias = Annotated[tuple[Positive, ...], Len(2, 2)]
 """A least and a greatest number."""
 
 
+ExtraMetric = Literal["top5"]
+"""top5: share of the samples whose class is among the five that the network holds most likely."""
+EVALUATED = ("val", "test")
+"""Parts of the data that such metrics are measured on."""
+
+
 @dataclass(frozen=True, slots=True)
 class PadCrop(Checked):
     """Zeros around the image, and a random crop of the old size."""
@@ -78,6 +84,7 @@ class DataPlan(Checked):
     subtracts the mean and divides by the standard deviation of each channel, which the data set gives or which are
     measured on the training part (on a sample of it when images are streamed); None only scales uint8 to 0..1.
     `classes`: names of those to use, which become labels 0, 1, ... in this order; None: all.
+    `metrics`: measured beside loss and accuracy, on the parts `EVALUATED`; None: no others.
     `options` go to the data set; the key `pad_to` is taken by the backend and pads images with zeros to that side
     length (28 -> 32).
     """
@@ -98,6 +105,10 @@ class DataPlan(Checked):
         Annotated[tuple[str, ...], MinLen(2)] | None,
         doc("names of the classes to use, in the order of their labels; default: all"),
     ] = None
+    metrics: Annotated[
+        Annotated[tuple[ExtraMetric, ...], MinLen(1)] | None,
+        doc("what to measure beside loss and accuracy on the validation and test parts"),
+    ] = None
 
     def __post_init__(self) -> None:
         held = self.validation
@@ -108,6 +119,8 @@ class DataPlan(Checked):
             )
         if self.classes is not None and len(set(self.classes)) < len(self.classes):
             raise ValueError(f"classes: one is named twice among {', '.join(self.classes)}; name each once")
+        if self.metrics is not None and len(set(self.metrics)) < len(self.metrics):
+            raise ValueError(f"metrics: one is named twice among {', '.join(self.metrics)}; name each once")
         _augmented(self.augment)
 
     @classmethod

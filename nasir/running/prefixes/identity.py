@@ -94,6 +94,8 @@ def static_digest(
     """
     setup = plain(setup_of(spec, base.resolve()))
     del setup["device"]  # the one it came to is in `environment`
+    if setup["data"]["metrics"] is None:  # once there were no others
+        del setup["data"]["metrics"]
     network = spec.network
     # the default one is among what `environment` tells
     backend = {} if spec.backend == DEFAULT_BACKEND else {"backend": [spec.backend, registry.backends.packages()]}
