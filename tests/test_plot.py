@@ -37,19 +37,22 @@ def plotted(capsys: pytest.CaptureFixture[str], run: Path, *arguments: str) -> d
 def test_the_way_is_that_of_principal_components(run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Blocks are only appended in this run, so that names tell weights apart too."""
     out = tmp_path / "way.html"
-    found = plotted(capsys, run, "trajectory", "--out", str(out))
+    data = plotted(capsys, run, "trajectory", "--out", str(out))
     steps = sorted((int(path.name.removeprefix("step_")), path) for path in (run / "checkpoints").iterdir())
     stored = [safetensors.numpy.load_file(path / "model.safetensors") for _, path in steps]
     buffers = ("running_mean", "running_var", "num_batches_tracked")
-    names = sorted({name for one in stored for name in one if not name.endswith(buffers)})
-    sizes = {name: next(one[name].size for one in stored if name in one) for name in names}
+    names = sorted({name for weights in stored for name in weights if not name.endswith(buffers)})
+    sizes = {name: next(weights[name].size for weights in stored if name in weights) for name in names}
     rows = np.array(
-        [np.concatenate([one[n].ravel() if n in one else np.zeros(sizes[n]) for n in names]) for one in stored]
+        [
+            np.concatenate([weights[n].ravel() if n in weights else np.zeros(sizes[n]) for n in names])
+            for weights in stored
+        ]
     ).astype(np.float64)
     values = np.linalg.svd(rows - rows.mean(0), compute_uv=False) ** 2
-    assert found["weights"] == rows.shape[1]
-    assert found["explained"] == pytest.approx((values / values.sum())[:2].tolist(), rel=1e-9)
-    places = np.array([[point["x"], point["y"]] for point in found["points"]])
+    assert data["weights"] == rows.shape[1]
+    assert data["explained"] == pytest.approx((values / values.sum())[:2].tolist(), rel=1e-9)
+    places = np.array([[point["x"], point["y"]] for point in data["points"]])
     assert places[-1].tolist() == [0.0, 0.0] and len(places) == len(stored)
     centred = places - places.mean(0)
     assert (centred**2).sum(0) == pytest.approx(values[:2], rel=1e-9)
@@ -57,33 +60,33 @@ def test_the_way_is_that_of_principal_components(run: Path, capsys: pytest.Captu
     flat = np.linalg.norm(places[:, None] - places[None], axis=-1)
     whole = np.linalg.norm(rows[:, None] - rows[None], axis=-1)
     assert (flat <= whole + 1e-9).all() and flat.sum() > 0.7 * whole.sum()
-    assert [growth["epoch"] for growth in found["rewrites"]] == [1, 2, 3, 4]
-    assert [point["rewrites"] for point in found["points"]][:5] == [1, 1, 1, 1, 0]
+    assert [growth["epoch"] for growth in data["rewrites"]] == [1, 2, 3, 4]
+    assert [point["rewrites"] for point in data["points"]][:5] == [1, 1, 1, 1, 0]
     with open(out.with_suffix(".csv")) as file:
         assert [float(row["x"]) for row in csv.DictReader(file)] == places[:, 0].tolist()
     page = out.read_text()
-    assert page.count('<g class="rewrite">') >= 4 and f"{100 * found['explained'][0]:.1f} % of the variance" in page
+    assert page.count('<g class="rewrite">') >= 4 and f"{100 * data['explained'][0]:.1f} % of the variance" in page
 
 
 def test_contours_of_the_way_go_through_the_last_network(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = plotted(capsys, run, "trajectory", "--grid", "3", "--samples", "8")
-    assert len(found["surface"]) == 9 and all(0 <= point["accuracy"] <= 1 for point in found["surface"])
+    data = plotted(capsys, run, "trajectory", "--grid", "3", "--samples", "8")
+    assert len(data["surface"]) == 9 and all(0 <= point["accuracy"] <= 1 for point in data["surface"])
     assert (run / "figures" / "trajectory.html").read_text().count('class="height"') == 9
 
 
 def test_the_middle_of_a_surface_is_the_checkpoint(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = plotted(capsys, run, "surface", "--grid", "3", "--span", "0.5", "--seed", "4")
-    middle = next(point for point in found["points"] if point["x"] == point["y"] == 0)
+    data = plotted(capsys, run, "surface", "--grid", "3", "--span", "0.5", "--seed", "4")
+    middle = next(point for point in data["points"] if point["x"] == point["y"] == 0)
     end = RunDirectory.open(run).effective()[-1]
-    assert (found["epoch"], len(found["points"])) == (7, 9)
+    assert (data["epoch"], len(data["points"])) == (7, 9)
     assert middle["accuracy"] == end["metrics"]["val.accuracy"]
     assert middle["loss"] == pytest.approx(end["metrics"]["val.loss"], rel=1e-5)
-    assert sorted({point["x"] for point in found["points"]}) == [-0.5, 0.0, 0.5]
-    assert len({point["loss"] for point in found["points"]}) == 9
+    assert sorted({point["x"] for point in data["points"]}) == [-0.5, 0.0, 0.5]
+    assert len({point["loss"] for point in data["points"]}) == 9
     again = plotted(capsys, run, "surface", "--grid", "3", "--span", "0.5", "--seed", "4")
-    assert again == found
+    assert again == data
     other = plotted(capsys, run, "surface", "--grid", "3", "--span", "0.5", "--seed", "5")
-    assert other["points"] != found["points"]
+    assert other["points"] != data["points"]
 
 
 def test_an_earlier_checkpoint_its_average_and_a_drawing(
@@ -101,19 +104,19 @@ def test_an_earlier_checkpoint_its_average_and_a_drawing(
 def test_every_filter_moves_by_its_own_length(run: Path) -> None:
     kept = checkpoint_after(RunDirectory.open(run), None)
     weights = kept.read(open_backend(RunDirectory.open(run)), average=False)
-    found = direction(kept, weights, 0, 1)
-    assert set(found) == {name for name in kept.names() if weights[name].ndim > 1}
-    for name, step in found.items():
+    steps = direction(kept, weights, 0, 1)
+    assert set(steps) == {name for name in kept.names() if weights[name].ndim > 1}
+    for name, step in steps.items():
         rows = [np.linalg.norm(array.reshape(len(array), -1), axis=1) for array in (step, weights[name])]
         assert rows[0] == pytest.approx(rows[1], rel=1e-6), name
     other = direction(kept, weights, 0, 2)
-    assert not np.allclose(other["fc.weight"], found["fc.weight"])
+    assert not np.allclose(other["fc.weight"], steps["fc.weight"])
 
 
 def test_curves_are_those_of_the_report(run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    found = plotted(capsys, run, "depth", "--out", str(tmp_path / "depth.svg"))
-    assert [line["name"] for line in found["series"]] == ["s1", "s2"]
-    assert found["series"][0]["points"][-1] == [7.0, 3.0]
+    data = plotted(capsys, run, "depth", "--out", str(tmp_path / "depth.svg"))
+    assert [line["name"] for line in data["series"]] == ["s1", "s2"]
+    assert data["series"][0]["points"][-1] == [7.0, 3.0]
     ElementTree.fromstring((tmp_path / "depth.svg").read_text())
 
 

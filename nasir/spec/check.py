@@ -158,11 +158,11 @@ def _unique(
 
 
 def _stages(spec: Spec) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    stages: dict[str, Path] = {}
     for index, step in enumerate(spec.steps):
         if isinstance(step.chosen, StageStep):
-            found.setdefault(step.chosen.name, ("network", index, "stage", "name"))
-    return found
+            stages.setdefault(step.chosen.name, ("network", index, "stage", "name"))
+    return stages
 
 
 def _check_network(spec: Spec, findings: Findings) -> None:
@@ -295,7 +295,7 @@ def _check_plans(spec: Spec, phase: Phase, path: Path, findings: Findings) -> No
     named += [((*path, "regularize", number), term) for number, term in enumerate(phase.regularize)]
     named += [] if phase.optimizer is None else [((*path, "optimizer"), phase.optimizer)]
     # what is not found only a plugin knows
-    for at, make in ((at, one.plan) for at, one in named if find(one.registry, one.kind) is not None):
+    for at, make in ((at, chosen.plan) for at, chosen in named if find(chosen.registry, chosen.kind) is not None):
         try:
             make()
         except (ValueError, NasirError) as error:

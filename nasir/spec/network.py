@@ -68,8 +68,8 @@ def build(spec: Spec | Given, note: Callable[[str], None] | None = None) -> Grap
             raise spec.problem(step.path, str(error)) from error
         made += [step.path] * (draft.minted - len(made))
     if len(draft.shape(x)) != 1 and step is not None:
-        found = f"the network puts out an image {draft.shape(x)}, not one number a class"
-        raise spec.problem(step.path, found, "end it with `- classifier: {classes: 10}`")
+        text = f"the network puts out an image {draft.shape(x)}, not one number a class"
+        raise spec.problem(step.path, text, "end it with `- classifier: {classes: 10}`")
     draft.output(x)
     try:
         graph = draft.commit()
@@ -85,11 +85,11 @@ def initial_plan(graph: Graph, spec: Spec) -> TransferPlan:
     """A source for every weight of the untrained network: the op's default, or what `init` says instead."""
     init = init_of(spec)
     taken = init == "default" and isinstance(spec.network, RunNetwork)  # then blocks say how they were made
-    found: dict[Key, Source] = {}
+    sources: dict[Key, Source] = {}
     for node_id, slots in graph.infer.slots.items():
         own = starts(made_with(graph, node_id) if taken else init, slots)
-        found.update({Key(node_id, name): own.get(name, slot.init) for name, slot in slots.items()})
-    return TransferPlan(found)
+        sources.update({Key(node_id, name): own.get(name, slot.init) for name, slot in slots.items()})
+    return TransferPlan(sources)
 
 
 def init_of(spec: Spec) -> str:

@@ -49,11 +49,11 @@ class Coordinates:
 
     def _taken(self, source: Source, shape: tuple[int, ...]) -> Numbers:
         if isinstance(source, Take) and source.key in self.of:
-            found = self.of[source.key]
+            numbers = self.of[source.key]
             for number, axis in enumerate(source.axes):
                 if axis is not None:
-                    found = _along(found, number, axis)
-            return found
+                    numbers = _along(numbers, number, axis)
+            return numbers
         if isinstance(source, Stack):
             sizes = [self._taken(part, ()) for part in source.parts]
             return np.full(shape, FRESH) if any(not size.ndim for size in sizes) else np.concatenate(sizes, source.axis)
@@ -61,9 +61,9 @@ class Coordinates:
 
 
 def _along(numbers: Numbers, axis: int, take: AxisTake) -> Numbers:
-    found = np.take(numbers, np.maximum(take.index, 0), axis)
-    found[(slice(None),) * axis + (take.index < 0,)] = FRESH
-    return found
+    taken = np.take(numbers, np.maximum(take.index, 0), axis)
+    taken[(slice(None),) * axis + (take.index < 0,)] = FRESH
+    return taken
 
 
 def _learned(graph: Structure) -> dict[Key, tuple[int, ...]]:
@@ -76,14 +76,14 @@ def _learned(graph: Structure) -> dict[Key, tuple[int, ...]]:
     }
 
 
-def _numbered(found: Mapping[Key, Numbers], count: int) -> Coordinates:
+def _numbered(arrays: Mapping[Key, Numbers], count: int) -> Coordinates:
     """Give out new numbers from `count` on: for fresh entries, and for repeated ones."""
-    flat = np.concatenate([numbers.ravel() for numbers in found.values()]) if found else np.empty(0, np.int64)
+    flat = np.concatenate([numbers.ravel() for numbers in arrays.values()]) if arrays else np.empty(0, np.int64)
     first = np.zeros(len(flat), bool)
     first[np.unique(flat, return_index=True)[1]] = True
     new = ~first | (flat == FRESH)
     flat[new] = np.arange(count, count + np.count_nonzero(new))
-    ends = np.cumsum([numbers.size for numbers in found.values()])
-    parts = np.split(flat, ends[:-1]) if found else []
-    of = {key: part.reshape(numbers.shape) for (key, numbers), part in zip(found.items(), parts, strict=True)}
+    ends = np.cumsum([numbers.size for numbers in arrays.values()])
+    parts = np.split(flat, ends[:-1]) if arrays else []
+    of = {key: part.reshape(numbers.shape) for (key, numbers), part in zip(arrays.items(), parts, strict=True)}
     return Coordinates(of, count + int(np.count_nonzero(new)))

@@ -30,8 +30,8 @@ def network() -> Graph:
     return nasir.build(nasir.loads_spec(SPEC))
 
 
-def all_numbers(found: Coordinates) -> list[int]:
-    return np.concatenate([numbers.ravel() for numbers in found.of.values()]).tolist()
+def all_numbers(coordinates: Coordinates) -> list[int]:
+    return np.concatenate([numbers.ravel() for numbers in coordinates.of.values()]).tolist()
 
 
 def test_a_new_block_gets_new_numbers_and_all_others_stay() -> None:
