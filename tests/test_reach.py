@@ -53,8 +53,8 @@ def test_plain_networks_do_not_grow_by_residual_initializers(init: str) -> None:
 
 
 def test_all_rules_of_a_network_that_nothing_changes_are_told() -> None:
-    found = told(spec(PLAIN, [ZERO, rule("merge-branches")], [ZERO]))
-    assert [problem.split(": ")[1] for problem in found] == [
+    problems = told(spec(PLAIN, [ZERO, rule("merge-branches")], [ZERO]))
+    assert [problem.split(": ")[1] for problem in problems] == [
         "phases.0.rules.0.do",
         "phases.0.rules.1.do",
         "phases.1.rules.0.do",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nasir.backends.torch.data.batches import BatchSource
@@ -25,6 +27,7 @@ from nasir.backends.torch.lower.compile import Compilation, CompileChoice, step_
 from nasir.backends.torch.model import Model
 from nasir.backends.torch.observe.evidence import observe
 from nasir.backends.torch.observe.logits import effect_of, logits_of
+from nasir.backends.torch.observe.plane import evaluated
 from nasir.backends.torch.optimizers.groups import build_optimizer, tagged
 from nasir.backends.torch.optimizers.named import KeptBy, export_state, flat, import_state, nested
 from nasir.backends.torch.optimizers.transfer import transfer_optimizer
@@ -55,6 +58,11 @@ from nasir.transfer import Key, TransferPlan
 
 REFRESH_EPOCHS = 10**12  # data order of epochs of refreshed statistics: far from those of ordinary ones
 MEASURED_EPOCHS = 3 * 10**12  # the same for steps that are only timed (trials of decisions are at 2 * 10**12)
+
+
+def zeros_of(graph: Graph) -> TransferPlan:
+    """A plan for a network whose weights are about to be overwritten."""
+    return TransferPlan({Key(node, slot): Fill("zeros") for node, slots in graph.infer.slots.items() for slot in slots})
 
 
 class TorchSession:
@@ -199,7 +207,8 @@ class TorchSession:
         assert self.plan is not None
         with memory_told(f"the test part of the data, on {self.device}", DATA):  # it is placed there only now
             batches = self.source.test() if split == "test" else self.source.validation()
-        return {f"{split}.{name}": value for name, value in evaluate(self.model, batches, self.plan).items()}
+        found = evaluate(self.model, batches, self.plan, self.setup.data.metrics or ())
+        return {f"{split}.{name}": value for name, value in found.items()}
 
     def learning_rate(self, phase_epoch: int) -> float:
         assert self.plan is not None
@@ -385,8 +394,7 @@ class TorchSession:
     def load(self, saved: Saved, graph: Graph, ordinal: int | None = None) -> None:
         found = saved.state
         assert isinstance(found, checkpoint.Checkpoint)  # of `newest`
-        zeros = {Key(node, name): Fill("zeros") for node, slots in graph.infer.slots.items() for name in slots}
-        self._place(graph, TransferPlan(zeros))
+        self._place(graph, zeros_of(graph))
         found.fill(self.model)
         self.model.ordinal = int(found.meta["ordinal"]) if ordinal is None else ordinal
         self._kept_by = KeptBy.read(found.meta)
@@ -401,6 +409,29 @@ class TorchSession:
             self.optimizer = self.ema = self._proposal = None
             same = self._kept_by is not None and self._kept_by.kind == self.plan.optimizer.kind
             self._begin(self.plan, self.phase_epochs, resumed=same)
+
+    @working("a batch of {setup.data.eval_batch_size} samples in evaluation", "lower the batch size")
+    def explore(
+        self,
+        graph: Graph,
+        weights: Mapping[str, NDArray[np.generic]],
+        directions: Sequence[Mapping[str, NDArray[np.generic]]],
+        points: Iterable[Sequence[float]],
+        samples: int | None = None,
+        told: Callable[[], None] = lambda: None,
+    ) -> list[dict[str, float]]:
+        check_fit(graph, self.source, self.setup.data.dataset)
+        model = Model.from_graph(graph, self.setup.seed, plan=zeros_of(graph), device=self.device)
+        layout, some = self._layout(), partial(self._some_validation, samples)
+        return evaluated(model, weights, directions, points, some, layout, told)
+
+    def _some_validation(self, samples: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+        left = self.source.validation_size if samples is None else samples
+        for x, y in self.source.validation() if self.source.validation_size else ():
+            if left <= 0:
+                return
+            yield x[:left], y[:left]
+            left -= len(y)
 
     def close(self) -> None:
         if self._writer is not None:

@@ -67,12 +67,12 @@ def read_kind(annotation: Any, record: Record, metadata: Sequence[Any] = ()) -> 
         plain, *own = get_args(annotation)
         return read_kind(plain, record, (*own, *metadata))
     annotation = getattr(annotation, "__supertype__", annotation)  # of a NewType
-    canonical = [one.function for one in metadata if isinstance(one, Canonical)]
+    canonical = [entry.function for entry in metadata if isinstance(entry, Canonical)]
     if canonical:
-        rest = [one for one in metadata if not isinstance(one, Canonical)]
+        rest = [entry for entry in metadata if not isinstance(entry, Canonical)]
         return Written(read_kind(annotation, record, rest), canonical[0])
     made, taken = _made(annotation, record, tuple(metadata))
-    missed = [one for one in _constraints(metadata) if type(one) not in taken]
+    missed = [constraint for constraint in _constraints(metadata) if type(constraint) not in taken]
     if missed and not isinstance(made, Either):  # the members of a union have said what fits none of them
         raise UsageError(f"{missed[0]!r} is no bound of {_spelled(annotation)}; use those of annotated_types that are")
     return made
@@ -84,28 +84,28 @@ def _spelled(annotation: Any) -> str:
 
 def _constraints(metadata: Iterable[Any]) -> list[Any]:
     """What of `Annotated` restricts values: bounds, also those that stand for several, such as Interval and Len."""
-    found: list[Any] = []
-    for one in metadata:
-        if isinstance(one, at.GroupedMetadata):
-            found += _constraints(one)
-        elif isinstance(one, at.BaseMetadata):
-            found.append(one)
-    return [one for one in found if one != at.MinLen(0)]
+    constraints: list[Any] = []
+    for entry in metadata:
+        if isinstance(entry, at.GroupedMetadata):
+            constraints += _constraints(entry)
+        elif isinstance(entry, at.BaseMetadata):
+            constraints.append(entry)
+    return [constraint for constraint in constraints if constraint != at.MinLen(0)]
 
 
 def _bounds(metadata: Iterable[Any], names: Mapping[type, str]) -> Bounds:
-    found = []
-    for one in _constraints(metadata):
-        if type(one) in names:
-            name = names[type(one)]
-            found.append((name, getattr(one, name)))
-    return tuple(found)
+    bounds = []
+    for constraint in _constraints(metadata):
+        if type(constraint) in names:
+            name = names[type(constraint)]
+            bounds.append((name, getattr(constraint, name)))
+    return tuple(bounds)
 
 
 def _made(annotation: Any, record: Record, metadata: tuple[Any, ...]) -> tuple[Kind, set[type]]:
     """The kind, and the constraints that mean something to it."""
     origin, arguments = get_origin(annotation), get_args(annotation)
-    remedy = next((one.text for one in metadata if isinstance(one, Remedy)), "")
+    remedy = next((entry.text for entry in metadata if isinstance(entry, Remedy)), "")
     if origin in (Union, types.UnionType):
         return _union(arguments, record, metadata)
     if origin is Literal:
@@ -113,11 +113,11 @@ def _made(annotation: Any, record: Record, metadata: tuple[Any, ...]) -> tuple[K
     if annotation is None or annotation in (type(None), bool):
         return Scalar(bool if annotation is bool else type(None)), set()
     if annotation is str:
-        pattern = next(((one.expression, one.words) for one in metadata if isinstance(one, Pattern)), None)
-        suggested = next((one.words for one in metadata if isinstance(one, Suggested)), ())
+        pattern = next(((entry.expression, entry.words) for entry in metadata if isinstance(entry, Pattern)), None)
+        suggested = next((entry.words for entry in metadata if isinstance(entry, Suggested)), ())
         return Scalar(str, _bounds(metadata, LENGTHS), pattern, suggested), set(LENGTHS)
     if annotation in (int, float):
-        unit = next((one.plural for one in metadata if isinstance(one, WithUnit)), None)
+        unit = next((entry.plural for entry in metadata if isinstance(entry, WithUnit)), None)
         bounds = _bounds(metadata, NUMERIC)
         return Number(annotation, bounds, remedy) if unit is None else Amount(annotation, bounds, remedy, unit), set(
             NUMERIC
@@ -127,16 +127,18 @@ def _made(annotation: Any, record: Record, metadata: tuple[Any, ...]) -> tuple[K
         return Kind(), set()
     lengths = _bounds(metadata, LENGTHS)
     if issubclass(plain, Mapping):
-        keys, each = (read_kind(one, record) for one in arguments) if len(arguments) == 2 else (Kind(), Kind())
+        keys, each = (
+            (read_kind(argument, record) for argument in arguments) if len(arguments) == 2 else (Kind(), Kind())
+        )
         return Table(keys, each, lengths, remedy), set(LENGTHS)
     if issubclass(plain, tuple) and not hasattr(plain, "_fields"):
         variadic = not arguments or arguments[-1] is Ellipsis
-        each_of = tuple(read_kind(one, record) for one in arguments if one is not Ellipsis) or (Kind(),)
+        each_of = tuple(read_kind(argument, record) for argument in arguments if argument is not Ellipsis) or (Kind(),)
         return Items(tuple, each_of, not variadic, lengths, remedy), set(LENGTHS)
     if issubclass(plain, Sequence | Set) and not issubclass(plain, str | bytes):
         made = list if issubclass(plain, list) else frozenset if issubclass(plain, Set) else tuple
         return Items(
-            made, tuple(read_kind(one, record) for one in arguments) or (Kind(),), False, lengths, remedy
+            made, tuple(read_kind(argument, record) for argument in arguments) or (Kind(),), False, lengths, remedy
         ), set(LENGTHS)
     if dataclasses.is_dataclass(plain):
         return record(plain), set()
@@ -145,14 +147,14 @@ def _made(annotation: Any, record: Record, metadata: tuple[Any, ...]) -> tuple[K
 
 def _union(members: Sequence[Any], record: Record, metadata: tuple[Any, ...]) -> tuple[Kind, set[type]]:
     """A union whose bounds hold for those members that can have them."""
-    rest = tuple(one for one in metadata if not isinstance(one, at.BaseMetadata | at.GroupedMetadata))
+    rest = tuple(entry for entry in metadata if not isinstance(entry, at.BaseMetadata | at.GroupedMetadata))
     made, used = [], set()
     for member in members:
         _, taken = _made(member, record, ())
-        fitting = [one for one in _constraints(metadata) if type(one) in taken]
-        used |= {type(one) for one in fitting}
+        fitting = [constraint for constraint in _constraints(metadata) if type(constraint) in taken]
+        used |= {type(constraint) for constraint in fitting}
         made.append(read_kind(member, record, (*fitting, *rest)))
-    missed = [one for one in _constraints(metadata) if type(one) not in used]
+    missed = [constraint for constraint in _constraints(metadata) if type(constraint) not in used]
     if missed:
         raise UsageError(f"{missed[0]!r} is no bound of any of {', '.join(map(_spelled, members))}")
     return Either(tuple(made)), used

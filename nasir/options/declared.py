@@ -59,13 +59,13 @@ def _fields(made: Any) -> Mapping[str, Option]:
     except Exception:  # one of its annotations, of an option or not
         scope = vars(sys.modules[made.__module__]) if made.__module__ in sys.modules else {}
         hints = _resolved(made, {name: item.type for name, item in items.items()}, scope)
-    found = {}
+    options = {}
     for name, item in items.items():
         default = item.default
         if item.default_factory is not dataclasses.MISSING:
             default = item.default_factory()
-        found[name] = _option(made, name, hints[name], NONE if default is dataclasses.MISSING else default)
-    return types.MappingProxyType(found)
+        options[name] = _option(made, name, hints[name], NONE if default is dataclasses.MISSING else default)
+    return types.MappingProxyType(options)
 
 
 @cache
@@ -75,15 +75,17 @@ def parameters_of(function: Callable[..., Any], skip: int = 2) -> tuple[Mapping[
     Raises UsageError where an annotation cannot be resolved or contradicts itself.
     """
     parameters = list(inspect.signature(function).parameters.values())[skip:]
-    named = [one for one in parameters if one.kind is not inspect.Parameter.VAR_KEYWORD]
+    named = [parameter for parameter in parameters if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
     return declared(function, named), len(named) < len(parameters)
 
 
 def declared(function: Callable[..., Any], parameters: Iterable[inspect.Parameter]) -> Mapping[str, Option]:
     """Some parameters of a function as options; raises UsageError as `parameters_of`."""
     empty = inspect.Parameter.empty
-    written = {one.name: Any if one.annotation is empty else one.annotation for one in parameters}
-    defaults = {one.name: NONE if one.default is empty else one.default for one in parameters}
+    written = {
+        parameter.name: Any if parameter.annotation is empty else parameter.annotation for parameter in parameters
+    }
+    defaults = {parameter.name: NONE if parameter.default is empty else parameter.default for parameter in parameters}
     plain = inspect.unwrap(function)
     hints = _resolved(plain, written, getattr(plain, "__globals__", {}))
     return types.MappingProxyType({name: _option(function, name, hints[name], defaults[name]) for name in written})
@@ -91,20 +93,20 @@ def declared(function: Callable[..., Any], parameters: Iterable[inspect.Paramete
 
 def _resolved(owner: Any, written: Mapping[str, Any], scope: Mapping[str, Any]) -> dict[str, Any]:
     """Annotations that may be text, as objects; UsageError names the option whose annotation cannot be found."""
-    found = {}
+    hints = {}
     for name, annotation in written.items():
 
         def probe() -> None: ...
 
         probe.__annotations__ = {name: annotation}
         try:
-            found[name] = get_type_hints(probe, globalns=dict(scope), include_extras=True)[name]
+            hints[name] = get_type_hints(probe, globalns=dict(scope), include_extras=True)[name]
         except Exception as error:  # evaluating an annotation may raise anything
             raise UsageError(
                 f"{_named(owner)}: the annotation {annotation!r} of {name!r} cannot be resolved ({error}); "
                 "import what it names when the module runs, outside of `if TYPE_CHECKING:` and of functions"
             ) from error
-    return found
+    return hints
 
 
 def kind_of(annotation: Any) -> Kind:
@@ -148,8 +150,8 @@ def checked(
     faults: list[Fault] = []
     for name, value in given.items():
         if name in options:
-            made[name], found = options[name].kind.normal(value)
-            faults += [((name, *path), text, remedy) for path, text, remedy in found]
+            made[name], inner_faults = options[name].kind.normal(value)
+            faults += [((name, *path), text, remedy) for path, text, remedy in inner_faults]
         elif open_ended:
             made[name] = value
         else:
@@ -206,6 +208,6 @@ def record_schema(made: type) -> dict[str, Any]:
     """JSON Schema of the options of a dataclass."""
     options = options_of(made)
     properties = {name: described(option) for name, option in options.items()}
-    needed = [name for name, one in properties.items() if one.pop("required", False)]
+    needed = [name for name, property_schema in properties.items() if property_schema.pop("required", False)]
     schema = {"type": "object", "properties": properties, "additionalProperties": False}
     return {**schema, "required": needed} if needed else schema

@@ -154,8 +154,8 @@ def _named(value: Any, kind: str, bare: str, full: str, several: str = "") -> An
         return {value: {}}
     if isinstance(value, Mapping):
         if len(value) != 1:
-            found = " and ".join(map(repr, value)) or "none"
-            raise fault(f"expected one {kind}, found {found}", f"write `{full}`{several}")
+            names = " and ".join(map(repr, value)) or "none"
+            raise fault(f"expected one {kind}, found {names}", f"write `{full}`{several}")
         return {name: {} if options is None else options for name, options in value.items()}
     raise fault(f"expected a {kind}", f"write `{bare}` or `{full}`")
 

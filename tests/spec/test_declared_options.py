@@ -80,8 +80,8 @@ def test_a_spec_and_python_refuse_in_the_same_words(old: str, new: str, make: Ca
     with pytest.raises(OptionError) as caught:
         make()
     [(_, text, remedy)] = caught.value.faults
-    found = message(changed(old, new))
-    assert found.endswith(f": {text}; {remedy}") and len(found.splitlines()) == 1, found
+    refused = message(changed(old, new))
+    assert refused.endswith(f": {text}; {remedy}") and len(refused.splitlines()) == 1, refused
 
 
 def test_all_faults_of_a_mapping_are_told_each_at_its_place() -> None:
@@ -122,7 +122,7 @@ def test_amounts_may_have_their_unit_in_python_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "found"),
+    ("old", "new", "expected"),
     [
         (
             PLATEAU,
@@ -144,5 +144,5 @@ def test_amounts_may_have_their_unit_in_python_too() -> None:
         ("{staircase: {at: [0.5, 0.75]}}", "{staircase: {}}", "20:27: phases.1.schedule.staircase.at: is required"),
     ],
 )
-def test_forms_and_mappings_that_are_wrong_are_told_at_their_place(old: str, new: str, found: str) -> None:
-    assert message(changed(old, new)).startswith(f"s.yaml:{found}")
+def test_forms_and_mappings_that_are_wrong_are_told_at_their_place(old: str, new: str, expected: str) -> None:
+    assert message(changed(old, new)).startswith(f"s.yaml:{expected}")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from nasir.backends.torch.optimizers import momentum
 from nasir.backends.torch.optimizers.kinds import check_state
+from nasir.backends.torch.optimizers.order import in_order, positions
 from nasir.backends.torch.optimizers.refusals import check_held_elsewhere, check_matrices
 from nasir.backends.torch.optimizers.state import moved_states, origins_of, replace_states
 from nasir.ir.infer import collector_paused
@@ -85,29 +86,6 @@ def _transfer(chosen: tuple[torch.optim.Optimizer, ...], old: Model, new: Model,
                 names = known_names | {id(p): f"{prefix}{_name(key, new)}" for key, p in fresh.items()}
                 group["param_names"] = [names.get(id(p), "") for p in group["params"]]
         momentum.prepare(optimizer)
-
-
-def positions(model: nn.Module) -> dict[int, int]:
-    """Place of each parameter, by identity, in the order of `model.parameters()`."""
-    found: dict[int, int] = {}
-
-    def walk(module: nn.Module) -> None:  # nn.Module's own walk makes names, which takes several times as long
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                found.setdefault(id(parameter), len(found))
-        for child in module._modules.values():
-            if child is not None:
-                walk(child)
-
-    walk(model)
-    return found
-
-
-def in_order(members: list[Tensor], place: Mapping[int, int]) -> list[Tensor]:
-    """The members with a place sorted by it, where the first of them stood; the others in order around them."""
-    mine = sorted((p for p in members if id(p) in place), key=lambda p: place[id(p)])
-    first = next((index for index, p in enumerate(members) if id(p) in place), len(members))
-    return [*members[:first], *mine, *(p for p in members[first:] if id(p) not in place)]
 
 
 def _prefixes(

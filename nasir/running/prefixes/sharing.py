@@ -204,12 +204,12 @@ class _Telling:
 
 def _cpu_seconds(records: Sequence[Record]) -> list[float]:
     """CPU-seconds of training up to each epoch, rewrites and trials included."""
-    spent, found = 0.0, []
+    spent, totals = 0.0, []
     for record in records:
         if isinstance(record, EpochRecord):
             spent += record.cpu_seconds or record.seconds
         elif isinstance(record, RewriteRecord | TrialRecord):
             spent += record.seconds or 0.0
         if isinstance(record, EpochRecord):
-            found.append(round(spent, 3))
-    return found
+            totals.append(round(spent, 3))
+    return totals

@@ -16,7 +16,7 @@ from torch.nn import functional
 import nasir
 from nasir.backends.torch import Model
 from nasir.backends.torch.optimizers import forgotten
-from nasir.passes import InsertBlock, RemoveBlock
+from nasir.passes import Freeze, InsertBlock, RemoveBlock, Unfreeze
 from nasir.rewriting.rewrite import Rewrite
 from nasir.transfer import derive
 
@@ -122,6 +122,21 @@ def test_who_trains_a_part_of_a_model_is_left_alone(model: Model) -> None:
     model.apply(InsertBlock(), "s1")
     model.apply(InsertBlock(), "s2", optimizers=[optimizer])
     step(model, optimizer)
+
+
+def test_freezing_and_releasing_are_no_loss(model: Model) -> None:
+    optimizer = sgd(model)
+    for change in (Freeze(), Unfreeze()):
+        model.apply(change, "s1")
+        step(model, optimizer)
+
+
+def test_what_is_released_and_nobody_trains_is_told(model: Model) -> None:
+    model.apply(Freeze(), "s1")
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    model.apply(Unfreeze(), "s1")
+    with pytest.warns(nasir.NasirWarning, match=r"rewrite unfreeze at s1, 6 of 20 .* in no optimizer \(s1\.0\.conv1"):
+        step(model, optimizer)
 
 
 def test_steps_of_other_models_are_not_looked_at(model: Model) -> None:
