@@ -19,7 +19,9 @@ from nasir.records import EndRecord, EpochRecord, PrefixRecord, Record, StartRec
 from nasir.rewriting.propose import make_pass
 from nasir.running.engine import Engine, Signals, setup_of, start_of
 from nasir.running.prefixes import PrefixStore, Sharing, environment_digest
+from nasir.running.reach import check_reach
 from nasir.running.replay import compare, reopen
+from nasir.running.state import RunState
 from nasir.spec import Spec, import_plugins, load_spec
 from nasir.spec.given import Given
 from nasir.spec.inherit import Inherited, inherited
@@ -76,6 +78,7 @@ def run(
         notice(f"imported plugin {plugin.path} (sha256 {plugin.sha256[:12]})")
     source = inherited(spec) if isinstance(spec.network, RunNetwork) else None
     graph = build(spec) if source is None else source.graph
+    check_reach(spec, graph)
     path = Path(out) if out is not None else _free(Path("runs") / spec.name)
     RunDirectory(path).check_vacant()
     session = make_backend(spec.backend).open(setup_of(spec, base))
@@ -93,8 +96,7 @@ def run(
             env["plugins"] = {Path(plugin.path).name: plugin.sha256 for plugin in plugins}
             directory.write_env(env)
             with directory.journal() as journal:
-                engine = Engine(spec, directory, journal, session, signals or Signals(), listener)
-                engine.graph = graph
+                engine = Engine(spec, RunState(graph), directory, journal, session, signals or Signals(), listener)
                 cost = graph.cost()
                 taken_from = isinstance(spec.network, RunNetwork) and source and source.record(spec.network)
                 engine.write(
@@ -153,8 +155,7 @@ def resume(
         try:
             for text in _differences(env, {**_environment(), **session.describe()}):
                 notice(f"resuming will not be bit-exact: {text}")
-            engine = Engine(spec, directory, journal, session, signals or Signals(), listener)
-            engine.graph = graph
+            engine = Engine(spec, RunState(graph), directory, journal, session, signals or Signals(), listener)
             fresh = not engine.restore(**_circumstances(session, prefixes))
 
             def build() -> None:

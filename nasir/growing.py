@@ -83,10 +83,10 @@ class GrowingSequence(Sequence[T]):
 
     def upto(self, count: int) -> Self:
         """The version of the first `count` items, 0 to all."""
-        found: GrowingSequence[T] = self
-        while found._part.before is not None and found._part.first >= count:
-            found = found._part.before
-        return self._version(found._part, count)
+        version: GrowingSequence[T] = self
+        while version._part.before is not None and version._part.first >= count:
+            version = version._part.before
+        return self._version(version._part, count)
 
     def _fold(self, start: S) -> S:
         later: list[GrowingSequence[T]] = []

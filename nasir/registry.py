@@ -62,8 +62,8 @@ class Registry:
 
     def packages(self) -> dict[str, str]:
         """Versions of the distributions whose entry points are known, by name; imports nothing."""
-        found = (point.dist for point in self._entry_points().values())
-        return {dist.name: dist.version for dist in found if dist is not None}
+        distributions = (point.dist for point in self._entry_points().values())
+        return {dist.name: dist.version for dist in distributions if dist is not None}
 
     def _entry_points(self) -> dict[str, EntryPoint]:
         if self._points is None:

@@ -24,9 +24,9 @@ PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 
 def file_of_the_docs(name: str) -> str:
     """The file that docs/extending.md shows under a name."""
-    found = re.search(rf"<!-- file: {re.escape(name)} -->\n```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
-    assert found is not None, name
-    return found[1]
+    match = re.search(rf"<!-- file: {re.escape(name)} -->\n```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
+    assert match is not None, name
+    return match[1]
 
 
 def _leaky_relu() -> str:

@@ -73,8 +73,8 @@ def test_every_op_has_a_deterministic_gradient_or_says_that_it_has_none(case: Op
     model = Model.from_graph(graph, device="cuda")
     inputs = [torch.rand(2, *types[Port(n)].shape, device="cuda", requires_grad=True) for n in graph.inputs]
     torch.use_deterministic_algorithms(True)
-    found = model(*inputs)
-    loss = sum(out.square().sum() for out in (found if isinstance(found, tuple) else (found,)))
+    outputs = model(*inputs)
+    loss = sum(out.square().sum() for out in (outputs if isinstance(outputs, tuple) else (outputs,)))
     says = op_named(case.op).unordered
     if says is not None and says(node.attrs, tuple([types[port] for port in node.inputs]), types[graph.outputs[0]]):
         with pytest.raises(RuntimeError, match="does not have a deterministic implementation"):
@@ -116,14 +116,14 @@ def test_a_rewrite_keeps_everything_on_the_device_and_needs_no_host(kind: str, t
     session.accept()
     assert all(tensor.is_cuda for tensor in session.model.state_dict().values())
     assert all(tensor.is_cuda for tensor in session.ema.tensors.values())
-    found = moments(session)
-    for name, values in found.items():
+    carried = moments(session)
+    for name, values in carried.items():
         # fused kernels read Adam's step counter on the device
         assert all(value.is_cuda for value in values.values()), name
         if not name.startswith("s3.0."):
             assert session.model.get_parameter(name) is kept[name][0]
             assert same_tensors(values, kept[name][1]), name
-    assert not [name for name in found if name.startswith("s2.1.")]
+    assert not [name for name in carried if name.startswith("s2.1.")]
     train(session, 1)
     assert moments(session).keys() == dict(session.model.named_parameters()).keys()
 
@@ -214,16 +214,16 @@ def test_penalties_are_those_of_the_cpu_and_the_same_every_time() -> None:
         PenaltyPlan("gamma", 1e-3, grouping="l2"),
         PenaltyPlan("l1", 1e-3, on="all"),
     )
-    found = []
+    results = []
     torch.use_deterministic_algorithms(True)
     try:
         for device in ("cpu", "cuda", "cuda"):
             model = Model.from_graph(graph, 5, dtype=torch.float64).to(device)
             value = Penalties(graph, plans, torch.device(device)).add_gradients(model)
-            found.append([value.cpu(), *[p.grad.cpu() for p in model.parameters() if p.grad is not None]])
+            results.append([value.cpu(), *[p.grad.cpu() for p in model.parameters() if p.grad is not None]])
     finally:
         torch.use_deterministic_algorithms(False)
-    for host, first, second in zip(*found, strict=True):
+    for host, first, second in zip(*results, strict=True):
         assert torch.equal(first, second)
         assert torch.allclose(host, first, rtol=1e-12, atol=1e-15)
 

@@ -26,7 +26,7 @@ import pytest
 from nasir.cli import main as cli
 from nasir.journal.directory import RunDirectory
 from nasir.records import RewriteRecord
-from nasir.registry import blocks, datasets, ops, passes, policies
+from nasir.registry import blocks, datasets, exporters, ops, optimizers, passes, penalties, policies
 
 ROOT = Path(__file__).parents[1]
 NAMED = [ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING")]
@@ -262,7 +262,7 @@ def home(thing: Any) -> str:
 
 def test_all_that_ships_is_named() -> None:
     table = mentioned("README.md")
-    for registry in (passes, ops, blocks, datasets):
+    for registry in (passes, ops, blocks, datasets, optimizers, penalties, exporters):
         missing = sorted(shipped(registry) - table)
         assert not missing, f"README.md does not name the {registry.plural} {', '.join(missing)}"
     for system in ("autogrow", "resbuilder", "morphnet", "rrrnet"):

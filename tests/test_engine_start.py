@@ -87,8 +87,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_rules_act_once_at_the_start_and_the_end_of_each_phase(run: Path) -> None:
-    found = [(r.phase, r.epoch, r.pass_name, r.site) for r in records(run, "rewrite")]
-    assert found == [
+    rewrites = [(r.phase, r.epoch, r.pass_name, r.site) for r in records(run, "rewrite")]
+    assert rewrites == [
         ("cycle.1", 0, "insert-block", "s1"),
         ("cycle.1", 0, "refresh-norms", "network"),
         ("cycle.1", 2, "freeze", "network"),
@@ -146,7 +146,7 @@ KILLS = [("phase", 2), ("rewrite", 5), ("trial", 2)]
 MORE = [("phase", 1), ("phase", 3), ("decision", 1), ("decision", 4), ("rewrite", 1), ("rewrite", 9), ("trial", 3)]
 
 
-@pytest.mark.parametrize(("kind", "nth"), [*KILLS, *(pytest.param(*one, marks=pytest.mark.slow) for one in MORE)])
+@pytest.mark.parametrize(("kind", "nth"), [*KILLS, *(pytest.param(*moment, marks=pytest.mark.slow) for moment in MORE)])
 def test_a_run_killed_after_any_record_goes_on_alike(
     run: Path, trial_run: Path, tmp_path: Path, kind: str, nth: int
 ) -> None:
@@ -179,8 +179,8 @@ def failing(folder: Path, rule: str) -> str:
 
 
 def test_a_site_that_is_not_there_is_named_with_the_closest_one(tmp_path: Path) -> None:
-    found = failing(tmp_path, "{when: start, do: remove-block, where: {sites: [s1.7]}}")
-    assert "names site 's1.7', which remove-block does not have in the network as it is now" in found
+    error = failing(tmp_path, "{when: start, do: remove-block, where: {sites: [s1.7]}}")
+    assert "names site 's1.7', which remove-block does not have in the network as it is now" in error
 
 
 def test_labels_to_freeze_that_are_not_there_are_named(tmp_path: Path) -> None:
@@ -193,8 +193,8 @@ def test_labels_to_freeze_that_are_not_there_are_named(tmp_path: Path) -> None:
 
 
 def test_a_network_that_does_not_fit_into_memory_ends_the_run_with_a_message(tmp_path: Path) -> None:
-    found = failing(tmp_path, "{when: start, do: {grow-kernel: {to: 2000001}}, where: {sites: [s1]}}")
-    assert "grow-kernel at s1, after epoch 0 of phase 'p': the new network does not fit into memory" in found
+    error = failing(tmp_path, "{when: start, do: {grow-kernel: {to: 2000001}}, where: {sites: [s1]}}")
+    assert "grow-kernel at s1, after epoch 0 of phase 'p': the new network does not fit into memory" in error
 
 
 # -- simulation
@@ -231,11 +231,11 @@ def test_a_trial_leaves_no_trace_in_what_is_trained_after_it(trial_run: Path, tm
     plain = TRIALS.replace("        trial: {epochs: 1, metric: train.loss, min_gain: -100}\n", "")
     plain = plain.rstrip("\n") + f"\n        where: {{sites: [{rewrite['site']}]}}\n"
     done = nasir.api.run(write_spec(tmp_path, HEAD + plain), tmp_path / "run")
-    one, two = (
-        [r.metrics for r in found if isinstance(r, EpochRecord)]
-        for found in (done.journal, RunDirectory.open(trial_run).effective())
+    plain_metrics, trial_metrics = (
+        [r.metrics for r in journal if isinstance(r, EpochRecord)]
+        for journal in (done.journal, RunDirectory.open(trial_run).effective())
     )
-    assert one == two and weights(done.path) == weights(trial_run)
+    assert plain_metrics == trial_metrics and weights(done.path) == weights(trial_run)
 
 
 def test_where_no_candidate_is_good_enough_the_rule_is_over(tmp_path: Path) -> None:

@@ -145,12 +145,12 @@ def test_pooling_to_fixed_windows_trains_deterministically(device: str, tmp_path
             "phases:\n  - {name: train, epochs: 1, optimizer: {sgd: {lr: 0.1}}}\n"
         )
     )
-    found = []
+    runs = []
     for _ in range(2):
         session = opened(tmp_path, graph=graph, device=device, size=8, deterministic=True)
         losses = [train(session, epoch)["train.loss"] for epoch in range(3)]
-        found.append((losses, {name: tensor.cpu() for name, tensor in session.model.state_dict().items()}))
+        runs.append((losses, {name: tensor.cpu() for name, tensor in session.model.state_dict().items()}))
         session.close()
-    (losses, state), (again, same) = found
+    (losses, state), (again, same) = runs
     assert losses == again and same_tensors(state, same)
     assert losses[-1] < losses[0]

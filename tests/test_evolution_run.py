@@ -112,7 +112,7 @@ def test_a_run_journals_births_and_leaves_no_files_behind(reference: tuple[Path,
 def test_a_recalled_network_is_the_one_that_was_kept(reference: tuple[Path, Path], tmp_path: Path) -> None:
     """Same validation figures right after the recall: weights, statistics and averages are back."""
     spec, _ = reference
-    found: list[tuple[int, float]] = []
+    heard: list[tuple[int, float]] = []
 
     class Spy:
         def __init__(self) -> None:
@@ -120,7 +120,7 @@ def test_a_recalled_network_is_the_one_that_was_kept(reference: tuple[Path, Path
 
         def __call__(self, record: dict[str, Any]) -> None:
             if isinstance(record, KeptRecord | RecalledRecord):
-                found.append((record.individual, self.engine.session.evaluate("val")["val.loss"]))
+                heard.append((record.individual, self.engine.session.evaluate("val")["val.loss"]))
 
     from nasir import api
 
@@ -135,10 +135,10 @@ def test_a_recalled_network_is_the_one_that_was_kept(reference: tuple[Path, Path
         patch.setattr(api, "Engine", engine)
         nasir.run(spec, out=tmp_path / "run", listener=spy)
     values: dict[int, set[float]] = {}
-    for number, loss in found:
+    for number, loss in heard:
         values.setdefault(number, set()).add(loss)
     assert all(len(losses) == 1 for losses in values.values()), values
-    assert len({loss for _, loss in found}) == len(values) == 6
+    assert len({loss for _, loss in heard}) == len(values) == 6
 
 
 def test_every_child_has_the_whole_schedule(reference: tuple[Path, Path]) -> None:

@@ -58,8 +58,8 @@ def test_weights_are_those_of_the_newest_checkpoint(
     newest = max((run / "checkpoints").glob("step_*"), key=lambda path: int(path.name.split("_")[1]))
     file = tmp_path / "weights.safetensors"
     printed(capsys, "export", str(run), "--to", "safetensors", "--out", str(file))
-    found, wanted = (safetensors.torch.load_file(path) for path in (file, newest / "model.safetensors"))
-    assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+    exported, wanted = (safetensors.torch.load_file(path) for path in (file, newest / "model.safetensors"))
+    assert exported.keys() == wanted.keys() and all(torch.equal(exported[name], wanted[name]) for name in wanted)
 
 
 OWN = '''\
@@ -101,14 +101,17 @@ def test_one_of_a_plugin_file(run: Path, capsys: pytest.CaptureFixture[str], tmp
         (["--to", "text", "--option", "x=1", "--option", "x=2"], "x is given twice; keep one"),
         (["--to", "safetensors", "--out", "OUT", "--option", "weights=best"], "weights: unknown value 'best'"),
         (["--to", "safetensors", "--out", "OUT", "--option", "weights=average"], "has no moving average"),
-        (["--to", "text", "--plugin", "nowhere.py"], "nowhere.py cannot be read"),
+        (
+            ["--to", "text", "--plugin", "nowhere.py"],
+            "nowhere.py cannot be read (No such file or directory); its path is relative to the current folder",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused(
     arguments: list[str], told: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert main(["export", str(run), *[str(out) if one == "OUT" else one for one in arguments]]) == 2
+    assert main(["export", str(run), *[str(out) if argument == "OUT" else argument for argument in arguments]]) == 2
     captured = capsys.readouterr()
     assert told in captured.err and not captured.out and not out.exists()
 

@@ -40,7 +40,7 @@ ONE_LINE = (
 def seen_by_type_checkers(package: str) -> dict[str, str]:
     """Name -> home of everything that a package imports for type checkers only."""
     tree = ast.parse(Path(str(importlib.import_module(package).__file__)).read_text(encoding="utf-8"))
-    found = {}
+    homes = {}
     for block in tree.body:
         if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING":
             for node in block.body:
@@ -48,8 +48,8 @@ def seen_by_type_checkers(package: str) -> dict[str, str]:
                 for alias in node.names:
                     known = alias.asname or alias.name
                     home = f"{node.module}.{alias.name}" if node.module == package else str(node.module)
-                    found[known] = home if known == alias.name else f"{home}:{alias.name}"
-    return found
+                    homes[known] = home if known == alias.name else f"{home}:{alias.name}"
+    return homes
 
 
 @pytest.mark.parametrize("package", LAZY)

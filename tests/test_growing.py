@@ -30,22 +30,22 @@ Versions = list[tuple[GrowingSequence[int], tuple[int, ...]]]
 def versions(draw: st.DrawFn) -> Versions:
     """A tree of versions, each with the tuple it must equal; some are folded while the tree grows."""
     start = tuple(draw(st.lists(st.integers(0, 9), max_size=4)))
-    found: Versions = [(GrowingSequence(start), start)]
+    tree: Versions = [(GrowingSequence(start), start)]
     for item in draw(st.lists(st.integers(0, 9), max_size=30)):
-        place = draw(st.sampled_from([-1, -1, -1, -2, 0]) | st.integers(0, len(found) - 1))
-        sequence, plain = found[max(place, -len(found))]
+        place = draw(st.sampled_from([-1, -1, -1, -2, 0]) | st.integers(0, len(tree) - 1))
+        sequence, plain = tree[max(place, -len(tree))]
         if draw(st.integers(0, 3)) == 0:
             cut = draw(st.integers(0, len(plain)))
             sequence, plain = sequence.upto(cut), plain[:cut]
         if draw(st.booleans()):
             assert fold(sequence, Digits()) == reduce(Digits.after, plain, Digits())
-        found.append((sequence.grown(item), (*plain, item)))
-    return found
+        tree.append((sequence.grown(item), (*plain, item)))
+    return tree
 
 
 @given(versions())
-def test_a_version_is_a_tuple_whatever_grew_from_it(found: Versions) -> None:
-    for sequence, plain in found:
+def test_a_version_is_a_tuple_whatever_grew_from_it(tree: Versions) -> None:
+    for sequence, plain in tree:
         assert sequence == plain and plain == sequence and hash(sequence) == hash(plain)
         assert len(sequence) == len(plain) and list(reversed(sequence)) == list(reversed(plain))
         for index in range(-len(plain), len(plain)):
@@ -56,16 +56,16 @@ def test_a_version_is_a_tuple_whatever_grew_from_it(found: Versions) -> None:
 
 
 @given(versions(), st.data())
-def test_slices_are_those_of_a_tuple(found: Versions, data: st.DataObject) -> None:
-    sequence, plain = data.draw(st.sampled_from(found))
+def test_slices_are_those_of_a_tuple(tree: Versions, data: st.DataObject) -> None:
+    sequence, plain = data.draw(st.sampled_from(tree))
     chosen = data.draw(st.slices(len(plain) + 2))
     assert sequence[chosen] == plain[chosen]
     assert isinstance(sequence[:3], GrowingSequence)
 
 
 @given(versions(), st.data())
-def test_folds_are_those_from_scratch_in_any_order(found: Versions, data: st.DataObject) -> None:
-    for sequence, plain in data.draw(st.permutations(found)):
+def test_folds_are_those_from_scratch_in_any_order(tree: Versions, data: st.DataObject) -> None:
+    for sequence, plain in data.draw(st.permutations(tree)):
         assert fold(sequence, Digits()) == fold(plain, Digits()) == reduce(Digits.after, plain, Digits())
         assert fold(sequence, Digits(7)) == fold(plain, Digits(7))
 
@@ -119,12 +119,12 @@ def test_a_long_chain_of_branches_is_folded_and_read() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 5), st.integers(0, 3)), max_size=30))
 def test_a_growing_map_keeps_first_values_and_old_versions(steps: list[tuple[int, int, int]]) -> None:
-    found: list[tuple[GrowingMap[int, int], dict[int, int]]] = [(GrowingMap(), {})]
+    maps: list[tuple[GrowingMap[int, int], dict[int, int]]] = [(GrowingMap(), {})]
     for key, value, back in steps:
-        mapping, plain = found[max(-1 - back, -len(found))]
-        found.append((mapping.grown(key, value), {key: value} | plain if key not in plain else plain))
+        mapping, plain = maps[max(-1 - back, -len(maps))]
+        maps.append((mapping.grown(key, value), {key: value} | plain if key not in plain else plain))
         if key not in plain:
-            found[-1] = found[-1][0], {**plain, key: value}
-    for mapping, plain in found:
+            maps[-1] = maps[-1][0], {**plain, key: value}
+    for mapping, plain in maps:
         assert mapping == plain and list(mapping) == list(plain) and len(mapping) == len(plain)
         assert all((key in mapping) is (key in plain) for key in range(9))

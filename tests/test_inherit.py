@@ -227,5 +227,5 @@ def test_unknown_classes_are_named(classes: tuple[str, ...], message: str, tmp_p
 
 
 def test_a_class_is_named_once() -> None:
-    with pytest.raises(ValueError, match="give two names or more, each once"):
+    with pytest.raises(ValueError, match="classes: one is named twice among a, a; name each once"):
         DataPlan("synthetic", classes=("a", "a"))

@@ -142,6 +142,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from nasir.journal.directory import RunDirectory
+from nasir.records import from_json
 run = RunDirectory.open(sys.argv[1])
 with run.lock(), run.journal() as journal:
     print("ready", flush=True)

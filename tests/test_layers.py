@@ -31,7 +31,7 @@ LAYERS = (
     ("testing",),
     ("running",),
     ("report",),
-    ("api",),
+    ("api", "figures"),
     ("search",),
     ("cli",),
     ("__main__", "__init__"),  # __init__: the public names, loaded on first use
@@ -42,7 +42,6 @@ FOR_BACKENDS = {part for part, rank in RANK.items() if rank < RANK["running"]} -
 OUTSIDE = {"passes", "backends"}  # at the root; only an `__init__` offers names of theirs, all else asks a registry
 HEAVY = {"torch", "torchvision", "optuna"}
 UPWARD: dict[str, str] = {
-    "nasir.options.checked": "an option may be a dataclass that has options, so kinds of annotations need it again",
     "nasir.backends.torch.model": "what observes, trains and transfers takes the Model, which offers it as methods",
 }
 """Modules whose imports from within their own room may close a circle, and why: to be untied, never to be added to."""
@@ -72,26 +71,26 @@ def imported(path: Path) -> Iterator[tuple[str, int]]:
 
 def modules() -> dict[str, Path]:
     """Every file of nasir by the module that it is."""
-    found = {}
+    by_module = {}
     for folder, package in (("nasir", "nasir"), ("passes", "nasir.passes"), ("backends", "nasir.backends")):
         for path in sources(folder):
             parts = path.relative_to(ROOT / folder).with_suffix("").parts
-            found[".".join((package, *(part for part in parts if part != "__init__")))] = path
-    return found
+            by_module[".".join((package, *(part for part in parts if part != "__init__")))] = path
+    return by_module
 
 
 def imports_of(path: Path, known: Mapping[str, Path]) -> set[str]:
     """The `known` modules that a file imports, wherever in it; for `from package import module` the module."""
-    found: set[str] = set()
+    named: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
+            named.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 home = nasir._HOME.get(alias.name, "") if node.module == "nasir" else ""
                 inner = home.partition(":")[0] or f"{node.module}.{alias.name}"
-                found.add(inner if inner in known else str(node.module))
-    return found & known.keys()
+                named.add(inner if inner in known else str(node.module))
+    return named & known.keys()
 
 
 def circles(imports: Mapping[str, set[str]]) -> list[set[str]]:
@@ -106,11 +105,11 @@ def circles(imports: Mapping[str, set[str]]) -> list[set[str]]:
                 seen.add(other)
                 waiting.extend(imports[other])
         reached[module] = seen
-    found: list[set[str]] = []
+    largest: list[set[str]] = []
     for module, seen in reached.items():
-        if module in seen and not any(module in circle for circle in found):
-            found.append({module, *(other for other in seen if module in reached[other])})
-    return found
+        if module in seen and not any(module in circle for circle in largest):
+            largest.append({module, *(other for other in seen if module in reached[other])})
+    return largest
 
 
 def part_of(module: str) -> str | None:
@@ -121,7 +120,7 @@ def part_of(module: str) -> str | None:
 
 def faults(folder: str, allowed: set[str] | None = None) -> list[str]:
     """Imports of parts of nasir that are not `allowed` (None: not left of the file's own part)."""
-    found = []
+    problems = []
     for path in sources(folder):
         own = path.relative_to(ROOT / folder).parts[0].removesuffix(".py")
         for module, line in imported(path):
@@ -130,8 +129,8 @@ def faults(folder: str, allowed: set[str] | None = None) -> list[str]:
                 continue
             fine = RANK.get(part, 99) < RANK[own] if allowed is None else part in allowed
             if not fine:
-                found.append(f"{path.relative_to(ROOT)}:{line}: imports {module}")
-    return found
+                problems.append(f"{path.relative_to(ROOT)}:{line}: imports {module}")
+    return problems
 
 
 def test_every_part_has_a_place() -> None:
@@ -147,7 +146,7 @@ def test_parts_import_only_from_their_left() -> None:
 def test_no_files_import_each_other_in_a_circle() -> None:
     known = modules()
     imports = {module: imports_of(path, known) - {module} for module, path in known.items()}
-    assert [sorted(circle) for circle in circles({m: found - UPWARD.keys() for m, found in imports.items()})] == []
+    assert [sorted(circle) for circle in circles({m: others - UPWARD.keys() for m, others in imports.items()})] == []
     closed = set().union(*circles(imports))
     assert UPWARD.keys() - closed == set(), "untied: take it off the list"
 

@@ -31,18 +31,18 @@ def old(tmp_path: Path) -> RunDirectory:
 
 def decided(records: tuple[Record, ...]) -> list[tuple[object, ...]]:
     """What was decided, tried and rewritten, without what depends on the release of torch: metrics and ids."""
-    found: list[tuple[object, ...]] = []
+    facts: list[tuple[object, ...]] = []
     for record in records:
         match record:
             case DecisionRecord():
                 rest = record.rule, record.site, record.sites, record.reason
-                found.append((record.epoch, record.action, record.pass_name, record.options, *rest))
+                facts.append((record.epoch, record.action, record.pass_name, record.options, *rest))
             case RewriteRecord():
                 what = record.ordinal, record.preserves, record.added, record.removed, record.depths, record.cost
-                found.append((record.epoch, record.kind, record.pass_name, record.site, *what))
+                facts.append((record.epoch, record.kind, record.pass_name, record.site, *what))
             case TrialRecord() | DeclinedRecord():
-                found.append((record.epoch, record.kind, record.pass_name, record.site))
-    return found
+                facts.append((record.epoch, record.kind, record.pass_name, record.site))
+    return facts
 
 
 def test_every_line_of_its_journal_would_be_written_alike(old: RunDirectory) -> None:

@@ -78,12 +78,12 @@ def faults(tree: ast.AST) -> Iterator[tuple[int, str]]:
 def test_nobody_asks_what_an_op_is_called() -> None:
     files = sources()
     assert len(NAMES) > 30 and len(files) > 150 and ROOT / "nasir/passes/insert_block.py" not in files
-    found = [
+    offenders = [
         f"{path.relative_to(ROOT)}:{line}: {what}; state it as a fact of the op (nasir/ir/op.py)"
         for path in files
         for line, what in faults(ast.parse(path.read_text(encoding="utf-8")))
     ]
-    assert found == []
+    assert offenders == []
 
 
 @pytest.mark.parametrize(

@@ -125,8 +125,8 @@ BAD: list[tuple[Any, Any, tuple[Any, ...], str, str]] = [
 
 @pytest.mark.parametrize(("annotation", "value", "path", "text", "remedy"), BAD, ids=told)
 def test_what_does_not_fit_is_told(annotation: Any, value: Any, path: tuple[Any, ...], text: str, remedy: str) -> None:
-    _, [(found, told, cure)] = kind_of(annotation).normal(value)
-    assert found == path and told.startswith(text) and cure.startswith(remedy)
+    _, [(place, told, cure)] = kind_of(annotation).normal(value)
+    assert place == path and told.startswith(text) and cure.startswith(remedy)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import nasir
 from nasir.cli.main import main
 from nasir.errors import SpecError, UsageError
 from nasir.journal.directory import RunDirectory
+from nasir.records import CheckpointRecord, Record
 from nasir.spec import load_search
 
 
@@ -36,14 +37,12 @@ def test_a_growing_run_resumes_bit_for_bit(name: str, options: str, code: str, t
     class Stopped(Exception):
         pass
 
-    epochs = []
+    checkpoints = []
 
-    def listen(record: object) -> None:
-        if getattr(record, "kind", None) == "checkpoint" or (
-            isinstance(record, dict) and record["kind"] == "checkpoint"
-        ):
-            epochs.append(record)
-            if len(epochs) == 4:
+    def listen(record: Record) -> None:
+        if isinstance(record, CheckpointRecord):
+            checkpoints.append(record)
+            if len(checkpoints) == 4:
                 raise Stopped
 
     with pytest.raises(Stopped):

@@ -17,6 +17,7 @@ from nasir.backends.torch import Model
 from nasir.backends.torch.penalties.regularize import Penalties, alive, alive_cost
 from nasir.errors import SpecError, UsageError
 from nasir.journal.directory import RunDirectory
+from nasir.records import EpochRecord
 from nasir.registry import penalties
 from nasir.training import Penalty, PenaltyPlan, WeightPenalty
 
@@ -92,17 +93,17 @@ def gradients(kind: str, **options: Any) -> tuple[float, dict[str, torch.Tensor]
 def test_value_and_gradient_are_those_of_the_formula(on: Any) -> None:
     model = Model.from_graph(small_resnet(), dtype=torch.float64)
     weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    value, found = gradients("own-cubic", on=on)
-    assert found and value == pytest.approx(0.1 * float(sum(weights[name].abs().pow(3).sum() for name in found)))
-    for name, gradient in found.items():
+    value, by_name = gradients("own-cubic", on=on)
+    assert by_name and value == pytest.approx(0.1 * float(sum(weights[name].abs().pow(3).sum() for name in by_name)))
+    for name, gradient in by_name.items():
         assert torch.allclose(gradient, 0.3 * weights[name].abs() * weights[name], rtol=1e-12, atol=0), name
 
 
 def test_a_closed_form_gives_the_same() -> None:
-    value, found = gradients("own-cubic")
+    value, by_name = gradients("own-cubic")
     closed_value, closed = gradients("own-cubic-closed")
-    assert closed_value == value and closed.keys() == found.keys()
-    assert all(torch.allclose(closed[name], found[name], rtol=1e-12, atol=0) for name in found)
+    assert closed_value == value and closed.keys() == by_name.keys()
+    assert all(torch.allclose(closed[name], by_name[name], rtol=1e-12, atol=0) for name in by_name)
 
 
 def test_what_is_frozen_counts_and_gets_no_gradient() -> None:
@@ -118,7 +119,7 @@ def test_units_may_die_under_a_term_of_ones_own() -> None:
     plan = PenaltyPlan("own-half", 1.0)
     units = alive(model, plan)
     cost = alive_cost(model, [plan])
-    assert cost is not None and cost["channels"] == sum(int(found.sum()) for found in units.values())
+    assert cost is not None and cost["channels"] == sum(int(living.sum()) for living in units.values())
     assert 0 < cost["macs"] < model.graph.cost().macs and 0 < cost["params"] < model.graph.cost().params
 
 
@@ -164,7 +165,6 @@ def test_a_run_trains_with_a_term_of_a_plugin_and_journals_it(tmp_path: Path) ->
         nasir.import_plugins(spec)
         nasir.build(spec)
     nasir.run(write_spec(tmp_path, text), out=tmp_path / "run")
-    epochs = [
-        r for r in RunDirectory.open(tmp_path / "run").effective() if r["kind"] == "epoch" and r["phase"] == "grow"
-    ]
-    assert epochs and all(record["metrics"]["train.penalty"] > 0 for record in epochs)
+    journal = RunDirectory.open(tmp_path / "run").effective()
+    epochs = [record for record in journal if isinstance(record, EpochRecord) and record.phase == "grow"]
+    assert epochs and all(record.metrics["train.penalty"] > 0 for record in epochs)

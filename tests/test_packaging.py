@@ -24,11 +24,11 @@ def project() -> dict[str, Any]:
 
 def packages_in(folder: Path, name: str) -> set[str]:
     """Dotted names of the packages at and below a folder; links are not followed."""
-    found = {name} if (folder / "__init__.py").exists() else set()
+    packages = {name} if (folder / "__init__.py").exists() else set()
     for child in folder.iterdir():
         if child.is_dir() and not child.is_symlink():
-            found |= packages_in(child, f"{name}.{child.name}")
-    return found
+            packages |= packages_in(child, f"{name}.{child.name}")
+    return packages
 
 
 def test_the_package_list_equals_the_tree() -> None:

@@ -144,6 +144,7 @@ from dataclasses import dataclass
 
 from nasir import Pass, register
 from nasir.passes.insert_block import InsertBlock
+from nasir.records import EpochRecord
 
 
 @register("insert-by-history")

@@ -184,11 +184,11 @@ def test_nobody_tells_records_apart_by_the_text_of_their_kind() -> None:
     kinds = "|".join(KINDS)
     compared = re.compile(rf'\b(record|r|one)(\["kind"\]|\.get\("kind"\)|\.kind) (==|!=|in|not in) [("{{]*({kinds})\b')
     folders = ("nasir", "passes", "backends", "benchmarks", "tests")
-    found = [
+    comparisons = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
         for folder in folders
         for path in sources(folder)
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
         if compared.search(line)
     ]
-    assert found == []
+    assert comparisons == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from nasir.backends.torch import Model
 from nasir.branching import calibrated, downstream, groups_of, params_of
 from nasir.ir import Graph
 from nasir.journal.directory import RunDirectory
+from nasir.journal.log import read_journal
 from nasir.passes.remove_block import RemoveBlock
 from nasir.passes.split_branches import SplitBranches
 from nasir.policy.plans import Moment
@@ -293,7 +293,7 @@ phases:
 def test_the_whole_system_runs_and_replays(tmp_path: Path) -> None:
     (tmp_path / "branches.yaml").write_text(RUN)
     run(tmp_path / "branches.yaml", out=tmp_path / "run")
-    records = [json.loads(line) for line in (tmp_path / "run/journal.jsonl").read_text().splitlines()]
+    records, _ = read_journal(tmp_path / "run/journal.jsonl")
     rewrites = [record for record in records if isinstance(record, RewriteRecord)]
     passes = ["keep-blocks", "freeze", "split-branches", "merge-branches", "ungroup-branches"]
     assert [record.pass_name for record in rewrites] == passes

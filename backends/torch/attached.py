@@ -75,7 +75,7 @@ def changes(model: Model) -> Changes:
     known = {path: place for places in model._places.values() for path, place in places.items()}
     if all(place._modules == children for place, children in known.values()):
         return found  # dicts of modules compare by identity
-    nodes = _nodes_by_path(model)
+    nodes = nodes_by_path(model)
 
     def walk(path: str, place: nn.Module, expected: Children) -> None:
         for name, child in expected.items():
@@ -99,7 +99,7 @@ def changes(model: Model) -> Changes:
     return found
 
 
-def _nodes_by_path(model: Model) -> dict[str, int]:
+def nodes_by_path(model: Model) -> dict[str, int]:
     """Node ids by where in the tree of modules their modules are."""
     inside: dict[str, int] = {}
     members: set[int] = set()
@@ -252,3 +252,39 @@ def give_state(places: Mapping[str, Places], state: Mapping[str, Mapping[str, An
     """Put what `state_of` found onto containers and blocks made anew."""
     for path, (place, _) in ((path, place) for group in places.values() for path, place in group.items()):
         place.__dict__.update(state.get(path, {}))
+
+
+def settings(model: Model) -> dict[str, tuple[str | None, dict[str, Any]]]:
+    """(class, attributes) that were set by hand, by path of the layer; the class if it is another one of torch.nn.
+
+    UsageError for another class: only what is importable by everybody can be made again from its name.
+    """
+    found: dict[str, tuple[str | None, dict[str, Any]]] = {}
+    for path, node in nodes_by_path(model).items():
+        module, made = model._lowered[node], model._made.get(node)
+        if made is None or not isinstance(module, nn.Module) or not is_changed(module, made):
+            continue
+        kind = None if type(module) is made.kind else type(module).__name__
+        if kind is not None and getattr(nn, kind, None) is not type(module):
+            raise UsageError(
+                f"'{path}': {kind} was put there by hand, and only classes of torch.nn are made again; put back a "
+                f"{made.kind.__name__}, or store the whole by torch.save(model)"
+            )
+        attributes = by_hand(module, made)
+        if kind is not None or attributes:
+            found[path] = (kind, attributes)
+    return found
+
+
+def give_settings(model: Model, settings: Mapping[str, tuple[str | None, Mapping[str, Any]]]) -> None:
+    """Set what `settings` found on a model of the same graph."""
+    for path, (kind, attributes) in settings.items():
+        module = model.get_submodule(path)
+        if kind is not None:
+            fresh: nn.Module = object.__new__(getattr(nn, kind))
+            fresh.__dict__.update(module.__dict__)
+            place, _, name = path.rpartition(".")
+            model.get_submodule(place).add_module(name, fresh)
+            module = fresh
+        module.__dict__.update(attributes)
+    model._adopt()

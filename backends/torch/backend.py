@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from nasir.analysis.roofline import DeviceProfile
 from nasir.backends.torch.observe.calibrate import calibrate
 from nasir.backends.torch.observe.latency import measure
 from nasir.backends.torch.session import TorchSession
+from nasir.backends.torch.weights.stored_arrays import stored_weights
 from nasir.ir import Graph
-from nasir.training.backend import Latency, Setup
+from nasir.training.backend import Latency, Setup, StoredWeights
 
 
 class TorchBackend:
@@ -24,6 +27,10 @@ class TorchBackend:
     ) -> Latency:
         """See `nasir.backends.torch.observe.latency.measure`."""
         return measure(graph, batch, device=device, threads=threads, precision=precision)
+
+    def stored_weights(self, checkpoint: Path, average: bool = False) -> StoredWeights:
+        """See `nasir.backends.torch.weights.stored_arrays.stored_weights`."""
+        return stored_weights(checkpoint, average)
 
     def calibrate(self, device: str, threads: int | None = None) -> DeviceProfile:
         """See `nasir.backends.torch.observe.calibrate.calibrate`."""

@@ -30,6 +30,7 @@ from nasir.backends.torch.lower.network import (
     write_top,
 )
 from nasir.backends.torch.lower.ops import Lowered, lower_op
+from nasir.backends.torch.optimizers import forgotten
 from nasir.backends.torch.wrapped import refuse_wrapped
 from nasir.errors import Decline, GraphError, RunError, UsageError
 from nasir.ir import Graph, Port
@@ -171,9 +172,14 @@ class Model(nn.Module):
     def _adopt(self) -> attached.Changes:
         """Take modules that were put into this model by hand for those of their layers and blocks."""
         found = attached.changes(self)
-        self._lowered.update(found.leaves)
+        for node_id, module in found.leaves.items():
+            was = self._lowered[node_id]
+            if was is not module and isinstance(was, nn.Module):
+                forgotten.note_replaced(self, was, module, self.graph.nodes[node_id].label)
+            self._lowered[node_id] = module
         for path, block in found.blocks.items():
-            unit, sign, _ = self._units[path]
+            unit, sign, former = self._units[path]
+            forgotten.note_replaced(self, former, block, path)
             self._units[path] = (unit, sign, block)
             self._places[path] = {}
         if found.blocks:
@@ -363,13 +369,17 @@ class Model(nn.Module):
         memo[id(self.graph)] = self.graph
         copy = object.__new__(type(self))
         memo[id(self)] = copy
-        copy.__dict__.update({name: deepcopy(value, memo) for name, value in self.__dict__.items()})
+        copy.__dict__.update({name: deepcopy(value, memo) for name, value in self._own().items()})
         return copy
+
+    def _own(self) -> dict[str, Any]:
+        """All attributes but what `compile` made, which runs this very model."""
+        return {name: value for name, value in self.__dict__.items() if name != "_compiled_call_impl"}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For pickle, and so for torch.save: the graph as data, and the modules of its nodes."""
         added = self._adopt().added
-        own = {name: value for name, value in self.__dict__.items() if name not in (*LOWERED, "_modules")}
+        own = {name: value for name, value in self._own().items() if name not in (*LOWERED, "_modules")}
         leaves = {node_id: module for node_id, module in self._lowered.items() if isinstance(module, nn.Module)}
         blocks = {path: block for path, (_, sign, block) in self._units.items() if not _is_generated(sign, block)}
         return _revived, (type(self), self.graph.to_json(), own, leaves, blocks, attached.state_of(self._places), added)
@@ -469,7 +479,6 @@ class Model(nn.Module):
         if not isinstance(change, Rewrite):
             return super().apply(change)
         refuse_wrapped(self)
-        from nasir.backends.torch.optimizers import forgotten
         from nasir.backends.torch.optimizers.gradients import moved_gradients
         from nasir.backends.torch.optimizers.transfer import transfer_optimizers
         from nasir.backends.torch.train.averages import checked_averages, moved_averages

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nasir.backends.torch.data.batches import BatchSource
@@ -17,7 +19,7 @@ from nasir.backends.torch.data.in_memory import open_source
 from nasir.backends.torch.data.rawdata import DataContext
 from nasir.backends.torch.device.determinism import refuse_unordered
 from nasir.backends.torch.device.memory import memory_told
-from nasir.backends.torch.device.names import check_precision, choose_device
+from nasir.backends.torch.device.names import check_precision, choose_device, described
 from nasir.backends.torch.device.precision import products_of
 from nasir.backends.torch.device.switches import Switches
 from nasir.backends.torch.device.working import DATA, HOST, NETWORK, TRAINING, working
@@ -25,6 +27,7 @@ from nasir.backends.torch.lower.compile import Compilation, CompileChoice, step_
 from nasir.backends.torch.model import Model
 from nasir.backends.torch.observe.evidence import observe
 from nasir.backends.torch.observe.logits import effect_of, logits_of
+from nasir.backends.torch.observe.plane import evaluated
 from nasir.backends.torch.optimizers.groups import build_optimizer, tagged
 from nasir.backends.torch.optimizers.named import KeptBy, export_state, flat, import_state, nested
 from nasir.backends.torch.optimizers.transfer import transfer_optimizer
@@ -57,6 +60,11 @@ REFRESH_EPOCHS = 10**12  # data order of epochs of refreshed statistics: far fro
 MEASURED_EPOCHS = 3 * 10**12  # the same for steps that are only timed (trials of decisions are at 2 * 10**12)
 
 
+def zeros_of(graph: Graph) -> TransferPlan:
+    """A plan for a network whose weights are about to be overwritten."""
+    return TransferPlan({Key(node, slot): Fill("zeros") for node, slots in graph.infer.slots.items() for slot in slots})
+
+
 class TorchSession:
     """See `nasir.training.backend.Session`."""
 
@@ -87,12 +95,8 @@ class TorchSession:
         return open_source(self.setup.data, where, self.device, channels_last=last)
 
     def describe(self) -> dict[str, Any]:
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
         return {
-            "torch": torch.__version__,
-            "device": str(self.device),
-            "device_name": name,
-            "threads": torch.get_num_threads(),
+            **described(self.device),
             "precision": self.setup.precision,
             "channels_last": self.setup.channels_last,
             "deterministic": self.setup.deterministic,
@@ -143,14 +147,13 @@ class TorchSession:
         return {"compilation": choice.record()}
 
     def _begin(self, plan: TrainPlan, phase_epochs: int | None, resumed: bool) -> None:
-        before = self.optimizer
-        keep = before is not None and self.plan is not None and not plan.reset_optimizer
-        state = export_state(before, self.model.named_parameters()) if keep and before is not None else {}
         carried = self.plan is not None and KeptBy.of(self.plan.optimizer).serves(plan.optimizer)
+        keep = self.optimizer is not None and carried and not plan.reset_optimizer
+        state = export_state(self.optimizer, self.model.named_parameters()) if keep and self.optimizer else {}
         self.optimizer = build_optimizer(tagged(self.model), plan.optimizer)
         self.plan, self.phase_epochs = plan, phase_epochs
         self.model.hold(plan.freeze)
-        if state and carried:
+        if state:
             import_state(self.optimizer, state, self.model.named_parameters())
         if plan.ema_decay is None:
             self.ema = None
@@ -197,16 +200,15 @@ class TorchSession:
         assert self.plan is not None
         if split == "val" and not self.source.validation_size:
             return {}
-        if self.ema is not None:
-            with self.ema.applied(self.model):
-                return self._evaluate(split)
-        return self._evaluate(split)
+        with nullcontext() if self.ema is None else self.ema.applied(self.model):
+            return self._evaluate(split)
 
     def _evaluate(self, split: str) -> dict[str, float]:
         assert self.plan is not None
         with memory_told(f"the test part of the data, on {self.device}", DATA):  # it is placed there only now
             batches = self.source.test() if split == "test" else self.source.validation()
-        return {f"{split}.{name}": value for name, value in evaluate(self.model, batches, self.plan).items()}
+        found = evaluate(self.model, batches, self.plan, self.setup.data.metrics or ())
+        return {f"{split}.{name}": value for name, value in found.items()}
 
     def learning_rate(self, phase_epoch: int) -> float:
         assert self.plan is not None
@@ -392,8 +394,7 @@ class TorchSession:
     def load(self, saved: Saved, graph: Graph, ordinal: int | None = None) -> None:
         found = saved.state
         assert isinstance(found, checkpoint.Checkpoint)  # of `newest`
-        zeros = {Key(node, name): Fill("zeros") for node, slots in graph.infer.slots.items() for name in slots}
-        self._place(graph, TransferPlan(zeros))
+        self._place(graph, zeros_of(graph))
         found.fill(self.model)
         self.model.ordinal = int(found.meta["ordinal"]) if ordinal is None else ordinal
         self._kept_by = KeptBy.read(found.meta)
@@ -408,6 +409,29 @@ class TorchSession:
             self.optimizer = self.ema = self._proposal = None
             same = self._kept_by is not None and self._kept_by.kind == self.plan.optimizer.kind
             self._begin(self.plan, self.phase_epochs, resumed=same)
+
+    @working("a batch of {setup.data.eval_batch_size} samples in evaluation", "lower the batch size")
+    def explore(
+        self,
+        graph: Graph,
+        weights: Mapping[str, NDArray[np.generic]],
+        directions: Sequence[Mapping[str, NDArray[np.generic]]],
+        points: Iterable[Sequence[float]],
+        samples: int | None = None,
+        told: Callable[[], None] = lambda: None,
+    ) -> list[dict[str, float]]:
+        check_fit(graph, self.source, self.setup.data.dataset)
+        model = Model.from_graph(graph, self.setup.seed, plan=zeros_of(graph), device=self.device)
+        layout, some = self._layout(), partial(self._some_validation, samples)
+        return evaluated(model, weights, directions, points, some, layout, told)
+
+    def _some_validation(self, samples: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+        left = self.source.validation_size if samples is None else samples
+        for x, y in self.source.validation() if self.source.validation_size else ():
+            if left <= 0:
+                return
+            yield x[:left], y[:left]
+            left -= len(y)
 
     def close(self) -> None:
         if self._writer is not None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasir.cli import cost as cost_command
 from nasir.cli import export as export_command
+from nasir.cli import plot as plot_command
 from nasir.cli import run as run_command
 from nasir.cli import search as search_command
 from nasir.errors import GraphError, NasirError, SpecError, UnknownName, UsageError
@@ -123,6 +124,8 @@ def _parser() -> argparse.ArgumentParser:
     export_command.add_options(made)
     made = add("report", _report, "write the HTML report of a run")
     made.add_argument("run_dir", metavar="RUN")
+    made = add("plot", plot_command.run, "draw a figure of a run: trajectory, loss surface, or a curve of the report")
+    plot_command.add_options(made)
     made = add("list", _list, "list what is available, including plugins")
     made.add_argument("kind", choices=KINDS)
     add("schema", _schema, "print the JSON Schema of specs, for editors")
@@ -194,6 +197,7 @@ def _graph(what: str, overrides: Sequence[str] = ()) -> Graph:
 
 def _check(options: argparse.Namespace) -> int:
     from nasir.report.show import render
+    from nasir.running.reach import check_reach
     from nasir.spec.network import build
     from nasir.spec.search import load_any
     from nasir.spec.space_text import facts, lines
@@ -209,6 +213,8 @@ def _check(options: argparse.Namespace) -> int:
             raise
         print(f"{spec.name}: correct as far as can be told without running its plugins; not checked further: {error}")
         return 0
+    if search is None:  # of a search, other values may be the ones that act
+        check_reach(spec, graph)
     if options.simulate:
         if search is not None:
             print("note: simulating the values that the search begins with", file=sys.stderr)
@@ -357,9 +363,15 @@ def _report(options: argparse.Namespace) -> int:
     from nasir.journal.directory import RunDirectory
     from nasir.report import write_report
 
-    path = write_report(RunDirectory.open(options.run_dir).path)
+    directory = RunDirectory.open(options.run_dir)
+    path = write_report(directory.path)
     if options.json:
-        _print({"report": str(path)})
+        from nasir.records import EndRecord
+        from nasir.report.history import phase_rows
+
+        records = directory.effective()
+        metrics = next((dict(record.metrics) for record in reversed(records) if isinstance(record, EndRecord)), None)
+        _print({"report": str(path), "metrics": metrics, "phases": phase_rows(records)})
     else:
         print(f"report: {path}")
     return 0

@@ -116,8 +116,9 @@ def _finished(done: Any, options: argparse.Namespace) -> int:
         print(json.dumps(facts, indent=2, sort_keys=True))
         return 0
     depths = depth_text(done.graph.depths())
+    top5 = f"  top 5 {100 * done.metrics['test.top5']:.2f} %" if "test.top5" in done.metrics else ""
     print(
-        f"test accuracy {100 * done.metrics['test.accuracy']:.2f} %  depth {depths}  "
+        f"test accuracy {100 * done.metrics['test.accuracy']:.2f} %{top5}  depth {depths}  "
         f"{cost.params:,} params  {cost.macs:,} MACs"
     )
     print(f"report: {done.report}")

@@ -23,7 +23,7 @@ class Encoded(NamedTuple):
     data: bytes
 
 
-Source = str | Encoded  # str: the path of an image file
+ImageSource = str | Encoded  # str: the path of an image file
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,23 +40,23 @@ class View:
     fixed: bool = False
 
 
-def decode(source: Source, view: View) -> Pixels:
+def decode(source: ImageSource, view: View) -> Pixels:
     """One image as uint8 [H, W, C]; DataError names the file."""
     return pixels(fitted(load(source, view.channels), view, name_of(source)))
 
 
-def decode_into(images: Pixels, sources: Sequence[Source], view: View) -> None:
+def decode_into(images: Pixels, sources: Sequence[ImageSource], view: View) -> None:
     """Set `images`, uint8 [n, C, H, W], to those of the n `sources`; DataError names the first that is damaged."""
     for place, source in enumerate(sources):
         images[place] = decode(source, view).transpose(2, 0, 1)
 
 
-def name_of(source: Source) -> str:
+def name_of(source: ImageSource) -> str:
     return source.name if isinstance(source, Encoded) else source
 
 
 @contextmanager
-def opened(source: Source) -> Iterator[Image.Image]:
+def opened(source: ImageSource) -> Iterator[Image.Image]:
     """An image of which so far only the header is read; whatever Pillow finds wrong becomes a DataError."""
     try:
         with Image.open(BytesIO(source.data) if isinstance(source, Encoded) else source) as image:
@@ -66,7 +66,7 @@ def opened(source: Source) -> Iterator[Image.Image]:
         raise DataError(f"{name_of(source)} is not a readable image ({error}); remove or replace it") from error
 
 
-def load(source: Source, channels: int) -> Image.Image:
+def load(source: ImageSource, channels: int) -> Image.Image:
     """The whole image, in colour (3 channels) or grey (1)."""
     with opened(source) as image:
         return image.convert("RGB" if channels == 3 else "L")

@@ -12,7 +12,7 @@ import numpy as np
 
 from nasir.cores import cores, threads_allowed
 from nasir.errors import DataError
-from nasir.images.decode import Pixels, Source, View, decode_into
+from nasir.images.decode import ImageSource, Pixels, View, decode_into
 from nasir.images.worker import Lost, Worker
 
 LEAST = 3000  # images from which on processes decode: two of them then make up for their start, even with 32x32
@@ -22,7 +22,7 @@ _PIECE, _PIECE_BYTES = 256, 4 * 2**20  # images in a request, and bytes of their
 _log = logging.getLogger(__name__)
 
 
-def decode_all(sources: Sequence[Source], view: View, workers: int | None = None) -> Pixels:
+def decode_all(sources: Sequence[ImageSource], view: View, workers: int | None = None) -> Pixels:
     """All `sources` as uint8 [N, C, H, W]; the same, and the same DataError, with any number of `workers`.
 
     `workers`: processes; None: as many as cores and thread limits (`OMP_NUM_THREADS`) allow, at most one for each
@@ -43,7 +43,7 @@ class _Work:
     """Images dealt out, piece by piece, to threads that have a worker process each, or that decode themselves."""
 
     def __init__(
-        self, sources: Sequence[Source], view: View, images: Pixels, pieces: Sequence[slice], processes: bool
+        self, sources: Sequence[ImageSource], view: View, images: Pixels, pieces: Sequence[slice], processes: bool
     ) -> None:
         self._sources, self._view, self._images = sources, view, images
         self._pieces, self._processes = enumerate(pieces), processes

@@ -19,7 +19,7 @@ from PIL import Image, ImageFile
 
 from nasir.cores import THREADS
 from nasir.errors import DataError
-from nasir.images.decode import Pixels, Source, View, decode_into
+from nasir.images.decode import ImageSource, Pixels, View, decode_into
 
 # the paths of the process that starts it, so that it finds the same modules; nothing of the main script is imported
 _COMMAND = "import sys; sys.path[:] = sys.argv[1:]; from nasir.images.worker import serve; serve()"
@@ -48,7 +48,7 @@ class Worker:
         self._requests, self._answers = self._process.stdin, self._process.stdout
         self._settings = (view, Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES)
 
-    def decode_into(self, images: Pixels, sources: Sequence[Source]) -> None:
+    def decode_into(self, images: Pixels, sources: Sequence[ImageSource]) -> None:
         """As `decode.decode_into`; `images` must be contiguous. Lost: the process is gone."""
         try:
             pickle.dump((self._settings, sources), self._requests, pickle.HIGHEST_PROTOCOL)

@@ -52,7 +52,7 @@ def count(nodes: Mapping[int, Node], typing: Typing) -> dict[int, Cost]:
     values = dict.fromkeys(slots, 0)  # entries of all outputs of each node
     for port, value in types.items():
         values[port.node] += prod(value.shape)
-    found: dict[int, Cost] = {}
+    costs: dict[int, Cost] = {}
     for node_id, size in values.items():
         node = nodes[node_id]
         params = weights = macs = 0
@@ -64,5 +64,5 @@ def count(nodes: Mapping[int, Node], typing: Typing) -> dict[int, Cost]:
         counter = op_named(node.op).macs
         if counter is not None:
             macs = counter(node.attrs, tuple([types[port] for port in node.inputs]), types[Port(node_id)])
-        found[node_id] = Cost(params, macs, size * BYTES, weights)
-    return found
+        costs[node_id] = Cost(params, macs, size * BYTES, weights)
+    return costs

@@ -133,13 +133,13 @@ class Editing(Generic[S]):
 
     def _beside(self, whole: str, prefix: str) -> set[str]:
         """The widest label prefixes below `whole` that cover all of it but `prefix`."""
-        found = set()
+        beside = set()
         for label in (node.label for node in self.nodes.values()):
             if covers(whole, label) and not covers(prefix, label):
                 parts, stem = label.split("."), prefix.split(".")
                 same = next((i for i, (a, b) in enumerate(zip(parts, stem, strict=False)) if a != b), len(stem))
-                found.add(".".join(parts[: same + 1]))
-        return found
+                beside.add(".".join(parts[: same + 1]))
+        return beside
 
     def _check_label(self, prefix: str) -> None:
         labels = [node.label for node in self.nodes.values()]

@@ -299,17 +299,17 @@ def _fault(made: OpDef) -> str:
 
 def op_named(name: str) -> OpDef:
     """The op called `name`; raises UnknownName."""
-    found = loaded.get(name)
-    if found is None:
+    definition = loaded.get(name)
+    if definition is None:
         thing = ops.get(name)
         # an entry point may name the typed function; importing its module registered the OpDef under the name
-        found = thing if isinstance(thing, OpDef) else ops.get(name)
-        if not isinstance(found, OpDef):
+        definition = thing if isinstance(thing, OpDef) else ops.get(name)
+        if not isinstance(definition, OpDef):
             raise TypeRuleError(
                 f"op {name!r}: the entry point gave {thing!r}; decorate the function with @op({name!r})"
             )
-        loaded[name] = found
-    return found
+        loaded[name] = definition
+    return definition
 
 
 loaded: dict[str, OpDef] = {}  # the ops that were asked for, by name

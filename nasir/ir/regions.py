@@ -43,13 +43,13 @@ def covers(prefix: str, label: str) -> bool:
 
 def paths_above(labels: Iterable[str]) -> set[str]:
     """Every path that one of the labels lies below: of "s1.0.conv1" those are "s1.0" and "s1"."""
-    found: set[str] = set()
+    paths: set[str] = set()
     for label in labels:
         path, dot, _ = label.rpartition(".")
-        while dot and path not in found:
-            found.add(path)
+        while dot and path not in paths:
+            paths.add(path)
             path, dot, _ = path.rpartition(".")
-    return found
+    return paths
 
 
 def owners(nodes: Mapping[int, Node], regions: Mapping[str, Region]) -> Mapping[int, tuple[str, ...]]:
@@ -70,11 +70,11 @@ def members(
     order: tuple[int, ...], regions: Mapping[str, Region], owners: Mapping[int, tuple[str, ...]]
 ) -> Mapping[str, tuple[int, ...]]:
     """Node ids of every region in topological order; `owners` as the function of that name gives them."""
-    found: dict[str, list[int]] = {path: [] for path in regions}
+    node_ids: dict[str, list[int]] = {path: [] for path in regions}
     for node_id in order:
         for path in owners[node_id]:
-            found[path].append(node_id)
-    return {path: tuple(ids) for path, ids in found.items()}
+            node_ids[path].append(node_id)
+    return {path: tuple(ids) for path, ids in node_ids.items()}
 
 
 def borders(
@@ -85,7 +85,7 @@ def borders(
     owners: Mapping[int, tuple[str, ...]],
 ) -> Mapping[str, Border]:
     """(ports read from outside, own ports read from outside) of every region, in topological order."""
-    found: dict[str, Border] = {path: ({}, {}) for path in regions}
+    by_path: dict[str, Border] = {path: ({}, {}) for path in regions}
     for node_id in order:
         inside = owners[node_id]
         for port in nodes[node_id].inputs:
@@ -94,14 +94,14 @@ def borders(
                 continue
             for path in inside:
                 if path not in source:
-                    found[path][0].setdefault(port)
+                    by_path[path][0].setdefault(port)
             for path in source:
                 if path not in inside:
-                    found[path][1].setdefault(port)
+                    by_path[path][1].setdefault(port)
     for port in outputs:
         for path in owners[port.node]:
-            found[path][1].setdefault(port)
-    return found
+            by_path[path][1].setdefault(port)
+    return by_path
 
 
 def boundary(nodes: Mapping[int, Node], path: str, border: Border) -> tuple[Port, int]:

@@ -87,11 +87,11 @@ def resolve(axis: Axis) -> Axis:
         while isinstance(end, Atom) and end.link is not None:
             chain.append(end)
             end = end.link
-        found = end if isinstance(end, Atom) else resolve(end)
-        assert not isinstance(found, int)
+        canonical = end if isinstance(end, Atom) else resolve(end)
+        assert not isinstance(canonical, int)
         for atom in chain:
-            atom.link = found  # path compression
-        return found
+            atom.link = canonical  # path compression
+        return canonical
     if isinstance(axis, Cat):
         return _make_cat(axis)
     if isinstance(axis, Prod):

@@ -82,11 +82,11 @@ class Structure:
 
     @cached_property
     def _users(self) -> Mapping[int, tuple[int, ...]]:
-        found: dict[int, dict[int, None]] = {node_id: {} for node_id in self.nodes}
+        users_of: dict[int, dict[int, None]] = {node_id: {} for node_id in self.nodes}
         for node_id in self.order:
             for port in self.nodes[node_id].inputs:
-                found[port.node].setdefault(node_id)
-        return {node_id: tuple(users) for node_id, users in found.items()}
+                users_of[port.node].setdefault(node_id)
+        return {node_id: tuple(users) for node_id, users in users_of.items()}
 
     @cached_property
     def owners(self) -> Mapping[int, tuple[str, ...]]:

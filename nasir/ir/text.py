@@ -135,12 +135,12 @@ def from_text(text: str, graph_type: type[S]) -> S:
     outputs: tuple[Port, ...] = ()
     for number, line in enumerate(lines[1:], start=2):
         try:
-            if found := _NODE.fullmatch(line):
-                attrs = {key: json.loads(value) for key, _, value in (part.partition("=") for part in found[5].split())}
-                nodes.append((int(found[1]), found[3], _ports(found[4]), attrs, json.loads(found[2])))
-            elif found := _REGION.fullmatch(line):
-                template = json.loads(found[3]) if found[3] else None
-                regions.append(Region(json.loads(found[2]), found[1], template))  # type: ignore[arg-type]
+            if match := _NODE.fullmatch(line):
+                attrs = {key: json.loads(value) for key, _, value in (part.partition("=") for part in match[5].split())}
+                nodes.append((int(match[1]), match[3], _ports(match[4]), attrs, json.loads(match[2])))
+            elif match := _REGION.fullmatch(line):
+                template = json.loads(match[3]) if match[3] else None
+                regions.append(Region(json.loads(match[2]), match[1], template))  # type: ignore[arg-type]
             elif line.startswith("frozen "):
                 frozen.append(json.loads(line.removeprefix("frozen ")))
             elif line.startswith("output "):

@@ -3,6 +3,7 @@
 spec.yaml      the resolved spec               checkpoints/step_N/   weights and optimizer state (backend)
 env.json       versions, device, threads       report.html           the report
 journal.jsonl  what happened (nasir.journal.log)   lock                  held while a process writes here
+figures/       what `nasir plot` drew
 individuals/N/ networks that a policy put aside    blobs/   graphs and plans, <sha256>.json; arrays, <digest>.npy
 """
 
@@ -36,6 +37,7 @@ KNOWN = frozenset(
     {
         "spec.yaml",
         "env.json",
+        "figures",
         "journal.jsonl",
         "journal.torn",
         "blobs",
@@ -86,11 +88,11 @@ class RunDirectory:
         """Raise UsageError unless a run may be created here; makes nothing."""
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"{self.path}: a run needs a directory, and this is a file; choose another --out")
-        found = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
-        foreign = sorted(name for name in found if name.split(".tmp.")[0] not in KNOWN)
+        names = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
+        foreign = sorted(name for name in names if name.split(".tmp.")[0] not in KNOWN)
         if foreign:
             raise UsageError(f"{self.path}: not empty and not a run (it holds {foreign[0]!r}); choose another --out")
-        if "journal.jsonl" in found and self.journal_path.stat().st_size and read_journal(self.journal_path)[0]:
+        if "journal.jsonl" in names and self.journal_path.stat().st_size and read_journal(self.journal_path)[0]:
             raise UsageError(
                 f"{self.path}: a run lies here already; `nasir resume {self.path}` continues it, "
                 "or choose another --out"
@@ -129,8 +131,8 @@ class RunDirectory:
 
     def checkpoint_steps(self) -> tuple[int, ...]:
         """Steps of the finished checkpoints, ascending: the number of the journal record that each was written for."""
-        found = (path.parent.name.removeprefix("step_") for path in self.checkpoints.glob("step_*/manifest.json"))
-        return tuple(sorted(int(name) for name in found if name.isdecimal()))
+        names = (path.parent.name.removeprefix("step_") for path in self.checkpoints.glob("step_*/manifest.json"))
+        return tuple(sorted(int(name) for name in names if name.isdecimal()))
 
     @property
     def individuals(self) -> Path:
@@ -139,6 +141,10 @@ class RunDirectory:
     @property
     def report_path(self) -> Path:
         return self.path / "report.html"
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -213,10 +219,10 @@ class RunDirectory:
             data = path.read_bytes()
         except OSError as error:
             raise JournalError(f"{path}: cannot be read ({error.strerror}); restore it from a copy") from None
-        found = hashlib.sha256(data).hexdigest()
-        if found != digest:
+        actual = hashlib.sha256(data).hexdigest()
+        if actual != digest:
             raise JournalError(
-                f"{path}: damaged: its sha256 is {found[:12]}..., its name says {digest[:12]}...; "
+                f"{path}: damaged: its sha256 is {actual[:12]}..., its name says {digest[:12]}...; "
                 f"restore it from a copy"
             )
         return json.loads(data)

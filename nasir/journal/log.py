@@ -45,21 +45,21 @@ def effective(records: Iterable[Record]) -> tuple[Record, ...]:
 
 
 def _effective(records: Iterable[Record]) -> GrowingSequence[Record]:
-    found: GrowingSequence[Record] = GrowingSequence()
+    effective: GrowingSequence[Record] = GrowingSequence()
     for record in records:
-        found = _with_record(found, record)
-    return found
+        effective = _with_record(effective, record)
+    return effective
 
 
-def _with_record(found: GrowingSequence[Record], record: Record) -> GrowingSequence[Record]:
+def _with_record(effective: GrowingSequence[Record], record: Record) -> GrowingSequence[Record]:
     if not isinstance(record, ResumeRecord):
-        return found.grown(record)
+        return effective.grown(record)
     void = 0
-    for other in reversed(found):
+    for other in reversed(effective):
         if other.n < record.supersedes_from:
             break
         void += 1
-    return found.upto(len(found) - void)
+    return effective.upto(len(effective) - void)
 
 
 def lineage(records: Sequence[Record]) -> Sequence[Record]:

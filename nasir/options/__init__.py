@@ -4,9 +4,20 @@ An annotation says what a value may be: bool, int, float, str, None, `Literal`, 
 dataclasses, and `Annotated` with the bounds of the package annotated_types (`Annotated[float, Gt(0), Lt(1)]`).
 """
 
-from nasir.options.annotations import Canonical, Pattern, Remedy, Suggested, Unit, kind_of
-from nasir.options.checked import Checked, construct, raise_faults, record_schema
-from nasir.options.declared import Option, checked, declared, described, options_of, parameters_of
+from nasir.options.annotations import Canonical, Pattern, Remedy, Suggested, WithUnit
+from nasir.options.checked import Checked
+from nasir.options.declared import (
+    Option,
+    checked,
+    construct,
+    declared,
+    described,
+    kind_of,
+    options_of,
+    parameters_of,
+    raise_faults,
+    record_schema,
+)
 from nasir.options.kinds import Kind
 from nasir.options.words import Fault, Path, close_match, dotted, sentence, shown, suggestion
 
@@ -20,7 +31,7 @@ __all__ = [
     "Pattern",
     "Remedy",
     "Suggested",
-    "Unit",
+    "WithUnit",
     "checked",
     "close_match",
     "construct",

@@ -6,12 +6,14 @@ import dataclasses
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
 
 import annotated_types as at
 
 from nasir.errors import UsageError
-from nasir.options.kinds import Amount, Bounds, Choice, Dataclass, Either, Items, Kind, Number, Scalar, Table, Written
+from nasir.options.kinds import Amount, Bounds, Choice, Either, Items, Kind, Number, Scalar, Table, Written
+
+Record: TypeAlias = Callable[[type], Kind]
 
 NUMERIC: Mapping[type, str] = {at.Gt: "gt", at.Ge: "ge", at.Lt: "lt", at.Le: "le", at.MultipleOf: "multiple_of"}
 LENGTHS: Mapping[type, str] = {at.MinLen: "min_length", at.MaxLen: "max_length"}
@@ -25,7 +27,7 @@ class Remedy:
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class WithUnit:
     """In `Annotated` of a number: text such as `3 epochs`, or `1 epoch`, stands for the number too."""
 
     plural: str
@@ -53,22 +55,24 @@ class Canonical:
     function: Callable[[Any], Any]
 
 
-def kind_of(annotation: Any, metadata: Sequence[Any] = ()) -> Kind:
+def read_kind(annotation: Any, record: Record, metadata: Sequence[Any] = ()) -> Kind:
     """The kind of an annotation, with further `metadata` as of `Annotated`; what is no JSON type takes anything.
 
-    Raises UsageError for bounds that do not belong to the type, or that nothing here knows.
+    `record` gives the kind of a dataclass, whose fields have kinds themselves. Raises UsageError for bounds that do not
+    belong to the type, or that nothing here knows.
     """
     if hasattr(annotation, "__value__"):  # `type X = ...` of Python 3.12, which 3.11 cannot import the class of
-        return kind_of(annotation.__value__, metadata)
+        return read_kind(annotation.__value__, record, metadata)
     if get_origin(annotation) is Annotated:
         plain, *own = get_args(annotation)
-        return kind_of(plain, (*own, *metadata))
+        return read_kind(plain, record, (*own, *metadata))
     annotation = getattr(annotation, "__supertype__", annotation)  # of a NewType
-    canonical = [one.function for one in metadata if isinstance(one, Canonical)]
+    canonical = [entry.function for entry in metadata if isinstance(entry, Canonical)]
     if canonical:
-        return Written(kind_of(annotation, [one for one in metadata if not isinstance(one, Canonical)]), canonical[0])
-    made, taken = _made(annotation, tuple(metadata))
-    missed = [one for one in _constraints(metadata) if type(one) not in taken]
+        rest = [entry for entry in metadata if not isinstance(entry, Canonical)]
+        return Written(read_kind(annotation, record, rest), canonical[0])
+    made, taken = _made(annotation, record, tuple(metadata))
+    missed = [constraint for constraint in _constraints(metadata) if type(constraint) not in taken]
     if missed and not isinstance(made, Either):  # the members of a union have said what fits none of them
         raise UsageError(f"{missed[0]!r} is no bound of {_spelled(annotation)}; use those of annotated_types that are")
     return made
@@ -80,40 +84,40 @@ def _spelled(annotation: Any) -> str:
 
 def _constraints(metadata: Iterable[Any]) -> list[Any]:
     """What of `Annotated` restricts values: bounds, also those that stand for several, such as Interval and Len."""
-    found: list[Any] = []
-    for one in metadata:
-        if isinstance(one, at.GroupedMetadata):
-            found += _constraints(one)
-        elif isinstance(one, at.BaseMetadata):
-            found.append(one)
-    return [one for one in found if one != at.MinLen(0)]
+    constraints: list[Any] = []
+    for entry in metadata:
+        if isinstance(entry, at.GroupedMetadata):
+            constraints += _constraints(entry)
+        elif isinstance(entry, at.BaseMetadata):
+            constraints.append(entry)
+    return [constraint for constraint in constraints if constraint != at.MinLen(0)]
 
 
 def _bounds(metadata: Iterable[Any], names: Mapping[type, str]) -> Bounds:
-    found = []
-    for one in _constraints(metadata):
-        if type(one) in names:
-            name = names[type(one)]
-            found.append((name, getattr(one, name)))
-    return tuple(found)
+    bounds = []
+    for constraint in _constraints(metadata):
+        if type(constraint) in names:
+            name = names[type(constraint)]
+            bounds.append((name, getattr(constraint, name)))
+    return tuple(bounds)
 
 
-def _made(annotation: Any, metadata: tuple[Any, ...]) -> tuple[Kind, set[type]]:
+def _made(annotation: Any, record: Record, metadata: tuple[Any, ...]) -> tuple[Kind, set[type]]:
     """The kind, and the constraints that mean something to it."""
     origin, arguments = get_origin(annotation), get_args(annotation)
-    remedy = next((one.text for one in metadata if isinstance(one, Remedy)), "")
+    remedy = next((entry.text for entry in metadata if isinstance(entry, Remedy)), "")
     if origin in (Union, types.UnionType):
-        return _union(arguments, metadata)
+        return _union(arguments, record, metadata)
     if origin is Literal:
         return Choice(arguments), set()
     if annotation is None or annotation in (type(None), bool):
         return Scalar(bool if annotation is bool else type(None)), set()
     if annotation is str:
-        pattern = next(((one.expression, one.words) for one in metadata if isinstance(one, Pattern)), None)
-        suggested = next((one.words for one in metadata if isinstance(one, Suggested)), ())
+        pattern = next(((entry.expression, entry.words) for entry in metadata if isinstance(entry, Pattern)), None)
+        suggested = next((entry.words for entry in metadata if isinstance(entry, Suggested)), ())
         return Scalar(str, _bounds(metadata, LENGTHS), pattern, suggested), set(LENGTHS)
     if annotation in (int, float):
-        unit = next((one.plural for one in metadata if isinstance(one, Unit)), None)
+        unit = next((entry.plural for entry in metadata if isinstance(entry, WithUnit)), None)
         bounds = _bounds(metadata, NUMERIC)
         return Number(annotation, bounds, remedy) if unit is None else Amount(annotation, bounds, remedy, unit), set(
             NUMERIC
@@ -123,32 +127,34 @@ def _made(annotation: Any, metadata: tuple[Any, ...]) -> tuple[Kind, set[type]]:
         return Kind(), set()
     lengths = _bounds(metadata, LENGTHS)
     if issubclass(plain, Mapping):
-        keys, each = (kind_of(one) for one in arguments) if len(arguments) == 2 else (Kind(), Kind())
+        keys, each = (
+            (read_kind(argument, record) for argument in arguments) if len(arguments) == 2 else (Kind(), Kind())
+        )
         return Table(keys, each, lengths, remedy), set(LENGTHS)
     if issubclass(plain, tuple) and not hasattr(plain, "_fields"):
         variadic = not arguments or arguments[-1] is Ellipsis
-        each_of = tuple(kind_of(one) for one in arguments if one is not Ellipsis) or (Kind(),)
+        each_of = tuple(read_kind(argument, record) for argument in arguments if argument is not Ellipsis) or (Kind(),)
         return Items(tuple, each_of, not variadic, lengths, remedy), set(LENGTHS)
     if issubclass(plain, Sequence | Set) and not issubclass(plain, str | bytes):
         made = list if issubclass(plain, list) else frozenset if issubclass(plain, Set) else tuple
-        return Items(made, tuple(kind_of(one) for one in arguments) or (Kind(),), False, lengths, remedy), set(LENGTHS)
+        return Items(
+            made, tuple(read_kind(argument, record) for argument in arguments) or (Kind(),), False, lengths, remedy
+        ), set(LENGTHS)
     if dataclasses.is_dataclass(plain):
-        from nasir.options.checked import built, record_schema
-
-        return Dataclass(plain, built, record_schema), set()
+        return record(plain), set()
     return Kind(), set()
 
 
-def _union(members: Sequence[Any], metadata: tuple[Any, ...]) -> tuple[Kind, set[type]]:
+def _union(members: Sequence[Any], record: Record, metadata: tuple[Any, ...]) -> tuple[Kind, set[type]]:
     """A union whose bounds hold for those members that can have them."""
-    rest = tuple(one for one in metadata if not isinstance(one, at.BaseMetadata | at.GroupedMetadata))
+    rest = tuple(entry for entry in metadata if not isinstance(entry, at.BaseMetadata | at.GroupedMetadata))
     made, used = [], set()
     for member in members:
-        _, taken = _made(member, ())
-        fitting = [one for one in _constraints(metadata) if type(one) in taken]
-        used |= {type(one) for one in fitting}
-        made.append(kind_of(member, (*fitting, *rest)))
-    missed = [one for one in _constraints(metadata) if type(one) not in used]
+        _, taken = _made(member, record, ())
+        fitting = [constraint for constraint in _constraints(metadata) if type(constraint) in taken]
+        used |= {type(constraint) for constraint in fitting}
+        made.append(read_kind(member, record, (*fitting, *rest)))
+    missed = [constraint for constraint in _constraints(metadata) if type(constraint) not in used]
     if missed:
         raise UsageError(f"{missed[0]!r} is no bound of any of {', '.join(map(_spelled, members))}")
     return Either(tuple(made)), used

@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import re
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn, Self, TypeVar
+from collections.abc import Mapping
+from typing import Any, Self, TypeVar
 
 from nasir.errors import NasirError, OptionError
-from nasir.options.declared import checked, described, options_of
-from nasir.options.words import Fault, Path, sentence
+from nasir.options.declared import checked, options_of, own_fault, raise_faults
 
 T = TypeVar("T")
 
@@ -25,6 +23,7 @@ class Checked:
     """
 
     __slots__ = ()
+    checks_itself = True
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         # @dataclass writes __init__ after the class was made, so that no hook of the class body can wrap it earlier
@@ -70,53 +69,3 @@ def _guard(made: type[Checked]) -> None:
 
     init.checks_options = True  # type: ignore[attr-defined]
     owner.__init__ = init  # type: ignore[misc]
-
-
-def own_fault(error: Exception, given: Mapping[str, Any], thing: str) -> Fault:
-    """What a dataclass itself raised about its options, at the one that the text begins with, as `name: ...`, else at
-    the first of them that it names."""
-    told = str(error)
-    named = [name for name in given if told.startswith(f"{name}: ")]
-    named = named or [name for name in given if re.search(rf"\b{re.escape(name)}\b", told)]
-    path: Path = tuple(named[:1])
-    text = str(error) if isinstance(error, ValueError | NasirError) else f"{type(error).__name__}: {error}"
-    text = text.removeprefix(f"{path[0]}: ") if path else text
-    text, _, remedy = text.partition("; ")
-    return path, text, remedy or f"see the options of the {thing}"
-
-
-def raise_faults(what: str, faults: Sequence[Fault], cause: Exception | None = None) -> NoReturn:
-    """Raise an OptionError about `what`, such as "pass widen", with a line for each fault."""
-    raise OptionError("\n".join(sentence(what, *fault) for fault in faults), faults) from cause
-
-
-def construct(made: type[T], given: Mapping[str, Any], what: str) -> T:
-    """The dataclass `made` with options, also one that does not check itself; raises OptionError about `what`."""
-    thing = what.partition(" ")[0]
-    try:
-        if not issubclass(made, Checked):
-            given, faults = checked(options_of(made), given, thing)
-            if faults:
-                raise_faults(what, faults)
-        return made(**given)
-    except OptionError:
-        raise
-    except Exception as error:  # the checks of a plugin are its author's; what they raise is about the options
-        raise_faults(what, [own_fault(error, given, thing)], error)
-
-
-def built(made: type, given: Mapping[str, Any]) -> tuple[Any, list[Fault]]:
-    """The dataclass `made` with options, and all that is wrong with them."""
-    try:
-        return construct(made, given, made.__name__), []
-    except OptionError as error:
-        return given, list(error.faults)
-
-
-def record_schema(made: type) -> dict[str, Any]:
-    """JSON Schema of the options of a dataclass."""
-    options = options_of(made)
-    properties = {name: described(option) for name, option in options.items()}
-    needed = [name for name, one in properties.items() if one.pop("required", False)]
-    schema = {"type": "object", "properties": properties, "additionalProperties": False}
-    return {**schema, "required": needed} if needed else schema

@@ -192,7 +192,9 @@ class Items(Kind):
             return value, [((), f"expected {len(self.each)} items, found {len(value)}", f"give {len(self.each)}")]
         results = [self.of(index).normal(item) for index, item in enumerate(value)]
         faults: list[Fault] = [
-            ((index, *path), text, cure) for index, (_, found) in enumerate(results) for path, text, cure in found
+            ((index, *path), text, cure)
+            for index, (_, item_faults) in enumerate(results)
+            for path, text, cure in item_faults
         ]
         if faults:
             return value, faults
@@ -208,11 +210,11 @@ class Items(Kind):
 
     def schema(self) -> Schema:
         named = {"min_length": "minItems", "max_length": "maxItems"}
-        found: Schema = {"type": "array", **{named[bound]: limit for bound, limit in self.bounds}}
+        schema: Schema = {"type": "array", **{named[bound]: limit for bound, limit in self.bounds}}
         items = [kind.schema() for kind in self.each]
         if self.fixed:
-            return {**found, "items": items, "minItems": len(items), "maxItems": len(items)}
-        return {**found, "items": items[0]} if items[0] else found
+            return {**schema, "items": items, "minItems": len(items), "maxItems": len(items)}
+        return {**schema, "items": items[0]} if items[0] else schema
 
 
 @dataclass(frozen=True)
@@ -245,11 +247,11 @@ class Table(Kind):
 
     def schema(self) -> Schema:
         named = {"min_length": "minProperties", "max_length": "maxProperties"}
-        found: Schema = {"type": "object", **{named[bound]: limit for bound, limit in self.bounds}}
+        schema: Schema = {"type": "object", **{named[bound]: limit for bound, limit in self.bounds}}
         below = self.each.schema()
         if isinstance(self.keys, Choice):
-            return {**found, "properties": {key: below for key in self.keys.choices}, "additionalProperties": False}
-        return {**found, "additionalProperties": below} if below else found
+            return {**schema, "properties": {key: below for key in self.keys.choices}, "additionalProperties": False}
+        return {**schema, "additionalProperties": below} if below else schema
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Annotated, TypeAlias
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from nasir.options.annotations import Unit
+from nasir.options.annotations import WithUnit
 
 Count: TypeAlias = Annotated[int, Ge(1)]
 """A whole number of at least 1."""
@@ -18,7 +18,7 @@ Share: TypeAlias = Annotated[float, Ge(0), Le(1)]
 """A part of something, 0 to 1."""
 Rate: TypeAlias = Annotated[float, Ge(0), Lt(1)]
 """A part that never is all, such as a probability of dropout."""
-Epochs: TypeAlias = Annotated[int, Ge(1), Unit("epochs")]
+Epochs: TypeAlias = Annotated[int, Ge(1), WithUnit("epochs")]
 """A whole number of epochs, at least 1: `3 epochs` or 3."""
-EpochLength: TypeAlias = Annotated[float, Ge(0), Unit("epochs")]
+EpochLength: TypeAlias = Annotated[float, Ge(0), WithUnit("epochs")]
 """A length in epochs that need not be whole: `0.5 epochs`."""

@@ -66,8 +66,8 @@ def no_amount(text: str, unit: str) -> tuple[str, str]:
 
 def unknown_word(value: Any, known: Iterable[Any]) -> tuple[str, str]:
     """What is wrong with a value that is none of the `known` ones, and the remedy."""
-    found = f"{value!r:.60}" if isinstance(value, str) else shown(value)
-    return f"unknown value {found}", suggestion(str(value), map(written, known))
+    text = f"{value!r:.60}" if isinstance(value, str) else shown(value)
+    return f"unknown value {text}", suggestion(str(value), map(written, known))
 
 
 def written(value: Any) -> str:
@@ -105,8 +105,8 @@ def close_match(name: str, known: Iterable[str], likeness: float = 0.6) -> str |
     """The known name that `name` is most likely a slip of; `likeness` is difflib's ratio, 0 to 1."""
     names = list(known)
     folded = {item.lower().replace("-", "_"): item for item in names}
-    found = difflib.get_close_matches(name.lower().replace("-", "_"), folded, n=1, cutoff=likeness)
-    return folded[found[0]] if found else None
+    matches = difflib.get_close_matches(name.lower().replace("-", "_"), folded, n=1, cutoff=likeness)
+    return folded[matches[0]] if matches else None
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -250,7 +250,7 @@ class RulePlan(Checked):
                 "bound or epochs"
             )
         if self.trial is not None and self.where.order != "round_robin":
-            raise ValueError("a trial tries every site, in no order; remove `order`")
+            raise ValueError("a trial tries every site, in no order, and where gives one; remove `order`")
         _measures_the_phase("when", self.when)
         self._check_freeze()
 

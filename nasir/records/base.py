@@ -46,8 +46,8 @@ class Record:
     absent: frozenset[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        found = (place.key for place in layout(type(self)).optional if getattr(self, place.name) == place.default())
-        object.__setattr__(self, "absent", frozenset(found))
+        keys = (place.key for place in layout(type(self)).optional if getattr(self, place.name) == place.default())
+        object.__setattr__(self, "absent", frozenset(keys))
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data, `kind` first; `from_json` reads it back."""
@@ -181,17 +181,17 @@ def _laid_out(made: type[Record]) -> RecordLayout:
         plain, metadata = _parts(hints[name])
         default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory
         left_out = default is not dataclasses.MISSING
-        told = [one.value for one in metadata if isinstance(one, IfMissing)]
+        told = [entry.value for entry in metadata if isinstance(entry, IfMissing)]
         place = RecordField(
-            key=next((one.name for one in metadata if isinstance(one, Key)), name),
+            key=next((entry.name for entry in metadata if isinstance(entry, Key)), name),
             left_out=left_out,
             name=name,
             put=getattr(made, name).__set__,
             plain=plain,
-            low=next((float(str(one.ge)) for one in metadata if isinstance(one, at.Ge)), None),
+            low=next((float(str(entry.ge)) for entry in metadata if isinstance(entry, at.Ge)), None),
             may=left_out or bool(told),
             missing=default if left_out else told[0] if told else None,
-            says=next((one.documentation for one in metadata if isinstance(one, at.DocInfo)), ""),
+            says=next((entry.documentation for entry in metadata if isinstance(entry, at.DocInfo)), ""),
         )
         places.append(place)
     names = {place.key: place.name for place in places}
@@ -206,5 +206,6 @@ def _parts(annotation: Any) -> tuple[tuple[type, ...], tuple[Any, ...]]:
         return plain, (*own, *metadata)
     if get_origin(annotation) in (Union, UnionType):
         members = [_parts(member) for member in get_args(annotation)]
-        return tuple(one for plain, _ in members for one in plain), tuple(one for _, said in members for one in said)
+        types = tuple(json_type for plain, _ in members for json_type in plain)
+        return types, tuple(entry for _, metadata in members for entry in metadata)
     return PLAIN[get_origin(annotation) or annotation], ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, TypeVar
 
 from nasir.ir.regions import depth_text
@@ -15,15 +16,17 @@ from nasir.records import (
     KeptRecord,
     PhaseRecord,
     PrefixRecord,
+    RecalledRecord,
     Record,
     RewriteRecord,
+    StartRecord,
     TrialRecord,
     newest_network,
 )
 from nasir.report.plots import Chart, Mark, Series, quantity
 from nasir.rewriting.rewrite import REMARK
 
-__all__ = ["charts", "decision_rows", "duration", "marks", "summary_rows"]
+__all__ = ["charts", "decision_rows", "duration", "marks", "phase_rows", "summary_rows"]
 
 Records = Sequence[Record]
 R = TypeVar("R", bound=Record)
@@ -31,6 +34,7 @@ R = TypeVar("R", bound=Record)
 METRICS = {
     "val.accuracy": "validation",
     "train.accuracy": "training",
+    "val.top5": "validation, top 5",
     "val.loss": "validation",
     "train.loss": "training",
 }
@@ -68,6 +72,8 @@ def summary_rows(records: Records) -> list[tuple[str, str]]:
     rows = [("status", "done" if end else f"unfinished after {len(epochs)} epochs")]
     if end is not None and "test.accuracy" in end.metrics:
         rows.append(("test accuracy", percent(end.metrics["test.accuracy"])))
+    if end is not None and "test.top5" in end.metrics:
+        rows.append(("test accuracy, top 5", percent(end.metrics["test.top5"])))
     if best is not None:
         rows.append(("best validation", percent(best)))
     if depths:
@@ -81,6 +87,46 @@ def summary_rows(records: Records) -> list[tuple[str, str]]:
     if declined:
         rows.append(("declined", str(declined)))
     return [*rows, ("training time", duration(seconds))]
+
+
+def phase_rows(records: Records) -> list[dict[str, Any]]:
+    """What each phase that began has taken so far, in order.
+
+    Keys: phase, epochs, seconds (of its epochs, wall clock), share (of all seconds, 0..1), rewrites, before and after
+    (blocks of each stage), best (validation accuracy, None without).
+    """
+    rows: list[dict[str, Any]] = []
+    depths: Mapping[str, int] = {}
+    for record in records:
+        match record:
+            case StartRecord():
+                depths = record.depths
+            case PhaseRecord():
+                rows.append(
+                    {"phase": record.phase, "epochs": 0, "seconds": 0.0, "rewrites": 0, "before": depths, "best": None}
+                )
+            case RewriteRecord() | RecalledRecord():
+                depths = record.depths
+                if rows:
+                    rows[-1]["rewrites"] += isinstance(record, RewriteRecord)
+            case EpochRecord() if rows:
+                row, value = rows[-1], record.metrics.get("val.accuracy", math.nan)
+                row["epochs"] += 1
+                row["seconds"] += record.seconds
+                row["best"] = max(value, row["best"] or 0.0) if math.isfinite(value) else row["best"]
+        if rows:
+            rows[-1]["after"] = depths
+    total = sum(row["seconds"] for row in rows)
+    return [
+        {
+            **row,
+            "seconds": round(row["seconds"], 3),
+            "share": row["seconds"] / total if total else 0.0,
+            "before": dict(row["before"]),
+            "after": dict(row["after"]),
+        }
+        for row in rows
+    ]
 
 
 def _trained(records: Records, epochs: Sequence[EpochRecord]) -> str:
@@ -114,7 +160,7 @@ def charts(records: Records) -> tuple[Chart, ...]:
     fields = {
         "accuracy": (
             "Accuracy",
-            [_metric(epochs, name) for name in METRICS if name.endswith("accuracy")],
+            [*(_metric(epochs, name) for name in METRICS if not name.endswith("loss")), _best_so_far(epochs)],
             "percent",
             False,
         ),
@@ -149,6 +195,13 @@ def _line(name: str, epochs: Sequence[EpochRecord], value: Callable[[EpochRecord
 
 def _metric(epochs: Sequence[EpochRecord], name: str) -> Series:
     return _line(METRICS.get(name, name), epochs, lambda record: record.metrics.get(name))
+
+
+def _best_so_far(epochs: Sequence[EpochRecord]) -> Series:
+    """The running maximum of the validation accuracy, over all phases; epochs without one leave it as it is."""
+    line = _metric(epochs, "val.accuracy").points
+    best = accumulate((y if math.isfinite(y) else -math.inf for _, y in line), max)
+    return Series("best so far", tuple((x, y) for (x, _), y in zip(line, best, strict=True)))
 
 
 def _alive(epochs: Sequence[EpochRecord], key: str) -> Series:

@@ -16,7 +16,7 @@ from nasir.journal.directory import RunDirectory
 from nasir.journal.log import lineage
 from nasir.records import EndRecord, PhaseRecord, Record, ResumeRecord, RewriteRecord, StartRecord
 from nasir.report.graph_svg import draw
-from nasir.report.history import charts, decision_rows, of_kind, summary_rows
+from nasir.report.history import charts, decision_rows, duration, of_kind, percent, phase_rows, summary_rows
 from nasir.report.page import page
 from nasir.report.plots import Chart, label, quantity, render
 
@@ -50,6 +50,7 @@ def write_report(run_dir: str | Path) -> Path:
     sections = [
         _head(name, records, len(of_kind(run.records(), ResumeRecord))),
         f"<h2>Training</h2>{figures(drawn)}",
+        _phases(records),
         _network(run, records),
         _decisions(records),
         fold("Spec", _spec(run)),
@@ -148,6 +149,43 @@ def _born(run: RunDirectory, holders: Sequence[StartRecord | RewriteRecord | End
             born[path] = f"added after epoch {getattr(record, 'epoch', '?')}"
         known = regions
     return born
+
+
+PHASE_COLUMNS = (
+    ("phase", "whole"),
+    ("epochs", "number"),
+    ("time", "number"),
+    ("share", "number"),
+    ("per epoch", "number"),
+    ("depth", "whole"),
+    ("rewrites", "number"),
+    ("best validation", "number"),
+)
+
+
+def _phases(records: Sequence[Record]) -> str:
+    """How long each phase took and what came of it."""
+    rows = [row for row in phase_rows(records) if row["epochs"]]
+    if not rows:
+        return ""
+    head = "".join(f'<th class="{style}">{name}</th>' for name, style in PHASE_COLUMNS)
+    body = ""
+    for row in rows:
+        before, after = depth_text(row["before"]), depth_text(row["after"])
+        cells = (
+            row["phase"],
+            str(row["epochs"]),
+            duration(row["seconds"]),
+            f"{100 * row['share']:.0f} %",
+            duration(row["seconds"] / row["epochs"]),
+            before if before == after else f"{before} → {after}",
+            str(row["rewrites"]),
+            percent(row["best"]),
+        )
+        shown = [f'<td class="{style}">{escape(c)}</td>' for c, (_, style) in zip(cells, PHASE_COLUMNS, strict=True)]
+        body += f"<tr>{''.join(shown)}</tr>"
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<h2>Phases</h2><div class="panel scroll">{table}</div>'
 
 
 def _decisions(records: Sequence[Record]) -> str:

@@ -42,6 +42,8 @@ text.legend{fill:var(--ink);font-size:12.5px}
 .c5{stroke:var(--c5)}
 .rewrite line{stroke:var(--mark);stroke-width:1;opacity:.38}.rewrite path{fill:var(--accent)}
 .rewrite:hover line{opacity:1;stroke:var(--accent)}
+.height{fill:var(--c3)}.contour{fill:none;stroke:var(--ink);stroke-width:.8;opacity:.55}
+.stop{fill:var(--c0);stroke:var(--card)}
 .phase line{stroke:var(--soft);stroke-dasharray:5 4}.phase text{font-style:italic}
 .panel{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:14px}.scroll{overflow-x:auto}
 .wire{stroke:var(--mark);stroke-width:1.5}.span{fill:none;stroke:var(--mark)}.overview{display:block;margin:0 0 12px}
@@ -71,6 +73,7 @@ table{border-collapse:collapse;width:100%;font-size:13.5px;font-variant-numeric:
 th{position:sticky;top:0;background:var(--card);text-align:left;color:var(--soft);font-weight:600;white-space:nowrap}
 th,td{padding:6px 10px;border-bottom:1px solid var(--line);vertical-align:top}
 td.number,th.number{text-align:right;white-space:nowrap}
+td.whole{white-space:nowrap}
 td.why{min-width:260px}.tall{max-height:560px;overflow:auto}.kind{font-weight:600;white-space:nowrap}
 .kind.rewrite{color:var(--c1)}
 .kind.declined{color:var(--warn)}.kind.freeze{color:var(--c0)}.kind.end{color:var(--c2)}

@@ -86,8 +86,8 @@ class Evidence:
         rows = self.members(kind, space)
         if not len(rows):
             raise NasirError(f"{kind!r}: nothing to measure it on writes or runs along space '{space.name}'")
-        found: NDArray[np.float64] = rows[0] if len(rows) == 1 else rows.mean(axis=0)
-        return found
+        values: NDArray[np.float64] = rows[0] if len(rows) == 1 else rows.mean(axis=0)
+        return values
 
     def members(self, kind: str, space: Atom) -> NDArray[np.float64]:
         """[members, space.size]: one row for each weight array that was measured along `space`, perhaps none."""

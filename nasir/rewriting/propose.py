@@ -19,7 +19,7 @@ Gather: TypeAlias = Callable[[tuple[Need, ...]], Evidence]
 """The evidence that a pass gets, from what it needs; it may raise Decline."""
 
 
-class Bound(Protocol):
+class CostBound(Protocol):
     """A budget."""
 
     def excess(self, params: float = 0, macs: float = 0) -> str | None:
@@ -40,7 +40,7 @@ class Wanted(Protocol):
     def site(self) -> str: ...
 
     @property
-    def budget(self) -> Bound | None: ...
+    def budget(self) -> CostBound | None: ...
 
 
 def make_pass(name: str, options: Mapping[str, Any]) -> Pass:

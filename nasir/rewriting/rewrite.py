@@ -140,10 +140,10 @@ class Pass(Checked, ABC):
         """
         if isinstance(site, Atom):
             return site
-        found = self._listed(graph, site)
-        if found is None:
+        listed = self._listed(graph, site)
+        if listed is None:
             raise Decline(self._no_site(graph, site))
-        return found
+        return listed
 
     def _listed(self, graph: Graph, name: str) -> Site | None:
         return next((site for site in self.sites(graph) if site_name(site) == name), None)
@@ -156,9 +156,9 @@ class Pass(Checked, ABC):
         """The site that a caller means; the pass says itself why it refuses a place that it does not list now."""
         if isinstance(site, Atom):
             return site
-        found = self._listed(graph, site)
-        if found is not None:
-            return found
+        listed = self._listed(graph, site)
+        if listed is not None:
+            return listed
         of_spaces = any(isinstance(other, Atom) for other in self.sites(graph))
         space = next((space for space in graph.infer.spaces if space.name == site), None)
         if of_spaces and space is not None:
@@ -234,10 +234,11 @@ def get_pass(name: str) -> type[Pass]:
 
     Raises UnknownName with the closest names, and NasirError for what is registered as a pass but is none.
     """
-    found = passes.get(name)
-    if not (isinstance(found, type) and issubclass(found, Pass)):
-        raise NasirError(f"pass {name!r} is {found!r}, not a class; register a subclass of nasir.Pass under that name")
-    return found
+    registered = passes.get(name)
+    if not (isinstance(registered, type) and issubclass(registered, Pass)):
+        problem = f"pass {name!r} is {registered!r}, not a class"
+        raise NasirError(f"{problem}; register a subclass of nasir.Pass under that name")
+    return registered
 
 
 def site_name(site: Site) -> str:

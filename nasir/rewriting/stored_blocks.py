@@ -61,15 +61,15 @@ def put_away(draft: Draft, graph: Graph, paths: Iterable[str], seen: Evidence) -
 
 def pieces(history: Sequence[Record]) -> list[Piece]:
     """The blocks that were put away and not brought back, by stage as they were put away, then by position."""
-    found: dict[str, Piece] = {}
+    stored: dict[str, Piece] = {}
     for record in history:
         noted = record.noted if isinstance(record, RewriteRecord) else {}
         for path, data in noted.get(ARCHIVE, {}).items():
-            found[path] = Piece(path, data["stage"], data["position"], data)
+            stored[path] = Piece(path, data["stage"], data["position"], data)
         for path in noted.get(RESTORED, ()):
-            found.pop(path, None)
-    stages = list(dict.fromkeys(piece.stage for piece in found.values()))
-    return sorted(found.values(), key=lambda piece: (stages.index(piece.stage), piece.position))
+            stored.pop(path, None)
+    stages = list(dict.fromkeys(piece.stage for piece in stored.values()))
+    return sorted(stored.values(), key=lambda piece: (stages.index(piece.stage), piece.position))
 
 
 def bring_back(draft: Draft, graph: Graph, piece: Piece, original: bool) -> None:

@@ -41,6 +41,7 @@ from nasir.rewriting.evidence import Evidence, Need
 from nasir.rewriting.propose import make_pass, propose
 from nasir.rewriting.rewrite import WHOLE, Rewrite, site_name
 from nasir.running.population import Individuals
+from nasir.running.state import RunState
 from nasir.spec import make_policy
 from nasir.training.backend import Effect, Session
 
@@ -61,13 +62,12 @@ class Signals:
 
 
 class Decisions:
-    """Asks the policy and does what it says, on one session. `graph` is the network as it is now."""
-
-    graph: Graph
+    """Asks the policy and does what it says, on one session; `state` is that of the engine."""
 
     def __init__(
         self,
         seed: int,
+        state: RunState,
         run: RunDirectory,
         journal: Journal,
         session: Session,
@@ -75,13 +75,13 @@ class Decisions:
         write: Callable[[Record], Record],
     ) -> None:
         self.seed = seed
+        self.state = state
         self.run = run
         self.journal = journal
         self.session = session
         self.signals = signals
         self.write = write
         self.individuals = Individuals(run, session)
-        self.ordinal = 0  # rewrites and recalls so far: with the seed the key of what is random in them
 
     def make(self, phase: PhasePlan, epoch: int, phase_epoch: int) -> None:
         """Ask the policy until it has nothing to add, and carry out what it decides.
@@ -91,7 +91,7 @@ class Decisions:
         policy = make_policy(phase, self.seed)
         place: dict[str, Any] = {"epoch": epoch, "phase": phase.name}
         for _ in range(ROUNDS):  # asked again after declined rewrites; a policy that never ends is a bug
-            decisions = decisions_of(policy, phase, self.journal.effective(), view(self.graph, (phase,)))
+            decisions = decisions_of(policy, phase, self.journal.effective(), view(self.state.graph, (phase,)))
             if not decisions:
                 return
             for decision in decisions:
@@ -127,16 +127,16 @@ class Decisions:
         for array in rewrite.blobs.values():  # now: later they may be trained in place
             self.run.put_array(array)
         self.session.accept()
-        before, self.graph = self.graph, rewrite.graph
-        self.ordinal += 1
+        before, self.state.graph = self.state.graph, rewrite.graph
+        self.state.ordinal += 1
         settled, refreshed = self._after(rewrite)
-        cost = self.graph.cost()
+        cost = self.state.graph.cost()
         self.write(
             RewriteRecord(
                 **place,
                 **_named(decision),
                 site=decision.site,
-                ordinal=self.ordinal,
+                ordinal=self.state.ordinal,
                 before=rewrite.before.digest,
                 after=rewrite.graph.digest,
                 graph=self.run.put_blob(rewrite.graph.to_json()),
@@ -144,9 +144,9 @@ class Decisions:
                 preserves=rewrite.preserves,
                 delta_logits=effect.delta_logits,
                 delta_logits_averaged=None if effect.averaged is None else effect.averaged.delta_logits,
-                depths=self.graph.depths(),
-                added=[path for path in self.graph.regions if path not in before.regions],
-                removed=[path for path in before.regions if path not in self.graph.regions],
+                depths=self.state.graph.depths(),
+                added=[path for path in self.state.graph.regions if path not in before.regions],
+                removed=[path for path in before.regions if path not in self.state.graph.regions],
                 cost={"params": cost.params, "macs": cost.macs},
                 seconds=round(time.monotonic() - started, 4),
                 settle=settled,
@@ -186,13 +186,13 @@ class Decisions:
             ) from error
 
     def _rewrite_of(self, decision: RewriteSite) -> Rewrite:
-        rewrite = propose(decision, self.graph, self._observed)
+        rewrite = propose(decision, self.state.graph, self._observed)
         stored = {d: self.run.get_array(d) for d in rewrite.plan.digests() if d not in rewrite.blobs}
         return replace(rewrite, blobs={**rewrite.blobs, **stored})
 
     def _observed(self, needs: tuple[Need, ...]) -> Evidence:
         seen = self.session.observe(needs) if needs else Evidence()
-        return replace(seen, history=self._own(), seed=self.seed, ordinal=self.ordinal + 1)
+        return replace(seen, history=self._own(), seed=self.seed, ordinal=self.state.ordinal + 1)
 
     def _after(self, rewrite: Rewrite) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
         """Carry out what a rewrite asks the trainer for; `settle` and `refresh` of its record."""
@@ -219,8 +219,8 @@ class Decisions:
     def _keep(self, number: int, place: Mapping[str, Any]) -> None:
         """Store the network as it is now, and journal what it is worth: the metrics of its latest epoch."""
         records = self.journal.effective()
-        digest = self.individuals.keep(number, self.graph, self.ordinal, records)
-        cost = self.graph.cost()
+        digest = self.individuals.keep(number, self.state.graph, self.state.ordinal, records)
+        cost = self.state.graph.cost()
         own = (record for record in reversed(self._own()) if isinstance(record, RecalledRecord | PhaseRecord))
         origin = next(own, None)
         self.write(
@@ -232,18 +232,18 @@ class Decisions:
                 metrics=self._latest(),
                 params=cost.params,
                 macs=cost.macs,
-                depths=self.graph.depths(),
+                depths=self.state.graph.depths(),
             )
         )
 
     def _recall(self, number: int, place: Mapping[str, Any]) -> None:
         """Go on with a stored network; random numbers of rewrites to come are drawn anew."""
-        graph = self.individuals.recall(number, self.ordinal + 1, self.journal.effective())
-        self.ordinal += 1
-        self.graph = graph
+        graph = self.individuals.recall(number, self.state.ordinal + 1, self.journal.effective())
+        self.state.ordinal += 1
+        self.state.graph = graph
         digest = self.run.put_blob(graph.to_json())
         depths = graph.depths()
-        self.write(RecalledRecord(**place, individual=number, graph=digest, ordinal=self.ordinal, depths=depths))
+        self.write(RecalledRecord(**place, individual=number, graph=digest, ordinal=self.state.ordinal, depths=depths))
 
     def _own(self) -> Sequence[Record]:
         """The journal of the network as it is now, without what happened to others."""
@@ -306,13 +306,13 @@ class Decisions:
         started = time.monotonic()
         trained: Mapping[str, float] = {}
         for number in range(trial.epochs):
-            epoch = TRIAL_EPOCHS + PER_REWRITE * self.ordinal + number
+            epoch = TRIAL_EPOCHS + PER_REWRITE * self.state.ordinal + number
             stretch = self.session.train(epoch, phase_epoch + number, None, self.signals.wanted)
             if not stretch.finished or self.signals.wanted():
                 raise self._stopped("candidates were tried")
             trained = stretch.metrics
         metrics = {**trained, **self.session.evaluate("val")}
-        cost = (rewrite.graph if rewrite is not None else self.graph).cost()
+        cost = (rewrite.graph if rewrite is not None else self.state.graph).cost()
         record = TrialRecord(
             **place,
             **_named(decision),

@@ -26,10 +26,11 @@ from nasir.records import (
 from nasir.registry import policies
 from nasir.running.decisions import Decisions
 from nasir.running.decisions import Signals as Signals
+from nasir.running.state import RunState
 from nasir.spec import Spec
 from nasir.spec.inherit import Inherited
 from nasir.spec.model_network import ImportedNetwork, RunNetwork
-from nasir.training.backend import Session, Setup, Start, Stretch
+from nasir.training.backend import Session, Setup, Start
 
 R = TypeVar("R", bound=Record)
 
@@ -40,6 +41,7 @@ class Engine:
     def __init__(
         self,
         spec: Spec,
+        state: RunState,
         run: RunDirectory,
         journal: Journal,
         session: Session,
@@ -47,27 +49,21 @@ class Engine:
         listener: Callable[[Record], None],
     ) -> None:
         self.spec = spec
+        self.state = state
         self.run = run
         self.journal = journal
         self.session = session
         self.signals = signals
         self.listener = listener
         self.plans: tuple[PhasePlan, ...] = tuple(phase.plan() for phase in spec.phases)
-        self.decisions = Decisions(spec.seed, run, journal, session, signals, self.write)
-        self.stretch: Stretch | None = None  # of an epoch that was interrupted
+        self.decisions = Decisions(spec.seed, state, run, journal, session, signals, self.write)
         self.begun: int | None = None  # index of the phase the session is set up for
         self.problems: tuple[str, ...] = ()  # damaged checkpoints that were passed over
-        self.undecided = False  # the policy was not asked yet about the last epoch of the journal
-        self.before_decisions: Callable[[int], None] = lambda epoch: None  # hears of epochs done, before that
+        self._before_decisions: Callable[[int], None] = lambda epoch: None
 
-    @property
-    def graph(self) -> Graph:
-        """The network as it is now."""
-        return self.decisions.graph
-
-    @graph.setter
-    def graph(self, graph: Graph) -> None:
-        self.decisions.graph = graph
+    def hear_before_decisions(self, hear: Callable[[int], None]) -> None:
+        """Let `hear` be called after each epoch, with the number of epochs done, before the policy is asked."""
+        self._before_decisions = hear
 
     def write(self, record: R) -> R:
         """Append a journal record and show it, as it was written."""
@@ -79,7 +75,7 @@ class Engine:
 
     def execute(self) -> dict[str, float]:
         """Train through all phases; returns the final metrics."""
-        if self.undecided:
+        if self.state.undecided:
             self._decide_late()
         while True:
             progress = PhaseProgress.of(self.journal.effective(), self.plans)
@@ -106,10 +102,10 @@ class Engine:
         if fresh:
             # a checkpoint is written after an epoch only: one from before the phase leads back to before these rewrites
             self.decisions.make(self.plans[progress.phase_index], progress.total_epochs, 0)
-        labels = list(self.graph.labels)
+        labels = list(self.state.graph.labels)
         for prefix in (phase.freeze or ()) if fresh else ():
             if not any(covers(prefix, label) for label in labels):
-                known = closest(prefix, [*self.graph.regions, *labels])
+                known = closest(prefix, [*self.state.graph.regions, *labels])
                 raise RunError(f"phase '{phase.name}': freeze: nothing is labelled '{prefix}' or below it; {known}")
 
     def _epoch(self, progress: PhaseProgress) -> None:
@@ -119,18 +115,18 @@ class Engine:
         epoch, phase_epoch = progress.total_epochs, progress.phase_epoch
         outlives = getattr(policies.get(phase.policy), "outlives_divergence", False)
         try:
-            self.stretch = self.session.train(epoch, phase_epoch, self.stretch, self.signals.wanted)
-            if not self.stretch.finished:
+            self.state.stretch = self.session.train(epoch, phase_epoch, self.state.stretch, self.signals.wanted)
+            if not self.state.stretch.finished:
                 self._preempt(epoch)
-            metrics = {**self.stretch.metrics, **self.session.evaluate("val")}
+            metrics = {**self.state.stretch.metrics, **self.session.evaluate("val")}
         except Diverged as error:
             if not outlives:
                 raise
             metrics = {**error.metrics, **self.session.evaluate("val")}
         if outlives and not all(map(math.isfinite, metrics.values())):  # after the last step too, unseen by its loss
             metrics = dict.fromkeys(metrics, math.nan)
-        self.stretch = None
-        cost = self.graph.cost()
+        self.state.stretch = None
+        cost = self.state.graph.cost()
         record = EpochRecord(
             phase=phase.name,
             epoch=epoch + 1,
@@ -141,16 +137,17 @@ class Engine:
             cpu_seconds=round(time.process_time() - cpu_started, 3),
             params=cost.params,
             macs=cost.macs,
-            depths=self.graph.depths(),
+            depths=self.state.graph.depths(),
         )
         self.write(from_json({**record.to_json(), **self.session.notes()}))
-        self.before_decisions(epoch + 1)
+        self.state.undecided = True
+        self._before_decisions(epoch + 1)
         self._decide(phase, epoch + 1, phase_epoch + 1)
 
     def _decide(self, phase: PhasePlan, epoch: int, phase_epoch: int) -> None:
         """What follows an epoch; `epoch` and `phase_epoch` count those done."""
         self.decisions.make(phase, epoch, phase_epoch)
-        self.undecided = False
+        self.state.undecided = False
         every = self.spec.checkpoint.every
         over = PhaseProgress.of(self.journal.effective(), self.plans).phase_index is None
         if epoch % every == 0 or over or self.signals.wanted():
@@ -172,22 +169,22 @@ class Engine:
         raise self._stopped(epoch)
 
     def _stopped(self, epoch: int) -> Preempted:
-        where = f"after {epoch} epochs" + (f" and {self.stretch.steps} steps" if self.stretch else "")
+        where = f"after {epoch} epochs" + (f" and {self.state.stretch.steps} steps" if self.state.stretch else "")
         return Preempted(f"stopped {where}; `nasir resume {self.run.path}` goes on from here", self.signals.exit_code)
 
     def _finish(self) -> dict[str, float]:
         metrics = {**self.session.evaluate("test"), **self.session.evaluate("val")}
         self.session.flush()  # a run that says it is done has its last weights on disk
-        cost = self.graph.cost()
+        cost = self.state.graph.cost()
         seconds = sum(record.seconds for record in self.journal.effective(EpochRecord))
         self.write(
             EndRecord(
                 status="done",
                 metrics=metrics,
                 cost={"params": cost.params, "macs": cost.macs},
-                depths=self.graph.depths(),
+                depths=self.state.graph.depths(),
                 seconds=round(seconds, 3),
-                graph=self.run.put_blob(self.graph.to_json()),
+                graph=self.run.put_blob(self.state.graph.to_json()),
             )
         )
         self.decisions.individuals.sweep(self.journal.effective(), over=True)
@@ -197,15 +194,8 @@ class Engine:
 
     def save(self, epoch: int) -> None:
         """Write a checkpoint of everything the next process needs, then journal it."""
-        stretch = self.stretch
-        meta = {
-            "n": len(self.journal),
-            "epoch": epoch,
-            "graph": self.run.put_blob(self.graph.to_json()),
-            "ordinal": self.decisions.ordinal,
-            "decided": not self.undecided,
-            "stretch": None if stretch is None else {"steps": stretch.steps, "sums": dict(stretch.sums)},
-        }
+        graph = self.run.put_blob(self.state.graph.to_json())
+        meta = {"n": len(self.journal), "epoch": epoch, **self.state.to_meta(graph)}
         path = self.session.save(self.run.checkpoints, len(self.journal), meta, self.spec.checkpoint.keep)
         where = str(path.relative_to(self.run.path))
         self.write(CheckpointRecord(step=len(self.journal), epoch=epoch, path=where))
@@ -223,11 +213,7 @@ class Engine:
         if saved is not None and meta is not None:
             graph = Graph.from_json(self.run.get_blob(meta["graph"]))
             self.session.load(saved, graph)
-            self.graph = graph
-            self.decisions.ordinal = int(meta["ordinal"])
-            self.undecided = not meta.get("decided", True)
-            if meta["stretch"] is not None:
-                self.stretch = Stretch({}, False, meta["stretch"]["steps"], meta["stretch"]["sums"])
+            self.state.go_back(meta, graph)
             if n < len(records) and isinstance(records[n], CheckpointRecord):
                 n += 1
         step = None if meta is None else meta["n"]

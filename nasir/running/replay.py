@@ -139,10 +139,10 @@ def compare(first: Sequence[Record], second: Sequence[Record]) -> list[str]:
     """Differences of two journals in what must be equal bit for bit: decisions, rewrites, metrics."""
     left = [_stable(record) for record in first if isinstance(record, COMPARED)]
     right = [_stable(record) for record in second if isinstance(record, COMPARED)]
-    found = [f"record {i}: {a} != {b}" for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b]
+    differences = [f"record {i}: {a} != {b}" for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b]
     if len(left) != len(right):
-        found.append(f"{len(left)} records against {len(right)}")
-    return found
+        differences.append(f"{len(left)} records against {len(right)}")
+    return differences
 
 
 def _stable(record: Record) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import nasir.ir  # noqa: F401 - registers the ops that ship
 from nasir.blocks import STEPS
@@ -22,6 +22,7 @@ from nasir.spec.model_registered import Optimizer, Penalty
 from nasir.spec.passes import NoOptions, code_of, find, make_policy, option_faults, options_for, policy_options
 from nasir.spec.problems import Problem
 from nasir.spec.tree import Tree, children, key_place, locate
+from nasir.training.data import ExtraMetric
 
 
 @dataclass(slots=True)
@@ -157,11 +158,11 @@ def _unique(
 
 
 def _stages(spec: Spec) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    stages: dict[str, Path] = {}
     for index, step in enumerate(spec.steps):
         if isinstance(step.chosen, StageStep):
-            found.setdefault(step.chosen.name, ("network", index, "stage", "name"))
-    return found
+            stages.setdefault(step.chosen.name, ("network", index, "stage", "name"))
+    return stages
 
 
 def _check_network(spec: Spec, findings: Findings) -> None:
@@ -270,8 +271,12 @@ def _check_condition(spec: Spec, phase: Phase, condition: Condition, path: Path,
 
 
 def _check_metric(spec: Spec, metric: str, at: Path, findings: Findings) -> None:
-    if metric not in METRICS:
-        findings.add(at, f"unknown metric {metric!r}", suggestion(metric, METRICS))
+    extra = {f"val.{name}" for name in spec.data.metrics or ()}
+    if metric in {f"val.{name}" for name in get_args(ExtraMetric)} - extra:
+        name = metric.partition(".")[2]
+        findings.add(at, f"{metric} is not measured", f"add it to the data: `metrics: [{name}]`")
+    elif metric not in METRICS and metric not in extra:
+        findings.add(at, f"unknown metric {metric!r}", suggestion(metric, [*METRICS, *sorted(extra)]))
     elif metric.startswith("val.") and spec.data.validation == 0:
         remedy = "set `data.validation`, such as 0.1, or use a train metric"
         findings.add(at, f"{metric} needs validation data, and `data.validation` is 0", remedy)
@@ -290,7 +295,7 @@ def _check_plans(spec: Spec, phase: Phase, path: Path, findings: Findings) -> No
     named += [((*path, "regularize", number), term) for number, term in enumerate(phase.regularize)]
     named += [] if phase.optimizer is None else [((*path, "optimizer"), phase.optimizer)]
     # what is not found only a plugin knows
-    for at, make in ((at, one.plan) for at, one in named if find(one.registry, one.kind) is not None):
+    for at, make in ((at, chosen.plan) for at, chosen in named if find(chosen.registry, chosen.kind) is not None):
         try:
             make()
         except (ValueError, NasirError) as error:

@@ -38,18 +38,18 @@ def check_search(spec: Spec, findings: Findings) -> None:
 
 def _metrics(search: Search, findings: Findings) -> list[tuple[Path, str]]:
     """Paths and metrics of objectives, in order, then of constraints."""
-    found: list[tuple[Path, str]] = []
+    metrics: list[tuple[Path, str]] = []
     for index, objective in enumerate(search.objectives):
         at: Path = ("search", "objective") if search.objective else ("search", "objectives", index)
-        found.append(((*at, objective.direction), objective.metric))
+        metrics.append(((*at, objective.direction), objective.metric))
     seen: dict[tuple[str, bool], int] = {}
     for index, constraint in enumerate(search.constraints):
-        found.append((("search", "constraints", index), constraint.metric))
+        metrics.append((("search", "constraints", index), constraint.metric))
         first = seen.setdefault((constraint.metric, constraint.upper), index)
         if first != index:
             text = f"{constraint.metric} is bounded already, by {search.constraints[first]}"
             findings.add(("search", "constraints", index), text, "keep one of the two")
-    return found
+    return metrics
 
 
 def _check_pruner(search: Search, metric: str, findings: Findings) -> None:
@@ -98,7 +98,7 @@ def check_space(spec: Spec, search: Search, space: Space, findings: Findings) ->
 def _note_sampler(search: Search, space: Space, findings: Findings) -> None:
     at: Path = ("search", "sampler")
     kind = search.sampler.kind
-    conditional = {one["name"] for one in space.describe() if one["when"]}
+    conditional = {described["name"] for described in space.describe() if described["when"]}
     categorical = {choice.name for choice in space.choices if isinstance(choice.domain, Options)}
     aside = {"cmaes": conditional | categorical, "gp": conditional, "qmc": conditional}.get(kind, set())
     modelled = [choice.name for choice in space.choices if choice.name not in aside]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nasir.options import Path, dotted, suggestion
-from nasir.options import shown as found
+from nasir.options import shown as described
 from nasir.spec.choices import NO_DEFAULT, Choice, Node, NoDefault, Space
 from nasir.spec.domains import Domain, FloatRange, IntRange, Options, Value, divides, last_step, shown
 from nasir.spec.load import CHOICE_KEYS
@@ -111,7 +111,7 @@ class _Reader:
         elif isinstance(given.value, Mapping):
             made = self.kind(tree, given, path, at)
         else:
-            self.add((*at, "choose"), f"expected values to choose from, found {found(given.value)}", EXAMPLE)
+            self.add((*at, "choose"), f"expected values to choose from, found {described(given.value)}", EXAMPLE)
             return None
         if made is None or len(self.problems) > before:
             return None
@@ -125,7 +125,9 @@ class _Reader:
             return dotted(path)
         if not isinstance(name.value, str) or not name.value.strip():
             self.add(
-                (*at, "name"), f"expected the name of the choice, found {found(name.plain())}", "write `name: depth`"
+                (*at, "name"),
+                f"expected the name of the choice, found {described(name.plain())}",
+                "write `name: depth`",
             )
             return dotted(path)
         if len(name.value) > LONGEST_NAME:
@@ -168,9 +170,9 @@ class _Reader:
 
     def same(self, items: Sequence[Tree], at: Path) -> None:
         for index, item in enumerate(items):
-            earlier = [one for one in items[:index] if one.plain() == item.plain()]
+            earlier = [other for other in items[:index] if other.plain() == item.plain()]
             if earlier:
-                text = f"the alternative {found(item.plain())} is given already"
+                text = f"the alternative {described(item.plain())} is given already"
                 remedy = "keep one of the two" if _said(earlier[0]) == _said(item) else "name both under `cases`"
                 self.add((*at, index), text, remedy)
 
@@ -179,7 +181,7 @@ class _Reader:
         if not isinstance(given.value, Mapping):
             self.add(
                 inside,
-                f"expected alternatives by name, found {found(given.plain())}",
+                f"expected alternatives by name, found {described(given.plain())}",
                 "write `cases: {a: ..., b: ...}`",
             )
             return None
@@ -280,7 +282,7 @@ class _Reader:
     def flag(self, given: Tree, at: Path) -> bool:
         log = given.child("log")
         if log is not None and not isinstance(log.value, bool):
-            self.add((*at, "log"), f"expected true or false, found {found(log.plain())}", "write true or false")
+            self.add((*at, "log"), f"expected true or false, found {described(log.plain())}", "write true or false")
         return log is not None and log.value is True
 
     def step(self, given: Tree, kind: str, at: Path) -> float | None:
@@ -292,7 +294,7 @@ class _Reader:
             wanted = "a whole number" if kind == "int" else "a number"
             self.add(
                 (*at, "step"),
-                f"expected {wanted} above 0, found {found(step.plain())}",
+                f"expected {wanted} above 0, found {described(step.plain())}",
                 "write how far apart values are",
             )
             return None
@@ -310,7 +312,7 @@ class _Reader:
         try:
             return made.choice.domain.accept(given.plain())
         except ValueError as error:
-            text = f"{found(given.plain())} is not among what can be chosen"
+            text = f"{described(given.plain())} is not among what can be chosen"
             self.add((*at, "default"), text, f"give {error}")
             return NO_DEFAULT
 
@@ -343,4 +345,4 @@ def _number(value: Any, kind: str) -> bool:
 
 
 def _flow(tree: Tree) -> str:
-    return str(tree.plain()) if isinstance(tree.value, tuple) else found(tree.plain())
+    return str(tree.plain()) if isinstance(tree.value, tuple) else described(tree.plain())

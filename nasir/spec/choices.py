@@ -90,16 +90,16 @@ class Space:
 
     def _conditions(self, chains: Sequence[_Chain]) -> list[dict[str, Value]]:
         """From the outer choices of each use, what is not implied: one asked at one place only implies its own."""
-        found: list[dict[str, Value]] = []
+        conditions: list[dict[str, Value]] = []
         for chain in chains:
             needed = {}
             for name, value in reversed(chain):
                 needed[name] = value
                 if len(self._uses[name]) == 1:
                     break
-            if needed not in found:
-                found.append(needed)
-        return [] if {} in found else found
+            if needed not in conditions:
+                conditions.append(needed)
+        return [] if {} in conditions else conditions
 
     def __len__(self) -> int:
         return len(self.choices)
@@ -203,32 +203,34 @@ class Space:
         value, `and` further ones that are; `at`: the paths where it is used, with the alternatives of a categorical
         one (`{choose: NAME}` stands for a choice inside).
         """
-        found = []
+        descriptions = []
         for choice in self.choices:
-            one: dict[str, Any] = {"name": choice.name, **choice.domain.data()}
+            described: dict[str, Any] = {"name": choice.name, **choice.domain.data()}
             if not isinstance(choice.default, NoDefault):
-                one["default"] = choice.default
-            one["when"] = [_condition(needed) for needed in self._when[choice.name]]
-            one["at"] = [_use(node) for node in self._uses[choice.name]]
-            found.append(one)
-        return found
+                described["default"] = choice.default
+            described["when"] = [_condition(needed) for needed in self._when[choice.name]]
+            described["at"] = [_use(node) for node in self._uses[choice.name]]
+            descriptions.append(described)
+        return descriptions
 
     @property
     def digest(self) -> str:
         """SHA-256 of what can be chosen; layout, order of keys, comments and defaults do not count."""
-        data = sorted((_essence(one) for one in self.describe()), key=lambda one: str(one["name"]))
+        data = sorted(map(_essence, self.describe()), key=lambda described: str(described["name"]))
         return hashlib.sha256(canonical_json(data)).hexdigest()
 
     def difference(self, before: Sequence[Mapping[str, Any]]) -> list[str]:
         """How this space differs from one described `before`, a sentence each; empty where a study can go on."""
-        old, new = {one["name"]: one for one in before}, {one["name"]: one for one in self.describe()}
-        found = []
-        for name, one in new.items():
+        old = {described["name"]: described for described in before}
+        new = {described["name"]: described for described in self.describe()}
+        differences = []
+        for name, described in new.items():
             if name not in old:
-                found.append(f"new choice {name}: {domain_of(dict(one))}")
+                differences.append(f"new choice {name}: {domain_of(dict(described))}")
             else:
-                found += _changes(name, old[name], one)
-        return found + [f"gone: {name} ({domain_of(dict(one))})" for name, one in old.items() if name not in new]
+                differences += _changes(name, old[name], described)
+        gone = [described for name, described in old.items() if name not in new]
+        return differences + [f"gone: {described['name']} ({domain_of(dict(described))})" for described in gone]
 
 
 _Chain = tuple[tuple[str, Value], ...]
@@ -278,13 +280,13 @@ def _count_one(node: Node, known: _Known, shared: Mapping[str, bool]) -> dict[_K
 
 
 def _use(node: Node) -> dict[str, Any]:
-    found: dict[str, Any] = {"path": dotted(node.path)}
+    use: dict[str, Any] = {"path": dotted(node.path)}
     if node.alternatives:
-        names = {one.path: one.choice.name for inner in node.inside.values() for one in inner}
-        found["alternatives"] = [
+        names = {nested.path: nested.choice.name for inner in node.inside.values() for nested in inner}
+        use["alternatives"] = [
             _written(tree, (*node.path, node.steps[value]), names) for value, tree in node.alternatives.items()
         ]
-    return found
+    return use
 
 
 def _written(tree: Tree, path: Path, names: Mapping[Path, str]) -> Any:
@@ -298,9 +300,9 @@ def _written(tree: Tree, path: Path, names: Mapping[Path, str]) -> Any:
     return tree.value
 
 
-def _essence(one: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in one.items() if key != "default"}
-    return {**kept, "at": sorted(one["at"], key=lambda use: str(use["path"]))}
+def _essence(described: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in described.items() if key != "default"}
+    return {**kept, "at": sorted(described["at"], key=lambda use: str(use["path"]))}
 
 
 def _changes(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
@@ -316,7 +318,7 @@ def _changes(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Itera
                 yield f"{name}: new at {use['path']}"
             elif isinstance(after, Options) and uses[use["path"]] != use["alternatives"]:
                 pairs = zip(after.ids, uses[use["path"]], use["alternatives"], strict=True)
-                changed = ", ".join(shown(one) for one, was, now in pairs if was != now)
+                changed = ", ".join(shown(alternative) for alternative, was, now in pairs if was != now)
                 yield f"{name}: other content in {changed}"
         for path in uses.keys() - {use["path"] for use in new["at"]}:
             yield f"{name}: gone from {path}"
@@ -331,8 +333,8 @@ def _condition(needed: Mapping[str, Value]) -> dict[str, Any]:
 def when_text(when: Sequence[Mapping[str, Any]]) -> str:
     """The `when` of a description in words."""
 
-    def words(one: Mapping[str, Any]) -> str:
-        needed = {one["choice"]: one["is"], **one.get("and", {})}
+    def words(condition: Mapping[str, Any]) -> str:
+        needed = {condition["choice"]: condition["is"], **condition.get("and", {})}
         return " and ".join(f"{name} is {shown(value)}" for name, value in needed.items())
 
     return f"where {' or '.join(map(words, when))}" if when else "always"

@@ -25,7 +25,7 @@ from nasir.options.words import EXPECTED, MISSING_OPTION, UNKNOWN_OPTION
 class Short:
     """How a spec may write an option besides.
 
-    `read` gives its full form, None for the default; `show` what a resolved spec has for it, None for nothing.
+    `read` gives its full form, NONE for the default; `show` what a resolved spec has for it, None for nothing.
     """
 
     read: Callable[[Any], Any]
@@ -56,15 +56,15 @@ class OptionsOf:
     def options(self) -> Mapping[str, Option]:
         """By name, in the order of a resolved spec."""
         known = options_of(self.made)
-        found = {}
+        options = {}
         for name in self.names or known:
             option = known[name]
             if name in self.needed:
                 option = replace(option, default=NONE)
             if name in self.filled and isinstance(option.kind, Items):
                 option = replace(option, kind=replace(option.kind, bounds=(("min_length", 1),)))
-            found[name] = option
-        return found
+            options[name] = option
+        return options
 
     def read(self, value: Any) -> Any:
         """The dataclass or the mapping of a value; raises ValidationError with all that is wrong."""
@@ -73,9 +73,9 @@ class OptionsOf:
         if not isinstance(value, Mapping):
             text, remedy = EXPECTED[dict]
             refuse([((), f"expected {text}, found {shown(value)}", remedy)], value)
-        full = {name: self.short[name].read(one) if name in self.short else one for name, one in value.items()}
-        full = {name: one for name, one in full.items() if one is not None or name not in self.short}
-        normal, faults = checked(self.options, full, "")
+        full = {name: self.short[name].read(item) if name in self.short else item for name, item in value.items()}
+        full = {name: item for name, item in full.items() if item is not NONE}
+        normal, faults = checked(self.options, full, "mapping")
         if faults:
             refuse(faults, value)
         try:
@@ -87,8 +87,8 @@ class OptionsOf:
     def show(self, value: Any) -> dict[str, Any]:
         """What a resolved spec has for it: JSON, without what is None."""
         given = value if self.names else {name: getattr(value, name) for name in self.options}
-        told = {name: self.short[name].show(one) if name in self.short else one for name, one in given.items()}
-        return {name: _json(one) for name, one in told.items() if one is not None}
+        told = {name: self.short[name].show(item) if name in self.short else item for name, item in given.items()}
+        return {name: _json(item) for name, item in told.items() if item is not None}
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(
@@ -100,7 +100,7 @@ class OptionsOf:
         for name, short in self.short.items():
             about = {key: properties[name][key] for key in ("description",) if key in properties[name]}
             properties[name] = {**short.schema, **about}
-        required = [name for name, one in properties.items() if one.pop("required", False)]
+        required = [name for name, property_schema in properties.items() if property_schema.pop("required", False)]
         description = self.about or (self.made.__doc__ or "").partition("\n")[0]
         made = {"description": description, "type": "object", "properties": properties, "additionalProperties": False}
         return {**made, "required": required} if required else made
@@ -117,7 +117,7 @@ def refuse(faults: Iterable[Fault], given: Any, own: bool = False) -> NoReturn:
 
     `own`: the dataclass itself says it, of options that do not agree; it is told at the newest of those that it names.
     """
-    raise ValidationError.from_exception_data("options", [_details(one, given, own) for one in faults])
+    raise ValidationError.from_exception_data("options", [_details(fault, given, own) for fault in faults])
 
 
 def _details(fault: Fault, given: Any, own: bool) -> InitErrorDetails:
@@ -135,4 +135,4 @@ def _details(fault: Fault, given: Any, own: bool) -> InitErrorDetails:
 
 
 def _json(value: Any) -> Any:
-    return [_json(one) for one in value] if isinstance(value, tuple | list) else value
+    return [_json(item) for item in value] if isinstance(value, tuple | list) else value

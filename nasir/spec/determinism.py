@@ -20,10 +20,10 @@ def check_determinism(
     """
     if not spec.deterministic or spec.device == "cpu":
         return
-    found = [spec.problem(path_of(node), text, remedy).problems[0] for node, text, remedy in unordered(graph)]
+    problems = [spec.problem(path_of(node), text, remedy).problems[0] for node, text, remedy in unordered(graph)]
     if spec.device != "auto":
-        if found:
-            raise SpecProblems(found)
+        if problems:
+            raise SpecProblems(problems)
     elif note is not None:
-        for problem in found:
+        for problem in problems:
             note(f"{problem}; with `device: auto` a run is refused where there is a CUDA device")

@@ -40,18 +40,18 @@ def inherited(spec: Spec) -> Inherited:
     try:
         run = RunDirectory.open(network.run)
         records = run.effective()
-        found = None
+        newest = None
         digest = None
         for record in records:
             if isinstance(record, NetworkRecord):
                 digest = record.graph
             elif isinstance(record, CheckpointRecord) and (run.path / record.path / "manifest.json").is_file():
-                found = (run.path / record.path, digest)
+                newest = (run.path / record.path, digest)
         if network.weights == "none" and digest is not None:
-            found = (run.path, digest)
-        if found is None or found[1] is None:
+            newest = (run.path, digest)
+        if newest is None or newest[1] is None:
             raise spec.problem(path, f"{run.path} has no checkpoint yet", "wait for its first, or `weights: none`")
-        graph = Graph.from_json(run.get_blob(found[1]))
+        graph = Graph.from_json(run.get_blob(newest[1]))
     except NasirError as error:
         if str(error).startswith(spec.locate(path)):
             raise
@@ -65,8 +65,8 @@ def inherited(spec: Spec) -> Inherited:
         graph, renewed = with_classes(graph, network.classes, spec)
     if network.weights == "none":
         return Inherited(graph, None, None, renewed)
-    manifest = hashlib.sha256((found[0] / "manifest.json").read_bytes()).hexdigest()
-    return Inherited(graph, found[0], manifest, renewed)
+    manifest = hashlib.sha256((newest[0] / "manifest.json").read_bytes()).hexdigest()
+    return Inherited(graph, newest[0], manifest, renewed)
 
 
 def with_classes(graph: Graph, classes: int, spec: Spec) -> tuple[Graph, tuple[str, ...]]:

@@ -10,7 +10,7 @@ from nasir.errors import OptionError
 from nasir.options.ranges import Count
 from nasir.spec.declared import OptionsOf, declared, refuse
 from nasir.spec.fields import OneOf, Options, Strict, empty_if_none, fault
-from nasir.training.data import DataPlan, Flip, PadCrop, ResizedCrop
+from nasir.training.data import DataPlan, ExtraMetric, Flip, PadCrop, ResizedCrop
 
 
 class Augmentation(OneOf):
@@ -44,6 +44,9 @@ class Data(Strict):
     normalize: Literal["auto", "none"] = "auto"
     seed: Annotated[int, Field(ge=0)] | None = declared(DataPlan, "seed", None)
     drop_last: bool = declared(DataPlan, "drop_last")
+    metrics: Annotated[tuple[ExtraMetric, ...], Field(min_length=1, strict=False)] | None = declared(
+        DataPlan, "metrics"
+    )
 
     @model_validator(mode="after")
     def _agrees(self) -> Data:
@@ -67,4 +70,5 @@ class Data(Strict):
             seed=self.seed or 0,
             drop_last=self.drop_last,
             classes=self.classes,
+            metrics=self.metrics,
         )

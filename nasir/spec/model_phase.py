@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema,
 
 from nasir.errors import OptionError
 from nasir.options import kind_of
+from nasir.options.declared import NONE
 from nasir.options.ranges import Count, Positive, Share
 from nasir.policy import plans
 from nasir.spec.declared import OptionsOf, Short, declared, refuse
@@ -123,12 +124,14 @@ WHERE = OptionsOf(
     filled=frozenset({"stages", "sites"}),
     short={
         "stages": Short(
-            lambda value: None if value == "all" else [] if value is None else _name_list(value),
+            lambda value: NONE if value == "all" else _name_list(value),
             lambda stages: stages or "all",
             {"anyOf": [{"enum": ["all"]}, NAME_LIST], "default": "all"},
         ),
         "sites": Short(
-            _name_list, lambda sites: sites or None, {"anyOf": [NAME_LIST, {"type": "null"}], "default": None}
+            lambda value: NONE if value is None else _name_list(value),
+            lambda sites: sites or None,
+            {"anyOf": [NAME_LIST, {"type": "null"}], "default": None},
         ),
     },
 )
@@ -151,8 +154,8 @@ def _named(value: Any, kind: str, bare: str, full: str, several: str = "") -> An
         return {value: {}}
     if isinstance(value, Mapping):
         if len(value) != 1:
-            found = " and ".join(map(repr, value)) or "none"
-            raise fault(f"expected one {kind}, found {found}", f"write `{full}`{several}")
+            names = " and ".join(map(repr, value)) or "none"
+            raise fault(f"expected one {kind}, found {names}", f"write `{full}`{several}")
         return {name: {} if options is None else options for name, options in value.items()}
     raise fault(f"expected a {kind}", f"write `{bare}` or `{full}`")
 

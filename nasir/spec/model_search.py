@@ -138,8 +138,9 @@ class Search(Strict):
     @property
     def metrics(self) -> tuple[str, ...]:
         """Every metric of an objective or a constraint, once."""
-        named = [objective.metric for objective in self.objectives] + [one.metric for one in self.constraints]
-        return tuple(dict.fromkeys(named))
+        metrics = [objective.metric for objective in self.objectives]
+        metrics += [constraint.metric for constraint in self.constraints]
+        return tuple(dict.fromkeys(metrics))
 
     @property
     def caches_architectures(self) -> bool:

@@ -18,6 +18,7 @@ from nasir.spec.determinism import check_determinism
 from nasir.spec.given import Given
 from nasir.spec.inherit import inherited
 from nasir.spec.labels import check_labels
+from nasir.spec.metrics import check_metrics
 from nasir.spec.model import Spec
 from nasir.spec.model_network import ImportedNetwork, RunNetwork
 from nasir.spec.read import load_spec
@@ -45,6 +46,7 @@ def build(spec: Spec | Given, note: Callable[[str], None] | None = None) -> Grap
     if isinstance(spec.network, RunNetwork):
         graph = inherited(spec).graph
         check_labels(spec, graph)
+        check_metrics(spec, graph)
         check_determinism(spec, graph, lambda node: ("network",), note)
         return graph
     init = init_of(spec)
@@ -66,14 +68,15 @@ def build(spec: Spec | Given, note: Callable[[str], None] | None = None) -> Grap
             raise spec.problem(step.path, str(error)) from error
         made += [step.path] * (draft.minted - len(made))
     if len(draft.shape(x)) != 1 and step is not None:
-        found = f"the network puts out an image {draft.shape(x)}, not one number a class"
-        raise spec.problem(step.path, found, "end it with `- classifier: {classes: 10}`")
+        text = f"the network puts out an image {draft.shape(x)}, not one number a class"
+        raise spec.problem(step.path, text, "end it with `- classifier: {classes: 10}`")
     draft.output(x)
     try:
         graph = draft.commit()
     except GraphError as error:
         raise spec.problem(("network",), str(error)) from error
     check_labels(spec, graph)
+    check_metrics(spec, graph)
     check_determinism(spec, graph, made.__getitem__, note)
     return graph
 
@@ -82,11 +85,11 @@ def initial_plan(graph: Graph, spec: Spec) -> TransferPlan:
     """A source for every weight of the untrained network: the op's default, or what `init` says instead."""
     init = init_of(spec)
     taken = init == "default" and isinstance(spec.network, RunNetwork)  # then blocks say how they were made
-    found: dict[Key, Source] = {}
+    sources: dict[Key, Source] = {}
     for node_id, slots in graph.infer.slots.items():
         own = starts(made_with(graph, node_id) if taken else init, slots)
-        found.update({Key(node_id, name): own.get(name, slot.init) for name, slot in slots.items()})
-    return TransferPlan(found)
+        sources.update({Key(node_id, name): own.get(name, slot.init) for name, slot in slots.items()})
+    return TransferPlan(sources)
 
 
 def init_of(spec: Spec) -> str:

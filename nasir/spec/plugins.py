@@ -59,7 +59,7 @@ def import_file(path: str) -> Plugin:
     def refused(text: str, remedy: str) -> UsageError:
         return UsageError(f"{text}; {remedy}")
 
-    plugin, data = _read(File(path), refused)
+    plugin, data = _read(File(path), refused, "its path is relative to the current folder")
     if plugin.module not in sys.modules:
         _execute(plugin, data, refused)
     return plugin
@@ -85,12 +85,12 @@ def _refusal(spec: Spec, index: int) -> Refusal:
     return partial(spec.problem, ("plugins", index))
 
 
-def _read(file: File, refused: Refusal) -> tuple[Plugin, bytes]:
+def _read(file: File, refused: Refusal, relative: str = "paths are relative to the spec") -> tuple[Plugin, bytes]:
     try:
         data = file.read_bytes()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise refused(f"{file} cannot be read ({reason})", "paths are relative to the spec, or to the folder") from None
+        raise refused(f"{file} cannot be read ({reason})", relative) from None
     digest = hashlib.sha256(data).hexdigest()
     stem = re.sub(r"\W", "_", file.stem)
     return Plugin(str(file), digest, f"nasir_plugin_{stem}_{digest[:16]}"), data

@@ -83,7 +83,8 @@ def _new(problems: list[Problem], known: list[Problem]) -> list[Problem]:
 
 def once(problems: list[Problem]) -> list[Problem]:
     """Without what is said already of the same place: the phases of a repeated group share theirs."""
-    return list({(one.place, one.text, one.remedy): one for one in reversed(problems)}.values())[::-1]
+    said = {(problem.place, problem.text, problem.remedy): problem for problem in reversed(problems)}
+    return list(said.values())[::-1]
 
 
 def _inside(path: Path, outer: Path) -> bool:

@@ -23,12 +23,12 @@ def expand_phases(tree: Tree) -> Tree:
         return tree
     if not any(_is_group(item) for item in phases.value):
         return tree
-    found: list[Tree] = []
+    expanded: list[Tree] = []
     for item in _written_out(phases, ("phases",), ()):
-        found.append(item)
-        if len(found) > MOST:
+        expanded.append(item)
+        if len(expanded) > MOST:
             raise SpecProblems([Problem(phases.place, ("phases",), f"more than {MOST} phases", "repeat fewer times")])
-    entry = Entry(tree.value["phases"].key, Tree(tuple(found), phases.place))
+    entry = Entry(tree.value["phases"].key, Tree(tuple(expanded), phases.place))
     return Tree({**tree.value, "phases": entry}, tree.place)
 
 

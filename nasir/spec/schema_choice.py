@@ -53,7 +53,7 @@ def with_choices(schema: Schema, fixed: Collection[str]) -> Schema:
     free = {key: item for key, item in schema["properties"].items() if key not in fixed}
     reached: set[str] = set()
     _reach(free, definitions, reached)
-    changed = {name: _inside(one) if name in reached else one for name, one in definitions.items()}
+    changed = {name: _inside(definition) if name in reached else definition for name, definition in definitions.items()}
     properties = {key: _or_choice(item) if key in free else item for key, item in schema["properties"].items()}
     return {**schema, "properties": properties, "$defs": {**changed, "Choice": choice_schema()}}
 

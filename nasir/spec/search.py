@@ -95,7 +95,7 @@ class SearchSpec:
                 problems.append(Problem(choice.place, (choice.name,), f"cannot be {shown(value)}", f"give {error}"))
                 return choice.base
 
-        found = self.space.ask(given)
+        chosen = self.space.ask(given)
         known = [choice.name for choice in self.space.choices]
         for name in remaining:
             if name in known:
@@ -104,7 +104,7 @@ class SearchSpec:
                 place = self.tree.place
                 problems.append(Problem(place, (), f"there is no choice {name!r}", suggestion(name, known)))
         raise_problems(problems)
-        return self._resolved(found)
+        return self._resolved(chosen)
 
     def _inactive(self, name: str) -> Problem:
         choice = next(choice for choice in self.space.choices if choice.name == name)
@@ -113,8 +113,8 @@ class SearchSpec:
 
     def _resolved(self, values: Mapping[str, Value]) -> Spec:
         tree = without(self.space.resolve(self.tree, values), "search")
-        found = checked(tree_as_stored(tree) if self.past else tree, str(self.source))
-        return as_stored(found) if self.past else found
+        spec = checked(tree_as_stored(tree) if self.past else tree, str(self.source))
+        return as_stored(spec) if self.past else spec
 
     def of_the_past(self) -> SearchSpec:
         """As a nasir without warm-up of averages read it."""
@@ -135,12 +135,12 @@ class SearchSpec:
         How many trials there are, which sampler and pruner choose them and how workers run them may change; what can
         be chosen, what is trained and what counts as good may not.
         """
-        found = self.space.difference(before.space.describe())
+        differences = self.space.difference(before.space.describe())
         old, new = before.search.plain(), self.search.plain()
         for part in ("objectives", "constraints", "axis", "latency"):
-            found += _changes(old[part], new[part], f"search.{part}")
-        if found:
-            return found
+            differences += _changes(old[part], new[part], f"search.{part}")
+        if differences:
+            return differences
         values = before.space.base()
         return list(_changes(before._resolved(values).identity(), self._resolved(values).identity(), ""))
 
@@ -218,8 +218,8 @@ def _changes(old: Any, new: Any, path: str) -> Iterator[str]:
         for key in old | new:
             yield from _changes(old.get(key), new.get(key), f"{path}.{key}".removeprefix("."))
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for index, (one, other) in enumerate(zip(old, new, strict=True)):
-            yield from _changes(one, other, f"{path}.{index}")
+        for index, (before, after) in enumerate(zip(old, new, strict=True)):
+            yield from _changes(before, after, f"{path}.{index}")
     elif old != new:
         yield f"{path}: was {_short(old)}, is {_short(new)}"
 

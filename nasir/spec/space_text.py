@@ -16,8 +16,10 @@ def facts(spec: SearchSpec) -> dict[str, Any]:
         "space_digest": spec.space.digest,
         "size": spec.space.size(),
         "trials": spec.trials,
-        "objectives": [{"metric": one.metric, "direction": one.direction} for one in spec.search.objectives],
-        "constraints": [str(one) for one in spec.search.constraints],
+        "objectives": [
+            {"metric": objective.metric, "direction": objective.direction} for objective in spec.search.objectives
+        ],
+        "constraints": [str(constraint) for constraint in spec.search.constraints],
         "search": spec.search.plain(),
     }
 
@@ -30,8 +32,8 @@ def lines(spec: SearchSpec) -> list[str]:
         ("trials", f"{spec.trials}{timeout}"),
         ("sampler", search.sampler.kind),
         ("pruner", _pruner(spec)),
-        *(("objective", str(one)) for one in search.objectives),
-        *(("constraint", str(one)) for one in search.constraints),
+        *(("objective", str(objective)) for objective in search.objectives),
+        *(("constraint", str(constraint)) for constraint in search.constraints),
     ]
     return [*space_lines(spec.space), "", *(f"{key:<11}{text}" for key, text in rows)]
 
@@ -39,7 +41,7 @@ def lines(spec: SearchSpec) -> list[str]:
 def space_lines(space: Space) -> list[str]:
     """A table of the choices, and how many points they make."""
     described = space.describe()
-    asked = [one["when"] for one in described]
+    asked = [entry["when"] for entry in described]
     rows = [("choice", "values", "begins with", "asked" if any(asked) else "")]
     for choice, when in zip(space.choices, asked, strict=True):
         begin = "drawn" if isinstance(choice.default, NoDefault) else shown(choice.default)

@@ -33,13 +33,16 @@ def translate(error: ValidationError, tree: Tree, model: type[BaseModel]) -> lis
     """One problem for each error of validating `tree.plain()` as `model`."""
     errors = error.errors(include_url=False)
     # an item that is refused is also missing from the count of its list
-    counted = [one for one in errors if one["type"] != "too_short" or not _has_below(one["loc"], errors)]
-    return [_problem(details, tree, model) for details in counted]
+    return [
+        _problem(details, tree, model)
+        for details in errors
+        if details["type"] != "too_short" or not _has_below(details["loc"], errors)
+    ]
 
 
 def _has_below(location: tuple[int | str, ...], errors: list[ErrorDetails]) -> bool:
     size = len(location)
-    return any(len(one["loc"]) > size and one["loc"][:size] == location for one in errors)
+    return any(len(details["loc"]) > size and details["loc"][:size] == location for details in errors)
 
 
 def _problem(details: ErrorDetails, tree: Tree, model: type[BaseModel]) -> Problem:
@@ -52,7 +55,7 @@ def _problem(details: ErrorDetails, tree: Tree, model: type[BaseModel]) -> Probl
     if kind == "extra_forbidden":
         return Problem(key_place(tree, path), path, "unknown key", _known_keys(model, location))
     if kind == "nasir" and context["keys"]:
-        path = max(((*path, key) for key in context["keys"]), key=lambda one: _newest(one, tree))
+        path = max(((*path, key) for key in context["keys"]), key=lambda candidate: _newest(candidate, tree))
         return Problem(key_place(tree, path), path, context["text"], context["remedy"])
     if kind == "nasir":
         return Problem(locate(tree, path), path, context["text"], context["remedy"])
@@ -108,9 +111,10 @@ def _known_keys(model: type[BaseModel], location: tuple[Any, ...]) -> str:
     here: list[Any] = [model]
     for step in location[:-1]:
         here = [below for annotation in here for below in _below(annotation, step)] or here
-    found = list(_models(here))
-    keys = [info.alias or name for one in found for name, info in one.model_fields.items()]
-    elsewhere = " ".join(one.elsewhere for one in found if issubclass(one, Strict) and one.elsewhere)
+    models = list(_models(here))
+    keys = [info.alias or name for candidate in models for name, info in candidate.model_fields.items()]
+    strict = [candidate for candidate in models if issubclass(candidate, Strict)]
+    elsewhere = " ".join(candidate.elsewhere for candidate in strict if candidate.elsewhere)
     if elsewhere and close_match(str(location[-1]), keys) is None:
         return elsewhere
     return suggestion(str(location[-1]), keys)

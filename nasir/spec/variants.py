@@ -59,10 +59,10 @@ def points_to_check(space: Space) -> Iterator[Mapping[str, Value]]:
 
 
 def _problems(tree: Tree, source: str, findings: Findings) -> Sequence[Problem]:
-    spec, found = examine(tree, source)
-    findings.notes += found.notes
+    spec, examined = examine(tree, source)
+    findings.notes += examined.notes
     if spec is None:
-        return found.problems
+        return examined.problems
     try:
         build(spec, findings.notes.append)
     except SpecProblems as error:

@@ -6,12 +6,14 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from math import log
 from pathlib import Path
 from typing import Any, ClassVar
 
 from nasir.analysis.roofline import estimate
 from nasir.blocks import build_block
-from nasir.errors import DataError
+from nasir.errors import CheckpointError, DataError, UsageError
 from nasir.ir import Atom, Draft, Graph
 from nasir.registry import passes
 from nasir.rewriting.evidence import KINDS, PER_UNIT, Evidence, Need
@@ -100,22 +102,22 @@ class BackendContract:
 
     def test_metrics_have_names_and_ranges_and_the_loss_falls(self, tmp_path: Path) -> None:
         with self.session(tmp_path) as session:
-            found = [self.epoch(session, epoch) for epoch in range(5)]
+            metrics = [self.epoch(session, epoch) for epoch in range(5)]
             test = session.evaluate("test")
         names = {"loss", "accuracy"}
-        assert found[0].keys() == {f"{part}.{name}" for part in ("train", "val") for name in names}
+        assert metrics[0].keys() == {f"{part}.{name}" for part in ("train", "val") for name in names}
         assert test.keys() == {f"test.{name}" for name in names}
-        assert all(0.0 <= m[f"{part}.accuracy"] <= 1.0 for m in found for part in ("train", "val"))
-        assert found[-1]["train.loss"] < 0.8 * found[0]["train.loss"]
+        assert all(0.0 <= m[f"{part}.accuracy"] <= 1.0 for m in metrics for part in ("train", "val"))
+        assert metrics[-1]["train.loss"] < 0.8 * metrics[0]["train.loss"]
 
     def test_equal_setups_train_alike_and_looking_changes_nothing(self, tmp_path: Path) -> None:
-        with self.session(tmp_path) as one, self.session(tmp_path) as two:
+        with self.session(tmp_path) as observed, self.session(tmp_path) as untouched:
             for epoch in range(2):
-                first = self.epoch(one, epoch)
-                one.evaluate("val")
-                one.observe([Need(kind) for kind in KINDS])
-                one.propose(self.grown(self.graph(), init="gaussian"))
-                self.same(first, self.epoch(two, epoch))
+                first = self.epoch(observed, epoch)
+                observed.evaluate("val")
+                observed.observe([Need(kind) for kind in KINDS])
+                observed.propose(self.grown(self.graph(), init="gaussian"))
+                self.same(first, self.epoch(untouched, epoch))
 
     def test_an_interrupted_epoch_goes_on_where_it_stopped(self, tmp_path: Path) -> None:
         with self.session(tmp_path) as whole, self.session(tmp_path) as broken:
@@ -137,15 +139,15 @@ class BackendContract:
         session.close()
 
     def test_optimizer_state_lives_on_into_a_phase_unless_it_is_reset(self, tmp_path: Path) -> None:
-        found = []
+        metrics = []
         for reset in (None, False, True):
             with self.session(tmp_path) as session:
                 self.epoch(session, 0)
                 if reset is not None:
                     session.begin_phase(self.plan(reset_optimizer=reset), 8, resumed=False)
-                found.append(self.epoch(session, 1))
-        self.same(found[0], found[1])
-        assert found[2]["train.loss"] != found[0]["train.loss"]
+                metrics.append(self.epoch(session, 1))
+        self.same(metrics[0], metrics[1])
+        assert metrics[2]["train.loss"] != metrics[0]["train.loss"]
 
     def test_facts_about_it_are_json(self, tmp_path: Path) -> None:
         with self.session(tmp_path) as session:
@@ -234,10 +236,10 @@ class BackendContract:
             session.propose(there)
             session.accept()
             slots = ((there.graph.find("s1.1.scale"), "weight"),)
-            found = session.settle(Settle(slots, 0.01, 0.0, 2), 2.0, lambda: False)
-            assert found is not None and found["epochs"] == 2 and json.loads(json.dumps(found)) == found
-            found = session.settle(Settle(slots, 0.01, 0.0, 2), -1.0, lambda: False)
-            assert found is not None and found["epochs"] == 1, "its target was reached after one epoch"
+            settled = session.settle(Settle(slots, 0.01, 0.0, 2), 2.0, lambda: False)
+            assert settled is not None and settled["epochs"] == 2 and json.loads(json.dumps(settled)) == settled
+            settled = session.settle(Settle(slots, 0.01, 0.0, 2), -1.0, lambda: False)
+            assert settled is not None and settled["epochs"] == 1, "its target was reached after one epoch"
             assert session.settle(Settle(slots, 0.01, 0.0, 2), 2.0, lambda: True) is None
             effect = session.propose(passes.get("remove-block")().attempt(there.graph, "s1.1"))
             assert effect.delta_logits > 0.0, "nothing was trained"
@@ -246,26 +248,30 @@ class BackendContract:
 
     def test_refreshing_moves_statistics_alone_and_is_a_function_of_the_seed(self, tmp_path: Path) -> None:
         graph = self.graph()
-        with self.session(tmp_path, graph) as one, self.session(tmp_path, graph) as two:
-            for session in (one, two):
+        with self.session(tmp_path, graph) as first, self.session(tmp_path, graph) as second:
+            for session in (first, second):
                 self.epoch(session, 0)
                 before = session.evaluate("val")
-                found = session.refresh(Refresh(batches=3), lambda: False)
-                assert found is not None and found["batches"] == 3 and json.loads(json.dumps(found)) == found
+                refreshed = session.refresh(Refresh(batches=3), lambda: False)
+                assert (
+                    refreshed is not None
+                    and refreshed["batches"] == 3
+                    and json.loads(json.dumps(refreshed)) == refreshed
+                )
                 assert session.evaluate("val")["val.loss"] != before["val.loss"], "no statistics moved"
-            self.same(one.evaluate("val"), two.evaluate("val"))
-            assert one.refresh(Refresh(epochs=1), lambda: True) is None
+            self.same(first.evaluate("val"), second.evaluate("val"))
+            assert first.refresh(Refresh(epochs=1), lambda: True) is None
 
     def test_refreshed_averages_do_not_depend_on_what_was_there(self, tmp_path: Path) -> None:
         """Statistics that start anew over the same batches end alike, whatever they were."""
         graph = self.graph()
-        with self.session(tmp_path, graph) as one, self.session(tmp_path, graph) as two:
-            self.epoch(one, 0)
-            self.epoch(two, 0)
-            two.refresh(Refresh(batches=2), lambda: False)
-            for session in (one, two):
+        with self.session(tmp_path, graph) as once, self.session(tmp_path, graph) as twice:
+            self.epoch(once, 0)
+            self.epoch(twice, 0)
+            twice.refresh(Refresh(batches=2), lambda: False)
+            for session in (once, twice):
                 session.refresh(Refresh(batches=4, cumulative=True), lambda: False)
-            self.same(one.evaluate("val"), two.evaluate("val"))
+            self.same(once.evaluate("val"), twice.evaluate("val"))
 
     def test_what_a_phase_freezes_neither_learns_nor_moves(self, tmp_path: Path) -> None:
         """With all but the classifier frozen no statistics move; with the classifier frozen the rest learns."""
@@ -322,7 +328,7 @@ class BackendContract:
             for epoch in (1, 2):
                 self.same(self.epoch(session, epoch), self.epoch(straight, epoch))
             again = self.grown(graph, init="gaussian")
-            first, second = (one.propose(again).delta_logits for one in (session, straight))
+            first, second = (opened.propose(again).delta_logits for opened in (session, straight))
             assert first != second, "the ordinal that was given keys random fills"
 
     def test_a_session_read_back_goes_on_like_the_one_that_wrote_it(self, tmp_path: Path) -> None:
@@ -340,9 +346,9 @@ class BackendContract:
             again = self.grown(there.graph, init="gaussian")
             effect = first.propose(again)
         second = type(self).make().open(self.setup(tmp_path))
-        found = second.newest(tmp_path / "checkpoints")
-        assert found is not None and {key: found.meta[key] for key in meta} == json.loads(json.dumps(meta))
-        second.load(found, Graph.from_json(found.meta["graph"]))
+        saved = second.newest(tmp_path / "checkpoints")
+        assert saved is not None and {key: saved.meta[key] for key in meta} == json.loads(json.dumps(meta))
+        second.load(saved, Graph.from_json(saved.meta["graph"]))
         second.begin_phase(self.plan(ema_decay=0.9), 8, resumed=True)
         self.same(wanted[0], second.evaluate("val"))
         self.same(wanted[1], self.epoch(second, 2))
@@ -351,10 +357,47 @@ class BackendContract:
         assert abs(repeated.delta_logits - effect.delta_logits) <= self.bound * effect.largest_logit
         second.close()
 
+    def test_stored_weights_and_a_walk_around_them(self, tmp_path: Path) -> None:
+        graph, backend = self.graph(), type(self).make()
+        with self.session(tmp_path, graph) as session:
+            self.epoch(session, 0)
+            path = session.save(tmp_path / "checkpoints", 3, {"note": 1}, 2)
+            session.flush()
+            here = {name.removeprefix("val."): value for name, value in session.evaluate("val").items()}
+            stored = backend.stored_weights(path)
+            slots = {
+                f"{graph.nodes[n].label}.{name}": s for n, own in graph.infer.slots.items() for name, s in own.items()
+            }
+            assert stored.meta["note"] == 1 and {n: w.shape for n, w in stored.weights.items()} == {
+                name: slot.shape for name, slot in slots.items()
+            }
+            heads = {name: stored.weights[name] for name in ("fc.weight", "fc.bias")}
+            seen: list[int] = []
+            # minus themselves: a head of zeros, which knows nothing of the image
+            points = [(0.0, 0.0), (-1.0, 0.0), (1.0, -1.0)]
+            heard = partial(seen.append, 1)
+            explored = session.explore(graph, stored.weights, [heads, heads], points, told=heard)
+            assert seen == [1, 1, 1]
+            self.same({name: explored[0][name] for name in here}, here)
+            assert abs(explored[2]["loss"] - here["loss"]) < 1e-5 * here["loss"]
+            assert abs(explored[1]["loss"] - log(CLASSES)) < 1e-5
+            some = session.explore(graph, stored.weights, [heads], [(0.0,)], samples=1)
+            assert some[0]["accuracy"] in (0.0, 1.0)
+            self.same({f"val.{name}": value for name, value in here.items()}, session.evaluate("val"))
+            for error, wrong in (
+                (CheckpointError, lambda: session.explore(graph, heads, [], [()])),
+                (UsageError, lambda: backend.stored_weights(path, average=True)),
+            ):
+                try:
+                    wrong()
+                except error:
+                    continue
+                raise AssertionError(f"a {error.__name__} is due")
+
     def test_networks_and_the_device_can_be_timed(self) -> None:
         backend = type(self).make()
-        found = backend.measure(self.graph(), batch=2, device="cpu", threads=1)
-        assert 0 < found.minimum <= found.median and (found.batch, found.threads) == (2, 1)
+        measured = backend.measure(self.graph(), batch=2, device="cpu", threads=1)
+        assert 0 < measured.minimum <= measured.median and (measured.batch, measured.threads) == (2, 1)
         assert estimate(self.graph(), backend.calibrate("cpu", threads=1), batch=2) > 0
         assert backend.cuda_devices() >= 0
 

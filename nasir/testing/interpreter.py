@@ -127,7 +127,7 @@ def _ensemble(attrs: Attrs, weights: Weights, train: bool, *x: Array) -> Array:
         return logits
     if attrs["average"] == "logits":
         return logits.mean(axis=1)  # type: ignore[no-any-return]
-    return np.log(np.mean([_softmax({}, {}, False, one) for one in x], axis=0))  # type: ignore[no-any-return]
+    return np.log(np.mean([_softmax({}, {}, False, branch) for branch in x], axis=0))  # type: ignore[no-any-return]
 
 
 @reference("concat")

@@ -135,16 +135,16 @@ IMAGE, VECTOR, TOKENS = (4, 5, 6), (6,), (5, 6)
 def shipped_cases() -> dict[str, tuple[OpCase, ...]]:
     """Cases of every op nasir ships, by op."""
     anything = ["identity", "relu", "gelu", "silu", "sigmoid", "hardswish", "softmax", "dropout", "scale"]
-    found: dict[str, tuple[OpCase, ...]] = {
+    by_op: dict[str, tuple[OpCase, ...]] = {
         op: tuple([OpCase(op, (shape,)) for shape in (IMAGE, VECTOR, TOKENS)]) for op in anything
     }
-    found["batch_norm"] = (OpCase("batch_norm", (IMAGE,)), OpCase("batch_norm", (VECTOR,)))
-    found["scale"] += (OpCase("scale", (IMAGE,), {"value": 2, "learnable": False}),)
+    by_op["batch_norm"] = (OpCase("batch_norm", (IMAGE,)), OpCase("batch_norm", (VECTOR,)))
+    by_op["scale"] += (OpCase("scale", (IMAGE,), {"value": 2, "learnable": False}),)
     ways = [{}, {"average": "logits"}, {"train": "joint"}, {"average": "logits", "train": "joint"}]
-    found["ensemble"] = tuple([OpCase("ensemble", (VECTOR,) * (n + 1), way) for n, way in enumerate(ways)])
+    by_op["ensemble"] = tuple([OpCase("ensemble", (VECTOR,) * (n + 1), way) for n, way in enumerate(ways)])
     for op in ("add", "mul", "mean"):
-        found[op] = (OpCase(op, (IMAGE,)), OpCase(op, (IMAGE, IMAGE)), OpCase(op, (VECTOR,) * 3))
-        found[op] += (OpCase(op, (TOKENS, TOKENS)),)
+        by_op[op] = (OpCase(op, (IMAGE,)), OpCase(op, (IMAGE, IMAGE)), OpCase(op, (VECTOR,) * 3))
+        by_op[op] += (OpCase(op, (TOKENS, TOKENS)),)
     attrs: dict[str, list[tuple[tuple[tuple[int, ...], ...], dict[str, JSON]]]] = {
         "input": [((), {"shape": [3, 4, 4]}), ((), {"shape": (7,)}), ((), {"shape": TOKENS})],
         "concat": [((IMAGE, (2, 5, 6)), {}), ((VECTOR, (3,), (1,)), {}), ((TOKENS, (5, 2)), {})],
@@ -182,5 +182,5 @@ def shipped_cases() -> dict[str, tuple[OpCase, ...]]:
         "mean_tokens": [((TOKENS,), {})],
     }
     for op, cases in attrs.items():
-        found[op] = tuple([OpCase(op, shapes, given) for shapes, given in cases])
-    return found
+        by_op[op] = tuple([OpCase(op, shapes, given) for shapes, given in cases])
+    return by_op

@@ -39,8 +39,8 @@ class OpFactLaws:
             node = _Node(case)
             x = 4.0 * node.batch(0)[0]
             x.reshape(-1)[:3] = (0.0, 1e-3, -1e-3)
-            wanted, found = node.run([x]), function(x, **node.attrs)
-            assert abs(found - wanted).max() <= BOUND * (1 + abs(wanted).max()), f"{case}: differs from its reference"
+            wanted, actual = node.run([x]), function(x, **node.attrs)
+            assert abs(actual - wanted).max() <= BOUND * (1 + abs(wanted).max()), f"{case}: differs from its reference"
 
     def test_what_is_said_to_be_unchanged_is(self) -> None:
         for case in self.cases:
@@ -50,11 +50,11 @@ class OpFactLaws:
             node = _Node(case)
             x = node.batch(1)[0]
             given = {"zero": 0.0 * x, "nonnegative": abs(x), "all": x}[kept]
-            found = node.run([given])
-            if found.shape == given.shape:
-                assert np.array_equal(found, given), f"{case}: unchanged={kept!r}, yet it changes them"
+            out = node.run([given])
+            if out.shape == given.shape:
+                assert np.array_equal(out, given), f"{case}: unchanged={kept!r}, yet it changes them"
             else:  # it puts zeros beside them
-                assert np.array_equal(found[found != 0.0], given[given != 0.0]), f"{case}: unchanged={kept!r}"
+                assert np.array_equal(out[out != 0.0], given[given != 0.0]), f"{case}: unchanged={kept!r}"
 
     def test_channels_are_kept_apart_as_stated(self) -> None:
         """One node on the channels of several branches does what a node of each branch does."""
@@ -103,9 +103,9 @@ class OpFactLaws:
                 (x,) = node.batch(6)
                 channels = 1 + channel_axis(x.ndim - 1)
                 places = tuple([n for n in range(1, x.ndim) if n != channels])
-                found = node.run([np.broadcast_to(x.mean(axis=places, keepdims=True), x.shape)])
-                spread = np.ptp(found, axis=places).max() if places else 0.0
-                assert spread < BOUND * (1 + abs(found).max()), f"{case}: even, yet places differ by {spread}"
+                out = node.run([np.broadcast_to(x.mean(axis=places, keepdims=True), x.shape)])
+                spread = np.ptp(out, axis=places).max() if places else 0.0
+                assert spread < BOUND * (1 + abs(out).max()), f"{case}: even, yet places differ by {spread}"
 
     def test_what_is_said_to_be_constant_is(self) -> None:
         """Channel 0 of the input holds zero, channel 1 another number, the others vary from sample to sample."""
@@ -152,8 +152,8 @@ class _Node:
 
     def run(self, inputs: Sequence[Array], weights: Mapping[str, Array] | None = None) -> Array:
         own = self.weights if weights is None else weights
-        found: Array = evaluate_op(self.case.op, self.attrs, own, inputs, False)
-        return found
+        out: Array = evaluate_op(self.case.op, self.attrs, own, inputs, False)
+        return out
 
 
 def _own(graph: Graph, node_id: int, seed: int) -> dict[str, Array]:

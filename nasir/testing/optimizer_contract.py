@@ -147,14 +147,14 @@ class OptimizerContract:
             for name in slots[node]
         }
 
-    def alike(self, before: Weights, wanted: Weights, found: Weights) -> None:
-        """The weights of `wanted` are those of `found`, as far as training moved them from `before`."""
+    def alike(self, before: Weights, wanted: Weights, actual: Weights) -> None:
+        """The weights of `wanted` are those of `actual`, as far as training moved them from `before`."""
         moves = {name: float(abs(array - before[name]).mean()) for name, array in wanted.items()}
         usual = sum(moves.values()) / len(moves)
         assert usual > 0, "nothing was trained"
         for name, array in wanted.items():
             moved = max(moves[name], usual)  # a single weight may have gone back and forth
-            error = float(abs(array - found[name]).mean())
+            error = float(abs(array - actual[name]).mean())
             assert error <= self.bound * moved, (
                 f"{name} ends {error / moved:.3f} of its way from where it ends without the rewrite: the state of "
                 f"{self.kind} did not follow its weights; see what `state` says of each key"
@@ -178,7 +178,7 @@ class OptimizerContract:
             session.export(tmp_path / "kept", 1, {"ordinal": 0})
 
     def test_a_checkpoint_goes_on_bit_for_bit(self, tmp_path: Path) -> None:
-        found = []
+        weights = []
         for resumed in (False, True):
             with self.session(tmp_path) as session:
                 graph = self.graph()
@@ -193,17 +193,17 @@ class OptimizerContract:
                     session.train(0, 0, None, lambda: False)
                     session.export(tmp_path / "kept", 1, {"ordinal": 0})
                 session.train(1, 1, None, lambda: False)
-                found.append(self.weights(session, graph))
-        for name, array in found[0].items():
-            assert np.array_equal(array, found[1][name]), f"{name} differs after a checkpoint"
+                weights.append(self.weights(session, graph))
+        for name, array in weights[0].items():
+            assert np.array_equal(array, weights[1][name]), f"{name} differs after a checkpoint"
 
     def test_dead_units_that_come_and_go_leave_no_trace(self, tmp_path: Path) -> None:
         """The state of what stays follows a widened and a pruned space."""
         if not self.dead_is_dead:
             return
         before, wanted = self.trained(tmp_path, [_nothing, _nothing])
-        _, found = self.trained(tmp_path, [_resized(AddDead()), _resized(Resize(LIVING))])
-        self.alike(before, wanted, found)
+        _, actual = self.trained(tmp_path, [_resized(AddDead()), _resized(Resize(LIVING))])
+        self.alike(before, wanted, actual)
 
     def test_a_frozen_block_that_comes_and_goes_leaves_no_trace(self, tmp_path: Path) -> None:
         """The state of what stays is untouched when blocks are inserted and removed."""
@@ -219,19 +219,19 @@ class OptimizerContract:
             return rest
 
         before, wanted = self.trained(tmp_path, [_nothing, _nothing])
-        _, found = self.trained(tmp_path, [insert, remove])
-        self.alike(before, wanted, found)
+        _, actual = self.trained(tmp_path, [insert, remove])
+        self.alike(before, wanted, actual)
 
     def test_a_convolution_that_is_cut_in_two_trains_as_before(self, tmp_path: Path) -> None:
         """The state goes where the values go."""
         if not self.dead_is_dead:
             return
         before, wanted = self.trained(tmp_path, [_nothing, _nothing])
-        _, found = self.trained(tmp_path, [lambda s, graph: _accepted(s, Cut().attempt(graph, WHOLE)), _nothing])
+        _, actual = self.trained(tmp_path, [lambda s, graph: _accepted(s, Cut().attempt(graph, WHOLE)), _nothing])
         halves = {
-            f"first.{name}": [found[f"{half}.{name}"] for half in ("upper", "lower")] for name in ("weight", "bias")
+            f"first.{name}": [actual[f"{half}.{name}"] for half in ("upper", "lower")] for name in ("weight", "bias")
         }
-        self.alike(before, wanted, {**found, **{name: np.concatenate(both) for name, both in halves.items()}})
+        self.alike(before, wanted, {**actual, **{name: np.concatenate(both) for name, both in halves.items()}})
 
 
 def _nothing(session: Session, graph: Graph) -> Graph:

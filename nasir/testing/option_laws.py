@@ -56,7 +56,7 @@ def breaches(kind: Kind) -> Iterator[Any]:
 
 
 def _chosen(member: Kind, value: Any) -> bool:
-    return isinstance(member, Choice) and any(type(one) is type(value) and one == value for one in member.choices)
+    return isinstance(member, Choice) and any(type(item) is type(value) and item == value for item in member.choices)
 
 
 def _outside(numbers: list[Number]) -> Iterator[int | float]:

@@ -77,7 +77,7 @@ class PassContract:
         """A foreign word, a wrong type, a number that is not finite or out of range: alike in Python and in a spec."""
         rule = type(self).make()
         made, options = type(rule), options_of(type(rule))
-        given = {key: getattr(rule, key) for key, one in options.items() if getattr(rule, key) != one.default}
+        given = {key: getattr(rule, key) for key, option in options.items() if getattr(rule, key) != option.default}
         known = made.name in passes.names() and passes.get(made.name) is made
         check_options(
             options, lambda values: made(**values), in_rule(made.name) if known else as_written(made, "pass"), given

@@ -109,7 +109,7 @@ class PolicyContract:
         other = CheckpointRecord(step=1, epoch=1, path="checkpoints/step_1")
         policy = type(self).make()
         for length, view, decisions in moments:
-            noisy = [one for record in history[:length] for one in (record, other)]
+            noisy = [entry for record in history[:length] for entry in (record, other)]
             assert policy.decide(noisy, view) == decisions, f"after {length} records"
 
     def test_global_random_state_neither_matters_nor_moves(self) -> None:

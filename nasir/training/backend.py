@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nasir.analysis.roofline import DeviceProfile
 from nasir.errors import NasirError
@@ -89,6 +92,14 @@ class Saved:
     state: object
 
 
+@dataclass(frozen=True, slots=True)
+class StoredWeights:
+    """The weights of one checkpoint, buffers included, by LABEL.SLOT. `meta`: what was given when it was saved."""
+
+    meta: Mapping[str, Any]
+    weights: Mapping[str, NDArray[np.generic]]
+
+
 class Session(Protocol):
     """One network in training on one device.
 
@@ -166,6 +177,24 @@ class Session(Protocol):
         the network that was loaded, its averages and its optimizer state. Raises CheckpointError for another network.
         """
 
+    def explore(
+        self,
+        graph: Graph,
+        weights: Mapping[str, NDArray[np.generic]],
+        directions: Sequence[Mapping[str, NDArray[np.generic]]],
+        points: Iterable[Sequence[float]],
+        samples: int | None = None,
+        told: Callable[[], None] = lambda: None,
+    ) -> list[dict[str, float]]:
+        """Loss and accuracy (0..1) on the first `samples` validation images (None: all) at each point; `told` is called
+        after each.
+
+        At a point, each weight is that of `weights` plus the point's multiples of the `directions`, all by LABEL.SLOT;
+        a weight that a direction lacks stays as it is, and so do the running statistics of norms. Numbers may be inf or
+        NaN. The session needs no network of its own, and leaves one that it has alone. Raises DataError without
+        validation images, CheckpointError where `weights` are not those of `graph`.
+        """
+
     def close(self) -> None: ...
 
 
@@ -182,6 +211,12 @@ class Backend(Protocol):
         self, graph: Graph, batch: int, device: str, threads: int | None = None, precision: str = "fp32"
     ) -> Latency:
         """Time a forward pass of a network with arbitrary weights; raises RunError for a device that is not there."""
+
+    def stored_weights(self, checkpoint: Path, average: bool = False) -> StoredWeights:
+        """The weights of the checkpoint in the folder `checkpoint`, or their moving average, on the host.
+
+        Raises CheckpointError for a damaged one, UsageError where it has no average.
+        """
 
     def calibrate(self, device: str, threads: int | None = None) -> DeviceProfile:
         """What the device at hand does at best, measured."""

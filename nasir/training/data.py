@@ -16,6 +16,12 @@ Span: TypeAlias = Annotated[tuple[Positive, ...], Len(2, 2)]
 """A least and a greatest number."""
 
 
+ExtraMetric = Literal["top5"]
+"""top5: share of the samples whose class is among the five that the network holds most likely."""
+EVALUATED = ("val", "test")
+"""Parts of the data that such metrics are measured on."""
+
+
 @dataclass(frozen=True, slots=True)
 class PadCrop(Checked):
     """Zeros around the image, and a random crop of the old size."""
@@ -78,6 +84,7 @@ class DataPlan(Checked):
     subtracts the mean and divides by the standard deviation of each channel, which the data set gives or which are
     measured on the training part (on a sample of it when images are streamed); None only scales uint8 to 0..1.
     `classes`: names of those to use, which become labels 0, 1, ... in this order; None: all.
+    `metrics`: measured beside loss and accuracy, on the parts `EVALUATED`; None: no others.
     `options` go to the data set; the key `pad_to` is taken by the backend and pads images with zeros to that side
     length (28 -> 32).
     """
@@ -98,6 +105,10 @@ class DataPlan(Checked):
         Annotated[tuple[str, ...], MinLen(2)] | None,
         doc("names of the classes to use, in the order of their labels; default: all"),
     ] = None
+    metrics: Annotated[
+        Annotated[tuple[ExtraMetric, ...], MinLen(1)] | None,
+        doc("what to measure beside loss and accuracy on the validation and test parts"),
+    ] = None
 
     def __post_init__(self) -> None:
         held = self.validation
@@ -108,6 +119,8 @@ class DataPlan(Checked):
             )
         if self.classes is not None and len(set(self.classes)) < len(self.classes):
             raise ValueError(f"classes: one is named twice among {', '.join(self.classes)}; name each once")
+        if self.metrics is not None and len(set(self.metrics)) < len(self.metrics):
+            raise ValueError(f"metrics: one is named twice among {', '.join(self.metrics)}; name each once")
         _augmented(self.augment)
 
     @classmethod
@@ -117,27 +130,28 @@ class DataPlan(Checked):
     @property
     def pad(self) -> int:
         """Pixels of zero padding on each side before the random crop; 0 without `pad_crop`."""
-        found = self._found(PadCrop)
-        return found.pad if isinstance(found, PadCrop) else 0
+        crop = self._augmentation(PadCrop)
+        return crop.pad if isinstance(crop, PadCrop) else 0
 
     @property
     def resized_crop(self) -> ResizedCrop | None:
         """The random part of each image that is resized and trained on; None without `random_resized_crop`."""
-        found = self._found(ResizedCrop)
-        return found if isinstance(found, ResizedCrop) else None
+        crop = self._augmentation(ResizedCrop)
+        return crop if isinstance(crop, ResizedCrop) else None
 
     @property
     def flips(self) -> bool:
         """Whether images are mirrored left to right with probability 1/2."""
-        return self._found(Flip) is not None
+        return self._augmentation(Flip) is not None
 
-    def _found(self, kind: type[Augmentation]) -> Augmentation | None:
-        return next((one for one in _augmented(self.augment).values() if isinstance(one, kind)), None)
+    def _augmentation(self, kind: type[Augmentation]) -> Augmentation | None:
+        named = _augmented(self.augment).values()
+        return next((augmentation for augmentation in named if isinstance(augmentation, kind)), None)
 
 
 def _augmented(entries: tuple[str | Mapping[str, Any], ...]) -> dict[str, Augmentation]:
     """The augmentations by name; raises OptionError with all that is wrong, each at its place below `augment`."""
-    found: dict[str, Augmentation] = {}
+    augmentations: dict[str, Augmentation] = {}
     faults: list[Fault] = []
     for number, entry in enumerate(entries):
         named = {entry: None} if isinstance(entry, str) else entry
@@ -148,17 +162,17 @@ def _augmented(entries: tuple[str | Mapping[str, Any], ...]) -> dict[str, Augmen
         if name not in AUGMENTATIONS:
             text = f"unknown value {name!r}"
             faults.append((("augment", number), text, suggestion(str(name), AUGMENTATIONS)))
-        elif name in found:
+        elif name in augmentations:
             faults.append((("augment", number), f"the augmentation {name!r} is named already", "name each once"))
         elif options is not None and not isinstance(options, Mapping):
             faults.append((("augment", number, name), "expected a mapping", "write `key: value` pairs"))
         else:
             try:
-                found[name] = construct(AUGMENTATIONS[name], options or {}, f"augmentation {name}")
+                augmentations[name] = construct(AUGMENTATIONS[name], options or {}, f"augmentation {name}")
             except OptionError as error:
                 faults += [(("augment", number, name, *path), text, cure) for path, text, cure in error.faults]
-    if not faults and {"pad_crop", "random_resized_crop"} <= found.keys():
+    if not faults and {"pad_crop", "random_resized_crop"} <= augmentations.keys():
         faults.append((("augment",), "two crops exclude each other", "keep one of pad_crop and random_resized_crop"))
     if faults:
         raise_faults("data", faults)
-    return found
+    return augmentations

@@ -55,11 +55,11 @@ class Exporter(Checked):
 
     def needed(self, source: Exportable, what: str) -> Any:
         """`spec` or `checkpoints` of the source; UsageError where it has none."""
-        found = getattr(source, what)
-        if found is None:
+        value = getattr(source, what)
+        if value is None:
             owner = {"spec": "a spec or a run", "checkpoints": "a run"}[what]
             raise UsageError(f"exporter {self.name}: {source.name} has no {what}; name {owner}")
-        return found
+        return value
 
 
 def exporter_named(name: str) -> type[Exporter]:

@@ -86,7 +86,7 @@ def weights_of(graph: Graph, on: str | Sequence[str]) -> list[Key]:
     """Parameters in topological order: "all"; "kernels", also those below some labels; or kernels of "convs", or of
     those in "blocks"."""
     blocks = {node_id for block in graph.blocks for node_id in graph.members(block.path)}
-    found = []
+    keys = []
     for node_id in graph.order:
         node = graph.nodes[node_id]
         for name, slot in graph.infer.slots[node_id].items():
@@ -103,8 +103,8 @@ def weights_of(graph: Graph, on: str | Sequence[str]) -> list[Key]:
                     "blocks": convolution and node_id in blocks,
                 }[on]
             if wanted:
-                found.append(Key(node_id, name))
-    return found
+                keys.append(Key(node_id, name))
+    return keys
 
 
 def below(label: str, prefixes: Sequence[str]) -> bool:

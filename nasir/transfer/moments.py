@@ -23,9 +23,9 @@ def moment_source(source: Source, order: int) -> Source | None:
     number per tensor, so a zero there would make their first update about three times the learning rate.
     """
     if isinstance(source, Stack | Sum):
-        found = [moment_source(part, order) for part in source.parts]
-        parts = tuple([part for part in found if part is not None])
-        if len(parts) < len(found) or (isinstance(source, Sum) and not source.gain):
+        sources = [moment_source(part, order) for part in source.parts]
+        parts = tuple([part for part in sources if part is not None])
+        if len(parts) < len(sources) or (isinstance(source, Sum) and not source.gain):
             return None
         return Stack(source.axis, parts) if isinstance(source, Stack) else Sum(parts, _sum_gain(source, order))
     if not isinstance(source, Take):

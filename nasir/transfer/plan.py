@@ -32,8 +32,8 @@ class TransferPlan:
     def __repr__(self) -> str:
         """One line: how many arrays come from what kind of source; all others are kept."""
         kinds = Counter(type(source).__name__ for source in self.sources.values())
-        found = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-        return f"<TransferPlan: {found or 'everything is kept'}>"
+        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        return f"<TransferPlan: {counts or 'everything is kept'}>"
 
     def verify(self, old: Structure, new: Structure) -> None:
         """Check coverage, keys, indices and shapes without tensors; raises PlanError at the first fault."""
@@ -122,10 +122,10 @@ def _shape(source: Source, old: Structure, name: str, want: tuple[int, ...], kno
 
 def _range(index: Index, known: Ranges) -> tuple[int, int]:
     """(Lowest, highest) entry; (0, -1) of an empty index. The arrays along one space share one index."""
-    found = known.get(id(index))
-    if found is None:
-        found = known[id(index)] = (int(index.min()), int(index.max())) if len(index) else (0, -1)
-    return found
+    bounds = known.get(id(index))
+    if bounds is None:
+        bounds = known[id(index)] = (int(index.min()), int(index.max())) if len(index) else (0, -1)
+    return bounds
 
 
 def _axis_size(axis: AxisTake | None, size: int, name: str, known: Ranges) -> int:

@@ -87,11 +87,11 @@ def test_what_no_space_expresses_is_pinned_with_the_reason(pair: object) -> None
 
 
 def test_a_space_cannot_become_part_of_itself() -> None:
-    a, one = atom(4), atom(1)
+    a, unit = atom(4), atom(1)
     unify(a, Prod((a, 1)), "reshape")
     assert resolve(a) is a and a.resizable
     b = atom(2)
-    unify(Cat((b, one)), Cat((one, b)), "add")
+    unify(Cat((b, unit)), Cat((unit, b)), "add")
     assert size_of(b) == 2
 
 
@@ -127,16 +127,16 @@ def test_positions_of_untouched_axes_are_none() -> None:
 
 def test_positions_of_a_concatenation_shift_by_the_old_sizes() -> None:
     a, b = atom(3), atom(2)
-    found = positions(Cat((a, b)), {a: np.array([2, -1]), b: np.array([1, 1])})
-    assert found is not None and found.tolist() == [2, -1, 4, 4]
+    index = positions(Cat((a, b)), {a: np.array([2, -1]), b: np.array([1, 1])})
+    assert index is not None and index.tolist() == [2, -1, 4, 4]
 
 
 def test_positions_of_a_product_are_row_major_with_old_strides() -> None:
     a, b = atom(2), atom(3)
-    found = positions(Prod((a, b, 2)), {b: np.array([2, -1]), a: np.array([1, 0, 1])})
-    assert found is not None
+    index = positions(Prod((a, b, 2)), {b: np.array([2, -1]), a: np.array([1, 0, 1])})
+    assert index is not None
     rows = [[10, 11, -1, -1], [4, 5, -1, -1], [10, 11, -1, -1]]
-    assert found.tolist() == [value for row in rows for value in row]
+    assert index.tolist() == [value for row in rows for value in row]
 
 
 def enumerated(space: Space | int, units: dict[Atom, list[int]], stamp: dict[Atom, int]) -> list[tuple[int, ...]]:
@@ -169,7 +169,7 @@ def test_positions_agree_with_enumeration(seed: int) -> None:
     }
     old = enumerated(space, {a: list(range(a.size)) for a in atoms}, stamp)
     new = enumerated(space, {a: take[a].tolist() if a in take else list(range(a.size)) for a in atoms}, stamp)
-    found = positions(space, take)
-    index = list(range(space.size)) if found is None else found.tolist()
+    taken = positions(space, take)
+    index = list(range(space.size)) if taken is None else taken.tolist()
     assert [old[n] for n in index] == new
     assert size_after(space, take) == len(new)

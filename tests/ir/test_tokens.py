@@ -46,7 +46,7 @@ def encoder(norms: bool = True, values: int = 3) -> Graph:
 
 
 def space(graph: Graph, name: str) -> Atom:
-    return next(found for found in graph.infer.spaces if found.name == name)
+    return next(atom for atom in graph.infer.spaces if atom.name == name)
 
 
 def resized(graph: Graph, keep: Mapping[Atom, Array]) -> tuple[Graph, TransferPlan]:
@@ -78,9 +78,9 @@ def without(atom: Atom, dead: list[int]) -> Array:
 
 def test_the_spaces_of_an_encoder_are_its_channels_heads_and_units() -> None:
     graph = encoder()
-    sizes = {found.name: found.size for found in graph.infer.spaces if found.resizable}
+    sizes = {atom.name: atom.size for atom in graph.infer.spaces if atom.resizable}
     assert sizes == {"patches": 8, "core": 3, "core#2": 4, "core#3": 3, "mlp": 10}
-    mixed = {found.name: found.mixed for found in graph.infer.spaces if found.mixed}
+    mixed = {atom.name: atom.mixed for atom in graph.infer.spaces if atom.mixed}
     assert mixed == {"patches": "ln_1", "core#2": "core"}
     assert graph.infer.types[Port(graph.find("core"))].shape == (7, 9)
 
@@ -147,9 +147,9 @@ def test_projections_of_their_own_share_the_same_spaces() -> None:
     y = draft.add("self_attention", draft.add("concat", parts, "qkv"), "core", heads=2, head_dim=3, scale=1.0)
     draft.output(draft.add("linear", draft.add("mean_tokens", y, "mean"), "head", out=2))
     graph = draft.commit()
-    sizes = [(found.size, found.resizable) for found in graph.infer.spaces]
+    sizes = [(atom.size, atom.resizable) for atom in graph.infer.spaces]
     assert sorted(sizes) == [(2, False), (2, True), (3, True), (4, False), (4, True)]
-    heads = next(found for found in graph.infer.spaces if found.size == 2 and found.resizable)
+    heads = next(atom for atom in graph.infer.spaces if atom.size == 2 and atom.resizable)
     new, _ = resized(graph, {heads: np.array([1])})
     assert [new.nodes[new.find(name)].attrs["out"] for name in "qkv"] == [3, 3, 4]
 
@@ -194,7 +194,7 @@ def test_a_sequence_made_of_channels_is_pinned() -> None:
     x = draft.add("conv2d", draft.add("input", (), "image", shape=[2, 3, 3]), "conv", out=4, kernel=1)
     x = draft.add("position_embedding", draft.add("reshape", x, "rows", shape=[4, 9]), "positions")
     draft.output(draft.add("mean_tokens", x, "mean"))
-    pinned = {found.name: found.pin for found in draft.commit().infer.spaces}
+    pinned = {atom.name: atom.pin for atom in draft.commit().infer.spaces}
     assert "takes it for a sequence" in str(pinned["conv"])
 
 
@@ -223,7 +223,7 @@ def test_varied_graphs_are_of_both_kinds_and_honour_without() -> None:
 def test_silent_units_of_generated_transformers_can_be_removed_exactly(seed: int) -> None:
     graph = random_transformer(seed, without=MIXING | STIRRING)
     rng = np.random.default_rng(seed)
-    spaces = [found for found in graph.infer.spaces if found.resizable and found.size > 1]
+    spaces = [atom for atom in graph.infer.spaces if atom.resizable and atom.size > 1]
     keep = {s: np.sort(rng.choice(s.size, s.size - s.size // 2, replace=False)) for s in spaces}
     weights = silenced(graph, {s: np.setdiff1d(np.arange(s.size), kept) for s, kept in keep.items()}, seed)
     assert change(graph, keep, weights) < BOUND
@@ -233,7 +233,7 @@ def test_silent_units_of_generated_transformers_can_be_removed_exactly(seed: int
 def test_widening_what_is_not_mixed_keeps_the_function(seed: int) -> None:
     graph = random_transformer(seed, without=MIXING)
     rng = np.random.default_rng(seed)
-    spaces = [found for found in graph.infer.spaces if found.resizable and not found.mixed]
+    spaces = [atom for atom in graph.infer.spaces if atom.resizable and not atom.mixed]
     weights = random_weights(graph, seed)
     replicas = {s: np.append(rng.permutation(s.size), rng.integers(0, s.size, 2)) for s in spaces}
     assert change(graph, replicas, weights) < BOUND

@@ -41,16 +41,16 @@ def test_windows_are_even_where_the_sizes_divide(
     side: tuple[int, int], size: Pair, windows: tuple[int, int] | None
 ) -> None:
     assert even_windows(ValueType((3, *side)), size) == windows
-    found = list(unordered(pooled(side, size)))
-    assert bool(found) is (windows is None)
+    problems = list(unordered(pooled(side, size)))
+    assert bool(problems) is (windows is None)
 
 
 def test_what_is_wrong_names_node_and_sizes_and_the_remedy_would_help() -> None:
     graph = pooled((9, 8), (5, 3))
-    (found,) = unordered(graph)
-    assert graph.nodes[found.node].label == "pool"
-    assert "adaptive_avg_pool 'pool' pools 9x8 to 5x3 by windows that differ" in found.text
-    assert found.remedy.startswith("use a size that divides 9x8, such as [3, 2], or set `deterministic: false`")
+    (problem,) = unordered(graph)
+    assert graph.nodes[problem.node].label == "pool"
+    assert "adaptive_avg_pool 'pool' pools 9x8 to 5x3 by windows that differ" in problem.text
+    assert problem.remedy.startswith("use a size that divides 9x8, such as [3, 2], or set `deterministic: false`")
     assert not list(unordered(pooled((9, 8), (3, 2))))
 
 
@@ -72,9 +72,9 @@ def test_a_third_party_op_may_say_so_of_itself(monkeypatch: pytest.MonkeyPatch) 
     x = draft.add("input", (), "x", shape=[4])
     x = draft.add("scattered", x, "fine")
     draft.output(draft.add("scattered", x, "odd", n=1))
-    (found,) = unordered(draft.commit())
-    assert found.text.startswith("scattered 'odd' adds up at random, and CUDA has no deterministic gradient")
-    assert found.remedy.startswith("drop it, or set")
+    (problem,) = unordered(draft.commit())
+    assert problem.text.startswith("scattered 'odd' adds up at random, and CUDA has no deterministic gradient")
+    assert problem.remedy.startswith("drop it, or set")
 
 
 def test_no_other_op_that_ships_says_so() -> None:

@@ -22,7 +22,7 @@ from nasir.passes.split_branches import SplitBranches
 from nasir.records import RewriteRecord
 from nasir.report import summary_rows, write_drawing, write_report
 from nasir.report.graph_svg import draw, overview
-from nasir.report.history import charts, decision_rows, duration, marks
+from nasir.report.history import charts, decision_rows, duration, marks, phase_rows
 from nasir.report.layout import layered
 from nasir.report.page import embedded_json
 from nasir.report.plots import Chart, Series, nice_ticks, quantity, render
@@ -63,6 +63,25 @@ def test_every_drawing_is_well_formed(tmp_path: Path) -> None:
         assert "nan" not in drawing.lower().replace("nance", "") and "inf" not in re.sub(r"[a-z]*info", "", drawing)
     names = set(re.findall(r'<symbol id="(\w+)"', text))
     assert names and names == set(re.findall(r'href="#(\w+)"', text))
+
+
+def test_phases_tell_their_time_and_the_best_so_far_never_falls(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    rows = phase_rows(run.effective())
+    assert [(row["phase"], row["epochs"], row["seconds"], row["rewrites"]) for row in rows] == [
+        ("grow", 24, 24 * 7.25, 6),
+        ("finetune", 12, 12 * 7.25, 0),
+    ]
+    assert [row["share"] for row in rows] == [pytest.approx(2 / 3), pytest.approx(1 / 3)]
+    assert (
+        rows[0]["before"] == {"s1": 1, "s2": 1, "s3": 1} and rows[0]["after"] == rows[1]["before"] == rows[1]["after"]
+    )
+    lines = {line.name: [y for _, y in line.points] for line in charts(run.effective())[0].series}
+    assert lines["best so far"] == [max(lines["validation"][: n + 1]) for n in range(36)]
+    assert rows[1]["best"] == max(lines["validation"][24:])
+    text = write_report(run.path).read_text()
+    assert "<h2>Phases</h2>" in text and "2 min 54 s" in text and "best so far" in text
+    assert phase_rows(()) == []
 
 
 @pytest.mark.parametrize("epochs", [0, 1, 2, 7])

@@ -47,7 +47,7 @@ def bad_cases(table: Path) -> list[tuple[str, list[str]]]:
     for paragraph in table.read_text().split("\n\n")[1:]:
         lines = [(line[0], line[2:]) for line in paragraph.splitlines()]
         old, new = ("".join(text for mark, text in lines if mark == wanted) for wanted in "-+")
-        old, new = (re.sub(r"\\[nta]", lambda found: ESCAPES[found[0]], text) for text in (old, new))
+        old, new = (re.sub(r"\\[nta]", lambda escape: ESCAPES[escape[0]], text) for text in (old, new))
         expected = [f"s.yaml:{text}" for mark, text in lines if mark == "!"]
         made.append((changed(old, new) if old else new, expected))
     return made

@@ -21,9 +21,9 @@ def message(text: str) -> str:
 
 @pytest.mark.parametrize(("text", "expected"), CASES)
 def test_a_malformed_spec_is_told_where_and_what_and_how_to_mend_it(text: str, expected: list[str]) -> None:
-    found = message(text).splitlines()
-    assert len(found) == len(expected)
-    for line, wanted in zip(found, expected, strict=True):
+    lines = message(text).splitlines()
+    assert len(lines) == len(expected)
+    for line, wanted in zip(lines, expected, strict=True):
         assert line.startswith(wanted.removesuffix("...")) if wanted.endswith("...") else line == wanted
 
 

@@ -64,11 +64,11 @@ def test_every_choice_is_named_by_its_path_and_knows_its_domain_and_default() ->
 
 
 def test_a_conditional_choice_says_when_it_is_asked() -> None:
-    found = {one["name"]: one["when"] for one in space_of(TEXT)[0].describe()}
-    assert found["lr"] == found["rules.1"] == []
-    assert found["init"] == [{"choice": "rules.0.do", "is": "grow"}]
-    assert found["rules.1.2.x"] == [{"choice": "rules.1", "is": "x-2"}]
-    assert found["rules.1.2.x.0"] == [{"choice": "rules.1.2.x", "is": "0"}]
+    asked = {described["name"]: described["when"] for described in space_of(TEXT)[0].describe()}
+    assert asked["lr"] == asked["rules.1"] == []
+    assert asked["init"] == [{"choice": "rules.0.do", "is": "grow"}]
+    assert asked["rules.1.2.x"] == [{"choice": "rules.1", "is": "x-2"}]
+    assert asked["rules.1.2.x.0"] == [{"choice": "rules.1.2.x", "is": "0"}]
 
 
 def test_only_active_choices_are_asked_and_their_alternatives_stand_in_their_place() -> None:
@@ -423,13 +423,13 @@ def test_the_points_of_a_space_are_all_ways_to_choose(data: Any) -> None:
     points = list(space.points())
     assert len(points) == len(set(multiset(points))) == size
     trees = [space.resolve(tree, point) for point in points]
-    assert not any(list(choice_paths(one)) for one in trees)
-    assert multiset(one.plain() for one in trees) == multiset(made for made, _, _ in outcomes(data, {}))
+    assert not any(list(choice_paths(resolved)) for resolved in trees)
+    assert multiset(resolved.plain() for resolved in trees) == multiset(made for made, _, _ in outcomes(data, {}))
     assert space.base() in points
     assert space.difference(json.loads(json.dumps(space.describe()))) == []
-    active = {one["name"]: one["when"] for one in space.describe()}
+    active = {described["name"]: described["when"] for described in space.describe()}
     for point in points:
         for name, when in active.items():
-            conditions = [{one["choice"]: one["is"], **one.get("and", {})} for one in when]
+            conditions = [{condition["choice"]: condition["is"], **condition.get("and", {})} for condition in when]
             fits = not when or any(needed.items() <= point.items() for needed in conditions)
             assert (name in point) == fits

@@ -80,8 +80,8 @@ def test_a_spec_and_python_refuse_in_the_same_words(old: str, new: str, make: Ca
     with pytest.raises(OptionError) as caught:
         make()
     [(_, text, remedy)] = caught.value.faults
-    found = message(changed(old, new))
-    assert found.endswith(f": {text}; {remedy}") and len(found.splitlines()) == 1, found
+    refused = message(changed(old, new))
+    assert refused.endswith(f": {text}; {remedy}") and len(refused.splitlines()) == 1, refused
 
 
 def test_all_faults_of_a_mapping_are_told_each_at_its_place() -> None:
@@ -119,3 +119,30 @@ def test_amounts_may_have_their_unit_in_python_too() -> None:
     assert kind_of(Epochs).normal("2.5 epochs")[1] == [
         ((), "expected a whole number, found 2.5", "write digits only, such as 3")
     ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (
+            PLATEAU,
+            "where: {stages: }",
+            "16:17: phases.0.rules.0.where.stages: expected a list, found nothing",
+        ),
+        (PLATEAU, "where: {sites: []}", "16:24: phases.0.rules.0.where.sites: too few items: 0; give at least 1"),
+        (
+            PLATEAU,
+            "where: {order: all}\n        trial: {}",
+            "17:9: phases.0.rules.0.trial: a trial tries every",
+        ),
+        (PLATEAU, "budget: 5", "16:17: phases.0.rules.0.budget: expected a mapping, found 5; write `key: value` pairs"),
+        (
+            "validation: 0.2",
+            "augment: [{hflip: {x: 1}}]",
+            "9:44: data.augment.0.hflip.x: unknown key; this mapping",
+        ),
+        ("{staircase: {at: [0.5, 0.75]}}", "{staircase: {}}", "20:27: phases.1.schedule.staircase.at: is required"),
+    ],
+)
+def test_forms_and_mappings_that_are_wrong_are_told_at_their_place(old: str, new: str, expected: str) -> None:
+    assert message(changed(old, new)).startswith(f"s.yaml:{expected}")

@@ -56,9 +56,9 @@ def test_all_nodes_are_named_at_once() -> None:
     text = SPEC.replace("  - flatten\n", "  - conv_bn_relu: {out: 4}\n  - adaptive_avg_pool: {size: 2}\n  - flatten\n")
     with pytest.raises(SpecError) as caught:
         heard(text)
-    found = str(caught.value).splitlines()
-    assert [line.partition(" ")[0] for line in found] == ["s.yaml:10:24:", "s.yaml:12:24:"]
-    assert "pools 3x3 to 2x2" in found[1] and "such as 1, or set" in found[1]
+    lines = str(caught.value).splitlines()
+    assert [line.partition(" ")[0] for line in lines] == ["s.yaml:10:24:", "s.yaml:12:24:"]
+    assert "pools 3x3 to 2x2" in lines[1] and "such as 1, or set" in lines[1]
 
 
 def test_with_device_auto_it_is_noted() -> None:

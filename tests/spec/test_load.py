@@ -56,9 +56,9 @@ def value_of(text: str) -> Any:
     ],
 )
 def test_scalars_follow_the_core_schema_of_yaml_1_2(text: str, value: Any) -> None:
-    found = value_of(f"k: {text}")["k"]
-    assert found == value
-    assert type(found) is type(value)
+    loaded = value_of(f"k: {text}")["k"]
+    assert loaded == value
+    assert type(loaded) is type(value)
 
 
 def test_places_point_at_keys_and_values() -> None:

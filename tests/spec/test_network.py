@@ -143,14 +143,14 @@ def test_init_chooses_the_rule_of_every_weight() -> None:
     assert ("conv2d", "weight", "kaiming_uniform") in rules(build(default), default)
     he = spec_of(STEPS, more="init: he_normal\n")
     graph = build(he)
-    found = rules(graph, he)
-    assert ("conv2d", "weight", "kaiming_normal") in found
-    assert ("linear", "weight", "kaiming_uniform") in found
-    assert ("conv2d", "weight", "kaiming_uniform") not in found
+    used = rules(graph, he)
+    assert ("conv2d", "weight", "kaiming_normal") in used
+    assert ("linear", "weight", "kaiming_uniform") in used
+    assert ("conv2d", "weight", "kaiming_uniform") not in used
     assert [graph.regions[path].template["init"] for path in ("s", "s.0")] == ["he_normal"] * 2  # type: ignore[index]
     glorot = spec_of(STEPS, more="init: glorot_uniform\n")
-    found = rules(build(glorot), glorot)
-    assert {("conv2d", "weight", "xavier_uniform"), ("linear", "bias", "zeros")} <= found
+    used = rules(build(glorot), glorot)
+    assert {("conv2d", "weight", "xavier_uniform"), ("linear", "bias", "zeros")} <= used
     tv = spec_of("{from: torchvision, model: resnet18}", "3, 64, 64")
     assert ("conv2d", "weight", "kaiming_normal") in rules(build(tv), tv)
 

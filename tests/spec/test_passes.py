@@ -65,8 +65,8 @@ def test_options_of_the_annotated_types_are_accepted(options: dict[str, Any]) ->
     ],
 )
 def test_each_wrong_option_is_found_at_its_path(options: dict[str, Any], path: tuple[str | int, ...]) -> None:
-    [(found, text, remedy)] = option_faults(Trial, options)
-    assert found == path
+    [(place, text, remedy)] = option_faults(Trial, options)
+    assert place == path
     assert text
     assert remedy or "must" in text
 
@@ -125,7 +125,7 @@ def test_the_schema_holds_words_and_ranges_of_shipped_options() -> None:
     insert = actions["insert-block"]["anyOf"][0]["properties"]
     assert {"type": "number", "minimum": 0, "exclusiveMaximum": 1} in insert["tolerance"]["anyOf"]
     assert {"type": "number", "exclusiveMinimum": 0} in insert["sigma"]["anyOf"]
-    [words] = [one["enum"] for one in insert["init"]["anyOf"] if "enum" in one]
+    [words] = [member["enum"] for member in insert["init"]["anyOf"] if "enum" in member]
     assert "zero" in words and "adam" in words
 
 

@@ -94,15 +94,15 @@ def refusal(spec: Spec) -> str:
 
 
 def test_after_the_import_an_unknown_name_is_an_error(tmp_path: Path) -> None:
-    found = refusal(spec_with(tmp_path, PASS.format(name="from-paths")))
-    assert found == (
+    error = refusal(spec_with(tmp_path, PASS.format(name="from-paths")))
+    assert error == (
         f"{tmp_path}/s.yaml:15:14: phases.0.rules.0.do.from-path: unknown pass 'from-path'; did you mean 'from-paths'?"
     )
 
 
 def test_after_the_import_the_options_are_checked(tmp_path: Path) -> None:
-    found = refusal(spec_with(tmp_path, PASS.format(name="from-path"), "{from-path: {amuont: 2}}"))
-    assert found.endswith(
+    error = refusal(spec_with(tmp_path, PASS.format(name="from-path"), "{from-path: {amuont: 2}}"))
+    assert error.endswith(
         ":15:26: phases.0.rules.0.do.from-path.amuont: unknown option of from-path; did you mean 'amount'?"
     )
 
@@ -117,16 +117,16 @@ def test_after_the_import_the_options_are_checked(tmp_path: Path) -> None:
     ],
 )
 def test_a_plugin_that_fails_is_told_at_its_line_and_forgotten(tmp_path: Path, plugin: str, fragment: str) -> None:
-    found = refusal(spec_with(tmp_path, plugin))
-    assert found.startswith(f"{tmp_path}/s.yaml:21:11: plugins.0: {tmp_path}/mine.py {fragment}")
+    error = refusal(spec_with(tmp_path, plugin))
+    assert error.startswith(f"{tmp_path}/s.yaml:21:11: plugins.0: {tmp_path}/mine.py {fragment}")
     assert imported() == []
 
 
 def test_a_missing_plugin_is_told_at_its_line(tmp_path: Path) -> None:
     spec = spec_with(tmp_path, "")
     (tmp_path / "mine.py").unlink()
-    assert "plugins.0: " in (found := refusal(spec))
-    assert found.endswith("cannot be read (No such file or directory); paths are relative to the spec")
+    assert "plugins.0: " in (error := refusal(spec))
+    assert error.endswith("cannot be read (No such file or directory); paths are relative to the spec")
 
 
 def test_nothing_runs_if_one_of_the_files_is_missing(tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ def test_what_is_wrong_is_told_at_its_place(old: str, new: str, expected: str) -
 
 def test_all_faults_are_told_at_once() -> None:
     text = evolving("weight: 2", "every: 2, where: {count: 2}, freeze: {plateau: {}}")
-    assert [one.split(": ")[1] for one in message(text)] == [
+    assert [line.split(": ")[1] for line in message(text)] == [
         "phases.0.rules.0.every",
         "phases.0.rules.0.where.count",
         "phases.0.rules.0.freeze",

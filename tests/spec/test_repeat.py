@@ -68,10 +68,10 @@ def test_a_group_can_be_changed_from_the_command_line() -> None:
 
 def test_a_problem_in_a_group_is_told_once_and_at_its_line() -> None:
     text = GROUPS.replace("epochs: 2\n", "epochs: 0\n").replace("try-this}", "try-that}")
-    found = refused(text)
-    assert len(found) == 2
-    assert found[0].startswith(f"t.yaml:{line_of(text, 'epochs: 0')}:17: phases.1.epochs: must be at least 1")
-    assert found[1].startswith(f"t.yaml:{line_of(text, 'try-that')}:31: phases.1.rules.0.do.try-that: unknown pass")
+    problems = refused(text)
+    assert len(problems) == 2
+    assert problems[0].startswith(f"t.yaml:{line_of(text, 'epochs: 0')}:17: phases.1.epochs: must be at least 1")
+    assert problems[1].startswith(f"t.yaml:{line_of(text, 'try-that')}:31: phases.1.rules.0.do.try-that: unknown pass")
 
 
 @pytest.mark.parametrize(
@@ -86,13 +86,13 @@ def test_a_problem_in_a_group_is_told_once_and_at_its_line() -> None:
 )
 def test_malformed_groups_are_refused(old: str, new: str, message: str) -> None:
     assert GROUPS.count(old) == 1
-    (found,) = refused(GROUPS.replace(old, new))
-    assert message in found and found.startswith("t.yaml:")
+    (problem,) = refused(GROUPS.replace(old, new))
+    assert message in problem and problem.startswith("t.yaml:")
 
 
 def test_a_phase_may_not_be_named_like_one_of_a_group() -> None:
-    found = refused(GROUPS.replace("name: last", "name: shrink.2"))
-    assert "the phase 'shrink.2' exists already" in found[0]
+    problems = refused(GROUPS.replace("name: last", "name: shrink.2"))
+    assert "the phase 'shrink.2' exists already" in problems[0]
 
 
 def rule(text: str, more: str = "") -> str:
@@ -127,13 +127,13 @@ def test_moments_sites_and_trials_become_plans() -> None:
     ],
 )
 def test_what_makes_no_sense_is_refused(text: str, message: str) -> None:
-    found = refused(rule(text))
-    assert message in found[0] and found[0].startswith("t.yaml:15:")
+    problems = refused(rule(text))
+    assert message in problems[0] and problems[0].startswith("t.yaml:15:")
 
 
 def test_a_phase_cannot_last_until_its_end() -> None:
-    found = refused(rule("{every: 1, do: try-this}", more="    until: end\n"))
-    assert "phases.0.until: end is a moment, not a condition" in found[0]
+    problems = refused(rule("{every: 1, do: try-this}", more="    until: end\n"))
+    assert "phases.0.until: end is a moment, not a condition" in problems[0]
 
 
 def test_a_trial_stops_a_rule_for_all_frozen() -> None:
@@ -142,7 +142,7 @@ def test_a_trial_stops_a_rule_for_all_frozen() -> None:
 
 def test_the_schema_knows_groups() -> None:
     schema = json_schema()
-    one, group, _choice = schema["properties"]["phases"]["anyOf"][0]["items"]["anyOf"]
-    assert one == {"$ref": "#/$defs/Phase"} and group == {"$ref": "#/$defs/PhaseGroup"}
+    phase, group, _choice = schema["properties"]["phases"]["anyOf"][0]["items"]["anyOf"]
+    assert phase == {"$ref": "#/$defs/Phase"} and group == {"$ref": "#/$defs/PhaseGroup"}
     inner = schema["$defs"]["PhaseGroup"]["properties"]["phases"]["anyOf"][0]
-    assert inner["items"]["anyOf"][0] == one
+    assert inner["items"]["anyOf"][0] == phase

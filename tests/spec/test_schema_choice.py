@@ -39,7 +39,7 @@ def fits(data: Any, schema: Any, root: dict[str, Any]) -> bool:
     kinds = schema.get("type", [])
     if kinds and not any(of_type(kind, data) for kind in ([kinds] if isinstance(kinds, str) else kinds)):
         return False
-    if any(key in schema and not any(fits(data, one, root) for one in schema[key]) for key in ("anyOf", "oneOf")):
+    if any(key in schema and not any(fits(data, member, root) for member in schema[key]) for key in ("anyOf", "oneOf")):
         return False
     if data not in schema.get("enum", [data]) or data != schema.get("const", data):
         return False

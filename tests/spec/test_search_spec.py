@@ -257,7 +257,9 @@ def test_what_differs_from_an_earlier_search_is_told(old: str, new: str, sentenc
 def test_the_defaults_of_a_search() -> None:
     spec = loads_search(SPEC.replace("name: small", "name: small\nseed: 5"))
     assert (spec.trials, spec.seed, spec.search.timeout) == (20, 5, None)
-    assert [(one.metric, one.direction) for one in spec.search.objectives] == [("val.accuracy", "maximize")]
+    assert [(objective.metric, objective.direction) for objective in spec.search.objectives] == [
+        ("val.accuracy", "maximize")
+    ]
     assert (spec.search.sampler.kind, spec.search.pruner.kind, spec.search.axis.kind) == ("tpe", "none", "epoch")
 
 
@@ -328,8 +330,8 @@ def test_a_pruner_that_waits_names_the_one_that_decides() -> None:
     ],
 )
 def test_what_a_sampler_or_pruner_cannot_do_well_is_noted(text: str, note: str) -> None:
-    notes = [one.partition(": ")[2] for one in loads_search(f"{SPEC}search: {{{text}}}\n").notes]
-    assert [one[: len(note)] for one in notes] == [note]
+    notes = [line.partition(": ")[2] for line in loads_search(f"{SPEC}search: {{{text}}}\n").notes]
+    assert [line[: len(note)] for line in notes] == [note]
 
 
 def test_a_grid_has_as_many_trials_as_points(tmp_path: Path) -> None:
@@ -394,7 +396,7 @@ constraint macs <= 40M
     assert main(["check", path, "--json", "--set", "phases.0.optimizer.sgd.lr=1"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["size"] == 11
-    assert [one["name"] for one in facts["space"]] == ["rule", "phases.0.rules.0.grow.every", "init"]
+    assert [choice["name"] for choice in facts["space"]] == ["rule", "phases.0.rules.0.grow.every", "init"]
     assert facts["objectives"] == [{"metric": "val.accuracy", "direction": "maximize"}]
     assert facts["constraints"] == ["macs <= 40M"]
     assert facts["search"]["timeout"] == 3600
@@ -487,7 +489,7 @@ ODD += [
     {"cases": {"a": 1}},
     {"cases": {"a": None, "b": 2}},
 ]
-ODD += [{"choose": one} for one in ODD]
+ODD += [{"choose": odd} for odd in ODD]
 KEYS = ["choose", "default", "name", "log", "step", "int", "float", "cases", "x", "trials", "sampler", "epochs", "when"]
 
 

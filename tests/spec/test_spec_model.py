@@ -192,8 +192,8 @@ def test_a_schedule_that_restarts_needs_no_length() -> None:
 def test_steps_keep_their_kind_options_and_label() -> None:
     steps = "- conv_bn_relu: {out: 16, kernel: 5, label: stem}\n  - relu\n  - gelu:\n  - dropout: {p: 0.1}\n"
     spec = loads_spec(changed("- conv_bn_relu: {out: 16}\n", steps))
-    found = [(step.kind, step.options, step.label, step.builtin) for step in spec.steps[:4]]
-    assert found == [
+    kept = [(step.kind, step.options, step.label, step.builtin) for step in spec.steps[:4]]
+    assert kept == [
         ("conv_bn_relu", {"out": 16, "kernel": 5, "stride": 1}, "stem", True),
         ("relu", {}, None, True),
         ("gelu", {}, None, False),
@@ -291,7 +291,7 @@ def test_a_rule_that_can_never_fire_is_noted() -> None:
 
 def paths(data: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
     items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
-    return [path, *(found for key, below in items for found in paths(below, (*path, key)))]
+    return [path, *(inner for key, below in items for inner in paths(below, (*path, key)))]
 
 
 TREE: dict[str, Any] = yaml.safe_load(VALID)

@@ -250,8 +250,8 @@ def test_a_sum_of_arrays_keeps_its_gain_and_goes_into_a_stack() -> None:
     again = TransferPlan.from_json(json.loads(json.dumps(plan.to_json())))
     assert again.to_json() == plan.to_json() and list(keys_of(plan.sources[key])) == [key] * 3
     bias = random_weights(graph, 0)[key]
-    found = transferred(again, draft.commit(), random_weights(graph, 0))[key]
-    assert np.allclose(found, [(bias[0] + bias[2]) / 2, bias[1], bias[0]], atol=1e-15)
+    carried = transferred(again, draft.commit(), random_weights(graph, 0))[key]
+    assert np.allclose(carried, [(bias[0] + bias[2]) / 2, bias[1], bias[0]], atol=1e-15)
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from nasir.backends.torch.data.rawdata import Files, cache_root
 from nasir.errors import DataError
-from nasir.images.decode import Source, View, opened
+from nasir.images.decode import ImageSource, View, opened
 from nasir.images.pool import decode_all
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff", ".gif")
 _log = logging.getLogger(__name__)
-Image = TypeVar("Image", bound=Source)
+Image = TypeVar("Image", bound=ImageSource)
 
 
 def find_files(folder: Path, names: tuple[str, ...] | None = None) -> tuple[Files, tuple[str, ...]]:
@@ -53,7 +53,7 @@ def by_class(
     return images, labels, classes
 
 
-def view_of(first: Source, size: tuple[int, int] | None, channels: int, shorter: int | None = None) -> View:
+def view_of(first: ImageSource, size: tuple[int, int] | None, channels: int, shorter: int | None = None) -> View:
     """The view that options ask for; without `size`, that of the `first` image, which all others must share."""
     if size is not None:
         return View(size, channels, shorter)

@@ -33,6 +33,16 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda", int(number))
 
 
+def described(device: torch.device) -> dict[str, Any]:
+    """Torch's version, the device and its name, and the threads that compute on a CPU."""
+    return {
+        "torch": torch.__version__,
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+    }
+
+
 def device_of(model: nn.Module) -> torch.device:
     """The device of a model's weights; the CPU where it has none."""
     tensor = next(model.parameters(), None)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from nasir.backends.torch.optimizers.order import parameters_of
 from nasir.errors import NasirWarning
 
 Tensors = Mapping[int, Tensor]  # by identity
@@ -38,7 +39,7 @@ _hooked = False
 
 def learning(model: nn.Module) -> dict[int, Tensor]:
     """The parameters of a model that learn."""
-    return {id(p): p for p in model.parameters() if p.requires_grad}
+    return {key: p for key, p in parameters_of(model).items() if p.requires_grad}
 
 
 def held_by(optimizers: Iterable[Optimizer]) -> dict[int, Tensor]:
@@ -47,20 +48,33 @@ def held_by(optimizers: Iterable[Optimizer]) -> dict[int, Tensor]:
 
 
 def note(model: nn.Module, before: Tensors, held: Tensors, optimizers: Sequence[Optimizer], what: str) -> None:
-    """Have the next step looked at, if the rewrite `what` changed parameters that `optimizers` do not account for.
+    """Have the next step looked at, if a rewrite changed parameters that `optimizers` do not account for.
 
-    `before`: what learned before the rewrite; `held`: what `optimizers` held then. They have been transferred.
+    `before`: what learned before the rewrite; `held`: what `optimizers` held then. They have been transferred. `what`:
+    the pass and its site.
     """
+    there, after, holding = parameters_of(model), learning(model), held_by(optimizers)
+    gone = [p for key, p in before.items() if key not in there and key not in held]
+    made = [p for key, p in after.items() if key not in before and key not in holding]
+    _add(model, gone, made, f"the rewrite {what}")
+
+
+def note_replaced(model: nn.Module, was: nn.Module, now: nn.Module, path: str) -> None:
+    """The same, where a module of the model was replaced by hand."""
+    there, before, after = parameters_of(now), learning(was), learning(now)
+    gone = [p for key, p in before.items() if key not in there]
+    made = [p for key, p in after.items() if key not in before]
+    _add(model, gone, made, f"the replacement of '{path}'")
+
+
+def _add(model: nn.Module, gone: Sequence[Tensor], made: Sequence[Tensor], what: str) -> None:
     global _hooked
-    after, holding = learning(model), held_by(optimizers)
-    gone = {key: ref(p) for key, p in before.items() if key not in after and key not in held}
-    made = {key: ref(p) for key, p in after.items() if key not in before and key not in holding}
     if not gone and not made:
         return
     found = _NOTES.setdefault(model, _Note(what))
     found.what = what
-    found.gone |= gone
-    found.made |= made
+    found.gone |= {id(p): ref(p) for p in gone}
+    found.made |= {id(p): ref(p) for p in made}
     if not _hooked:
         register_optimizer_step_pre_hook(_before_step)
         _hooked = True
@@ -72,6 +86,8 @@ def _before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, 
     held = held_by([optimizer])
     for model, found in list(_NOTES.items()):
         alive = learning(model)
+        for key in found.gone.keys() & parameters_of(model).keys():  # back again, or another one at its address
+            del found.gone[key]
         gone = [key for key, p in found.gone.items() if key in held and held[key] is p()]
         if not gone and alive.keys().isdisjoint(held):
             continue  # of another model
@@ -108,6 +124,6 @@ def _message(model: nn.Module, found: _Note, stepping: Optimizer, missing: Seque
         some = ", ".join([names[key] for key in missing][:3])
         faults.append(f"{len(missing)} of {count} parameters that learn are in no optimizer ({some})")
     return (
-        f"since the rewrite {found.what}, {' and '.join(faults)}; give optimizers to the rewrite, as in "
+        f"since {found.what}, {' and '.join(faults)}; give optimizers to the rewrite, as in "
         "model.apply(change, site, optimizers=[optimizer]), or make them anew after it"
     )

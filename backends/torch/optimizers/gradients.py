@@ -10,7 +10,7 @@ from torch import Tensor
 from nasir.backends.torch.arrays import TorchArrays
 from nasir.backends.torch.optimizers.state import followed
 from nasir.backends.torch.optimizers.transfer import parameters_by_key
-from nasir.transfer import TransferPlan, execute_moment, moment_source
+from nasir.transfer import TransferPlan, execute_moment, keys_of, moment_source
 
 if TYPE_CHECKING:
     from nasir.backends.torch.model import Model
@@ -21,6 +21,8 @@ def moved_gradients(old: Model, new: Model, plan: TransferPlan) -> list[tuple[Te
 
     Of parameters that are kept nothing changes; new ones, and copies of living ones, have no gradient yet.
     """
+    if not any(_has_gradient(old.find_tensor(part)) for source in plan.sources.values() for part in keys_of(source)):
+        return []
     before, after = parameters_by_key(old), parameters_by_key(new)
     moved: list[tuple[Tensor, Tensor]] = []
     for key, parameter in after.items():
@@ -35,6 +37,10 @@ def moved_gradients(old: Model, new: Model, plan: TransferPlan) -> list[tuple[Te
         with torch.no_grad():
             moved.append((parameter, execute_moment(mapped, gradients.__getitem__, arrays, tuple(parameter.shape))))
     return moved
+
+
+def _has_gradient(tensor: Tensor | None) -> bool:
+    return tensor is not None and tensor.grad is not None
 
 
 def _gradient(parameter: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ TORCH: Mapping[str, StateKind] = {
     "step": "scalar",
     "mu_product": "scalar",
 }
-_OWN = frozenset({"params", "param_names", "lr"})  # of a group: what nasir itself changes
+_OWN = frozenset({"params", "param_names", "lr", "initial_lr"})  # of a group: what nasir and schedulers change
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,12 +22,13 @@ from nasir.backends.torch.penalties.regularize import penalties_of
 from nasir.backends.torch.train.clip import clipper
 from nasir.backends.torch.train.ema import Ema
 from nasir.errors import DataError, Diverged, RunError
+from nasir.training.data import ExtraMetric
 from nasir.training.plans import TrainPlan
 
 _DROPOUT = 4  # purpose of the draw; see data.py for the others
 
 
-class Source(Protocol):
+class EpochData(Protocol):
     """What `train_epoch` needs of a data source."""
 
     @property
@@ -136,7 +137,7 @@ def prepare(model: nn.Module, plan: TrainPlan) -> None:
 def train_epoch(
     model: nn.Module,
     optimizer: Optimizer,
-    source: Source,
+    source: EpochData,
     plan: TrainPlan,
     *,
     seed: int,
@@ -263,10 +264,17 @@ def _checked(totals: Sums, lr: float, epoch: int, plan: TrainPlan) -> dict[str, 
     return metrics
 
 
-def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], plan: TrainPlan) -> dict[str, float]:
-    """Loss (mean cross-entropy, not smoothed) and accuracy (0..1) in eval mode; train flags are put back."""
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    plan: TrainPlan,
+    metrics: Collection[ExtraMetric] = (),
+) -> dict[str, float]:
+    """Loss (mean cross-entropy, not smoothed), accuracy (0..1) and further `metrics` in eval mode; train flags are put
+    back."""
     device = device_of(model)
     bf16, totals = wants_bf16(plan, model, device), Sums.zero(device)
+    extra = {name: torch.zeros((), dtype=torch.int64, device=device) for name in metrics}
     seen = False
     with evaluating(model), torch.no_grad():
         for x, y in batches:
@@ -275,9 +283,21 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], plan: T
                 logits = model(x)
             logits = logits.float()
             totals.add(functional.cross_entropy(logits, y), logits, y)
+            for name, right in extra.items():
+                right += within(logits, y, RANKS[name]).sum()
     if not seen:
         raise DataError("evaluate: there are no examples; give `data:` a `validation:` share")
-    return totals.metrics()
+    count = int(totals.count)
+    return {**totals.metrics(), **{name: int(right) / count for name, right in extra.items()}}
+
+
+RANKS: Mapping[ExtraMetric, int] = {"top5": 5}
+
+
+def within(logits: Tensor, labels: Tensor, rank: int) -> Tensor:
+    """Which samples have fewer than `rank` logits above that of their label: bool [N]. NaN counts as above."""
+    own = logits.gather(1, labels.unsqueeze(1))
+    return (~(logits <= own)).sum(1) < rank
 
 
 @contextmanager

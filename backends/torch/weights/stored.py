@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from nasir.backends.torch import attached
 from nasir.backends.torch.model import Model
 from nasir.backends.torch.optimizers import momentum
 from nasir.backends.torch.optimizers.named import place_state
@@ -61,13 +62,15 @@ def save(
 ) -> None:
     """Write `model`, and all that training needs to go on bit for bit, to the file `path`, whole or not at all.
 
-    Stored are graph, weights, buffers, seed, number of rewrites, what is frozen and in eval mode; state and group
+    Stored are graph, weights, buffers, seed, number of rewrites, what is frozen and in eval mode, attributes of layers
+    that were set by hand (`momentum`, say) and layers of another class of torch.nn (SyncBatchNorm); state and group
     options of `optimizers`; the state of `schedulers` and `averages` (`AveragedModel`s, say); torch's random state; and
     `extra`: numbers, texts, None, tensors, and lists, tuples, sets and dicts of these. Gradients and hooks are not.
 
     Raises UsageError for what cannot be stored, CheckpointError where the disk refuses; the file is then as it was.
     """
     path = Path(path)
+    model._adopt()
     tensors = _weights(model)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     body: dict[str, Any] = {
@@ -78,6 +81,10 @@ def save(
         "ordinal": model.ordinal,
         "channels_last": model.channels_last,
         "strides": {name: list(t.stride()) for name, t in model.state_dict().items() if _is_channels_last(t)},
+        "settings": {
+            path: {"class": kind, "attributes": packed(attributes, tensors, f"settings/{path}")}
+            for path, (kind, attributes) in attached.settings(model).items()
+        },
         "held": list(model.held_prefixes),
         "fixed": [name for name, parameter in model.named_parameters() if not parameter.requires_grad],
         "evaluating": [name for name, module in model.named_modules() if not module.training],
@@ -360,6 +367,8 @@ def _model(body: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch
     model.hold(body["held"])
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in fixed)
+    found = {path: (one["class"], unpacked(one["attributes"], tensors)) for path, one in body["settings"].items()}
+    attached.give_settings(model, found)
     evaluating = set(body["evaluating"])
     for name, module in model.named_modules():
         module.training = name not in evaluating

@@ -54,7 +54,7 @@ def environment_digest(session: Session) -> str:
         {
             "session": told,
             "data": session.fingerprint(),
-            "packages": [own.packages() for own in REGISTRIES],
+            "packages": [own.packages() for own in REGISTRIES] + _foreign(registry.optimizers, registry.penalties),
             "versions": [VERSION, version("numpy")],
             # kernels differ from one model to the next
             "processor": _processor() if told.get("device") == "cpu" else None,
@@ -63,19 +63,25 @@ def environment_digest(session: Session) -> str:
     )
 
 
+def _foreign(*registries: registry.Registry) -> list[dict[str, str]]:
+    """Packages of others; without any, the digest is that of the time before these registries."""
+    foreign = [{name: version for name, version in own.packages().items() if name != "nasir"} for own in registries]
+    return foreign if any(foreign) else []
+
+
 def environments(first: str | None, records: Iterable[Record]) -> set[str | None]:
     """Digests of the environments that a run was in so far, None among them where one is unknown.
 
     `first`: that it began in; `records`: all of its journal, void ones included. What it did before it began anew does
     not count.
     """
-    found = {first}
+    digests = {first}
     for record in records:
         if isinstance(record, ResumeRecord):
             if record.checkpoint_step is None:
-                found.clear()
-            found.add(record.environment)
-    return found
+                digests.clear()
+            digests.add(record.environment)
+    return digests
 
 
 def static_digest(
@@ -88,6 +94,8 @@ def static_digest(
     """
     setup = plain(setup_of(spec, base.resolve()))
     del setup["device"]  # the one it came to is in `environment`
+    if setup["data"]["metrics"] is None:  # once there were no others
+        del setup["data"]["metrics"]
     network = spec.network
     # the default one is among what `environment` tells
     backend = {} if spec.backend == DEFAULT_BACKEND else {"backend": [spec.backend, registry.backends.packages()]}
@@ -120,7 +128,7 @@ def has_foreign_code(spec: Spec) -> bool:
     plans = [phase.plan() for phase in spec.phases]
     used = [registry.policies.get(plan.policy) for plan in plans]
     used += [registry.passes.get(rule.pass_name) for plan in plans for rule in plan.rules]
-    return bool(spec.plugins) or any(not one.__module__.startswith(OWN) for one in used)
+    return bool(spec.plugins) or any(not component.__module__.startswith(OWN) for component in used)
 
 
 def _processor() -> str:

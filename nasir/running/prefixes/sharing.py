@@ -60,7 +60,7 @@ class Sharing:
                 return
             self.static = static_digest(engine.spec, start, self._graph(start.graph), base, environment, env["plugins"])
             self.walk = Walk(engine.spec, self.static, start, self._graph)
-            engine.before_decisions = self._before_decisions
+            engine.hear_before_decisions(self._before_decisions)
         except Exception as error:  # plugins have a part in it
             self._stop(f"this run has no prefix in common with others: {error}")
 
@@ -75,11 +75,11 @@ class Sharing:
         for walk, state in Matcher(self.walk, self._unusable).matches(self._states()) if self.walk else ():
             touched = True
             try:
-                meta = self._load(state)
+                meta, graph = self._load(state)
             except (NasirError, OSError, ValueError, KeyError) as error:
                 self._unusable(state, error)
                 continue
-            self._take_over(walk, state, meta)
+            self._take_over(walk, state, meta, graph)
             return state.epochs
         if touched:
             renew()
@@ -97,8 +97,8 @@ class Sharing:
             self.notice(f"a stored prefix of {state.epochs} epochs was damaged and is removed: {error}")
             self.store.drop(state)
 
-    def _load(self, state: State) -> Mapping[str, Any]:
-        """Put the session into the state, and give the run what its records name."""
+    def _load(self, state: State) -> tuple[Mapping[str, Any], Graph]:
+        """Put the session into the state, and give the run what its records name; its facts and its network."""
         source, blobs = state.directory, self.engine.run.blobs
         shutil.rmtree(self.engine.run.individuals, ignore_errors=True)  # of a beginning that was given up
         for name in state.blob_names:
@@ -118,17 +118,15 @@ class Sharing:
             raise CheckpointError(f"{state.path}: its checkpoint belongs to another state")
         graph = Graph.from_json(source.get_blob(saved.meta["graph"]))
         self.engine.session.load(saved, graph)
-        self.engine.graph = graph
-        return saved.meta
+        return saved.meta, graph
 
-    def _take_over(self, walk: Walk, state: State, meta: Mapping[str, Any]) -> None:
+    def _take_over(self, walk: Walk, state: State, meta: Mapping[str, Any], graph: Graph) -> None:
         self.store.used(state)
         engine = self.engine
         for record in walk.history[1:]:
             engine.write(record)
         engine.write(PrefixRecord(epochs=state.epochs, run=state.run, digest=state.key))
-        engine.decisions.ordinal = int(meta["ordinal"])
-        engine.undecided = True
+        engine.state.go_back({**meta, "decided": False}, graph)  # as all stored states, also those that do not say it
         engine.save(state.epochs)
         walk.graphs = self._graph
         self.walk, self._saved = walk, state.epochs
@@ -163,12 +161,8 @@ class Sharing:
 
     def _put(self, walk: Walk, epoch: int) -> None:
         started, engine = time.monotonic(), self.engine
-        meta = {
-            "epoch": epoch,
-            "key": walk.chain[-1],
-            "graph": engine.run.put_blob(engine.graph.to_json()),
-            "ordinal": engine.decisions.ordinal,
-        }
+        graph = engine.run.put_blob(engine.state.graph.to_json())
+        meta = {"epoch": epoch, "key": walk.chain[-1], **engine.state.to_meta(graph)}
         done = self.store.put(
             self.static,
             walk.chain,
@@ -191,7 +185,7 @@ class Sharing:
         """A network of this run; the one it has now is at hand."""
         records = self.engine.journal.effective()
         newest = next(record.graph for record in reversed(records) if isinstance(record, NetworkRecord))
-        return self.engine.graph if digest == newest else Graph.from_json(self.engine.run.get_blob(digest))
+        return self.engine.state.graph if digest == newest else Graph.from_json(self.engine.run.get_blob(digest))
 
     def _stop(self, text: str) -> None:
         self.walk = None
@@ -210,12 +204,12 @@ class _Telling:
 
 def _cpu_seconds(records: Sequence[Record]) -> list[float]:
     """CPU-seconds of training up to each epoch, rewrites and trials included."""
-    spent, found = 0.0, []
+    spent, totals = 0.0, []
     for record in records:
         if isinstance(record, EpochRecord):
             spent += record.cpu_seconds or record.seconds
         elif isinstance(record, RewriteRecord | TrialRecord):
             spent += record.seconds or 0.0
         if isinstance(record, EpochRecord):
-            found.append(round(spent, 3))
-    return found
+            totals.append(round(spent, 3))
+    return totals

@@ -207,15 +207,15 @@ class PrefixStore:
             paths = list(family.iterdir())
         except OSError:
             return []
-        found = []
+        states = []
         for path in paths:
             state = self._known.get(path) or _read(path)
             if state is not None:
                 self._known[path] = state
-                found.append(state)
+                states.append(state)
             else:
                 self._remove(path)  # damaged: it takes room and serves nobody
-        return found
+        return states
 
     # -- files
 

@@ -120,6 +120,7 @@ def test_what_was_changed_by_hand_is_in_the_copy(how: str) -> None:
         copy.apply(PruneChannels(fraction=0.5), next(s for s in copy.graph.infer.spaces if s.name == "s1.1.conv1"))
 
 
+@pytest.mark.slow
 def test_a_copy_of_a_compiled_model_does_not_run_the_blocks_of_the_original() -> None:
     model = used().eval()
     for block in model.units.values():
@@ -131,9 +132,28 @@ def test_a_copy_of_a_compiled_model_does_not_run_the_blocks_of_the_original() ->
     assert not copy(images(2, 8)).any()
 
 
+@pytest.mark.slow
+@torch.no_grad()
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_compiled_model_is_rewritten_and_copied(whole: bool) -> None:
+    model, plain = used().eval(), used().eval()
+    for part in [model] if whole else model.units.values():
+        part.compile(backend="eager")
+    x = images(2, 8)
+    assert torch.equal(model(x), plain(x))
+    for site in ("s1", "s2"):
+        for each in (model, plain):
+            each.apply(InsertBlock(), site)
+        assert torch.equal(model(x), plain(x))
+    copy = deepcopy(model)
+    for parameter in copy.parameters():
+        parameter.zero_()
+    assert not copy(x).any() and model(x).any()
+
+
 def averaged(kind: str, model: Model) -> Any:
     if kind == "ema":
-        return Ema(model, 0.8)
+        return Ema(model, 0.8, warmup=False)
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.8), use_buffers=kind == "buffers")
 
 

@@ -62,7 +62,7 @@ refused(PruneChannels(fraction=0.5), space("s1.0.conv1"), saying="model = wrappe
 outer = DistributedDataParallel(torch.nn.Sequential(model))
 del parallel
 refused(InsertBlock(init="zero"), "s1", saying="wrapped in DistributedDataParallel")
-del parallel, outer  # the recipe
+del outer  # the recipe
 for count, change in enumerate([InsertBlock(init="zero"), PruneChannels(fraction=0.5)]):
     site = space("s1.0.conv1") if count else "s1"
     assert model.apply(change, site, optimizers=[optimizer]) is not None

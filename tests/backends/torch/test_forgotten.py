@@ -16,7 +16,7 @@ from torch.nn import functional
 import nasir
 from nasir.backends.torch import Model
 from nasir.backends.torch.optimizers import forgotten
-from nasir.passes import InsertBlock, RemoveBlock
+from nasir.passes import Freeze, InsertBlock, RemoveBlock, Unfreeze
 from nasir.rewriting.rewrite import Rewrite
 from nasir.transfer import derive
 
@@ -104,11 +104,39 @@ def test_of_two_optimizers_the_one_left_out_is_told(model: Model) -> None:
         step(model, first, second)
 
 
+def test_a_layer_replaced_by_hand_whose_weights_nobody_trains_is_told(model: Model) -> None:
+    optimizer = sgd(model)
+    model.fc = nn.Linear(8, 3)
+    model.apply(InsertBlock(), "s1", optimizers=[optimizer])
+    with pytest.warns(
+        nasir.NasirWarning, match=r"'fc', SGD holds 2 .* no longer has and 2 of 26 .*\(fc\.weight, fc\.bias"
+    ):
+        step(model, optimizer)
+    optimizer = sgd(model)
+    model.apply(InsertBlock(), "s1", optimizers=[optimizer])
+    step(model, optimizer)
+
+
 def test_who_trains_a_part_of_a_model_is_left_alone(model: Model) -> None:
     optimizer = torch.optim.SGD(model.fc.parameters(), lr=0.1)
     model.apply(InsertBlock(), "s1")
     model.apply(InsertBlock(), "s2", optimizers=[optimizer])
     step(model, optimizer)
+
+
+def test_freezing_and_releasing_are_no_loss(model: Model) -> None:
+    optimizer = sgd(model)
+    for change in (Freeze(), Unfreeze()):
+        model.apply(change, "s1")
+        step(model, optimizer)
+
+
+def test_what_is_released_and_nobody_trains_is_told(model: Model) -> None:
+    model.apply(Freeze(), "s1")
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    model.apply(Unfreeze(), "s1")
+    with pytest.warns(nasir.NasirWarning, match=r"rewrite unfreeze at s1, 6 of 20 .* in no optimizer \(s1\.0\.conv1"):
+        step(model, optimizer)
 
 
 def test_steps_of_other_models_are_not_looked_at(model: Model) -> None:

@@ -186,6 +186,7 @@ def test_a_rewrite_that_fails_at_any_array_leaves_model_and_optimizer_as_they_we
     model, optimizer = trained(kind, **({"momentum": 0.9} if kind is torch.optim.SGD else {}))
     rewrite = Split().attempt(model.graph, WHOLE)
     weights = {name: (t, t.clone()) for name, t in model.state_dict(keep_vars=True).items()}
+    gradients = {p: p.grad.clone() for p in model.parameters() if p.grad is not None}
     states = {p: {n: torch.as_tensor(v).clone() for n, v in s.items()} for p, s in optimizer.state.items()}
     members = [list(map(id, group["params"])) for group in optimizer.param_groups]
     whole, left = TorchArrays.take, 0
@@ -210,7 +211,9 @@ def test_a_rewrite_that_fails_at_any_array_leaves_model_and_optimizer_as_they_we
         now = model.state_dict(keep_vars=True)
         assert all(now[name] is t and torch.equal(t, copy) for name, (t, copy) in weights.items())
         assert all(same_tensors(dict(optimizer.state[p]), state) for p, state in states.items())
+        assert gradients and all(p.grad is not None and torch.equal(p.grad, copy) for p, copy in gradients.items())
         assert [list(map(id, group["params"])) for group in optimizer.param_groups] == members
         assert optimizer.state.keys() == states.keys()
-    assert failures == (4 if kind is torch.optim.SGD else 6)  # two halves of the weight and of each moment
+    # two halves of the weight, of its gradient and of each moment
+    assert failures == (6 if kind is torch.optim.SGD else 8)
     assert model.graph is rewrite.graph and optimizer.state.keys() == set(model.parameters())

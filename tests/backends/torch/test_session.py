@@ -314,7 +314,7 @@ def test_data_and_network_must_fit(tmp_path: Path) -> None:
             (1,), 4, size=16
         ),
         r"gives \[10\] logits, data set 'synthetic' has 3 classes; set `classes: 3`": pyramid((1,), 4, size=8),
-        "one input and one output, this has 1 and 2": _two_outputs(),
+        "one input and one output, this one has 1 and 2": _two_outputs(),
     }
     for message, graph in cases.items():
         with pytest.raises(DataError, match=message):

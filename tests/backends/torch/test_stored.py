@@ -130,6 +130,32 @@ def test_what_is_stored_of_a_model_comes_back(tmp_path: Path) -> None:
     assert all(torch.equal(t, other.state_dict()[name]) for name, t in model.state_dict().items())
 
 
+def test_what_was_set_by_hand_on_layers_comes_back(tmp_path: Path) -> None:
+    model = nasir.Model.from_graph(small_resnet((1,)))
+    model.bn1.momentum, model.fc.note = 0.02, ("mine", 1)
+    torch.nn.SyncBatchNorm.convert_sync_batchnorm(model.get_submodule("s1"))
+    model.get_submodule("s1.0.bn2").eps = 0.5  # type: ignore[assignment]
+    nasir.save(tmp_path / "file", model)
+    other = nasir.load(tmp_path / "file").model
+    assert other.bn1.momentum == 0.02 and other.fc.note == ("mine", 1)
+    mine, its = dict(model.named_modules()), dict(other.named_modules())
+    assert list(mine) == list(its) and all(type(its[name]).__name__ == type(mine[name]).__name__ for name in mine)
+    assert type(its["s1.0.bn2"]) is torch.nn.SyncBatchNorm and its["s1.0.bn2"].eps == 0.5
+    x = torch.randn(4, 3, 8, 8)
+    assert torch.equal(other.eval()(x), model.eval()(x))
+
+    class Own(torch.nn.Linear):
+        pass
+
+    model.fc = Own(4, 3)
+    with pytest.raises(UsageError, match="'fc': Own was put there by hand"):
+        nasir.save(tmp_path / "file", model)
+    model.fc = torch.nn.Linear(4, 3)
+    model.fc.act = torch.relu
+    with pytest.raises(UsageError, match="settings/fc/act: builtin_function_or_method cannot be stored"):
+        nasir.save(tmp_path / "file", model)
+
+
 def test_extra_and_schedulers_come_back_with_their_types(tmp_path: Path) -> None:
     model = nasir.Model.from_graph(small_resnet((1,)))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -1,0 +1,1 @@
+"""Figures computed from the checkpoints of a run: the way of its weights, and the loss around them."""

@@ -1,0 +1,104 @@
+"""Rules that can never act: whose passes decline everywhere in a network that nothing else changes before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Never
+
+from nasir.errors import Decline, NasirError
+from nasir.ir import Graph
+from nasir.options import Path
+from nasir.policy import PhasePlan, PhaseView
+from nasir.policy.plans import RulePlan
+from nasir.policy.sites import sites_in
+from nasir.records import Record
+from nasir.rewriting.evidence import Evidence
+from nasir.rewriting.propose import make_pass
+from nasir.running.decisions import view
+from nasir.spec import Spec
+from nasir.spec.problems import Place, Problem, raise_problems
+from nasir.spec.tree import locate
+
+
+def check_reach(spec: Spec, graph: Graph) -> None:
+    """Raise SpecProblems for rules that can never act in a run that begins with the network `graph`.
+
+    A rule counts only where that is certain: its pass declines at all its sites for reasons that lie in the network
+    alone, and so does every other rule up to the end of its phase, so that nothing ever changes the network.
+    """
+    problems: list[Problem] = []
+    for number, phase in enumerate(spec.phases):
+        plan = phase.plan()
+        if not plan.rules:
+            continue
+        refused = _refused(plan, graph)
+        if len(refused) < len(plan.rules):
+            break
+        problems += [_problem(spec, ("phases", number, "rules", n, "do"), *told) for n, told in enumerate(refused)]
+    raise_problems(problems)
+
+
+def _refused(plan: PhasePlan, graph: Graph) -> list[tuple[str, str]]:
+    """(pass, why it declines everywhere) of the rules before the first that may act."""
+    refused = []
+    try:
+        seen = view(graph, (plan,))
+        for rule in plan.rules:
+            reason = _refusal(rule, graph, seen)
+            if reason is None:
+                break
+            refused.append(reason)
+    except NasirError:  # a name that only a plugin knows, or what is told elsewhere
+        return []
+    return refused
+
+
+def _problem(spec: Spec, path: Path, pass_name: str, why: str) -> Problem:
+    place = Place(str(spec.source)) if spec.tree is None else locate(spec.tree, path)
+    text = f"the rule can never act: {pass_name} {why}, and nothing changes the network before"
+    return Problem(place, path, text, "mend its options, name other places, or remove it")
+
+
+def _refusal(rule: RulePlan, graph: Graph, seen: PhaseView) -> tuple[str, str] | None:
+    """(pass, why it declines everywhere), None where it may act, be it after a look at weights or the history."""
+    change = make_pass(rule.pass_name, rule.options)
+    if change.needs:
+        return None
+    first = ""
+    for site in rule.where.sites or sites_in(rule, seen):
+        try:
+            change.attempt(graph, change.site(graph, site), _Blind(_Unseen(), _Unlived()))
+        except Decline as refusal:
+            first = first or f"at {site}: {refusal}"
+        except _Asked:
+            return None
+        else:
+            return None
+    return rule.pass_name, f"declines everywhere ({first})" if first else "has no site in this network"
+
+
+class _Asked(Exception):
+    """The answer depends on the run."""
+
+
+def _ask(*given: Any) -> Never:
+    raise _Asked
+
+
+class _Unseen(Mapping[str, Any]):
+    """Measurements that nobody has made yet."""
+
+    __getitem__ = __iter__ = __len__ = __contains__ = _ask
+
+
+class _Unlived(Sequence[Record]):
+    """A history that is still to come; random choices of a pass look at it, too."""
+
+    __getitem__ = __iter__ = __len__ = __contains__ = _ask
+
+
+class _Blind(Evidence):
+    """Evidence of a run that has not begun."""
+
+    def __post_init__(self) -> None:
+        """Do not look at the history."""
