@@ -111,9 +111,9 @@ def code_of(made: Any, what: str, remedy: str, passing: tuple[type[Exception], .
     and its place. Errors of nasir, and those of `passing`, go through."""
     try:
         yield
-    except (NasirError, *passing):
-        raise
     except Exception as error:
+        if isinstance(error, (NasirError, *passing)):
+            raise
         raised = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise NasirError(f"{what} ({source_of(made)}) raised {raised}; {remedy}") from error
 
