@@ -212,4 +212,4 @@ class Structure:
 
 
 NOTHING = Structure({}, (), {}, 0)
-"""What a network that is made anew starts from."""
+"""What a newly built network starts from."""

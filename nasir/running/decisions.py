@@ -236,7 +236,7 @@ class Decisions:
         )
 
     def _recall(self, number: int, place: Mapping[str, Any]) -> None:
-        """Go on with a stored network; random numbers of rewrites to come are drawn anew."""
+        """Go on with a stored network; later rewrites draw new random numbers."""
         graph = self.individuals.recall(number, self.state.ordinal + 1, self.journal.effective())
         self.state.ordinal += 1
         self.state.graph = graph

@@ -17,7 +17,7 @@ from nasir.training.backend import Session
 
 
 class Individuals:
-    """Individuals of one run; which of them exist is told by the journal's `kept` and `dropped` records."""
+    """Individuals of one run; the journal's `kept` and `dropped` records say which of them exist."""
 
     def __init__(self, run: RunDirectory, session: Session) -> None:
         self.run = run

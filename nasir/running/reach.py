@@ -48,7 +48,7 @@ def _refused(plan: PhasePlan, graph: Graph) -> list[tuple[str, str]]:
             if reason is None:
                 break
             refused.append(reason)
-    except NasirError:  # a name that only a plugin knows, or what is told elsewhere
+    except NasirError:  # a name that only a plugin knows, or a fault that is reported elsewhere
         return []
     return refused
 
@@ -86,7 +86,7 @@ def _ask(*given: Any) -> Never:
 
 
 class _Unseen(Mapping[str, Any]):
-    """Measurements that nobody has made yet."""
+    """Measurements that have not been made yet."""
 
     __getitem__ = __iter__ = __len__ = __contains__ = _ask
 

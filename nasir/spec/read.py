@@ -82,7 +82,7 @@ def _new(problems: list[Problem], known: list[Problem]) -> list[Problem]:
 
 
 def once(problems: list[Problem]) -> list[Problem]:
-    """Without what is said already of the same place: the phases of a repeated group share theirs."""
+    """Each problem of a place once: the phases of a repeated group share their places."""
     said = {(problem.place, problem.text, problem.remedy): problem for problem in reversed(problems)}
     return list(said.values())[::-1]
 

@@ -263,7 +263,7 @@ class BackendContract:
             assert first.refresh(Refresh(epochs=1), lambda: True) is None
 
     def test_refreshed_averages_do_not_depend_on_what_was_there(self, tmp_path: Path) -> None:
-        """Statistics that start anew over the same batches end alike, whatever they were."""
+        """Statistics that are reset and measured over the same batches end alike, whatever they were before."""
         graph = self.graph()
         with self.session(tmp_path, graph) as once, self.session(tmp_path, graph) as twice:
             self.epoch(once, 0)

@@ -64,7 +64,7 @@ def environment_digest(session: Session) -> str:
 
 
 def _foreign(*registries: registry.Registry) -> list[dict[str, str]]:
-    """Packages of others; without any, the digest is that of the time before these registries."""
+    """Versions of other packages by name; empty without any, so that digests of before there were registries hold."""
     foreign = [{name: version for name, version in own.packages().items() if name != "nasir"} for own in registries]
     return foreign if any(foreign) else []
 
@@ -72,8 +72,8 @@ def _foreign(*registries: registry.Registry) -> list[dict[str, str]]:
 def environments(first: str | None, records: Iterable[Record]) -> set[str | None]:
     """Digests of the environments that a run was in so far, None among them where one is unknown.
 
-    `first`: that it began in; `records`: all of its journal, void ones included. What it did before it began anew does
-    not count.
+    `first`: the one it began in; `records`: all of its journal, void ones included. What it did before it started over
+    does not count.
     """
     digests = {first}
     for record in records:

@@ -97,7 +97,7 @@ class PrefixStore:
     def states(self, static: str) -> list[State]:
         """The states of that static digest, the deepest first."""
         for path in [path for path in self._known if path.parent == self.folder / static]:
-            del self._known[path]  # another process may have evicted it and stored it anew, with other times
+            del self._known[path]  # another process may have evicted it and stored it again, with other times
         return sorted(self._below(self.folder / static), key=lambda state: (-state.epochs, state.key))
 
     def holds(self, static: str, chain: Sequence[str]) -> bool:
@@ -214,7 +214,7 @@ class PrefixStore:
                 self._known[path] = state
                 states.append(state)
             else:
-                self._remove(path)  # damaged: it takes room and serves nobody
+                self._remove(path)  # damaged: it takes up room for nothing
         return states
 
     # -- files
