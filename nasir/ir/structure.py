@@ -1,4 +1,4 @@
-"""`Structure`: nodes, regions and outputs, and all that follows from them alone."""
+"""`Structure`: nodes, regions and outputs, and everything that follows from them alone."""
 
 from __future__ import annotations
 

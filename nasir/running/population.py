@@ -54,7 +54,7 @@ class Individuals:
         return graph
 
     def sweep(self, records: Sequence[Record], over: bool = False) -> None:
-        """Remove the files of individuals that nothing can ask for any more; call it once a checkpoint is asked for.
+        """Remove the files of individuals that nothing can recall any more; call it once a checkpoint was requested.
 
         A resume goes back to one of the checkpoints that lie in the directory, so what was dropped after the oldest of
         them stays, unless the run is `over`.

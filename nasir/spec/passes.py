@@ -39,7 +39,7 @@ def make_policy(plan: PhasePlan, seed: int) -> Policy:
 
 @contextmanager
 def code_of(made: Any, name: str, remedy: str) -> Iterator[None]:
-    """Code of a policy's author runs within: what it raises becomes a NasirError with the name and the place."""
+    """Context for code of a policy's author: what it raises becomes a NasirError with the name and the place."""
     try:
         yield
     except NasirError:

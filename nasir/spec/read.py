@@ -55,7 +55,7 @@ def checked(tree: Tree, source: str) -> Spec:
 
 
 def examine(tree: Tree, source: str) -> tuple[Spec | None, Findings]:
-    """The spec of a merged tree without choices, and what there is to say about it; None if there is a problem."""
+    """The spec of a merged tree without choices, and the findings; None if there is a problem."""
     findings = Findings(tree, lenient=bool(tree.child("plugins") and tree.plain()["plugins"]))
     try:
         tree = findings.tree = expand_phases(absolute_paths(tree))

@@ -1,4 +1,4 @@
-"""Laws of the facts that an op states (`OpDef`): what they say is so, by the op's reference implementation."""
+"""Laws of the facts that an op states (`OpDef`): they hold for the op's reference implementation."""
 
 from __future__ import annotations
 

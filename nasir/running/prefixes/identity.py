@@ -48,7 +48,7 @@ def digest(value: Any) -> str:
 
 
 def environment_digest(session: Session) -> str:
-    """Everything that training depends on and that no spec says: versions, device, threads, kernels, and the data."""
+    """Everything that training depends on and that is in no spec: versions, device, threads, kernels, and the data."""
     told = session.describe()
     return digest(
         {
@@ -94,7 +94,7 @@ def static_digest(
     """
     setup = plain(setup_of(spec, base.resolve()))
     del setup["device"]  # the one it came to is in `environment`
-    if setup["data"]["metrics"] is None:  # once there were no others
+    if setup["data"]["metrics"] is None:  # digests were made before metrics could be named
         del setup["data"]["metrics"]
     network = spec.network
     # the default one is among what `environment` tells
@@ -114,7 +114,7 @@ def static_digest(
 
 
 def training_digest(plan: TrainPlan) -> str:
-    """Of all that a phase trains with, but for its length."""
+    """The digest of everything that a phase trains with, except its length."""
     return digest(plan)
 
 

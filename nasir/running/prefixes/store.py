@@ -35,9 +35,9 @@ __all__ = ["PrefixStore", "State"]
 FORMAT = 1
 ASIDE = ".aside"
 HEADER, RECORDS = "state.json", "records.jsonl"
-ABANDONED = 86_400.0  # seconds after which what another machine left aside counts as left for good
+ABANDONED = 86_400.0  # seconds after which what another machine put aside counts as abandoned
 _AT_WORK: set[str] = set()  # names aside that this process is writing or removing
-SHARE = 0.05  # of the time that a state took to train, which may go into storing it
+SHARE = 0.05  # of the time that a state took to train: what storing it may take
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,7 +308,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _left(entry: Path) -> bool:
-    """Whether whoever worked on it is dead: surely on this machine, by its age on another."""
+    """Whether the process that worked on it is dead: known on this machine, judged by age on another."""
     host, pid = (*entry.name.rsplit(".", 2), "", "")[:2]
     if host == socket.gethostname() and pid.isdecimal():
         return entry.name not in _AT_WORK if int(pid) == os.getpid() else not is_alive(int(pid))
