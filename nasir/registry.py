@@ -7,7 +7,9 @@ imported on first use only. A broken plugin raises at its own use, never while l
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
@@ -101,6 +103,27 @@ datasets = Registry("data set", "nasir.datasets", "datasets")
 optimizers = Registry("optimizer", "nasir.optimizers")
 penalties = Registry("penalty", "nasir.penalties", "penalties")
 exporters = Registry("exporter", "nasir.exporters")
+
+
+@contextmanager
+def code_of(made: Any, what: str, remedy: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Code of an extension's author runs within: what it raises becomes a NasirError that names the extension, `what`,
+    and its place. Errors of nasir, and those of `passing`, go through."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, (NasirError, *passing)):
+            raise
+        raised = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise NasirError(f"{what} ({source_of(made)}) raised {raised}; {remedy}") from error
+
+
+def source_of(made: Any) -> str:
+    """`file:line` of a class or a function, its module where there is no source."""
+    try:
+        return f"{inspect.getsourcefile(made)}:{inspect.getsourcelines(made)[1]}"
+    except (TypeError, OSError):
+        return f"module {getattr(made, '__module__', type(made).__module__)}"
 
 
 def register(name: str) -> Callable[[T], T]:

@@ -132,3 +132,79 @@ def test_a_definition_that_writes_nothing_is_refused() -> None:
         exporters.register("mute")(type("Mute", (Exporter,), {}))
     with pytest.raises(UsageError, match=r"exporter 'mute'.*has neither a `text` nor a `write`"):
         make_exporter("mute", {})
+
+
+BROKEN = '''
+from dataclasses import dataclass
+from nasir.registry import exporters
+from nasir.training import Exporter
+
+@exporters.register("failing")
+@dataclass(frozen=True)
+class Failing(Exporter):
+    """Fails."""
+    def text(self, source):
+        raise LookupError("no such thing")
+
+@exporters.register("silent")
+@dataclass(frozen=True)
+class Silent(Exporter):
+    """Gives nothing."""
+    def text(self, source):
+        return None
+
+@exporters.register("halved")
+@dataclass(frozen=True)
+class Halved(Exporter):
+    """Gives half of a character, which is no UTF-8."""
+    def text(self, source):
+        return chr(0xDC80)
+
+@exporters.register("stuck")
+@dataclass(frozen=True)
+class Stuck(Exporter):
+    """Does not write."""
+    def write(self, source, path):
+        raise RuntimeError
+'''
+
+
+@pytest.mark.parametrize("filed", [False, True])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("failing", "raised LookupError: no such thing; mend its `text`"),
+        ("silent", "raised TypeError: no text, but None; mend its `text`"),
+        ("halved", "raised UnicodeEncodeError"),
+        ("stuck", "raised RuntimeError; mend its `write`"),
+    ],
+)
+def test_an_exporter_that_fails_is_named_with_its_place(
+    run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, message: str, filed: bool
+) -> None:
+    plugin, out = tmp_path / f"broken_{name}_{filed}.py", tmp_path / "out.txt"
+    own = f"{name}-{filed}".lower()
+    plugin.write_text(BROKEN.replace('register("', f'register("{own}-'))  # a name belongs to one file
+    to = ["--out", str(out)] if filed or name == "stuck" else []
+    named = f"{own}-{name}"
+    assert main(["export", str(run), "--to", named, "--plugin", str(plugin), *to]) == 1
+    error = capsys.readouterr().err
+    assert f"error: exporter {named} ({plugin}:" in error and message in error
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "message"), [("", "is a folder"), ("missing/x", "lies in missing, which is no folder")]
+)
+def test_a_place_where_no_file_can_be_is_told(
+    run: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    out: str,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("text", "safetensors"):
+        assert main(["export", str(run), "--to", name, "--out", out]) == 2
+        assert f"it {message}; name a file in a folder that is there" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from small_runs import SPEC, stable, weights, write_spec
 
 import nasir
 from nasir.cli.main import main
-from nasir.errors import SpecError, UsageError
+from nasir.errors import NasirError, SpecError, UsageError
 from nasir.journal.directory import RunDirectory
 from nasir.records import CheckpointRecord, Record
 from nasir.spec import load_search
@@ -96,3 +96,39 @@ def test_its_options_can_be_searched(tmp_path: Path) -> None:
     nasir.import_plugins(made)
     plan = made.phases[0].optimizer_plan()
     assert (plan.lr, plan.betas) == (0.05, (0.9, 0.99))
+
+
+BROKEN = '''
+from dataclasses import dataclass
+import torch
+from nasir.registry import optimizers
+from nasir.training import Optimizer
+
+class Failing(torch.optim.SGD):
+    def __init__(self, groups, lr):
+        raise TypeError("not today")
+
+@optimizers.register("failing-NAME")
+@dataclass(frozen=True)
+class FailingSgd(Optimizer):
+    """Cannot be made."""
+    factory = FACTORY
+'''
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("Failing", r"raised TypeError: not today"),
+        ("'nowhere.to.be.found:Sgd'", r"raised ModuleNotFoundError: No module named 'nowhere'"),
+        ("'torch.optim:Nowhere'", r"raised AttributeError"),
+        ("torch.optim.LBFGS", r"raised (TypeError|ValueError)"),
+        ("staticmethod(lambda groups, lr: None)", r"made None, which is no torch.optim.Optimizer"),
+    ],
+)
+def test_an_optimizer_that_cannot_be_made_is_named(factory: str, message: str, tmp_path: Path) -> None:
+    name = f"failing-{len(factory)}"  # a name belongs to one file
+    code = BROKEN.replace("failing-NAME", name).replace("FACTORY", factory)
+    spec = spec_with(tmp_path, name, "{lr: 0.001}", code)
+    with pytest.raises(NasirError, match=rf"optimizer {name}[ :].*{message}"):
+        nasir.run(spec, out=tmp_path / "run")

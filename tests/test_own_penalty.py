@@ -15,7 +15,7 @@ from small_runs import SPEC, write_spec
 import nasir
 from nasir.backends.torch import Model
 from nasir.backends.torch.penalties.regularize import Penalties, alive, alive_cost
-from nasir.errors import SpecError, UsageError
+from nasir.errors import NasirError, SpecError, UsageError
 from nasir.journal.directory import RunDirectory
 from nasir.records import EpochRecord
 from nasir.registry import penalties
@@ -140,13 +140,20 @@ def bad(name: str, base: type = WeightPenalty, **members: Any) -> str:
             {"value": lambda self, weights: weights[0].sum(), "gradient": lambda self, weights: weights[:1]},
             "`gradient` gave 1 tensors",
         ),
+        ("bad-value", {"value": lambda self, weights: {}[0]}, "raised KeyError: 0; mend its `value`"),
+        (
+            "bad-closed",
+            {"value": lambda self, weights: weights[0].sum(), "gradient": lambda self, weights: {}[0]},
+            "raised KeyError: 0; mend its `gradient`",
+        ),
+        ("bad-term", {"term": "nowhere.to.be.found:Term"}, "raised ModuleNotFoundError: .*; its `term` is made of"),
     ],
 )
 def test_what_a_term_gives_is_checked(name: str, members: dict[str, Any], told: str) -> None:
     model = Model.from_graph(small_resnet())
-    term = Penalties(model.graph, [PenaltyPlan(bad(name, **members), 1.0)], CPU)
-    with pytest.raises(UsageError, match=f"penalty {name}: .*{told}"):
-        term.add_gradients(model)
+    plan = PenaltyPlan(bad(name, **members), 1.0)
+    with pytest.raises(NasirError, match=f"penalty {name}(:| ).*{told}"):
+        Penalties(model.graph, [plan], CPU).add_gradients(model)
 
 
 def test_a_definition_that_computes_nothing_is_refused() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -123,6 +125,22 @@ def test_a_run_uses_an_op_a_block_a_data_set_and_a_pass_of_a_plugin(spec: Path, 
     assert sizes["s1.0.conv1"] < 4
     assert run.metrics["test.accuracy"] > 0.9
     assert RunDirectory.open(tmp_path / "run").env()["plugins"].keys() == {"my_plugin.py"}
+
+
+@pytest.mark.slow
+def test_figures_of_such_a_run_are_drawn_by_a_process_that_knows_no_plugin(spec: Path, tmp_path: Path) -> None:
+    """Its channels move as they are pruned, so that weights must be followed through gathers."""
+    run = nasir.run(nasir.load_spec(spec, ["checkpoint.keep=50"]), out=tmp_path / "run")
+    for figure in ("trajectory", "surface"):
+        command = [sys.executable, "-m", "nasir", "plot", str(run.path), "--figure", figure, "--grid", "2", "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        if figure == "trajectory":
+            # all that the first network had, pruned or not, and the block that came after two rounds of pruning
+            began = nasir.build(nasir.load_spec(spec)).cost().params
+            assert found["weights"] > began > run.graph.cost().params
+            assert len(found["points"]) == 4 and found["points"][-1]["blocks"] == 2
 
 
 def test_a_plugin_that_changed_is_refused_on_resume(

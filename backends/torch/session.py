@@ -48,7 +48,7 @@ from nasir.backends.torch.weights.arena import Arena
 from nasir.backends.torch.weights.inherit import take_over
 from nasir.backends.torch.weights.pretrained import load_pretrained
 from nasir.backends.torch.weights.snapshot import Snapshot
-from nasir.errors import Diverged
+from nasir.errors import DataError, Diverged
 from nasir.ir import Fill, Graph
 from nasir.rewriting.evidence import Evidence, Need
 from nasir.rewriting.rewrite import Refresh, Rewrite, Settle
@@ -426,8 +426,14 @@ class TorchSession:
         return evaluated(model, weights, directions, points, some, layout, told)
 
     def _some_validation(self, samples: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-        left = self.source.validation_size if samples is None else samples
-        for x, y in self.source.validation() if self.source.validation_size else ():
+        there = self.source.validation_size
+        left = there if samples is None else samples
+        if not 0 < left <= there:
+            raise DataError(
+                f"{left} validation images are wanted, and there are {there}; ask for fewer, or all, or train with "
+                "`data.validation`"
+            )
+        for x, y in self.source.validation():
             if left <= 0:
                 return
             yield x[:left], y[:left]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasir.errors import UsageError
-from nasir.training.exporter import Exportable, exporter_named, make_exporter
+from nasir.training.exporter import Exportable, exported_text, exporter_named, make_exporter, write_file
 
 if TYPE_CHECKING:
     from nasir.ir import Graph
@@ -50,16 +50,16 @@ def run(source: Callable[[], Exportable], given: argparse.Namespace) -> int:
     if given.out is None and not exporter_named(given.to).prints():
         raise UsageError(f"exporter {given.to}: what it writes cannot be printed; add `--out FILE`")
     if given.out is None:
-        print(exporter.text(source()), end="")
+        print(exported_text(exporter, source()), end="")
         return 0
-    exporter.write(source(), Path(given.out))
+    write_file(exporter, source(), Path(given.out))
     print(json.dumps({"wrote": given.out}) if given.json else f"wrote {given.out}")
     return 0
 
 
 def text_of(name: str, graph: Graph) -> str:
     """A network in the form of an exporter that gives text."""
-    return make_exporter(name, {}).text(Exportable(graph, ""))
+    return exported_text(make_exporter(name, {}), Exportable(graph, ""))
 
 
 def _options(given: Sequence[str]) -> dict[str, Any]:

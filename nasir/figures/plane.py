@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +31,7 @@ class Grid:
     def rows(self) -> list[dict[str, float | None]]:
         """Every point, for a table."""
         return [
-            {"x": x, "y": y, "loss": _number(self.loss[j, i]), "accuracy": _number(self.accuracy[j, i])}
+            {"x": x, "y": y, "loss": number(self.loss[j, i]), "accuracy": number(self.accuracy[j, i])}
             for j, y in enumerate(self.y)
             for i, x in enumerate(self.x)
         ]
@@ -95,5 +94,6 @@ def _table(found: Sequence[Mapping[str, float]], name: str, width: int) -> NDArr
     return values
 
 
-def _number(value: Any) -> float | None:
+def number(value: float) -> float | None:
+    """As JSON has it: None for what is not finite."""
     return float(value) if math.isfinite(value) else None

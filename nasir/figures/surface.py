@@ -45,8 +45,9 @@ def surface(
         raise UsageError(f"--span {span}: give a positive number, such as 1")
     if seed < 0:
         raise UsageError(f"--seed {seed}: give a whole number, 0 or more")
+    backend = open_backend(run)  # first: a plugin may have the network's ops
     kept = checkpoint_after(run, epoch)
-    weights = kept.read(open_backend(run), average)
+    weights = kept.read(backend, average)
     axis = np.linspace(-span, span, sampling.grid)
     if sampling.grid % 2:
         axis[sampling.grid // 2] = 0.0

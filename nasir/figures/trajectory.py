@@ -69,13 +69,13 @@ def trajectory(
     those of the last network, with its statistics: what lies off the plane, or belongs to weights that are gone, is not
     in them. UsageError for a run that kept too few checkpoints.
     """
+    backend = open_backend(run)  # first: a plugin may have the network's ops
     kept = kept_checkpoints(run)
     if len(kept) < FEWEST:
         raise UsageError(
             f"{run.path}: a trajectory needs at least {FEWEST} checkpoints, and this run kept {len(kept)}; train with "
             "`checkpoint: {every: 1, keep: 1000}` (--set checkpoint.every=1 --set checkpoint.keep=1000)"
         )
-    backend = open_backend(run)
     size = kept[-1].numbers.count
     scores, explained, mix = _components(_products(kept, backend, average, size))
     points = tuple(

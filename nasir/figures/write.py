@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nasir.errors import UsageError
-from nasir.figures.plane import Grid
+from nasir.figures.plane import Grid, number
 from nasir.figures.surface import Surface
 from nasir.figures.trajectory import Trajectory
 from nasir.files import write_atomically
@@ -136,8 +136,8 @@ def draw_curves(run: RunDirectory, key: str, name: str) -> Drawing:
             f"{run.path}: the run has no figure {key!r}; it has {', '.join(['trajectory', 'surface', *found])}"
         )
     chart = found[key]
-    rows = [{"series": line.name, "epoch": x, "value": y} for line in chart.series for x, y in line.points]
-    series = [{"name": line.name, "points": [list(point) for point in line.points]} for line in chart.series]
+    rows = [{"series": line.name, "epoch": x, "value": number(y)} for line in chart.series for x, y in line.points]
+    series = [{"name": line.name, "points": [[x, number(y)] for x, y in line.points]} for line in chart.series]
     return Drawing(f"{name}: {chart.title}", "", ((chart.title, render(chart)),), rows, {"series": series}, (chart,))
 
 

@@ -25,15 +25,16 @@ class Verdict(NamedTuple):
     sentence: str
 
 
-def evaluate(condition: Condition, epochs: Sequence[EpochRecord]) -> Verdict:
+def evaluate(condition: Condition, epochs: Sequence[EpochRecord], rewritten: int | None = None) -> Verdict:
     """Test a condition on the `epoch` records of one phase, oldest first; never holds before the first epoch.
 
-    Raises RunError if the records lack the metric.
+    `rewritten`: epochs of the phase that were done at the rewrite which a plateau with `since` judges; None: there was
+    none. Raises RunError if the records lack the metric.
     """
     if not epochs:
         return Verdict(False, "no epoch of the phase is done")
     if isinstance(condition, Plateau):
-        return _plateau(condition, epochs)
+        return _plateau(condition, epochs) if condition.since is None else _since(condition, epochs, rewritten)
     if isinstance(condition, Threshold):
         return _threshold(condition, epochs)
     done = len(epochs)
@@ -90,16 +91,13 @@ class _Curve:
         """Over the window, as `Plateau` defines it; NaN while nothing but NaN was seen."""
         if len(self.values) > self.plateau.window:
             return self.values[-1] - self.values[-1 - self.plateau.window]
-        return math.inf if _is_loss(self.plateau.metric) else self.values[-1]
+        return self.values[-1] if self.plateau.early == "code" and not _is_loss(self.plateau.metric) else math.inf
 
 
 def _plateau(plateau: Plateau, epochs: Sequence[EpochRecord]) -> Verdict:
     curve = fold(epochs, _Curve(plateau))
     delta, done = curve.improvement, len(curve.values)
-    holds = delta < plateau.less_than - SLACK * max(1.0, abs(_value(plateau.metric, epochs[-1])))
-    name = plateau.metric + {"running_max": "", "ema": " (moving average)", "none": " (unsmoothed)"}[plateau.smooth]
-    if plateau.smooth == "running_max":
-        name = f"best {plateau.metric}"
+    holds, name = _is_less(delta, plateau, epochs), _shown(plateau)
     if done <= plateau.window:
         short = f"{done} of the {plateau.window + 1} epochs that a window of {plateau.window} needs are done"
         return Verdict(holds, f"{short}; {name} itself is under {plateau.less_than:.6g}" if holds else short)
@@ -108,6 +106,37 @@ def _plateau(plateau: Plateau, epochs: Sequence[EpochRecord]) -> Verdict:
         holds,
         f"{name} improved by {delta:.6g} in {plateau.window} epochs, {relation} {plateau.less_than:.6g}",
     )
+
+
+def _since(plateau: Plateau, epochs: Sequence[EpochRecord], rewritten: int | None) -> Verdict:
+    """Whether the rewrite after epoch `rewritten` did not help, `window` epochs later or more."""
+    if rewritten is None:
+        return Verdict(False, "nothing was rewritten yet")
+    curve = fold(epochs, _Curve(plateau))
+    passed = len(curve.values) - rewritten
+    if passed < plateau.window:
+        return Verdict(False, f"{passed} of the {plateau.window} epochs that a rewrite has are done")
+    if not rewritten:
+        return Verdict(False, "the rewrite was before the first epoch of the phase, there is nothing to compare with")
+    delta = curve.values[-1] - curve.values[rewritten - 1]
+    holds = _is_less(delta, plateau, epochs)
+    relation = "less than" if holds else "not less than"
+    return Verdict(
+        holds,
+        f"{_shown(plateau)} improved by {delta:.6g} in the {passed} epochs since the last rewrite, {relation} "
+        f"{plateau.less_than:.6g}",
+    )
+
+
+def _is_less(delta: float, plateau: Plateau, epochs: Sequence[EpochRecord]) -> bool:
+    return delta < plateau.less_than - SLACK * max(1.0, abs(_value(plateau.metric, epochs[-1])))
+
+
+def _shown(plateau: Plateau) -> str:
+    """Its metric, and how that is smoothed."""
+    if plateau.smooth == "running_max":
+        return f"best {plateau.metric}"
+    return plateau.metric + {"ema": " (moving average)", "none": " (unsmoothed)"}[plateau.smooth]
 
 
 def _threshold(threshold: Threshold, epochs: Sequence[EpochRecord]) -> Verdict:

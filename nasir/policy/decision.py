@@ -38,6 +38,7 @@ class _Recorded:
             "reason": self.reason,
             **({"sites": list(told["sites"])} if "sites" in told else {}),
             **({"individual": told["individual"]} if told.get("individual") is not None else {}),
+            **({"bound": told["bound"]} if told.get("bound") else {}),
         }
 
 
@@ -88,7 +89,11 @@ class TrySites(_Recorded):
 
 @dataclass(frozen=True, slots=True)
 class FreezeSite(_Recorded):
-    """The rule no longer acts at a site; `pass_name`, the pass of the rule, is for the journal."""
+    """The rule no longer acts at a site; `pass_name`, the pass of the rule, is for the journal.
+
+    `bound`: the bound of the rule that is reached there (`at_most`, `params` or `macs`), as long as which it lasts; ""
+    for good.
+    """
 
     action: ClassVar[str] = "freeze"
 
@@ -96,6 +101,7 @@ class FreezeSite(_Recorded):
     site: str
     reason: str = ""
     pass_name: str = ""
+    bound: str = ""
 
     def __post_init__(self) -> None:
         _need(self, "a site", self.site is not None)

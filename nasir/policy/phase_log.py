@@ -24,8 +24,12 @@ from nasir.records import (
 class RuleLog:
     """What one rule has done in the phase."""
 
-    frozen: GrowingMap[str, str] = field(default_factory=GrowingMap)  # site -> reason
-    sites: GrowingMap[str, None] = field(default_factory=GrowingMap)  # rewritten in the phase
+    frozen: GrowingMap[str, str] = field(default_factory=GrowingMap)  # for good: site -> reason
+    bounded: frozenset[str] = frozenset()  # sites frozen as long as a bound is reached
+    refused: GrowingMap[str, str] = field(default_factory=GrowingMap)  # ever declined: site -> reason
+    declined: Mapping[str, int] = field(default_factory=dict, hash=False)  # on the network `network`: site -> epoch
+    network: int = 0
+    sites: Mapping[str, int] = field(default_factory=dict, hash=False)  # rewritten in the phase -> last after epoch
     last_sites: tuple[str, ...] = ()  # rewritten by its latest successful action
     last_epoch: int | None = None  # phase epoch of that action
 
@@ -39,6 +43,7 @@ class PhaseLog:
     seconds: float = 0.0  # of its epochs and rewrites
     ended: bool = False  # an `end_phase` decision was made
     rules: Mapping[str, RuleLog] = field(default_factory=dict, hash=False)
+    changes: int = 0  # rewrites so far that led to another network; numbers the network as it is now
     decided: frozenset[str] = frozenset()  # rules that rewrite at this moment
     open: tuple[DecisionRecord, ...] = ()  # rewrite decisions not yet answered
 
@@ -84,28 +89,31 @@ class PhaseLog:
     def _with(self, name: str, **changes: Any) -> Self:
         return replace(self, rules={**self.rules, name: replace(self.rule(name), **changes)})
 
-    def _frozen(self, name: str, site: str, reason: str) -> Self:
-        return self._with(name, frozen=self.rule(name).frozen.grown(site, reason))
-
     def _decided(self, record: DecisionRecord) -> Self:
         match record.action:
             case "end_phase":
                 return replace(self, ended=True)
             case "freeze":
-                return self._frozen(record.rule, str(record.site), record.reason)
+                rule, site = self.rule(record.rule), str(record.site)
+                if record.bound:
+                    return self._with(record.rule, bounded=rule.bounded | {site})
+                return self._with(record.rule, frozen=rule.frozen.grown(site, record.reason))
             case "rewrite" | "trial":
                 return replace(self, open=(*self.open, record), decided=self.decided | {record.rule})
         return self
 
     def _adopted(self, record: RewriteRecord) -> Self:
         log, decision = self._answered(record)
+        if not record.before or record.before != record.after:
+            log = replace(log, changes=self.changes + 1)
         if decision is None:
             return log
         rule, site = self.rule(decision.rule), record.site
         last = rule.last_sites if rule.last_epoch == self.done else ()
         return log._with(
             decision.rule,
-            sites=rule.sites.grown(site, None),
+            sites={**rule.sites, site: self.done},
+            bounded=rule.bounded - {site},
             last_sites=last if site in last else (*last, site),
             last_epoch=self.done,
         )
@@ -114,7 +122,14 @@ class PhaseLog:
         log, decision = self._answered(record)
         if decision is None:
             return log
-        return log._frozen(decision.rule, record.site, f"declined: {record.reason}")
+        rule, site = self.rule(decision.rule), record.site
+        before = rule.declined if rule.network == self.changes else {}
+        return log._with(
+            decision.rule,
+            refused=rule.refused.grown(site, f"declined: {record.reason}"),
+            declined={**before, site: self.done},
+            network=self.changes,
+        )
 
     def _answered(self, record: RewriteRecord | DeclinedRecord) -> tuple[Self, DecisionRecord | None]:
         """The log without the oldest open decision that a rewrite or declined record answers, and that decision.

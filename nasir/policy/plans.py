@@ -35,10 +35,15 @@ RULES = "rules"  # the policy of a phase that names none
 class Plateau(Checked):
     """The metric improved by less than `less_than` over the last `window` epochs of the phase.
 
-    With S the smoothed metric of the phase, one entry per epoch, delta = S[-1] - S[-1 - window]. While there
-    are fewer than window + 1 entries delta is S[-1] itself (the AutoGrow code), so that the rule cannot fire
-    early on an accuracy. For a metric whose last part is `loss` an improvement is a decrease, `running_max`
-    means the best value so far, and delta is infinite until there are window + 1 entries.
+    With S the smoothed metric of the phase, one entry per epoch, delta = S[-1] - S[-1 - window]. While there are
+    fewer than window + 1 entries it does not hold. `early: code` is the exception: delta is then S[-1] itself, so that
+    an accuracy under `less_than` counts as a plateau from the first epoch on, as in the released code of AutoGrow.
+    For a metric whose last part is `loss` an improvement is a decrease and `running_max` means the best value so far.
+
+    With `since` (for `freeze` only) delta is S[-1] - S[r], where r is the epoch after which the rule (`rule`) or the
+    site that is tested (`site`) was rewritten last: what was there before the rewrite does not count. It does not hold
+    until `window` epochs are done since, in which the rule, or the rule at that site, rests; nor after a rewrite before
+    the first epoch of the phase.
     """
 
     metric: Metric = "val.accuracy"
@@ -46,10 +51,29 @@ class Plateau(Checked):
     less_than: Annotated[float, doc("in the unit of the metric: 0.0005 is 0.05 points of accuracy")] = 0.0005
     smooth: Smoothing = "running_max"
     decay: Annotated[float, Gt(0), Lt(1), doc("of the moving average, for `smooth: ema`")] = 0.95
+    since: Annotated[
+        Literal["rule", "site"] | None,
+        doc("for `freeze`: improvement since the rule, or the site, was rewritten last; default: in the last `window`"),
+    ] = None
+    early: Annotated[
+        Literal["paper", "code"],
+        doc("before `window` + 1 epochs: `paper`: it never holds; `code`: an accuracy under `less_than` is a plateau"),
+    ] = "paper"
+
+    def __post_init__(self) -> None:
+        if self.since is not None and self.early == "code":
+            raise ValueError("early: code has no meaning with `since`; remove one of the two")
 
     @classmethod
     def called(cls, given: Mapping[str, Any]) -> str:
         return "plateau"
+
+    def follows_from(self, other: Plateau) -> bool:
+        """Whether it holds wherever the other does, because both look at the same epochs."""
+        measured = (self.metric, self.smooth, self.decay) == (other.metric, other.smooth, other.decay)
+        # the best value so far gains no more in fewer epochs
+        inside = self.window == other.window or (self.smooth == "running_max" and self.window < other.window)
+        return self.since is None and measured and inside and self.less_than >= other.less_than
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,10 +214,13 @@ class RulePlan(Checked):
     The policy `rules` needs `every` or `when`; others may draw among rules that have neither, by their `weight`.
 
     freeze     tested at every moment the rule is due, on the site it rewrote last; a frozen site stays frozen
-    at_most    largest depth (blocks) of a stage; a stage that has reached it is frozen
-    budget     a rewrite that would lead past its params or macs is declined by the engine, which freezes the
-               site for this rule; once its seconds or epochs are reached every site of the rule is frozen
-    trial      its sites are tried and the best one is adopted; where none is good enough all of them are frozen
+    at_most    largest depth (blocks) of a stage; a stage is frozen as long as it has that many
+    budget     a rewrite that would lead past its params or macs is declined by the engine; every site is frozen as long
+               as they are reached, and for good once its seconds or epochs are
+    trial      its sites are tried and the best one is adopted; where none is good enough all of them are declined
+    decline    `again`: a site that was declined is asked again once the network is another than then, and, where the
+               pass measures something, after an epoch; `stop`: it is never asked again, nor is one whose `at_most` or
+               budget was reached once
     """
 
     name: Annotated[str, MinLen(1)]
@@ -206,6 +233,10 @@ class RulePlan(Checked):
     at_most: Annotated[Count | None, doc("largest number of blocks of a stage")] = None
     budget: Budget | None = None
     trial: Annotated[Trial | None, doc("try all open sites and adopt the best")] = None
+    decline: Annotated[
+        Literal["again", "stop"],
+        doc("a site that was declined: `again` once the network has changed, or `stop` for the rest of the phase"),
+    ] = "again"
     weight: Annotated[
         Positive | None, doc("how likely a policy that draws among the rules takes this one; 1 by default")
     ] = None
@@ -220,6 +251,23 @@ class RulePlan(Checked):
             )
         if self.trial is not None and self.where.order != "round_robin":
             raise ValueError("a trial tries every site, in no order, and where gives one; remove `order`")
+        _measures_the_phase("when", self.when)
+        self._check_freeze()
+
+    def _check_freeze(self) -> None:
+        freeze = self.freeze
+        if not isinstance(freeze, Plateau):
+            return
+        if isinstance(self.when, Plateau) and freeze.follows_from(self.when):
+            raise ValueError(
+                "freeze: it looks at the epochs that show that the rule is due, and holds then: a site is frozen after "
+                "its first rewrite, however much that helped; add `since: rule` to its plateau"
+            )
+        if freeze.since == "rule" and self.when is None and self.every is not None and self.every < freeze.window:
+            raise ValueError(
+                f"freeze: a window of {freeze.window} epochs since the last rewrite is longer than the {self.every} "
+                f"after which the rule is to act again; make `window` at most {self.every}, or measure `since: site`"
+            )
 
     @classmethod
     def called(cls, given: Mapping[str, Any]) -> str:
@@ -250,6 +298,7 @@ class PhasePlan(Checked):
     def __post_init__(self) -> None:
         if self.policy == RULES:
             self._check_rules()
+        _measures_the_phase("until", self.until)
         if isinstance(self.until, Moment):
             raise ValueError(
                 f"until: {self.until.at} is a moment, not a condition; only `when` can name it; give a plateau, a "
@@ -279,6 +328,11 @@ class PhasePlan(Checked):
             if rule.name == name:
                 return rule
         raise KeyError(f"phase {self.name} has no rule {name!r}; it has {', '.join(r.name for r in self.rules)}")
+
+
+def _measures_the_phase(key: str, condition: Condition | str | None) -> None:
+    if isinstance(condition, Plateau) and condition.since is not None:
+        raise ValueError(f"{key}: `since` is for `freeze` only, which has a rewrite to judge; remove it")
 
 
 def _figure(value: float) -> str:

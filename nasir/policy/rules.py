@@ -4,8 +4,8 @@ With one rule `every: K`, order round_robin and `freeze: {plateau: ...}` it is A
 published code has it. After every K-th epoch, in this order: the plateau is tested and freezes the stage grown
 last; the next stage in cyclic order that is not frozen grows by one block; if there is none the phase ends. The
 history of the metric is not reset by growth, so after a plateau each further interval freezes one more stage
-while the next one still grows. With `when: {plateau: ...}` in place of `every` it is the convergent variant
-(c-AutoGrow): growth whenever the metric improved too little since the growth before.
+while the next one still grows. The convergent variant (c-AutoGrow) has `when: {plateau: ...}` besides, and a `freeze`
+whose plateau is measured `since: rule`: a stage is frozen if its own growth did not help.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from nasir.policy.plans import ALL_FROZEN, AtEpochs, Moment, PhasePlan, Plateau,
 from nasir.policy.sites import blocks, depth_at, sites_in
 from nasir.rewriting.rewrite import WHOLE
 
-Frozen = Mapping[str, str]
-"""Sites a rule may not act on any more, with the reason."""
+Fresh = Mapping[str, Sequence[FreezeSite]]
+"""By rule, what is frozen at this moment."""
 
 
 class RulesPolicy:
     """The rules of one phase (see `Policy` for the lifecycle); keeps nothing between calls.
 
-    When several rules are due after one epoch all their freezes come first, then all rewrites, in the order of
-    the rules. Where the phase ends after this epoch only rules with `when: {at: ...}` and `when: end` still act: a
-    change that the phase would not train is made on explicit demand only. Rules with `when: start` or `when: end` act
-    one after the other, so that each sees the network that the one before it made.
+    When several rules are due after one epoch all their freezes come first. Then they act in their order, one after the
+    other, so that each sees the network that the one before it made; one that was declined is asked again if another
+    rule has changed the network since. Where the phase ends after this epoch only rules with `when: {at: ...}` and
+    `when: end` still act: a change that the phase would not train is made on explicit demand only.
     """
 
     def __init__(self, plan: PhasePlan, seed: int) -> None:
@@ -49,21 +49,21 @@ class RulesPolicy:
         if not log.epochs:
             return self._at_moment("start", log, view)
         due = {rule.name: self._due(rule, log) for rule in self.plan.rules}
-        freezes: list[FreezeSite] = []
-        frozen: dict[str, Frozen] = {}
-        for rule in self.plan.rules:
-            fresh = _freezes(rule, log, view) if due[rule.name] else []
-            frozen[rule.name] = {**log.rule(rule.name).frozen, **{one.site: one.reason for one in fresh}}
-            freezes += fresh
+        fresh = {rule.name: _freezes(rule, log, view) if due[rule.name] else [] for rule in self.plan.rules}
+        freezes = [one for found in fresh.values() for one in found]
         used_up = self.plan.epochs is not None and log.done >= self.plan.epochs
-        ending = None if used_up else self._ending(log, view, frozen)
-        last = self._at_moment("end", log, view) if used_up or ending else ()
+        ending = None if used_up else self._ending(log, view, fresh)
+        # what a rule does now may undo the refusals for which the phase is over
+        reopening = bool(ending) and ending == self._all_frozen(log, view, fresh) and self._may_reopen(log, freezes)
         rewrites: list[Decision] = []
         planned: Counter[str] = Counter()
         for rule in self.plan.rules:
             reason = due[rule.name]
-            if reason and (isinstance(rule.when, AtEpochs) or not (used_up or ending)):
-                rewrites += self._rewrites(rule, reason, log, view, frozen[rule.name], planned)
+            if reason and (isinstance(rule.when, AtEpochs) or not (used_up or ending) or reopening):
+                rewrites += self._rewrites(rule, reason, log, view, fresh[rule.name], planned)
+                if rewrites and (not ending or reopening):
+                    return (*freezes, *rewrites)
+        last = self._at_moment("end", log, view) if used_up or ending else ()
         end = [EndPhase(ending)] if ending and not last else []
         return (*freezes, *rewrites, *last, *end)
 
@@ -73,9 +73,8 @@ class RulesPolicy:
             if not isinstance(rule.when, Moment) or rule.when.at != moment or log.acted(rule.name):
                 continue
             fresh = _freezes(rule, log, view)
-            frozen = {**log.rule(rule.name).frozen, **{one.site: one.reason for one in fresh}}
             reason = f"the phase {'begins' if moment == 'start' else 'ends'}"
-            found = (*fresh, *self._rewrites(rule, reason, log, view, frozen, Counter()))
+            found = (*fresh, *self._rewrites(rule, reason, log, view, fresh, Counter()))
             if found:
                 return found
         return ()
@@ -85,22 +84,24 @@ class RulesPolicy:
         state, reasons = log.rule(rule.name), []
         if log.acted(rule.name) or isinstance(rule.when, Moment):
             return None
+        # A plateau lasts while nothing is done about it; it has to form again after each rewrite. And a rewrite that
+        # `freeze` judges has its window to help.
+        rest = rule.when.window if isinstance(rule.when, Plateau) else 0
+        rest = max(rest, _judged(rule, "rule"))
+        if state.last_epoch is not None and log.done - state.last_epoch < rest:
+            return None
         if rule.every is not None:
             if log.done % rule.every:
                 return None
             reasons.append(f"every {rule.every} epochs" if rule.every > 1 else "every epoch")
         if rule.when is not None:
-            # A plateau lasts while nothing is done about it; it has to form again after each rewrite.
-            rest = rule.when.window if isinstance(rule.when, Plateau) else 0
-            if state.last_epoch is not None and log.done - state.last_epoch < rest:
-                return None
             verdict = evaluate(rule.when, log.epochs)
             if not verdict.holds:
                 return None
             reasons.append(verdict.sentence)
         return "; ".join(reasons)
 
-    def _ending(self, log: PhaseLog, view: PhaseView, frozen: Mapping[str, Frozen]) -> str | None:
+    def _ending(self, log: PhaseLog, view: PhaseView, fresh: Fresh) -> str | None:
         """Why the phase ends after this epoch, or None."""
         final = {rule.name for rule in self.plan.rules if rule.when == Moment("end")}
         if final & log.decided:
@@ -116,25 +117,45 @@ class RulesPolicy:
         if self.plan.until != ALL_FROZEN:
             verdict = evaluate(self.plan.until, log.epochs)
             return verdict.sentence if verdict.holds else None
+        return self._all_frozen(log, view, fresh)
+
+    def _all_frozen(self, log: PhaseLog, view: PhaseView, fresh: Fresh) -> str | None:
+        """Why no rule can act any more, None where one can or nothing is said of it."""
+        if self.plan.until != ALL_FROZEN:
+            return None
         # A rule that nothing can stop must not keep the phase from ending, unless all rules are like that.
         acting = [rule for rule in self.plan.rules if not isinstance(rule.when, Moment)]
         stoppable = [rule for rule in acting if _can_stop(rule)] or acting
-        if all(_expired(rule, log) or not _open(rule, view, log, frozen[rule.name]) for rule in stoppable):
+        if all(_expired(rule, log) or not _open(rule, view, log, fresh[rule.name], now=False) for rule in stoppable):
             depths = depth_text({stage: view.depths[stage] for stage in view.stages})
             return f"every stage is frozen at depths {depths} after {log.done} epochs of the phase"
         return None
 
+    def _may_reopen(self, log: PhaseLog, freezes: Sequence[FreezeSite]) -> bool:
+        """Whether a site is closed for the network as it is, not for good."""
+        states = [log.rule(rule.name) for rule in self.plan.rules if rule.decline == "again"]
+        refused = any(state.bounded or (state.declined and state.network == log.changes) for state in states)
+        return refused or any(one.bound for one in freezes)
+
     def _rewrites(
-        self, rule: RulePlan, due: str, log: PhaseLog, view: PhaseView, frozen: Frozen, planned: Counter[str]
+        self,
+        rule: RulePlan,
+        due: str,
+        log: PhaseLog,
+        view: PhaseView,
+        fresh: Sequence[FreezeSite],
+        planned: Counter[str],
     ) -> list[Decision]:
+        rest, rewritten = _judged(rule, "site"), log.rule(rule.name).sites
+        able = [site for site in _open(rule, view, log, fresh) if log.done >= rewritten.get(site, -rest) + rest]
         if rule.trial is not None:
-            sites = tuple(_open(rule, view, log, frozen))
+            sites = tuple(able)
             if not sites:
                 return []
             terms = f"{due}; each of {len(sites)} sites is tried for {rule.trial.epochs} epochs"
             return [TrySites(rule.name, rule.pass_name, rule.options, sites, rule.trial, terms, rule.budget)]
         decisions: list[Decision] = []
-        for site, chosen in self._choose(rule, log, view, _open(rule, view, log, frozen)):
+        for site, chosen in self._choose(rule, log, view, able):
             count = rule.where.count
             if rule.at_most is not None:
                 count = min(count, rule.at_most - depth_at(view, site) - planned[site])
@@ -168,26 +189,53 @@ def _freezes(rule: RulePlan, log: PhaseLog, view: PhaseView) -> list[FreezeSite]
     state = log.rule(rule.name)
     reasons: dict[str, str] = {}
     if rule.freeze is not None and state.last_sites:
-        verdict = evaluate(rule.freeze, log.epochs)
-        if verdict.holds:
-            reasons.update({site: f"{verdict.sentence}; {site} was rewritten last" for site in state.last_sites})
-    for site in _stages(rule, view, log):
-        if rule.at_most is not None and depth_at(view, site) >= rule.at_most:
-            reasons.setdefault(site, f"{site} has {blocks(depth_at(view, site))}, at most {rule.at_most} are allowed")
-    if rule.budget is not None:
-        excess = rule.budget.excess(view.params, view.macs, log.seconds, log.done, reached=True)
-        if excess:
-            reasons = {**{site: excess for site in _stages(rule, view, log)}, **reasons}
+        if _judged(rule, "site"):
+            for site, epoch in state.sites.items():
+                verdict = evaluate(rule.freeze, log.epochs, epoch)
+                if verdict.holds:
+                    reasons[site] = f"{site}: {verdict.sentence}"
+        else:
+            verdict = evaluate(rule.freeze, log.epochs, state.last_epoch)
+            if verdict.holds:
+                reasons.update({site: f"{verdict.sentence}; {site} was rewritten last" for site in state.last_sites})
+    bounds = _bounds(rule, log, view)
+    bounds = {site: one for site, one in bounds.items() if site not in reasons or site in state.frozen}
+    reasons = {**{site: reason for site, (reason, _) in bounds.items()}, **reasons}
     return [
         FreezeSite(
             rule.name,
             site,
             f"{reason}; it stays at {blocks(depth_at(view, site))}" if depth_at(view, site) else reason,
             rule.pass_name,
+            bounds[site][1] if site in bounds else "",
         )
         for site, reason in reasons.items()
-        if site not in state.frozen
+        if site not in state.frozen and (site not in state.bounded or not (site in bounds and bounds[site][1]))
     ]
+
+
+def _bounds(rule: RulePlan, log: PhaseLog, view: PhaseView) -> dict[str, tuple[str, str]]:
+    """Sites where the rule has reached a bound: why, and which one, "" if it will not be undone."""
+    lasting = rule.decline == "stop"
+    budget = rule.budget
+    reached: tuple[str, str] | None = None
+    if budget is not None:
+        for name, excess in (
+            ("params", budget.excess(params=view.params, reached=True)),
+            ("macs", budget.excess(macs=view.macs, reached=True)),
+            ("", budget.excess(seconds=log.seconds, epochs=log.done, reached=True)),
+        ):
+            if excess and reached is None:
+                reached = excess, "" if lasting else name
+    found = {}
+    for site in _stages(rule, view, log):
+        depth = depth_at(view, site)
+        if rule.at_most is not None and depth >= rule.at_most:
+            text = f"{site} has {blocks(depth)}, at most {rule.at_most} are allowed"
+            found[site] = text, "" if lasting else "at_most"
+        elif reached is not None:
+            found[site] = reached
+    return found
 
 
 def _stages(rule: RulePlan, view: PhaseView, log: PhaseLog) -> tuple[str, ...]:
@@ -208,9 +256,30 @@ def _stages(rule: RulePlan, view: PhaseView, log: PhaseLog) -> tuple[str, ...]:
     return sites_in(rule, view)
 
 
-def _open(rule: RulePlan, view: PhaseView, log: PhaseLog, frozen: Frozen) -> list[str]:
-    """The sites a rule may still act on."""
-    return [site for site in _stages(rule, view, log) if site not in frozen]
+def _open(rule: RulePlan, view: PhaseView, log: PhaseLog, fresh: Sequence[FreezeSite], now: bool = True) -> list[str]:
+    """The sites a rule may still act on: at this moment, or ever if nothing but training changes the network."""
+    state = log.rule(rule.name)
+    closed = {one.site for one in fresh}
+    if state.bounded:
+        closed |= state.bounded & _bounds(rule, log, view).keys()
+    # what a pass measures is another after an epoch; a trial has trained its sites and is worth no second one
+    measures = now and rule.name in view.measuring and rule.trial is None
+    declined = state.declined if state.network == log.changes else {}
+    return [
+        site
+        for site in _stages(rule, view, log)
+        if not (
+            site in closed
+            or site in state.frozen
+            or (rule.decline == "stop" and site in state.refused)
+            or (site in declined and (not measures or declined[site] == log.done))
+        )
+    ]
+
+
+def _judged(rule: RulePlan, what: str) -> int:
+    """Epochs that a rewrite has to help before `freeze` judges the rule, or the site; 0: it does not."""
+    return rule.freeze.window if isinstance(rule.freeze, Plateau) and rule.freeze.since == what else 0
 
 
 def _can_stop(rule: RulePlan) -> bool:

@@ -123,6 +123,9 @@ class DecisionRecord(_OfPass):
     individual: Annotated[
         Count | None, doc("number of the individual to keep, recall or drop; of a rewrite: that which is being made")
     ] = None
+    bound: Annotated[
+        str, doc("of a freeze: `at_most`, `params` or `macs`, where it lasts as long as that bound is reached")
+    ] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

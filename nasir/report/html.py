@@ -152,12 +152,12 @@ def _born(run: RunDirectory, holders: Sequence[StartRecord | RewriteRecord | End
 
 
 PHASE_COLUMNS = (
-    ("phase", ""),
+    ("phase", "whole"),
     ("epochs", "number"),
     ("time", "number"),
     ("share", "number"),
     ("per epoch", "number"),
-    ("depth", ""),
+    ("depth", "whole"),
     ("rewrites", "number"),
     ("best validation", "number"),
 )

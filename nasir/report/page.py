@@ -73,6 +73,7 @@ table{border-collapse:collapse;width:100%;font-size:13.5px;font-variant-numeric:
 th{position:sticky;top:0;background:var(--card);text-align:left;color:var(--soft);font-weight:600;white-space:nowrap}
 th,td{padding:6px 10px;border-bottom:1px solid var(--line);vertical-align:top}
 td.number,th.number{text-align:right;white-space:nowrap}
+td.whole{white-space:nowrap}
 td.why{min-width:260px}.tall{max-height:560px;overflow:auto}.kind{font-weight:600;white-space:nowrap}
 .kind.rewrite{color:var(--c1)}
 .kind.declined{color:var(--warn)}.kind.freeze{color:var(--c0)}.kind.end{color:var(--c2)}

@@ -20,6 +20,7 @@ from nasir.policy import (
     PhaseView,
     RecallIndividual,
     RewriteSite,
+    RulePlan,
     TrySites,
     decisions_of,
 )
@@ -352,11 +353,15 @@ def view(graph: Graph, phases: Sequence[PhasePlan]) -> PhaseView:
     cost = graph.cost()
     stages = tuple(stage.path for stage in graph.stages)
     sites = {}
+    measuring = set()
     known: dict[str, tuple[str, ...]] = {}
     for rule in (rule for phase in phases for rule in phase.rules):
-        key = f"{rule.pass_name} {rule.options}"
+        key = _key(rule)
         if key not in known:
-            known[key] = tuple(site_name(site) for site in make_pass(rule.pass_name, rule.options).sites(graph))
+            change = make_pass(rule.pass_name, rule.options)
+            known[key] = tuple(site_name(site) for site in change.sites(graph))
+            if change.needs:
+                measuring.add(key)
         names, wanted = known[key], rule.where.stages
         if rule.where.sites:
             sites[rule.name] = names
@@ -370,4 +375,16 @@ def view(graph: Graph, phases: Sequence[PhasePlan]) -> PhaseView:
             sites[rule.name] = (not wanted and tuple(name for name in names if name in stages)) or names
         elif elsewhere or any(place in names and place not in stages for place in wanted):
             sites[rule.name] = names
-    return PhaseView(stages, graph.depths(), cost.params, cost.macs, sites, frozenset(graph.regions))
+    return PhaseView(
+        stages,
+        graph.depths(),
+        cost.params,
+        cost.macs,
+        sites,
+        frozenset(graph.regions),
+        frozenset(rule.name for phase in phases for rule in phase.rules if _key(rule) in measuring),
+    )
+
+
+def _key(rule: RulePlan) -> str:
+    return f"{rule.pass_name} {rule.options}"

@@ -13,13 +13,13 @@ from nasir.ir.regions import covers
 from nasir.options import Path, suggestion
 from nasir.options.words import UNKNOWN_OPTION
 from nasir.policy.plans import METRICS, RULES, PhasePlan
-from nasir.registry import Registry, backends, blocks, datasets, ops, optimizers, passes, penalties, policies
+from nasir.registry import Registry, backends, blocks, code_of, datasets, ops, optimizers, passes, penalties, policies
 from nasir.rewriting.propose import make_pass
 from nasir.spec.model import Phase, Spec
 from nasir.spec.model_network import StageStep, Step
 from nasir.spec.model_phase import Condition, Rule
 from nasir.spec.model_registered import Optimizer, Penalty
-from nasir.spec.passes import NoOptions, code_of, find, make_policy, option_faults, options_for, policy_options
+from nasir.spec.passes import NoOptions, find, make_policy, option_faults, options_for, policy_options
 from nasir.spec.problems import Problem
 from nasir.spec.tree import Tree, children, key_place, locate
 from nasir.training.data import ExtraMetric
@@ -318,7 +318,7 @@ def _ask_policy(spec: Spec, phase: Phase, plan: PhasePlan, policy: Any, path: Pa
     options = options_for(policy, plan)
     given = () if isinstance(options, NoOptions) else (options,)
     if hasattr(policy, "faults"):
-        with code_of(policy, plan.policy, "mend its `faults`"):
+        with code_of(policy, f"policy {plan.policy}", "mend its `faults`"):
             for below, text, remedy in policy.faults(plan, *given):
                 findings.add((*path, *below), text, remedy)
     if not findings.problems:
@@ -329,7 +329,7 @@ def _ask_policy(spec: Spec, phase: Phase, plan: PhasePlan, policy: Any, path: Pa
     schedule = phase.schedule_plan()
     if not hasattr(policy, "cycle") or schedule.kind == "constant":
         return
-    with code_of(policy, plan.policy, "mend its `cycle`"):
+    with code_of(policy, f"policy {plan.policy}", "mend its `cycle`"):
         cycle = policy.cycle(*given)
     if schedule.restart is None or cycle % schedule.restart:
         text = (

@@ -175,6 +175,7 @@ class Rule(Strict):
     at_most: Count | None = declared(plans.RulePlan, "at_most")
     budget: Budget | None = declared(plans.RulePlan, "budget")
     trial: Annotated[Trial, BeforeValidator(empty_if_none)] | None = declared(plans.RulePlan, "trial")
+    decline: Literal["again", "stop"] = declared(plans.RulePlan, "decline")
     weight: Positive | None = declared(plans.RulePlan, "weight")
 
     @model_validator(mode="after")
@@ -214,6 +215,7 @@ class Rule(Strict):
             at_most=self.at_most,
             budget=self.budget,
             trial=self.trial,
+            decline=self.decline,
             weight=self.weight,
         )
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from nasir.errors import NasirError, OptionError, UnknownName
 from nasir.options import Fault, construct
 from nasir.policy.base import Policy
 from nasir.policy.plans import PhasePlan
-from nasir.registry import Registry, policies
+from nasir.registry import Registry, code_of, policies, source_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,34 +25,14 @@ def make_policy(plan: PhasePlan, seed: int) -> Policy:
     options = options_for(made, plan)
     arguments = (plan, seed) if isinstance(options, NoOptions) else (plan, seed, options)
     signature = ", ".join(("plan", "seed", "options")[: len(arguments)])
-    with code_of(made, plan.policy, f"it is made as {getattr(made, '__name__', 'Policy')}({signature})"):
+    with code_of(made, f"policy {plan.policy}", f"it is made as {getattr(made, '__name__', 'Policy')}({signature})"):
         policy: Policy = made(*arguments)
     if not callable(getattr(policy, "decide", None)):
         raise NasirError(
-            f"policy {plan.policy} ({_origin(made)}) has no method `decide`; define `decide(self, history, view)`, "
+            f"policy {plan.policy} ({source_of(made)}) has no method `decide`; define `decide(self, history, view)`, "
             "which gives a tuple of decisions"
         )
     return policy
-
-
-@contextmanager
-def code_of(made: Any, name: str, remedy: str) -> Iterator[None]:
-    """Context for code of a policy's author: what it raises becomes a NasirError with the name and the place."""
-    try:
-        yield
-    except NasirError:
-        raise
-    except Exception as error:
-        raised = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        raise NasirError(f"policy {name} ({_origin(made)}) raised {raised}; {remedy}") from error
-
-
-def _origin(made: Any) -> str:
-    """`file:line` of a class or a function, its module where there is no source."""
-    try:
-        return f"{inspect.getsourcefile(made)}:{inspect.getsourcelines(made)[1]}"
-    except (TypeError, OSError):
-        return f"module {getattr(made, '__module__', type(made).__module__)}"
 
 
 def options_for(policy: Any, plan: PhasePlan) -> Any:

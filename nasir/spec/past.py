@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path as File
 
 from nasir.spec.load import parse_mapping, read_text
 from nasir.spec.model import Spec
 from nasir.spec.read import checked
+from nasir.spec.tree import Entry, Tree, as_tree, is_choice
+
+
+def tree_as_stored(tree: Tree) -> Tree:
+    """A plateau once held early on an accuracy under `less_than`, so one that says nothing of `early` does so still.
+
+    Resolved specs say it since there is a choice.
+    """
+    if isinstance(tree.value, tuple):
+        return replace(tree, value=tuple(tree_as_stored(one) for one in tree.value))
+    if not isinstance(tree.value, Mapping):
+        return tree
+    entries = {key: replace(entry, tree=tree_as_stored(entry.tree)) for key, entry in tree.value.items()}
+    plateau = entries.get("plateau")
+    if plateau is not None and isinstance(plateau.tree.value, Mapping) and not is_choice(plateau.tree):
+        given = plateau.tree.value
+        if not {"early", "since"} & given.keys():
+            place = plateau.tree.place
+            full = replace(plateau.tree, value={**given, "early": Entry(place, as_tree("code", place))})
+            entries["plateau"] = replace(plateau, tree=full)
+    return replace(tree, value=entries)
 
 
 def as_stored(spec: Spec) -> Spec:
@@ -25,4 +48,4 @@ def as_stored(spec: Spec) -> Spec:
 
 def load_stored(path: File) -> Spec:
     """The resolved spec that a run keeps; raises SpecError as `load_spec` does."""
-    return as_stored(checked(parse_mapping(read_text(path), str(path)), str(path)))
+    return as_stored(checked(tree_as_stored(parse_mapping(read_text(path), str(path))), str(path)))

@@ -19,7 +19,7 @@ from nasir.spec.given import TEXT, Given, read_given
 from nasir.spec.load import load_raw, overridden, parse_mapping, without
 from nasir.spec.model import Spec
 from nasir.spec.model_search import TRIALS, Search
-from nasir.spec.past import as_stored
+from nasir.spec.past import as_stored, tree_as_stored
 from nasir.spec.paths import absolute_paths
 from nasir.spec.problems import Problem, raise_problems
 from nasir.spec.read import checked, examine, named, once
@@ -112,7 +112,8 @@ class SearchSpec:
         return Problem(choice.place, (choice.name,), text, "leave it out, or choose what it belongs to")
 
     def _resolved(self, values: Mapping[str, Value]) -> Spec:
-        spec = checked(without(self.space.resolve(self.tree, values), "search"), str(self.source))
+        tree = without(self.space.resolve(self.tree, values), "search")
+        spec = checked(tree_as_stored(tree) if self.past else tree, str(self.source))
         return as_stored(spec) if self.past else spec
 
     def of_the_past(self) -> SearchSpec:

@@ -386,6 +386,7 @@ class BackendContract:
             self.same({f"val.{name}": value for name, value in here.items()}, session.evaluate("val"))
             for error, wrong in (
                 (CheckpointError, lambda: session.explore(graph, heads, [], [()])),
+                (DataError, lambda: session.explore(graph, stored.weights, [], [()], samples=25)),
                 (UsageError, lambda: backend.stored_weights(path, average=True)),
             ):
                 try:

@@ -191,8 +191,8 @@ class Session(Protocol):
 
         At a point, each weight is that of `weights` plus the point's multiples of the `directions`, all by LABEL.SLOT;
         a weight that a direction lacks stays as it is, and so do the running statistics of norms. Numbers may be inf or
-        NaN. The session needs no network of its own, and leaves one that it has alone. Raises DataError without
-        validation images, CheckpointError where `weights` are not those of `graph`.
+        NaN. The session needs no network of its own, and leaves one that it has alone. Raises DataError where
+        there are no so many validation images, CheckpointError where `weights` are not those of `graph`.
         """
 
     def close(self) -> None: ...

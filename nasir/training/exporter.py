@@ -11,7 +11,7 @@ from nasir.errors import UsageError
 from nasir.files import write_atomically
 from nasir.ir import Graph
 from nasir.options import Checked, construct
-from nasir.registry import exporters
+from nasir.registry import code_of, exporters
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,7 @@ class Exporter(Checked):
 
     def write(self, source: Exportable, path: Path) -> None:
         """Write the file `path`; raises UsageError, before anything is written, where `source` lacks what it needs."""
-        text = self.text(source)
-        write_atomically(path, text.encode("utf-8"))
+        write_atomically(path, exported_text(self, source).encode("utf-8"))
 
     def needed(self, source: Exportable, what: str) -> Any:
         """`spec` or `checkpoints` of the source; UsageError where it has none."""
@@ -73,6 +72,25 @@ def exporter_named(name: str) -> type[Exporter]:
     if problem:
         raise UsageError(f"exporter {name!r}: {made!r:.80} {problem}; see docs/extending.md")
     return made  # type: ignore[no-any-return]
+
+
+def exported_text(exporter: Exporter, source: Exportable) -> str:
+    """What an exporter that gives text gives; NasirError where its author's code fails, or gives something else."""
+    with code_of(type(exporter), f"exporter {exporter.name}", "mend its `text`", (OSError,)):
+        text = exporter.text(source)
+        if not isinstance(text, str):
+            raise TypeError(f"no text, but {text!r:.60}")
+        text.encode("utf-8")
+    return text
+
+
+def write_file(exporter: Exporter, source: Exportable, path: Path) -> None:
+    """Write the file `path`; UsageError where there can be none, NasirError where the code of its author fails."""
+    if path.is_dir() or not path.parent.is_dir():
+        problem = "is a folder" if path.is_dir() else f"lies in {path.parent}, which is no folder"
+        raise UsageError(f"--out {path}: it {problem}; name a file in a folder that is there")
+    with code_of(type(exporter), f"exporter {exporter.name}", "mend its `write`", (OSError,)):
+        exporter.write(source, path)
 
 
 def make_exporter(name: str, options: Mapping[str, Any]) -> Exporter:

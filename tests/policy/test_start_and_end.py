@@ -147,7 +147,8 @@ def decided(history: list[dict[str, Any]], plan: PhasePlan) -> tuple[Decision, .
 
 
 def test_a_trial_names_its_candidates_and_is_answered_by_one_rewrite_or_declines() -> None:
-    plan = PhasePlan("p", 9, (rule(every=1, trial=Trial(2), freeze=Plateau(window=1, less_than=9)),))
+    stopping = rule(every=1, trial=Trial(2), freeze=Plateau(window=1, less_than=9), decline="stop")
+    plan = PhasePlan("p", 9, (stopping,))
     history: list[Record] = [
         made("phase", {"phase": "p", "epoch": 0}),
         made("epoch", {"epoch": 1, "phase_epoch": 1, "metrics": {"val.accuracy": 0.5}}),

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nasir.backends.torch.optimizers import eager, momentum
 from nasir.backends.torch.optimizers.kinds import declare
 from nasir.errors import GraphError, UsageError
+from nasir.registry import code_of
 from nasir.training.plans import OptimizerPlan
 
 if TYPE_CHECKING:
@@ -65,7 +67,8 @@ def build_optimizer(params: Iterable[Tagged], plan: OptimizerPlan, *, fused: boo
                 "spared": spared,
             }
         )
-    with eager.make():
+    remedy = "it is made of the groups, `lr` and the options of its own, by name"
+    with code_of(type(plan.options), f"optimizer {plan.kind}", remedy, (torch.OutOfMemoryError,)), eager.make():
         optimizer: Optimizer = plan.options.make(groups, fused)
     _check(optimizer, plan)
     declare(optimizer, plan.kind, plan.options.state)
@@ -81,6 +84,8 @@ def fuses(parameters: Iterable[Tensor]) -> bool:
 
 def _check(optimizer: Optimizer, plan: OptimizerPlan) -> None:
     """UsageError where the optimizer has no learning rate, or is asked for a weight decay that it does not have."""
+    if not isinstance(optimizer, Optimizer):
+        raise UsageError(f"optimizer {plan.kind}: made {optimizer!r:.60}, which is no torch.optim.Optimizer")
     if "lr" not in optimizer.defaults:
         raise UsageError(f"optimizer {plan.kind}: its groups have no `lr`, which the schedule of a phase would set")
     if plan.weight_decay and "weight_decay" not in optimizer.defaults:

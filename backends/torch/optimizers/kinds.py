@@ -20,7 +20,7 @@ TORCH: Mapping[str, StateKind] = {
     "grad_avg": "first",
     "prev": "first",
     "acc_delta": "first",
-    "step_size": "first",
+    "step_size": "second",  # of Rprop, never below 0: new units begin with the mean of the others
     "exp_avg_sq": "second",
     "max_exp_avg_sq": "second",
     "exp_inf": "second",

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from nasir.backends.torch.optimizers import momentum
 from nasir.backends.torch.optimizers.kinds import check_state
 from nasir.backends.torch.optimizers.order import in_order, positions
+from nasir.backends.torch.optimizers.refusals import check_held_elsewhere, check_matrices
 from nasir.backends.torch.optimizers.state import moved_states, origins_of, replace_states
 from nasir.ir.infer import collector_paused
 from nasir.transfer import Key, TransferPlan
@@ -37,9 +38,10 @@ def transfer_optimizers(
     """Swap the parameters of `old` for those of `new` in every group, with their state.
 
     Parameters that got the values of others that are gone follow them; new ones join the group whose parameters
-    carry the same tags, of several optimizers the one whose parameters lie nearest by label. In each group the model's
-    parameters then stand together, in the order of `new.parameters()`, where the first of them stood; those of other
-    models keep their order before and behind them. Parameters that no optimizer ever held (frozen ones) stay out.
+    carry the same tags, of several optimizers the one whose parameters lie nearest by label; of those that lie as near,
+    the one that holds most with the same tags and number of axes. In each group the model's parameters then stand
+    together, in the order of `new.parameters()`, where the first of them stood; those of other models keep their order
+    before and behind them. Parameters that no optimizer ever held (frozen ones) stay out.
     UsageError, before any change, for an optimizer that cannot take new ones in.
     """
     with collector_paused():
@@ -56,11 +58,17 @@ def _transfer(chosen: tuple[torch.optim.Optimizer, ...], old: Model, new: Model,
     shares: dict[int, dict[Key, nn.Parameter]] = {}
     joining = [key for key in fresh if key not in known] if chosen else []
     several = len(chosen) > 1 and bool(joining)
-    held = [_labels(optimizer, home, fresh, origins, new) for optimizer in chosen] if several else []
+    held = [_kept(optimizer, home, fresh, origins) for optimizer in chosen] if several else []
     for key in joining:
-        shares.setdefault(_nearest(held, key, new) if several else 0, {})[key] = fresh[key]
-    for index in shares:
-        momentum.check_joining(chosen[index])
+        shares.setdefault(_nearest(held, key, fresh, new) if several else 0, {})[key] = fresh[key]
+    for index, optimizer in enumerate(chosen):
+        mine = [p for group in optimizer.param_groups for p in group["params"] if id(p) in home]
+        gone = [p for p in mine if fresh.get(home[id(p)]) is not p]
+        check_held_elsewhere(optimizer, gone, f"the rewrite replaces {len(gone)} of the network's")
+        if added := shares.get(index):
+            check_held_elsewhere(optimizer, mine, f"{len(added)} new ones would join them")
+            check_matrices(optimizer, {_name(key, new): parameter for key, parameter in added.items()})
+            momentum.check_joining(optimizer)
     states = [
         moved_states(optimizer, home, fresh, plan, new) for optimizer in chosen
     ]  # what can fail, before any change
@@ -98,24 +106,32 @@ def _name(key: Key, model: Model) -> str:
     return f"{model.graph.nodes[key.node].label}.{key.slot}"
 
 
-def _labels(
+def _kept(
     optimizer: torch.optim.Optimizer,
-    home: dict[int, Key],
-    fresh: dict[Key, nn.Parameter],
-    origins: dict[Key, Key],
-    model: Model,
-) -> list[list[str]]:
-    """Paths of the parameters that the optimizer will hold of those it holds, or in their places."""
+    home: Mapping[int, Key],
+    fresh: Mapping[Key, nn.Parameter],
+    origins: Mapping[Key, Key],
+) -> list[Key]:
+    """The parameters that the optimizer will hold of those it holds, or in their places."""
     keys = {home[id(p)] for group in optimizer.param_groups for p in group["params"] if id(p) in home}
-    after = [key for key in keys if key in fresh] + [key for key, origin in origins.items() if origin in keys]
-    return [model.graph.nodes[key.node].label.split(".") for key in after]
+    return [key for key in keys if key in fresh] + [key for key, origin in origins.items() if origin in keys]
 
 
-def _nearest(held: list[list[list[str]]], key: Key, model: Model) -> int:
-    """Which optimizer holds the parameter that has the longest common path with that of `key`."""
-    label = model.graph.nodes[key.node].label.split(".")
-    shared = [max((_common(label, other) for other in paths), default=-1) for paths in held]
-    return max(range(len(held)), key=lambda index: shared[index])
+def _nearest(held: list[list[Key]], key: Key, fresh: Mapping[Key, nn.Parameter], model: Model) -> int:
+    """Which optimizer holds the parameter that has the longest common path with that of `key`; of several, which holds
+    most parameters of its kind."""
+
+    def path(one: Key) -> list[str]:
+        return model.graph.nodes[one.node].label.split(".")
+
+    def kind(one: Key) -> tuple[frozenset[str], int]:
+        return model.graph.infer.slots[one.node][one.slot].tags, fresh[one].ndim
+
+    def rank(index: int) -> tuple[int, int]:
+        shared = max((_common(path(key), path(other)) for other in held[index]), default=-1)
+        return shared, sum(kind(other) == kind(key) for other in held[index])
+
+    return max(range(len(held)), key=rank)
 
 
 def _common(left: list[str], right: list[str]) -> int:

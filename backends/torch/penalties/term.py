@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol, TypeAlias
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from nasir.errors import UsageError
 from nasir.ir import Graph
+from nasir.registry import code_of
 from nasir.training.optimizers import loaded
 from nasir.training.penalties import Penalty
 from nasir.transfer import Key
@@ -29,8 +31,13 @@ def term_of(graph: Graph, penalty: Penalty, device: torch.device) -> Term:
     """The term that a penalty declares, or the one made of its `value`."""
     if penalty.term is None:
         return ValueTerm(graph, penalty, device)
-    made: Term = loaded(penalty.term)(graph, penalty, device)
+    with _code_of(penalty, "its `term` is made of a graph, the penalty and a device"):
+        made: Term = loaded(penalty.term)(graph, penalty, device)
     return made
+
+
+def _code_of(penalty: Penalty, remedy: str) -> AbstractContextManager[None]:
+    return code_of(type(penalty), f"penalty {penalty.name}", remedy, (torch.OutOfMemoryError,))
 
 
 def gradients_of(parameters: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -61,7 +68,9 @@ class ValueTerm:
         with torch.set_grad_enabled(not self.closed):
             for weight in () if self.closed else chosen:
                 weight.requires_grad_()
-            value = self._number(self.penalty.value(weights))
+            with _code_of(self.penalty, "mend its `value`"):
+                given = self.penalty.value(weights)
+            value = self._number(given)
             if not learning:
                 return strength * value.detach().double()
             if self.closed:
@@ -88,7 +97,8 @@ class ValueTerm:
         raise UsageError(f"penalty {self.penalty.name}: `value` gave {found}; it gives a tensor of one number")
 
     def _all(self, weights: Sequence[Tensor]) -> list[Tensor]:
-        slopes = list(self.penalty.gradient(weights))
+        with _code_of(self.penalty, "mend its `gradient`"):
+            slopes = list(self.penalty.gradient(weights))
         if [slope.shape for slope in slopes] != [weight.shape for weight in weights]:
             raise UsageError(
                 f"penalty {self.penalty.name}: `gradient` gave {len(slopes)} tensors that are not of the shapes of the "

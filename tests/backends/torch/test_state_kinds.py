@@ -256,3 +256,16 @@ def test_single_options_of_a_plan_are_replaced() -> None:
     plan = OptimizerPlan("adam", lr=0.1, weight_decay=0.5)
     assert replace(plan, lr=0.2, betas=(0.5, 0.6)) == OptimizerPlan("adam", lr=0.2, weight_decay=0.5, betas=(0.5, 0.6))
     assert np.isclose(plan.lr, 0.1) and hash(plan) == hash(replace(plan))
+
+
+def test_new_units_of_rprop_begin_with_steps_as_long_as_the_others() -> None:
+    """A step of size 0 would be the least there is, 1e-6, and take long to grow."""
+    model = lived(small_resnet(), dtype=torch.float64)
+    optimizer = torch.optim.Rprop(model.parameters(), lr=0.01)
+    train(model, optimizer, 3)
+    old = optimizer.state[model.get_parameter("s1.0.conv1.weight")]["step_size"].clone()
+    atom = space(model, "s1.0.conv1")
+    model.apply(Select((*range(atom.size), -1)), atom, optimizers=[optimizer])
+    new = optimizer.state[model.get_parameter("s1.0.conv1.weight")]["step_size"]
+    assert torch.equal(new[: atom.size], old)
+    assert torch.allclose(new[atom.size :], old.mean().expand_as(new[atom.size :]), rtol=1e-12, atol=0)

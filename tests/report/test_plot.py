@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from small_runs import write_spec
+from synthetic_run import make_run
 
 import nasir
 from nasir.cli.main import main
@@ -120,6 +121,13 @@ def test_curves_are_those_of_the_report(run: Path, capsys: pytest.CaptureFixture
     ElementTree.fromstring((tmp_path / "depth.svg").read_text())
 
 
+def test_numbers_that_are_not_finite_are_null(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    made = make_run(tmp_path / "made")
+    found = plotted(capsys, made.path, "loss")
+    assert found["series"][1]["points"][1] == [2.0, None]
+    assert "training,2.0,\n" in (made.figures / "loss.csv").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -128,6 +136,7 @@ def test_curves_are_those_of_the_report(run: Path, capsys: pytest.CaptureFixture
         (["--figure", "trajectory", "--seed", "3"], "--seed is of --figure surface, not of trajectory"),
         (["--figure", "trajectory", "--samples", "3"], "add --grid, or leave them out"),
         (["--figure", "surface", "--grid", "1"], "--grid 1: too few; give at least 2"),
+        (["--figure", "surface", "--samples", "25"], "25 validation images are wanted, and there are 24"),
         (["--figure", "surface", "--samples", "0"], "--samples 0: too few"),
         (["--figure", "surface", "--span", "-1"], "--span -1.0: give a positive number"),
         (["--figure", "surface", "--seed", "-1"], "--seed -1: give a whole number"),
