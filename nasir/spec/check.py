@@ -227,7 +227,7 @@ def _check_rule(spec: Spec, phase: Phase, rule: Rule, path: Path, findings: Find
         findings.add_key((*path, "weight"), "the policy `rules` does not draw among its rules", remedy)
     if spec.steps:
         for index, name in enumerate(rule.where.stages):
-            if name not in stages:
+            if name not in stages and not _comes_to_be(name, stages, spec, phase):
                 remedy = suggestion(name, stages) if stages else "the network has no stages; add a `stage` step"
                 findings.add((*path, "where", "stages", index), f"unknown stage {name!r}", remedy)
     _check_frozen(phase, rule, stages, path, findings)
@@ -239,6 +239,15 @@ def _check_rule(spec: Spec, phase: Phase, rule: Rule, path: Path, findings: Find
     if phase.epochs is not None and rule.every is not None and rule.every > phase.epochs:
         place = locate(findings.tree, (*path, "every"))
         findings.notes.append(f"{place}: the rule acts every {rule.every} epochs, the phase has only {phase.epochs}")
+
+
+def _comes_to_be(name: str, stages: Iterable[str], spec: Spec, phase: Phase) -> bool:
+    """Whether a stage may have this name in a phase, because a pass in it or before puts stages below others."""
+    if not any(name.endswith(f".{stage}") for stage in stages):
+        return False
+    until_then = spec.phases[: spec.phases.index(phase) + 1]
+    makers = [find(passes, rule.pass_name) for one in until_then for rule in one.rules]
+    return any(getattr(made, "moves", False) for made in makers)
 
 
 def _check_frozen(phase: Phase, rule: Rule, stages: Iterable[str], path: Path, findings: Findings) -> None:
