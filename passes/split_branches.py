@@ -69,6 +69,8 @@ class SplitBranches(Pass):
     reset_norms: bool | None = None
     fresh_head: bool | None = None
 
+    moves = True
+
     def sites(self, graph: Graph) -> Iterable[str]:
         """Every stage and every block of a network of one output that has no branches yet."""
         if len(graph.outputs) > 1 or any(node.facts.family == "ensemble" for node in graph.nodes.values()):

@@ -32,6 +32,8 @@ class UngroupBranches(Pass):
     branches: Whole = 0
     train: Literal["separate", "joint"] = "separate"
 
+    moves = True
+
     def __post_init__(self) -> None:
         if self.branches == 1:
             raise ValueError(f"branches must be 2 or more, or 0 to see it from the network, not {self.branches}")

@@ -21,7 +21,7 @@ from nasir.policy.decision import Decision, EndPhase, FreezeSite, RewriteSite, T
 from nasir.policy.draws import index
 from nasir.policy.phase_log import PhaseLog
 from nasir.policy.plans import ALL_FROZEN, AtEpochs, Moment, PhasePlan, Plateau, RulePlan
-from nasir.policy.sites import blocks, depth_at, sites_in
+from nasir.policy.sites import blocks, depth_at, former_names, moved, sites_in
 from nasir.rewriting.rewrite import WHOLE
 
 Fresh = Mapping[str, Sequence[FreezeSite]]
@@ -147,7 +147,11 @@ class RulesPolicy:
         planned: Counter[str],
     ) -> list[Decision]:
         rest, rewritten = _judged(rule, "site"), log.rule(rule.name).sites
-        able = [site for site in _open(rule, view, log, fresh) if log.done >= rewritten.get(site, -rest) + rest]
+        able = [
+            site
+            for site in _open(rule, view, log, fresh)
+            if all(log.done >= rewritten.get(name, -rest) + rest for name in former_names(site, view))
+        ]
         if rule.trial is not None:
             sites = tuple(able)
             if not sites:
@@ -245,14 +249,18 @@ def _stages(rule: RulePlan, view: PhaseView, log: PhaseLog) -> tuple[str, ...]:
     """
     if rule.where.sites:
         known = view.sites.get(rule.name, view.stages)
+        found: dict[str, None] = {}
         for wanted in rule.where.sites:
             # a site may be gone because the rule itself has been there; the pass then declines
-            if wanted not in known and wanted not in view.regions and wanted not in log.rule(rule.name).sites:
+            there = wanted in known or wanted in view.regions or wanted in log.rule(rule.name).sites
+            now = [wanted] if there else moved(wanted, known, view)
+            if not now:
                 raise RunError(
                     f"rule {rule.name} names site {wanted!r}, which {rule.pass_name} does not have in the network as "
                     f"it is now; {closest(wanted, known)}"
                 )
-        return rule.where.sites
+            found.update(dict.fromkeys(now))
+        return tuple(found)
     return sites_in(rule, view)
 
 
@@ -270,8 +278,8 @@ def _open(rule: RulePlan, view: PhaseView, log: PhaseLog, fresh: Sequence[Freeze
         for site in _stages(rule, view, log)
         if not (
             site in closed
-            or site in state.frozen
-            or (rule.decline == "stop" and site in state.refused)
+            or any(name in state.frozen for name in former_names(site, view))
+            or (rule.decline == "stop" and any(name in state.refused for name in former_names(site, view)))
             or (site in declined and (not measures or declined[site] == log.done))
         )
     ]

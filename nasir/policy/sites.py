@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from nasir.errors import RunError
 from nasir.policy.base import PhaseView
 from nasir.policy.plans import RulePlan
@@ -10,13 +12,14 @@ from nasir.policy.plans import RulePlan
 def sites_in(rule: RulePlan, view: PhaseView) -> tuple[str, ...]:
     """The sites of a rule that names none exactly, in network order, or in the order of the stages that it lists.
 
-    A listed stage stands for itself, or, for a pass that does not act on stages, for every site that lies in it.
-    Raises RunError for a stage that the network does not have.
+    A listed stage stands for itself, or, for a pass that does not act on stages, for every site that lies in it. One
+    that was put into branches stands for its copies there. Raises RunError for a stage that the network does not have.
     """
     known = view.sites.get(rule.name, view.stages)
     found: dict[str, None] = {}
     for wanted in rule.where.stages:
         matches = [site for site in known if site == wanted] or [s for s in known if s.startswith(f"{wanted}.")]
+        matches = matches or moved(wanted, known, view)
         if not matches and wanted not in view.stages:
             raise RunError(
                 f"rule {rule.name} names stage {wanted!r}, which the network does not have; "
@@ -24,6 +27,20 @@ def sites_in(rule: RulePlan, view: PhaseView) -> tuple[str, ...]:
             )
         found.update(dict.fromkeys(matches))
     return tuple(found) if rule.where.stages else known
+
+
+def moved(name: str, known: Iterable[str], view: PhaseView) -> list[str]:
+    """The sites that a name of the network before has become: `branches.0.s2` and `branches.1.s2`, of `s2`."""
+    if name in view.regions or name in view.stages:
+        return []
+    return [site for site in known if f".{name}." in f".{site}."]
+
+
+def former_names(site: str, view: PhaseView) -> list[str]:
+    """A site, and what it may have been called before it was put into branches."""
+    parts = site.split(".")
+    shorter = [".".join(parts[start:]) for start in range(1, len(parts))]
+    return [site, *(name for name in shorter if name not in view.regions and name not in view.stages)]
 
 
 def depth_at(view: PhaseView, site: str) -> int:
