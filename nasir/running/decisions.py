@@ -55,7 +55,7 @@ PER_REWRITE = 10**6  # epochs of trials before one rewrite, at most
 
 @dataclass(slots=True)
 class Signals:
-    """What the outside asks of a running engine; set by the signal handlers of the command line."""
+    """Requests to a running engine from outside; set by the signal handlers of the command line."""
 
     exit_code: int = 0  # 75 or 130 once a stop is wanted
 
@@ -243,7 +243,7 @@ class Decisions:
         )
 
     def _recall(self, number: int, place: Mapping[str, Any]) -> None:
-        """Go on with a stored network; random numbers of rewrites to come are drawn anew."""
+        """Go on with a stored network; later rewrites draw new random numbers."""
         graph = self.individuals.recall(number, self.state.ordinal + 1, self.journal.effective())
         self.state.ordinal += 1
         self.state.graph = graph
@@ -304,7 +304,7 @@ class Decisions:
             self._decline(decision.at(site), place, Decline(reason))
 
     def _trial(self, decision: TrySites, rewrite: Rewrite | None, place: Mapping[str, Any], phase_epoch: int) -> float:
-        """Train the session's network for a trial and journal what comes of it; its value of the metric.
+        """Train the session's network for a trial and journal the outcome; returns its value of the metric.
 
         `rewrite` made it, None: it is the network as it is.
         """
@@ -334,7 +334,7 @@ class Decisions:
 
 
 def _check_claim(rewrite: Rewrite, effect: Effect) -> None:
-    """ClaimError where a rewrite claims to be exact and is not, be it for the averaged weights only."""
+    """ClaimError where a rewrite claims to be exact and is not, even if only for the averaged weights."""
     if rewrite.preserves != "exact":
         return
     for network, part in (("", effect), (" of the averaged weights", effect.averaged)):
