@@ -196,12 +196,23 @@ class Spec(Strict):
     def identity(self) -> dict[str, Any]:
         """The resolved spec with only the names of plugins and runs, not the folders they lie in.
 
-        A constant decay of averages goes without saying: once there was no other.
+        What once was the only way goes without saying: a constant decay of averages, plateaus that hold early, and
+        rules that do not ask again where they were declined.
         """
         data = self.resolved()
         for phase in data["phases"]:
             if "ema" in phase and not phase["ema"]["warmup"]:
                 del phase["ema"]["warmup"]
+            for rule in phase["rules"]:
+                if rule["decline"] == "stop":
+                    del rule["decline"]
+            for condition in (
+                phase.get("until"),
+                *(rule.get(k) for rule in phase["rules"] for k in ("when", "freeze")),
+            ):
+                plateau = condition.get("plateau", {}) if isinstance(condition, dict) else {}
+                if plateau.get("early") == "code":
+                    del plateau["early"]
         data["plugins"] = [File(plugin).name for plugin in self.plugins]
         if isinstance(self.network, RunNetwork):
             data["network"]["run"] = File(self.network.run).name

@@ -13,8 +13,9 @@ from nasir.spec.tree import Entry, Tree, as_tree, is_choice
 
 
 def tree_as_stored(tree: Tree) -> Tree:
-    """A plateau once held early on an accuracy under `less_than`, so one that says nothing of `early` does so still.
+    """A plateau once held early on an accuracy under `less_than`, and a rule never asked again where it was declined.
 
+    Those that say nothing of `early` and `decline` do so still.
     Resolved specs say it since there is a choice.
     """
     if isinstance(tree.value, tuple):
@@ -29,6 +30,8 @@ def tree_as_stored(tree: Tree) -> Tree:
             place = plateau.tree.place
             full = replace(plateau.tree, value={**given, "early": Entry(place, as_tree("code", place))})
             entries["plateau"] = replace(plateau, tree=full)
+    if "do" in entries and "decline" not in entries:  # a rule
+        entries["decline"] = Entry(tree.place, as_tree("stop", tree.place))
     return replace(tree, value=entries)
 
 
