@@ -74,7 +74,7 @@ class GrowingSequence(Sequence[T]):
         return made
 
     def grown(self, item: T) -> Self:
-        """The version with one item more."""
+        """The version with one more item."""
         part = self._part
         if part.first + len(part.items) != self._length:  # another version went on from here
             part = _Part(self, [])

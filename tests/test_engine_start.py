@@ -179,7 +179,8 @@ def failing(folder: Path, rule: str) -> str:
 
 
 def test_a_site_that_is_not_there_is_named_with_the_closest_one(tmp_path: Path) -> None:
-    error = failing(tmp_path, "{when: start, do: remove-block, where: {sites: [s1.7]}}")
+    grow = "{when: start, do: {insert-block: {init: zero}}}"  # what may make a site: without it nothing begins
+    error = failing(tmp_path, f"{grow}, {{when: start, do: remove-block, where: {{sites: [s1.7]}}}}")
     assert "names site 's1.7', which remove-block does not have in the network as it is now" in error
 
 

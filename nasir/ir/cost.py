@@ -47,7 +47,7 @@ def total(parts: Iterable[Cost]) -> Cost:
 
 
 def count(nodes: Mapping[int, Node], typing: Typing) -> dict[int, Cost]:
-    """Cost of each node by id, in topological order, counted anew; `Graph.costs` keeps it."""
+    """Cost of each node by id, in topological order, counted on every call; `Graph.costs` keeps it."""
     types, slots = typing.types, typing.slots
     values = dict.fromkeys(slots, 0)  # entries of all outputs of each node
     for port, value in types.items():

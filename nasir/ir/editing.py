@@ -1,4 +1,4 @@
-"""`Editing`: changing the structure of a graph. Nothing is checked but what an edit itself needs."""
+"""`Editing`: changing the structure of a graph. Only what an edit itself needs is checked."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ S = TypeVar("S", bound=Structure)
 
 @dataclass(frozen=True, slots=True)
 class Resize:
-    """New units of a space by old ones (-1: a fresh one); what `noise` and `paired` mean says `Editing.select`."""
+    """New units of a space by old ones (-1: a fresh one); see `Editing.select` for `noise` and `paired`."""
 
     index: Index
     noise: float = 0.0
@@ -53,20 +53,20 @@ class Editing(Generic[S]):
         return Port(node_id)
 
     def remove(self, node_ids: int | Iterable[int]) -> None:
-        """Delete nodes; whoever reads them must be rewired."""
+        """Delete nodes; those that read them must be rewired."""
         for node_id in (node_ids,) if isinstance(node_ids, int) else tuple(node_ids):
             del self.nodes[node_id]
         self._typing = None
 
     def retract(self, since: int) -> None:
-        """Take back every node minted from id `since` on, and the regions that are empty without."""
+        """Undo every node minted from id `since` on, and the regions that are empty without them."""
         for node_id in range(since, self.minted):
             self.nodes.pop(node_id, None)
         self.drop_empty_regions()
         self._typing = None
 
     def drop_empty_regions(self) -> None:
-        """Delete the regions that hold no node any more."""
+        """Delete the regions that no longer hold a node."""
         held = paths_above(node.label for node in self.nodes.values())
         for path in [path for path in self.regions if path not in held]:
             del self.regions[path]
@@ -113,7 +113,7 @@ class Editing(Generic[S]):
             del self.regions[other]
 
     def freeze(self, prefix: str) -> None:
-        """Let nothing labelled `prefix` or below it learn any more; raises GraphError where nothing is."""
+        """Freeze everything labelled `prefix` or below it; raises GraphError where nothing is."""
         self._check_label(prefix)
         self.frozen = {other for other in self.frozen if not covers(prefix, other)}
         if not any(covers(other, prefix) for other in self.frozen):

@@ -43,7 +43,7 @@ class Graph(Structure):
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Graph:
-        """The graph of `to_json`; raises TextFormatError, and GraphError for data that are no graph."""
+        """The graph of `to_json`; raises TextFormatError, and GraphError for data that is not a graph."""
         return from_json(data, Graph)
 
     def to_text(self) -> str:
@@ -84,7 +84,7 @@ class Draft(Editing[Graph]):
         self.origins.fills[self._weight(node_id, slot)] = Fill(rule, args)
 
     def copy(self, node_id: int, source: int) -> None:
-        """Let all weights of a new node start as copies of those of an existing node of the same op.
+        """Start all weights of a new node as copies of those of an existing node of the same op.
 
         Raises GraphError where there is no such node, or the graph before has no node `source`.
         """

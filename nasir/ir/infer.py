@@ -13,7 +13,7 @@ from nasir.ir.op import loaded, op_named
 from nasir.ir.space import Atom, Axis, SpaceMismatch, atoms_of, pin, size_of, unify
 from nasir.ir.types import JSON, Fill, Kind, Port, Role, Slot, SlotAxis, ValueType
 
-_new = tuple.__new__  # what a NamedTuple's constructor calls, without the call around it: made by the thousand
+_new = tuple.__new__  # what a NamedTuple's constructor calls; called directly because thousands are made
 Mirror = tuple[str, int | None]  # an attribute, or one entry of a list attribute
 
 
@@ -122,7 +122,7 @@ class At:
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """No cyclic garbage collection inside: bulk construction makes no garbage, yet sets it off again and again.
+    """No cyclic garbage collection inside: bulk construction makes no garbage, yet triggers it again and again.
 
     Without this, more than half of the time on a graph of 10,000 nodes goes to collections that find nothing.
     """

@@ -141,12 +141,12 @@ class OpDef:
 
     @property
     def rectifies(self) -> bool:
-        """Whether it is max(x, 0) or the like: what it lets through is unchanged, and nothing of it is negative."""
+        """Whether it is max(x, 0) or similar: what passes is unchanged, and no output is negative."""
         return self.activates and self.nonnegative == "always" and self.unchanged == "nonnegative"
 
     @property
     def dead_at_zero(self) -> bool:
-        """Whether 0, which it keeps, is its least output: then no gradient passes there."""
+        """Whether 0, which it keeps, is its smallest output: no gradient passes there."""
         return self.nonnegative == "always" and self.unchanged is not None
 
     @property
@@ -161,7 +161,7 @@ class OpDef:
 
     @property
     def separates(self) -> bool:
-        """Whether channels can be removed and those that stay hold what they held."""
+        """Whether channels can be removed without changing those that stay."""
         return self.channels in ("alone", "moves")
 
     def normalize(self, attrs: Mapping[str, JSON], label: str) -> dict[str, JSON]:
@@ -174,7 +174,7 @@ class OpDef:
         return self._shared(attrs, label) if known is None else known
 
     def _shared(self, attrs: Mapping[str, JSON], label: str) -> dict[str, JSON]:
-        """The dict of attributes that are new, or hold lists, whose items have types to be kept apart too."""
+        """The dict of attributes that are new, or that hold lists, the types of whose items matter too."""
         kinds = (*map(type, attrs.values()),)
         listed = list in kinds or tuple in kinds
         key: Any = (*attrs, *map(_distinct, attrs.values())) if listed else (*attrs.items(), *kinds)
@@ -196,7 +196,7 @@ class OpDef:
 
 
 def _distinct(value: JSON) -> Any:
-    """A key that differs wherever values differ in a type: [1] and [True], also inside of lists."""
+    """A key that differs wherever values differ in a type: [1] and [True], also inside lists."""
     if isinstance(value, list | tuple):
         return (list, *map(_distinct, value))
     return type(value), value
@@ -271,7 +271,7 @@ ATTRS: Mapping[str | None, tuple[str, ...]] = {
     "pad": ("before", "after"),
     "ensemble": ("average",),
 }
-"""The attributes that ops of a family, or of a way with channels, have at least."""
+"""The attributes that ops of a family, or with a way of treating channels, must have."""
 
 
 def _fault(made: OpDef) -> str:

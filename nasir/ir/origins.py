@@ -1,4 +1,4 @@
-"""`Origins`: what an edit says of where single weights of the new graph come from."""
+"""`Origins`: where an edit says that single weights of the new graph come from."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Origins:
     blobs: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def named(self) -> tuple[Key, ...]:
-        """The weights that something is said of; one may be there several times."""
+        """The weights with a stated source; one may occur several times."""
         return (*self.fills, *self.copies, *self.sources)
 
     def of(self, key: Key, axes: int) -> Source | None:
-        """Where a weight with so many axes comes from; None where nothing is said of it."""
+        """The source of a weight with so many axes; None where none is stated."""
         if key in self.sources:
             return self.sources[key]
         if key in self.fills:
@@ -39,7 +39,7 @@ class Origins:
         return Take(self.copies[key], (None,) * axes) if key in self.copies else None
 
     def say(self, key: Key, source: Source) -> None:
-        """Let a weight come from `source`; raises GraphError for what is none."""
+        """State the source of a weight; raises GraphError for anything that is not a source."""
         if not isinstance(source, Source):
             raise GraphError(
                 f"weight {key.slot!r} of node {key.node}: a {type(source).__name__} is no source; give a Take, Stack, "
@@ -48,7 +48,7 @@ class Origins:
         self.sources[key] = source
 
     def retract(self, since: int) -> None:
-        """Forget what was said of the weights of nodes with ids from `since` on."""
+        """Forget the stated sources of weights of nodes with ids from `since` on."""
         self.sources = {key: source for key, source in self.sources.items() if key.node < since}
         self.fills = {key: rule for key, rule in self.fills.items() if key.node < since}
         self.copies = {key: source for key, source in self.copies.items() if key.node < since}

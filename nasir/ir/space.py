@@ -65,11 +65,11 @@ class Prod:
 
 
 Space: TypeAlias = Atom | Cat | Prod
-Axis: TypeAlias = Space | int  # a plain int is an axis nobody may resize
+Axis: TypeAlias = Space | int  # a plain int is an axis that cannot be resized
 
 
 class SpaceMismatch(Exception):
-    """Two spaces of different size were to be the same; `unify` callers turn it into a TypeRuleError."""
+    """Two spaces of different sizes had to be the same; `unify` callers turn it into a TypeRuleError."""
 
 
 def size_of(axis: Axis) -> int:

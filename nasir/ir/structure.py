@@ -1,4 +1,4 @@
-"""`Structure`: nodes, regions and outputs, and all that follows from them alone."""
+"""`Structure`: nodes, regions and outputs, and everything that follows from them alone."""
 
 from __future__ import annotations
 
@@ -212,4 +212,4 @@ class Structure:
 
 
 NOTHING = Structure({}, (), {}, 0)
-"""What a network that is made anew starts from."""
+"""What a newly built network starts from."""

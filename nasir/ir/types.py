@@ -24,7 +24,7 @@ Border: TypeAlias = tuple[dict[Port, None], dict[Port, None]]  # (ports a region
 
 
 def channel_axis(axes: int) -> int:
-    """Number of the channel axis of a value with so many axes, batch left out: tokens (T, C) have it last."""
+    """Number of the channel axis of a value with so many axes, without the batch axis: last for tokens (T, C)."""
     return 1 if axes == 2 else 0
 
 

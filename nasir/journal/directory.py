@@ -50,7 +50,7 @@ KNOWN = frozenset(
 
 
 def share_file(source: Path, target: Path) -> None:
-    """Give a file that nobody changes in place a second name: a hard link, or a copy where the file system has none.
+    """Give a file that is never changed in place a second name: a hard link, or a copy where the file system has none.
 
     An existing `target` is left as it is. Raises OSError.
     """

@@ -21,7 +21,7 @@ LENGTHS: Mapping[type, str] = {at.MinLen: "min_length", at.MaxLen: "max_length"}
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """Beside bounds in `Annotated`: what to do about a value outside of them, in place of the general advice."""
+    """In `Annotated`, with bounds: what to do about a value outside of them, in place of the general advice."""
 
     text: str
 
@@ -35,7 +35,7 @@ class WithUnit:
 
 @dataclass(frozen=True, slots=True)
 class Suggested:
-    """In `Annotated` of a text: words that editors offer; whether others will do is said elsewhere."""
+    """In `Annotated` of a text: words that editors offer; other words are not refused here."""
 
     words: tuple[str, ...]
 
@@ -56,12 +56,12 @@ class Canonical:
 
 
 def read_kind(annotation: Any, record: Record, metadata: Sequence[Any] = ()) -> Kind:
-    """The kind of an annotation, with further `metadata` as of `Annotated`; what is no JSON type takes anything.
+    """The kind of an annotation, with further `metadata` as in `Annotated`; one that is not a JSON type takes anything.
 
     `record` gives the kind of a dataclass, whose fields have kinds themselves. Raises UsageError for bounds that do not
     belong to the type, or that nothing here knows.
     """
-    if hasattr(annotation, "__value__"):  # `type X = ...` of Python 3.12, which 3.11 cannot import the class of
+    if hasattr(annotation, "__value__"):  # `type X = ...` of Python 3.12, whose class Python 3.11 does not have
         return read_kind(annotation.__value__, record, metadata)
     if get_origin(annotation) is Annotated:
         plain, *own = get_args(annotation)
@@ -73,7 +73,7 @@ def read_kind(annotation: Any, record: Record, metadata: Sequence[Any] = ()) -> 
         return Written(read_kind(annotation, record, rest), canonical[0])
     made, taken = _made(annotation, record, tuple(metadata))
     missed = [constraint for constraint in _constraints(metadata) if type(constraint) not in taken]
-    if missed and not isinstance(made, Either):  # the members of a union have said what fits none of them
+    if missed and not isinstance(made, Either):  # for a union, `_union` has refused what fits none of its members
         raise UsageError(f"{missed[0]!r} is no bound of {_spelled(annotation)}; use those of annotated_types that are")
     return made
 
@@ -83,7 +83,7 @@ def _spelled(annotation: Any) -> str:
 
 
 def _constraints(metadata: Iterable[Any]) -> list[Any]:
-    """What of `Annotated` restricts values: bounds, also those that stand for several, such as Interval and Len."""
+    """The bounds on values among `Annotated` metadata; grouped ones, such as Interval and Len, are taken apart."""
     constraints: list[Any] = []
     for entry in metadata:
         if isinstance(entry, at.GroupedMetadata):
@@ -103,7 +103,7 @@ def _bounds(metadata: Iterable[Any], names: Mapping[type, str]) -> Bounds:
 
 
 def _made(annotation: Any, record: Record, metadata: tuple[Any, ...]) -> tuple[Kind, set[type]]:
-    """The kind, and the constraints that mean something to it."""
+    """The kind, and the types of constraints that apply to it."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     remedy = next((entry.text for entry in metadata if isinstance(entry, Remedy)), "")
     if origin in (Union, types.UnionType):

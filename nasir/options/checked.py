@@ -47,14 +47,14 @@ def _guard(made: type[Checked]) -> None:
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         named = dict(zip(parameters, args, strict=False))
         if len(args) > len(parameters) or named.keys() & kwargs.keys():
-            original(self, *args, **kwargs)  # which Python itself refuses
+            original(self, *args, **kwargs)  # Python itself refuses these arguments
         given = {**named, **kwargs}
         options = {
             name: option if parameters[name].default is inspect.Parameter.empty else option.optional
             for name, option in options_of(type(self)).items()
             if name in parameters
         }
-        # InitVars, and what an __init__ written by hand takes beside the fields, are its own business
+        # InitVars, and further parameters of an __init__ written by hand, are left to it
         more = {name: value for name, value in given.items() if name in parameters and name not in options}
         called = self.called(given)
         thing = called.partition(" ")[0]
@@ -64,7 +64,7 @@ def _guard(made: type[Checked]) -> None:
         try:
             original(self, **more, **normal)
         except (ValueError, NasirError) as error:
-            told = error.faults if isinstance(error, OptionError) else ()  # which say themselves where
+            told = error.faults if isinstance(error, OptionError) else ()  # these faults have their places already
             raise_faults(called, told or [own_fault(error, given, thing)], error)
 
     init.checks_options = True  # type: ignore[attr-defined]

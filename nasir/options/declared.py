@@ -39,7 +39,7 @@ class Option:
 
     @property
     def optional(self) -> Option:
-        """The same where something else supplies a value."""
+        """The same option with a default, where something else supplies the value."""
         return dataclasses.replace(self, default=None) if self.required else self
 
 
@@ -110,7 +110,7 @@ def _resolved(owner: Any, written: Mapping[str, Any], scope: Mapping[str, Any]) 
 
 
 def kind_of(annotation: Any) -> Kind:
-    """The kind of an annotation; what is no JSON type takes anything.
+    """The kind of an annotation; one that is not a JSON type takes anything.
 
     Raises UsageError for bounds that do not belong to the type, or that nothing here knows.
     """
@@ -142,7 +142,7 @@ def described(option: Option) -> dict[str, Any]:
 def checked(
     options: Mapping[str, Option], given: Mapping[str, Any], thing: str = "", open_ended: bool = False
 ) -> tuple[dict[str, Any], list[Fault]]:
-    """The given values in their normal form, and all that is wrong: unknown, unfitting and missing ones.
+    """The given values in their normal form, and every fault: unknown, unfitting and missing ones.
 
     `thing` is what has the options, such as "pass"; `open_ended`: it takes unknown ones, as they are.
     """
@@ -192,12 +192,12 @@ def construct(made: type[T], given: Mapping[str, Any], what: str) -> T:
         return made(**given)
     except OptionError:
         raise
-    except Exception as error:  # the checks of a plugin are its author's; what they raise is about the options
+    except Exception as error:  # a plugin's own checks may raise anything; it is about the options
         raise_faults(what, [own_fault(error, given, thing)], error)
 
 
 def built(made: type, given: Mapping[str, Any]) -> tuple[Any, list[Fault]]:
-    """The dataclass `made` with options, and all that is wrong with them."""
+    """The dataclass `made` with options, and everything that is wrong with them."""
     try:
         return construct(made, given, made.__name__), []
     except OptionError as error:

@@ -15,9 +15,9 @@ from nasir.options.words import EXPECTED, Fault, shown
 
 Schema: TypeAlias = dict[str, Any]
 Result: TypeAlias = tuple[Any, list[Fault]]
-"""The value in its normal form, and all that is wrong with it; the value counts only if nothing is."""
+"""The value in its normal form, and its faults; the value counts only if there are none."""
 Bounds: TypeAlias = tuple[tuple[str, Any], ...]
-"""(constraint, limit) pairs: gt, ge, lt, le and multiple_of of numbers, min_length and max_length of what has one."""
+"""(constraint, limit) pairs: gt, ge, lt, le and multiple_of of numbers, min_length and max_length of others."""
 
 HOLDS: Mapping[str, Callable[[Any, Any], bool]] = {
     "gt": operator.gt,
@@ -47,11 +47,11 @@ class Kind:
         return "anything", ""
 
     def normal(self, value: Any) -> Result:
-        """The value in its normal form, and all that is wrong with it."""
+        """The value in its normal form, and its faults."""
         return value, []
 
     def schema(self) -> Schema:
-        """As JSON Schema; empty for what takes anything."""
+        """As JSON Schema; empty where anything is taken."""
         return {}
 
     def members(self) -> Iterator[Kind]:
@@ -82,7 +82,7 @@ class Scalar(Kind):
             return self.wrong(value)
         if self.pattern is not None and re.fullmatch(self.pattern[0], str(value)) is None:
             return value, [((), f"cannot be {value!r:.60}", f"write {self.pattern[1]}")]
-        for bound, limit in self.bounds:  # only a text has any
+        for bound, limit in self.bounds:  # only texts have bounds
             length = len(str(value))
             if not HOLDS[bound](length, limit):
                 text = words.wrong_length(bound, limit, length, "letters") if length else words.EMPTY_TEXT
@@ -256,7 +256,7 @@ class Table(Kind):
 
 @dataclass(frozen=True)
 class Dataclass(Kind):
-    """A dataclass, or a mapping that it can be made from; `build` gives the object and all that is wrong."""
+    """A dataclass, or a mapping that it can be made from; `build` gives the object and its faults."""
 
     plain: type
     build: Callable[[type, Mapping[str, Any]], Result]
@@ -300,7 +300,7 @@ class Either(Kind):
         for made, faults in results:
             if not faults:
                 return made, faults
-        # a member of the right type says best what is wrong with the value
+        # a member of the right type gives the best description of the fault
         for kind, (_, faults) in zip(self.kinds, results, strict=True):
             if faults != kind.wrong(value)[1] and not isinstance(kind, Choice):
                 return value, faults

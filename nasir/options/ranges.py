@@ -1,4 +1,4 @@
-"""Numbers with the ranges that most options have; others say theirs beside the field."""
+"""Numbers with the ranges that most options have; other ranges are written at their fields."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NotNegative: TypeAlias = Annotated[float, Ge(0)]
 Share: TypeAlias = Annotated[float, Ge(0), Le(1)]
 """A part of something, 0 to 1."""
 Rate: TypeAlias = Annotated[float, Ge(0), Lt(1)]
-"""A part that never is all, such as a probability of dropout."""
+"""A part that is never the whole, such as a probability of dropout."""
 Epochs: TypeAlias = Annotated[int, Ge(1), WithUnit("epochs")]
 """A whole number of epochs, at least 1: `3 epochs` or 3."""
 EpochLength: TypeAlias = Annotated[float, Ge(0), WithUnit("epochs")]

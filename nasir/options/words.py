@@ -60,12 +60,12 @@ def amount(text: str, unit: str) -> int | float | None:
 
 
 def no_amount(text: str, unit: str) -> tuple[str, str]:
-    """What is wrong with a text that is no amount, and the remedy."""
+    """What is wrong with a text that is not an amount, and the remedy."""
     return f"expected a duration in {unit}, found {text!r}", f"write `3 {unit}`, or just 3"
 
 
 def unknown_word(value: Any, known: Iterable[Any]) -> tuple[str, str]:
-    """What is wrong with a value that is none of the `known` ones, and the remedy."""
+    """What is wrong with a value that is not among the `known` ones, and the remedy."""
     text = f"{value!r:.60}" if isinstance(value, str) else shown(value)
     return f"unknown value {text}", suggestion(str(value), map(written, known))
 

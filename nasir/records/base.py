@@ -98,7 +98,7 @@ class Record:
         return dict(self) == dict(other)
 
 
-# not its base: `isinstance` of a class with an abstract base is slow, and folds over histories ask that all the time
+# registered, not a base class: `isinstance` is slow for abstract bases, and folds over histories call it constantly
 Mapping.register(Record)
 
 
@@ -199,7 +199,7 @@ def _laid_out(made: type[Record]) -> RecordLayout:
 
 
 def _parts(annotation: Any) -> tuple[tuple[type, ...], tuple[Any, ...]]:
-    """JSON types of an annotation, and all that `Annotated` says in it, of the members of a union too."""
+    """JSON types of an annotation, and all its `Annotated` metadata, those of the members of a union too."""
     if get_origin(annotation) is Annotated:
         inner, *own = get_args(annotation)
         plain, metadata = _parts(inner)

@@ -17,7 +17,7 @@ REMEDY = "the journal was damaged or edited afterwards; restore the file, or sta
 
 
 def read_record(line: bytes | str) -> Record:
-    """The record of a line of a journal file; JournalError, without its place, where the line is none."""
+    """The record of a line of a journal file; JournalError, without its place, where the line is not one."""
     try:
         data = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -69,7 +69,7 @@ def from_json(data: Mapping[str, Any]) -> Record:
 
 
 def typed(history: Sequence[Record]) -> Sequence[Record]:
-    """The history itself; JournalError where it holds plain mappings, as nothing would be found in those.
+    """The history itself; JournalError where it holds plain mappings, in which no record would be recognized.
 
     Only the newest record is looked at, so that it costs the same however long the history is.
     """
@@ -85,7 +85,7 @@ _SETS: dict[tuple[str, ...], frozenset[str]] = {}
 
 
 def _shared(absent: list[str]) -> frozenset[str]:
-    """One set for all records that lack the same."""
+    """One set for all records that lack the same fields."""
     key = tuple(absent)
     if key not in _SETS:
         _SETS[key] = frozenset(key)
@@ -93,7 +93,7 @@ def _shared(absent: list[str]) -> frozenset[str]:
 
 
 def _fits(value: Any, plain: tuple[type, ...]) -> bool:
-    """Of values that Python made, whose types are others than those that JSON gives."""
+    """For values made in Python, whose types differ from those that JSON gives."""
     return isinstance(value, plain) and not (isinstance(value, bool) and bool not in plain)
 
 

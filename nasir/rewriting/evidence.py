@@ -78,7 +78,7 @@ class Evidence:
     def rng(self, purpose: str) -> Generator:
         """The random stream of this rewrite for one `purpose`: the only randomness a pass may use."""
         refused = fold(self.history, _Refusals()).count
-        # a refusal leaves the ordinal as it is: without its count a pass would draw the refused choice for ever
+        # refusals do not change the ordinal; without counting them, a pass would draw the refused choice forever
         return random_stream(self.seed, self.ordinal, -1, "", f"{purpose} after {refused}" if refused else purpose)
 
     def per_index(self, kind: str, space: Atom) -> NDArray[np.float64]:

@@ -24,7 +24,7 @@ Order: TypeAlias = Literal["circular", "random"]
 
 
 def check_symmetry(how: How, noise: float, symmetry: Symmetry) -> None:
-    """Copies need something that separates them, or the word that they shall stay equal; raises ValueError."""
+    """Raises ValueError unless something separates copies, or the options say that they shall stay equal."""
     if how != "replicate":
         if noise:
             raise ValueError(f"noise separates copies, and how: {how} makes none; leave it out")

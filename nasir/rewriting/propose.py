@@ -23,7 +23,7 @@ class CostBound(Protocol):
     """A budget."""
 
     def excess(self, params: float = 0, macs: float = 0) -> str | None:
-        """Which bound the values lie past, as a sentence; None if within all."""
+        """A sentence about the bound that the values exceed; None if they are within all."""
         ...
 
 

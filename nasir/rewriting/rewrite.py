@@ -23,7 +23,7 @@ from nasir.transfer.plan import TransferPlan
 Site: TypeAlias = str | Atom  # a region path, WHOLE, or a resizable space
 
 WHOLE = "network"  # the site of passes that act on the network as a whole
-REMARK = "remark"  # what a pass notes by this key is a sentence that is shown with the rewrite
+REMARK = "remark"  # the key of a note that is a sentence, shown with the rewrite
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ class Pass(Checked, ABC):
 
     @final
     def site(self, graph: Graph, site: Site) -> Site:
-        """The one of `sites` that goes by a name, as journals and specs call it; a space stands for itself.
+        """The one of `sites` with a name, as journals and specs write it; a space is returned as it is.
 
         Raises Decline where there is none, which in a run can be because a rewrite removed it.
         """
@@ -154,7 +154,7 @@ class Pass(Checked, ABC):
         return f"{self.name} has no site '{name}' in the network as it is now; {hint}"
 
     def _asked_for(self, graph: Graph, site: Site) -> Site:
-        """The site that a caller means; the pass says itself why it refuses a place that it does not list now."""
+        """The site that a caller means; the pass itself says why it refuses a place that it does not list now."""
         if isinstance(site, Atom):
             return site
         listed = self._listed(graph, site)

@@ -60,7 +60,7 @@ def put_away(draft: Draft, graph: Graph, paths: Iterable[str], seen: Evidence) -
 
 
 def pieces(history: Sequence[Record]) -> list[Piece]:
-    """The blocks that were put away and not brought back, by stage as they were put away, then by position."""
+    """The blocks that were put away and not brought back: by stage, in the order of putting away, then by position."""
     stored: dict[str, Piece] = {}
     for record in history:
         noted = record.noted if isinstance(record, RewriteRecord) else {}

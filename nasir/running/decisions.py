@@ -19,6 +19,7 @@ from nasir.policy import (
     PhasePlan,
     PhaseView,
     RecallIndividual,
+    Repeats,
     RewriteSite,
     RulePlan,
     TrySites,
@@ -47,13 +48,14 @@ from nasir.training.backend import Effect, Session
 
 EXACT = 1e-4  # largest |delta logits| of an "exact" rewrite, relative to the largest logit (float32 rounding)
 ROUNDS = 1000  # of decisions at one moment, after which a policy is taken for looping
+PATIENCE = 8  # rounds that a stop waits for, as a checkpoint is written after the last one
 TRIAL_EPOCHS = 2 * 10**12  # data order of trials: far from those of ordinary epochs
 PER_REWRITE = 10**6  # epochs of trials before one rewrite, at most
 
 
 @dataclass(slots=True)
 class Signals:
-    """What the outside asks of a running engine; set by the signal handlers of the command line."""
+    """Requests to a running engine from outside; set by the signal handlers of the command line."""
 
     exit_code: int = 0  # 75 or 130 once a stop is wanted
 
@@ -90,10 +92,14 @@ class Decisions:
         """
         policy = make_policy(phase, self.seed)
         place: dict[str, Any] = {"epoch": epoch, "phase": phase.name}
-        for _ in range(ROUNDS):  # asked again after declined rewrites; a policy that never ends is a bug
+        repeats = Repeats(phase, epoch)
+        for number in range(ROUNDS):  # asked again after declined rewrites; a policy that never ends is a bug
             decisions = decisions_of(policy, phase, self.journal.effective(), view(self.state.graph, (phase,)))
             if not decisions:
                 return
+            repeats.check(decisions, self.state.graph.digest)
+            if number >= PATIENCE and self.signals.wanted():
+                raise self._stopped("decisions were made")
             for decision in decisions:
                 self.write(from_json({**place, **decision.to_record()}))
                 match decision:
@@ -237,7 +243,7 @@ class Decisions:
         )
 
     def _recall(self, number: int, place: Mapping[str, Any]) -> None:
-        """Go on with a stored network; random numbers of rewrites to come are drawn anew."""
+        """Go on with a stored network; later rewrites draw new random numbers."""
         graph = self.individuals.recall(number, self.state.ordinal + 1, self.journal.effective())
         self.state.ordinal += 1
         self.state.graph = graph
@@ -298,7 +304,7 @@ class Decisions:
             self._decline(decision.at(site), place, Decline(reason))
 
     def _trial(self, decision: TrySites, rewrite: Rewrite | None, place: Mapping[str, Any], phase_epoch: int) -> float:
-        """Train the session's network for a trial and journal what comes of it; its value of the metric.
+        """Train the session's network for a trial and journal the outcome; returns its value of the metric.
 
         `rewrite` made it, None: it is the network as it is.
         """
@@ -328,7 +334,7 @@ class Decisions:
 
 
 def _check_claim(rewrite: Rewrite, effect: Effect) -> None:
-    """ClaimError where a rewrite claims to be exact and is not, be it for the averaged weights only."""
+    """ClaimError where a rewrite claims to be exact and is not, even if only for the averaged weights."""
     if rewrite.preserves != "exact":
         return
     for network, part in (("", effect), (" of the averaged weights", effect.averaged)):

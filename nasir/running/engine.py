@@ -62,7 +62,7 @@ class Engine:
         self._before_decisions: Callable[[int], None] = lambda epoch: None
 
     def hear_before_decisions(self, hear: Callable[[int], None]) -> None:
-        """Let `hear` be called after each epoch, with the number of epochs done, before the policy is asked."""
+        """Have `hear` called after each epoch, with the number of epochs done, before the policy is asked."""
         self._before_decisions = hear
 
     def write(self, record: R) -> R:
@@ -156,7 +156,7 @@ class Engine:
             raise self._stopped(epoch)
 
     def _decide_late(self) -> None:
-        """Make up for the decisions after the last epoch, in its phase even if that is used up."""
+        """Catch up on the decisions after the last epoch, in its phase even if that is over."""
         records = self.journal.effective()
         last = next(record for record in reversed(records) if isinstance(record, EpochRecord))
         self.begun = sum(isinstance(record, PhaseRecord) for record in records) - 1
@@ -174,7 +174,7 @@ class Engine:
 
     def _finish(self) -> dict[str, float]:
         metrics = {**self.session.evaluate("test"), **self.session.evaluate("val")}
-        self.session.flush()  # a run that says it is done has its last weights on disk
+        self.session.flush()  # a run that reports that it is done has its last weights on disk
         cost = self.state.graph.cost()
         seconds = sum(record.seconds for record in self.journal.effective(EpochRecord))
         self.write(

@@ -1,4 +1,4 @@
-"""Signals as requests to stop: the first asks, the second does not ask."""
+"""Signals as requests to stop: the first asks, the second stops at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ AFTER_THIS_STEP = "stopping after this step; once more to stop at once"
 
 
 def stop_on_signals(text: str = AFTER_THIS_STEP, at_once: Callable[[int], Any] = os._exit) -> Signals:
-    """Handle SIGTERM and SIGUSR1 (exit code 75) and SIGINT (130) from here on; what they ask is in the answer.
+    """Handle SIGTERM and SIGUSR1 (exit code 75) and SIGINT (130) from here on; returns what they ask for.
 
     The first says `text` and sets the exit code there; each one after it calls `at_once` with its exit code.
     """

@@ -17,7 +17,7 @@ from nasir.training.backend import Session
 
 
 class Individuals:
-    """Individuals of one run; which of them exist is told by the journal's `kept` and `dropped` records."""
+    """Individuals of one run; the journal's `kept` and `dropped` records say which of them exist."""
 
     def __init__(self, run: RunDirectory, session: Session) -> None:
         self.run = run
@@ -54,7 +54,7 @@ class Individuals:
         return graph
 
     def sweep(self, records: Sequence[Record], over: bool = False) -> None:
-        """Remove the files of individuals that nothing can ask for any more; call it once a checkpoint is asked for.
+        """Remove the files of individuals that nothing can recall any more; call it once a checkpoint was requested.
 
         A resume goes back to one of the checkpoints that lie in the directory, so what was dropped after the oldest of
         them stays, unless the run is `over`.

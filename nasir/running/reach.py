@@ -48,7 +48,7 @@ def _refused(plan: PhasePlan, graph: Graph) -> list[tuple[str, str]]:
             if reason is None:
                 break
             refused.append(reason)
-    except NasirError:  # a name that only a plugin knows, or what is told elsewhere
+    except NasirError:  # a name that only a plugin knows, or a fault that is reported elsewhere
         return []
     return refused
 
@@ -60,7 +60,7 @@ def _problem(spec: Spec, path: Path, pass_name: str, why: str) -> Problem:
 
 
 def _refusal(rule: RulePlan, graph: Graph, seen: PhaseView) -> tuple[str, str] | None:
-    """(pass, why it declines everywhere), None where it may act, be it after a look at weights or the history."""
+    """(pass, why it declines everywhere), None where it may act, perhaps after looking at weights or the history."""
     change = make_pass(rule.pass_name, rule.options)
     if change.needs:
         return None
@@ -86,7 +86,7 @@ def _ask(*given: Any) -> Never:
 
 
 class _Unseen(Mapping[str, Any]):
-    """Measurements that nobody has made yet."""
+    """Measurements that have not been made yet."""
 
     __getitem__ = __iter__ = __len__ = __contains__ = _ask
 
@@ -101,4 +101,4 @@ class _Blind(Evidence):
     """Evidence of a run that has not begun."""
 
     def __post_init__(self) -> None:
-        """Do not look at the history."""
+        """Skip the check of the history, which here is a stand-in."""

@@ -1,4 +1,4 @@
-"""Replaying a run: its rewrites from the journal alone, and what a second training of it does otherwise."""
+"""Replaying a run: its rewrites from the journal alone, and what a second training of it does differently."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a run stands, beside its weights and its journal."""
+"""The position of a run, in addition to its weights and its journal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class RunState:
     """What decisions and epochs change, in one place: engine, decisions and shared prefixes look at the same one."""
 
     graph: Graph  # the network as it is now
-    ordinal: int = 0  # rewrites and recalls so far: with the seed the key of what is random in them
+    ordinal: int = 0  # rewrites and recalls so far: with the seed, the key of their random numbers
     undecided: bool = False  # the policy was not asked yet about the last epoch of the journal
     stretch: Stretch | None = None  # of an epoch that was interrupted
 

@@ -133,7 +133,7 @@ def _parsed(value: Any) -> Any:
 
 
 def _check_order(text: str) -> None:
-    """Raise the fault of a constraint that begins with its number, and say how to turn it round."""
+    """Raise the fault of a constraint that begins with its number, with the remedy of turning it round."""
     match = _REVERSED.fullmatch(text)
     if match is None or match[1] in OBJECTIVES or match[3] not in OBJECTIVES:
         return

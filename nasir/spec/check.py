@@ -88,7 +88,7 @@ def _actions(tree: Tree) -> Iterator[tuple[Path, Tree]]:
 
 
 def rule_passes(tree: Tree) -> Iterator[Any]:
-    """The pass of each rule of a checked tree, but for those whose names are not known here."""
+    """The pass of each rule of a checked tree, except those whose names are not known here."""
     for _, action in _actions(tree):
         named = _named(action)
         if named is not None and find(passes, named[0]) is not None:
@@ -188,7 +188,7 @@ def _check_data(spec: Spec, findings: Findings) -> None:
 
 def _check_computing(spec: Spec, findings: Findings) -> None:
     """What computes, and settings of the whole run that exclude each other."""
-    if spec.backend not in backends.names():  # imported by a run only
+    if spec.backend not in backends.names():  # only a run imports it
         findings.unknown(backends, ("backend",), spec.backend)
     if spec.precision == "tf32" and spec.device == "cpu":
         findings.add(("precision",), "tf32 needs a CUDA device, but `device` is cpu", "use fp32 or auto")
@@ -254,14 +254,14 @@ def _check_frozen(phase: Phase, rule: Rule, stages: Iterable[str], path: Path, f
     """A pass that has its new weights trained at once finds none to train in places that the phase freezes."""
     where = rule.where
     named = tuple(where.sites or where.stages or stages)
-    # what is made at a block lies beside it
+    # what is made at a block is placed beside it
     homes = [name if name in stages else name.rpartition(".")[0] for name in named]
     frozen = [any(covers(prefix, home) for prefix in phase.freeze or ()) for home in homes]
     if not frozen or not all(frozen) or find(passes, rule.pass_name) is None:
         return
     try:
         settles = make_pass(rule.pass_name, rule.options).settles
-    except NasirError:  # told elsewhere
+    except NasirError:  # reported elsewhere
         return
     if settles:
         text = f"{rule.pass_name} trains what it makes, and the phase freezes {', '.join(named)}: it could never act"
@@ -303,7 +303,7 @@ def _check_plans(spec: Spec, phase: Phase, path: Path, findings: Findings) -> No
     named: list[tuple[Path, Optimizer | Penalty]] = []
     named += [((*path, "regularize", number), term) for number, term in enumerate(phase.regularize)]
     named += [] if phase.optimizer is None else [((*path, "optimizer"), phase.optimizer)]
-    # what is not found only a plugin knows
+    # a name that is not found here is one that only a plugin knows
     for at, make in ((at, chosen.plan) for at, chosen in named if find(chosen.registry, chosen.kind) is not None):
         try:
             make()
@@ -312,7 +312,7 @@ def _check_plans(spec: Spec, phase: Phase, path: Path, findings: Findings) -> No
 
 
 def _check_policy(spec: Spec, phase: Phase, path: Path, findings: Findings) -> None:
-    """What the policy itself says of its phase, what it reads, and a learning rate that fits networks it recalls."""
+    """Check the phase by the policy itself, what it reads, and that the learning rate fits networks it recalls."""
     plan = phase.plan()
     policy = find(policies, plan.policy)
     if policy is None:

@@ -14,7 +14,7 @@ CURVES = ("val.accuracy", "val.loss", "train.accuracy", "train.loss")
 """Metrics that every epoch has, on which trials can be compared while they run."""
 MANY_FOR_GP = 20
 LARGEST_GRID = 1_000_000
-"""Points; those of a grid are all made at its beginning."""
+"""The most points of a grid: all of them are made when it begins."""
 
 
 def check_search(spec: Spec, findings: Findings) -> None:

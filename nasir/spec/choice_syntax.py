@@ -1,4 +1,4 @@
-"""`{choose: ...}` in the tree of a spec, read into a space; what is malformed becomes problems, all of them."""
+"""`{choose: ...}` in the tree of a spec, read into a space; everything malformed becomes a problem."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ EXAMPLE = "write `choose: [a, b]`, `choose: {int: [1, 9]}`, `choose: {float: [0.
 
 
 def choice_paths(tree: Tree, path: Path = ()) -> Iterator[Path]:
-    """Where the outermost choices of a tree stand."""
+    """The paths of the outermost choices of a tree."""
     if is_choice(tree):
         yield path
         return
@@ -50,7 +50,7 @@ def refused_choices(tree: Tree) -> list[Problem]:
 
 
 def read_choices(tree: Tree) -> tuple[Space, list[Problem]]:
-    """The space of a spec, and all that is wrong with it; the space is of no use where anything is."""
+    """The space of a spec, and its problems; the space is of no use if there are any."""
     reader = _Reader(tree)
     nodes = reader.read()
     return Space(nodes), reader.problems
@@ -81,7 +81,7 @@ class _Reader:
         return [self.settled(node) for node in nodes]
 
     def settled(self, node: Node) -> Node:
-        """With the default that another place gives the same choice."""
+        """The choice with the default that another place gives it."""
         inside = {value: tuple(map(self.settled, inner)) for value, inner in node.inside.items()}
         return replace(node, choice=self.known[node.choice.name][0], inside=inside)
 
@@ -240,7 +240,7 @@ class _Reader:
         return Node(Choice("", path, tree.place, domain), path, tree, ends=ends)
 
     def range(self, given: Tree, bounds: Tree, kind: str, at: Path) -> Domain | None:
-        """The numbers meant, None after a problem."""
+        """The numbers that are meant; None after a problem."""
         before = len(self.problems)
         wanted = "two whole numbers" if kind == "int" else "two numbers"
         ends = [item.value for item in bounds.value] if isinstance(bounds.value, tuple) else []

@@ -46,7 +46,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One place of a spec where a choice stands.
+    """One place of a spec where a choice is used.
 
     `alternatives` and the choices `inside` of each go by id; both are empty for a range, whose ends were written at
     `ends`. `steps` are the parts of a path that lead into the alternatives.
@@ -61,7 +61,7 @@ class Node:
     ends: tuple[Place, ...] = ()
 
     def chosen(self, value: Value) -> Tree:
-        """What stands there for a value, with the place where it was written."""
+        """The content of this place for a value, with the place where it was written."""
         if isinstance(self.choice.domain, Options):
             return self.alternatives[value]
         place = self.tree.place
@@ -89,7 +89,8 @@ class Space:
         self.choices = tuple(uses[0].choice for uses in self._uses.values())
 
     def _conditions(self, chains: Sequence[_Chain]) -> list[dict[str, Value]]:
-        """From the outer choices of each use, what is not implied: one asked at one place only implies its own."""
+        """The conditions among the outer choices of each use, without those that are implied: a choice that is
+        asked at one place only implies its own conditions."""
         conditions: list[dict[str, Value]] = []
         for chain in chains:
             needed = {}
@@ -172,7 +173,7 @@ class Space:
     def resolve(self, tree: Tree, values: Mapping[str, Value]) -> Tree:
         """The spec's tree with each choice replaced; null takes out the key or the item that it is chosen for."""
         made = self._resolve(tree, (), values)
-        assert made is not None  # the whole spec is no choice
+        assert made is not None  # the whole spec is never a choice
         return made
 
     def _resolve(self, tree: Tree, path: Path, values: Mapping[str, Value]) -> Tree | None:
@@ -290,7 +291,7 @@ def _use(node: Node) -> dict[str, Any]:
 
 
 def _written(tree: Tree, path: Path, names: Mapping[Path, str]) -> Any:
-    """Plain data, where a choice is only named."""
+    """Plain data, with the names of choices in their place."""
     if is_choice(tree):
         return {"choose": names[path]}
     if isinstance(tree.value, Mapping):
@@ -331,7 +332,7 @@ def _condition(needed: Mapping[str, Value]) -> dict[str, Any]:
 
 
 def when_text(when: Sequence[Mapping[str, Any]]) -> str:
-    """The `when` of a description in words."""
+    """The conditions (`when`) of a described choice in words."""
 
     def words(condition: Mapping[str, Any]) -> str:
         needed = {condition["choice"]: condition["is"], **condition.get("and", {})}

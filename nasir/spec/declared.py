@@ -23,7 +23,7 @@ from nasir.options.words import EXPECTED, MISSING_OPTION, UNKNOWN_OPTION
 
 @dataclass(frozen=True)
 class Short:
-    """How a spec may write an option besides.
+    """Another way for a spec to write an option.
 
     `read` gives its full form, NONE for the default; `show` what a resolved spec has for it, None for nothing.
     """
@@ -67,7 +67,7 @@ class OptionsOf:
         return options
 
     def read(self, value: Any) -> Any:
-        """The dataclass or the mapping of a value; raises ValidationError with all that is wrong."""
+        """The dataclass or the mapping of a value; raises ValidationError with every fault."""
         if isinstance(value, self.made):
             return value
         if not isinstance(value, Mapping):
@@ -85,7 +85,7 @@ class OptionsOf:
         return {name: getattr(made, name) for name in self.names} if self.names else made
 
     def show(self, value: Any) -> dict[str, Any]:
-        """What a resolved spec has for it: JSON, without what is None."""
+        """Its form in a resolved spec: JSON, without what is None."""
         given = value if self.names else {name: getattr(value, name) for name in self.options}
         told = {name: self.short[name].show(item) if name in self.short else item for name, item in given.items()}
         return {name: _json(item) for name, item in told.items() if item is not None}
@@ -113,9 +113,9 @@ def declared(made: type, name: str, default: Any = NONE) -> Any:
 
 
 def refuse(faults: Iterable[Fault], given: Any, own: bool = False) -> NoReturn:
-    """Raise what is wrong with options as pydantic's error, each at its place below what is `given`.
+    """Raise the faults of options as pydantic's error, each at its place below `given`.
 
-    `own`: the dataclass itself says it, of options that do not agree; it is told at the newest of those that it names.
+    `own`: the dataclass itself found options that do not agree; the fault is reported at the newest that it names.
     """
     raise ValidationError.from_exception_data("options", [_details(fault, given, own) for fault in faults])
 

@@ -14,9 +14,9 @@ from nasir.spec.problems import SpecProblems
 def check_determinism(
     spec: Spec, graph: Graph, path_of: Callable[[int], Path], note: Callable[[str], None] | None
 ) -> None:
-    """Raises SpecError for a CUDA device; with `device: auto`, which may become one, `note` hears of it.
+    """Raises SpecError for a CUDA device; with `device: auto`, which may become one, `note` is called instead.
 
-    `path_of` gives the path in the spec of what made a node, by its id.
+    `path_of` gives the path in the spec of the step that made a node, by the id of the node.
     """
     if not spec.deterministic or spec.device == "cpu":
         return

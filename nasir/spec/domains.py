@@ -96,7 +96,7 @@ class FloatRange:
         return None if self.step is None else int(_exact(self.high, self.low) / Decimal(str(self.step))) + 1
 
     def accept(self, value: Any) -> float:
-        """`value` if it is one of these, rid of the rounding of low + k * step; raises ValueError otherwise."""
+        """`value` if it is one of these, without the rounding error of low + k * step; raises ValueError otherwise."""
         fine = isinstance(value, int | float) and not isinstance(value, bool)
         if fine and self.step is None and self.low <= value <= self.high:
             return float(value)

@@ -114,7 +114,7 @@ class OneOf(Strict):
     def chosen(self) -> Any:
         """The value under the one key that is given."""
         name, extra = self._given()[0], self.model_extra or {}
-        return extra[name] if name in extra else getattr(self, name)  # a block may be called like a method
+        return extra[name] if name in extra else getattr(self, name)  # a block may have the name of a method
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:

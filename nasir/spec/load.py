@@ -77,7 +77,7 @@ def parse_mapping(text: str, file: str) -> Tree:
 
 
 def kind_of(tree: Tree | None) -> str:
-    """What a tree that is no mapping is, in words."""
+    """What a tree that is not a mapping is, in words."""
     if tree is None or tree.value is None:
         return "empty"
     return "a list" if isinstance(tree.value, tuple) else f"one value ({tree.value!r:.40})"
@@ -90,7 +90,7 @@ def _extended(path: File, asked_by: Problem | None, chain: tuple[File, ...]) -> 
     except SpecError as error:
         if asked_by is None:
             raise
-        # the file that names it is the one to mend
+        # the file that names it is the one to correct
         raise SpecError(f"{asked_by.place}: extends: {error}") from None
     identity = path.resolve()
     if asked_by is not None:

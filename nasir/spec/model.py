@@ -195,7 +195,7 @@ class Spec(Strict):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Remarks of the check that are no errors, such as names that only a plugin can know."""
+        """Remarks of the check that are not errors, such as names that only a plugin can know."""
         return self._notes
 
     def resolved(self) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class Registered(OneOf):
             try:
                 made = construct(self.registry.get(name), extra[name], name)
             except (NasirError, TypeError):
-                return self  # the check of names and options tells each fault at its place
+                return self  # the check of names and options reports each fault at its place
             extra[name] = {key: value for key, value in _as_json(asdict(made)).items() if value is not None}
         return self
 

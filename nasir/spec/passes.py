@@ -47,7 +47,7 @@ def policy_options(made: Any) -> type:
 
 
 def option_faults(made: type, options: Mapping[str, Any], kind: str = "pass") -> list[Fault]:
-    """All that is wrong with the options of a pass (or another kind of thing); what its own checks refuse only if the
+    """All faults of the options of a pass (or another kind of thing); what its own checks refuse only if the
     types are right."""
     if not dataclasses.is_dataclass(made):
         whose = "the pass" if kind == "pass" else f"the options of the {kind}"

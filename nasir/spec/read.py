@@ -55,7 +55,7 @@ def checked(tree: Tree, source: str) -> Spec:
 
 
 def examine(tree: Tree, source: str) -> tuple[Spec | None, Findings]:
-    """The spec of a merged tree without choices, and what there is to say about it; None if there is a problem."""
+    """The spec of a merged tree without choices, and the findings; None if there is a problem."""
     findings = Findings(tree, lenient=bool(tree.child("plugins") and tree.plain()["plugins"]))
     try:
         tree = findings.tree = expand_phases(absolute_paths(tree))
@@ -82,7 +82,7 @@ def _new(problems: list[Problem], known: list[Problem]) -> list[Problem]:
 
 
 def once(problems: list[Problem]) -> list[Problem]:
-    """Without what is said already of the same place: the phases of a repeated group share theirs."""
+    """Each problem of a place once: the phases of a repeated group share their places."""
     said = {(problem.place, problem.text, problem.remedy): problem for problem in reversed(problems)}
     return list(said.values())[::-1]
 

@@ -11,7 +11,7 @@ REFERENCE = {"$ref": "#/$defs/Choice"}
 
 
 def choice_schema() -> Schema:
-    """Of a choice; its alternatives are anything, `nasir check` tests each where it stands."""
+    """The schema of a choice; its alternatives may be anything: `nasir check` tests each in its place."""
     low_high = {"type": "array", "minItems": 2, "maxItems": 2}
     float_range = {
         "properties": {
@@ -72,7 +72,7 @@ def _reach(node: Any, definitions: Mapping[str, Schema], reached: set[str]) -> N
 
 
 def _inside(node: Schema) -> Schema:
-    """A schema whose parts can be chosen; itself it cannot."""
+    """A schema whose parts can be chosen, but not the whole."""
     made = dict(node)
     if isinstance(node.get("properties"), dict):
         made["properties"] = {key: _or_choice(item) for key, item in node["properties"].items()}

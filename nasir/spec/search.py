@@ -47,17 +47,17 @@ class SearchSpec:
 
     @property
     def name(self) -> str:
-        """Of the study, unless it is given another."""
+        """The name of the study, unless it is given another."""
         return self.base.name
 
     @property
     def seed(self) -> int:
-        """Of the search."""
+        """The seed of the search."""
         return self.search.seed if self.search.seed is not None else self.base.seed
 
     @property
     def trials(self) -> int:
-        """How many points the study is to have."""
+        """The number of points of the study."""
         return self.search.trials if self.search.trials is not None else TRIALS
 
     @property
@@ -117,7 +117,7 @@ class SearchSpec:
         return as_stored(spec) if self.past else spec
 
     def of_the_past(self) -> SearchSpec:
-        """As a nasir without warm-up of averages read it."""
+        """The search spec as a nasir without warm-up of averages would read it."""
         return replace(self, base=as_stored(self.base), past=True)
 
     def variants(self) -> Iterator[Tree]:

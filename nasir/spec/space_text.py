@@ -25,7 +25,7 @@ def facts(spec: SearchSpec) -> dict[str, Any]:
 
 
 def lines(spec: SearchSpec) -> list[str]:
-    """The same for people."""
+    """The same as text for people, a line each."""
     search = spec.search
     timeout = f", for {search.timeout:g} seconds at most" if search.timeout else ""
     rows = [

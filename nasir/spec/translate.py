@@ -95,7 +95,7 @@ def _listed(expected: str) -> list[str]:
 
 
 def _written(location: tuple[Any, ...], tree: Tree) -> Path:
-    """The part of pydantic's location that stands in the tree; tags of unions and normalised keys do not."""
+    """The part of pydantic's location that is in the tree, without tags of unions and normalised keys."""
     path: list[str | int] = []
     for step in location:
         below = tree.child(step)
@@ -107,7 +107,7 @@ def _written(location: tuple[Any, ...], tree: Tree) -> Path:
 
 
 def _known_keys(model: type[BaseModel], location: tuple[Any, ...]) -> str:
-    """The remedy for an unknown key at a location of pydantic's: the keys known there, by following the annotations."""
+    """The remedy for an unknown key at one of pydantic's locations: the keys known there, by the annotations."""
     here: list[Any] = [model]
     for step in location[:-1]:
         here = [below for annotation in here for below in _below(annotation, step)] or here

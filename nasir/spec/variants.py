@@ -17,7 +17,7 @@ from nasir.spec.tree import Tree, children, key_place
 MOST = 500
 """Specs that one check looks at."""
 WHERE = " (where "
-"""What a problem of one alternative says of it begins with this."""
+"""The beginning of what a problem says of its alternative."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class _Variant:
     changed: Node | None
 
     def words(self, place: Place) -> str:
-        """Which alternative a problem comes with, where its place does not tell."""
+        """The alternative that a problem belongs to, where its place does not show it."""
         if self.changed is None or self.changed.choice.name not in self.values:
             return ""
         value = self.values[self.changed.choice.name]

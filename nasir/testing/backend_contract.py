@@ -47,7 +47,7 @@ class BackendContract:
     make: ClassVar[Callable[[], Backend]]
     bound: ClassVar[float] = 0.0
 
-    # -- what the laws are tried on
+    # -- what the laws are tested on
 
     def setup(self, folder: Path) -> Setup:
         """Images [3, 8, 8] of 3 classes, some held out, in batches of 16; fp32 on the CPU."""
@@ -202,7 +202,7 @@ class BackendContract:
             self.epoch(session, 1)
 
     def test_a_detour_over_a_silent_block_changes_no_bit_of_the_training(self, tmp_path: Path) -> None:
-        """Weights, statistics and optimizer state of all other nodes come through both rewrites."""
+        """Weights, statistics and optimizer state of all other nodes survive both rewrites."""
         graph = self.graph()
         with (
             self.session(tmp_path, graph, ema_decay=0.9) as session,
@@ -263,7 +263,7 @@ class BackendContract:
             assert first.refresh(Refresh(epochs=1), lambda: True) is None
 
     def test_refreshed_averages_do_not_depend_on_what_was_there(self, tmp_path: Path) -> None:
-        """Statistics that start anew over the same batches end alike, whatever they were."""
+        """Statistics that are reset and measured over the same batches end alike, whatever they were before."""
         graph = self.graph()
         with self.session(tmp_path, graph) as once, self.session(tmp_path, graph) as twice:
             self.epoch(once, 0)
@@ -311,7 +311,7 @@ class BackendContract:
     # -- checkpoints
 
     def test_a_network_put_aside_comes_back_in_the_middle_of_a_phase(self, tmp_path: Path) -> None:
-        """Exported, another one trained and rewritten, loaded again: as if nothing had been, but for random fills."""
+        """Exported, another one trained and rewritten, loaded again: as if nothing had happened, random fills aside."""
         graph = self.graph()
         plan: dict[str, Any] = {"ema_decay": 0.9, "optimizer": OptimizerPlan("adamw", lr=0.01, weight_decay=0.1)}
         with self.session(tmp_path, graph, **plan) as session, self.session(tmp_path, graph, **plan) as straight:

@@ -20,7 +20,7 @@ Step = Callable[["GraphMaker", Port], Port]
 
 
 MIXING = frozenset({"group_norm", "layer_norm", "softmax"})  # normalize over channels: no resize is exact
-STIRRING = frozenset({"sigmoid"})  # turn 0 into something else: a silent unit is heard behind them
+STIRRING = frozenset({"sigmoid"})  # turn 0 into something else: a silent unit has an effect after them
 
 
 def random_graph(seed: int, steps: int = 8, blocks: int = 2, without: Collection[str] = ()) -> Graph:

@@ -1,4 +1,4 @@
-"""Laws of the facts that an op states (`OpDef`): what they say is so, by the op's reference implementation."""
+"""Laws of the facts that an op states (`OpDef`): they hold for the op's reference implementation."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def _own(graph: Graph, node_id: int, seed: int) -> dict[str, Array]:
 
 
 def _side_by_side(case: OpCase) -> tuple[Array, Array]:
-    """(what one node puts out for several branches, what their own nodes put out one after another)."""
+    """(the output of one node for several branches, the outputs of their own nodes one after another)."""
     node = _Node(case)
     weights = [_own(node.graph, node.id, seed) for seed in range(BRANCHES)]
     batches = [random_batch(node.graph, seed) for seed in range(BRANCHES)]

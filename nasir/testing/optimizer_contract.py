@@ -91,7 +91,7 @@ class OptimizerContract:
     bound: ClassVar[float] = 0.02
     dead_is_dead: ClassVar[bool] = True
 
-    # -- what the laws are tried on
+    # -- what the laws are tested on
 
     def graph(self) -> Graph:
         """Two convolutions, a stage of one block without norms, and a classifier."""
@@ -123,7 +123,7 @@ class OptimizerContract:
             session.close()
 
     def trained(self, folder: Path, acts: Sequence[Callable[[Session, Graph], Graph]]) -> tuple[Weights, Weights]:
-        """The weights after the first epoch, and after one more behind each of `acts`."""
+        """The weights after the first epoch, and after one more following each of `acts`."""
         with self.session(folder) as session:
             graph = self.graph()
             session.build(graph, initial(graph))

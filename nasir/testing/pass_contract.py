@@ -28,11 +28,11 @@ SITES = 4  # tried per network
 
 
 class PassContract:
-    """Subclass with `make`, which gives the pass with some options; override `graphs` where random ones do not do."""
+    """Subclass with `make`, which gives the pass with some options; override `graphs` where random ones will not do."""
 
     make: ClassVar[Callable[[], Pass]]
     bound: ClassVar[float] = BOUND
-    seconds: ClassVar[float] = 0.1  # that `sites` may take on a network of `graphs`
+    seconds: ClassVar[float] = 0.1  # at most, for `sites` on a network of `graphs`
 
     def graphs(self) -> Iterable[Graph]:
         """Networks to try the pass on."""

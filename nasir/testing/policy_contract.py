@@ -82,7 +82,7 @@ class PolicyContract:
         )
 
     def test_decisions_follow_from_history_alone(self) -> None:
-        """A policy made anew before every call, as after a resume, decides like one that lived all along."""
+        """A policy created again before every call, as after a resume, decides like one that was kept."""
         kept, made_anew = self.play(fresh=False), self.play(fresh=True)
         assert kept == made_anew
 

@@ -64,7 +64,7 @@ class Effect:
 
     delta_logits: float  # largest absolute difference
     largest_logit: float  # largest absolute one before the rewrite
-    averaged: Effect | None = None  # the same of the network of averaged weights, where one is kept and evaluated
+    averaged: Effect | None = None  # the same for the averaged weights, where they are kept and evaluated
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ class Session(Protocol):
         """
 
     def snapshot(self) -> object:
-        """All that training and rewriting change, to go back to by `restore`."""
+        """Everything that training and rewriting change, for `restore` to go back to."""
 
     def restore(self, snapshot: object) -> None:
         """Go back to a snapshot taken in the same phase, bit for bit, any number of times."""
@@ -219,7 +219,7 @@ class Backend(Protocol):
         """
 
     def calibrate(self, device: str, threads: int | None = None) -> DeviceProfile:
-        """What the device at hand does at best, measured."""
+        """The measured peak performance of the device at hand."""
 
     def cuda_devices(self) -> int:
         """How many CUDA devices `open` could use in this environment."""

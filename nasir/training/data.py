@@ -13,11 +13,11 @@ from nasir.options import Checked, Fault, construct, raise_faults, suggestion
 from nasir.options.ranges import Count, Positive
 
 Span: TypeAlias = Annotated[tuple[Positive, ...], Len(2, 2)]
-"""A least and a greatest number."""
+"""The smallest and the greatest number."""
 
 
 ExtraMetric = Literal["top5"]
-"""top5: share of the samples whose class is among the five that the network holds most likely."""
+"""top5: share of the samples whose class is among the five that the network considers most likely."""
 EVALUATED = ("val", "test")
 """Parts of the data that such metrics are measured on."""
 
@@ -150,7 +150,7 @@ class DataPlan(Checked):
 
 
 def _augmented(entries: tuple[str | Mapping[str, Any], ...]) -> dict[str, Augmentation]:
-    """The augmentations by name; raises OptionError with all that is wrong, each at its place below `augment`."""
+    """The augmentations by name; raises OptionError with every fault, each at its place below `augment`."""
     augmentations: dict[str, Augmentation] = {}
     faults: list[Fault] = []
     for number, entry in enumerate(entries):

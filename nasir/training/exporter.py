@@ -62,7 +62,7 @@ class Exporter(Checked):
 
 
 def exporter_named(name: str) -> type[Exporter]:
-    """The definition of an exporter; raises UnknownName, or UsageError where it is none."""
+    """The definition of an exporter; raises UnknownName, or UsageError where it is not one."""
     made = exporters.get(name)
     problem = ""
     if not (isinstance(made, type) and issubclass(made, Exporter)):

@@ -56,7 +56,7 @@ class Optimizer(Checked):
         return f"optimizer {cls.name}"
 
     def held(self) -> Mapping[str, StateKind]:
-        """What of `state` it keeps with these options."""
+        """The part of `state` that it keeps with these options."""
         return self.state
 
     def make(self, groups: list[dict[str, Any]], fused: bool) -> Any:
@@ -88,7 +88,7 @@ def given_over(options: Any, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def optimizer_named(name: str) -> type[Optimizer]:
-    """The definition of an optimizer; raises UnknownName, or UsageError where it is none."""
+    """The definition of an optimizer; raises UnknownName, or UsageError where it is not one."""
     made = optimizers.get(name)
     problem = ""
     if not (isinstance(made, type) and issubclass(made, Optimizer)):

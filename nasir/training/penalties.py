@@ -59,7 +59,7 @@ class Penalty(Checked):
         raise NotImplementedError
 
     def gradient(self, weights: Sequence[Any]) -> Sequence[Any]:
-        """Its gradient for each of the weights, where that is quicker than to differentiate `value`."""
+        """Its gradient for each of the weights, where that is quicker than differentiating `value`."""
         raise NotImplementedError
 
     def identity(self) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def below(label: str, prefixes: Sequence[str]) -> bool:
 
 
 def penalty_named(name: str) -> type[Penalty]:
-    """The definition of a penalty; raises UnknownName, or UsageError where it is none."""
+    """The definition of a penalty; raises UnknownName, or UsageError where it is not one."""
     made = penalties.get(name)
     problem = ""
     if not (isinstance(made, type) and issubclass(made, Penalty)):

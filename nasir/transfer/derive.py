@@ -1,4 +1,4 @@
-"""The plan that a committed draft implies: from its spaces, and from what it says of single weights."""
+"""The plan that a committed draft implies, from its spaces and from the sources it states for single weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ZEROS = Fill("zeros")
 
 
 def derive(draft: Draft, new: Graph) -> TransferPlan:
-    """The plan of a committed draft: kept, resized, copied and fresh arrays; raises PlanError where none follows."""
+    """The plan of a committed draft: kept, resized, copied and fresh arrays; raises PlanError where it implies none."""
     origins, old = draft.origins, draft.base
     told = origins.named()
     for key in told:
@@ -61,7 +61,7 @@ class _Resizing:
         self.known: dict[tuple[int, bool, int], AxisTake | None] = {}
 
     def taken(self, key: Key, old: Slot, new: Slot) -> Take | None:
-        """What is taken of a weight that there was before; None where none of its axes is resized."""
+        """The part taken of a weight that existed before; None where none of its axes is resized."""
         axes: list[AxisTake | None] = []
         for space, role in old.axes:
             if isinstance(space, int):
@@ -106,7 +106,7 @@ class _Resizing:
             index = self.index[atom]
             fresh = np.flatnonzero(index < 0)
             first, marks = np.arange(len(index)), np.arange(len(index))
-            both = len(fresh) // 2 * 2  # an odd last one stays alone
+            both = len(fresh) // 2 * 2  # an odd one at the end has no partner
             first[fresh[1:both:2]] = fresh[0:both:2]
             marks[fresh[:both]] = -1
             partner = positions_after(space, self.index, {atom: first})

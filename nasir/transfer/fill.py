@@ -65,7 +65,7 @@ def _drawn(shape: tuple[int, ...], rng: Generator, method: str, scale: float, sh
         root = rng.bit_generator
         assert isinstance(root, np.random.Philox)
         streams = [Generator(root.jumped(index)) for index in range(len(pieces))]
-        # waking threads costs milliseconds; numpy lets go of the interpreter lock while it draws
+        # waking threads costs milliseconds; numpy releases the interpreter lock while it draws
         list((_pool().map if len(pieces) >= WORTH_THREADS[method] else map)(draw, streams, pieces))
         root.state = root.jumped(len(pieces)).state  # the next array of this stream draws something else
     return values.reshape(shape)

@@ -81,7 +81,7 @@ class TransferPlan:
 
 
 def _unchanged(old: Structure, new: Structure, node_id: int) -> bool:
-    """Whether a node is the very same and reads the same shapes: its weights then have the same shapes."""
+    """Whether a node is the same and reads the same shapes: its weights then have the same shapes."""
     node = new.nodes[node_id]
     if old.nodes.get(node_id) is not node:
         return False

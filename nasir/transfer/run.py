@@ -206,7 +206,7 @@ class _Worker:
         return self.arrays.total([self.make(part, shape) for part in source.parts], source.gain, out)
 
     def _shape(self, source: Source, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of a source, of which `shape` is the whole weight's."""
+        """Shape of a source that is part of a weight of the shape `shape`."""
         if isinstance(source, Blob):
             return source.shape
         if isinstance(source, Stack):
@@ -222,7 +222,7 @@ class _Worker:
         return shape
 
     def _stack(self, source: Stack, out: Any) -> None:
-        """Every part straight into its place, so that no part is allocated besides the whole."""
+        """Write every part straight into its place, so that no part is allocated in addition to the whole."""
         start = 0
         for part in source.parts:
             size = self._shape(part, tuple(out.shape))[source.axis]

@@ -48,7 +48,7 @@ def digest(value: Any) -> str:
 
 
 def environment_digest(session: Session) -> str:
-    """Everything that training depends on and that no spec says: versions, device, threads, kernels, and the data."""
+    """Everything that training depends on and that is in no spec: versions, device, threads, kernels, and the data."""
     told = session.describe()
     return digest(
         {
@@ -64,7 +64,7 @@ def environment_digest(session: Session) -> str:
 
 
 def _foreign(*registries: registry.Registry) -> list[dict[str, str]]:
-    """Packages of others; without any, the digest is that of the time before these registries."""
+    """Versions of other packages by name; empty without any, so that digests of before there were registries hold."""
     foreign = [{name: version for name, version in own.packages().items() if name != "nasir"} for own in registries]
     return foreign if any(foreign) else []
 
@@ -72,8 +72,8 @@ def _foreign(*registries: registry.Registry) -> list[dict[str, str]]:
 def environments(first: str | None, records: Iterable[Record]) -> set[str | None]:
     """Digests of the environments that a run was in so far, None among them where one is unknown.
 
-    `first`: that it began in; `records`: all of its journal, void ones included. What it did before it began anew does
-    not count.
+    `first`: the one it began in; `records`: all of its journal, void ones included. What it did before it started over
+    does not count.
     """
     digests = {first}
     for record in records:
@@ -94,7 +94,7 @@ def static_digest(
     """
     setup = plain(setup_of(spec, base.resolve()))
     del setup["device"]  # the one it came to is in `environment`
-    if setup["data"]["metrics"] is None:  # once there were no others
+    if setup["data"]["metrics"] is None:  # digests were made before metrics could be named
         del setup["data"]["metrics"]
     network = spec.network
     # the default one is among what `environment` tells
@@ -114,7 +114,7 @@ def static_digest(
 
 
 def training_digest(plan: TrainPlan) -> str:
-    """Of all that a phase trains with, but for its length."""
+    """The digest of everything that a phase trains with, except its length."""
     return digest(plan)
 
 

@@ -1,4 +1,4 @@
-"""Which stored states a run would come to itself."""
+"""Which stored states a run would reach by itself."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Matcher:
 
     trunk: Walk  # the longest way agreed on so far; at first, the start of the run
     unusable: Callable[[State, Exception], None]
-    _strayed: set[str] = field(default_factory=set)  # digests that the run does not come to
+    _strayed: set[str] = field(default_factory=set)  # digests that the run does not reach
     _graphs: dict[str, Graph] = field(default_factory=dict)
 
     def matches(self, states: list[State]) -> Iterator[tuple[Walk, State]]:
-        """Those of `states` that the run comes to, in their order, each with the walk that ends there."""
+        """Those of `states` that the run reaches, in their order, each with the walk that ends there."""
         for state in states:
             if not self._strayed.isdisjoint(state.chain):
                 continue
@@ -60,7 +60,7 @@ class Matcher:
             return walk.follow(records)
         except CheckpointError:
             raise
-        except Exception:  # policies, those of plugins too, may refuse a history that is not theirs
+        except Exception:  # policies, including those of plugins, may refuse a history that is not theirs
             return False
 
     def _graph(self, state: State, digest: str) -> Graph:

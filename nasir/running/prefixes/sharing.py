@@ -61,13 +61,13 @@ class Sharing:
             self.static = static_digest(engine.spec, start, self._graph(start.graph), base, environment, env["plugins"])
             self.walk = Walk(engine.spec, self.static, start, self._graph)
             engine.hear_before_decisions(self._before_decisions)
-        except Exception as error:  # plugins have a part in it
+        except Exception as error:  # plugins take part in it
             self._stop(f"this run has no prefix in common with others: {error}")
 
     # -- taking over
 
     def begin(self, renew: Callable[[], None]) -> int:
-        """Begin a fresh run with the deepest state it would come to itself; the number of epochs taken over.
+        """Begin a fresh run with the deepest state it would reach by itself; the number of epochs taken over.
 
         `renew` makes the network of the session anew, after states that proved unusable.
         """
@@ -100,7 +100,7 @@ class Sharing:
     def _load(self, state: State) -> tuple[Mapping[str, Any], Graph]:
         """Put the session into the state, and give the run what its records name; its facts and its network."""
         source, blobs = state.directory, self.engine.run.blobs
-        shutil.rmtree(self.engine.run.individuals, ignore_errors=True)  # of a beginning that was given up
+        shutil.rmtree(self.engine.run.individuals, ignore_errors=True)  # those of an abandoned beginning
         for name in state.blob_names:
             digest, _, suffix = name.partition(".")
             (source.get_blob if suffix == "json" else source.get_array)(digest)  # verified
@@ -136,7 +136,7 @@ class Sharing:
     def _before_decisions(self, epoch: int) -> None:
         try:
             self._leave(epoch)
-        except Exception as error:  # disks and plugins fail in many ways, and none may cost a run
+        except Exception as error:  # disks and plugins fail in many ways, none of which may end a run
             self._stop(f"no further states of this run are stored for others: {error}")
 
     def _leave(self, epoch: int) -> None:

@@ -35,9 +35,9 @@ __all__ = ["PrefixStore", "State"]
 FORMAT = 1
 ASIDE = ".aside"
 HEADER, RECORDS = "state.json", "records.jsonl"
-ABANDONED = 86_400.0  # seconds after which what another machine left aside counts as left for good
+ABANDONED = 86_400.0  # seconds after which what another machine put aside counts as abandoned
 _AT_WORK: set[str] = set()  # names aside that this process is writing or removing
-SHARE = 0.05  # of the time that a state took to train, which may go into storing it
+SHARE = 0.05  # of the time that a state took to train: what storing it may take
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class PrefixStore:
     def states(self, static: str) -> list[State]:
         """The states of that static digest, the deepest first."""
         for path in [path for path in self._known if path.parent == self.folder / static]:
-            del self._known[path]  # another process may have evicted it and stored it anew, with other times
+            del self._known[path]  # another process may have evicted it and stored it again, with other times
         return sorted(self._below(self.folder / static), key=lambda state: (-state.epochs, state.key))
 
     def holds(self, static: str, chain: Sequence[str]) -> bool:
@@ -214,7 +214,7 @@ class PrefixStore:
                 self._known[path] = state
                 states.append(state)
             else:
-                self._remove(path)  # damaged: it takes room and serves nobody
+                self._remove(path)  # damaged: it takes up room for nothing
         return states
 
     # -- files
@@ -308,7 +308,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _left(entry: Path) -> bool:
-    """Whether whoever worked on it is dead: surely on this machine, by its age on another."""
+    """Whether the process that worked on it is dead: known on this machine, judged by age on another."""
     host, pid = (*entry.name.rsplit(".", 2), "", "")[:2]
     if host == socket.gethostname() and pid.isdecimal():
         return entry.name not in _AT_WORK if int(pid) == os.getpid() else not is_alive(int(pid))

@@ -74,7 +74,7 @@ class Walk:
         return other
 
     def follow(self, records: Iterable[Record]) -> bool:
-        """Go along while the run would have written the same; False at the first record that it would not have."""
+        """Follow while the run would have written the same; False at the first record that it would not have."""
         return all(isinstance(record, APART) or self._step(record) for record in records)
 
     def pending(self) -> list[Decision]:
