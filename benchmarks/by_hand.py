@@ -9,7 +9,10 @@ from typing import Any
 import torch
 
 from benchmarks.common import imagenet_resnet, report, summary
-from nasir.backends.torch import Model, attached
+from nasir.backends.torch import Model
+from nasir.backends.torch.lower import attached
+from nasir.backends.torch.lower.build import filled_places
+from nasir.backends.torch.lower.made import is_changed
 from nasir.backends.torch.optimizers import forgotten
 from nasir.backends.torch.optimizers.gradients import moved_gradients
 from nasir.backends.torch.optimizers.order import in_order, positions
@@ -37,7 +40,7 @@ def main() -> None:
 
     def layers_made_anew() -> None:
         for module, made in leaves:
-            attached.is_changed(module, made)  # type: ignore[arg-type]
+            is_changed(module, made)  # type: ignore[arg-type]
 
     def accounting() -> None:
         before, held = forgotten.learning(model), forgotten.held_by([optimizer])
@@ -50,7 +53,7 @@ def main() -> None:
 
     every: dict[str, Callable[[], object]] = {
         "changes_looked_for": lambda: attached.changes(model),
-        "places_filled_anew": lambda: new._filled_places(model),
+        "places_filled_anew": lambda: filled_places(new, model),
         "carried_over": lambda: attached.carry(model, new, []),
         "all_311_layers_compared": layers_made_anew,
         "optimizers_accounted_for": accounting,

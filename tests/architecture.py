@@ -1,14 +1,16 @@
-"""The table of docs/architecture.md, from the layer map and the first sentences of the rooms: `make docs` writes it."""
+"""The tables of docs/architecture.md: `make docs` writes them from the layer maps and the first sentences of rooms."""
 
 from __future__ import annotations
 
 import ast
 from pathlib import Path
 
-from test_layers import FOR_BACKENDS, FOR_PASSES, LAYERS, ROOT
+from test_layers import FOR_BACKENDS, FOR_PASSES, LAYERS, ROOT, TORCH_ROOMS
 
 PAGE = ROOT / "docs/architecture.md"
 BEGIN, END = "<!-- rooms: written by `make docs` -->\n", "<!-- end of rooms -->\n"
+TORCH_BEGIN = "<!-- rooms of the torch backend: written by `make docs` -->\n"
+TORCH_END = "<!-- end of rooms of the torch backend -->\n"
 
 
 def purpose(room: Path) -> str:
@@ -31,6 +33,14 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def torch_table() -> str:
+    """One line a room of the torch backend, the lowest floor first."""
+    lines = ["| floor | room | what it is for |", "|---|---|---|"]
+    for floor, rooms in enumerate(TORCH_ROOMS, start=1):
+        lines += [f"| {floor} | `{room}` | {purpose(ROOT / 'backends/torch' / room)} |" for room in rooms]
+    return "\n".join(lines) + "\n"
+
+
 def between(page: str, begin: str, end: str, text: str) -> str:
     """The page with `text` between the lines `begin` and `end`, which are in it."""
     head, _, rest = page.partition(begin)
@@ -39,8 +49,8 @@ def between(page: str, begin: str, end: str, text: str) -> str:
 
 
 def updated(page: str) -> str:
-    """The page with the table as it has to be."""
-    return between(page, BEGIN, END, table())
+    """The page with the tables as they have to be."""
+    return between(between(page, BEGIN, END, table()), TORCH_BEGIN, TORCH_END, torch_table())
 
 
 if __name__ == "__main__":

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
 
 from nasir.errors import Decline, UsageError
+from nasir.ir import Graph
+from nasir.rewriting.evidence import Evidence, Need
 from nasir.rewriting.rewrite import Pass, Rewrite, Site, site_name
-
-if TYPE_CHECKING:
-    from nasir.backends.torch.model import Model
 
 
 def rewrite_of(
-    model: Model,
+    graph: Graph,
+    observe: Callable[[Iterable[Need], Tensor | None, Tensor | None], Evidence],
     given: Any,
     site: Site | None,
     optimizers: Iterable[Optimizer],
@@ -27,15 +27,16 @@ def rewrite_of(
 ) -> Rewrite | Callable[..., Any] | None:
     """The rewrite to carry out, None where the pass declines, or the function to call on every submodule.
 
-    Raises UsageError for what is none of these, and for arguments that do not go with it.
+    `graph` is the model's, `observe` its method of that name. Raises UsageError for what is none of these, and for
+    arguments that do not go with it.
     """
     if isinstance(optimizers, Optimizer):
         raise UsageError("apply: `optimizers` is a list of optimizers; write optimizers=[optimizer]")
     if isinstance(given, Pass):
         if site is None:
-            known = ", ".join(map(site_name, given.sites(model.graph))) or "none in this network"
+            known = ", ".join(map(site_name, given.sites(graph))) or "none in this network"
             raise UsageError(f"apply({type(given).__name__}): give the site to act on, too; it has {known:.300}")
-        return given.apply(model.graph, site, model.observe(given.needs, images, labels), on_decline=on_decline)
+        return given.apply(graph, site, observe(given.needs, images, labels), on_decline=on_decline)
     if isinstance(given, Rewrite):
         if site is not None:
             raise UsageError(f"apply(rewrite): it was made for the site {given.site}; leave out {site_name(site)!r}")

@@ -19,6 +19,7 @@ from nasir.policy import (
     PhasePlan,
     PhaseView,
     RecallIndividual,
+    Repeats,
     RewriteSite,
     RulePlan,
     TrySites,
@@ -47,6 +48,7 @@ from nasir.training.backend import Effect, Session
 
 EXACT = 1e-4  # largest |delta logits| of an "exact" rewrite, relative to the largest logit (float32 rounding)
 ROUNDS = 1000  # of decisions at one moment, after which a policy is taken for looping
+PATIENCE = 8  # rounds that a stop waits for, as a checkpoint is written after the last one
 TRIAL_EPOCHS = 2 * 10**12  # data order of trials: far from those of ordinary epochs
 PER_REWRITE = 10**6  # epochs of trials before one rewrite, at most
 
@@ -90,10 +92,14 @@ class Decisions:
         """
         policy = make_policy(phase, self.seed)
         place: dict[str, Any] = {"epoch": epoch, "phase": phase.name}
-        for _ in range(ROUNDS):  # asked again after declined rewrites; a policy that never ends is a bug
+        repeats = Repeats(phase, epoch)
+        for number in range(ROUNDS):  # asked again after declined rewrites; a policy that never ends is a bug
             decisions = decisions_of(policy, phase, self.journal.effective(), view(self.state.graph, (phase,)))
             if not decisions:
                 return
+            repeats.check(decisions, self.state.graph.digest)
+            if number >= PATIENCE and self.signals.wanted():
+                raise self._stopped("decisions were made")
             for decision in decisions:
                 self.write(from_json({**place, **decision.to_record()}))
                 match decision:

@@ -1,1 +1,1 @@
-"""Lowering: how graphs and ops become torch."""
+"""Lowering: how graphs and ops become torch, and the module that runs them and holds their tensors."""

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from nasir.backends.torch.model import Model
+from nasir.backends.torch.lower.module import LoweredModule
 from nasir.errors import NasirError, OutOfMemory
 
 WARM, TIMED = 2, 3  # steps before the clock counts (the first of them compile), and steps it counts
@@ -39,14 +39,14 @@ class BlockCompiler:
         self.graphs += 1
         return self._inner(graph, inputs, **options)
 
-    def compile(self, model: Model) -> None:
+    def compile(self, model: LoweredModule) -> None:
         """Let every block that is not compiled yet run through the compiler; known shapes cost nothing."""
         for block in model.units.values():
             if "forward" not in block.__dict__:
                 # dynamic=False: with symbolic shapes the first pruned block cost 7.9 s instead of 2.5 s
                 block.__dict__["forward"] = torch.compile(block.forward, backend=self._counted, dynamic=False)
 
-    def release(self, model: Model) -> None:
+    def release(self, model: LoweredModule) -> None:
         """Let the blocks run as they are again; what was compiled is kept for another time."""
         for block in model.units.values():
             block.__dict__.pop("forward", None)
@@ -59,12 +59,12 @@ class Compilation:
         self.compiler = BlockCompiler() if wanted else None
         self.on = wanted == "blocks"
 
-    def apply(self, model: Model) -> None:
+    def apply(self, model: LoweredModule) -> None:
         """Compile what of a network is not compiled yet, if blocks run compiled."""
         if self.compiler is not None and self.on:
             self.compiler.compile(model)
 
-    def switch(self, model: Model, on: bool) -> None:
+    def switch(self, model: LoweredModule, on: bool) -> None:
         """Let the blocks run compiled, or not."""
         self.on = on
         if self.compiler is not None and not on:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nasir.backends.torch.host import on_host, widened
-from nasir.backends.torch.model import Model
+from nasir.backends.torch.lower.module import LoweredModule
 from nasir.backends.torch.observe.units import Role, Rows, by_space, weight_sums
 from nasir.backends.torch.train.loop import evaluating
 from nasir.errors import NasirError
@@ -29,7 +29,7 @@ ALL: tuple[Role, ...] = ("write", "along", "read")
 
 
 def observe(
-    model: Model,
+    model: LoweredModule,
     needs: Iterable[Need],
     images: Tensor | None = None,
     labels: Tensor | None = None,
@@ -91,22 +91,22 @@ class HostWeights(Mapping[str, NDArray[Any]]):
         return len(self._tensors)
 
 
-def _sums(model: Model, power: int) -> Measured:
+def _sums(model: LoweredModule, power: int) -> Measured:
     return by_space(model.graph, weight_sums(model, power, ALL))
 
 
-def _means(model: Model, power: int) -> Measured:
+def _means(model: LoweredModule, power: int) -> Measured:
     """(Mean of |w| ** power) ** (1 / power) of every unit, a row for each array that writes it."""
     rows = by_space(model.graph, weight_sums(model, power, ("write",)), mean=True)
     return {name: values ** (1 / power) for name, values in rows.items()}
 
 
-def _weight_norm(model: Model) -> Measured:
+def _weight_norm(model: LoweredModule) -> Measured:
     rows = by_space(model.graph, weight_sums(model, 2, ("write",)), mean=True)
     return {name: np.sqrt(values.mean(axis=0)) for name, values in rows.items() if len(values)}
 
 
-def _norm_scale(model: Model) -> Measured:
+def _norm_scale(model: LoweredModule) -> Measured:
     rows: Rows = []
     for node_id in model.graph.order:
         slots = model.graph.infer.slots[node_id]
@@ -116,7 +116,7 @@ def _norm_scale(model: Model) -> Measured:
     return by_space(model.graph, rows)
 
 
-def _weight_abs(model: Model) -> Measured:
+def _weight_abs(model: LoweredModule) -> Measured:
     graph = model.graph
     keys = [Key(n, name) for n in graph.order for name, slot in graph.infer.slots[n].items() if slot.is_kernel]
     weights = [model.tensor(key).detach() for key in keys]
@@ -131,7 +131,7 @@ def _weight_abs(model: Model) -> Measured:
     return by_label
 
 
-def _taylor(model: Model, labelled: Labelled | None) -> Measured:
+def _taylor(model: LoweredModule, labelled: Labelled | None) -> Measured:
     """First-order change of the loss when a unit's weights go to zero (Molchanov et al. 2019, arXiv:1906.10771)."""
     if labelled is None:
         raise NasirError("'taylor' needs training images with labels: give `images` and `labels`")
@@ -152,7 +152,7 @@ def _taylor(model: Model, labelled: Labelled | None) -> Measured:
     return {name: np.abs(values) for name, values in rows.items()}
 
 
-def _clock(model: Model, images: Tensor | None) -> Callable[[Graph], float]:
+def _clock(model: LoweredModule, images: Tensor | None) -> Callable[[Graph], float]:
     """Times candidate networks on the model's device, in its memory layout, at the size of the probe batch."""
     from nasir.backends.torch.observe.latency import latency_probe  # only where a pass asks for it
 
@@ -180,7 +180,7 @@ def _measured(graph: Graph, writer: int) -> int:
     return writer
 
 
-def _activation_mean(model: Model, images: Tensor | None) -> Measured:
+def _activation_mean(model: LoweredModule, images: Tensor | None) -> Measured:
     if images is None:
         raise NasirError("'activation_mean' needs `images` to run the network on")
     graph = model.graph

@@ -18,7 +18,7 @@ from torch import Tensor
 from nasir.backends.torch.device.memory import memory_told
 from nasir.backends.torch.device.names import check_precision, choose_device, device_of
 from nasir.backends.torch.device.precision import float32_products, products_of
-from nasir.backends.torch.model import Model
+from nasir.backends.torch.lower.module import LoweredModule
 from nasir.backends.torch.train.loop import evaluating, is_convolutional, wants_bf16
 from nasir.errors import UsageError
 from nasir.ir import Fill, Graph, Port
@@ -26,7 +26,7 @@ from nasir.training.backend import Latency
 from nasir.training.plans import Precision, TrainPlan
 from nasir.transfer import Key, TransferPlan
 
-Network: TypeAlias = Model | Graph
+Network: TypeAlias = LoweredModule | Graph
 
 
 def measure(
@@ -155,13 +155,13 @@ def pick(device: torch.device | str | None) -> torch.device:
     return choose_device("auto" if device is None else str(device))
 
 
-def _model(network: Network, device: torch.device | str | None, channels_last: bool | str) -> Model:
-    if isinstance(network, Model):
+def _model(network: Network, device: torch.device | str | None, channels_last: bool | str) -> LoweredModule:
+    if isinstance(network, LoweredModule):
         own = device_of(network)
         if device is not None and pick(device) != own:
             raise UsageError(f"the model is on {own}, not on {device}; move it there, or leave `device` out")
         return network
-    model = Model.from_graph(network, plan=_constants(network), device=pick(device))
+    model = LoweredModule.from_graph(network, plan=_constants(network), device=pick(device))
     if is_convolutional(model) if channels_last == "auto" else channels_last:
         model.use_channels_last()
     return model
@@ -180,7 +180,7 @@ def _constants(graph: Graph) -> TransferPlan:
     return TransferPlan(sources)
 
 
-def _call(model: Model, batch: int, precision: str) -> Callable[[], object]:
+def _call(model: LoweredModule, batch: int, precision: str) -> Callable[[], object]:
     """The forward pass on random images, as a function without arguments."""
     place = device_of(model)
     parameter = next(model.parameters(), None)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nasir.backends.torch.model import Model
+from nasir.backends.torch.lower.module import LoweredModule
 from nasir.backends.torch.train.loop import evaluate, wants_channels_last
 from nasir.errors import CheckpointError
 from nasir.training.plans import TrainPlan
@@ -18,7 +18,7 @@ Weights = Mapping[str, NDArray[np.generic]]
 
 
 def evaluated(
-    model: Model,
+    model: LoweredModule,
     weights: Weights,
     directions: Sequence[Weights],
     points: Iterable[Sequence[float]],

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nasir.backends.torch.host import on_host, widened
-from nasir.backends.torch.model import Model
+from nasir.backends.torch.lower.module import LoweredModule
 from nasir.ir import Atom, Graph
 from nasir.ir.space import Axis, Cat, resolve, size_of
 from nasir.transfer import Key
@@ -22,7 +22,7 @@ CHUNK = 1 << 18  # entries worked on at a time: what is read three times stays i
 
 
 def weight_sums(
-    model: Model, power: int, roles: Sequence[Role], gradients: Mapping[int, Tensor | None] | None = None
+    model: LoweredModule, power: int, roles: Sequence[Role], gradients: Mapping[int, Tensor | None] | None = None
 ) -> Rows:
     """sum |w| ** power (1 or 2) for every position of every resizable axis of the parameters but biases.
 

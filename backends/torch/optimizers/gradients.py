@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from nasir.backends.torch.arrays import TorchArrays
+from nasir.backends.torch.lower.module import LoweredModule
 from nasir.backends.torch.optimizers.state import followed
 from nasir.backends.torch.optimizers.transfer import parameters_by_key
 from nasir.transfer import TransferPlan, execute_moment, keys_of, moment_source
 
-if TYPE_CHECKING:
-    from nasir.backends.torch.model import Model
 
-
-def moved_gradients(old: Model, new: Model, plan: TransferPlan) -> list[tuple[Tensor, Tensor]]:
+def moved_gradients(old: LoweredModule, new: LoweredModule, plan: TransferPlan) -> list[tuple[Tensor, Tensor]]:
     """(parameter of `new`, its gradient) for each that takes the place of parameters of `old` that have one.
 
     Of parameters that are kept nothing changes; new ones, and copies of living ones, have no gradient yet.

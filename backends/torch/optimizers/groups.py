@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from nasir.backends.torch.lower.module import LoweredModule
 from nasir.backends.torch.optimizers import eager, momentum
 from nasir.backends.torch.optimizers.kinds import declare
 from nasir.errors import GraphError, UsageError
 from nasir.registry import code_of
 from nasir.training.plans import OptimizerPlan
-
-if TYPE_CHECKING:
-    from nasir.backends.torch.model import Model
 
 Tagged = tuple[str, nn.Parameter, frozenset[str]]
 
@@ -30,7 +27,7 @@ def decays(tags: frozenset[str], plan: OptimizerPlan) -> bool:
     return bool(tags & {"decay", "norm", "bias"})
 
 
-def tagged(model: Model) -> Iterator[Tagged]:
+def tagged(model: LoweredModule) -> Iterator[Tagged]:
     """Every parameter of a model by name, with the tags of its slot."""
     slots = model.graph.infer.slots
     parameters = dict(model.named_parameters())

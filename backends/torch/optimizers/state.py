@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nasir.backends.torch.arrays import TorchArrays
+from nasir.backends.torch.lower.module import LoweredModule
 from nasir.backends.torch.optimizers.kinds import state_kind
 from nasir.transfer import Key, Source, TransferPlan, execute, execute_moment, keys_of, moment_source
-
-if TYPE_CHECKING:
-    from nasir.backends.torch.model import Model
 
 
 def origins_of(
@@ -52,7 +50,7 @@ def moved_states(
     home: Mapping[int, Key],
     fresh: Mapping[Key, nn.Parameter],
     plan: TransferPlan,
-    new: Model,
+    new: LoweredModule,
 ) -> dict[Tensor, dict[str, Any]]:
     """The state of every parameter of `new` that takes over state; `home` and `fresh` as in `origins_of`.
 
@@ -97,7 +95,7 @@ class _Move:
     source: Source
     parts: Mapping[Key, Tensor]
     parameter: nn.Parameter
-    new: Model
+    new: LoweredModule
 
     def state(self) -> dict[str, Any]:
         """All of it; scalars are those of the first part. Empty, to start anew, where the parts keep different things,

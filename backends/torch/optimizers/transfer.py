@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from nasir.backends.torch.lower.module import LoweredModule
 from nasir.backends.torch.optimizers import momentum
 from nasir.backends.torch.optimizers.kinds import check_state
 from nasir.backends.torch.optimizers.order import in_order, positions
@@ -23,17 +23,16 @@ from nasir.backends.torch.optimizers.state import moved_states, origins_of, repl
 from nasir.ir.infer import collector_paused
 from nasir.transfer import Key, TransferPlan
 
-if TYPE_CHECKING:
-    from nasir.backends.torch.model import Model
 
-
-def transfer_optimizer(optimizer: torch.optim.Optimizer, old: Model, new: Model, plan: TransferPlan) -> None:
+def transfer_optimizer(
+    optimizer: torch.optim.Optimizer, old: LoweredModule, new: LoweredModule, plan: TransferPlan
+) -> None:
     """`transfer_optimizers` for one."""
     transfer_optimizers((optimizer,), old, new, plan)
 
 
 def transfer_optimizers(
-    optimizers: Iterable[torch.optim.Optimizer], old: Model, new: Model, plan: TransferPlan
+    optimizers: Iterable[torch.optim.Optimizer], old: LoweredModule, new: LoweredModule, plan: TransferPlan
 ) -> None:
     """Swap the parameters of `old` for those of `new` in every group, with their state.
 
@@ -48,7 +47,9 @@ def transfer_optimizers(
         _transfer(tuple(dict.fromkeys(optimizers)), old, new, plan)
 
 
-def _transfer(chosen: tuple[torch.optim.Optimizer, ...], old: Model, new: Model, plan: TransferPlan) -> None:
+def _transfer(
+    chosen: tuple[torch.optim.Optimizer, ...], old: LoweredModule, new: LoweredModule, plan: TransferPlan
+) -> None:
     for optimizer in chosen:
         check_state(optimizer)
     home = {id(p): key for key, p in parameters_by_key(old).items()}
@@ -89,7 +90,7 @@ def _transfer(chosen: tuple[torch.optim.Optimizer, ...], old: Model, new: Model,
 
 
 def _prefixes(
-    optimizer: torch.optim.Optimizer, home: Mapping[int, Key], model: Model
+    optimizer: torch.optim.Optimizer, home: Mapping[int, Key], model: LoweredModule
 ) -> tuple[dict[int, str], list[str]]:
     """The names of an optimizer's parameters by identity; and what stands before the model's own names, by group."""
     names: dict[int, str] = {}
@@ -102,7 +103,7 @@ def _prefixes(
     return names, prefixes
 
 
-def _name(key: Key, model: Model) -> str:
+def _name(key: Key, model: LoweredModule) -> str:
     return f"{model.graph.nodes[key.node].label}.{key.slot}"
 
 
@@ -117,7 +118,7 @@ def _kept(
     return [key for key in keys if key in fresh] + [key for key, origin in origins.items() if origin in keys]
 
 
-def _nearest(held: list[list[Key]], key: Key, fresh: Mapping[Key, nn.Parameter], model: Model) -> int:
+def _nearest(held: list[list[Key]], key: Key, fresh: Mapping[Key, nn.Parameter], model: LoweredModule) -> int:
     """Which optimizer holds the parameter that has the longest common path with that of `key`; of several, which holds
     most parameters of its kind."""
 
@@ -161,7 +162,7 @@ def _swap(
         group["params"] = members
 
 
-def parameters_by_key(model: Model) -> dict[Key, nn.Parameter]:
+def parameters_by_key(model: LoweredModule) -> dict[Key, nn.Parameter]:
     """The parameters of a model's nodes, by node and slot."""
     found: dict[Key, nn.Parameter] = {}
     for node_id in model.graph.nodes:
@@ -172,7 +173,10 @@ def parameters_by_key(model: Model) -> dict[Key, nn.Parameter]:
 
 
 def _join(
-    optimizer: torch.optim.Optimizer, added: dict[Key, nn.Parameter], fresh: dict[Key, nn.Parameter], model: Model
+    optimizer: torch.optim.Optimizer,
+    added: dict[Key, nn.Parameter],
+    fresh: dict[Key, nn.Parameter],
+    model: LoweredModule,
 ) -> None:
     """Add new parameters, each to the group that most parameters with its tags are in."""
     slots = model.graph.infer.slots

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nasir.analysis.resources import Count, alive_macs, alive_params
-from nasir.backends.torch.model import Model
+from nasir.backends.torch.lower.module import LoweredModule
 from nasir.backends.torch.penalties.term import term_of
 from nasir.errors import RunError
 from nasir.ir import Atom, Graph
@@ -31,7 +31,7 @@ class Penalties:
         self.others = [term_of(graph, plan.options, device) for plan in plans if not plan.selects]
         self.selecting = [term_of(graph, plan.options, device) for plan in plans if plan.selects]
 
-    def add_gradients(self, model: Model) -> Tensor:
+    def add_gradients(self, model: LoweredModule) -> Tensor:
         """Add the gradients of all terms to `.grad`; their sum, a float64 scalar on the device."""
         with torch.no_grad():
             values = [term.add_gradients(model.tensor) for term in (*self.others, *self.selecting)]
@@ -49,10 +49,10 @@ def penalties_of(model: nn.Module, plans: Sequence[PenaltyPlan]) -> Callable[[],
     """Adds the gradients of the terms and gives their sum; None without terms. See `Penalties`."""
     if not plans:
         return None
-    return partial(_penalties(model, plans).add_gradients, cast(Model, model))
+    return partial(_penalties(model, plans).add_gradients, cast(LoweredModule, model))
 
 
-def alive_cost(model: Model, plans: Sequence[PenaltyPlan]) -> dict[str, int] | None:
+def alive_cost(model: LoweredModule, plans: Sequence[PenaltyPlan]) -> dict[str, int] | None:
     """{"channels", "macs", "params"} that the first term among `plans` that selects leaves alive; None without one."""
     if not any(plan.selects for plan in plans):
         return None
@@ -81,14 +81,14 @@ def cost_of_alive(graph: Graph, units: Mapping[str, NDArray[np.bool_]]) -> dict[
     }
 
 
-def _alive(term: Any, model: Model) -> dict[str, NDArray[np.bool_]]:
+def _alive(term: Any, model: LoweredModule) -> dict[str, NDArray[np.bool_]]:
     found: dict[str, NDArray[np.bool_]] = term.alive(model.tensor)
     return found
 
 
 def _penalties(model: nn.Module, plans: Sequence[PenaltyPlan]) -> Penalties:
     """Made once for each graph that the model has."""
-    if not isinstance(model, Model):
+    if not isinstance(model, LoweredModule):
         raise RunError("regularize: penalties need a nasir Model, whose graph says which weights belong together")
     device = next(model.parameters()).device
     known = _KNOWN.get(model)
@@ -97,7 +97,7 @@ def _penalties(model: nn.Module, plans: Sequence[PenaltyPlan]) -> Penalties:
     return known
 
 
-def alive(model: Model, plan: PenaltyPlan) -> dict[str, NDArray[np.bool_]]:
+def alive(model: LoweredModule, plan: PenaltyPlan) -> dict[str, NDArray[np.bool_]]:
     """Which units are alive under a term that selects, such as group-lasso or gamma, by name of each space.
 
     Under these two a unit is alive while its value, the largest of all arrays that are tied in it, is above the plan's

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from torch import Tensor, nn
 
-from nasir.backends.torch.model import Model
+from nasir.backends.torch.lower.module import LoweredModule
 from nasir.backends.torch.train.ema import Ema, carried_averages
 from nasir.errors import UsageError
 from nasir.rewriting.rewrite import Rewrite
@@ -20,7 +20,7 @@ from nasir.rewriting.rewrite import Rewrite
 Average: TypeAlias = Ema | nn.Module
 
 
-def checked_averages(averages: Iterable[Average], model: Model) -> list[Average]:
+def checked_averages(averages: Iterable[Average], model: LoweredModule) -> list[Average]:
     """The averages; UsageError for what is none, or follows a network that is not the model's."""
     if isinstance(averages, Ema | nn.Module):
         raise UsageError("apply: `averages` is a list of averages; write averages=[ema]")
@@ -29,7 +29,7 @@ def checked_averages(averages: Iterable[Average], model: Model) -> list[Average]
         place = f"apply: averages[{index}] ({type(average).__name__})"
         if isinstance(average, Ema):
             follows = average.tensors.keys() == model.state_dict().keys()
-        elif isinstance(inner := getattr(average, "module", None), Model):
+        elif isinstance(inner := getattr(average, "module", None), LoweredModule):
             follows = inner is not model and inner.graph == model.graph
         else:
             raise UsageError(f"{place} has no `module` that is a copy of the model, as AveragedModel(model) has")
@@ -40,7 +40,9 @@ def checked_averages(averages: Iterable[Average], model: Model) -> list[Average]
     return found
 
 
-def moved_averages(averages: Iterable[Average], model: Model, new: Model, rewrite: Rewrite) -> list[Callable[[], None]]:
+def moved_averages(
+    averages: Iterable[Average], model: LoweredModule, new: LoweredModule, rewrite: Rewrite
+) -> list[Callable[[], None]]:
     """What is to be called to have the averages follow the `rewrite` from `model` to `new`: until then nothing changes.
 
     They go through the plan like the weights; what is new starts as it does in `new`.
@@ -51,7 +53,7 @@ def moved_averages(averages: Iterable[Average], model: Model, new: Model, rewrit
             ready.append(partial(_replace, average, carried_averages(average.tensors, rewrite, model, new)))
         else:
             inner = average.module
-            assert isinstance(inner, Model)
+            assert isinstance(inner, LoweredModule)
             inner.seed, inner.ordinal = model.seed, model.ordinal  # the key of random values
             ready.append(partial(inner.become, inner.rewritten(rewrite)))
     return ready

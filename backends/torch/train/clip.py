@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from nasir.backends.torch.model import Model
+from nasir.backends.torch.lower.module import LoweredModule
 from nasir.branching.independent import Learner, Part, independent
 from nasir.transfer import Key
 
@@ -18,8 +18,8 @@ def clipper(model: nn.Module, bound: float) -> Callable[[], None]:
 
     Branches of an ensemble that are trained separately count each by itself, what they share counts by itself, too.
     """
-    learners = independent(model.graph) if isinstance(model, Model) else ()
-    if not isinstance(model, Model) or not learners:
+    learners = independent(model.graph) if isinstance(model, LoweredModule) else ()
+    if not isinstance(model, LoweredModule) or not learners:
         return lambda: _clip_whole(model, bound)
     held = [_held(model, learner) for learner in learners]
 
@@ -46,7 +46,7 @@ def _clip(gradients: list[Tensor], bound: float) -> None:
     torch._foreach_mul_(gradients, torch.clamp(bound / (norm + 1e-6), max=1.0))
 
 
-def _held(model: Model, learner: Learner) -> list[tuple[nn.Parameter, Part]]:
+def _held(model: LoweredModule, learner: Learner) -> list[tuple[nn.Parameter, Part]]:
     found = []
     for part in learner:
         for name, slot in model.graph.infer.slots[part.node].items():

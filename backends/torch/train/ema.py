@@ -13,7 +13,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from nasir.backends.torch.arrays import TorchArrays
 from nasir.backends.torch.device.names import device_of
-from nasir.backends.torch.model import Model
+from nasir.backends.torch.lower.module import LoweredModule
 from nasir.errors import GraphError
 from nasir.rewriting.rewrite import Rewrite
 from nasir.transfer import TransferPlan, averages, execute
@@ -160,7 +160,9 @@ def holding(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
                 tensor.copy_(own[name])
 
 
-def carried_averages(tensors: Mapping[str, Tensor], rewrite: Rewrite, old: Model, new: Model) -> dict[str, Tensor]:
+def carried_averages(
+    tensors: Mapping[str, Tensor], rewrite: Rewrite, old: LoweredModule, new: LoweredModule
+) -> dict[str, Tensor]:
     """Averages `tensors` of `old` carried through the plan (copies too, as the averaged network is rewritten like the
     other one); what is new in `new` starts at its own value. All by state_dict name, and no memory of the network's."""
     names = {key: name for name, key in old.keys().items()}

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from nasir.backends.torch.data.batches import BatchSource
 from nasir.backends.torch.device.names import device_of
-from nasir.backends.torch.model import Model
+from nasir.backends.torch.lower.module import LoweredModule
 from nasir.backends.torch.train.loop import seed_step, wants_bf16
 from nasir.ir.regions import covers
 from nasir.rewriting.rewrite import Refresh
 from nasir.training.plans import TrainPlan
 
 
-def moving_norms(model: Model, refresh: Refresh) -> dict[str, nn.Module]:
+def moving_norms(model: LoweredModule, refresh: Refresh) -> dict[str, nn.Module]:
     """The modules whose statistics a refresh moves, by label."""
     norms = {}
     for node_id, node in model.graph.nodes.items():
@@ -32,7 +32,7 @@ def moving_norms(model: Model, refresh: Refresh) -> dict[str, nn.Module]:
 
 
 def refresh_norms(
-    model: Model,
+    model: LoweredModule,
     source: BatchSource,
     plan: TrainPlan,
     refresh: Refresh,
@@ -73,7 +73,7 @@ def refresh_norms(
 
 
 @contextmanager
-def _moving(model: Model, norms: dict[str, nn.Module]) -> Iterator[None]:
+def _moving(model: LoweredModule, norms: dict[str, nn.Module]) -> Iterator[None]:
     """Train mode in which only `norms` among the norms move; afterwards their momentum is as it was."""
     momenta = {label: module.momentum for label, module in norms.items()}
     model.train()

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from nasir.backends.torch.data.batches import BatchSource
-from nasir.backends.torch.model import Model
+from nasir.backends.torch.lower.module import LoweredModule
 from nasir.backends.torch.optimizers.groups import build_optimizer, tagged
 from nasir.backends.torch.train.loop import train_epoch
 from nasir.backends.torch.train.refresh import moving_norms, statistics
@@ -38,7 +38,7 @@ def refuse_frozen(rewrite: Rewrite, prefixes: Sequence[str]) -> None:
 
 
 def train_settling(
-    model: Model,
+    model: LoweredModule,
     source: BatchSource,
     plan: TrainPlan,
     settle: Settle,
@@ -83,7 +83,7 @@ def train_settling(
     return {"epochs": len(accuracies), "train.accuracy": accuracies, "target": target}
 
 
-def settled(model: Model, settle: Settle) -> dict[str, Tensor]:
+def settled(model: LoweredModule, settle: Settle) -> dict[str, Tensor]:
     """What settling moved, by state_dict name: the slots, and the running statistics of norms that are not frozen."""
     state = model.state_dict()
     return {
@@ -92,5 +92,5 @@ def settled(model: Model, settle: Settle) -> dict[str, Tensor]:
     }
 
 
-def _names(model: Model, settle: Settle) -> set[str]:
+def _names(model: LoweredModule, settle: Settle) -> set[str]:
     return {f"{model.graph.nodes[node].label}.{slot}" for node, slot in settle.slots}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from nasir.backends.torch.model import Model
+from nasir.backends.torch.lower.module import LoweredModule
 from nasir.backends.torch.weights import checkpoint
 from nasir.errors import CheckpointError, DataError
 from nasir.training.backend import Start
 
 
-def take_over(model: Model, start: Start) -> None:
+def take_over(model: LoweredModule, start: Start) -> None:
     """Copy the weights that `start` names into `model`, all but those of renewed classifiers.
 
     Raises CheckpointError for a damaged checkpoint, DataError where it holds no such weights or those of another

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nasir.backends.torch.model import Model
+from nasir.backends.torch.lower.module import LoweredModule
 from nasir.errors import DataError, RunError
 
 CLASSIFIERS = ("fc.", "heads.head.", "classifier.")  # torchvision's names: ResNets, vision transformers, DenseNets
@@ -35,7 +35,7 @@ def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return state_dict
 
 
-def load_pretrained(model: Model, architecture: str, weights: str) -> tuple[str, ...]:
+def load_pretrained(model: LoweredModule, architecture: str, weights: str) -> tuple[str, ...]:
     """Copy torchvision's weights called `weights` (IMAGENET1K_V2) into `model`; returns the names left as they were.
 
     Keys of the state dict are the model's own, but for `RENAMED`. The classifier stays fresh where its number of

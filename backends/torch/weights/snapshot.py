@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from nasir.backends.torch.model import Model
+from nasir.backends.torch.lower.module import LoweredModule
 from nasir.backends.torch.optimizers.named import export_state
 from nasir.backends.torch.train.ema import Ema
 
@@ -24,17 +24,17 @@ class Snapshot:
     which saw so many `updates`.
     """
 
-    model: Model
+    model: LoweredModule
     weights: Mapping[str, Tensor]
     optimizer: State
     averages: Mapping[str, Tensor] | None
     updates: int
 
     @classmethod
-    def of(cls, model: Model, optimizer: torch.optim.Optimizer | None, ema: Ema | None) -> Self:
+    def of(cls, model: LoweredModule, optimizer: torch.optim.Optimizer | None, ema: Ema | None) -> Self:
         """Copies of everything as it is now."""
         state = {} if optimizer is None else export_state(optimizer, model.named_parameters())
-        holder = Model()
+        holder = LoweredModule()
         holder.become(model)
         return cls(
             holder,
@@ -44,7 +44,7 @@ class Snapshot:
             0 if ema is None else ema.updates,
         )
 
-    def put_back(self, model: Model) -> None:
+    def put_back(self, model: LoweredModule) -> None:
         """Give `model` its former modules, with their former values."""
         model.become(self.model)
         with torch.no_grad():

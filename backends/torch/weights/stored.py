@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nasir.backends.torch import attached
+from nasir.backends.torch.lower import attached
 from nasir.backends.torch.model import Model
 from nasir.backends.torch.optimizers import momentum
 from nasir.backends.torch.optimizers.named import place_state
@@ -369,6 +369,7 @@ def _model(body: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch
         parameter.requires_grad_(name not in fixed)
     found = {path: (one["class"], unpacked(one["attributes"], tensors)) for path, one in body["settings"].items()}
     attached.give_settings(model, found)
+    model._adopt()
     evaluating = set(body["evaluating"])
     for name, module in model.named_modules():
         module.training = name not in evaluating

@@ -44,6 +44,25 @@ COPIES: dict[str, Copy] = {
 }
 
 
+class Mine(Model):
+    """A model of the user's own."""
+
+
+def test_files_of_torch_save_name_what_they_always_named() -> None:
+    made_by, (kind, *_) = Model.from_graph(small_resnet()).__reduce__()
+    assert kind is Model and (kind.__module__, kind.__qualname__) == ("nasir.backends.torch.model", "Model")
+    assert (made_by.__module__, made_by.__qualname__) == ("nasir.backends.torch.model", "_revived")
+
+
+@pytest.mark.parametrize("copy", COPIES.values(), ids=COPIES)
+def test_a_model_of_ones_own_class_stays_one_through_rewrites_and_copies(copy: Copy) -> None:
+    model = Mine.from_graph(small_resnet())
+    rewrite = InsertBlock(init="zero").attempt(model.graph, "s1")
+    new = model.rewritten(rewrite)
+    assert type(new) is Mine and type(copy(new)) is Mine and new.graph is rewrite.graph
+    assert model.apply(rewrite) is rewrite and type(model) is Mine
+
+
 class Shift(nn.Module):
     """A head of the user's own."""
 

@@ -1,0 +1,107 @@
+"""`LoweredParts`: a network and its parts, as they were lowered: what runs, which tensor is where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from torch import Tensor, nn
+
+from nasir.backends.torch.lower.made import Made, refuse
+from nasir.backends.torch.lower.network import BlockCode, Unit
+from nasir.backends.torch.lower.ops import Lowered
+from nasir.errors import GraphError, UsageError
+from nasir.ir import Graph
+from nasir.transfer import Key
+
+LOWERED = ("graph", "code", "_lowered", "_units", "_made", "_places", "_foreign", "_inplace", "_forward")
+Children: TypeAlias = dict[str, nn.Module | None]
+Places: TypeAlias = dict[str, tuple[nn.Module, Children]]  # by path: a container or block, and what was put into it
+LoweredUnit: TypeAlias = tuple[Unit, Any, nn.Module]  # what runs, its signature, its module
+
+CODE: dict[Any, BlockCode] = {}  # one generated class for each block signature
+
+
+class LoweredParts(nn.Module):
+    """A network with the parts that `build` made of its graph, and where each of them is.
+
+    Inputs are [N, *input shape], the result is the graph's output (a tuple when it has several).
+    """
+
+    graph: Graph
+    code: str  # the generated forward, blocks as calls; each block prints its own
+    _lowered: dict[int, Lowered]  # by node id
+    _units: dict[str, LoweredUnit]  # by block path
+    _made: dict[int, Made]  # modules as their lowering gave them, by node id
+    _places: dict[str, Places]  # containers as they were filled, by path of the block that they are in ("": none)
+    _foreign: frozenset[int]  # nodes of blocks that were replaced by hand
+    _inplace: set[int]  # ReLUs that overwrite their input
+    _forward: Callable[..., Any]
+
+    def __init__(self) -> None:
+        super().__init__()
+        # there from the start, so that no label can take their names
+        self.__dict__.update(dict.fromkeys(LOWERED))
+        self.channels_last = False
+        self.ordinal = 0  # rewrites so far: part of the key of every random fill
+        self.seed = 0
+        self._held: frozenset[int] = frozenset()  # nodes that are frozen now
+        self._prefixes: tuple[str, ...] = ()  # of labels frozen beside those of the graph
+
+    @property
+    def units(self) -> Mapping[str, nn.Module]:
+        """The blocks that run as one module each, by region path."""
+        return {path: block for path, (_, _, block) in self._units.items()}
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self._forward(self, *inputs)
+
+    def tensor(self, key: Key) -> Tensor:
+        """The parameter or buffer of a (node id, slot); raises GraphError when there is none."""
+        found = self.find_tensor(key)
+        if found is None or key.node in self._foreign:
+            if key not in self.keys().values():
+                raise GraphError(f"this network has no weight {tuple(key)}")
+            raise self._strange(key.node)
+        return found
+
+    def _source(self, key: Key) -> Tensor:
+        """`tensor`, once it is seen that it has the shape that the graph says."""
+        found = self.tensor(key)
+        if tuple(found.shape) != self.graph.infer.slots[key.node][key.slot].shape:
+            raise self._strange(key.node)
+        return found
+
+    def _strange(self, node_id: int) -> UsageError:
+        """The error about weights that are not those of the graph, because a module was replaced by hand."""
+        for path, (unit, sign, block) in self._units.items():
+            if node_id in unit.nodes and not is_generated(sign, block):
+                return refuse(path, block, "the weights of that block are needed")
+        label = self.graph.nodes[node_id].label
+        return refuse(label, self._lowered[node_id], "its weights are not those that the graph describes")
+
+    def find_tensor(self, key: Key) -> Tensor | None:
+        """The parameter or buffer of a (node id, slot), or None."""
+        module = self._lowered.get(key.node)
+        if not isinstance(module, nn.Module):
+            return None
+        found = module._parameters.get(key.slot)
+        return found if found is not None else module._buffers.get(key.slot)
+
+    def leaf(self, node_id: int) -> nn.Module | None:
+        """The module of a node; None for nodes that are plain calls."""
+        module = self._lowered[node_id]
+        return module if isinstance(module, nn.Module) else None
+
+    def keys(self) -> dict[str, Key]:
+        """(node id, slot) of every state_dict name."""
+        return {
+            f"{self.graph.nodes[node_id].label}.{name}": Key(node_id, name)
+            for node_id, slots in self.graph.infer.slots.items()
+            for name in slots
+        }
+
+
+def is_generated(sign: Any, block: nn.Module) -> bool:
+    """Whether a block is of the class that was generated for its signature, not one that a user put in its place."""
+    return type(block) is CODE[sign].kind
