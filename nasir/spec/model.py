@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path as File
 from typing import Annotated, Any, Literal, cast
 
@@ -119,6 +120,24 @@ def _version(value: Any) -> Any:
     return value
 
 
+UNSAID: Mapping[str, Mapping[str, Any]] = {
+    "ema": {"warmup": False},
+    "rules": {"decline": "stop"},
+    "plateau": {"early": "code", "since": None},
+}
+"""Options by the key that they lie below, each with the value that a spec which does not know it stands for."""
+
+
+def _said(value: Any, below: str = "") -> Any:
+    """Data of a spec without what is unsaid."""
+    if isinstance(value, list | tuple):
+        return [_said(one, below) for one in value]
+    if not isinstance(value, dict):
+        return value
+    unsaid = UNSAID.get(below, {})
+    return {key: _said(one, key) for key, one in value.items() if key not in unsaid or one != unsaid[key]}
+
+
 class Spec(Strict):
     """A nasir spec; see `nasir schema` for an editor's view of it."""
 
@@ -196,23 +215,10 @@ class Spec(Strict):
     def identity(self) -> dict[str, Any]:
         """The resolved spec with only the names of plugins and runs, not the folders they lie in.
 
-        What once was the only way goes without saying: a constant decay of averages, plateaus that hold early, and
-        rules that do not ask again where they were declined.
+        What there was no other of once goes without saying (`UNSAID`), so that runs and studies from before keep their
+        digests.
         """
-        data = self.resolved()
-        for phase in data["phases"]:
-            if "ema" in phase and not phase["ema"]["warmup"]:
-                del phase["ema"]["warmup"]
-            for rule in phase["rules"]:
-                if rule["decline"] == "stop":
-                    del rule["decline"]
-            for condition in (
-                phase.get("until"),
-                *(rule.get(k) for rule in phase["rules"] for k in ("when", "freeze")),
-            ):
-                plateau = condition.get("plateau", {}) if isinstance(condition, dict) else {}
-                if plateau.get("early") == "code":
-                    del plateau["early"]
+        data: dict[str, Any] = _said(self.resolved())
         data["plugins"] = [File(plugin).name for plugin in self.plugins]
         if isinstance(self.network, RunNetwork):
             data["network"]["run"] = File(self.network.run).name

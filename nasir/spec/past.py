@@ -13,13 +13,13 @@ from nasir.spec.tree import Entry, Tree, as_tree, is_choice
 
 
 def tree_as_stored(tree: Tree) -> Tree:
-    """A plateau once held early on an accuracy under `less_than`, and a rule never asked again where it was declined.
+    """A plateau under `less_than` used to hold early on an accuracy, and one without `early` still does.
 
-    Those that say nothing of `early` and `decline` do so still.
-    Resolved specs say it since there is a choice.
+    A rule used to leave a site alone once it was declined, and one without `decline` still does. Resolved specs state
+    both since they can be chosen.
     """
     if isinstance(tree.value, tuple):
-        return replace(tree, value=tuple(tree_as_stored(one) for one in tree.value))
+        return replace(tree, value=tuple(tree_as_stored(item) for item in tree.value))
     if not isinstance(tree.value, Mapping):
         return tree
     entries = {key: replace(entry, tree=tree_as_stored(entry.tree)) for key, entry in tree.value.items()}

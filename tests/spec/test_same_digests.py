@@ -46,3 +46,35 @@ def test_digests_are_as_they_were() -> None:
         "beeae8bf0ad91c67b5b054164c248b12282f66be4e629c6c1e606432974f2889",
     ]
     assert loads_spec(spec.to_yaml(), "s.yaml").digest == spec.digest
+
+
+RULED = """\
+nasir: 1
+input: {image: [1, 8, 8]}
+network:
+  - conv_bn_relu: {out: 8}
+  - stage: {name: s1, block: basic, out: 8}
+  - classifier: {classes: 10}
+data: {dataset: digits, validation: 0.2}
+phases:
+  - name: a
+    epochs: 30
+    optimizer: {sgd: {lr: 1}}
+    ema: {decay: 0.9, warmup: false}
+    rules:
+      - every: 1 epochs
+        do: {insert-block: {init: gaussian}}
+        where: {stages: [s1]}
+        freeze: {plateau: {metric: val.accuracy, window: 6 epochs, less_than: 0.002, early: code}}
+        at_most: 4
+        decline: stop
+"""
+
+
+BEFORE = "00598ecc33a21a7f0734904f8edca217100fe8b1b32d43adab7bd0cd0b30ca9b"
+"""Of the same spec, without `warmup`, `early` and `decline`, when nothing else could be said."""
+
+
+def test_what_rules_left_out_before_there_was_a_choice_is_not_counted() -> None:
+    assert loads_spec(RULED, "s.yaml").digest == BEFORE
+    assert loads_spec(RULED.replace("decline: stop", "decline: again"), "s.yaml").digest != BEFORE
