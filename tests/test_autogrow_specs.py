@@ -55,9 +55,9 @@ def test_there_is_a_baseline_for_each_network_and_data_set() -> None:
 def test_a_baseline_is_what_was_grown(path: Path) -> None:
     spec, base = load_spec(path), load_spec(grown(path))
     assert spec.data == base.data and spec.input == base.input
-    [found] = set(PUBLISHED.findall(path.read_text()))
-    assert found in PUBLISHED.findall(grown(path).read_text())
-    assert "-".join(map(str, nasir.build(spec).depths().values())) == found
+    [depths] = set(PUBLISHED.findall(path.read_text()))
+    assert depths in PUBLISHED.findall(grown(path).read_text())
+    assert "-".join(map(str, nasir.build(spec).depths().values())) == depths
     [phase], finetune = spec.phases, base.phases[-1]
     assert not phase.rules and phase.epochs == finetune.epochs
     assert phase.schedule_plan() == finetune.schedule_plan() and phase.optimizer_plan() == finetune.optimizer_plan()
@@ -85,8 +85,8 @@ def commands() -> list[list[str]]:
     """Words of every command in the section of docs/autogrow.md that has one for each of them."""
     page = (SPECS.parents[1] / "docs" / "autogrow.md").read_text()
     section = page.partition("## Tables and figures\n")[2].partition("\n## ")[0]
-    found = [shlex.split(text) for text in re.findall(r"`(nasir [^`]+)`", section)]
-    return [words for words in found if len(words) > 2]
+    written = [shlex.split(text) for text in re.findall(r"`(nasir [^`]+)`", section)]
+    return [words for words in written if len(words) > 2]
 
 
 def test_every_table_and_figure_has_a_row() -> None:
@@ -133,7 +133,7 @@ def small(path: Path) -> dict[str, Any]:
     data = spec["data"]
     options = {"classes": 10, "size": side, "channels": spec["input"]["image"][0], "train": 64, "test": 20}
     data.update(dataset="synthetic", options=options, batch_size=32, validation=20, subset=1.0)
-    data["augment"] = [one for one in data["augment"] if "random_resized_crop" not in one]
+    data["augment"] = [augmentation for augmentation in data["augment"] if "random_resized_crop" not in augmentation]
     spec.update(device="cpu", precision="fp32")
     for phase in spec["phases"]:
         if "epochs" in phase:

@@ -135,12 +135,12 @@ def test_figures_of_such_a_run_are_drawn_by_a_process_that_knows_no_plugin(spec:
         command = [sys.executable, "-m", "nasir", "plot", str(run.path), "--figure", figure, "--grid", "2", "--json"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr
-        found = json.loads(done.stdout)
+        drawn = json.loads(done.stdout)
         if figure == "trajectory":
             # all that the first network had, pruned or not, and the block that came after two rounds of pruning
             began = nasir.build(nasir.load_spec(spec)).cost().params
-            assert found["weights"] > began > run.graph.cost().params
-            assert len(found["points"]) == 4 and found["points"][-1]["blocks"] == 2
+            assert drawn["weights"] > began > run.graph.cost().params
+            assert len(drawn["points"]) == 4 and drawn["points"][-1]["blocks"] == 2
 
 
 def test_a_plugin_that_changed_is_refused_on_resume(

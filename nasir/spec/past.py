@@ -13,12 +13,12 @@ from nasir.spec.tree import Entry, Tree, as_tree, is_choice
 
 
 def tree_as_stored(tree: Tree) -> Tree:
-    """A plateau once held early on an accuracy under `less_than`, so one that says nothing of `early` does so still.
+    """A plateau under `less_than` used to hold early on an accuracy, and one without `early` still does.
 
-    Resolved specs say it since there is a choice.
+    Resolved specs state it since it can be chosen.
     """
     if isinstance(tree.value, tuple):
-        return replace(tree, value=tuple(tree_as_stored(one) for one in tree.value))
+        return replace(tree, value=tuple(tree_as_stored(item) for item in tree.value))
     if not isinstance(tree.value, Mapping):
         return tree
     entries = {key: replace(entry, tree=tree_as_stored(entry.tree)) for key, entry in tree.value.items()}
