@@ -15,7 +15,7 @@ from small_runs import SPEC, write_spec
 import nasir
 from nasir.backends.torch import Model
 from nasir.backends.torch.penalties.regularize import Penalties, alive, alive_cost
-from nasir.errors import NasirError, SpecError, UsageError
+from nasir.errors import NasirError, RunError, SpecError, UsageError
 from nasir.journal.directory import RunDirectory
 from nasir.records import EpochRecord
 from nasir.registry import penalties
@@ -156,11 +156,14 @@ def test_what_a_term_gives_is_checked(name: str, members: dict[str, Any], told: 
         Penalties(model.graph, [plan], CPU).add_gradients(model)
 
 
-def test_a_definition_that_computes_nothing_is_refused() -> None:
+def test_a_definition_that_computes_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(penalties, "_objects", dict(penalties._objects))  # what is registered here ends with the test
     with pytest.raises(UsageError, match=r"penalty 'bad-empty'.*has neither a `value` nor a `term`"):
         PenaltyPlan(bad("bad-empty"), 1.0)
     with pytest.raises(UsageError, match=r"penalty 'bad-select'.*selects units, but has no `term`"):
         PenaltyPlan(bad("bad-select", selects=True, value=lambda self, weights: weights[0].sum()), 1.0)
+    with pytest.raises(RunError, match=r"l1: units do not die under it; use one of .*group-lasso"):
+        alive(Model.from_graph(small_resnet()), PenaltyPlan("l1", 1.0))
 
 
 def test_a_run_trains_with_a_term_of_a_plugin_and_journals_it(tmp_path: Path) -> None:

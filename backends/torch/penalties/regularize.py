@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from nasir.analysis.resources import Count, alive_macs, alive_params
 from nasir.backends.torch.lower.module import LoweredModule
 from nasir.backends.torch.penalties.term import term_of
-from nasir.errors import RunError
+from nasir.errors import NasirError, RunError
 from nasir.ir import Atom, Graph
 from nasir.registry import penalties
 from nasir.training.penalties import penalty_named
@@ -97,6 +97,13 @@ def _penalties(model: nn.Module, plans: Sequence[PenaltyPlan]) -> Penalties:
     return known
 
 
+def _selects(name: str) -> bool:
+    try:
+        return penalty_named(name).selects
+    except NasirError:  # a broken one of somebody's is no advice, and not what is asked for
+        return False
+
+
 def alive(model: LoweredModule, plan: PenaltyPlan) -> dict[str, NDArray[np.bool_]]:
     """Which units are alive under a term that selects, such as group-lasso or gamma, by name of each space.
 
@@ -105,6 +112,6 @@ def alive(model: LoweredModule, plan: PenaltyPlan) -> dict[str, NDArray[np.bool_
     alive.
     """
     if not plan.selects:
-        known = [name for name in penalties.names() if penalty_named(name).selects]
+        known = [name for name in penalties.names() if _selects(name)]
         raise RunError(f"{plan.kind}: units do not die under it; use one of {', '.join(known)}")
     return _alive(term_of(model.graph, plan.options, next(model.parameters()).device), model)
