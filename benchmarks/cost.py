@@ -66,14 +66,14 @@ def main() -> int:
     measured = compare(list(graphs.values()), repeats=9, warmup=2)
     latency = {
         name: {
-            "measured_ms": round(1e3 * found.median, 3),
-            "fastest_ms": round(1e3 * found.minimum, 3),
-            "spread_ms": round(1e3 * found.spread, 3),
+            "measured_ms": round(1e3 * timing.median, 3),
+            "fastest_ms": round(1e3 * timing.minimum, 3),
+            "spread_ms": round(1e3 * timing.spread, 3),
             "estimated_here_ms": round(1e3 * estimate(graph, here), 3),
-            "measured_to_estimated": round(found.median / estimate(graph, here), 2),
+            "measured_to_estimated": round(timing.median / estimate(graph, here), 2),
             **{f"estimated_{p.name}_ms": round(1e3 * estimate(graph, p), 4) for p in PROFILES.values()},
         }
-        for (name, graph), found in zip(graphs.items(), measured, strict=True)
+        for (name, graph), timing in zip(graphs.items(), measured, strict=True)
     }
     slow = figures["resnet50"]["count"]["median_ms"] > BUDGET_MS
     unequal = [name for name, figure in figures.items() if not figure["equal"]]

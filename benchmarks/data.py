@@ -40,7 +40,7 @@ COUNT, CLASSES, SIDE, REPEATS = 6_000, 10, 32, 3
 def spent() -> float:
     """CPU seconds of this process and of those of its children that have ended."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in used)
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def by_turns(ways: dict[str, Callable[[], Any]], repeats: int = REPEATS) -> dict[str, dict[str, float]]:
@@ -48,13 +48,13 @@ def by_turns(ways: dict[str, Callable[[], Any]], repeats: int = REPEATS) -> dict
     wall: dict[str, list[float]] = {name: [] for name in ways}
     work: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
-        found = []
+        outputs = []
         for name, way in ways.items():
             began, used = time.perf_counter(), spent()
-            found.append(way())
+            outputs.append(way())
             wall[name].append(time.perf_counter() - began)
             work[name].append(spent() - used)
-        assert all(np.array_equal(found[0], other) for other in found)
+        assert all(np.array_equal(outputs[0], other) for other in outputs)
     return {
         name: {"wall_s": round(min(wall[name]), 3), "cpu_s": round(statistics.median(work[name]), 3)} for name in ways
     }

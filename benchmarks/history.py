@@ -57,16 +57,16 @@ def timed(plan: PhasePlan, make: Make) -> tuple[float, list[dict[str, Any]]]:
 
 def both(kind: Callable[[int], tuple[PhasePlan, Make]], sizes: tuple[int, ...]) -> Mapping[str, Any]:
     """CPU-seconds by size, and records of each run."""
-    found: dict[str, Any] = {}
+    by_size: dict[str, Any] = {}
     for size in sizes:
         plan, make = kind(size)
         seconds, records = timed(plan, make)
-        found[str(size)] = {"records": len(records), "incremental_cpu_s": round(seconds, 3)}
+        by_size[str(size)] = {"records": len(records), "incremental_cpu_s": round(seconds, 3)}
         if size <= SCRATCH:
             seconds, again = timed(plan, lambda plan, seed, make=make: FromScratch(make(plan, seed)))
             assert again == records, "the policy decides otherwise from scratch"
-            found[str(size)]["from_scratch_cpu_s"] = round(seconds, 3)
-    return found
+            by_size[str(size)]["from_scratch_cpu_s"] = round(seconds, 3)
+    return by_size
 
 
 if __name__ == "__main__":

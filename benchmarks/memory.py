@@ -85,12 +85,12 @@ def main() -> None:
     for name, (rule, site) in CASES.items():
         for channels_last in (False, True):
             model, optimizer = with_state(graph, channels_last)
-            found = measure(model, optimizer, rule.attempt(model.graph, site))
+            sizes = measure(model, optimizer, rule.attempt(model.graph, site))
             figures[f"{name}{', channels last' if channels_last else ''}"] = {
                 "network_mib": round(nbytes(tensors_of(model, [optimizer])) / MIB, 1),
-                "changed_mib": round(found["changed"] / MIB, 1),
-                "extra_mib": round(found["extra"] / MIB, 1),
-                "extra_of_changed": round(found["extra"] / found["changed"], 3),
+                "changed_mib": round(sizes["changed"] / MIB, 1),
+                "extra_mib": round(sizes["extra"] / MIB, 1),
+                "extra_of_changed": round(sizes["extra"] / sizes["changed"], 3),
             }
     report("peak extra memory of rewrites of a ResNet-50 with Adam", figures)
 

@@ -88,8 +88,8 @@ def study(folder: Path) -> dict[str, Any]:
     store = PrefixStore(folder / "prefixes", 10**9)
     shared, cpu_shared = train(points, folder / "shared", store)
     equal = [
-        not compare(one.journal, other.journal) and tensors(one.path) == tensors(other.path)
-        for one, other in zip(alone, shared, strict=True)
+        not compare(lone.journal, other.journal) and tensors(lone.path) == tensors(other.path)
+        for lone, other in zip(alone, shared, strict=True)
     ]
     if not all(equal):
         raise SystemExit(f"{equal.count(False)} of {len(equal)} runs differ from the run alone")

@@ -47,11 +47,11 @@ def moved(model: Model, rewrite: Rewrite) -> tuple[Model, float]:
 
 def main() -> None:
     full = resnet152()
-    one = Model.from_graph(reduced(full)).eval()
+    unsplit = Model.from_graph(reduced(full)).eval()
     started = time.perf_counter()
-    split = SplitBranches(branches=BRANCHES).attempt(one.graph, "layer3")
+    split = SplitBranches(branches=BRANCHES).attempt(unsplit.graph, "layer3")
     split_seconds = time.perf_counter() - started
-    branches, split_moved = moved(one, split)
+    branches, split_moved = moved(unsplit, split)
     started = time.perf_counter()
     merge = MergeBranches().attempt(branches.graph, WHOLE)
     merge_seconds = time.perf_counter() - started
@@ -59,7 +59,7 @@ def main() -> None:
     x = torch.rand(BATCH, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         difference = float((branches(x) - merged.eval()(x)).abs().max())
-    graphs = {"resnet152": full, "reduced": one.graph, "branches": branches.graph, "merged": merged.graph}
+    graphs = {"resnet152": full, "reduced": unsplit.graph, "branches": branches.graph, "merged": merged.graph}
     figures: dict[str, Any] = {"batch": BATCH, "image": SIDE, "classes": CLASSES, "number_of_branches": BRANCHES}
     times = compare(list(graphs.values()), BATCH, repeats=30)
     for (name, graph), taken in zip(graphs.items(), times, strict=True):

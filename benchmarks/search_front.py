@@ -26,12 +26,12 @@ Trace = list[tuple[float, Loss]]
 
 
 def trace(facts: StudyFacts) -> Trace:
-    spent, found = 0.0, []
+    spent, points = 0.0, []
     for trial in facts.finished:
         spent += trial.spent_cpu_seconds or 0.0
         if trial.counts:
-            found.append((spent, losses(trial, facts.objectives)))
-    return found
+            points.append((spent, losses(trial, facts.objectives)))
+    return points
 
 
 def box(points: Sequence[Loss]) -> tuple[Loss, Loss]:
@@ -52,19 +52,19 @@ def main(folders: Sequence[str]) -> int:
         traces[seed][method] = trace(facts)
         objectives = facts.objectives
         study.close()
-    best, worst = box([loss for studies in traces.values() for found in studies.values() for _, loss in found])
+    best, worst = box([loss for studies in traces.values() for curve in studies.values() for _, loss in curve])
 
     def share(losses: Sequence[Loss]) -> float:
         """Of the box that the losses dominate."""
-        scaled = [tuple((v - b) / (w - b) for v, b, w in zip(one, best, worst, strict=True)) for one in losses]
+        scaled = [tuple((v - b) / (w - b) for v, b, w in zip(point, best, worst, strict=True)) for point in losses]
         return hypervolume(scaled, (1.0,) * len(best))
 
     rows: list[dict[str, Any]] = []
     for seed, studies in sorted(traces.items()):
-        budget = min(found[-1][0] for found in studies.values())
+        budget = min(curve[-1][0] for curve in studies.values())
         row: dict[str, Any] = {"seed": seed, "cpu_seconds": round(budget, 1)}
-        for method, found in sorted(studies.items()):
-            within = [loss for spent, loss in found if spent <= budget]
+        for method, curve in sorted(studies.items()):
+            within = [loss for spent, loss in curve if spent <= budget]
             front = sorted(within[index] for index in non_dominated(within))
             named = [{o.metric: o.sign * v for o, v in zip(objectives, loss, strict=True)} for loss in front]
             row[method] = {"hypervolume": round(share(within), 4), "trials": len(within), "front": named}

@@ -75,13 +75,13 @@ def executor(epochs: int, pace: float = 0.0) -> Executor:
         metrics = {"val.accuracy": best, "val.loss": 1.0 - best}
         for epoch in range(1, epochs + 1):
             time.sleep(pace)
-            found = {"val.accuracy": best * epoch / epochs, "val.loss": 1.0 - best * epoch / epochs}
+            reached = {"val.accuracy": best * epoch / epochs, "val.loss": 1.0 - best * epoch / epochs}
             listen(
                 EpochRecord(
                     phase="grow",
                     epoch=epoch,
                     phase_epoch=epoch,
-                    metrics=found,
+                    metrics=reached,
                     lr=0.1,
                     seconds=1.0,
                     cpu_seconds=1.0,

@@ -207,8 +207,8 @@ class TorchSession:
         assert self.plan is not None
         with memory_told(f"the test part of the data, on {self.device}", DATA):  # it is placed there only now
             batches = self.source.test() if split == "test" else self.source.validation()
-        found = evaluate(self.model, batches, self.plan, self.setup.data.metrics or ())
-        return {f"{split}.{name}": value for name, value in found.items()}
+        results = evaluate(self.model, batches, self.plan, self.setup.data.metrics or ())
+        return {f"{split}.{name}": value for name, value in results.items()}
 
     def learning_rate(self, phase_epoch: int) -> float:
         assert self.plan is not None
@@ -298,14 +298,14 @@ class TorchSession:
         images = self.source.probe(self.setup.probe)
         before = self._logits(self.model, images)
         with self.compilation.eagerly():
-            found = refresh_norms(
+            figures = refresh_norms(
                 self.model, self.source, self.plan, refresh, seed=self.setup.seed, epoch=first, stop=stop
             )
-        if found is None:
+        if figures is None:
             return None
         if self.ema is not None:
             self.ema.replace({**self.ema.tensors, **statistics(norms)})
-        return {**found, "delta_logits": float((self._logits(self.model, images) - before).abs().max())}
+        return {**figures, "delta_logits": float((self._logits(self.model, images) - before).abs().max())}
 
     def _choose(self) -> CompileChoice:
         """Time training steps with and without compiled blocks, and leave no trace of them."""
@@ -384,26 +384,26 @@ class TorchSession:
     @working("the checkpoint", NETWORK)
     def newest(self, directory: Path) -> Saved | None:
         checkpoint.clean(directory)
-        found, problems = checkpoint.latest(directory)
-        if found is None:
+        stored, problems = checkpoint.latest(directory)
+        if stored is None:
             return None
-        checkpoint.set_aside(directory, found.step)
-        return Saved(found.meta, problems, found)
+        checkpoint.set_aside(directory, stored.step)
+        return Saved(stored.meta, problems, stored)
 
     @working("the network of the checkpoint", NETWORK)
     def load(self, saved: Saved, graph: Graph, ordinal: int | None = None) -> None:
-        found = saved.state
-        assert isinstance(found, checkpoint.Checkpoint)  # of `newest`
+        stored = saved.state
+        assert isinstance(stored, checkpoint.Checkpoint)  # of `newest`
         self._place(graph, zeros_of(graph))
-        found.fill(self.model)
-        self.model.ordinal = int(found.meta["ordinal"]) if ordinal is None else ordinal
-        self._kept_by = KeptBy.read(found.meta)
-        self._optimizer_state = nested(found.tensors.get("optimizer", {}))
-        if "ema" in found.tensors:
-            self._ema_state = {name: tensor.to(self.device) for name, tensor in found.tensors["ema"].items()}
-            self._ema_updates = found.meta.get("ema_updates", 0)  # older ones had no warm-up to count for
+        stored.fill(self.model)
+        self.model.ordinal = int(stored.meta["ordinal"]) if ordinal is None else ordinal
+        self._kept_by = KeptBy.read(stored.meta)
+        self._optimizer_state = nested(stored.tensors.get("optimizer", {}))
+        if "ema" in stored.tensors:
+            self._ema_state = {name: tensor.to(self.device) for name, tensor in stored.tensors["ema"].items()}
+            self._ema_updates = stored.meta.get("ema_updates", 0)  # older ones had no warm-up to count for
         if self.plan is None:
-            self._chosen = found.meta.get("compiled")
+            self._chosen = stored.meta.get("compiled")
             self.compilation.switch(self.model, self.compilation.on or bool(self._chosen))
         else:  # the phase goes on with it; nothing of the network before may show
             self.optimizer = self.ema = self._proposal = None

@@ -50,6 +50,6 @@ def _holder(model: nn.Module, kinds: tuple[type, ...]) -> nn.Module | None:
     """A wrapper of these kinds that is alive and has `model` in it."""
     for thing in gc.get_objects():
         if issubclass(type(thing), kinds) and any(module is model for module in thing.modules()):
-            found: nn.Module = thing
-            return found
+            wrapper: nn.Module = thing
+            return wrapper
     return None

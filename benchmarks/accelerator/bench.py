@@ -216,10 +216,10 @@ class Bench:
         else:
             given = os.environ.get("NASIR_DATA")
             places = [Path(given)] if given else [ROOT.parent / "shared" / "data", ROOT / "shared" / "data"]
-            found = [place for place in places if any(place.glob("cifar10*"))]
-            if not found:
+            with_images = [place for place in places if any(place.glob("cifar10*"))]
+            if not with_images:
                 raise Skip(f"no CIFAR-10 images in {', '.join(map(str, places))}; set NASIR_DATA to their folder")
-            folder = found[0]
+            folder = with_images[0]
         os.environ["NASIR_DATA"] = str(folder)
         return folder
 

@@ -155,11 +155,11 @@ def _interruptible() -> Iterator[None]:
 
 
 def _summary(call: Call, stages: Sequence[Stage]) -> int:
-    found = results.read(call.out)
+    by_stage = results.read(call.out)
     print(f"\nresults: {call.out}    log: {call.log}")
     lacking = 0
     for stage in stages:
-        result = found.get(stage.name, results.StageResult())
+        result = by_stage.get(stage.name, results.StageResult())
         status = result.status or "not run yet"
         lacking += status not in ("done", "skipped")
         time_taken = "" if result.seconds is None else f"{result.seconds:6.1f} s"

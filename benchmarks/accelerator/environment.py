@@ -20,15 +20,15 @@ FOR_TESTS = ("pytest", "pytest-timeout")
 
 def packages(emit: Callable[..., None]) -> None:
     """Versions of what nasir and its tests need, by name; of what is not installed the names alone."""
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     missing = []
     for wanted in (*project()["dependencies"], *FOR_TESTS):
         name = re.split(r"[^A-Za-z0-9_.-]", wanted)[0]
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             missing.append(name)
-    emit("packages", missing=missing, **found)
+    emit("packages", missing=missing, **versions)
 
 
 def run(bench: Bench) -> None:

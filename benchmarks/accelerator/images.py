@@ -25,8 +25,8 @@ def run(bench: Bench) -> None:
         session.train(0, 0, None, lambda: True)
         bench.device.wait()
         until_step = time.perf_counter() - started
-        found = sorted(path.name for path in folder.glob("cifar10*"))
-        bench.emit(f"{cache} cache", open_s=round(opened, 2), first_step_s=round(until_step, 2), found=found)
+        names = sorted(path.name for path in folder.glob("cifar10*"))
+        bench.emit(f"{cache} cache", open_s=round(opened, 2), first_step_s=round(until_step, 2), found=names)
         if cache == "cold":
             session.close()
     _epochs(bench, session)

@@ -51,7 +51,7 @@ def add(path: Path, line: Mapping[str, Any]) -> None:
 
 def read(path: Path) -> dict[str, StageResult]:
     """Results by stage; {} where there is no file. Lines that a kill cut short are passed over."""
-    found: dict[str, StageResult] = {}
+    by_stage: dict[str, StageResult] = {}
     for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
             line = json.loads(text)
@@ -61,10 +61,10 @@ def read(path: Path) -> dict[str, StageResult]:
             continue
         name = line.pop("stage")
         if "start" in line:
-            found[name] = StageResult()
-        result = found.setdefault(name, StageResult())
+            by_stage[name] = StageResult()
+        result = by_stage.setdefault(name, StageResult())
         if "figure" in line:
             result.figures[line.pop("figure")] = line
         elif "status" in line:
             result.status, result.seconds, result.error = line["status"], line.get("seconds"), line.get("error")
-    return found
+    return by_stage

@@ -44,8 +44,8 @@ class Outcomes:
 
 def files() -> list[Path]:
     """The test files that hold tests for a device."""
-    found = (ROOT / "tests").rglob("test_*.py")
-    return sorted(path for path in found if any(sign in path.read_text(encoding="utf-8") for sign in SIGNS))
+    candidates = (ROOT / "tests").rglob("test_*.py")
+    return sorted(path for path in candidates if any(sign in path.read_text(encoding="utf-8") for sign in SIGNS))
 
 
 def run(bench: Bench) -> None:

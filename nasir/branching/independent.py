@@ -52,19 +52,19 @@ def _branches(graph: Graph, port: Port) -> Iterator[Port]:
     if node.facts.family != "ensemble" or node.attrs["train"] != "separate":
         return
     for inner in node.inputs:
-        found = list(_branches(graph, inner))
-        yield from found or [inner]
+        nested = list(_branches(graph, inner))
+        yield from nested or [inner]
 
 
 def _behind(graph: Graph, end: int) -> set[int]:
-    found: set[int] = set()
+    reached: set[int] = set()
     stack = [end]
     while stack:
         node = stack.pop()
-        if node not in found:
-            found.add(node)
+        if node not in reached:
+            reached.add(node)
             stack.extend(port.node for port in graph.nodes[node].inputs)
-    return found
+    return reached
 
 
 def _merged(graph: Graph, branches: int) -> Sequence[int]:

@@ -36,13 +36,13 @@ def joint_nodes(graph: Graph, ends: list[Port], branches: int) -> tuple[list[int
 
     Raises Decline for a node that does not do the work of so many branches.
     """
-    found: set[int] = set()
+    joint_ids: set[int] = set()
     repeats: set[int] = set()
     stack = [port.node for port in ends]
     while stack:
         node_id = stack.pop()
         node = graph.nodes[node_id]
-        if node_id in found or node_id in repeats:
+        if node_id in joint_ids or node_id in repeats:
             continue
         if node.facts.family == "concat" and len(node.inputs) == branches and len(set(node.inputs)) == 1:
             repeats.add(node_id)
@@ -53,7 +53,7 @@ def joint_nodes(graph: Graph, ends: list[Port], branches: int) -> tuple[list[int
         fits = graph.infer.types[channels].shape[0] % branches == 0 and (shared or groups % branches == 0)
         if not fits or not joint(graph, node_id):
             raise Decline(f"'{node.label}' ({node.op}) does not do the work of {branches} branches side by side")
-        found.add(node_id)
+        joint_ids.add(node_id)
         if not shared:
             stack.extend(port.node for port in node.inputs)
-    return [node_id for node_id in graph.order if node_id in found], repeats
+    return [node_id for node_id in graph.order if node_id in joint_ids], repeats

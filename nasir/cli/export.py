@@ -66,12 +66,12 @@ def _options(given: Sequence[str]) -> dict[str, Any]:
     from nasir.spec.tree import parse
 
     options: dict[str, Any] = {}
-    for one in given:
-        name, equals, text = one.partition("=")
+    for option in given:
+        name, equals, text = option.partition("=")
         if not equals or not name:
-            raise UsageError(f"--option {one}: expected KEY=VALUE; for example --option weights=average")
+            raise UsageError(f"--option {option}: expected KEY=VALUE; for example --option weights=average")
         if name in options:
-            raise UsageError(f"--option {one}: {name} is given twice; keep one")
-        tree = parse(text, f"--option {one}")
+            raise UsageError(f"--option {option}: {name} is given twice; keep one")
+        tree = parse(text, f"--option {option}")
         options[name] = None if tree is None else tree.plain()
     return options

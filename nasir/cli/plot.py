@@ -88,10 +88,10 @@ def _drawn(directory: RunDirectory, options: argparse.Namespace) -> Drawing:
 
         span = 1.0 if options.span is None else options.span
         seed = 0 if options.seed is None else options.seed
-        found = surface(
+        landscape = surface(
             directory, _sampling(options), span=span, seed=seed, epoch=options.epoch, average=average, told=_told()
         )
-        return draw_surface(name, found)
+        return draw_surface(name, landscape)
     return draw_curves(directory, options.figure, name)
 
 

@@ -80,12 +80,12 @@ def _kept(run: RunDirectory) -> Iterator[Kept]:
 
 def checkpoint_after(run: RunDirectory, epoch: int | None) -> Kept:
     """The last checkpoint after `epoch` epochs, the newest for None; UsageError names those that there are."""
-    found = kept_checkpoints(run)
-    if not found:
+    checkpoints = kept_checkpoints(run)
+    if not checkpoints:
         raise UsageError(f"{run.path}: the run has no checkpoint yet; wait for its first one")
-    chosen = [one for one in found if epoch is None or one.epoch == epoch]
+    chosen = [checkpoint for checkpoint in checkpoints if epoch is None or checkpoint.epoch == epoch]
     if not chosen:
-        known = ", ".join(str(one.epoch) for one in found[-12:])
+        known = ", ".join(str(checkpoint.epoch) for checkpoint in checkpoints[-12:])
         raise UsageError(
             f"{run.path}: no checkpoint after epoch {epoch} was kept; there are some after epochs {known}; "
             "for more, train with `checkpoint: {every: 1, keep: 1000}`"

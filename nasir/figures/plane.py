@@ -80,16 +80,18 @@ def loss_on(
     points = [(a, b) for b in y for a in x]
     done = iter(range(1, len(points) + 1))
     try:
-        found = session.explore(
+        measured = session.explore(
             kept.graph, weights, directions, points, sampling.samples, lambda: told(next(done), len(points))
         )
     finally:
         session.close()
-    return Grid(tuple(x), tuple(y), _table(found, "loss", len(x)), _table(found, "accuracy", len(x)), sampling.samples)
+    return Grid(
+        tuple(x), tuple(y), _table(measured, "loss", len(x)), _table(measured, "accuracy", len(x)), sampling.samples
+    )
 
 
-def _table(found: Sequence[Mapping[str, float]], name: str, width: int) -> NDArray[np.float64]:
-    values = np.array([one[name] for one in found], np.float64).reshape(-1, width)
+def _table(measured: Sequence[Mapping[str, float]], name: str, width: int) -> NDArray[np.float64]:
+    values = np.array([scores[name] for scores in measured], np.float64).reshape(-1, width)
     values[~np.isfinite(values)] = math.nan
     return values
 

@@ -61,7 +61,7 @@ def direction(kept: Kept, weights: Arrays, seed: int, number: int) -> Arrays:
 
     A filter is what makes one output: a row of a weight array with two axes or more.
     """
-    found = {}
+    arrays = {}
     for key in kept.numbers.of:
         name = kept.name(key)
         own = np.asarray(weights[name], np.float64)
@@ -70,5 +70,5 @@ def direction(kept: Kept, weights: Arrays, seed: int, number: int) -> Arrays:
         drawn = random_stream(seed, number, key.node, key.slot, "surface").standard_normal(own.shape)
         axes = tuple(range(1, own.ndim))
         lengths = np.sqrt((drawn**2).sum(axes, keepdims=True))
-        found[name] = drawn / lengths * np.sqrt((own**2).sum(axes, keepdims=True))
-    return found
+        arrays[name] = drawn / lengths * np.sqrt((own**2).sum(axes, keepdims=True))
+    return arrays

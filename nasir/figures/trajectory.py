@@ -79,29 +79,29 @@ def trajectory(
     size = kept[-1].numbers.count
     scores, explained, mix = _components(_products(kept, backend, average, size))
     points = tuple(
-        Point(one.epoch, one.phase, float(x), float(y), sum(one.graph.depths().values()))
-        for one, (x, y) in zip(kept, scores, strict=True)
+        Point(checkpoint.epoch, checkpoint.phase, float(x), float(y), sum(checkpoint.graph.depths().values()))
+        for checkpoint, (x, y) in zip(kept, scores, strict=True)
     )
-    found = Trajectory(points, tuple(_growths(kept, points)), explained, size)
+    bare = Trajectory(points, tuple(_growths(kept, points)), explained, size)
     if contours is None:
-        return found
+        return bare
     last = kept[-1].read(backend, average)
     axes = _axes(kept, backend, average, mix)
     x, y = (_ticks(scores[:, axis], contours.grid) for axis in (0, 1))
     grid = loss_on(run, kept[-1], last, axes, x, y, contours, told)
-    return Trajectory(found.points, found.growths, explained, size, grid)
+    return Trajectory(bare.points, bare.growths, explained, size, grid)
 
 
 def _vectors(kept: Sequence[Kept], backend: Backend, average: bool, start: int, stop: int) -> Vector:
     """The entries number start <= n < stop of every checkpoint, zero where it has none: [checkpoint, entry]."""
-    found = np.zeros((len(kept), stop - start))
-    for row, one in zip(found, kept, strict=True):
-        weights = one.read(backend, average)
-        for name, key in one.names().items():
-            numbers = one.numbers.of[key]
+    vectors = np.zeros((len(kept), stop - start))
+    for row, checkpoint in zip(vectors, kept, strict=True):
+        weights = checkpoint.read(backend, average)
+        for name, key in checkpoint.names().items():
+            numbers = checkpoint.numbers.of[key]
             inside = (numbers >= start) & (numbers < stop)
             row[numbers[inside] - start] = weights[name][inside]
-    return found
+    return vectors
 
 
 def _products(kept: Sequence[Kept], backend: Backend, average: bool, size: int) -> Vector:
@@ -134,11 +134,11 @@ def _axes(kept: Sequence[Kept], backend: Backend, average: bool, mix: Vector) ->
     last = kept[-1]
     axes = [{name: np.zeros(last.numbers.of[key].shape) for name, key in last.names().items()} for _ in range(2)]
     values = np.zeros(last.numbers.count)
-    for one, amounts in zip(kept, mix, strict=True):
-        weights = one.read(backend, average)
+    for checkpoint, amounts in zip(kept, mix, strict=True):
+        weights = checkpoint.read(backend, average)
         values[:] = 0.0
-        for name, key in one.names().items():
-            values[one.numbers.of[key]] = weights[name]
+        for name, key in checkpoint.names().items():
+            values[checkpoint.numbers.of[key]] = weights[name]
         for axis, amount in zip(axes, amounts, strict=True):
             for name, key in last.names().items():
                 axis[name] += amount * values[last.numbers.of[key]]
@@ -148,8 +148,8 @@ def _axes(kept: Sequence[Kept], backend: Backend, average: bool, mix: Vector) ->
 def _growths(kept: Sequence[Kept], points: Sequence[Point]) -> list[Growth]:
     return [
         Growth(record.epoch, f"after epoch {record.epoch}: {record.pass_name} at {record.site}", point.x, point.y)
-        for one, point in zip(kept, points, strict=True)
-        for record in one.rewrites
+        for checkpoint, point in zip(kept, points, strict=True)
+        for record in checkpoint.rewrites
     ]
 
 

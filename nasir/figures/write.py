@@ -72,20 +72,20 @@ def check_form(path: Path) -> None:
         raise UsageError(f"{path}: a figure is written as a page (.html) or a drawing (.svg); name such a file")
 
 
-def draw_trajectory(name: str, found: Trajectory) -> Drawing:
+def draw_trajectory(name: str, track: Trajectory) -> Drawing:
     """The way of the weights, with the loss around it where that was computed."""
     first, second = (
-        f"component {n}: {100 * share:.1f} % of the variance" for n, share in enumerate(found.explained, 1)
+        f"component {n}: {100 * share:.1f} % of the variance" for n, share in enumerate(track.explained, 1)
     )
-    field = None if found.grid is None else _field("validation loss", found.grid, found.grid.loss.tolist())
-    way = tuple((p.x, p.y, f"after epoch {p.epoch} ({p.phase}), {p.blocks} blocks") for p in found.points)
-    events = tuple((growth.x, growth.y, growth.text) for growth in found.growths)
+    field = None if track.grid is None else _field("validation loss", track.grid, track.grid.loss.tolist())
+    way = tuple((p.x, p.y, f"after epoch {p.epoch} ({p.phase}), {p.blocks} blocks") for p in track.points)
+    events = tuple((growth.x, growth.y, growth.text) for growth in track.growths)
     plane = Plane(f"{name}: trajectory", first, second, field, way, events)
     note = (
-        f"{len(found.points)} checkpoints of {found.weights:,} weights in the plane of their first two principal "
+        f"{len(track.points)} checkpoints of {track.weights:,} weights in the plane of their first two principal "
         "components; a weight that is not there yet, or no more, counts as zero."
     )
-    if found.grid is not None:
+    if track.grid is not None:
         note += " Contours: the last network, moved in this plane, with its own batch-norm statistics."
     rows = [
         {
@@ -94,23 +94,23 @@ def draw_trajectory(name: str, found: Trajectory) -> Drawing:
             "x": p.x,
             "y": p.y,
             "blocks": p.blocks,
-            "rewrites": sum(g.x == p.x and g.y == p.y for g in found.growths),
+            "rewrites": sum(g.x == p.x and g.y == p.y for g in track.growths),
         }
-        for p in found.points
+        for p in track.points
     ]
     facts = {
-        "explained": list(found.explained),
-        "weights": found.weights,
+        "explained": list(track.explained),
+        "weights": track.weights,
         "points": rows,
-        "rewrites": [{"epoch": g.epoch, "text": g.text, "x": g.x, "y": g.y} for g in found.growths],
-        "surface": None if found.grid is None else found.grid.rows(),
+        "rewrites": [{"epoch": g.epoch, "text": g.text, "x": g.x, "y": g.y} for g in track.growths],
+        "surface": None if track.grid is None else track.grid.rows(),
     }
     return Drawing(plane.title, note, (("Optimization trajectory", render_plane(plane)),), rows, facts)
 
 
-def draw_surface(name: str, found: Surface) -> Drawing:
+def draw_surface(name: str, surface: Surface) -> Drawing:
     """Loss and accuracy around a checkpoint."""
-    grid = found.grid
+    grid = surface.grid
     svgs = tuple(
         (caption, render_plane(Plane(f"{name}: {caption}", "direction 1", "direction 2", _field(what, grid, values))))
         for caption, what, values in (
@@ -120,22 +120,22 @@ def draw_surface(name: str, found: Surface) -> Drawing:
     )
     images = "all validation images" if grid.samples is None else f"the first {grid.samples} validation images"
     note = (
-        f"Around the checkpoint after epoch {found.epoch}, on {images}, along two random directions "
-        f"(seed {found.seed}) normalized by filter; biases, scales, shifts and running statistics of norms stay as "
+        f"Around the checkpoint after epoch {surface.epoch}, on {images}, along two random directions "
+        f"(seed {surface.seed}) normalized by filter; biases, scales, shifts and running statistics of norms stay as "
         "they are."
     )
-    facts = {"epoch": found.epoch, "seed": found.seed, "samples": grid.samples, "points": grid.rows()}
+    facts = {"epoch": surface.epoch, "seed": surface.seed, "samples": grid.samples, "points": grid.rows()}
     return Drawing(f"{name}: loss surface", note, svgs, grid.rows(), facts)
 
 
 def draw_curves(run: RunDirectory, key: str, name: str) -> Drawing:
     """One chart of the report; UsageError names those that the run has."""
-    found = {chart.key: chart for chart in charts(run.effective())}
-    if key not in found:
+    available = {chart.key: chart for chart in charts(run.effective())}
+    if key not in available:
         raise UsageError(
-            f"{run.path}: the run has no figure {key!r}; it has {', '.join(['trajectory', 'surface', *found])}"
+            f"{run.path}: the run has no figure {key!r}; it has {', '.join(['trajectory', 'surface', *available])}"
         )
-    chart = found[key]
+    chart = available[key]
     rows = [{"series": line.name, "epoch": x, "value": number(y)} for line in chart.series for x, y in line.points]
     series = [{"name": line.name, "points": [[x, number(y)] for x, y in line.points]} for line in chart.series]
     return Drawing(f"{name}: {chart.title}", "", ((chart.title, render(chart)),), rows, {"series": series}, (chart,))

@@ -32,10 +32,10 @@ def decisions_of(policy: Policy, phase: PhasePlan, history: History, view: Phase
             f"phase '{phase.name}': policy {phase.policy} decides {answer!r:.60}; `decide` gives a tuple of decisions, "
             "an empty one where nothing is to be done"
         )
-    for one in answer:
-        if not isinstance(one, Decision):
+    for entry in answer:
+        if not isinstance(entry, Decision):
             raise RunError(
-                f"phase '{phase.name}': policy {phase.policy} decides {one!r:.60}, which is no decision; make one of "
+                f"phase '{phase.name}': policy {phase.policy} decides {entry!r:.60}, which is no decision; make one of "
                 "nasir.policy, such as RewriteSite"
             )
     return tuple(answer)

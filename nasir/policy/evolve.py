@@ -114,9 +114,9 @@ class EvolvePolicy:
         ending = self._ending(log, phase)
         if ending:
             return self._end(log, log.best(), ending)
-        wanted = {one.number for one in (*log.population, *log.siblings)}
+        wanted = {individual.number for individual in (*log.population, *log.siblings)}
         if self.options.result == "history":
-            wanted |= {one.number for one in log.best()}
+            wanted |= {individual.number for individual in log.best()}
         if log.founding:
             wanted |= log.stored.keys()
         parent, reason = self._parent(log, log.founder)
@@ -144,9 +144,13 @@ class EvolvePolicy:
     def _end(self, log: EvolutionLog, best: Sequence[Individual], ending: str) -> tuple[Decision, ...]:
         first = best[0]
         several = len(self.options.goals) > 1
-        wanted = {one.number for one in best} if several else {first.number}
+        wanted = {individual.number for individual in best} if several else {first.number}
         reason = f"the best of {log.count} individuals: {self._shown(first)}"
-        front = "; front: " + ", ".join(f"{one.number} ({self._shown(one)})" for one in best) if several else ""
+        front = (
+            "; front: " + ", ".join(f"{individual.number} ({self._shown(individual)})" for individual in best)
+            if several
+            else ""
+        )
         recall = RecallIndividual(first.number, reason)
         gone = [] if several else [DropIndividual(first.number, f"{OVER}: it goes on")]
         end = EndPhase(f"{ending}; goes on with individual {first.number}{front}")
@@ -155,9 +159,12 @@ class EvolvePolicy:
     def _drops(self, log: EvolutionLog, wanted: Iterable[int], reason: str) -> list[Decision]:
         """Everybody who is stored and not wanted."""
         return [
-            DropIndividual(one.number, f"{reason if one.sound else 'its training diverged'}: {self._shown(one)}")
-            for one in log.stored.values()
-            if one.number not in wanted
+            DropIndividual(
+                individual.number,
+                f"{reason if individual.sound else 'its training diverged'}: {self._shown(individual)}",
+            )
+            for individual in log.stored.values()
+            if individual.number not in wanted
         ]
 
     def _parent(self, log: EvolutionLog, founder: Individual) -> tuple[Individual, str]:
@@ -173,7 +180,7 @@ class EvolvePolicy:
         drawn = [population[index(key, len(population))] for key in keys]
         order = ranked(population)
         winner = min(drawn, key=order.index)
-        names = ", ".join(str(one.number) for one in drawn)
+        names = ", ".join(str(individual.number) for individual in drawn)
         return winner, f"{generation}: the best of {names}, drawn from {len(population)}, {self._shown(winner)}"
 
     # -- mutations
@@ -215,8 +222,8 @@ class EvolvePolicy:
     def _key(self, log: EvolutionLog, purpose: str, number: int) -> str:
         return f"{self.seed}/{self.plan.name}/{log.next}/{purpose}/{number}"
 
-    def _shown(self, one: Individual) -> str:
-        return ", ".join(goal.show(value) for goal, value in zip(self.options.goals, one.values, strict=True))
+    def _shown(self, individual: Individual) -> str:
+        return ", ".join(goal.show(value) for goal, value in zip(self.options.goals, individual.values, strict=True))
 
 
 def _rule_faults(rule: RulePlan) -> Iterator[Fault]:
@@ -237,7 +244,11 @@ def _tighter(first: Budget | None, second: Budget | None) -> Budget | None:
     """The params and macs that both budgets allow."""
     bounds = {}
     for name in ("params", "macs"):
-        given = [getattr(one, name) for one in (first, second) if one is not None and getattr(one, name) is not None]
+        given = [
+            getattr(budget, name)
+            for budget in (first, second)
+            if budget is not None and getattr(budget, name) is not None
+        ]
         if given:
             bounds[name] = min(given)
     return Budget(**bounds) if bounds else None

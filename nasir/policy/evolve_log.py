@@ -81,23 +81,25 @@ class EvolutionLog:
             case RecalledRecord():
                 return replace(self, child=Child(record.individual))
             case DroppedRecord(individual=gone):
-                return replace(self, stored={number: one for number, one in self.stored.items() if number != gone})
+                return replace(
+                    self, stored={number: member for number, member in self.stored.items() if number != gone}
+                )
         child = self.child and self.child.after(record)
         return self if child is self.child else replace(self, child=child)
 
-    def _kept(self, one: Individual) -> Self:
+    def _kept(self, individual: Individual) -> Self:
         log = replace(
             self,
-            last=max(self.last, one.number),
-            founder=self.founder or one,
+            last=max(self.last, individual.number),
+            founder=self.founder or individual,
             count=self.count + 1,
-            ever=with_one(self.ever, one) if one.sound else self.ever,
-            stored={**self.stored, one.number: one},
+            ever=with_one(self.ever, individual) if individual.sound else self.ever,
+            stored={**self.stored, individual.number: individual},
             child=None,
         )
         if self.founding:
-            return replace(log, population=(*self.population, *sound([one])))
-        siblings = (*self.siblings, one)
+            return replace(log, population=(*self.population, *sound([individual])))
+        siblings = (*self.siblings, individual)
         if len(siblings) < self.options.offspring:
             return replace(log, siblings=siblings)
         return replace(log, siblings=(), population=survivors(self.population, siblings, self.options))
@@ -134,9 +136,9 @@ def survivors(members: Members, children: Members, options: EvolveOptions) -> Me
 
 def sound(individuals: Sequence[Individual]) -> Members:
     """Those whose training did not diverge."""
-    return tuple(one for one in individuals if one.sound)
+    return tuple(individual for individual in individuals if individual.sound)
 
 
 def in_order(members: Sequence[Individual]) -> Members:
     """By birth."""
-    return tuple(sorted(members, key=lambda one: one.number))
+    return tuple(sorted(members, key=lambda member: member.number))

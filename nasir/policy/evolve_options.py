@@ -59,7 +59,7 @@ class EvolveOptions(Checked):
                 f"offspring: {self.offspring} children cannot replace all {self.population} parents; give at least as "
                 "many, or `replace: oldest`"
             )
-        metrics = [one.metric for one in self.goals]
+        metrics = [goal.metric for goal in self.goals]
         if len(set(metrics)) != len(metrics):
             raise ValueError(f"objectives: {', '.join(metrics)}: one of them is named twice; name each once")
 
@@ -76,7 +76,7 @@ class EvolveOptions(Checked):
     @property
     def metrics(self) -> tuple[str, ...]:
         """What the policy reads of an epoch or a cost."""
-        return tuple(one.metric for one in self.goals)
+        return tuple(goal.metric for goal in self.goals)
 
     @property
     def sample(self) -> int | None:

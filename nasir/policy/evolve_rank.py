@@ -38,8 +38,8 @@ class Objective:
 
     def value(self, record: KeptRecord) -> float:
         """The number in a `kept` record, signed so that more is better; NaN after a divergence."""
-        found = getattr(record, self.metric) if self.metric in COSTS else record.metrics[self.metric]
-        return self.sign * float(found)
+        number = getattr(record, self.metric) if self.metric in COSTS else record.metrics[self.metric]
+        return self.sign * float(number)
 
     def show(self, value: float) -> str:
         """ "val.accuracy 0.91", "macs 12,345"; `value` is signed."""
@@ -68,46 +68,46 @@ def dominates(first: Individual, second: Individual) -> bool:
 
 def fronts(members: Sequence[Individual]) -> list[list[Individual]]:
     """Non-dominated sorting: the first front is dominated by nobody, the next only by those before it, and so on."""
-    found: list[list[Individual]] = []
+    by_rank: list[list[Individual]] = []
     rest = list(members)
     while rest:
-        front = [one for one in rest if not any(dominates(other, one) for other in rest)]
-        found.append(front)
-        rest = [one for one in rest if one not in front]
-    return found
+        front = [member for member in rest if not any(dominates(other, member) for other in rest)]
+        by_rank.append(front)
+        rest = [member for member in rest if member not in front]
+    return by_rank
 
 
 def crowding(front: Sequence[Individual]) -> dict[int, float]:
     """By number, the distance between the neighbours in each objective, as a share of its span, summed (Deb et al.
     2002, section III-B); infinite at the ends."""
-    distance = dict.fromkeys((one.number for one in front), 0.0)
+    distance = dict.fromkeys((member.number for member in front), 0.0)
     for axis in range(len(front[0].values)):
-        ordered = sorted(front, key=lambda one: (one.values[axis], one.number))
+        ordered = sorted(front, key=lambda member: (member.values[axis], member.number))
         span = ordered[-1].values[axis] - ordered[0].values[axis]
         distance[ordered[0].number] = distance[ordered[-1].number] = math.inf
-        for before, one, after in zip(ordered, ordered[1:], ordered[2:], strict=False):
-            distance[one.number] += (after.values[axis] - before.values[axis]) / span if span else 0.0
+        for before, member, after in zip(ordered, ordered[1:], ordered[2:], strict=False):
+            distance[member.number] += (after.values[axis] - before.values[axis]) / span if span else 0.0
     return distance
 
 
 def ranked(members: Sequence[Individual]) -> list[Individual]:
     """Best first. One objective: by its value. Several: by front, then the least crowded. Ties: the older one."""
     if not members or len(members[0].values) == 1:
-        return sorted(members, key=lambda one: (-one.values[0], one.number))
-    found: list[Individual] = []
+        return sorted(members, key=lambda member: (-member.values[0], member.number))
+    ordered: list[Individual] = []
     for front in fronts(members):
         distance = crowding(front)
-        found += sorted(front, key=lambda one: (-distance[one.number], one.number))
-    return found
+        ordered += sorted(front, key=lambda member: (-distance[member.number], member.number))
+    return ordered
 
 
-def with_one(best: Sequence[Individual], one: Individual) -> tuple[Individual, ...]:
+def with_one(best: Sequence[Individual], individual: Individual) -> tuple[Individual, ...]:
     """What `best_of` gives of some individuals and one more, from what it gives without that one."""
-    if len(one.values) == 1:
-        return tuple(ranked([*best, one])[:1])
-    if any(dominates(other, one) for other in best):
+    if len(individual.values) == 1:
+        return tuple(ranked([*best, individual])[:1])
+    if any(dominates(other, individual) for other in best):
         return tuple(best)
-    return tuple(by_first_objective([*(other for other in best if not dominates(one, other)), one]))
+    return tuple(by_first_objective([*(other for other in best if not dominates(individual, other)), individual]))
 
 
 def best_of(members: Sequence[Individual]) -> list[Individual]:
@@ -119,4 +119,4 @@ def best_of(members: Sequence[Individual]) -> list[Individual]:
 
 def by_first_objective(front: Sequence[Individual]) -> list[Individual]:
     """Best first; of equal ones the older."""
-    return sorted(front, key=lambda one: (-one.values[0], one.number))
+    return sorted(front, key=lambda member: (-member.values[0], member.number))

@@ -50,7 +50,7 @@ class RulesPolicy:
             return self._at_moment("start", log, view)
         due = {rule.name: self._due(rule, log) for rule in self.plan.rules}
         fresh = {rule.name: _freezes(rule, log, view) if due[rule.name] else [] for rule in self.plan.rules}
-        freezes = [one for found in fresh.values() for one in found]
+        freezes = [freeze for decisions in fresh.values() for freeze in decisions]
         used_up = self.plan.epochs is not None and log.done >= self.plan.epochs
         ending = None if used_up else self._ending(log, view, fresh)
         # what a rule does now may undo the refusals for which the phase is over
@@ -74,9 +74,9 @@ class RulesPolicy:
                 continue
             fresh = _freezes(rule, log, view)
             reason = f"the phase {'begins' if moment == 'start' else 'ends'}"
-            found = (*fresh, *self._rewrites(rule, reason, log, view, fresh, Counter()))
-            if found:
-                return found
+            decisions = (*fresh, *self._rewrites(rule, reason, log, view, fresh, Counter()))
+            if decisions:
+                return decisions
         return ()
 
     def _due(self, rule: RulePlan, log: PhaseLog) -> str | None:
@@ -135,7 +135,7 @@ class RulesPolicy:
         """Whether a site is closed for the network as it is, not for good."""
         states = [log.rule(rule.name) for rule in self.plan.rules if rule.decline == "again"]
         refused = any(state.bounded or (state.declined and state.network == log.changes) for state in states)
-        return refused or any(one.bound for one in freezes)
+        return refused or any(freeze.bound for freeze in freezes)
 
     def _rewrites(
         self,
@@ -203,7 +203,7 @@ def _freezes(rule: RulePlan, log: PhaseLog, view: PhaseView) -> list[FreezeSite]
             if verdict.holds:
                 reasons.update({site: f"{verdict.sentence}; {site} was rewritten last" for site in state.last_sites})
     bounds = _bounds(rule, log, view)
-    bounds = {site: one for site, one in bounds.items() if site not in reasons or site in state.frozen}
+    bounds = {site: bound for site, bound in bounds.items() if site not in reasons or site in state.frozen}
     reasons = {**{site: reason for site, (reason, _) in bounds.items()}, **reasons}
     return [
         FreezeSite(
@@ -231,15 +231,15 @@ def _bounds(rule: RulePlan, log: PhaseLog, view: PhaseView) -> dict[str, tuple[s
         ):
             if excess and reached is None:
                 reached = excess, "" if lasting else name
-    found = {}
+    bounds = {}
     for site in _stages(rule, view, log):
         depth = depth_at(view, site)
         if rule.at_most is not None and depth >= rule.at_most:
             text = f"{site} has {blocks(depth)}, at most {rule.at_most} are allowed"
-            found[site] = text, "" if lasting else "at_most"
+            bounds[site] = text, "" if lasting else "at_most"
         elif reached is not None:
-            found[site] = reached
-    return found
+            bounds[site] = reached
+    return bounds
 
 
 def _stages(rule: RulePlan, view: PhaseView, log: PhaseLog) -> tuple[str, ...]:
@@ -249,7 +249,7 @@ def _stages(rule: RulePlan, view: PhaseView, log: PhaseLog) -> tuple[str, ...]:
     """
     if rule.where.sites:
         known = view.sites.get(rule.name, view.stages)
-        found: dict[str, None] = {}
+        chosen: dict[str, None] = {}
         for wanted in rule.where.sites:
             # a site may be gone because the rule itself has been there; the pass then declines
             there = wanted in known or wanted in view.regions or wanted in log.rule(rule.name).sites
@@ -259,15 +259,15 @@ def _stages(rule: RulePlan, view: PhaseView, log: PhaseLog) -> tuple[str, ...]:
                     f"rule {rule.name} names site {wanted!r}, which {rule.pass_name} does not have in the network as "
                     f"it is now; {closest(wanted, known)}"
                 )
-            found.update(dict.fromkeys(now))
-        return tuple(found)
+            chosen.update(dict.fromkeys(now))
+        return tuple(chosen)
     return sites_in(rule, view)
 
 
 def _open(rule: RulePlan, view: PhaseView, log: PhaseLog, fresh: Sequence[FreezeSite], now: bool = True) -> list[str]:
     """The sites a rule may still act on: at this moment, or ever if nothing but training changes the network."""
     state = log.rule(rule.name)
-    closed = {one.site for one in fresh}
+    closed = {freeze.site for freeze in fresh}
     if state.bounded:
         closed |= state.bounded & _bounds(rule, log, view).keys()
     # what a pass measures is another after an epoch; a trial has trained its sites and is worth no second one

@@ -16,7 +16,7 @@ def sites_in(rule: RulePlan, view: PhaseView) -> tuple[str, ...]:
     that was put into branches stands for its copies there. Raises RunError for a stage that the network does not have.
     """
     known = view.sites.get(rule.name, view.stages)
-    found: dict[str, None] = {}
+    chosen: dict[str, None] = {}
     for wanted in rule.where.stages:
         matches = [site for site in known if site == wanted] or [s for s in known if s.startswith(f"{wanted}.")]
         matches = matches or moved(wanted, known, view)
@@ -25,8 +25,8 @@ def sites_in(rule: RulePlan, view: PhaseView) -> tuple[str, ...]:
                 f"rule {rule.name} names stage {wanted!r}, which the network does not have; "
                 f"its stages are {', '.join(view.stages) or 'none'}"
             )
-        found.update(dict.fromkeys(matches))
-    return tuple(found) if rule.where.stages else known
+        chosen.update(dict.fromkeys(matches))
+    return tuple(chosen) if rule.where.stages else known
 
 
 def moved(name: str, known: Iterable[str], view: PhaseView) -> list[str]:

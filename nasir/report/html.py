@@ -114,7 +114,7 @@ def readout(chart: Chart) -> list[dict[str, Any]]:
 
 def _network(run: RunDirectory, records: Sequence[Record]) -> str:
     own = lineage(records)  # of the network's own past, where a policy went back to others
-    holders = [one for one in own if isinstance(one, StartRecord | RewriteRecord | EndRecord) and one.graph]
+    holders = [record for record in own if isinstance(record, StartRecord | RewriteRecord | EndRecord) and record.graph]
     if not holders:
         return ""
     title = "Network" if isinstance(holders[-1], EndRecord) else "Network so far"

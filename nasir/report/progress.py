@@ -33,8 +33,8 @@ def line(record: Record) -> str:
             return _decision(record)
         case KeptRecord():
             depth = f", depth {depth_text(record.depths)}" if record.depths else ""
-            found = "".join(f", {text}" for text in _validation(record.metrics))
-            return f"            individual {record.individual}{found}{depth}, {record.params or 0:,} params"
+            scores = "".join(f", {text}" for text in _validation(record.metrics))
+            return f"            individual {record.individual}{scores}{depth}, {record.params or 0:,} params"
         case RewriteRecord(delta_logits=float() | int() as delta):
             claim = "" if record.preserves == "no" else f" (claimed {record.preserves})"
             remark = f"; {record.noted[REMARK]}" if REMARK in record.noted else ""

@@ -45,8 +45,8 @@ def scalars(record: Record) -> Iterator[tuple[str, float]]:
     for name, value in record.metrics.items():
         split, _, metric = name.partition(".")
         yield f"{metric}/{split}", float(value)
-    for name, found in (("lr", record.lr), ("params", record.params), ("macs", record.macs)):
-        if found is not None:
-            yield f"network/{name}", float(found)
+    for name, number in (("lr", record.lr), ("params", record.params), ("macs", record.macs)):
+        if number is not None:
+            yield f"network/{name}", float(number)
     for stage, depth in record.depths.items():
         yield f"depth/{stage}", float(depth)

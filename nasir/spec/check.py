@@ -246,7 +246,7 @@ def _comes_to_be(name: str, stages: Iterable[str], spec: Spec, phase: Phase) -> 
     if not any(name.endswith(f".{stage}") for stage in stages):
         return False
     until_then = spec.phases[: spec.phases.index(phase) + 1]
-    makers = [find(passes, rule.pass_name) for one in until_then for rule in one.rules]
+    makers = [find(passes, rule.pass_name) for earlier in until_then for rule in earlier.rules]
     return any(getattr(made, "moves", False) for made in makers)
 
 

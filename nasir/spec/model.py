@@ -131,11 +131,11 @@ UNSAID: Mapping[str, Mapping[str, Any]] = {
 def _said(value: Any, below: str = "") -> Any:
     """Data of a spec without what is unsaid."""
     if isinstance(value, list | tuple):
-        return [_said(one, below) for one in value]
+        return [_said(item, below) for item in value]
     if not isinstance(value, dict):
         return value
     unsaid = UNSAID.get(below, {})
-    return {key: _said(one, key) for key, one in value.items() if key not in unsaid or one != unsaid[key]}
+    return {key: _said(item, key) for key, item in value.items() if key not in unsaid or item != unsaid[key]}
 
 
 class Spec(Strict):

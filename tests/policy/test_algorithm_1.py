@@ -82,9 +82,9 @@ def policy(regime: Regime, images: list[int], stages: int, period: int, window: 
     last = len(images) + window + period * (stages + 3)
     records = simulate((phase,), 0, rows, PhaseView(names, dict.fromkeys(names, 1)), max_epochs=last)
     return [
-        (one.epoch, one.action, None if one.site is None else names.index(one.site))
-        for one in records
-        if isinstance(one, DecisionRecord)
+        (record.epoch, record.action, None if record.site is None else names.index(record.site))
+        for record in records
+        if isinstance(record, DecisionRecord)
     ]
 
 

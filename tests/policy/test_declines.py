@@ -44,7 +44,7 @@ class Network:
 
 
 def rewrites(records: list[Record]) -> list[tuple[int, str]]:
-    return [(one.epoch, one.pass_name) for one in records if isinstance(one, RewriteRecord)]
+    return [(record.epoch, record.pass_name) for record in records if isinstance(record, RewriteRecord)]
 
 
 def played(*rules: RulePlan, epochs: int | None, view: PhaseView = VIEW, **phase: Any) -> list[Record]:
@@ -96,7 +96,11 @@ def test_a_stage_at_its_most_grows_again_once_a_block_is_removed() -> None:
     shrink = rule("shrink", "remove-block", every=4)
     records = played(grow, shrink, epochs=10)
     assert [epoch for epoch, name in rewrites(records) if name == "insert-block"] == [1, 2, 4, 8]
-    frozen = [(one.epoch, one.bound) for one in records if isinstance(one, DecisionRecord) and one.action == "freeze"]
+    frozen = [
+        (record.epoch, record.bound)
+        for record in records
+        if isinstance(record, DecisionRecord) and record.action == "freeze"
+    ]
     assert frozen == [(3, "at_most"), (5, "at_most"), (9, "at_most")]
     stopped = played(replace(grow, decline="stop"), shrink, epochs=10)
     assert [epoch for epoch, name in rewrites(stopped) if name == "insert-block"] == [1, 2]
@@ -109,7 +113,7 @@ def test_a_pass_that_measures_is_asked_again_after_an_epoch_and_others_are_not()
     def asked(view: PhaseView, **phase: Any) -> list[int]:
         plan = PhasePlan("p", 9, (rule("r", "remove-weak-blocks", every=2),), **phase)
         records = simulate((plan,), 0, ROWS, view, refuse, max_epochs=50)
-        return [one.epoch for one in records if isinstance(one, DeclinedRecord)]
+        return [record.epoch for record in records if isinstance(record, DeclinedRecord)]
 
     assert asked(VIEW) == [2]
     measuring = replace(VIEW, measuring=frozenset({"r"}))
@@ -145,13 +149,13 @@ def test_no_site_is_asked_twice_about_one_network(drawn: list[tuple[str, int, in
     refused: set[str] = set()
     last: DecisionRecord | None = None
     acted: set[tuple[int, str]] = set()
-    for one in records:
-        if isinstance(one, DecisionRecord) and one.action == "rewrite":
-            assert one.rule not in refused
-            last = one
-        elif isinstance(one, DeclinedRecord) and last is not None:
+    for record in records:
+        if isinstance(record, DecisionRecord) and record.action == "rewrite":
+            assert record.rule not in refused
+            last = record
+        elif isinstance(record, DeclinedRecord) and last is not None:
             refused.add(last.rule)
-        elif isinstance(one, RewriteRecord) and last is not None:
-            assert (one.epoch, last.rule) not in acted, "a rule acts once at a moment"
-            acted.add((one.epoch, last.rule))
+        elif isinstance(record, RewriteRecord) and last is not None:
+            assert (record.epoch, last.rule) not in acted, "a rule acts once at a moment"
+            acted.add((record.epoch, last.rule))
             refused = {name for name in refused if rules[int(name[1:])].decline == "stop"}

@@ -48,14 +48,14 @@ def evolve(
 
 def births(records: list[dict[str, Any]]) -> list[tuple[int, int | None]]:
     """(individual, the one recalled before it was made) in order."""
-    found: list[tuple[int, int | None]] = []
+    born: list[tuple[int, int | None]] = []
     parent = None
     for record in records:
         if isinstance(record, RecalledRecord):
             parent = record.individual
         elif isinstance(record, KeptRecord):
-            found.append((record.individual, parent))
-    return found
+            born.append((record.individual, parent))
+    return born
 
 
 def numbers(records: list[dict[str, Any]], kind: str) -> list[int]:
@@ -71,7 +71,7 @@ def regularized(population: int, sample: int, children: int, seed: int) -> list[
     made = []
     for child in range(population + 1, population + children + 1):
         drawn = [alive[index(f"{seed}/evolve/{child}/parent/{n}", len(alive))] for n in range(sample)]
-        parent = max(drawn, key=lambda one: VALUES[one - 1])
+        parent = max(drawn, key=lambda number: VALUES[number - 1])
         made.append((child, parent))
         alive = [*alive[1:], child]
     return made
@@ -98,11 +98,11 @@ def test_the_best_stays_stored_when_it_is_too_old_to_live() -> None:
 
 
 def test_other_seeds_draw_otherwise() -> None:
-    found = {
+    histories = {
         str(births(evolve(VALUES, seed=seed, population=4, generations=6, select={"tournament": 2})))
         for seed in range(5)
     }
-    assert len(found) == 5
+    assert len(histories) == 5
 
 
 def test_hill_climbing_by_network_morphisms_step_by_step() -> None:
@@ -137,7 +137,7 @@ def test_declined_mutations_are_drawn_again_elsewhere_and_at_last_the_parent_is_
     records = simulate([phase], 0, [{"val.accuracy": 0.5}], VIEW, apply, make=lambda p, s: EvolvePolicy(p, s, options))
     tried = [(r.individual, r.rule, r.site) for r in records if isinstance(r, DecisionRecord) and r.action == "rewrite"]
     places = {("grow", "a"), ("grow", "b"), ("shrink", "a")}
-    assert {one[1:] for one in tried if one[0] == 2} == places and len(tried) == 6
+    assert {attempt[1:] for attempt in tried if attempt[0] == 2} == places and len(tried) == 6
     assert births(records) == [(1, None), (2, 1), (3, 1)]
     few = simulate(
         [phase],
@@ -235,16 +235,16 @@ def point(number: int, *values: float) -> Individual:
 
 def test_non_dominated_sorting_and_crowding_by_hand() -> None:
     members = [point(1, 1, 5), point(2, 2, 4), point(3, 4, 1), point(4, 1, 4), point(5, 3, 2), point(6, 0, 0)]
-    assert [[one.number for one in front] for front in fronts(members)] == [[1, 2, 3, 5], [4], [6]]
+    assert [[member.number for member in front] for front in fronts(members)] == [[1, 2, 3, 5], [4], [6]]
     distance = crowding(fronts(members)[0])
     assert distance[1] == distance[3] == math.inf
     assert distance[2] == pytest.approx((3 - 1) / 3 + (5 - 2) / 4)
     assert distance[5] == pytest.approx((4 - 2) / 3 + (4 - 1) / 4)
-    assert [one.number for one in ranked(members)] == [1, 3, 2, 5, 4, 6]
+    assert [member.number for member in ranked(members)] == [1, 3, 2, 5, 4, 6]
 
 
 def test_equal_individuals_share_a_front_and_the_older_one_wins() -> None:
-    assert [one.number for one in ranked([point(2, 1.0), point(1, 1.0), point(3, 2.0)])] == [3, 1, 2]
+    assert [member.number for member in ranked([point(2, 1.0), point(1, 1.0), point(3, 2.0)])] == [3, 1, 2]
     assert len(fronts([point(1, 1, 1), point(2, 1, 1)])) == 1
 
 
@@ -335,7 +335,7 @@ def test_laws_of_evolution(options: dict[str, Any], values: list[float], seed: i
     for record in records:
         if isinstance(record, KeptRecord):
             stored.add(record.individual)
-            best = max(worth[one] for one in kept[: record.individual])
+            best = max(worth[number] for number in kept[: record.individual])
         elif isinstance(record, DroppedRecord):
             stored.remove(record.individual)
         elif isinstance(record, RecalledRecord):
@@ -343,7 +343,7 @@ def test_laws_of_evolution(options: dict[str, Any], values: list[float], seed: i
             parents.append(record.individual)
             assert len(stored) <= size + offspring, "the population, the best, and the siblings made so far"
             if options["result"] == "history" or options["replace"] == "worst":
-                assert max(worth[one] for one in stored) == best, "the best is never lost"
+                assert max(worth[number] for number in stored) == best, "the best is never lost"
             if options["replace"] == "oldest":
                 generation = max(0, len(set(kept) & set(range(1, max(stored) + 1))) - size) // offspring
                 youngest = size + generation * offspring

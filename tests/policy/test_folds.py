@@ -108,8 +108,8 @@ def test_an_evolution_is_what_its_kept_individuals_say(data: st.DataObject, size
             assert same(list(log.population), plain_population(kept, options))
             done = options.population + log.generations * options.offspring
             assert same(list(log.siblings), kept[done:] if len(kept) > options.population else [])
-            assert same(list(log.stored.values()), [one for one in kept if one.number in plain_stored(phase)])
-            sound = [one for one in kept if one.sound]
+            assert same(list(log.stored.values()), [member for member in kept if member.number in plain_stored(phase)])
+            sound = [member for member in kept if member.sound]
             assert list(log.ever) == (best_of(sound) if sound else [])
 
     grow(data, size, look)
@@ -141,11 +141,11 @@ def plain_lineage(records: Sequence[Record]) -> tuple[Record, ...]:
         before.append(kept[record.individual] if isinstance(record, RecalledRecord) else index - 1)
         if isinstance(record, KeptRecord):
             kept[record.individual] = index
-    found, index = [], len(records) - 1
+    past, index = [], len(records) - 1
     while index >= 0:
-        found.append(records[index])
+        past.append(records[index])
         index = before[index]
-    return tuple(reversed(found))
+    return tuple(reversed(past))
 
 
 def plain_stored(records: Sequence[Record]) -> set[int]:
@@ -171,13 +171,13 @@ def plain_population(kept: Sequence[Individual], options: EvolveOptions) -> Sequ
     size, offspring = options.population, options.offspring
     generations = max(0, len(kept) - size) // offspring
     if options.replace == "oldest":
-        return [one for one in kept[: size + generations * offspring] if one.sound][-size:]
-    members = [one for one in kept[:size] if one.sound]
+        return [member for member in kept[: size + generations * offspring] if member.sound][-size:]
+    members = [member for member in kept[:size] if member.sound]
     for generation in range(generations):
         first = size + generation * offspring
-        sound = [one for one in kept[first : first + offspring] if one.sound]
+        sound = [member for member in kept[first : first + offspring] if member.sound]
         best = ranked(sound if options.replace == "parents" else [*members, *sound])[:size]
-        members = sorted(best, key=lambda one: one.number) or members
+        members = sorted(best, key=lambda member: member.number) or members
     return members
 
 

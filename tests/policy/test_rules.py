@@ -400,7 +400,9 @@ def plans(draw: st.DrawFn) -> PhasePlan:
             every=draw(st.integers(1, 4)),
             when=(when := draw(st.none() | conditions)),
             where=draw(wheres),
-            freeze=draw((st.none() | conditions | judging).filter(lambda one: not looks_at_the_same(one, when))),
+            freeze=draw(
+                (st.none() | conditions | judging).filter(lambda condition: not looks_at_the_same(condition, when))
+            ),
             at_most=draw(st.none() | st.integers(1, 5)),
         )
         for index in range(draw(st.integers(1, 2)))

@@ -123,8 +123,8 @@ def test_curves_are_those_of_the_report(run: Path, capsys: pytest.CaptureFixture
 
 def test_numbers_that_are_not_finite_are_null(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     made = make_run(tmp_path / "made")
-    found = plotted(capsys, made.path, "loss")
-    assert found["series"][1]["points"][1] == [2.0, None]
+    figure = plotted(capsys, made.path, "loss")
+    assert figure["series"][1]["points"][1] == [2.0, None]
     assert "training,2.0,\n" in (made.figures / "loss.csv").read_text()
 
 

@@ -16,10 +16,14 @@ def status(pid: int) -> tuple[str, int] | None:
 
 def living(pid: int) -> bool:
     """Whether a process runs or sleeps; one that only waits to be collected by its parent does not."""
-    return (found := status(pid)) is not None and found[0] != "Z"
+    return (state_and_parent := status(pid)) is not None and state_and_parent[0] != "Z"
 
 
 def children(pid: int) -> list[int]:
     """Living children of a process."""
     pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    return [child for child in pids if (found := status(child)) and found[1] == pid and found[0] != "Z"]
+    return [
+        child
+        for child in pids
+        if (state_and_parent := status(child)) and state_and_parent[1] == pid and state_and_parent[0] != "Z"
+    ]

@@ -102,7 +102,7 @@ class Search:
         """Stop one of its workers for a while, but not while it holds a lock of the SQLite file."""
         while True:
             os.kill(pid, signal.SIGSTOP)
-            while (found := status(pid)) is not None and found[0] != "T":
+            while (state_and_parent := status(pid)) is not None and state_and_parent[0] != "T":
                 time.sleep(0.001)
             if not locked(database):
                 return

@@ -93,18 +93,18 @@ def _newer(path: Path) -> None:
 @contextmanager
 def connections() -> Iterator[list[Any]]:
     """Those that are opened meanwhile, without those that are closed again."""
-    found: list[Any] = []
+    still_open: list[Any] = []
 
     def opens(connection: Any, record: Any) -> None:
-        found.append(connection)
+        still_open.append(connection)
 
     def closes(connection: Any, record: Any) -> None:
-        found.remove(connection)
+        still_open.remove(connection)
 
     sqlalchemy.event.listen(sqlalchemy.pool.Pool, "connect", opens)
     sqlalchemy.event.listen(sqlalchemy.pool.Pool, "close", closes)
     try:
-        yield found
+        yield still_open
     finally:
         sqlalchemy.event.remove(sqlalchemy.pool.Pool, "connect", opens)
         sqlalchemy.event.remove(sqlalchemy.pool.Pool, "close", closes)

@@ -39,7 +39,7 @@ def test_a_study_from_before_averages_warmed_up_goes_on_as_it_began(
 
     def warm(study: Study) -> list[bool]:
         specs = [study.spec.base, study.spec.trial({"lr": 0.1, "every": 1, "init": "zero"})]
-        return [plan.ema_warmup for plan in (one.phases[0].training(one) for one in specs)]
+        return [plan.ema_warmup for plan in (run_spec.phases[0].training(run_spec) for run_spec in specs)]
 
     with monkeypatch.context() as patch:
         patch.setattr(study_module, "WARMUP", "nasir:unknown")  # an attribute that studies did not have then

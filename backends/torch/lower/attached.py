@@ -29,19 +29,19 @@ class Changes:
 
 def places_of(root: nn.Module, path: str, leaves: set[int]) -> Places:
     """The containers at and below `root`, with what they hold; `leaves`: identities of modules not to look into."""
-    found: Places = {path: (root, dict(root._modules))}
+    places: Places = {path: (root, dict(root._modules))}
     for name, child in root._modules.items():
         if child is not None and id(child) not in leaves:
-            found |= places_of(child, f"{path}.{name}" if path else name, leaves)
-    return found
+            places |= places_of(child, f"{path}.{name}" if path else name, leaves)
+    return places
 
 
 def changes(model: LoweredParts) -> Changes:
     """What stands in the places of the model now and did not when it was lowered."""
-    found = Changes()
+    changed = Changes()
     known = {path: place for places in model._places.values() for path, place in places.items()}
     if all(place._modules == children for place, children in known.values()):
-        return found  # dicts of modules compare by identity
+        return changed  # dicts of modules compare by identity
     nodes = nodes_by_path(model)
 
     def walk(path: str, place: nn.Module, expected: Children) -> None:
@@ -55,15 +55,15 @@ def changes(model: LoweredParts) -> Changes:
                 if full in known:
                     walk(full, *known[full])
             elif full in model._units:
-                found.blocks[full] = now
+                changed.blocks[full] = now
             elif full in nodes:
-                found.leaves[nodes[full]] = now
+                changed.leaves[nodes[full]] = now
             else:
                 walk(full, now, known[full][1])
-        found.added += [(path, name, child) for name, child in place._modules.items() if name not in expected]
+        changed.added += [(path, name, child) for name, child in place._modules.items() if name not in expected]
 
     walk("", *known[""])
-    return found
+    return changed
 
 
 def nodes_by_path(model: LoweredParts) -> dict[str, int]:
@@ -105,12 +105,12 @@ def carry(old: LoweredParts, new: LoweredParts, added: list[tuple[str, str, nn.M
 
 def state_of(places: Mapping[str, Places]) -> dict[str, dict[str, Any]]:
     """What was put by hand on containers and blocks, and their modes, by path; for `give_state`."""
-    found: dict[str, dict[str, Any]] = {}
+    states: dict[str, dict[str, Any]] = {}
     for path, (place, _) in ((path, place) for group in places.values() for path, place in group.items() if path):
         kept = {name: place.__dict__[name] for name in (*HOOKS, "_parameters", "_buffers") if place.__dict__[name]}
         kept["_is_full_backward_hook"] = place._is_full_backward_hook
-        found[path] = kept | {"training": place.training}
-    return found
+        states[path] = kept | {"training": place.training}
+    return states
 
 
 def give_state(places: Mapping[str, Places], state: Mapping[str, Mapping[str, Any]]) -> None:
@@ -124,7 +124,7 @@ def settings(model: LoweredParts) -> dict[str, tuple[str | None, dict[str, Any]]
 
     UsageError for another class: only what is importable by everybody can be made again from its name.
     """
-    found: dict[str, tuple[str | None, dict[str, Any]]] = {}
+    by_path: dict[str, tuple[str | None, dict[str, Any]]] = {}
     for path, node in nodes_by_path(model).items():
         module, made = model._lowered[node], model._made.get(node)
         if made is None or not isinstance(module, nn.Module) or not is_changed(module, made):
@@ -137,8 +137,8 @@ def settings(model: LoweredParts) -> dict[str, tuple[str | None, dict[str, Any]]
             )
         attributes = by_hand(module, made)
         if kind is not None or attributes:
-            found[path] = (kind, attributes)
-    return found
+            by_path[path] = (kind, attributes)
+    return by_path
 
 
 def give_settings(model: LoweredParts, settings: Mapping[str, tuple[str | None, Mapping[str, Any]]]) -> None:

@@ -87,15 +87,15 @@ def build(
 def filled_places(model: LoweredParts, old: LoweredParts | None) -> dict[str, Places]:
     """What now lies where, of blocks that were taken over as it was known."""
     leaves = {id(module) for module in model._lowered.values()}
-    found: dict[str, Places] = {}
+    places: dict[str, Places] = {}
     for path, (_, sign, block) in model._units.items():
         before = old._units.get(path) if old is not None else None
         if old is not None and before is not None and before[2] is block:
-            found[path] = old._places[path]
+            places[path] = old._places[path]
         else:
-            found[path] = places_of(block, path, leaves) if is_generated(sign, block) else {}
-    found[""] = places_of(model, "", leaves | {id(block) for _, _, block in model._units.values()})
-    return found
+            places[path] = places_of(block, path, leaves) if is_generated(sign, block) else {}
+    places[""] = places_of(model, "", leaves | {id(block) for _, _, block in model._units.values()})
+    return places
 
 
 def foreign_nodes(model: LoweredParts) -> frozenset[int]:
@@ -181,11 +181,11 @@ def _unit(
 
 def places_of(root: nn.Module, path: str, leaves: set[int]) -> Places:
     """The containers at and below `root`, with what they hold; `leaves`: identities of modules not to look into."""
-    found: Places = {path: (root, dict(root._modules))}
+    places: Places = {path: (root, dict(root._modules))}
     for name, child in root._modules.items():
         if child is not None and id(child) not in leaves:
-            found |= places_of(child, f"{path}.{name}" if path else name, leaves)
-    return found
+            places |= places_of(child, f"{path}.{name}" if path else name, leaves)
+    return places
 
 
 def _reshaped(old: Graph, new: Graph) -> set[Port]:

@@ -59,20 +59,20 @@ class LoweredModule(LoweredParts):
 
     def _adopt(self) -> attached.Changes:
         """Take modules that were put into this model by hand for those of their layers and blocks."""
-        found = attached.changes(self)
-        for node_id, module in found.leaves.items():
+        changed = attached.changes(self)
+        for node_id, module in changed.leaves.items():
             was = self._lowered[node_id]
             if was is not module and isinstance(was, nn.Module):
                 self._was_replaced(was, module, self.graph.nodes[node_id].label)
             self._lowered[node_id] = module
-        for path, block in found.blocks.items():
+        for path, block in changed.blocks.items():
             unit, sign, former = self._units[path]
             self._was_replaced(former, block, path)
             self._units[path] = (unit, sign, block)
             self._places[path] = {}
-        if found.blocks:
+        if changed.blocks:
             self._foreign = foreign_nodes(self)
-        return found
+        return changed
 
     def _was_replaced(self, was: nn.Module, now: nn.Module, path: str) -> None:
         """Called for each module `was` that is found replaced by hand; who has to tell others of it overrides this."""

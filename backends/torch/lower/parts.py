@@ -58,19 +58,19 @@ class LoweredParts(nn.Module):
 
     def tensor(self, key: Key) -> Tensor:
         """The parameter or buffer of a (node id, slot); raises GraphError when there is none."""
-        found = self.find_tensor(key)
-        if found is None or key.node in self._foreign:
+        weight = self.find_tensor(key)
+        if weight is None or key.node in self._foreign:
             if key not in self.keys().values():
                 raise GraphError(f"this network has no weight {tuple(key)}")
             raise self._strange(key.node)
-        return found
+        return weight
 
     def _source(self, key: Key) -> Tensor:
         """`tensor`, once it is seen that it has the shape that the graph says."""
-        found = self.tensor(key)
-        if tuple(found.shape) != self.graph.infer.slots[key.node][key.slot].shape:
+        weight = self.tensor(key)
+        if tuple(weight.shape) != self.graph.infer.slots[key.node][key.slot].shape:
             raise self._strange(key.node)
-        return found
+        return weight
 
     def _strange(self, node_id: int) -> UsageError:
         """The error about weights that are not those of the graph, because a module was replaced by hand."""
@@ -85,8 +85,8 @@ class LoweredParts(nn.Module):
         module = self._lowered.get(key.node)
         if not isinstance(module, nn.Module):
             return None
-        found = module._parameters.get(key.slot)
-        return found if found is not None else module._buffers.get(key.slot)
+        parameter = module._parameters.get(key.slot)
+        return parameter if parameter is not None else module._buffers.get(key.slot)
 
     def leaf(self, node_id: int) -> nn.Module | None:
         """The module of a node; None for nodes that are plain calls."""

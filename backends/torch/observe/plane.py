@@ -45,7 +45,7 @@ def evaluated(
             tensor.copy_(centre[name])
 
     moved = {name: None for step in steps for name in step}
-    found = []
+    results = []
     for point in points:
         with torch.no_grad():
             for name in moved:
@@ -54,9 +54,9 @@ def evaluated(
                     if name in step:
                         value.add_(step[name], alpha=distance)
                 own[name].copy_(value)
-        found.append(evaluate(model, batches(), plan))
+        results.append(evaluate(model, batches(), plan))
         told()
-    return found
+    return results
 
 
 def _like(array: NDArray[np.generic], tensor: Tensor) -> Tensor:

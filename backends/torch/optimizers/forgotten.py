@@ -71,10 +71,10 @@ def _add(model: nn.Module, gone: Sequence[Tensor], made: Sequence[Tensor], what:
     global _hooked
     if not gone and not made:
         return
-    found = _NOTES.setdefault(model, _Note(what))
-    found.what = what
-    found.gone |= {id(p): ref(p) for p in gone}
-    found.made |= {id(p): ref(p) for p in made}
+    noted = _NOTES.setdefault(model, _Note(what))
+    noted.what = what
+    noted.gone |= {id(p): ref(p) for p in gone}
+    noted.made |= {id(p): ref(p) for p in made}
     if not _hooked:
         register_optimizer_step_pre_hook(_before_step)
         _hooked = True
@@ -84,28 +84,28 @@ def _before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, 
     if not _NOTES:
         return
     held = held_by([optimizer])
-    for model, found in list(_NOTES.items()):
+    for model, noted in list(_NOTES.items()):
         alive = learning(model)
-        for key in found.gone.keys() & parameters_of(model).keys():  # back again, or another one at its address
-            del found.gone[key]
-        gone = [key for key, p in found.gone.items() if key in held and held[key] is p()]
+        for key in noted.gone.keys() & parameters_of(model).keys():  # back again, or another one at its address
+            del noted.gone[key]
+        gone = [key for key, p in noted.gone.items() if key in held and held[key] is p()]
         if not gone and alive.keys().isdisjoint(held):
             continue  # of another model
         del _NOTES[model]
-        missing = _missing(alive, found, held)
+        missing = _missing(alive, noted, held)
         if gone or missing:
-            warnings.warn(_message(model, found, optimizer, missing, len(alive)), NasirWarning, stacklevel=4)
+            warnings.warn(_message(model, noted, optimizer, missing, len(alive)), NasirWarning, stacklevel=4)
 
 
-def _missing(alive: Tensors, found: _Note, held: Tensors) -> list[int]:
+def _missing(alive: Tensors, noted: _Note, held: Tensors) -> list[int]:
     """What is new, learns and is in no optimizer at all, though all that was there before is in one."""
-    made = {key for key, p in found.made.items() if key in alive and alive[key] is p()}
+    made = {key for key, p in noted.made.items() if key in alive and alive[key] is p()}
     if made <= held.keys():
         return []
     everyone = held_by(_every_optimizer())
     if not (alive.keys() - made) <= everyone.keys():
         return []  # the loop trains a part of the model
-    return [key for key in found.made if key in made and key not in everyone]
+    return [key for key in noted.made if key in made and key not in everyone]
 
 
 def _every_optimizer() -> list[Optimizer]:

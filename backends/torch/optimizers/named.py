@@ -54,11 +54,11 @@ def flat(state: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 def nested(flat: Mapping[str, Tensor]) -> State:
     """{"name/key": tensor} as {name: {key: tensor}}."""
-    found: State = {}
+    state: State = {}
     for path, tensor in flat.items():
         name, _, key = path.rpartition("/")
-        found.setdefault(name, {})[key] = tensor
-    return found
+        state.setdefault(name, {})[key] = tensor
+    return state
 
 
 def export_state(optimizer: Optimizer, named: Iterable[tuple[str, Tensor]]) -> State:

@@ -12,18 +12,18 @@ def parameters_of(module: nn.Module) -> dict[int, nn.Parameter]:
 
     nn.Module's own walk makes names on the way, which takes several times as long.
     """
-    found: dict[int, nn.Parameter] = {}
+    parameters: dict[int, nn.Parameter] = {}
 
     def walk(part: nn.Module) -> None:
         for parameter in part._parameters.values():
             if parameter is not None:
-                found.setdefault(id(parameter), parameter)
+                parameters.setdefault(id(parameter), parameter)
         for child in part._modules.values():
             if child is not None:
                 walk(child)
 
     walk(module)
-    return found
+    return parameters
 
 
 def positions(module: nn.Module) -> dict[int, int]:

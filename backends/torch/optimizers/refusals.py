@@ -28,8 +28,8 @@ def check_held_elsewhere(optimizer: torch.optim.Optimizer, going: Iterable[Tenso
 
 def _tensors(value: Any) -> Iterable[Tensor]:
     if isinstance(value, Mapping):
-        return [one for pair in value.items() for one in pair if isinstance(one, Tensor)]
-    return [one for one in value if isinstance(one, Tensor)] if isinstance(value, list | tuple | set) else ()
+        return [item for pair in value.items() for item in pair if isinstance(item, Tensor)]
+    return [item for item in value if isinstance(item, Tensor)] if isinstance(value, list | tuple | set) else ()
 
 
 def check_matrices(optimizer: torch.optim.Optimizer, joining: Mapping[str, Tensor]) -> None:

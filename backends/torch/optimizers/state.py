@@ -28,13 +28,13 @@ def origins_of(
         for group in optimizer.param_groups:
             held.update({home[id(p)]: index for p in group["params"] if id(p) in home})
     old = set(home.values())
-    found: dict[Key, Key] = {}
+    origins: dict[Key, Key] = {}
     for key in fresh.keys() - old:
         source = plan.sources.get(key)
         parts = followed(source, key, fresh) if source is not None else ()
         if parts and len({held.get(part) for part in parts}) == 1 and parts[0] in held:
-            found[key] = parts[0]
-    return {key: found[key] for key in fresh if key in found}
+            origins[key] = parts[0]
+    return {key: origins[key] for key in fresh if key in origins}
 
 
 def followed(source: Source, key: Key, fresh: Mapping[Key, nn.Parameter]) -> tuple[Key, ...]:
@@ -106,10 +106,10 @@ class _Move:
             return {}
         made: dict[str, Any] = {}
         for name, value in leading.items():
-            found = self._value(name, {part: state[name] for part, state in states.items()})
-            if found is None and value is not None:
+            moved = self._value(name, {part: state[name] for part, state in states.items()})
+            if moved is None and value is not None:
                 return {}
-            made[name] = found
+            made[name] = moved
         return made
 
     def _value(self, name: str, values: Mapping[Key, Any]) -> Any:
@@ -147,8 +147,8 @@ class _Move:
             seed=self.new.seed,
             ordinal=self.new.ordinal,
         )
-        found: Tensor = made[self.key]
-        return found
+        weight: Tensor = made[self.key]
+        return weight
 
     def _laid_out(self, tensor: Tensor) -> Tensor:
         channels_last = self.parameter.dim() == 4 and not self.parameter.is_contiguous()

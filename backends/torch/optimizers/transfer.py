@@ -122,11 +122,11 @@ def _nearest(held: list[list[Key]], key: Key, fresh: Mapping[Key, nn.Parameter],
     """Which optimizer holds the parameter that has the longest common path with that of `key`; of several, which holds
     most parameters of its kind."""
 
-    def path(one: Key) -> list[str]:
-        return model.graph.nodes[one.node].label.split(".")
+    def path(param_key: Key) -> list[str]:
+        return model.graph.nodes[param_key.node].label.split(".")
 
-    def kind(one: Key) -> tuple[frozenset[str], int]:
-        return model.graph.infer.slots[one.node][one.slot].tags, fresh[one].ndim
+    def kind(param_key: Key) -> tuple[frozenset[str], int]:
+        return model.graph.infer.slots[param_key.node][param_key.slot].tags, fresh[param_key].ndim
 
     def rank(index: int) -> tuple[int, int]:
         shared = max((_common(path(key), path(other)) for other in held[index]), default=-1)
@@ -164,12 +164,12 @@ def _swap(
 
 def parameters_by_key(model: LoweredModule) -> dict[Key, nn.Parameter]:
     """The parameters of a model's nodes, by node and slot."""
-    found: dict[Key, nn.Parameter] = {}
+    parameters: dict[Key, nn.Parameter] = {}
     for node_id in model.graph.nodes:
         module = model._lowered.get(node_id)
         if isinstance(module, nn.Module):
-            found |= {Key(node_id, name): p for name, p in module._parameters.items() if p is not None}
-    return found
+            parameters |= {Key(node_id, name): p for name, p in module._parameters.items() if p is not None}
+    return parameters
 
 
 def _join(

@@ -130,16 +130,16 @@ class GroupPenalty:
         alive = units > self.plan.threshold
         both = torch.stack((alive.double(), units.double()), 1)
         counts = segments(both, "sum", self.sizes)
-        one = torch.ones(1, dtype=torch.float64, device=self.device)
-        return Values(weights, rms, rows, units, alive, torch.cat((counts[:, 0], one)), counts[:, 1])
+        constant = torch.ones(1, dtype=torch.float64, device=self.device)
+        return Values(weights, rms, rows, units, alive, torch.cat((counts[:, 0], constant)), counts[:, 1])
 
     def _norms(self, weights: list[Tensor], power: int) -> Tensor:
         """Norm of the weights at each position of each array, one after another."""
-        found = []
+        norms = []
         for weight, member in zip(weights, self.members, strict=True):
             others = [number for number in range(weight.dim()) if number != member.axis]
-            found.append(torch.linalg.vector_norm(weight, power, dim=others) if others else weight.abs())
-        return torch.cat(found)
+            norms.append(torch.linalg.vector_norm(weight, power, dim=others) if others else weight.abs())
+        return torch.cat(norms)
 
     def slope(self, counts: Tensor) -> Tensor:
         """d penalty / d R of each space, at these alive counts, without the strength; [spaces] float64."""
@@ -158,26 +158,26 @@ class GroupPenalty:
         """
         if not self.atoms:
             return torch.zeros((), dtype=torch.float64, device=self.device)
-        found = self.values(fetch)
-        slope = self.slope(found.counts) * self.plan.strength
-        rows = slope.to(found.rows.dtype)[self.atom_of_unit][self.unit_of_row] * self._shares(found)
+        measured = self.values(fetch)
+        slope = self.slope(measured.counts) * self.plan.strength
+        rows = slope.to(measured.rows.dtype)[self.atom_of_unit][self.unit_of_row] * self._shares(measured)
         rows = rows / self.entries.to(rows.dtype)
         sizes = [member.size for member in self.members]
         l1 = self.plan.l1_share
         if l1 < 1:
-            factors = ((1 - l1) * rows / found.rms).masked_fill_(found.rms == 0, 0.0)
-            self._accumulate(fetch, found.weights, torch.split_with_sizes(self.positions(factors), sizes))
+            factors = ((1 - l1) * rows / measured.rms).masked_fill_(measured.rms == 0, 0.0)
+            self._accumulate(fetch, measured.weights, torch.split_with_sizes(self.positions(factors), sizes))
         if l1 > 0:
-            signs = [weight.sign() for weight in found.weights]
+            signs = [weight.sign() for weight in measured.weights]
             self._accumulate(fetch, signs, torch.split_with_sizes(self.positions(l1 * rows), sizes))
-        return (slope * found.sums).sum()
+        return (slope * measured.sums).sum()
 
-    def _shares(self, found: Values) -> Tensor:
+    def _shares(self, values: Values) -> Tensor:
         """d unit / d row."""
-        units = found.units[self.unit_of_row]
+        units = values.units[self.unit_of_row]
         if self.plan.grouping == "l2":
-            return (found.rows / units).masked_fill_(units == 0, 0.0)
-        first = (found.rows == units).to(units.dtype)
+            return (values.rows / units).masked_fill_(units == 0, 0.0)
+        first = (values.rows == units).to(units.dtype)
         return first / segments(first, "sum", self.tied)[self.unit_of_row]
 
     def _accumulate(self, fetch: Fetch, tensors: Sequence[Tensor], factors: Sequence[Tensor]) -> None:
@@ -197,8 +197,8 @@ class GroupPenalty:
         if not self.atoms:
             counts, sums = [1.0], [0.0]
         else:
-            found = self.values(fetch)
-            counts, sums = found.counts.tolist(), found.sums.tolist()
+            measured = self.values(fetch)
+            counts, sums = measured.counts.tolist(), measured.sums.tolist()
         result: dict[str, tuple[float, float]] = {}
         for node_id in self.parts[0][0]:
             options = []
@@ -215,11 +215,11 @@ class GroupPenalty:
 
     def alive(self, fetch: Fetch) -> dict[str, NDArray[np.bool_]]:
         """Which units are alive, by name of each space; all units of spaces without values are."""
-        found = {space.name: np.ones(space.size, dtype=bool) for space in self.graph.infer.spaces}
+        masks = {space.name: np.ones(space.size, dtype=bool) for space in self.graph.infer.spaces}
         if self.atoms:
             parts = np.split(on_host(self.values(fetch).alive), np.cumsum([atom.size for atom in self.atoms])[:-1])
-            found.update((atom.name, part) for atom, part in zip(self.atoms, parts, strict=True))
-        return found
+            masks.update((atom.name, part) for atom, part in zip(self.atoms, parts, strict=True))
+        return masks
 
     def alive_cost(self, fetch: Fetch) -> dict[str, int]:
         """Units alive in the spaces that have values, and what the network would cost with only these."""

@@ -82,8 +82,8 @@ def cost_of_alive(graph: Graph, units: Mapping[str, NDArray[np.bool_]]) -> dict[
 
 
 def _alive(term: Any, model: LoweredModule) -> dict[str, NDArray[np.bool_]]:
-    found: dict[str, NDArray[np.bool_]] = term.alive(model.tensor)
-    return found
+    masks: dict[str, NDArray[np.bool_]] = term.alive(model.tensor)
+    return masks
 
 
 def _penalties(model: nn.Module, plans: Sequence[PenaltyPlan]) -> Penalties:

@@ -36,15 +36,15 @@ class Member:
 
 def members_of(graph: Graph, of_norms: bool) -> list[Member]:
     """The arrays that count: the scales of norms, or else what writes a space but biases."""
-    found = []
+    members = []
     for node_id in graph.order:
         for name, slot in graph.infer.slots[node_id].items():
             if slot.kind != "param" or "bias" in slot.tags or ("norm" in slot.tags) is not of_norms:
                 continue
             for number, (space, role) in enumerate(slot.axes):
                 if role == ("along" if of_norms else "write") and not isinstance(space, int):
-                    found.append(Member(Key(node_id, name), number, space, slot.size // size_of(space)))
-    return found
+                    members.append(Member(Key(node_id, name), number, space, slot.size // size_of(space)))
+    return members
 
 
 def regularized(graph: Graph, plan: ResourcePenalty | PenaltyPlan) -> tuple[list[Atom], list[Member]]:
@@ -68,17 +68,17 @@ def occurrences(axis: Axis, positions: Index) -> list[tuple[Atom, Index]]:
         return []
     if isinstance(whole, Atom):
         return [(whole, positions.reshape(whole.size, -1))]
-    found: list[tuple[Atom, Index]] = []
+    pairs: list[tuple[Atom, Index]] = []
     if isinstance(whole, Cat):
         end = 0
         for part in whole.parts:
             end += part.size
-            found += occurrences(part, positions[end - part.size : end])
-        return found
+            pairs += occurrences(part, positions[end - part.size : end])
+        return pairs
     grid = positions.reshape([*[size_of(part) for part in whole.parts], -1])
     for number, factor in enumerate(whole.parts):
-        found += occurrences(factor, np.moveaxis(grid, number, 0).reshape(size_of(factor), -1))
-    return found
+        pairs += occurrences(factor, np.moveaxis(grid, number, 0).reshape(size_of(factor), -1))
+    return pairs
 
 
 class Sum:

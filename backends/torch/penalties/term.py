@@ -87,8 +87,8 @@ class ValueTerm:
                 f"penalty {self.penalty.name}: what `value` gave does not depend on the weights as autograd sees it; "
                 "compute it by operations of torch on the given tensors, or give `gradient` too"
             )
-        found = torch.autograd.grad(value, list(weights), allow_unused=True)
-        return [torch.zeros_like(w) if slope is None else slope for w, slope in zip(weights, found, strict=True)]
+        slopes = torch.autograd.grad(value, list(weights), allow_unused=True)
+        return [torch.zeros_like(w) if slope is None else slope for w, slope in zip(weights, slopes, strict=True)]
 
     def _number(self, value: object) -> Tensor:
         if isinstance(value, Tensor) and value.numel() == 1:

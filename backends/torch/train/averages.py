@@ -24,8 +24,8 @@ def checked_averages(averages: Iterable[Average], model: LoweredModule) -> list[
     """The averages; UsageError for what is none, or follows a network that is not the model's."""
     if isinstance(averages, Ema | nn.Module):
         raise UsageError("apply: `averages` is a list of averages; write averages=[ema]")
-    found = list(averages)
-    for index, average in enumerate(found):
+    listed = list(averages)
+    for index, average in enumerate(listed):
         place = f"apply: averages[{index}] ({type(average).__name__})"
         if isinstance(average, Ema):
             follows = average.tensors.keys() == model.state_dict().keys()
@@ -37,7 +37,7 @@ def checked_averages(averages: Iterable[Average], model: LoweredModule) -> list[
             raise UsageError(
                 f"{place} is not of the network that the model has now: give it to every rewrite, or make it anew"
             )
-    return found
+    return listed
 
 
 def moved_averages(

@@ -47,10 +47,10 @@ def _clip(gradients: list[Tensor], bound: float) -> None:
 
 
 def _held(model: LoweredModule, learner: Learner) -> list[tuple[nn.Parameter, Part]]:
-    found = []
+    pairs = []
     for part in learner:
         for name, slot in model.graph.infer.slots[part.node].items():
             tensor = model.tensor(Key(part.node, name))
             if slot.kind == "param" and isinstance(tensor, nn.Parameter):
-                found.append((tensor, part))
-    return found
+                pairs.append((tensor, part))
+    return pairs

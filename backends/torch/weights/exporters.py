@@ -28,13 +28,13 @@ class Weights(Exporter):
 
     def tensors(self, source: Exportable) -> dict[str, Tensor]:
         """By name, on the host; UsageError where the run has no checkpoint, or no average."""
-        found, _ = checkpoint.latest(self.needed(source, "checkpoints"))
-        if found is None:
+        newest, _ = checkpoint.latest(self.needed(source, "checkpoints"))
+        if newest is None:
             raise UsageError(f"{source.name}: the run has no checkpoint yet; wait for its first one")
         group = {"last": "model", "average": "ema"}[self.weights]
-        if group not in found.tensors:
+        if group not in newest.tensors:
             raise UsageError(
                 f"{source.name}: the newest checkpoint has no moving average; export the last weights, or give the "
                 "phase `ema`"
             )
-        return {name: tensor.clone() for name, tensor in found.tensors[group].items()}
+        return {name: tensor.clone() for name, tensor in newest.tensors[group].items()}

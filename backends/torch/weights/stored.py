@@ -218,15 +218,15 @@ class Stored:
 
     def _restore_optimizer(self, optimizer: Optimizer, stored: Mapping[str, Any], named: Mapping[str, Tensor]) -> None:
         state: dict[Any, Any] = {}
-        for group, found in zip(optimizer.param_groups, stored["groups"], strict=True):
-            group["params"] = [named[name] for name in found["params"]]
+        for group, stored_group in zip(optimizer.param_groups, stored["groups"], strict=True):
+            group["params"] = [named[name] for name in stored_group["params"]]
             if "param_names" in group:
-                group["param_names"] = list(found["params"])
-            options = unpacked(found["options"], self._tensors)
+                group["param_names"] = list(stored_group["params"])
+            options = unpacked(stored_group["options"], self._tensors)
             for key, value in options.items():
                 device = group[key].device if isinstance(group.get(key), Tensor) else self.model_device
                 group[key] = value.to(device, copy=True) if isinstance(value, Tensor) else value
-            for name in found["params"]:
+            for name in stored_group["params"]:
                 if name in stored["state"]:
                     values = unpacked(stored["state"][name], self._tensors)
                     state[named[name]] = {key: _placed(name, key, v, named[name], group) for key, v in values.items()}
@@ -282,9 +282,9 @@ def _optimizer(optimizer: Optimizer, names: Mapping[int, str], tensors: dict[str
             }
         )
         for p in group["params"]:
-            if found := optimizer.state.get(p):
+            if entries := optimizer.state.get(p):
                 name = names[id(p)]
-                state[name] = packed(dict(found), tensors, f"{place}/state/{name}")
+                state[name] = packed(dict(entries), tensors, f"{place}/state/{name}")
     return {"kind": type(optimizer).__qualname__, "groups": groups, "state": state}
 
 
@@ -301,10 +301,10 @@ def _plain(state: Any) -> Any:
 
 
 def _random() -> dict[str, Tensor]:
-    found = {"cpu": torch.get_rng_state()}
+    states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        found.update((f"cuda:{index}", state) for index, state in enumerate(torch.cuda.get_rng_state_all()))
-    return found
+        states.update((f"cuda:{index}", state) for index, state in enumerate(torch.cuda.get_rng_state_all()))
+    return states
 
 
 def _go_on(random: Mapping[str, Tensor]) -> None:
@@ -367,8 +367,10 @@ def _model(body: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch
     model.hold(body["held"])
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in fixed)
-    found = {path: (one["class"], unpacked(one["attributes"], tensors)) for path, one in body["settings"].items()}
-    attached.give_settings(model, found)
+    settings = {
+        path: (setting["class"], unpacked(setting["attributes"], tensors)) for path, setting in body["settings"].items()
+    }
+    attached.give_settings(model, settings)
     model._adopt()
     evaluating = set(body["evaluating"])
     for name, module in model.named_modules():

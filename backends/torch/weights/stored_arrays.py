@@ -16,10 +16,10 @@ def stored_weights(path: Path, average: bool = False) -> StoredWeights:
 
     Raises CheckpointError for a damaged one, UsageError where it has no average.
     """
-    found = checkpoint.load(path)
-    weights = dict(found.tensors["model"])
+    loaded = checkpoint.load(path)
+    weights = dict(loaded.tensors["model"])
     if average:
-        if "ema" not in found.tensors:
+        if "ema" not in loaded.tensors:
             raise UsageError(f"{path}: no moving average was kept here; use the last weights, or give the phase `ema`")
-        weights.update(found.tensors["ema"])
-    return StoredWeights(found.meta, {name: np.asarray(tensor) for name, tensor in weights.items()})
+        weights.update(loaded.tensors["ema"])
+    return StoredWeights(loaded.meta, {name: np.asarray(tensor) for name, tensor in weights.items()})

@@ -33,8 +33,8 @@ def gradients(model: Model, seed: int = 0) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def norm(found: dict[str, torch.Tensor], prefix: str) -> float:
-    return float(sum(g.square().sum() for name, g in found.items() if name.startswith(prefix))) ** 0.5
+def norm(grads: dict[str, torch.Tensor], prefix: str) -> float:
+    return float(sum(g.square().sum() for name, g in grads.items() if name.startswith(prefix))) ** 0.5
 
 
 def test_each_branch_and_the_stem_are_clipped_by_norms_of_their_own() -> None:

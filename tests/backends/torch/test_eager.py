@@ -41,12 +41,12 @@ def trained(plan: OptimizerPlan, heard: list[str]) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.kind)
 def test_steps_are_those_of_the_optimizer_itself(plan: OptimizerPlan, monkeypatch: pytest.MonkeyPatch) -> None:
-    found: dict[str, list[torch.Tensor]] = {}
+    tensors: dict[str, list[torch.Tensor]] = {}
     heard: dict[str, list[str]] = {"os": [], "no.such.module": []}
     for compiler in heard:  # one that is loaded, and one that is not
         monkeypatch.setattr(eager, "COMPILER", compiler)
-        found[compiler] = trained(plan, heard[compiler])
-    assert all(torch.equal(*pair) for pair in zip(*found.values(), strict=True))
+        tensors[compiler] = trained(plan, heard[compiler])
+    assert all(torch.equal(*pair) for pair in zip(*tensors.values(), strict=True))
     assert heard["os"] == heard["no.such.module"] == ["before", "after"] * 3
 
 

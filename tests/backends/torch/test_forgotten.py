@@ -179,6 +179,6 @@ def test_gradients_accumulated_across_a_rewrite_are_those_of_the_network_after_i
     model.zero_grad()
     functional.cross_entropy(model(x), labels).backward()
     for name, p in model.named_parameters():
-        found = carried[name]
-        assert found is not None and p.grad is not None
-        assert float((found - p.grad).abs().max()) < 1e-9 * max(1.0, float(p.grad.abs().max())), name
+        accumulated = carried[name]
+        assert accumulated is not None and p.grad is not None
+        assert float((accumulated - p.grad).abs().max()) < 1e-9 * max(1.0, float(p.grad.abs().max())), name
