@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -318,7 +319,7 @@ def test_architectures_of_the_run_are_avoided_as_long_as_draws_last() -> None:
     assert again == all_of_them - {tried.digest}
     single = InsertRandomBlock(init="default", draws=1)
     assert single.attempt(graph, WHOLE, Evidence(history=history, seed=0)).graph.digest == tried.digest
-    known = [record for digest in all_of_them for record in (epoch(1), {**rewritten(graph, graph), "before": digest})]
+    known = [record for digest in all_of_them for record in (epoch(1), replace(rewritten(graph, graph), before=digest))]
     last = rule.attempt(graph, WHOLE, Evidence(history=known, seed=0)).graph
     assert last.digest in all_of_them  # nine draws later the last one is used anyway
 

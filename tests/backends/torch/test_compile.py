@@ -137,7 +137,7 @@ def test_a_choice_is_made_by_time_kept_over_a_restart_and_leaves_no_trace(
         saved = again.newest(tmp_path / f"c{compiled}")
         assert saved is not None
         again.load(saved, Graph.from_json(saved.meta["graph"]))
-        assert again.begin_phase(session.plan, 9, resumed=True) == {} and again.compiled is compiled
+        assert again.begin_phase(session.plan, 9, resumed=True) == {} and again.compilation.on is compiled
         assert len(laps) == 2, "a resumed phase keeps the choice of its checkpoint"
         assert "compilation" in again.begin_phase(session.plan, 9, resumed=False)
         assert len(laps) == 4
