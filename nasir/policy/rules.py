@@ -214,7 +214,9 @@ def _freezes(rule: RulePlan, log: PhaseLog, view: PhaseView) -> list[FreezeSite]
             bounds[site][1] if site in bounds else "",
         )
         for site, reason in reasons.items()
-        if site not in state.frozen and (site not in state.bounded or not (site in bounds and bounds[site][1]))
+        if site not in state.frozen
+        and not (rule.decline == "stop" and site in state.refused)
+        and (site not in state.bounded or not (site in bounds and bounds[site][1]))
     ]
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from made_records import made
 
@@ -448,8 +448,14 @@ def test_a_truncated_run_is_a_prefix(plan: PhasePlan, rows: list[dict[str, float
     assert part[:-1] == whole[: len(part) - 1]
 
 
+REFUSED_THEN_FLAT = PhasePlan(
+    "grow", epochs=5, rules=(RulePlan("rules.0", "remove-block", every=1, freeze=Plateau(window=4, less_than=0.001)),)
+)
+
+
 @settings(max_examples=150, deadline=None)
 @given(plans(), curves)
+@example(REFUSED_THEN_FLAT, [{"val.accuracy": 0.0}])
 def test_a_frozen_or_refused_site_never_changes_again(plan: PhasePlan, rows: list[dict[str, float]]) -> None:
     plan = replace(plan, rules=tuple(replace(rule, decline="stop") for rule in plan.rules))
     records = simulate((plan,), 0, rows, VIEW)
