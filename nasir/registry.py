@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
-from nasir.errors import NasirError, UnknownName
+from nasir.errors import NasirError, UnknownName, UsageError
 
 T = TypeVar("T")
+C = TypeVar("C")
 
 
 class Registry:
@@ -53,6 +54,18 @@ class Registry:
         if name not in self._objects:
             raise UnknownName(self._unknown(name))
         return self._objects[name]
+
+    def subclass(self, name: str, base: type[C], fault: Callable[[type[C]], str]) -> type[C]:
+        """The class registered as `name`, a subclass of `base` in which `fault` finds nothing wrong ("").
+
+        Raises UnknownName, or UsageError with what is wrong.
+        """
+        made = self.get(name)
+        right = isinstance(made, type) and issubclass(made, base)
+        problem = fault(made) if right else f"is no subclass of nasir.training.{base.__name__}"
+        if problem:
+            raise UsageError(f"{self.kind} {name!r}: {made!r:.80} {problem}; see docs/extending.md")
+        return made  # type: ignore[no-any-return]
 
     def names(self) -> tuple[str, ...]:
         """All known names, sorted; imports nothing."""

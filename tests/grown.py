@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from torch.nn import functional
 
 from nasir.backends.torch import Model
 from nasir.ir import Graph
+from nasir.rewriting.rewrite import Rewrite
 from nasir.spec import loads_spec
 from nasir.spec.network import build
+from nasir.transfer import derive
 
 
 def pyramid(
@@ -53,6 +56,24 @@ def lived(graph: Graph, seed: int = 0, dtype: torch.dtype = torch.float32) -> Mo
 def images(count: int = 4, size: int = 32, seed: int = 1, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Standard normal colour images."""
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def step(model: Model, *optimizers: torch.optim.Optimizer, seed: int = 1) -> None:
+    """A step of training on six images."""
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    functional.cross_entropy(model(images(6, 8, seed)), torch.arange(6) % 3).backward()
+    for optimizer in optimizers:
+        optimizer.step()
+
+
+def resize(model: Model, name: str, index: Sequence[int], *optimizers: torch.optim.Optimizer) -> None:
+    """Give a space the units `index` of its old ones."""
+    draft = model.graph.draft()
+    draft.select(next(space for space in model.graph.infer.spaces if space.name == name), index)
+    new = draft.commit()
+    made_by = {"pass": "resize"}
+    model.apply(Rewrite(model.graph, new, derive(draft, new), made_by, name, "approximate"), optimizers=optimizers)
 
 
 def logits(model: Model, x: torch.Tensor, training: bool = False) -> torch.Tensor:

@@ -80,4 +80,24 @@ class Lion(Optimizer):
     betas: Betas = (0.9, 0.99)
 '''
 
+ADAFACTOR = '''\
+"""torch's Adafactor, which keeps the second moments of a matrix as those of its rows and columns."""
+
+from dataclasses import dataclass
+
+from torch.optim import Adafactor as TorchAdafactor
+
+from nasir.registry import optimizers
+from nasir.training import Optimizer
+
+
+@optimizers.register("adafactor")
+@dataclass(frozen=True)
+class Adafactor(Optimizer):
+    """Steps by factored second moments (Shazeer and Stern 2018)."""
+
+    factory = TorchAdafactor
+    state = {"row_var": "factored", "col_var": "factored", "variance": "second", "step": "scalar"}
+'''
+
 FORGETFUL = LION.replace('"lion"', '"forgetful"').replace('{"ema": "first", "seen": "number"}', '{"seen": "number"}')

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from nasir.running.engine import Signals
+
 SPEC = """\
 nasir: 1
 name: tiny
@@ -39,9 +41,24 @@ phases:
     schedule: {cosine: {}}
     reset_optimizer: false
 """
+HEAD = SPEC.partition("phases:")[0]
+"""All of it but the phases."""
 
 STABLE = ("phase", "epoch", "decision", "rewrite", "declined", "end")
 VOLATILE = ("n", "time", "seconds", "cpu_seconds")
+
+
+class After(Signals):
+    """Asks to stop at the n-th time it is looked at."""
+
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        self.calls = calls
+
+    def wanted(self) -> bool:
+        self.calls -= 1
+        self.exit_code = 75 if self.calls <= 0 else 0
+        return self.exit_code != 0
 
 
 def write_spec(folder: Path, text: str = SPEC) -> Path:

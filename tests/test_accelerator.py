@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from living import living
 
 from benchmarks.accelerator import driver, graphs, metadata, results, stage
 from benchmarks.accelerator.__main__ import main
@@ -162,15 +163,7 @@ def test_a_signal_ends_the_stage_and_what_it_started(tmp_path: Path) -> None:
     running.send_signal(signal.SIGTERM)
     assert running.wait(60) == 1
     assert statuses(tmp_path / "r.jsonl") == {"a": "interrupted"}
-    waited(lambda: not alive(int(note.read_text())))
-
-
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
+    waited(lambda: not living(int(note.read_text())))
 
 
 def waited(condition: Callable[[], bool]) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from small_runs import SPEC, write_spec
+from small_runs import HEAD, After, write_spec
 
 import nasir.api
 from nasir.errors import Preempted
 from nasir.journal.directory import RunDirectory
-from nasir.running.engine import Signals
-from nasir.spec import load_spec, loads_spec
-from nasir.spec.past import as_stored, load_stored
+from nasir.spec import Spec, load_spec, loads_spec
+from nasir.spec.load import parse_mapping
+from nasir.spec.past import load_stored, tree_as_stored
+from nasir.spec.read import checked
 
 PHASES = """\
 phases:
@@ -23,19 +24,13 @@ phases:
     rules:
       - {when: {at: [2]}, do: {insert-block: {init: gaussian}}, where: {stages: [s1]}}
 """
-TEXT = SPEC.partition("phases:")[0] + PHASES
+TEXT = HEAD + PHASES
 CONSTANT = TEXT.replace("{decay: 0.999}", "{decay: 0.999, warmup: false}")
 
 
-class AfterOneEpoch(Signals):
-    """Stops a run that has made its first checkpoint."""
-
-    asked = 0
-
-    def wanted(self) -> bool:
-        self.asked += 1
-        self.exit_code = 75 if self.asked > 8 else 0
-        return self.exit_code != 0
+def as_stored(text: str) -> Spec:
+    """The spec of a text as a run of the past keeps it."""
+    return checked(tree_as_stored(parse_mapping(text, "s.yaml")), "s.yaml")
 
 
 def accuracy(run: nasir.api.Run) -> float:
@@ -64,25 +59,28 @@ def test_a_phase_shorter_than_its_average_is_remarked_upon(tmp_path: Path) -> No
 
 
 def test_the_digest_of_a_constant_decay_is_that_of_specs_that_had_no_other(tmp_path: Path) -> None:
-    constant, warm = loads_spec(CONSTANT), loads_spec(TEXT)
-    assert warm.digest != constant.digest == as_stored(warm).digest
-    assert as_stored(constant) == constant and not as_stored(warm).phases[0].training(warm).ema_warmup
+    # a rule of the past leaves a declined site alone, so that the warm-up is all that is left unsaid
+    silent, said = (text.replace("[s1]}}", "[s1]}, decline: stop}") for text in (TEXT, CONSTANT))
+    constant, warm = loads_spec(said), loads_spec(silent)
+    assert warm.digest != constant.digest == as_stored(silent).digest
+    assert as_stored(said).resolved() == constant.resolved()
+    assert not as_stored(silent).phases[0].training(warm).ema_warmup
     assert loads_spec(constant.to_yaml()).resolved() == constant.resolved()
-    assert loads_spec(warm.to_yaml()).resolved() == as_stored(loads_spec(warm.to_yaml())).resolved() == warm.resolved()
+    assert loads_spec(warm.to_yaml()).resolved() == as_stored(warm.to_yaml()).resolved() == warm.resolved()
 
 
 @pytest.mark.parametrize("text", [TEXT, CONSTANT])
 def test_a_stopped_run_goes_on_with_its_average_bit_for_bit(tmp_path: Path, text: str) -> None:
     whole = nasir.api.run(write_spec(tmp_path, text), tmp_path / "whole")
     with pytest.raises(Preempted):
-        nasir.api.run(write_spec(tmp_path, text), tmp_path / "run", signals=AfterOneEpoch())
+        nasir.api.run(write_spec(tmp_path, text), tmp_path / "run", signals=After(9))  # has its first checkpoint
     assert nasir.api.resume(tmp_path / "run").metrics == whole.metrics
 
 
 def test_a_run_from_before_there_was_a_warmup_keeps_the_decay_it_had(tmp_path: Path) -> None:
     whole = nasir.api.run(write_spec(tmp_path, CONSTANT), tmp_path / "whole")
     with pytest.raises(Preempted):
-        nasir.api.run(write_spec(tmp_path, CONSTANT), tmp_path / "run", signals=AfterOneEpoch())
+        nasir.api.run(write_spec(tmp_path, CONSTANT), tmp_path / "run", signals=After(9))  # has its first checkpoint
     stored = RunDirectory.open(tmp_path / "run").spec_path
     text = stored.read_text()
     assert text.count("    warmup: false\n") == 1

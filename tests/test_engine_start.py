@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import SPEC, stable, weights, write_spec
+from small_runs import HEAD, After, stable, weights, write_spec
 
 import nasir.api
 from nasir.api import replay_training
@@ -20,10 +20,8 @@ from nasir.errors import Preempted, RunError
 from nasir.journal.directory import RunDirectory
 from nasir.journal.log import read_journal
 from nasir.records import DeclinedRecord, EpochRecord, TrialRecord
-from nasir.running.engine import Signals
 from nasir.running.replay import replay_graphs
 
-HEAD = SPEC[: SPEC.index("phases:")]
 MOMENTS = """\
 phases:
   - repeat: 2
@@ -64,19 +62,6 @@ def moments(folder: Path) -> Path:
 
 def records(run: Path, kind: str) -> list[dict[str, Any]]:
     return [record for record in RunDirectory.open(run).effective() if record.kind == kind]
-
-
-class After(Signals):
-    """Asks to stop at the n-th time it is looked at."""
-
-    def __init__(self, calls: int) -> None:
-        super().__init__()
-        self.calls = calls
-
-    def wanted(self) -> bool:
-        self.calls -= 1
-        self.exit_code = 75 if self.calls <= 0 else 0
-        return self.exit_code != 0
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,11 +48,8 @@ NAMED = SHORT.replace("device: cpu\n", "device: cpu\nbackend: noted\nplugins: [.
 
 
 @pytest.fixture(autouse=True)
-def clean() -> Iterator[None]:
-    known = dict(backends._objects)
-    yield
-    backends._objects.clear()
-    backends._objects.update(known)
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "_objects", dict(backends._objects))  # what is registered here ends with the test
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from small_runs import SPEC, write_spec
+from small_runs import HEAD, write_spec
 
 import nasir.api
 from nasir.cli.main import main
@@ -14,7 +14,6 @@ from nasir.spec import loads_spec
 from nasir.spec.network import build
 from nasir.spec.problems import SpecProblems
 
-HEAD = SPEC.partition("phases:")[0]
 PLAIN = HEAD.replace("block: basic", "block: plain")
 PHASE = "  - name: NAME\n    epochs: 3\n    optimizer: {sgd: {lr: 0.05}}\n    rules:\n"
 

@@ -24,6 +24,7 @@ from nasir.backends.torch.device.precision import products_of
 from nasir.backends.torch.device.switches import Switches
 from nasir.backends.torch.device.working import DATA, HOST, NETWORK, TRAINING, working
 from nasir.backends.torch.lower.compile import Compilation, CompileChoice, step_seconds
+from nasir.backends.torch.lower.module import zeros_of
 from nasir.backends.torch.model import Model
 from nasir.backends.torch.observe.evidence import observe
 from nasir.backends.torch.observe.logits import effect_of, logits_of
@@ -49,20 +50,15 @@ from nasir.backends.torch.weights.inherit import take_over
 from nasir.backends.torch.weights.pretrained import load_pretrained
 from nasir.backends.torch.weights.snapshot import Snapshot
 from nasir.errors import DataError, Diverged
-from nasir.ir import Fill, Graph
+from nasir.ir import Graph
 from nasir.rewriting.evidence import Evidence, Need
 from nasir.rewriting.rewrite import Refresh, Rewrite, Settle
 from nasir.training.backend import Effect, Saved, Setup, Start, Stretch
 from nasir.training.plans import TrainPlan
-from nasir.transfer import Key, TransferPlan
+from nasir.transfer import TransferPlan
 
 REFRESH_EPOCHS = 10**12  # data order of epochs of refreshed statistics: far from those of ordinary ones
 MEASURED_EPOCHS = 3 * 10**12  # the same for steps that are only timed (trials of decisions are at 2 * 10**12)
-
-
-def zeros_of(graph: Graph) -> TransferPlan:
-    """A plan for a network whose weights are about to be overwritten."""
-    return TransferPlan({Key(node, slot): Fill("zeros") for node, slots in graph.infer.slots.items() for slot in slots})
 
 
 class TorchSession:

@@ -261,13 +261,13 @@ def _simulate(spec: Spec, graph: Graph, options: argparse.Namespace) -> int:
     if options.json:
         _print([record.to_json() for record in records])
         return 0
-    from nasir.records import EpochRecord
+    from nasir.records import EpochRecord, of_kind
     from nasir.report.progress import line
 
     for record in records:
         if not isinstance(record, EpochRecord) and (text := line(record)):
             print(text)
-    epochs = [record for record in records if isinstance(record, EpochRecord)]
+    epochs = of_kind(records, EpochRecord)
     depths = depth_text(epochs[-1].depths) if epochs else "none"
     print(f"{len(epochs)} epochs simulated, depth {depths}")
     return 0

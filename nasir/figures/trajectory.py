@@ -7,7 +7,7 @@ there yet, or no more, counts as zero.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,7 +89,7 @@ def trajectory(
     axes = _axes(kept, backend, average, mix)
     x, y = (_ticks(scores[:, axis], contours.grid) for axis in (0, 1))
     grid = loss_on(run, kept[-1], last, axes, x, y, contours, told)
-    return Trajectory(bare.points, bare.growths, explained, size, grid)
+    return replace(bare, grid=grid)
 
 
 def _vectors(kept: Sequence[Kept], backend: Backend, average: bool, start: int, stop: int) -> Vector:

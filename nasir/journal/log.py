@@ -22,7 +22,7 @@ from typing import Self, TypeVar, overload
 from nasir.errors import JournalError
 from nasir.files import fsync_directory
 from nasir.growing import GrowingMap, GrowingSequence, fold
-from nasir.records import KeptRecord, RecalledRecord, Record, ResumeRecord, read_record
+from nasir.records import KeptRecord, RecalledRecord, Record, ResumeRecord, of_kind, read_record
 from nasir.records.reading import REMEDY
 
 __all__ = [
@@ -112,10 +112,6 @@ def _parsed(path: Path, line: bytes, n: int) -> Record:
     return record
 
 
-def _only(records: Iterable[Record], kind: type[R]) -> Iterator[R]:
-    return (record for record in records if isinstance(record, kind))
-
-
 class Journal:
     """A journal open for appending. One writer at a time: hold the lock of the run directory.
 
@@ -196,7 +192,7 @@ class Journal:
     def records(self, kind: type[R]) -> tuple[R, ...]: ...
     def records(self, kind: type[Record] | None = None) -> tuple[Record, ...]:
         """Every record ever written, or those of one class, void ones included."""
-        return tuple(self._records) if kind is None else tuple(_only(self._records, kind))
+        return tuple(self._records) if kind is None else tuple(of_kind(self._records, kind))
 
     @overload
     def effective(self, kind: None = None) -> Sequence[Record]: ...
@@ -207,7 +203,7 @@ class Journal:
 
         All of them are a `GrowingSequence`: folds over them go on where they were at the record before.
         """
-        return self._effective if kind is None else tuple(_only(self._effective, kind))
+        return self._effective if kind is None else tuple(of_kind(self._effective, kind))
 
     def __len__(self) -> int:
         return len(self._records)

@@ -17,6 +17,7 @@ from nasir.options.declared import (
     parameters_of,
     raise_faults,
     record_schema,
+    schema_of,
 )
 from nasir.options.kinds import Kind
 from nasir.options.words import Fault, Path, close_match, dotted, sentence, shown, suggestion
@@ -43,6 +44,7 @@ __all__ = [
     "parameters_of",
     "raise_faults",
     "record_schema",
+    "schema_of",
     "sentence",
     "shown",
     "suggestion",

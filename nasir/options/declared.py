@@ -206,7 +206,11 @@ def built(made: type, given: Mapping[str, Any]) -> tuple[Any, list[Fault]]:
 
 def record_schema(made: type) -> dict[str, Any]:
     """JSON Schema of the options of a dataclass."""
-    options = options_of(made)
+    return schema_of(options_of(made))
+
+
+def schema_of(options: Mapping[str, Option]) -> dict[str, Any]:
+    """JSON Schema of a mapping of options."""
     properties = {name: described(option) for name, option in options.items()}
     needed = [name for name, property_schema in properties.items() if property_schema.pop("required", False)]
     schema = {"type": "object", "properties": properties, "additionalProperties": False}

@@ -81,7 +81,7 @@ class Scalar(Kind):
         if not isinstance(value, self.plain):
             return self.wrong(value)
         if self.pattern is not None and re.fullmatch(self.pattern[0], str(value)) is None:
-            return value, [((), f"cannot be {value!r:.60}", f"write {self.pattern[1]}")]
+            return value, [((), *words.wrong_form(value, self.pattern[1]))]
         for bound, limit in self.bounds:  # only texts have bounds
             length = len(str(value))
             if not HOLDS[bound](length, limit):

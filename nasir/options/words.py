@@ -34,6 +34,11 @@ def out_of_bounds(bound: str, limit: float, value: Any) -> tuple[str, str]:
     )
 
 
+def wrong_form(value: Any, form: str) -> tuple[str, str]:
+    """What is wrong with a text that is not of a form, and the remedy; `form` is in words."""
+    return f"cannot be {value!r:.60}", f"write {form}"
+
+
 def wrong_length(bound: str, limit: int, length: int, items: str = "items") -> tuple[str, str]:
     """What is wrong with a list of too few (`bound` "min_length") or too many items, and the remedy."""
     few, least = ("few", "least") if bound == "min_length" else ("many", "most")

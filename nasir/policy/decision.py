@@ -108,45 +108,36 @@ class FreezeSite(_Recorded):
 
 
 @dataclass(frozen=True, slots=True)
-class KeepIndividual(_Recorded):
+class _OfIndividual(_Recorded):
+    """What becomes of the individual of a number."""
+
+    individual: int
+    reason: str = ""
+    rule: str = ""
+
+    def __post_init__(self) -> None:
+        _need(self, "the number of an individual", self.individual is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class KeepIndividual(_OfIndividual):
     """Store the network as it is now, with weights and optimizer state, under a number that no other of the run has."""
 
     action: ClassVar[str] = "keep"
 
-    individual: int
-    reason: str = ""
-    rule: str = ""
-
-    def __post_init__(self) -> None:
-        _need(self, "the number of an individual", self.individual is not None)
-
 
 @dataclass(frozen=True, slots=True)
-class RecallIndividual(_Recorded):
+class RecallIndividual(_OfIndividual):
     """Go on with a stored individual in place of the network as it is now."""
 
     action: ClassVar[str] = "recall"
 
-    individual: int
-    reason: str = ""
-    rule: str = ""
-
-    def __post_init__(self) -> None:
-        _need(self, "the number of an individual", self.individual is not None)
-
 
 @dataclass(frozen=True, slots=True)
-class DropIndividual(_Recorded):
+class DropIndividual(_OfIndividual):
     """A stored individual will not be recalled any more."""
 
     action: ClassVar[str] = "drop"
-
-    individual: int
-    reason: str = ""
-    rule: str = ""
-
-    def __post_init__(self) -> None:
-        _need(self, "the number of an individual", self.individual is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,9 +52,9 @@ class RulesPolicy:
         fresh = {rule.name: _freezes(rule, log, view) if due[rule.name] else [] for rule in self.plan.rules}
         freezes = [freeze for decisions in fresh.values() for freeze in decisions]
         used_up = self.plan.epochs is not None and log.done >= self.plan.epochs
-        ending = None if used_up else self._ending(log, view, fresh)
+        ending, closed = (None, False) if used_up else self._ending(log, view, fresh)
         # what a rule does now may undo the refusals for which the phase is over
-        reopening = bool(ending) and ending == self._all_frozen(log, view, fresh) and self._may_reopen(log, freezes)
+        reopening = closed and self._may_reopen(log, freezes)
         rewrites: list[Decision] = []
         planned: Counter[str] = Counter()
         for rule in self.plan.rules:
@@ -101,28 +101,27 @@ class RulesPolicy:
             reasons.append(verdict.sentence)
         return "; ".join(reasons)
 
-    def _ending(self, log: PhaseLog, view: PhaseView, fresh: Fresh) -> str | None:
-        """Why the phase ends after this epoch, or None."""
+    def _ending(self, log: PhaseLog, view: PhaseView, fresh: Fresh) -> tuple[str | None, bool]:
+        """Why the phase ends after this epoch, or None; and whether that is because no rule can act any more."""
         final = {rule.name for rule in self.plan.rules if rule.when == Moment("end")}
         if final & log.decided:
-            return "the rules at its end have acted"
+            return "the rules at its end have acted", False
         if any(state.last_epoch == log.done for name, state in log.rules.items() if name not in final):
-            return None  # asked again after a rewrite: what is new is trained for at least one epoch
+            return None, False  # asked again after a rewrite: what is new is trained for at least one epoch
         if self.plan.budget is not None:
             excess = self.plan.budget.excess(view.params, view.macs, log.seconds, log.done, reached=True)
             if excess:
-                return excess
+                return excess, False
         if self.plan.until is None:
-            return None
+            return None, False
         if self.plan.until != ALL_FROZEN:
             verdict = evaluate(self.plan.until, log.epochs)
-            return verdict.sentence if verdict.holds else None
-        return self._all_frozen(log, view, fresh)
+            return (verdict.sentence if verdict.holds else None), False
+        frozen = self._all_frozen(log, view, fresh)
+        return frozen, frozen is not None
 
     def _all_frozen(self, log: PhaseLog, view: PhaseView, fresh: Fresh) -> str | None:
-        """Why no rule can act any more, None where one can or nothing is said of it."""
-        if self.plan.until != ALL_FROZEN:
-            return None
+        """Why no rule can act any more, None where one can."""
         # A rule that nothing can stop must not keep the phase from ending, unless all rules are like that.
         acting = [rule for rule in self.plan.rules if not isinstance(rule.when, Moment)]
         stoppable = [rule for rule in acting if _can_stop(rule)] or acting

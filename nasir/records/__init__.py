@@ -30,6 +30,7 @@ from nasir.records.kinds import (
     TrialRecord,
 )
 from nasir.records.network import newest_network
+from nasir.records.picking import last_of, of_kind
 from nasir.records.reading import from_json, read_record, typed
 
 __all__ = [
@@ -55,7 +56,9 @@ __all__ = [
     "StartRecord",
     "TrialRecord",
     "from_json",
+    "last_of",
     "newest_network",
+    "of_kind",
     "read_record",
     "typed",
 ]

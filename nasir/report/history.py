@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
-from typing import Any, TypeVar
+from typing import Any
 
 from nasir.ir.regions import depth_text
 from nasir.records import (
@@ -21,15 +21,17 @@ from nasir.records import (
     RewriteRecord,
     StartRecord,
     TrialRecord,
+    last_of,
     newest_network,
+    of_kind,
 )
 from nasir.report.plots import Chart, Mark, Series, quantity
+from nasir.report.progress import validation
 from nasir.rewriting.rewrite import REMARK
 
 __all__ = ["charts", "decision_rows", "duration", "marks", "phase_rows", "summary_rows"]
 
 Records = Sequence[Record]
-R = TypeVar("R", bound=Record)
 
 METRICS = {
     "val.accuracy": "validation",
@@ -41,10 +43,6 @@ METRICS = {
 ACTIONS = {"end_phase": "end of phase"}  # others are called what they are
 OWN_KIND = ("freeze", "keep", "recall", "drop")  # of a row, as the action
 NAMED = 4  # regions named in a row
-
-
-def of_kind(records: Records, kind: type[R]) -> list[R]:
-    return [record for record in records if isinstance(record, kind)]
 
 
 def duration(seconds: float) -> str:
@@ -63,7 +61,7 @@ def percent(value: Any) -> str:
 
 def summary_rows(records: Records) -> list[tuple[str, str]]:
     """(what, value) pairs of a run, finished or not, for the head of the report and `nasir report` on a terminal."""
-    end = next(iter(of_kind(records, EndRecord)[-1:]), None)
+    end = last_of(records, EndRecord)
     epochs = of_kind(records, EpochRecord)
     cost, depths = newest_network(records)
     accuracies = [value for record in epochs if (value := record.metrics.get("val.accuracy")) is not None]
@@ -233,7 +231,8 @@ def decision_rows(records: Records) -> list[dict[str, str]]:
                 tried = record.action == "trial"
             case TrialRecord():
                 site = record.site or "the network as it is"
-                rows.append(_of_pass(record, "tried", site=site, reason=_validation(record.metrics) or "trained"))
+                worth = ", ".join(validation(record.metrics))
+                rows.append(_of_pass(record, "tried", site=site, reason=worth or "trained"))
             case DeclinedRecord() if tried:  # a candidate of a trial; another one may yet be adopted
                 rows.append(row := _of_pass(record, record.pass_name))
                 row.update(_outcome(record, ""))
@@ -269,14 +268,10 @@ def _of_pass(
     return {**place, **facts, "claim": "", "delta": "", "depth": "", "params": "", "seconds": ""}
 
 
-def _validation(metrics: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name.startswith("val."))
-
-
 def _worth(record: KeptRecord, reason: str) -> dict[str, str]:
     """What the row of an individual says beside why it was kept."""
     return {
-        "reason": "; ".join(filter(None, [reason, _validation(record.metrics)])),
+        "reason": "; ".join(filter(None, [reason, ", ".join(validation(record.metrics))])),
         "depth": depth_text(record.depths),
         "params": "" if record.params is None else quantity(record.params),
     }

@@ -14,9 +14,9 @@ from nasir.ir import Graph
 from nasir.ir.regions import depth_text
 from nasir.journal.directory import RunDirectory
 from nasir.journal.log import lineage
-from nasir.records import EndRecord, PhaseRecord, Record, ResumeRecord, RewriteRecord, StartRecord
+from nasir.records import EndRecord, PhaseRecord, Record, ResumeRecord, RewriteRecord, StartRecord, of_kind
 from nasir.report.graph_svg import draw
-from nasir.report.history import charts, decision_rows, duration, of_kind, percent, phase_rows, summary_rows
+from nasir.report.history import charts, decision_rows, duration, percent, phase_rows, summary_rows
 from nasir.report.page import page
 from nasir.report.plots import Chart, label, quantity, render
 

@@ -33,14 +33,14 @@ def line(record: Record) -> str:
             return _decision(record)
         case KeptRecord():
             depth = f", depth {depth_text(record.depths)}" if record.depths else ""
-            scores = "".join(f", {text}" for text in _validation(record.metrics))
+            scores = "".join(f", {text}" for text in validation(record.metrics))
             return f"            individual {record.individual}{scores}{depth}, {record.params or 0:,} params"
         case RewriteRecord(delta_logits=float() | int() as delta):
             claim = "" if record.preserves == "no" else f" (claimed {record.preserves})"
             remark = f"; {record.noted[REMARK]}" if REMARK in record.noted else ""
             return f"            done{claim}: the largest change of a logit is {delta:.3g}{remark}"
         case TrialRecord():
-            text = "  ".join(_validation(record.metrics)) or str(dict(record.metrics))
+            text = "  ".join(validation(record.metrics)) or str(dict(record.metrics))
             return f"            tried {record.site or 'the network as it is'}: {text}"
         case DeclinedRecord():
             return f"epoch {record.epoch:>4}  declined at {record.site}: {record.reason}"
@@ -85,7 +85,8 @@ def _decision(record: DecisionRecord) -> str:
     return f"{place}{record.action.replace('_', ' ')}{site}: {record.reason}"
 
 
-def _validation(metrics: Mapping[str, float]) -> list[str]:
+def validation(metrics: Mapping[str, float]) -> list[str]:
+    """The metrics on the validation part, one text each."""
     return [f"{name} {value:.4g}" for name, value in metrics.items() if name.startswith("val.")]
 
 

@@ -37,6 +37,7 @@ from nasir.records import (
     RewriteRecord,
     TrialRecord,
     from_json,
+    last_of,
 )
 from nasir.rewriting.evidence import Evidence, Need
 from nasir.rewriting.propose import make_pass, propose
@@ -261,7 +262,7 @@ class Decisions:
         return {} if last is None else last.metrics
 
     def _last_epoch(self) -> EpochRecord | None:
-        return next((record for record in reversed(self._own()) if isinstance(record, EpochRecord)), None)
+        return last_of(self._own(), EpochRecord)
 
     # -- trials
 

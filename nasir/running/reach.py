@@ -7,7 +7,6 @@ from typing import Any, Never
 
 from nasir.errors import Decline, NasirError
 from nasir.ir import Graph
-from nasir.options import Path
 from nasir.policy import PhasePlan, PhaseView
 from nasir.policy.plans import RulePlan
 from nasir.policy.sites import sites_in
@@ -16,8 +15,7 @@ from nasir.rewriting.evidence import Evidence
 from nasir.rewriting.propose import make_pass
 from nasir.running.decisions import view
 from nasir.spec import Spec
-from nasir.spec.problems import Place, Problem, raise_problems
-from nasir.spec.tree import locate
+from nasir.spec.problems import Problem, raise_problems
 
 
 def check_reach(spec: Spec, graph: Graph) -> None:
@@ -34,7 +32,10 @@ def check_reach(spec: Spec, graph: Graph) -> None:
         refused = _refused(plan, graph)
         if len(refused) < len(plan.rules):
             break
-        problems += [_problem(spec, ("phases", number, "rules", n, "do"), *told) for n, told in enumerate(refused)]
+        for n, (pass_name, why) in enumerate(refused):
+            text = f"the rule can never act: {pass_name} {why}, and nothing changes the network before"
+            remedy = "mend its options, name other places, or remove it"
+            problems += spec.problem(("phases", number, "rules", n, "do"), text, remedy).problems
     raise_problems(problems)
 
 
@@ -51,12 +52,6 @@ def _refused(plan: PhasePlan, graph: Graph) -> list[tuple[str, str]]:
     except NasirError:  # a name that only a plugin knows, or a fault that is reported elsewhere
         return []
     return refused
-
-
-def _problem(spec: Spec, path: Path, pass_name: str, why: str) -> Problem:
-    place = Place(str(spec.source)) if spec.tree is None else locate(spec.tree, path)
-    text = f"the rule can never act: {pass_name} {why}, and nothing changes the network before"
-    return Problem(place, path, text, "mend its options, name other places, or remove it")
 
 
 def _refusal(rule: RulePlan, graph: Graph, seen: PhaseView) -> tuple[str, str] | None:

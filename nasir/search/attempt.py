@@ -22,7 +22,7 @@ from nasir.errors import (
     StudyError,
     UnknownName,
 )
-from nasir.records import EpochRecord, Record
+from nasir.records import EpochRecord, Record, of_kind
 from nasir.report.progress import line
 from nasir.running.engine import Signals
 from nasir.search import architectures
@@ -184,7 +184,7 @@ class Attempt:
             return
         new = [record]
         if not self.epochs:  # an earlier attempt or a stored prefix may have trained the epochs before
-            new = [record for record in history(self.directory) if isinstance(record, EpochRecord)] or new
+            new = of_kind(history(self.directory), EpochRecord) or new
             self.resumed = len(new) - 1
         self.epochs += new
         if len(self.search.objectives) == 1 and self._report(new) and not self._is_last(record) and self._hopeless():
@@ -193,7 +193,7 @@ class Attempt:
     def _catch_up(self) -> None:
         """Of a run that had trained all its epochs when its worker died, nothing is heard but its end."""
         if not self.epochs:
-            self.epochs = [record for record in history(self.directory) if isinstance(record, EpochRecord)]
+            self.epochs = of_kind(history(self.directory), EpochRecord)
             self.resumed = len(self.epochs)
             if len(self.search.objectives) == 1:
                 self._report(self.epochs)

@@ -16,7 +16,7 @@ from nasir.errors import CheckpointError, JournalError, UsageError
 from nasir.ir import Graph
 from nasir.journal.directory import RunDirectory, share_file
 from nasir.journal.log import effective, read_journal
-from nasir.records import EndRecord, EpochRecord, PrefixRecord, PrunedRecord, Record, newest_network
+from nasir.records import EndRecord, EpochRecord, PrefixRecord, PrunedRecord, Record, newest_network, of_kind
 from nasir.running.engine import Signals
 from nasir.running.prefixes import PrefixStore
 from nasir.spec import Spec, import_plugins
@@ -120,7 +120,7 @@ def start_network(spec: Spec) -> Graph:
 def summed_up(records: Iterable[Record], seconds: float) -> Outcome:
     """The outcome of a run from its effective records, at its end or as far as it came."""
     records = tuple(records)
-    epochs = [record for record in records if isinstance(record, EpochRecord)]
+    epochs = of_kind(records, EpochRecord)
     last = epochs[-1] if epochs else None
     end = next((record for record in records if isinstance(record, EndRecord)), None)
     prefix = next((record for record in records if isinstance(record, PrefixRecord)), None)

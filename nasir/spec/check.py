@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-import nasir.ir  # noqa: F401 - registers the ops that ship
 from nasir.blocks import STEPS
 from nasir.errors import NasirError, OptionError
 from nasir.ir.regions import covers

@@ -15,7 +15,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
 from nasir.errors import OptionError
-from nasir.options import Fault, Option, checked, described, options_of, shown
+from nasir.options import Fault, Option, checked, options_of, schema_of, shown
 from nasir.options.declared import NONE
 from nasir.options.kinds import Items
 from nasir.options.words import EXPECTED, MISSING_OPTION, UNKNOWN_OPTION
@@ -88,7 +88,7 @@ class OptionsOf:
         """Its form in a resolved spec: JSON, without what is None."""
         given = value if self.names else {name: getattr(value, name) for name in self.options}
         told = {name: self.short[name].show(item) if name in self.short else item for name, item in given.items()}
-        return {name: _json(item) for name, item in told.items() if item is not None}
+        return {name: as_json(item) for name, item in told.items() if item is not None}
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(
@@ -96,14 +96,11 @@ class OptionsOf:
         )
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        properties = {name: described(option) for name, option in self.options.items()}
+        made = schema_of(self.options)
         for name, short in self.short.items():
-            about = {key: properties[name][key] for key in ("description",) if key in properties[name]}
-            properties[name] = {**short.schema, **about}
-        required = [name for name, property_schema in properties.items() if property_schema.pop("required", False)]
-        description = self.about or (self.made.__doc__ or "").partition("\n")[0]
-        made = {"description": description, "type": "object", "properties": properties, "additionalProperties": False}
-        return {**made, "required": required} if required else made
+            known = made["properties"][name]
+            made["properties"][name] = {**short.schema, **{key: known[key] for key in ("description",) if key in known}}
+        return {"description": self.about or (self.made.__doc__ or "").partition("\n")[0], **made}
 
 
 def declared(made: type, name: str, default: Any = NONE) -> Any:
@@ -134,5 +131,8 @@ def _details(fault: Fault, given: Any, own: bool) -> InitErrorDetails:
     return InitErrorDetails(type=PydanticCustomError("nasir", "{text}", context), loc=path, input=given)
 
 
-def _json(value: Any) -> Any:
-    return [_json(item) for item in value] if isinstance(value, tuple | list) else value
+def as_json(value: Any) -> Any:
+    """Tuples as lists, also inside mappings."""
+    if isinstance(value, Mapping):
+        return {key: as_json(item) for key, item in value.items()}
+    return [as_json(item) for item in value] if isinstance(value, tuple | list) else value

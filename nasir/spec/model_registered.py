@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from nasir.errors import NasirError
 from nasir.options import construct
 from nasir.registry import Registry, optimizers, penalties
+from nasir.spec.declared import as_json
 from nasir.spec.fields import OneOf, Options, empty_if_none
 from nasir.training.plans import OptimizerPlan, PenaltyPlan
 
@@ -38,14 +39,8 @@ class Registered(OneOf):
                 made = construct(self.registry.get(name), extra[name], name)
             except (NasirError, TypeError):
                 return self  # the check of names and options reports each fault at its place
-            extra[name] = {key: value for key, value in _as_json(asdict(made)).items() if value is not None}
+            extra[name] = {key: value for key, value in as_json(asdict(made)).items() if value is not None}
         return self
-
-
-def _as_json(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _as_json(item) for key, item in value.items()}
-    return [_as_json(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 class Optimizer(Registered):

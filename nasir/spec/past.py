@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path as File
 
 from nasir.spec.load import parse_mapping, read_text
-from nasir.spec.model import Spec
+from nasir.spec.model import UNSAID, Spec
 from nasir.spec.read import checked
 from nasir.spec.tree import Entry, Tree, as_tree, is_choice
 
@@ -15,40 +15,30 @@ from nasir.spec.tree import Entry, Tree, as_tree, is_choice
 def tree_as_stored(tree: Tree) -> Tree:
     """A plateau under `less_than` used to hold early on an accuracy, and one without `early` still does.
 
-    A rule used to leave a site alone once it was declined, and one without `decline` still does. Resolved specs state
-    both since they can be chosen.
+    A rule used to leave a site alone once it was declined, and one without `decline` still does. Averages of weights
+    had a constant decay, and those without `warmup` still have. Resolved specs state all three since they can be
+    chosen.
     """
     if isinstance(tree.value, tuple):
         return replace(tree, value=tuple(tree_as_stored(item) for item in tree.value))
     if not isinstance(tree.value, Mapping):
         return tree
     entries = {key: replace(entry, tree=tree_as_stored(entry.tree)) for key, entry in tree.value.items()}
-    plateau = entries.get("plateau")
-    if plateau is not None and isinstance(plateau.tree.value, Mapping) and not is_choice(plateau.tree):
-        given = plateau.tree.value
-        if not {"early", "since"} & given.keys():
-            place = plateau.tree.place
-            full = replace(plateau.tree, value={**given, "early": Entry(place, as_tree("code", place))})
-            entries["plateau"] = replace(plateau, tree=full)
+    for key, name, beside in (("plateau", "early", "since"), ("ema", "warmup", "")):
+        if key in entries:
+            entries[key] = replace(entries[key], tree=_stated(entries[key].tree, key, name, beside))
     if "do" in entries and "decline" not in entries:  # a rule
-        entries["decline"] = Entry(tree.place, as_tree("stop", tree.place))
+        entries["decline"] = Entry(tree.place, as_tree(UNSAID["rules"]["decline"], tree.place))
     return replace(tree, value=entries)
 
 
-def as_stored(spec: Spec) -> Spec:
-    """Averages of weights once had a constant decay, so those of a spec that says nothing of a warm-up have one still.
-
-    Resolved specs say it since there is a choice.
-    """
-    phases = []
-    for phase in spec.phases:
-        silent = phase.ema is not None and "warmup" not in phase.ema.model_fields_set
-        if phase.ema is not None and silent:
-            phase = phase.model_copy(update={"ema": phase.ema.model_copy(update={"warmup": False})})
-        phases.append(phase)
-    return spec.model_copy(update={"phases": tuple(phases)})
+def _stated(tree: Tree, key: str, name: str, beside: str) -> Tree:
+    """A mapping below `key` with what it meant by not saying `name`, unless it says that, or what came `beside` it."""
+    if not isinstance(tree.value, Mapping) or is_choice(tree) or {name, beside} & tree.value.keys():
+        return tree
+    return replace(tree, value={**tree.value, name: Entry(tree.place, as_tree(UNSAID[key][name], tree.place))})
 
 
 def load_stored(path: File) -> Spec:
     """The resolved spec that a run keeps; raises SpecError as `load_spec` does."""
-    return as_stored(checked(tree_as_stored(parse_mapping(read_text(path), str(path))), str(path)))
+    return checked(tree_as_stored(parse_mapping(read_text(path), str(path))), str(path))

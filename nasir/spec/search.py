@@ -19,7 +19,7 @@ from nasir.spec.given import TEXT, Given, read_given
 from nasir.spec.load import load_raw, overridden, parse_mapping, without
 from nasir.spec.model import Spec
 from nasir.spec.model_search import TRIALS, Search
-from nasir.spec.past import as_stored, tree_as_stored
+from nasir.spec.past import tree_as_stored
 from nasir.spec.paths import absolute_paths
 from nasir.spec.problems import Problem, raise_problems
 from nasir.spec.read import checked, examine, named, once
@@ -34,7 +34,7 @@ class SearchSpec:
 
     `base` is the plain spec with every default, else the first alternative or the lowest number. `search` has its
     defaults filled in: `trials` and `seed` are numbers. `notes` are remarks of the check that are no errors. `past`:
-    what it leaves out means what it meant before averages had a warm-up (see `as_stored`).
+    what it leaves out means what it meant when studies were begun before it could be said (see `tree_as_stored`).
     """
 
     source: File
@@ -113,12 +113,12 @@ class SearchSpec:
 
     def _resolved(self, values: Mapping[str, Value]) -> Spec:
         tree = without(self.space.resolve(self.tree, values), "search")
-        spec = checked(tree_as_stored(tree) if self.past else tree, str(self.source))
-        return as_stored(spec) if self.past else spec
+        return checked(tree_as_stored(tree) if self.past else tree, str(self.source))
 
     def of_the_past(self) -> SearchSpec:
-        """The search spec as a nasir without warm-up of averages would read it."""
-        return replace(self, base=as_stored(self.base), past=True)
+        """The search spec as it was read before what `tree_as_stored` states could be chosen."""
+        past = replace(self, past=True)
+        return replace(past, base=past._resolved(self.space.base()))
 
     def variants(self) -> Iterator[Tree]:
         """The spec at the base point and at each that differs from it in one choice, its phases written out."""

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from nasir.options import Path, close_match, shown, suggestion
-from nasir.options.words import EMPTY_TEXT, EXPECTED, out_of_bounds, unknown_word, wrong_length
+from nasir.options.words import EMPTY_TEXT, EXPECTED, out_of_bounds, unknown_word, wrong_form, wrong_length
 from nasir.spec.fields import FORMS, Strict
 from nasir.spec.problems import Place, Problem
 from nasir.spec.tree import Tree, key_place, locate
@@ -80,7 +80,7 @@ def _words(kind: str, context: Mapping[str, Any], details: ErrorDetails) -> tupl
         return EMPTY_TEXT
     if kind == "string_pattern_mismatch":
         pattern = context["pattern"]
-        return f"cannot be {value!r:.60}", f"write {FORMS.get(pattern, f'text that matches {pattern}')}"
+        return wrong_form(value, FORMS.get(pattern, f"text that matches {pattern}"))
     return details["msg"][:1].lower() + details["msg"][1:], f"found {shown(value)}"
 
 

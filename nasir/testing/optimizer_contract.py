@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from nasir.blocks import build_block
 from nasir.ir import Atom, Draft, Fill, Graph, Port
 from nasir.options import options_of
-from nasir.registry import backends, optimizers, passes
+from nasir.registry import optimizers, passes
 from nasir.rewriting.evidence import Evidence, Need
 from nasir.rewriting.rewrite import WHOLE, Pass
 from nasir.testing.backend_contract import Resize, initial
 from nasir.testing.option_laws import as_written, check_options, in_optimizer
-from nasir.training.backend import DEFAULT_BACKEND, Session, Setup
+from nasir.training.backend import DEFAULT_BACKEND, Session, Setup, make_backend
 from nasir.training.optimizers import Optimizer, optimizer_named
 from nasir.training.plans import DataPlan, OptimizerPlan, TrainPlan
 from nasir.transfer import AxisTake, Key, Take
@@ -116,7 +116,7 @@ class OptimizerContract:
         options = {"classes": 3, "size": 8, "channels": 3, "train": 96, "test": 24}
         data = DataPlan("synthetic", options, batch_size=16, validation=24)
         setup = Setup(data, folder, seed=3, device="cpu", precision="fp32", probe=16)
-        session: Session = backends.get(DEFAULT_BACKEND)().open(setup)
+        session: Session = make_backend(DEFAULT_BACKEND).open(setup)
         try:
             yield session
         finally:

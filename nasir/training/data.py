@@ -18,8 +18,6 @@ Span: TypeAlias = Annotated[tuple[Positive, ...], Len(2, 2)]
 
 ExtraMetric = Literal["top5"]
 """top5: share of the samples whose class is among the five that the network considers most likely."""
-EVALUATED = ("val", "test")
-"""Parts of the data that such metrics are measured on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +82,7 @@ class DataPlan(Checked):
     subtracts the mean and divides by the standard deviation of each channel, which the data set gives or which are
     measured on the training part (on a sample of it when images are streamed); None only scales uint8 to 0..1.
     `classes`: names of those to use, which become labels 0, 1, ... in this order; None: all.
-    `metrics`: measured beside loss and accuracy, on the parts `EVALUATED`; None: no others.
+    `metrics`: measured beside loss and accuracy, on the validation and test parts; None: no others.
     `options` go to the data set; the key `pad_to` is taken by the backend and pads images with zeros to that side
     length (28 -> 32).
     """

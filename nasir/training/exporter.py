@@ -63,15 +63,11 @@ class Exporter(Checked):
 
 def exporter_named(name: str) -> type[Exporter]:
     """The definition of an exporter; raises UnknownName, or UsageError where it is not one."""
-    made = exporters.get(name)
-    problem = ""
-    if not (isinstance(made, type) and issubclass(made, Exporter)):
-        problem = "is no subclass of nasir.training.Exporter"
-    elif not made.prints() and made.write is Exporter.write:
-        problem = "has neither a `text` nor a `write`"
-    if problem:
-        raise UsageError(f"exporter {name!r}: {made!r:.80} {problem}; see docs/extending.md")
-    return made  # type: ignore[no-any-return]
+    return exporters.subclass(name, Exporter, _fault)
+
+
+def _fault(made: type[Exporter]) -> str:
+    return "has neither a `text` nor a `write`" if not made.prints() and made.write is Exporter.write else ""
 
 
 def exported_text(exporter: Exporter, source: Exportable) -> str:

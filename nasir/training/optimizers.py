@@ -10,11 +10,10 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from annotated_types import Len, doc
 
-from nasir.errors import UsageError
 from nasir.options import Checked, construct
 from nasir.options.ranges import NotNegative, Positive, Rate
 from nasir.registry import optimizers
@@ -26,7 +25,7 @@ first: an average of gradients; second: one of squared gradients; weight: an ave
 factored: as second, but of size 1 along the axes it is averaged over; scalar: a tensor of one number, such as a count
 of steps; number: a plain Python number. All but the last three have the shape of the parameter.
 """
-STATE_KINDS: tuple[str, ...] = ("first", "second", "weight", "factored", "scalar", "number")
+STATE_KINDS: tuple[str, ...] = get_args(StateKind)
 Betas = Annotated[tuple[Rate, ...], Len(2, 2)]
 """Shares of the old value that two moving averages keep."""
 _DECAY = ("weight_decay", "decay_norms", "decay_biases")
@@ -89,19 +88,14 @@ def given_over(options: Any, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def optimizer_named(name: str) -> type[Optimizer]:
     """The definition of an optimizer; raises UnknownName, or UsageError where it is not one."""
-    made = optimizers.get(name)
-    problem = ""
-    if not (isinstance(made, type) and issubclass(made, Optimizer)):
-        problem = "is no subclass of nasir.training.Optimizer"
-    elif made.factory is None and made.make is Optimizer.make:
-        problem = "has neither `factory` nor a `make` of its own"
-    else:
-        odd = {key: kind for key, kind in made.state.items() if kind not in STATE_KINDS}
-        if odd:
-            problem = f"has a state of unknown kind, {odd}; the kinds are {', '.join(STATE_KINDS)}"
-    if problem:
-        raise UsageError(f"optimizer {name!r}: {made!r:.80} {problem}; see docs/extending.md")
-    return made  # type: ignore[no-any-return]
+    return optimizers.subclass(name, Optimizer, _fault)
+
+
+def _fault(made: type[Optimizer]) -> str:
+    if made.factory is None and made.make is Optimizer.make:
+        return "has neither `factory` nor a `make` of its own"
+    odd = {key: kind for key, kind in made.state.items() if kind not in STATE_KINDS}
+    return f"has a state of unknown kind, {odd}; the kinds are {', '.join(STATE_KINDS)}" if odd else ""
 
 
 _RATE: Mapping[str, Any] = {"lr": 0.1}

@@ -12,8 +12,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import MinLen, doc
 
-from nasir.errors import UsageError
 from nasir.ir import Graph
+from nasir.ir.regions import covers
 from nasir.options import Checked, construct
 from nasir.options.ranges import NotNegative
 from nasir.options.texts import Label
@@ -94,7 +94,7 @@ def weights_of(graph: Graph, on: str | Sequence[str]) -> list[Key]:
                 continue
             kernel, convolution = slot.is_kernel, slot.is_convolution
             if not isinstance(on, str):
-                wanted = kernel and below(node.label, on)
+                wanted = kernel and any(covers(prefix, node.label) for prefix in on)
             else:
                 wanted = {
                     "all": True,
@@ -107,24 +107,15 @@ def weights_of(graph: Graph, on: str | Sequence[str]) -> list[Key]:
     return keys
 
 
-def below(label: str, prefixes: Sequence[str]) -> bool:
-    """Whether a label is one of `prefixes` or lies below one."""
-    return any(label == prefix or label.startswith(f"{prefix}.") for prefix in prefixes)
-
-
 def penalty_named(name: str) -> type[Penalty]:
     """The definition of a penalty; raises UnknownName, or UsageError where it is not one."""
-    made = penalties.get(name)
-    problem = ""
-    if not (isinstance(made, type) and issubclass(made, Penalty)):
-        problem = "is no subclass of nasir.training.Penalty"
-    elif made.term is None and made.value is Penalty.value:
-        problem = "has neither a `value` nor a `term`"
-    elif made.selects and made.term is None:
-        problem = "selects units, but has no `term` that says which are alive"
-    if problem:
-        raise UsageError(f"penalty {name!r}: {made!r:.80} {problem}; see docs/extending.md")
-    return made  # type: ignore[no-any-return]
+    return penalties.subclass(name, Penalty, _fault)
+
+
+def _fault(made: type[Penalty]) -> str:
+    if made.term is None and made.value is Penalty.value:
+        return "has neither a `value` nor a `term`"
+    return "selects units, but has no `term` that says which are alive" if made.selects and made.term is None else ""
 
 
 _NONE: Mapping[str, Any] = {}

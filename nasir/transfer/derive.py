@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from nasir.errors import PlanError
-from nasir.ir.editing import Resize
 from nasir.ir.graph import Draft, Graph
 from nasir.ir.source import AxisTake, Gain, Key, Source, Take, Twin
 from nasir.ir.space import Atom, Axis, Index, atoms_of, positions, positions_after, resolve, size_after
@@ -28,7 +25,7 @@ def derive(draft: Draft, new: Graph) -> TransferPlan:
             raise PlanError(f"{weight_name(new, key)}: there is no such weight to set, only {known}")
     sources: dict[Key, Source] = {}
     before = old.infer.slots if old else {}
-    resizing = _Resizing(draft.resized)
+    resizing = _Resizing(draft)
     told_nodes = {key.node for key in told}
     for node_id, slots in new.infer.slots.items():
         was = before.get(node_id)
@@ -53,10 +50,9 @@ def derive(draft: Draft, new: Graph) -> TransferPlan:
 class _Resizing:
     """How weights follow the spaces that a draft resizes."""
 
-    def __init__(self, resized: Mapping[Atom, Resize]) -> None:
-        self.resized = resized
-        self.index = {space: resize.index for space, resize in resized.items()}
-        self.noisy = any(resize.noise for resize in resized.values())
+    def __init__(self, draft: Draft) -> None:
+        self.resized, self.index = draft.resized, draft.selected
+        self.noisy = any(resize.noise for resize in self.resized.values())
         # by ids of space and initializer, and whether it is read: arrays along one space share one index
         self.known: dict[tuple[int, bool, int], AxisTake | None] = {}
 

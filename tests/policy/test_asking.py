@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +34,8 @@ phases:
 
 
 @pytest.fixture(autouse=True)
-def clean() -> Iterator[None]:
-    known = dict(policies._objects)
-    yield
-    policies._objects.clear()
-    policies._objects.update(known)
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policies, "_objects", dict(policies._objects))  # what is registered here ends with the test
 
 
 def register(decide: Any) -> None:

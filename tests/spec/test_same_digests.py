@@ -8,7 +8,7 @@ from __future__ import annotations
 from nasir.running.prefixes.identity import digest
 from nasir.spec import loads_spec
 
-SPEC = """\
+HEAD = """\
 nasir: 1
 input: {image: [1, 8, 8]}
 network:
@@ -16,6 +16,8 @@ network:
   - stage: {name: s1, block: basic, out: 8}
   - classifier: {classes: 10}
 data: {dataset: digits, validation: 0.2}
+"""
+PLANS = """\
 phases:
   - name: a
     epochs: 3
@@ -34,6 +36,7 @@ phases:
     epochs: 3
     optimizer: {adamw: {lr: 0.001, betas: [0.8, 0.99], eps: 1.0e-6, weight_decay: 0.1}}
 """
+SPEC = HEAD + PLANS
 
 
 def test_digests_are_as_they_were() -> None:
@@ -48,14 +51,7 @@ def test_digests_are_as_they_were() -> None:
     assert loads_spec(spec.to_yaml(), "s.yaml").digest == spec.digest
 
 
-RULED = """\
-nasir: 1
-input: {image: [1, 8, 8]}
-network:
-  - conv_bn_relu: {out: 8}
-  - stage: {name: s1, block: basic, out: 8}
-  - classifier: {classes: 10}
-data: {dataset: digits, validation: 0.2}
+RULES = """\
 phases:
   - name: a
     epochs: 30
@@ -69,6 +65,7 @@ phases:
         at_most: 4
         decline: stop
 """
+RULED = HEAD + RULES
 
 
 BEFORE = "00598ecc33a21a7f0734904f8edca217100fe8b1b32d43adab7bd0cd0b30ca9b"

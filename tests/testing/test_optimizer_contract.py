@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from own_optimizers import FORGETFUL, LION, RADAM, imported
+from own_optimizers import ADAFACTOR, FORGETFUL, LION, RADAM, imported
 
 from nasir.errors import UsageError
 from nasir.registry import optimizers
 from nasir.testing import OptimizerContract
 from nasir.training import Optimizer
 
-imported(RADAM, LION, FORGETFUL)
+imported(RADAM, LION, FORGETFUL, ADAFACTOR)
 
 
 @optimizers.register("shuffled")
@@ -26,15 +26,6 @@ class Shuffled(Optimizer):
     state = {"momentum_buffer": "scalar"}  # noqa: RUF012
 
     momentum: float = 0.9
-
-
-@optimizers.register("adafactor")
-@dataclass(frozen=True)
-class Adafactor(Optimizer):
-    """torch's Adafactor."""
-
-    factory = torch.optim.Adafactor
-    state = {"row_var": "factored", "col_var": "factored", "variance": "second", "step": "scalar"}  # noqa: RUF012
 
 
 class TestSgd(OptimizerContract):

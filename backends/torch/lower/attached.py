@@ -27,19 +27,15 @@ class Changes:
     added: list[tuple[str, str, nn.Module | None]] = field(default_factory=list)  # (path of the place, name, module)
 
 
-def places_of(root: nn.Module, path: str, leaves: set[int]) -> Places:
-    """The containers at and below `root`, with what they hold; `leaves`: identities of modules not to look into."""
-    places: Places = {path: (root, dict(root._modules))}
-    for name, child in root._modules.items():
-        if child is not None and id(child) not in leaves:
-            places |= places_of(child, f"{path}.{name}" if path else name, leaves)
-    return places
+def flattened(places: Mapping[str, Places]) -> Places:
+    """The containers of all groups by path, which no two groups share."""
+    return {path: place for group in places.values() for path, place in group.items()}
 
 
 def changes(model: LoweredParts) -> Changes:
     """What stands in the places of the model now and did not when it was lowered."""
     changed = Changes()
-    known = {path: place for places in model._places.values() for path, place in places.items()}
+    known = flattened(model._places)
     if all(place._modules == children for place, children in known.values()):
         return changed  # dicts of modules compare by identity
     nodes = nodes_by_path(model)
@@ -78,8 +74,8 @@ def nodes_by_path(model: LoweredParts) -> dict[str, int]:
 
 def carry(old: LoweredParts, new: LoweredParts, added: list[tuple[str, str, nn.Module | None]]) -> None:
     """Take what was put by hand on containers and blocks, and into them, over to those made anew."""
-    before = {path: place for places in old._places.values() for path, (place, _) in places.items()}
-    after = {path: place for places in new._places.values() for path, (place, _) in places.items()}
+    before = {path: place for path, (place, _) in flattened(old._places).items()}
+    after = {path: place for path, (place, _) in flattened(new._places).items()}
     for path, place in after.items():
         was = before.get(path)
         if was is None or was is place:
@@ -106,7 +102,9 @@ def carry(old: LoweredParts, new: LoweredParts, added: list[tuple[str, str, nn.M
 def state_of(places: Mapping[str, Places]) -> dict[str, dict[str, Any]]:
     """What was put by hand on containers and blocks, and their modes, by path; for `give_state`."""
     states: dict[str, dict[str, Any]] = {}
-    for path, (place, _) in ((path, place) for group in places.values() for path, place in group.items() if path):
+    for path, (place, _) in flattened(places).items():
+        if not path:  # the model itself
+            continue
         kept = {name: place.__dict__[name] for name in (*HOOKS, "_parameters", "_buffers") if place.__dict__[name]}
         kept["_is_full_backward_hook"] = place._is_full_backward_hook
         states[path] = kept | {"training": place.training}
@@ -115,7 +113,7 @@ def state_of(places: Mapping[str, Places]) -> dict[str, dict[str, Any]]:
 
 def give_state(places: Mapping[str, Places], state: Mapping[str, Mapping[str, Any]]) -> None:
     """Put what `state_of` found onto containers and blocks made anew."""
-    for path, (place, _) in ((path, place) for group in places.values() for path, place in group.items()):
+    for path, (place, _) in flattened(places).items():
         place.__dict__.update(state.get(path, {}))
 
 

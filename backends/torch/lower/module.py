@@ -18,11 +18,16 @@ from nasir.backends.torch.lower import attached
 from nasir.backends.torch.lower.build import build, foreign_nodes
 from nasir.backends.torch.lower.parts import LOWERED, LoweredParts
 from nasir.errors import GraphError
-from nasir.ir import Graph
+from nasir.ir import Fill, Graph
 from nasir.ir.infer import collector_paused
 from nasir.ir.regions import covers
 from nasir.rewriting.rewrite import Rewrite
 from nasir.transfer import Key, TransferPlan, execute
+
+
+def zeros_of(graph: Graph) -> TransferPlan:
+    """A plan for a network whose weights are about to be overwritten."""
+    return TransferPlan({Key(node, slot): Fill("zeros") for node, slots in graph.infer.slots.items() for slot in slots})
 
 
 class LoweredModule(LoweredParts):

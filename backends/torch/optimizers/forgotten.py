@@ -53,7 +53,8 @@ def note(model: nn.Module, before: Tensors, held: Tensors, optimizers: Sequence[
     `before`: what learned before the rewrite; `held`: what `optimizers` held then. They have been transferred. `what`:
     the pass and its site.
     """
-    there, after, holding = parameters_of(model), learning(model), held_by(optimizers)
+    there, holding = parameters_of(model), held_by(optimizers)
+    after = {key: p for key, p in there.items() if p.requires_grad}
     gone = [p for key, p in before.items() if key not in there and key not in held]
     made = [p for key, p in after.items() if key not in before and key not in holding]
     _add(model, gone, made, f"the rewrite {what}")
@@ -85,8 +86,9 @@ def _before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, 
         return
     held = held_by([optimizer])
     for model, noted in list(_NOTES.items()):
-        alive = learning(model)
-        for key in noted.gone.keys() & parameters_of(model).keys():  # back again, or another one at its address
+        there = parameters_of(model)
+        alive = {key: p for key, p in there.items() if p.requires_grad}
+        for key in noted.gone.keys() & there.keys():  # back again, or another one at its address
             del noted.gone[key]
         gone = [key for key, p in noted.gone.items() if key in held and held[key] is p()]
         if not gone and alive.keys().isdisjoint(held):

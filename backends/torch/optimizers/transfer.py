@@ -80,12 +80,15 @@ def _transfer(
     for index, added in shares.items():
         _join(chosen[index], added, fresh, new)
     place = positions(new)
+    labels = {id(p): _name(key, new) for key, p in fresh.items()}
     for optimizer, (known_names, prefixes) in zip(chosen, named, strict=True):
         for group, prefix in zip(optimizer.param_groups, prefixes, strict=True):
             group["params"] = in_order(group["params"], place)
             if "param_names" in group:
-                names = known_names | {id(p): f"{prefix}{_name(key, new)}" for key, p in fresh.items()}
-                group["param_names"] = [names.get(id(p), "") for p in group["params"]]
+                group["param_names"] = [
+                    f"{prefix}{labels[id(p)]}" if id(p) in labels else known_names.get(id(p), "")
+                    for p in group["params"]
+                ]
         momentum.prepare(optimizer)
 
 
@@ -128,9 +131,11 @@ def _nearest(held: list[list[Key]], key: Key, fresh: Mapping[Key, nn.Parameter],
     def kind(param_key: Key) -> tuple[frozenset[str], int]:
         return model.graph.infer.slots[param_key.node][param_key.slot].tags, fresh[param_key].ndim
 
+    own_path, own_kind = path(key), kind(key)
+
     def rank(index: int) -> tuple[int, int]:
-        shared = max((_common(path(key), path(other)) for other in held[index]), default=-1)
-        return shared, sum(kind(other) == kind(key) for other in held[index])
+        shared = max((_common(own_path, path(other)) for other in held[index]), default=-1)
+        return shared, sum(kind(other) == own_kind for other in held[index])
 
     return max(range(len(held)), key=rank)
 

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nasir.backends.torch.lower import attached
+from nasir.backends.torch.lower.module import zeros_of
 from nasir.backends.torch.model import Model
 from nasir.backends.torch.optimizers import momentum
 from nasir.backends.torch.optimizers.named import place_state
@@ -35,8 +36,7 @@ from nasir.backends.torch.weights.checkpoint import host
 from nasir.backends.torch.weights.plain import packed, unpacked
 from nasir.errors import CheckpointError, NasirError, UsageError
 from nasir.files import canonical_json, replacing
-from nasir.ir import JSON, Fill, Graph
-from nasir.transfer import Key, TransferPlan
+from nasir.ir import JSON, Graph
 from nasir.version import VERSION
 
 FORMAT = 1
@@ -352,10 +352,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _model(body: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch.device) -> Model:
     graph = Graph.from_json(body["graph"])
-    zeros = {Key(node, name): Fill("zeros") for node, slots in graph.infer.slots.items() for name in slots}
-    model = Model.from_graph(
-        graph, body["seed"], plan=TransferPlan(zeros), device=device, channels_last=body["channels_last"]
-    )
+    plan, layout = zeros_of(graph), body["channels_last"]
+    model = Model.from_graph(graph, body["seed"], plan=plan, device=device, channels_last=layout)
     model.ordinal = body["ordinal"]
     own = dict((*model.named_parameters(), *model.named_buffers()))
     strides, fixed = body["strides"], set(body["fixed"])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from grown import images
+from grown import images, resize
 from networks import small_resnet
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
@@ -23,6 +23,7 @@ from nasir.transfer import derive
 
 @pytest.fixture
 def model() -> Model:
+    """To resize `s1.0.conv1` rebuilds that, its norm and `s1.0.conv2`; `conv1` stem and stage 1; `s2.0.conv2` fc."""
     return Model.from_graph(small_resnet((1, 2)))
 
 
@@ -34,14 +35,6 @@ def put(model: Model, path: str, module: nn.Module | None) -> Any:
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, module)
     return module
-
-
-def resize(model: Model, name: str, index: Sequence[int]) -> None:
-    """`s1.0.conv1` rebuilds that, its norm and `s1.0.conv2`; `conv1` the stem and all of stage 1; `s2.0.conv2` fc."""
-    draft = model.graph.draft()
-    draft.select(next(space for space in model.graph.infer.spaces if space.name == name), index)
-    new = draft.commit()
-    model.apply(Rewrite(model.graph, new, derive(draft, new), {"pass": "resize"}, name, "approximate"))
 
 
 class Lora(nn.Module):

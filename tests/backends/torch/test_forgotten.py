@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import pytest
 import torch
-from grown import images, pyramid
+from grown import images, pyramid, resize, step
 from networks import small_resnet
 from torch import nn
 from torch.nn import functional
@@ -17,8 +17,6 @@ import nasir
 from nasir.backends.torch import Model
 from nasir.backends.torch.optimizers import forgotten
 from nasir.passes import Freeze, InsertBlock, RemoveBlock, Unfreeze
-from nasir.rewriting.rewrite import Rewrite
-from nasir.transfer import derive
 
 
 @pytest.fixture(autouse=True)
@@ -35,22 +33,6 @@ def model() -> Model:
 
 def sgd(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-
-
-def step(model: Model, *optimizers: torch.optim.Optimizer) -> None:
-    for optimizer in optimizers:
-        optimizer.zero_grad()
-    functional.cross_entropy(model(images(6, 8)), torch.arange(6) % 3).backward()
-    for optimizer in optimizers:
-        optimizer.step()
-
-
-def resize(model: Model, name: str, index: Sequence[int], *optimizers: torch.optim.Optimizer) -> None:
-    draft = model.graph.draft()
-    draft.select(next(space for space in model.graph.infer.spaces if space.name == name), index)
-    new = draft.commit()
-    made_by = {"pass": "resize"}
-    model.apply(Rewrite(model.graph, new, derive(draft, new), made_by, name, "approximate"), optimizers=optimizers)
 
 
 def test_a_forgotten_optimizer_after_a_prune_is_told_once(model: Model) -> None:

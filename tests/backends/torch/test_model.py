@@ -16,6 +16,7 @@ from nasir.ir.op import loaded
 from nasir.registry import ops
 from nasir.rewriting.evidence import Evidence
 from nasir.rewriting.rewrite import Pass
+from nasir.testing.backend_contract import Resize
 
 
 def batch(size: int = 8, count: int = 5) -> torch.Tensor:
@@ -86,19 +87,6 @@ def test_same_seed_same_weights_other_seed_others() -> None:
     assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
 
 
-@dataclass(frozen=True)
-class Select(Pass):
-    """Resize one space by an index."""
-
-    index: tuple[int, ...] = ()
-
-    def sites(self, graph: Graph) -> list[Atom]:
-        return [space for space in graph.infer.spaces if space.resizable]
-
-    def rewrite(self, draft: Draft, site: Atom, seen: Evidence) -> None:
-        draft.select(site, self.index)
-
-
 def space(graph: Graph, name: str) -> Atom:
     return next(atom for atom in graph.infer.spaces if atom.name == name)
 
@@ -108,7 +96,7 @@ def test_replicating_and_adding_units_keeps_the_function(name: str) -> None:
     model = Model.from_graph(small_resnet()).double().eval()
     before = model(batch().double())
     size = space(model.graph, name).size
-    rewrite = Select((*range(size), 0, 0, 1, -1)).apply(model.graph, space(model.graph, name))
+    rewrite = Resize((*range(size), 0, 0, 1, -1)).apply(model.graph, space(model.graph, name))
     assert model.apply(rewrite) is rewrite
     difference = (model(batch().double()) - before).abs().max().item()
     assert difference < 1e-12, difference
@@ -119,7 +107,7 @@ def test_a_rewrite_shares_everything_it_does_not_change_and_the_old_model_stays_
     old_parameters = {name: parameter for name, parameter in model.named_parameters()}
     x = batch()
     before = model.eval()(x)
-    rewrite = Select((0, 1)).apply(model.graph, space(model.graph, "s2.1.conv1"))
+    rewrite = Resize((0, 1)).apply(model.graph, space(model.graph, "s2.1.conv1"))
     new = model.rewritten(rewrite)
     changed = {"s2.1.conv1.weight", "s2.1.bn1.weight", "s2.1.bn1.bias", "s2.1.conv2.weight"}
     same = {name for name, parameter in new.named_parameters() if parameter is old_parameters[name]}
@@ -137,7 +125,7 @@ def test_optimizer_object_stays_and_every_parameter_is_in_exactly_one_group() ->
     model(batch()).square().mean().backward()
     optimizer.step()
     momentum = {name: optimizer.state[p]["momentum_buffer"].clone() for name, p in model.named_parameters()}
-    rewrite = Select((0, 1, 2, 2)).apply(model.graph, space(model.graph, "s1.0.conv1"))
+    rewrite = Resize((0, 1, 2, 2)).apply(model.graph, space(model.graph, "s1.0.conv1"))
     model.apply(rewrite, optimizers=[optimizer])
     held = [p for group in optimizer.param_groups for p in group["params"]]
     assert sorted(map(id, held)) == sorted(id(p) for p in model.parameters())
@@ -156,7 +144,7 @@ def test_optimizer_object_stays_and_every_parameter_is_in_exactly_one_group() ->
 def test_a_rewrite_of_another_graph_is_refused() -> None:
     model = Model.from_graph(small_resnet())
     other = small_resnet((2, 2))
-    rewrite = Select((0, 1)).apply(other, space(other, "s2.1.conv1"))
+    rewrite = Resize((0, 1)).apply(other, space(other, "s2.1.conv1"))
     with pytest.raises(GraphError, match="another graph"):
         model.apply(rewrite)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,7 @@ from nasir.backends.torch.optimizers.groups import build_optimizer, decays
 from nasir.ir import Atom, Draft, Graph
 from nasir.passes.insert_block import InsertBlock
 from nasir.passes.remove_block import RemoveBlock
-from nasir.rewriting.evidence import Evidence
-from nasir.rewriting.rewrite import Pass
+from nasir.testing.backend_contract import Resize
 from nasir.training.plans import OptimizerPlan
 
 pytestmark = pytest.mark.usefixtures("kernels")
@@ -30,19 +28,6 @@ OPTIMIZERS = {
     "adamw": lambda p, lr: torch.optim.AdamW(p, lr=lr, weight_decay=0.0),
 }
 FIRST, SECOND = ("momentum_buffer", "exp_avg"), ("exp_avg_sq", "max_exp_avg_sq")
-
-
-@dataclass(frozen=True)
-class Select(Pass):
-    """Resize one space by an index."""
-
-    index: tuple[int, ...] = ()
-
-    def sites(self, graph: Graph) -> list[Atom]:
-        return [space for space in graph.infer.spaces if space.resizable]
-
-    def rewrite(self, draft: Draft, site: Atom, seen: Evidence) -> None:
-        draft.select(site, self.index)
 
 
 def space(graph: Graph, name: str) -> Atom:
@@ -68,7 +53,7 @@ def test_moments_of_a_widened_net_are_those_its_own_gradients_would_have_made(ki
     backward(model)
     optimizer.step()
     size = space(model.graph, name).size
-    model.apply(Select((*range(size), 0, 0, 1)), space(model.graph, name), optimizers=[optimizer])
+    model.apply(Resize((*range(size), 0, 0, 1)), space(model.graph, name), optimizers=[optimizer])
     fresh = OPTIMIZERS[kind](model.parameters(), 0.0)
     backward(model)
     fresh.step()
@@ -90,7 +75,7 @@ def test_first_moments_map_by_the_pseudo_inverse_transpose_and_second_ones_by_it
     before = {
         name: {key: t.clone().numpy() for key, t in optimizer.state[p].items()} for name, p in model.named_parameters()
     }
-    model.apply(Select(index), space(model.graph, "s1.0.conv1"), optimizers=[optimizer])
+    model.apply(Resize(index), space(model.graph, "s1.0.conv1"), optimizers=[optimizer])
     holes = np.array(index) < 0
     for label, axis, matrix in (
         ("s1.0.conv1.weight", 0, gather),
@@ -122,7 +107,7 @@ def test_fresh_units_of_an_old_tensor_begin_with_small_steps(kind: str) -> None:
         state["exp_avg"].zero_()
         for key in set(state) & set(SECOND):
             state[key].fill_(gradient**2)
-    model.apply(Select((0, 1, 2, 3, -1, -1)), space(model.graph, "s1.0.conv1"), optimizers=[optimizer])
+    model.apply(Resize((0, 1, 2, 3, -1, -1)), space(model.graph, "s1.0.conv1"), optimizers=[optimizer])
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, gradient)
@@ -142,7 +127,7 @@ def test_pruned_parameters_keep_the_rows_of_their_units_and_go_on() -> None:
         backward(model, seed)
         optimizer.step()
     old = {name: optimizer.state[p]["momentum_buffer"].clone() for name, p in model.named_parameters()}
-    model.apply(Select((3, 1)), space(model.graph, "s1.0.conv1"), optimizers=[optimizer])
+    model.apply(Resize((3, 1)), space(model.graph, "s1.0.conv1"), optimizers=[optimizer])
     new = {name: optimizer.state[p]["momentum_buffer"] for name, p in model.named_parameters()}
     assert torch.equal(new["s1.0.conv1.weight"], old["s1.0.conv1.weight"][[3, 1]])
     assert torch.equal(new["s1.0.bn1.bias"], old["s1.0.bn1.bias"][[3, 1]])
@@ -158,7 +143,7 @@ def test_moments_of_channels_last_weights_are_channels_last() -> None:
     optimizer = torch.optim.Adam(model.parameters())
     functional.cross_entropy(model(images(6, 8)), torch.arange(6) % 3).backward()
     optimizer.step()
-    model.apply(Select((0, 1, 1, 2, 3)), space(model.graph, "s1.0.conv1"), optimizers=[optimizer])
+    model.apply(Resize((0, 1, 1, 2, 3)), space(model.graph, "s1.0.conv1"), optimizers=[optimizer])
     for label in ("s1.0.conv1.weight", "s1.0.conv2.weight"):
         parameter = dict(model.named_parameters())[label]
         for tensor in (parameter, optimizer.state[parameter]["exp_avg"], optimizer.state[parameter]["exp_avg_sq"]):
@@ -168,7 +153,7 @@ def test_moments_of_channels_last_weights_are_channels_last() -> None:
 def test_frozen_parameters_stay_frozen_when_they_are_resized() -> None:
     model = lived(small_resnet())
     model.get_parameter("s1.0.conv1.weight").requires_grad_(False)
-    model.apply(Select((0, 1)), space(model.graph, "s1.0.conv1"))
+    model.apply(Resize((0, 1)), space(model.graph, "s1.0.conv1"))
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
     assert frozen == {"s1.0.conv1.weight"}
 
@@ -234,7 +219,7 @@ def test_names_and_groups_follow_through_resizes_and_removals() -> None:
     optimizer.step()
     identity = id(optimizer)
     model.apply(InsertBlock(init="gaussian"), "s1.0", optimizers=[optimizer])
-    model.apply(Select((0, 1, 1, 3, -1)), space(model.graph, "s1.0.conv1"), optimizers=[optimizer])
+    model.apply(Resize((0, 1, 1, 3, -1)), space(model.graph, "s1.0.conv1"), optimizers=[optimizer])
     model.apply(RemoveBlock(), "s1.1", optimizers=[optimizer])
     assert id(optimizer) == identity
     check_groups(model, optimizer, plan)
@@ -263,7 +248,7 @@ def test_parameters_that_the_optimizer_did_not_hold_stay_outside() -> None:
     model = lived(small_resnet())
     chosen = [p for name, p in model.named_parameters() if name.startswith("fc.")]
     optimizer = torch.optim.SGD(chosen, lr=0.1, momentum=0.9)
-    model.apply(Select((0, 1)), space(model.graph, "s1.0.conv1"), optimizers=[optimizer])
+    model.apply(Resize((0, 1)), space(model.graph, "s1.0.conv1"), optimizers=[optimizer])
     assert [id(p) for p in optimizer.param_groups[0]["params"]] == [id(p) for p in chosen]
 
 

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from grown import images, pyramid
+from grown import pyramid, step
 from networks import small_resnet
 from torch import nn
-from torch.nn import functional
 
 from nasir.backends.torch import Model
 from nasir.backends.torch.optimizers.groups import build_optimizer
@@ -68,12 +67,6 @@ def names_of(optimizer: torch.optim.Optimizer, model: Model) -> list[list[str]]:
     return [[names[id(p)] for p in group["params"]] for group in optimizer.param_groups]
 
 
-def step(model: Model, optimizer: torch.optim.Optimizer, seed: int) -> None:
-    optimizer.zero_grad()
-    functional.cross_entropy(model(images(6, 8, seed)), torch.arange(6) % 3).backward()
-    optimizer.step()
-
-
 @pytest.mark.parametrize("seed", range(12))
 def test_any_history_of_rewrites_leaves_the_order_of_the_graph(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -104,20 +97,20 @@ def test_a_network_rebuilt_from_the_graph_goes_on_bit_for_bit(kind: str) -> None
     """Graph and state dicts are all that a checkpoint of a user's own has."""
     model = Model.from_graph(small_resnet((1, 1)))
     optimizer = OPTIMIZERS[kind](model.parameters())
-    step(model, optimizer, 0)
+    step(model, optimizer, seed=0)
     for count, site in enumerate(["s1", "s2"]):
         model.apply(InsertBlock(), site, optimizers=[optimizer])
-        step(model, optimizer, count + 1)
+        step(model, optimizer, seed=count + 1)
     widened = next(space for space in model.graph.infer.spaces if space.name == "s1.0.conv1")
     model.apply(Resize(3), widened, optimizers=[optimizer])
-    step(model, optimizer, 3)
+    step(model, optimizer, seed=3)
     other = rebuilt(model)
     other.load_state_dict(model.state_dict())
     again = OPTIMIZERS[kind](other.parameters())
     again.load_state_dict(deepcopy(optimizer.state_dict()))  # torch would share the tensors
     for seed in range(4, 7):
-        step(model, optimizer, seed)
-        step(other, again, seed)
+        step(model, optimizer, seed=seed)
+        step(other, again, seed=seed)
     differ = [name for name, tensor in model.state_dict().items() if not torch.equal(tensor, other.state_dict()[name])]
     assert not differ
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from grown import images, pyramid, same_tensors
-from small_runs import SPEC, write_spec
+from small_runs import SPEC, After, write_spec
 
 import nasir.api
 from nasir.backends.torch.arrays import TorchArrays
@@ -29,7 +29,6 @@ from nasir.records import CheckpointRecord, EndRecord, EpochRecord, RewriteRecor
 from nasir.registry import passes, register
 from nasir.rewriting.evidence import Evidence
 from nasir.rewriting.rewrite import Pass
-from nasir.running.engine import Signals
 from nasir.testing.backend_contract import Resize, initial
 from nasir.training.backend import Setup
 from nasir.training.plans import DataPlan, OptimizerPlan, TrainPlan
@@ -430,17 +429,9 @@ def test_a_report_that_cannot_be_written_does_not_hide_why_a_run_stopped(
     def full(path: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    class AfterTwoEpochs(Signals):
-        asked = 0
-
-        def wanted(self) -> bool:
-            self.asked += 1
-            self.exit_code = 75 if self.asked > 12 else 0
-            return self.exit_code != 0
-
     monkeypatch.setattr("nasir.report.write_report", full)
     with pytest.raises(Preempted):
-        nasir.api.run(write_spec(tmp_path), tmp_path / "run", signals=AfterTwoEpochs())
+        nasir.api.run(write_spec(tmp_path), tmp_path / "run", signals=After(13))
     assert [r.kind for r in read_journal(tmp_path / "run" / "journal.jsonl")[0]][-1] == "checkpoint"
 
 

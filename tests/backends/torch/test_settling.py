@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import SPEC, write_spec
+from small_runs import HEAD, write_spec
 from test_session import opened
 
 import nasir.api
@@ -18,7 +18,6 @@ from nasir.records import DeclinedRecord, RewriteRecord
 from nasir.spec import loads_spec
 from nasir.spec.problems import SpecProblems
 
-HEAD = SPEC.partition("phases:")[0]
 RULE = "{when: {at: [2]}, do: {insert-block: {init: adam, settle_epochs: 1}}, where: {stages: [STAGES]}}"
 
 

@@ -11,17 +11,19 @@ import pytest
 import torch
 from grown import images, lived
 from networks import small_resnet
+from own_optimizers import ADAFACTOR, imported
 from torch.nn import functional
 
 from nasir.backends.torch import Model
 from nasir.backends.torch.optimizers.groups import build_optimizer, tagged
 from nasir.backends.torch.optimizers.named import KeptBy, export_state, import_state
 from nasir.errors import CheckpointError, UsageError
-from nasir.ir import Atom, Draft, Graph
+from nasir.ir import Atom, Draft
 from nasir.registry import optimizers
-from nasir.rewriting.evidence import Evidence
-from nasir.rewriting.rewrite import Pass
+from nasir.testing.backend_contract import Resize
 from nasir.training import Optimizer, OptimizerPlan
+
+imported(ADAFACTOR)
 
 
 class Copying(torch.optim.SGD):
@@ -43,15 +45,6 @@ class CopyingSgd(Optimizer):
 
     factory = Copying
     state = {"momentum_buffer": "first", "copy": "weight", "seen": "number"}  # noqa: RUF012
-
-
-@optimizers.register("adafactor-kinds")
-@dataclass(frozen=True)
-class Adafactor(Optimizer):
-    """torch's Adafactor."""
-
-    factory = torch.optim.Adafactor
-    state = {"row_var": "factored", "col_var": "factored", "variance": "second", "step": "scalar"}  # noqa: RUF012
 
 
 class Pacing(torch.optim.SGD):
@@ -97,19 +90,6 @@ class Maximal(Optimizer):
         return {key: kind for key, kind in self.state.items() if self.amsgrad or key != "max_exp_avg_sq"}
 
 
-@dataclass(frozen=True)
-class Select(Pass):
-    """Resize one space by an index."""
-
-    index: tuple[int, ...] = ()
-
-    def sites(self, graph: Graph) -> list[Atom]:
-        return [space for space in graph.infer.spaces if space.resizable]
-
-    def rewrite(self, draft: Draft, site: Atom, seen: Evidence) -> None:
-        draft.select(site, self.index)
-
-
 def trained(kind: str, steps: int = 2) -> tuple[Model, torch.optim.Optimizer]:
     model = lived(small_resnet(), dtype=torch.float64)
     optimizer = build_optimizer(tagged(model), OptimizerPlan(kind, lr=0.05))
@@ -133,7 +113,7 @@ def test_a_copy_of_the_weights_becomes_what_the_weights_become(name: str) -> Non
     """Replicas with their shares, new units at random, pruned ones: the copy is that of the new weights."""
     model, optimizer = trained("copying")
     size = space(model, name).size
-    model.apply(Select((*range(1, size), 1, -1, 1)), space(model, name), optimizers=[optimizer])
+    model.apply(Resize((*range(1, size), 1, -1, 1)), space(model, name), optimizers=[optimizer])
     moved = 0
     for label, parameter in model.named_parameters():
         copy = optimizer.state[parameter]["copy"]
@@ -144,10 +124,10 @@ def test_a_copy_of_the_weights_becomes_what_the_weights_become(name: str) -> Non
 
 
 def test_a_factored_moment_is_that_of_the_moment_written_out() -> None:
-    model, optimizer = trained("adafactor-kinds")
+    model, optimizer = trained("adafactor")
     index = [3, 0, 2]
     before = {name: dict(optimizer.state[p]) for name, p in model.named_parameters()}
-    model.apply(Select(tuple(index)), space(model, "s1.0.conv1"), optimizers=[optimizer])
+    model.apply(Resize(tuple(index)), space(model, "s1.0.conv1"), optimizers=[optimizer])
     for name, axis in (("s1.0.conv1.weight", 0), ("s1.0.conv2.weight", 1)):
         for key in ("row_var", "col_var"):
             old, new = before[name][key], optimizer.state[model.get_parameter(name)][key]
@@ -164,7 +144,7 @@ def test_an_average_over_one_entry_says_nothing_about_more() -> None:
         x = draft.add("relu", draft.add("conv2d", x, label, out=1 if label == "a" else 3, kernel=1), f"{label}r")
     draft.output(draft.add("linear", draft.add("global_avg_pool", x, "pool"), "fc", out=3))
     model = Model.from_graph(draft.commit())
-    optimizer = build_optimizer(tagged(model), OptimizerPlan("adafactor-kinds", lr=0.05))
+    optimizer = build_optimizer(tagged(model), OptimizerPlan("adafactor", lr=0.05))
 
     def step() -> None:
         optimizer.zero_grad()
@@ -172,12 +152,12 @@ def test_an_average_over_one_entry_says_nothing_about_more() -> None:
         optimizer.step()
 
     step()
-    model.apply(Select((0, 0)), space(model, "a"), optimizers=[optimizer])
+    model.apply(Resize((0, 0)), space(model, "a"), optimizers=[optimizer])
     step()
 
 
 def test_state_of_the_wrong_shape_belongs_to_another_network() -> None:
-    model, optimizer = trained("adafactor-kinds")
+    model, optimizer = trained("adafactor")
     state = export_state(optimizer, model.named_parameters())
     import_state(optimizer, state, model.named_parameters())
     state["conv1.weight"]["row_var"] = torch.zeros(9, 9, 9, 1)
@@ -209,7 +189,7 @@ def test_in_a_loop_of_ones_own_unknown_state_is_refused_before_anything_changes(
     train(model, optimizer, 1)
     graph, before = model.graph, {p: dict(state) for p, state in optimizer.state.items()}
     with pytest.raises(UsageError, match=r"optimizer Mystery: nothing says what its state 'mystery' holds"):
-        model.apply(Select((0, 1)), space(model, "conv1"), optimizers=[optimizer])
+        model.apply(Resize((0, 1)), space(model, "conv1"), optimizers=[optimizer])
     assert model.graph is graph and {p: dict(state) for p, state in optimizer.state.items()} == before
     assert [id(p) for p in optimizer.param_groups[0]["params"]] == [id(p) for p in model.parameters()]
 
@@ -265,7 +245,7 @@ def test_new_units_of_rprop_begin_with_steps_as_long_as_the_others() -> None:
     train(model, optimizer, 3)
     old = optimizer.state[model.get_parameter("s1.0.conv1.weight")]["step_size"].clone()
     atom = space(model, "s1.0.conv1")
-    model.apply(Select((*range(atom.size), -1)), atom, optimizers=[optimizer])
+    model.apply(Resize((*range(atom.size), -1)), atom, optimizers=[optimizer])
     new = optimizer.state[model.get_parameter("s1.0.conv1.weight")]["step_size"]
     assert torch.equal(new[: atom.size], old)
     assert torch.allclose(new[atom.size :], old.mean().expand_as(new[atom.size :]), rtol=1e-12, atol=0)
