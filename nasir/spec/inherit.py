@@ -52,7 +52,7 @@ def inherited(spec: Spec) -> Inherited:
         if newest is None or newest[1] is None:
             raise spec.problem(path, f"{run.path} has no checkpoint yet", "wait for its first, or `weights: none`")
         graph = Graph.from_json(run.get_blob(newest[1]))
-    except NasirError as error:
+    except (NasirError, OSError) as error:
         if str(error).startswith(spec.locate(path)):
             raise
         raise spec.problem(path, str(error).partition(";")[0], remedy) from error
