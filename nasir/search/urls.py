@@ -67,10 +67,10 @@ def parse(url: str) -> URL:
     except ImportError as error:
         driver = driven(parsed).get_driver_name()
         said = error.name or " ".join(str(error).split())
-        other = ", or write postgresql:// for any driver" if parsed.drivername.startswith("postgresql+") else ""
-        raise UsageError(
-            f"--storage {shown}: the driver is not installed ({said}): pip install '{DRIVERS.get(driver, driver)}'{other}"
-        ) from None
+        remedy = f"pip install '{DRIVERS.get(driver, driver)}'"
+        if parsed.drivername.startswith("postgresql+"):
+            remedy += ", or write postgresql:// for any driver"
+        raise UsageError(f"--storage {shown}: the driver is not installed ({said}): {remedy}") from None
     if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise UsageError(f"--storage {shown}: a database in memory is not shared; write sqlite:///study.db")
     return parsed
