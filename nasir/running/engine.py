@@ -24,8 +24,7 @@ from nasir.records import (
     from_json,
     last_of,
 )
-from nasir.registry import policies
-from nasir.running.decisions import Decisions
+from nasir.running.decisions import Decisions, outlives_divergence
 from nasir.running.decisions import Signals as Signals
 from nasir.running.state import RunState
 from nasir.spec import Spec
@@ -114,7 +113,7 @@ class Engine:
         started, cpu_started = time.monotonic(), time.process_time()
         phase = self.plans[progress.phase_index]
         epoch, phase_epoch = progress.total_epochs, progress.phase_epoch
-        outlives = getattr(policies.get(phase.policy), "outlives_divergence", False)
+        outlives = outlives_divergence(phase)
         try:
             self.state.stretch = self.session.train(epoch, phase_epoch, self.state.stretch, self.signals.wanted)
             if not self.state.stretch.finished:
