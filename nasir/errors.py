@@ -99,6 +99,10 @@ class Diverged(RunError):
         self.metrics = metrics
 
 
+class NotFinite(RunError):
+    """A rewritten network gives logits that are not finite."""
+
+
 class Preempted(NasirError):
     """The run stopped on a signal after writing a checkpoint; `exit_code` is 75 (SIGTERM) or 130 (SIGINT)."""
 

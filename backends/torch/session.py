@@ -50,6 +50,7 @@ from nasir.backends.torch.weights.pretrained import load_pretrained
 from nasir.backends.torch.weights.snapshot import Snapshot
 from nasir.datasets.fit import check_fit
 from nasir.errors import DataError, Diverged
+from nasir.files import remove_left
 from nasir.ir import Graph
 from nasir.rewriting.evidence import Evidence, Need
 from nasir.rewriting.rewrite import Refresh, Rewrite, Settle
@@ -379,7 +380,7 @@ class TorchSession:
 
     @working("the checkpoint", NETWORK)
     def newest(self, directory: Path) -> Saved | None:
-        checkpoint.clean(directory)
+        remove_left(directory)
         stored, problems = checkpoint.latest(directory)
         if stored is None:
             return None
