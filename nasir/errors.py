@@ -81,6 +81,10 @@ class DataError(UsageError):
     """A data set is missing, malformed, or does not fit the network."""
 
 
+class DataAbsent(DataError):
+    """Nothing lies where a data set is looked for."""
+
+
 class GraphError(NasirError):
     """A graph is structurally wrong: dangling port, cycle, duplicate label, region with several entries."""
 
@@ -131,6 +135,10 @@ class Diverged(RunError):
     def __init__(self, message: str, metrics: Mapping[str, float]) -> None:
         super().__init__(message)
         self.metrics = metrics
+
+
+class NotFinite(RunError):
+    """A rewritten network gives logits that are not finite."""
 
 
 class Preempted(NasirError):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from nasir.blocks.init import init_rules, starts
 from nasir.errors import TypeRuleError
 from nasir.ir import JSON, Draft, Port
-from nasir.ir.types import channel_axis
+from nasir.ir.space import size_of
 
 SHORT = {
     "conv2d": "conv",
@@ -66,8 +66,7 @@ class Maker:
 
     def channels(self, port: Port) -> int:
         """Size of the channel axis."""
-        shape = self.shape(port)
-        return shape[channel_axis(len(shape))]
+        return size_of(self.draft.value(port).channels)
 
     # -- what blocks are made of
 

@@ -154,6 +154,10 @@ class Editing(Generic[S]):
 
     def shape(self, port: Port) -> tuple[int, ...]:
         """Shape of a value under construction, without the batch axis; raises TypeRuleError where an op refuses."""
+        return self.value(port).shape
+
+    def value(self, port: Port) -> ValueType:
+        """Type of a value under construction, whose spaces are no spaces of the base; raises as `shape`."""
         if self._typing is None:
             self._typing = Typing()
             same: set[int] = set()  # nodes of the base that are what they were, down to the inputs
@@ -165,10 +169,10 @@ class Editing(Generic[S]):
             for known, value in base.infer.types.items():
                 if known.node in same:
                     # sizes only: unifying the base's own spaces with new ones would change the base
-                    self._typing.types[known] = ValueType(value.shape)
+                    self._typing.types[known] = value.over(value.shape)
         if port not in self._typing.types:
             infer_nodes(self.nodes, self._typing, untyped(self.nodes, self._typing, port))
-        return self._typing.types[port].shape
+        return self._typing.types[port]
 
     def slots(self, node_id: int) -> Mapping[str, Slot]:
         """Weights of a node under construction, by name; raises TypeRuleError where an op refuses."""
