@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nasir.errors import ClaimError, Decline, NasirError, OutOfMemory, Preempted, RunError
+from nasir.errors import ClaimError, Decline, NasirError, NotFinite, OutOfMemory, Preempted, RunError
 from nasir.ir import Graph
 from nasir.journal.directory import RunDirectory
 from nasir.journal.log import Journal, lineage
@@ -39,6 +39,7 @@ from nasir.records import (
     from_json,
     last_of,
 )
+from nasir.registry import policies
 from nasir.rewriting.evidence import Evidence, Need
 from nasir.rewriting.propose import make_pass, propose
 from nasir.rewriting.rewrite import WHOLE, Rewrite, site_name
@@ -93,7 +94,7 @@ class Decisions:
         """
         policy = make_policy(phase, self.seed)
         place: dict[str, Any] = {"epoch": epoch, "phase": phase.name}
-        repeats = Repeats(phase, epoch)
+        repeats, outlives = Repeats(phase, epoch), outlives_divergence(phase)
         for number in range(ROUNDS):  # asked again after declined rewrites; a policy that never ends is a bug
             decisions = decisions_of(policy, phase, self.journal.effective(), view(self.state.graph, (phase,)))
             if not decisions:
@@ -105,7 +106,7 @@ class Decisions:
                 self.write(from_json({**place, **decision.to_record()}))
                 match decision:
                     case RewriteSite():
-                        self._rewrite(decision, place)
+                        self._rewrite(decision, place, outlives)
                     case TrySites():
                         self._try(decision, place, phase_epoch)
                     case KeepIndividual():
@@ -124,12 +125,17 @@ class Decisions:
 
     # -- one rewrite
 
-    def _rewrite(self, decision: RewriteSite, place: Mapping[str, Any]) -> None:
+    def _rewrite(self, decision: RewriteSite, place: Mapping[str, Any], outlives: bool = False) -> None:
         started = time.monotonic()
         try:
             rewrite, effect = self._propose(decision, place)
         except Decline as refusal:
             self._decline(decision, place, refusal)
+            return
+        except NotFinite:
+            if not outlives:
+                raise
+            self._decline(decision, place, Decline("the rewritten network gives logits that are not finite"))
             return
         for array in rewrite.blobs.values():  # now: later they may be trained in place
             self.run.put_array(array)
@@ -226,7 +232,7 @@ class Decisions:
     def _keep(self, number: int, place: Mapping[str, Any]) -> None:
         """Store the network as it is now, and journal what it is worth: the metrics of its latest epoch."""
         records = self.journal.effective()
-        digest = self.individuals.keep(number, self.state.graph, self.state.ordinal, records)
+        graph, manifest = self.individuals.keep(number, self.state.graph, self.state.ordinal, records)
         cost = self.state.graph.cost()
         own = (record for record in reversed(self._own()) if isinstance(record, RecalledRecord | PhaseRecord))
         origin = next(own, None)
@@ -235,7 +241,8 @@ class Decisions:
                 **place,
                 individual=number,
                 parent=origin.individual if isinstance(origin, RecalledRecord) else None,
-                graph=digest,
+                graph=graph,
+                manifest=manifest,
                 metrics=self._latest(),
                 params=cost.params,
                 macs=cost.macs,
@@ -332,6 +339,11 @@ class Decisions:
         )
         self.write(record)
         return metric_values(trial.metric, [record])[0]
+
+
+def outlives_divergence(phase: PhasePlan) -> bool:
+    """Whether the run goes on after a divergence: see `nasir.policy.base.Policy`."""
+    return bool(getattr(policies.get(phase.policy), "outlives_divergence", False))
 
 
 def _check_claim(rewrite: Rewrite, effect: Effect) -> None:
