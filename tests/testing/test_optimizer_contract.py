@@ -63,7 +63,7 @@ def test_a_state_of_the_wrong_kind_is_noticed(tmp_path: Path) -> None:
         options = {"lr": 0.05}  # noqa: RUF012
 
     with pytest.raises(
-        UsageError, match="its state 'momentum_buffer' is a Tensor .* of kind 'scalar' it has to be one"
+        UsageError, match=r"its state 'momentum_buffer' is a Tensor .* of kind 'scalar' it has to be one"
     ):
         Wrong().test_dead_units_that_come_and_go_leave_no_trace(tmp_path)
 
