@@ -15,6 +15,7 @@ from nasir.ir.regions import covers
 from nasir.ir.source import Key, Source
 from nasir.ir.structure import Structure
 from nasir.ir.text import from_json, from_text, to_json, to_text
+from nasir.ir.ties import left
 from nasir.ir.types import JSON, Fill
 
 Claim = Literal["exact", "approximate", "no"]
@@ -136,6 +137,7 @@ class Draft(Editing[Graph]):
             raise GraphError("the network has no output: call draft.output(port)")
         labels = [node.label for node in self.nodes.values()]
         frozen = tuple(sorted(p for p in self.frozen if any(covers(p, label) for label in labels)))
-        graph = Graph(dict(self.nodes), tuple(self.outputs), dict(self.regions), self.minted, frozen)
+        ties = left(self.ties, self.nodes)
+        graph = Graph(dict(self.nodes), tuple(self.outputs), dict(self.regions), self.minted, frozen, ties)
         graph.verify()
         return graph

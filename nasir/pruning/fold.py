@@ -169,15 +169,29 @@ def _shift(node: Node, name: str, slot: Slot, constant: Values, where: NDArray[n
 def _home(graph: Graph, node_id: int) -> Key | None:
     slots, users = graph.infer.slots, graph.users(node_id)
     bias = bias_of(slots[node_id])
+    node = graph.nodes[node_id]
     if bias is not None:
-        return Key(node_id, bias)
+        return _own(graph, Key(node_id, bias), node_id)
     if len(users) == 1 and Port(node_id) not in graph.outputs:
         if graph.nodes[users[0]].facts.family == "norm" and MEAN in slots[users[0]]:
-            return Key(users[0], MEAN)
-    node = graph.nodes[node_id]
+            return _own(graph, Key(users[0], MEAN), node_id)
+    borrowed = bias_of({name: slot for name, (_, slot) in graph.infer.borrowed.get(node_id, {}).items()})
+    if borrowed is not None:
+        return _own(graph, Key(node_id, borrowed), node_id)
     if "bias" not in node.attrs:
         raise Decline(f"'{node.label}' reads constant channels and can have no bias; use `constants: drop`")
     return None
+
+
+def _own(graph: Graph, home: Key, reader: int) -> Key:
+    """`home`, where no other node uses it; Decline otherwise, since the shift is that of one reader only."""
+    if home in graph.shared:
+        other = graph.nodes[graph.shared[home][0].node].label
+        raise Decline(
+            f"'{graph.nodes[reader].label}' reads constant channels, and '{graph.nodes[home.node].label}.{home.slot}', "
+            f"which would take them, is shared with '{other}'; use `constants: drop`"
+        )
+    return home
 
 
 def apply(draft: Draft, folds: list[Fold], kept: Mapping[Atom, Index]) -> None:
