@@ -43,6 +43,10 @@ class DataError(UsageError):
     """A data set is missing, malformed, or does not fit the network."""
 
 
+class DataAbsent(DataError):
+    """Nothing lies where a data set is looked for."""
+
+
 class GraphError(NasirError):
     """A graph is structurally wrong: dangling port, cycle, duplicate label, region with several entries."""
 

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nasir.backends.torch.data.batches import BatchSource
-from nasir.backends.torch.data.fit import check_fit
 from nasir.backends.torch.data.in_memory import open_source
 from nasir.backends.torch.data.rawdata import DataContext
 from nasir.backends.torch.device.determinism import refuse_unordered
@@ -49,7 +48,9 @@ from nasir.backends.torch.weights.arena import Arena
 from nasir.backends.torch.weights.inherit import take_over
 from nasir.backends.torch.weights.pretrained import load_pretrained
 from nasir.backends.torch.weights.snapshot import Snapshot
+from nasir.datasets.fit import check_fit
 from nasir.errors import DataError, Diverged
+from nasir.files import remove_left
 from nasir.ir import Graph
 from nasir.rewriting.evidence import Evidence, Need
 from nasir.rewriting.rewrite import Refresh, Rewrite, Settle
@@ -121,7 +122,7 @@ class TorchSession:
             take_over(self.model, start)
 
     def _place(self, graph: Graph, plan: TransferPlan) -> None:
-        check_fit(graph, self.source, self.setup.data.dataset)
+        check_fit(graph, self.source.shape, self.source.class_names, self.setup.data.dataset)
         refuse_unordered(graph, self.setup.deterministic, self.device)
         self.model = Model.from_graph(graph, self.setup.seed, plan=plan, device=self.device)
         if wants_channels_last(self._layout(), self.model):
@@ -379,7 +380,7 @@ class TorchSession:
 
     @working("the checkpoint", NETWORK)
     def newest(self, directory: Path) -> Saved | None:
-        checkpoint.clean(directory)
+        remove_left(directory)
         stored, problems = checkpoint.latest(directory)
         if stored is None:
             return None
@@ -416,7 +417,7 @@ class TorchSession:
         samples: int | None = None,
         told: Callable[[], None] = lambda: None,
     ) -> list[dict[str, float]]:
-        check_fit(graph, self.source, self.setup.data.dataset)
+        check_fit(graph, self.source.shape, self.source.class_names, self.setup.data.dataset)
         model = Model.from_graph(graph, self.setup.seed, plan=zeros_of(graph), device=self.device)
         layout, some = self._layout(), partial(self._some_validation, samples)
         return evaluated(model, weights, directions, points, some, layout, told)
