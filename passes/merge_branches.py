@@ -11,6 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
+from nasir.analysis.sharing import refuse_sharing
 from nasir.branching.merging import (
     branch_paths,
     counterparts,
@@ -53,6 +54,9 @@ class MergeBranches(Pass):
         twins = counterparts(graph, paths)
         if isinstance(twins, str):
             raise Decline(f"the branches differ: {twins}")
+        refuse_sharing(
+            graph, (n for pair in (twins, *twins.values()) for n in pair), "branches are joined weight by weight"
+        )
         work = _Merge(draft, graph, paths, twins)
         for node_id in graph.order:
             if node_id in twins:

@@ -89,13 +89,12 @@ class Draft(Editing[Graph]):
 
         Raises GraphError where there is no such node, or the graph before has no node `source`.
         """
-        slots = self.base.infer.slots.get(source) if self.base is not None else None
-        if slots is None:
+        if self.base is None or source not in self.base.nodes:
             raise GraphError(
                 f"no node {source} to copy weights from in the graph before; give the id of one of its nodes"
             )
-        for slot in slots:
-            self.origins.copies[self._weight(node_id, slot)] = Key(source, slot)
+        for slot, (key, _) in self.base.weights(source).items():
+            self.origins.copies[self._weight(node_id, slot)] = key
 
     def source(self, node_id: int, slot: str, source: Source) -> None:
         """Say where a weight of a node, old or new, comes from: a Take, Stack, Sum, Fill or Blob of `nasir.transfer`.

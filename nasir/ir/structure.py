@@ -15,7 +15,7 @@ from nasir.ir.infer import Typing, infer, nonnegative
 from nasir.ir.node import Node, Region, RegionKind
 from nasir.ir.source import Key
 from nasir.ir.ties import Ties, sets_of
-from nasir.ir.types import Border, Port
+from nasir.ir.types import Border, Port, Slot
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +84,17 @@ class Structure:
     def shared(self) -> Mapping[Key, tuple[Key, ...]]:
         """The other weights that are one array with a weight, for each that is not its node's alone."""
         return {key: tuple([k for k in members if k != key]) for members in sets_of(self.ties) for key in members}
+
+    @cached_property
+    def sharing(self) -> frozenset[int]:
+        """Ids of the nodes that share a weight with another one, owners among them."""
+        return frozenset([key.node for key in self.shared])
+
+    def weights(self, node_id: int) -> Mapping[str, tuple[Key, Slot]]:
+        """All weights that a node uses, by name, its own and those it borrows: where the array is, and what the node's
+        op says of it."""
+        own = {name: (Key(node_id, name), slot) for name, slot in self.infer.slots[node_id].items()}
+        return {**own, **self.infer.borrowed.get(node_id, {})}
 
     @cached_property
     def labels(self) -> Mapping[str, int]:
