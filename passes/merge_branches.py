@@ -54,9 +54,8 @@ class MergeBranches(Pass):
         twins = counterparts(graph, paths)
         if isinstance(twins, str):
             raise Decline(f"the branches differ: {twins}")
-        refuse_sharing(
-            graph, (n for pair in (twins, *twins.values()) for n in pair), "branches are joined weight by weight"
-        )
+        nodes = [node_id for first, others in twins.items() for node_id in (first, *others)]
+        refuse_sharing(graph, nodes, "branches are joined weight by weight")
         work = _Merge(draft, graph, paths, twins)
         for node_id in graph.order:
             if node_id in twins:
