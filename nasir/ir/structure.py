@@ -17,6 +17,9 @@ from nasir.ir.source import Key
 from nasir.ir.ties import Ties, sets_of
 from nasir.ir.types import Border, Port, Slot
 
+MOST_NODES = 30_000
+"""Nodes of a network: some 4,000 residual blocks. What asks for more, such as a slip in a depth, is refused."""
+
 
 @dataclass(frozen=True, eq=False)
 class Structure:
@@ -203,6 +206,8 @@ class Structure:
 
     def verify(self) -> None:
         """Labels are unique, every op takes its inputs, every stage and block is whole; GraphError otherwise."""
+        if len(self.nodes) > MOST_NODES:
+            raise GraphError(f"{len(self.nodes)} nodes are more than the {MOST_NODES} that a network may have")
         if len(self.labels) != len(self.nodes):
             times = Counter(node.label for node in self.nodes.values())
             twice = next(label for label, count in times.items() if count > 1)
