@@ -11,9 +11,8 @@ from typing import NoReturn
 from nasir.errors import TypeRuleError
 from nasir.ir.node import Node
 from nasir.ir.op import OpDef, loaded, op_named
-from nasir.ir.source import Key
 from nasir.ir.space import Atom, Axis, SpaceMismatch, atoms_of, pin, size_of, unify
-from nasir.ir.ties import NO_TIES, Ties, share
+from nasir.ir.ties import NO_TIES, Borrowed, Ties, share
 from nasir.ir.types import FLOAT, JSON, DType, Fill, Kind, Port, Role, Slot, SlotAxis, ValueType, usual_channel_axis
 
 MOST_UNITS = 2**24
@@ -34,7 +33,7 @@ class Typing:
         self.types: dict[Port, ValueType] = {}
         self.slots: dict[int, dict[str, Slot]] = {}  # of every node, the arrays that it owns
         # arrays of other nodes that a node uses as its own: (the owner, what the node's op says of the array)
-        self.borrowed: dict[int, dict[str, tuple[Key, Slot]]] = {}
+        self.borrowed: dict[int, dict[str, Borrowed]] = {}
         # attributes that repeat the size of a space: resizing rewrites them
         self.mirrors: dict[int, dict[Mirror, Axis]] = {}
         self.atoms: list[Atom] = []
@@ -162,7 +161,7 @@ def infer(nodes: Mapping[int, Node], order: Iterable[int], outputs: Iterable[Por
     typing = Typing()
     with collector_paused():
         infer_nodes(nodes, typing, order)
-        share(nodes, typing, ties)
+        typing.borrowed = share(nodes, typing.slots, ties)
         _finish(nodes, outputs, typing)
     return typing
 

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, TypeAlias
 from nasir.errors import GraphError, TypeRuleError
 from nasir.ir.source import Key
 from nasir.ir.space import SpaceMismatch, unify
+from nasir.ir.types import Slot
 
 if TYPE_CHECKING:
-    from nasir.ir.infer import Typing
     from nasir.ir.node import Node
 
 Ties: TypeAlias = Mapping[Key, Key]
 """The owner of each borrowed weight; an owner borrows nothing."""
+Borrowed: TypeAlias = tuple[Key, Slot]
 NO_TIES: Ties = MappingProxyType({})
 
 
@@ -40,18 +41,21 @@ def left(ties: Ties, nodes: Collection[int]) -> dict[Key, Key]:
     return kept
 
 
-def share(nodes: Mapping[int, Node], typing: Typing, ties: Ties) -> None:
+def share(
+    nodes: Mapping[int, Node], slots: Mapping[int, dict[str, Slot]], ties: Ties
+) -> dict[int, dict[str, Borrowed]]:
     """Take the borrowed weights from the slots of their nodes, and make their axes run over the owner's spaces.
 
+    Returns them by node and name, with what the node's op says of them.
     Raises GraphError for a weight that there is not, TypeRuleError where the two are no one array.
     """
     for key, owner in ties.items():
         for end in (key, owner):
-            if end.slot not in typing.slots.get(end.node, ()):
+            if end.slot not in slots.get(end.node, ()):
                 raise GraphError(
                     f"tie of {_name(nodes, key)} to {_name(nodes, owner)}: there is no {_name(nodes, end)}"
                 )
-        mine, theirs = typing.slots[key.node][key.slot], typing.slots[owner.node][owner.slot]
+        mine, theirs = slots[key.node][key.slot], slots[owner.node][owner.slot]
         what = f"'{_name(nodes, key)}' shares '{_name(nodes, owner)}'"
         for fact in ("shape", "kind", "dtype"):
             here, there = getattr(mine, fact), getattr(theirs, fact)
@@ -62,8 +66,10 @@ def share(nodes: Mapping[int, Node], typing: Typing, ties: Ties) -> None:
                 unify(right_axis, left_axis, what)
         except SpaceMismatch:
             raise TypeRuleError(f"{what}, but their axes cannot be resized alike; remove the tie") from None
+    borrowed: dict[int, dict[str, Borrowed]] = {}
     for key, owner in ties.items():
-        typing.borrowed.setdefault(key.node, {})[key.slot] = (owner, typing.slots[key.node].pop(key.slot))
+        borrowed.setdefault(key.node, {})[key.slot] = (owner, slots[key.node].pop(key.slot))
+    return borrowed
 
 
 def _name(nodes: Mapping[int, Node], key: Key) -> str:
