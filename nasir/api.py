@@ -201,7 +201,7 @@ def _same_source(spec: Spec, start: StartRecord) -> Inherited | None:
     if not isinstance(spec.network, RunNetwork):
         return None
     source = inherited(spec)
-    if source.manifest != (start.inherited or {})["manifest"]:
+    if source.manifest != (start.inherited or {}).get("manifest"):
         raise RunError(f"{spec.network.run}: went on since this run began from it; start this run again")
     return source
 
