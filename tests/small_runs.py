@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from nasir.journal.directory import RunDirectory
 from nasir.running.engine import Signals
 
 SPEC = """\
@@ -79,5 +80,5 @@ def stable(records: Any) -> list[dict[str, Any]]:
 
 def weights(run: Path) -> bytes:
     """The bytes of the newest checkpoint's weights."""
-    newest = max((run / "checkpoints").glob("step_*"), key=lambda path: int(path.name.split("_")[1]))
+    newest = RunDirectory(run).checkpoint(RunDirectory(run).checkpoint_steps()[-1])
     return (newest / "model.safetensors").read_bytes() + (newest / "optimizer.safetensors").read_bytes()

@@ -1,0 +1,160 @@
+"""Going back: where checkpoints are lost, a journal is damaged, or things of other runs lie beside it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from made_records import as_line, write_chained
+from small_runs import HEAD, After, stable, weights, write_spec
+
+import nasir
+from nasir.errors import CheckpointError, JournalError, NasirError, Preempted, UsageError
+from nasir.journal.directory import RunDirectory
+from nasir.records import CheckpointRecord, EpochRecord, ResumeRecord, of_kind
+
+TEXT = (
+    HEAD
+    + """\
+checkpoint: {every: 1, keep: 10}
+phases:
+  - name: grow
+    epochs: 4
+    optimizer: {sgd: {lr: 0.05, momentum: 0.9}}
+    rules:
+      - every: 1
+        do: {insert-block: {init: gaussian}}
+        where: {stages: [s1, s2]}
+        at_most: 2
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was not interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    return nasir.run(write_spec(folder, TEXT), folder / "run").path
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run, stopped after its third epoch."""
+    folder = tmp_path_factory.mktemp("stopped")
+    with pytest.raises(Preempted):
+        nasir.run(write_spec(folder, TEXT), folder / "run", signals=After(17))
+    return folder / "run"
+
+
+@pytest.fixture
+def run(stopped: Path, tmp_path: Path) -> RunDirectory:
+    """A copy of the stopped run."""
+    shutil.copytree(stopped, tmp_path / "run")
+    run = RunDirectory.open(tmp_path / "run")
+    assert len(of_kind(run.effective(), EpochRecord)) == 3
+    assert [meta_of(run, step)["epoch"] for step in run.checkpoint_steps()] == [1, 2, 3]
+    return run
+
+
+def meta_of(run: RunDirectory, step: int) -> dict[str, object]:
+    meta: dict[str, object] = json.loads((run.checkpoint(step) / "manifest.json").read_text())["meta"]
+    return meta
+
+
+def damage(run: RunDirectory, line: int) -> None:
+    """Change a digit of that line, from 1."""
+    lines = run.journal_path.read_bytes().splitlines(keepends=True)
+    before, key, after = lines[line - 1].rpartition(b'"time":1')
+    lines[line - 1] = before + key[:-1] + b"2" + after
+    assert key
+    run.journal_path.write_bytes(b"".join(lines))
+
+
+def assert_equal(path: Path, whole: Path) -> None:
+    assert stable(RunDirectory.open(path).effective()) == stable(RunDirectory.open(whole).effective())
+    assert weights(path) == weights(whole)
+
+
+def files(run: RunDirectory) -> dict[str, bytes]:
+    """All but what holds the lock."""
+    found = (path for path in run.path.rglob("*") if path.is_file() and path.name != "lock")
+    return {str(path.relative_to(run.path)): path.read_bytes() for path in found}
+
+
+def test_where_the_checkpoints_are_gone_a_resume_asks_first(run: RunDirectory, whole: Path) -> None:
+    shutil.rmtree(run.checkpoints)
+    before = files(run)
+    with pytest.raises(CheckpointError, match=r"no checkpoint is here, .* one of epoch 3; .*--from-start"):
+        nasir.resume(run.path)
+    assert files(run) == before
+    done = nasir.resume(run.path, from_start=True)
+    assert of_kind(run.records(), ResumeRecord)[-1].checkpoint_step is None
+    assert_equal(done.path, whole)
+
+
+def test_from_the_start_leaves_checkpoints_aside(run: RunDirectory, whole: Path) -> None:
+    steps = run.checkpoint_steps()
+    assert_equal(nasir.resume(run.path, from_start=True).path, whole)
+    assert {path.name for path in run.checkpoints.glob("*.aside")} == {f"step_{step}.aside" for step in steps}
+
+
+def test_a_run_that_never_had_a_checkpoint_begins_anew_unasked(run: RunDirectory, whole: Path) -> None:
+    first = of_kind(run.records(), CheckpointRecord)[0].n
+    lines = run.journal_path.read_bytes().splitlines(keepends=True)
+    run.journal_path.write_bytes(b"".join(lines[:first]))
+    shutil.rmtree(run.checkpoints)
+    assert_equal(nasir.resume(run.path).path, whole)
+
+
+def test_a_damaged_journal_is_refused_and_a_resume_from_before_the_damage_equals_the_whole_run(
+    run: RunDirectory, whole: Path
+) -> None:
+    second = next(record.n for record in run.effective() if isinstance(record, EpochRecord) and record.epoch == 3)
+    damage(run, second + 1)
+    before = files(run)
+    for harm in (lambda: nasir.resume(run.path), lambda: nasir.resume(run.path, from_epoch=3)):
+        with pytest.raises(NasirError, match=rf"journal\.jsonl:{second + 1}: damaged|no sound checkpoint of epoch 3"):
+            harm()
+        assert files(run) == before
+    notices: list[str] = []
+    done = nasir.resume(run.path, from_epoch=2, notice=notices.append)
+    assert any(f"cut after line {second}; as it was, it is kept as journal.damaged" in text for text in notices)
+    assert (run.path / "journal.damaged").read_bytes() == before["journal.jsonl"]
+    assert len(list(run.checkpoints.glob("*.aside"))) == 1
+    assert_equal(done.path, whole)
+
+
+def test_a_resume_may_go_back_to_any_epoch_that_has_a_checkpoint(run: RunDirectory, whole: Path) -> None:
+    with pytest.raises(UsageError, match=r"no sound checkpoint of epoch 7; sound ones are of epoch 3, 2, 1"):
+        nasir.resume(run.path, from_epoch=7)
+    with pytest.raises(UsageError, match="from the start, or from epoch 1"):
+        nasir.resume(run.path, from_epoch=1, from_start=True)
+    assert_equal(nasir.resume(run.path, from_epoch=1).path, whole)
+    assert len(of_kind(run.records(), EpochRecord)) == 3 + 3
+    with pytest.raises(UsageError, match="this run is finished"):
+        nasir.resume(run.path, from_epoch=1)
+
+
+def test_a_checkpoint_beside_another_journal_is_refused(run: RunDirectory) -> None:
+    lines = [as_line(record) for record in run.records()]
+    changed = [line.replace(b'"val.accuracy":0.', b'"val.accuracy":0.1') for line in lines]
+    write_chained(run.journal_path, changed)
+    before = files(run)
+    with pytest.raises(JournalError, match=r"step_\d+: belongs to another journal: .*`nasir verify"):
+        nasir.resume(run.path)
+    write_chained(run.journal_path, lines[:5])
+    with pytest.raises(JournalError, match=r"its end is gone: it has 5 whole lines, .*step_\d+ was stored after"):
+        nasir.resume(run.path)
+    assert {**files(run), "journal.jsonl": b""} == {**before, "journal.jsonl": b""}
+
+
+def test_another_run_is_not_taken_from_one_whose_journal_was_changed(run: RunDirectory, tmp_path: Path) -> None:
+    spec = tmp_path / "next.yaml"
+    network = TEXT[TEXT.index("network:") : TEXT.index("data:")]
+    spec.write_text(TEXT.replace(network, f"network: {{from: run, run: {run.path}}}\n"))
+    assert nasir.build(spec).depths()
+    write_chained(run.journal_path, [as_line({**record, "time": 1.5}) for record in run.records()])
+    with pytest.raises(NasirError, match=r"next\.yaml:\d+:\d+: .*step_\d+: belongs to another journal"):
+        nasir.build(spec)
