@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from made_records import as_line, write_chained
 from small_runs import HEAD, After, stable, weights, write_spec
 
 import nasir
+from nasir.cli.main import main
 from nasir.errors import CheckpointError, JournalError, NasirError, Preempted, UsageError
 from nasir.journal.directory import RunDirectory
+from nasir.journal.repair import mend
 from nasir.records import CheckpointRecord, EpochRecord, ResumeRecord, of_kind
+from nasir.running.verify import verify
 
 TEXT = (
     HEAD
@@ -86,6 +93,7 @@ def files(run: RunDirectory) -> dict[str, bytes]:
 def test_where_the_checkpoints_are_gone_a_resume_asks_first(run: RunDirectory, whole: Path) -> None:
     shutil.rmtree(run.checkpoints)
     before = files(run)
+    assert f"`nasir resume {run.path} --from-start`" in verify(run.path).rescue[0]
     with pytest.raises(CheckpointError, match=r"no checkpoint is here, .* one of epoch 3; .*--from-start"):
         nasir.resume(run.path)
     assert files(run) == before
@@ -118,6 +126,10 @@ def test_a_damaged_journal_is_refused_and_a_resume_from_before_the_damage_equals
         with pytest.raises(NasirError, match=rf"journal\.jsonl:{second + 1}: damaged|no sound checkpoint of epoch 3"):
             harm()
         assert files(run) == before
+    found = verify(run.path)
+    assert not found.sound and len(found.faults) == 1 and f"journal.jsonl:{second + 1}: damaged" in found.faults[0]
+    assert found.rescue[0] == f"the journal is sound up to line {second} (epoch 2)"
+    assert f"the checkpoint of epoch 2 is sound: `nasir resume {run.path} --from-epoch 2`" in found.rescue[-1]
     notices: list[str] = []
     done = nasir.resume(run.path, from_epoch=2, notice=notices.append)
     assert any(f"cut after line {second}; as it was, it is kept as journal.damaged" in text for text in notices)
@@ -158,3 +170,103 @@ def test_another_run_is_not_taken_from_one_whose_journal_was_changed(run: RunDir
     write_chained(run.journal_path, [as_line({**record, "time": 1.5}) for record in run.records()])
     with pytest.raises(NasirError, match=r"next\.yaml:\d+:\d+: .*step_\d+: belongs to another journal"):
         nasir.build(spec)
+
+
+def test_a_whole_run_is_sound(whole: Path, stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(whole)]) == main(["verify", str(stopped)]) == 0
+    told = capsys.readouterr().out
+    assert f"{whole}: sound (" in told and "4 epochs" in told and "damaged" not in told and "rescue" not in told
+
+
+HARM: dict[str, tuple[Callable[[RunDirectory], object], str]] = {
+    "blob gone": (
+        lambda run: next(run.blobs.glob("*.json")).unlink(),
+        r"blobs/\w+\.json: missing, and the journal names it",
+    ),
+    "blob changed": (lambda run: flip(next(run.blobs.glob("*.json"))), r"blobs/\w+\.json: damaged"),
+    "array changed": (lambda run: flip(run.blobs / f"{run.put_array(np.arange(9.0))}.npy"), r"blobs/\w+\.npy: damaged"),
+    "weights changed": (lambda run: flip(newest(run) / "model.safetensors"), r"model\.safetensors: its sha256 differs"),
+    "weights gone": (lambda run: (newest(run) / "model.safetensors").unlink(), r"model\.safetensors: cannot be read"),
+    "manifest changed": (lambda run: flip(newest(run) / "manifest.json"), r"manifest\.json: damaged"),
+    "checkpoints gone": (lambda run: shutil.rmtree(run.checkpoints), r"empty, and the journal tells of a checkpoint"),
+    "spec changed": (
+        lambda run: run.write_spec(run.spec().replace("seed: 3", "seed: 4")),
+        "not the spec this run began",
+    ),
+    "spec gone": (lambda run: run.spec_path.unlink(), r"spec\.yaml"),
+    "environment changed": (lambda run: run.env_path.write_text("{"), r"env\.json: not JSON"),
+    "end of the journal gone": (
+        lambda run: shorten(run),
+        r"its end is gone: it has \d+ whole lines, and .*step_\d+ was",
+    ),
+    "report of another run": (
+        lambda run: run.report_path.write_text("<footer>journal 3:0123456789abcdef</footer>"),
+        r"report\.html: made from another journal",
+    ),
+}
+
+
+def newest(run: RunDirectory) -> Path:
+    return run.checkpoint(run.checkpoint_steps()[-1])
+
+
+def flip(path: Path) -> None:
+    """Flip a bit in the middle of a file that may have other names."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.unlink()
+    path.write_bytes(data)
+
+
+def shorten(run: RunDirectory) -> None:
+    lines = run.journal_path.read_bytes().splitlines(keepends=True)
+    run.journal_path.write_bytes(b"".join(lines[:-3]))
+
+
+@pytest.mark.parametrize("what", HARM)
+def test_harm_is_told_by_name_and_with_what_to_do(
+    run: RunDirectory, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    harm, text = HARM[what]
+    harm(run)
+    before = files(run)
+    assert main(["verify", str(run.path), "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert not found["sound"] and any(re.search(text, fault) for fault in found["faults"])
+    assert found["rescue"] and files(run) == before
+
+
+def test_a_flipped_bit_is_mended_wherever_it_is(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    whole, chance = run.journal_path.read_bytes(), random.Random(0)
+    ends = [place for place, byte in enumerate(whole) if byte == ord("\n")]
+    for place in (*chance.sample(range(ends[-2]), 8), ends[2], ends[2] - 4, ends[4] + 1):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        run.journal_path.write_bytes(damaged)
+        mended = mend(run.journal_path)
+        assert mended is not None and mended.data == whole
+        assert [line for line, _ in mended.places] == [whole.count(b"\n", 0, place) + 1]
+    damaged[ends[0] - 40] ^= 2
+    run.journal_path.write_bytes(damaged)
+    assert main(["verify", str(run.path)]) == 1
+    assert "nothing but flipped bits is wrong (line 1, byte " in capsys.readouterr().out
+    assert main(["verify", str(run.path), "--repair"]) == 0
+    assert run.journal_path.read_bytes() == whole and (run.path / "journal.damaged").read_bytes() == damaged
+    assert "journal mended in 2 places; as it was, it is kept as journal.damaged" in capsys.readouterr().out
+    damage(run, 3)
+    lines = run.journal_path.read_bytes().splitlines(keepends=True)
+    run.journal_path.write_bytes(b"".join([*lines[:3], lines[4], lines[3], *lines[5:]]))
+    assert mend(run.journal_path) is None, "more is wrong"
+
+
+def test_all_runs_of_a_study_are_checked(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    study = run.path.parent / "study"
+    (study / "trials").mkdir(parents=True)
+    (study / "study.json").write_text("{}")
+    shutil.copytree(run.path, study / "trials" / "0000-a0")
+    shutil.copytree(run.path, study / "trials" / "0001-a0")
+    shutil.rmtree(study / "trials" / "0001-a0" / "checkpoints")  # as a search does with a trial that is over
+    assert main(["verify", str(study)]) == 0
+    damage(RunDirectory(study / "trials" / "0001-a0"), 3)
+    assert main(["verify", str(study)]) == 1
+    assert f"{study}: 2 runs, 1 damaged" in capsys.readouterr().out
