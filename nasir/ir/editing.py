@@ -15,7 +15,7 @@ from nasir.ir.node import Node, Region, RegionKind
 from nasir.ir.op import op_named
 from nasir.ir.regions import closest, covers, paths_above
 from nasir.ir.space import Atom, Index, atoms_of, size_after
-from nasir.ir.structure import NOTHING, Structure
+from nasir.ir.structure import MOST_NODES, NOTHING, Structure
 from nasir.ir.types import JSON, Port, Slot, ValueType
 
 S = TypeVar("S", bound=Structure)
@@ -45,7 +45,9 @@ class Editing(Generic[S]):
         self._typing: Typing | None = None  # of the values asked for by `shape`
 
     def add(self, op: str, inputs: Iterable[Port] | Port, label: str, /, **attrs: JSON) -> Port:
-        """A new node; returns its first output. Raises TypeRuleError for wrong attributes."""
+        """A new node; returns its first output. Raises TypeRuleError for wrong attributes, GraphError if too many."""
+        if len(self.nodes) >= MOST_NODES:
+            raise GraphError(f"more than the {MOST_NODES} nodes that a network may have; make it less deep")
         ports = (inputs,) if isinstance(inputs, Port) else tuple(inputs)
         node_id = self.minted
         self.nodes[node_id] = Node(op, ports, op_named(op).normalize(attrs, label), label)

@@ -16,6 +16,8 @@ from nasir.spec.tree import Tree, children, key_place
 
 MOST = 500
 """Specs that one check looks at."""
+MOST_LOOKED_AT = 100_000
+"""Values of these specs and nodes of their networks, after which one check looks at no further spec."""
 WHERE = " (where "
 """The beginning of what a problem says of its alternative."""
 
@@ -42,15 +44,20 @@ def check_variants(tree: Tree, source: str, space: Space, findings: Findings) ->
 
     Choices that are not asked at the base point are checked with the alternatives that they belong to.
     """
-    number = 0
+    number = checked = seen = 0
+    values = sum(1 for _ in _places(tree))
     for number, variant in enumerate(_distinct(space), start=1):
-        if number <= MOST:
-            known = {(problem.place, problem.text.partition(WHERE)[0]) for problem in findings.problems}
-            for problem in _problems(space.resolve(tree, variant.values), source, findings):
-                if (problem.place, problem.text) not in known:
-                    findings.problems.append(replace(problem, text=problem.text + variant.words(problem.place)))
-    if number > MOST:
-        findings.notes.append(f"{tree.place}: checked {MOST} of {number} alternatives")
+        if number > MOST or seen > MOST_LOOKED_AT:
+            continue
+        checked = number
+        known = {(problem.place, problem.text.partition(WHERE)[0]) for problem in findings.problems}
+        problems, nodes = _problems(space.resolve(tree, variant.values), source, findings)
+        seen += values + nodes
+        for problem in problems:
+            if (problem.place, problem.text) not in known:
+                findings.problems.append(replace(problem, text=problem.text + variant.words(problem.place)))
+    if number > checked:
+        findings.notes.append(f"{tree.place}: checked {checked} of {number} alternatives")
 
 
 def points_to_check(space: Space) -> Iterator[Mapping[str, Value]]:
@@ -58,17 +65,18 @@ def points_to_check(space: Space) -> Iterator[Mapping[str, Value]]:
     return (variant.values for variant in _distinct(space))
 
 
-def _problems(tree: Tree, source: str, findings: Findings) -> Sequence[Problem]:
+def _problems(tree: Tree, source: str, findings: Findings) -> tuple[Sequence[Problem], int]:
+    """The problems of a spec without choices, and how many nodes were built to find them."""
     spec, examined = examine(tree, source)
     findings.notes += examined.notes
     if spec is None:
-        return examined.problems
+        return examined.problems, 0
     try:
-        build(spec, findings.notes.append)
+        return (), len(build(spec, findings.notes.append).nodes)
     except SpecProblems as error:
-        if not (spec.plugins and isinstance(error.__cause__, UnknownName)):  # only a run imports plugins
-            return error.problems
-    return ()
+        if spec.plugins and isinstance(error.__cause__, UnknownName):  # only a run imports plugins
+            return (), 0
+        return error.problems, 0
 
 
 def _distinct(space: Space) -> Iterator[_Variant]:
