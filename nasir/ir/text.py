@@ -66,7 +66,7 @@ def _from_json(data: Mapping[str, Any], graph_type: type[S]) -> S:
         regions = [Region(path, kind, template) for path, kind, template in data["regions"]]
         minted = data["minted"]
         frozen = tuple(data.get("frozen", ()))
-        ties = {_key(node, slot): _key(*owner) for node, slot, *owner in data.get("ties", ())}
+        ties = {Key(node, slot): Key(*owner) for node, slot, *owner in data.get("ties", ())}
     except (KeyError, TypeError, ValueError) as error:
         raise TextFormatError(f"malformed graph data: {type(error).__name__}: {error}") from None
     return _assemble(graph_type, nodes, outputs, regions, minted, frozen, ties)
@@ -77,12 +77,6 @@ def _port(pair: Any) -> Port:
     if node.__class__ is not int or output.__class__ is not int:
         raise TypeError(f"expected [node, output], two whole numbers, found {shown(pair)}")
     return _new(Port, (node, output))
-
-
-def _key(node: Any, slot: Any) -> Key:
-    if type(node) is not int or type(slot) is not str:
-        raise TypeError(f"expected the id of a node and the name of a weight, found {shown(node)} and {shown(slot)}")
-    return Key(node, slot)
 
 
 def _assemble(
