@@ -48,7 +48,7 @@ def sources_of(call: Call, depends: Sequence[frozenset[Source]], held: Held) -> 
 def with_dependence(recording: Recording) -> tuple[frozenset[Source], ...]:
     """What every value of the recording depends on."""
     depends: list[frozenset[Source]] = [
-        frozenset() if value.origin in ("call", "constant") else frozenset((value.origin,))
+        frozenset() if value.origin == "call" or value.origin == "constant" else frozenset((value.origin,))
         for value in recording.values
     ]
     held = held_by(recording.state)

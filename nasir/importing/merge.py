@@ -121,8 +121,8 @@ def _same_calls(one: Recording, other: Recording, batches: tuple[int, int]) -> N
         for run, batch in zip((one, other), batches, strict=True)
     ]
     raise NasirError(
-        f"record: the batch size changes which calls forward makes: call {position} is {' and '.join(told)}; let forward "
-        "do the same for every batch size, or record the part of the module that does (call=...)"
+        f"record: the batch size changes which calls forward makes: call {position} is {' and '.join(told)}; let "
+        "forward do the same for every batch size, or record the part of the module that does (call=...)"
     )
 
 

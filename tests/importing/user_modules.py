@@ -1,4 +1,4 @@
-"""Modules as users write them: functions with own weights, shared parts, writes in place, several inputs and outputs."""
+"""Modules as users write them: functions on own weights, shared parts, writes in place, several inputs and outputs."""
 
 from __future__ import annotations
 

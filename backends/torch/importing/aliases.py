@@ -120,7 +120,7 @@ def _part(child: Tensor, parent: Tensor) -> Tree | None:
     axes = [axis for axis in range(child.ndim) if child.shape[axis] != parent.shape[axis]]
     if len(axes) != 1 or not parent.stride(axes[0]):
         return None
-    start, rest = divmod(child.storage_offset() - parent.storage_offset(), parent.stride(axes[0]))
+    start, rest = divmod(int(child.storage_offset()) - int(parent.storage_offset()), parent.stride(axes[0]))
     if rest:
         return None
     whole = Structure("slice", (("start", None), ("stop", None), ("step", None)))

@@ -82,7 +82,7 @@ def _differentiate(outputs: list[Tensor], seed: int) -> None:
             term = (output * weights).sum()
             total = term if total is None else total + term
     if total is not None:
-        total.backward()
+        torch.autograd.backward(total)
 
 
 def _apart(ones: list[Any], others: list[Any]) -> float:

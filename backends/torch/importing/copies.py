@@ -32,8 +32,8 @@ def fresh_copy(module: nn.Module, training: bool) -> nn.Module:
         twin = copy.deepcopy(module, memo)
     except Exception as error:
         raise NasirError(
-            f"record: the module ({class_name(type(module))}) cannot be copied ({type(error).__name__}: {error}); every "
-            "run is made on a copy, so that it stays as it is: let copy.deepcopy(module) work"
+            f"record: the module ({class_name(type(module))}) cannot be copied ({type(error).__name__}: {error}); runs "
+            "are made on copies, so that it stays as it is: let copy.deepcopy(module) work"
         ) from error
     for inner in twin.modules():
         for name in HOOKS:
@@ -53,8 +53,8 @@ def warn_about_hooks(module: nn.Module) -> None:
     ]
     if hooked:
         warnings.warn(
-            f"record: forward hooks of {', '.join(hooked[:3])}{' and others' if len(hooked) > 3 else ''} were not called "
-            "and are no part of the recording; put what they compute into forward",
+            f"record: forward hooks of {', '.join(hooked[:3])}{' and others' if len(hooked) > 3 else ''} were not "
+            "called and are no part of the recording; put what they compute into forward",
             NasirWarning,
             stacklevel=3,
         )

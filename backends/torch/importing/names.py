@@ -61,7 +61,7 @@ def _guesses(function: Any) -> list[str]:
         attribute = getattr(owner, "__name__", None) or getattr(getattr(owner, "fget", None), "__name__", "")
         return [f"torch.Tensor.{attribute}.{own}"]
     if isinstance(function, torch._ops.OpOverload):
-        return [f"torch.ops.{str(function)}"]
+        return [f"torch.ops.{function!s}"]
     if isinstance(function, torch._ops.OpOverloadPacket):
         return [f"torch.ops.{str(function).replace('::', '.')}"]
     module = getattr(function, "__module__", None)
@@ -83,7 +83,8 @@ def named(name: str) -> Callable[..., Any]:
         except ImportError:
             continue
         try:
-            return functools.reduce(getattr, parts[length:], thing)
+            found: Callable[..., Any] = functools.reduce(getattr, parts[length:], thing)
+            return found
         except AttributeError:
             break
     raise NasirError(f"replay: nothing is called {name}; import the module that defines it first")

@@ -45,7 +45,7 @@ def encoded(operand: Any, ref: Callable[[Tensor], Ref], home: torch.device, wher
     if isinstance(operand, np.generic):
         return operand.item()
     if isinstance(operand, PLAIN):  # an IntEnum, say: what torch sees is the number
-        base = next(kind for kind in PLAIN if isinstance(operand, kind))
+        base: Any = next(kind for kind in PLAIN if isinstance(operand, kind))
         return base(operand)
     raise NasirError(
         f"record: {where}: a {class_name(type(operand))} is neither a tensor nor data (numbers, strings, sequences, "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -15,20 +15,25 @@ from nasir.errors import NasirError
 from nasir.importing.recording import Call
 from nasir.importing.trees import leaves
 
-CATEGORIES = (bool, int, float, complex)
+CATEGORIES = (bool, int, float, complex)  # torch widens from left to right
+TELLING_APART = frozenset(
+    "eq ne lt le gt ge not_equal less less_equal greater greater_equal logical_and logical_or logical_xor "
+    "logical_not".split()
+)
+"""Functions that make a tensor of bools, while writing in place keeps the dtype."""
 
 
 def says_in_place(call: Call) -> bool:
     """Whether a call is one that writes into its first operand, even if it found nothing to change there."""
     if call.module is not None:
         return call.attributes.get("inplace") is True
-    return call.operation.endswith("_") and not call.operation.endswith("__") or _option(call) is not None
+    return (call.operation.endswith("_") and not call.operation.endswith("__")) or _option(call) is not None
 
 
-def functional(call: Call, target: Tensor) -> Call:
+def functional(call: Call, target: Tensor, others: Iterable[str]) -> Call:
     """The call without its write where torch has such a function (relu for relu_); else `in_place`.
 
-    `target`: its first operand, whose dtype the result of a write keeps: another function would widen it.
+    `target`: its first operand, whose dtype the result of a write keeps; `others`: the dtypes of all its operands.
     """
     option = _option(call)
     if option is not None:
@@ -40,7 +45,7 @@ def functional(call: Call, target: Tensor) -> Call:
         return replace(call, args=tuple(args), kwargs=kwargs)
     twin = call.operation[:-1]
     fits = call.module is None and call.operation.endswith("_") and not call.operation.endswith("__")
-    if fits and not call.random and _exists(twin) and _keeps_dtype(call, target):
+    if fits and not call.random and _exists(twin) and _keeps_dtype(call, target, others):
         return replace(call, operation=twin)
     return replace(call, in_place=True)
 
@@ -73,8 +78,18 @@ def _exists(name: str) -> bool:
     return True
 
 
-def _keeps_dtype(call: Call, target: Tensor) -> bool:
-    """Whether every number among the operands is of a kind that the target's dtype holds; tensors are not known here."""
-    own = 3 if target.is_complex() else 2 if target.is_floating_point() else 0 if target.dtype is torch.bool else 1
+def _keeps_dtype(call: Call, target: Tensor, others: Iterable[str]) -> bool:
+    """Whether the function that makes a new tensor gives it the dtype of the target, too: nothing widens it."""
+    if call.operation.rpartition(".")[2].rstrip("_") in TELLING_APART and target.dtype is not torch.bool:
+        return False
+    own = _category(target.dtype)
+    wide = [dtype for dtype in (getattr(torch, name) for name in others) if dtype is not target.dtype]
     numbers = [leaf for _, leaf in leaves((call.args, dict(call.kwargs))) if type(leaf) in CATEGORIES]
-    return all(CATEGORIES.index(type(number)) <= own for number in numbers)
+    return all(_category(dtype) < own for dtype in wide) and all(CATEGORIES.index(type(n)) <= own for n in numbers)
+
+
+def _category(dtype: torch.dtype) -> int:
+    """The position in CATEGORIES of what a dtype holds."""
+    if dtype.is_complex or dtype.is_floating_point:
+        return 3 if dtype.is_complex else 2
+    return 0 if dtype is torch.bool else 1

@@ -48,10 +48,10 @@ def record(
 ) -> Recording:
     """What `module(*args, **kwargs)` does, from a few runs on copies; the module and the generators stay as they are.
 
-    Axis 0 of the first tensor of the arguments is the batch, as it is of all tensors with as many rows; give an example
-    of two or more samples if others have no batch axis. All other lengths are as in the example. `call(copy, *args,
-    **kwargs)` runs it where that is not a plain call. Modules of the classes `leaves` are recorded as one call, as those
-    of torch.nn are.
+    Axis 0 of the first tensor of the arguments is the batch, as it is of all tensors with as many rows; give an
+    example of two or more samples if others have no batch axis. All other lengths are as in the example. `call(copy,
+    *args, **kwargs)` runs it where that is not a plain call. Modules of the classes `leaves` are recorded as one call,
+    as those of torch.nn are.
 
     Raises NasirError for what is no data flow: decisions made in Python on numbers of a tensor, tensors of unknown
     origin, writes that others see, another sequence of calls for another batch size. Warns (NasirWarning) of forward
@@ -73,9 +73,7 @@ def record(
             merged = merge_modes(evaluated, trained, batch)
         else:  # calls of train mode alone: what they make of the batch size takes two runs as well
             batches = (EVAL_BATCHES[0], TRAIN_BATCH)
-            merged = merge_modes(
-                evaluated, merge_batches(run.once(batches[0], training=True), trained, batches), None
-            )
+            merged = merge_modes(evaluated, merge_batches(run.once(batches[0], training=True), trained, batches), None)
         recording = folded(compact(merged), run.home)
     run.warn(recording)
     return recording
@@ -111,21 +109,21 @@ class _Run:
         before = _python_generators()
         told = f"with {batch} samples in {'train' if training else 'eval'} mode"
         with torch.inference_mode(False), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
-            args, kwargs = with_tensors(
-                (self.args, self.kwargs), lambda tensor: of_batch(tensor, self.samples, batch)
-            )
-            arguments = recorder.take((args, kwargs), self.inputs)
+            args, kwargs = with_tensors((self.args, self.kwargs), lambda tensor: of_batch(tensor, self.samples, batch))
+            recorder.take((args, kwargs), self.inputs)
             try:
                 with _seen(recorder), recorder:
                     outputs = self.call(copy, *args, **kwargs)
+                recorder.check()
             except NasirError:
                 raise
             except Exception as error:
+                recorder.check()
                 raise NasirError(
-                    f"record: {class_name(type(self.module))} failed {told}: {type(error).__name__}: {error}; it has to "
-                    "run with any number of samples, in both modes"
+                    f"record: {class_name(type(self.module))} failed {told}: {type(error).__name__}: {error}; it has "
+                    "to run with any number of samples, in both modes"
                 ) from error
-            recording = recorder.finished(arguments, outputs)
+            recording = recorder.finished(outputs)
         if _python_generators() != before:
             raise NasirError(
                 f"record: {class_name(type(self.module))} draws random numbers from Python or numpy {told}: the "
@@ -146,8 +144,8 @@ class _Run:
         cast = next((call for call in recording.calls if call.autocast), None)
         if cast is not None:
             warnings.warn(
-                f"record: {cast.place} runs under autocast ({cast.autocast}), which the recording repeats on devices of "
-                f"this kind ({self.home.type}) only as it was here",
+                f"record: {cast.place} runs under autocast ({cast.autocast}), which the recording repeats on devices "
+                f"of this kind ({self.home.type}) only as it was here",
                 NasirWarning,
                 stacklevel=3,
             )
@@ -177,13 +175,17 @@ def _seen(recorder: Recorder) -> Iterator[None]:
         return torch.as_tensor(array) if threading.get_ident() == thread else from_numpy(array)
 
     with PATCHING:
-        torch.autograd.Function.apply = classmethod(seen_apply)  # type: ignore[assignment]
-        torch.from_numpy = seen_from_numpy
+        places: list[tuple[Any, str, Any, Any]] = [
+            (torch.autograd.Function, "apply", classmethod(seen_apply), apply),
+            (torch, "from_numpy", seen_from_numpy, from_numpy),
+        ]
+        for place, name, seen, _ in places:
+            setattr(place, name, seen)
         try:
             yield
         finally:
-            torch.autograd.Function.apply = apply
-            torch.from_numpy = from_numpy
+            for place, name, _, before in places:
+                setattr(place, name, before)
 
 
 @contextmanager

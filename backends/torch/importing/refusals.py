@@ -64,13 +64,17 @@ def never_true(comparison: Call, compared: Call | None) -> bool:
 
 def unknown_operand(described: str, where: str, has_history: bool) -> NasirError:
     """The error for an operand that no recorded call has made."""
-    kept = "it has a gradient history, so it was computed from parameters before" if has_history else (
-        "code outside of Python's torch functions made it (C++, TorchScript, numpy), or it lies in a plain attribute or "
-        "a global variable"
+    kept = (
+        "it has a gradient history, so it was computed from parameters before"
+        if has_history
+        else (
+            "code outside of Python's torch functions made it (C++, TorchScript, numpy), or it lies in a plain "
+            "attribute or a global variable"
+        )
     )
     return NasirError(
-        f"record: {where}: where its operand {described} comes from is unknown; {kept}. Make it with torch functions in "
-        "forward, register it with register_buffer, or empty what the module keeps from earlier calls"
+        f"record: {where}: where its operand {described} comes from is unknown; {kept}. Make it with torch functions "
+        "in forward, register it with register_buffer, or empty what the module keeps from earlier calls"
     )
 
 

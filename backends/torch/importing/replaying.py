@@ -132,8 +132,8 @@ def _check_mode(recording: Recording, module: nn.Module) -> None:
             continue  # told where the recording calls it
         if inner.training != module.training:
             raise UsageError(
-                f"replay: {path} is {'' if inner.training else 'not '}in train mode, unlike the module as a whole; call "
-                "train() or eval() on the whole module"
+                f"replay: {path} is {'' if inner.training else 'not '}in train mode, unlike the module as a whole; "
+                "call train() or eval() on the whole module"
             )
 
 
