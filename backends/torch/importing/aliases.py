@@ -84,14 +84,15 @@ def _undone(child: Tracked, parent: Tracked, before: int, emit: Emit) -> int | N
     assert call is not None
     if child.same:
         return child.value
-    name = call.operation.rpartition(".")[2]
+    name = call.operation.removesuffix(".__get__").rpartition(".")[2]
     new = Ref(child.value)
     if name == "__getitem__" and not call.kwargs:
         return emit("torch.Tensor.__setitem__", (Ref(before), call.args[1], new), parent.tensor, True)
     if name in SAME_NUMBERS and child.tensor.numel() == parent.tensor.numel():
         return emit("torch.Tensor.reshape", (new, tuple(parent.tensor.shape)), parent.tensor, False)
     if name in SWAPS and not call.kwargs:
-        return emit("torch.Tensor.transpose", (new, *(call.args[1:] or (0, 1))), parent.tensor, False)
+        axes = SWAPS[name] or tuple(call.args[1:])
+        return emit("torch.Tensor.transpose", (new, *axes), parent.tensor, False)
     if name == "permute":
         return emit("torch.Tensor.permute", (new, _inverse(call.args[1:])), parent.tensor, False)
     part = _part(child.tensor, parent.tensor)
@@ -104,7 +105,14 @@ SAME_NUMBERS = frozenset(
     ("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as", "ravel", "contiguous")
 )
 """Views with the numbers of their operand, in the same order."""
-SWAPS = frozenset(("transpose", "swapaxes", "swapdims", "t"))
+SWAPS: dict[str, tuple[int, int] | None] = {
+    "transpose": None,
+    "swapaxes": None,
+    "swapdims": None,
+    "t": (0, 1),
+    "mT": (-2, -1),
+}
+"""Views with two axes in each other's place: these ones, or (None) those among the arguments."""
 
 
 def _inverse(order: Sequence[Any]) -> tuple[int, ...]:

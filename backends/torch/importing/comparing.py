@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from nasir.backends.torch.host import on_host
 from nasir.backends.torch.importing.copies import fresh_copy
 from nasir.backends.torch.importing.operands import tensors_in
 from nasir.backends.torch.importing.recording import Caller
@@ -71,6 +73,32 @@ def parity(
         _apart([*buffers_one.values()], [*buffers_two.values()]),
         _apart([*gradients_one.values()], [*gradients_two.values()]),
     )
+
+
+def runner(
+    module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None, *, call: Caller | None = None
+) -> Callable[[Mapping[str, NDArray[Any]]], list[NDArray[Any]]]:
+    """A function from a state (arrays by key) to the outputs of the module in eval mode on these arguments.
+
+    Keys that the state lacks keep the module's own tensors. The module is copied once, and stays as it is. What
+    nasir.testing's oracles of units take.
+    """
+    twin = fresh_copy(module, training=False)
+    tensors = {
+        **dict(twin.named_parameters(remove_duplicate=False)),
+        **dict(twin.named_buffers(remove_duplicate=False)),
+    }
+    start = {key: tensor.detach().clone() for key, tensor in tensors.items()}
+    run = call or (lambda copied, *given, **named: copied(*given, **named))
+
+    def outputs(state: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        with torch.no_grad(), torch.random.fork_rng():
+            for key, tensor in tensors.items():
+                tensor.copy_(torch.as_tensor(state[key]) if key in state else start[key])
+            made = run(twin, *copy.deepcopy(args), **copy.deepcopy(dict(kwargs or {})))
+            return [on_host(tensor).copy() for tensor in tensors_in(made)]
+
+    return outputs
 
 
 def _differentiate(outputs: list[Tensor], seed: int) -> None:

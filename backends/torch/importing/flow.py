@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from nasir.backends.torch.importing.aliases import Memory, Tracked, written
+from nasir.backends.torch.importing.lengths import Lengths
 from nasir.backends.torch.importing.operands import encoded, tensors_in, with_tensors
 from nasir.backends.torch.importing.pure import functional
-from nasir.backends.torch.importing.refusals import impossible_write, unknown_operand
+from nasir.backends.torch.importing.refusals import impossible_write, unknown_after_write, unknown_operand
 from nasir.errors import NasirError
 from nasir.importing.compact import call_of, renumbered
 from nasir.importing.dependence import held_by, sources_of
@@ -34,6 +35,7 @@ class Flow:
         self.depends: list[frozenset[Source]] = []
         self.calls: list[Call] = []
         self.makers: dict[int, Call] = {}  # by the numbers of their results
+        self.lengths = Lengths()
         self.state: list[State] = []
         self.state_of: dict[int, State] = {}
         self._tracked: dict[int, Tracked] = {}  # by the identity of the tensor
@@ -84,7 +86,7 @@ class Flow:
         tracked = self._tracked.get(id(tensor))
         if tracked is None:
             described = f"({', '.join(map(str, tensor.shape))}) of {tensor.dtype}"
-            raise unknown_operand(described, where, tensor.grad_fn is not None)
+            raise unknown_operand(described, where)
         return Ref(self._value(tracked, where))
 
     def made(self, call: Call, result: Any, operands: Sequence[Tensor]) -> Any:
@@ -101,6 +103,8 @@ class Flow:
         numbers = iter([self.add(tensor, "call", call.operation, depends, operands, old) for tensor, old in fresh])
         tree = encoded(result, lambda _: Ref(next(numbers)), self.home, f"the result of {call.place}")
         call = replace(call, result=tree)
+        if depends:
+            self.lengths.note(call, self.values, list(zip(refs(tree), [tensor for tensor, _ in fresh], strict=True)))
         for position, (tensor, _) in enumerate(fresh):
             tracked = self._tracked[id(tensor)]
             tracked.call, tracked.position = call, position
@@ -124,6 +128,11 @@ class Flow:
         call = replace(call, result=Ref(number))
         self._append(call)
         written(tracked, number, lambda *emitted: self._emitted(call, *emitted), call.place)
+
+    def follows_data(self, tensor: Tensor) -> bool:
+        """Whether the length of an axis follows the numbers of a tensor."""
+        tracked = self._tracked.get(id(tensor))
+        return tracked is not None and tracked.value in self.lengths
 
     def is_buffer(self, tensor: Tensor) -> State | None:
         """The buffer that a tensor is, unless forward has given it a new value by itself."""
@@ -170,11 +179,7 @@ class Flow:
             return tracked.value
         if tracked.lost is not None or tracked.parent is None or tracked.call is None:
             why = tracked.lost or "it was written through another one"
-            raise impossible_write(
-                "memory that several tensors share, one of which is read later",
-                where,
-                f"{why}; make a new tensor instead",
-            )
+            raise unknown_after_write(where, why)
         now = self._value(tracked.parent, where)
         change = {number: self._again(number) for number in refs(tracked.call.result)}
         if tracked.made_of is not None:

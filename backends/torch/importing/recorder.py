@@ -21,6 +21,8 @@ from nasir.backends.torch.importing.operands import encoded, tensors_in
 from nasir.backends.torch.importing.pure import says_in_place
 from nasir.backends.torch.importing.refusals import (
     DESCRIBING,
+    MEASURING,
+    READING,
     WITHOUT_EFFECT,
     impossible_write,
     never_true,
@@ -45,6 +47,7 @@ class Recorder(TorchFunctionMode):
         super().__init__()
         self.paused = False
         self.checkpointed = False
+        self.measured: set[str] = set()  # places where Python takes lengths that follow numbers
         self._module, self._leaves, self._home = module, leaves, home
         self._flow = Flow(home)
         self._scopes = [Scope("", class_name(type(module)))]
@@ -86,13 +89,23 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         last = getattr(func, "__name__", "")
-        if self.paused or last in DESCRIBING or last in WITHOUT_EFFECT:
+        if last == "__get__":
+            last = getattr(func.__self__, "__name__", "")
+        if self.paused:
             return func(*args, **kwargs)
-        if last == "__get__" and not isinstance(described := func(*args, **kwargs), Tensor):
-            return described  # shape, dtype, device and the like
+        if self._flow.lengths and last in MEASURING and self._flow.follows_data(args[0]):
+            self.measured.add(self._where(last))
+        if last in DESCRIBING or last in WITHOUT_EFFECT:
+            return func(*args, **kwargs)
+        if type(func).__name__ == "method-wrapper" and func.__name__ == "__get__":
+            described = func(*args, **kwargs)
+            if not isinstance(described, Tensor):
+                return described  # shape, dtype, device and the like
         with self.off():  # this mode is off in here, but not the wrapped modules that a function calls
             name = name_of(func)
             refuse_function(name, self._where(name))
+            if last in READING:
+                self._refuse_reading(name, [self._flow.ref(t, self._where(name)) for t in tensors_in((args, kwargs))])
             if isinstance(kwargs.get("device"), str):
                 kwargs["device"] = torch.device(kwargs["device"])
             return self._recorded(name, func, args, kwargs)
@@ -180,7 +193,8 @@ class Recorder(TorchFunctionMode):
         result = run(*args, **kwargs)
         changed = [tensor for tensor, (version, _) in zip(operands, before, strict=True) if tensor._version != version]
         if not changed and next(tensors_in(result), None) is None:
-            self._refuse_reading(call, result)
+            if result is not None and not isinstance(result, (str, torch.dtype, torch.device, torch.Size)):
+                self._refuse_reading(name, [Ref(number) for number in refs((call.args, dict(call.kwargs)))])
             return result
         call = replace(call, random=not _same(drawn, _generators(self._home)))
         target = args[0] if args and isinstance(args[0], Tensor) else None
@@ -211,17 +225,15 @@ class Recorder(TorchFunctionMode):
             buffers[state.key] = tensor
         return buffers
 
-    def _refuse_reading(self, call: Call, result: Any) -> None:
-        """Raises NasirError where the result has numbers of tensors in Python."""
-        if result is None or isinstance(result, (torch.dtype, torch.device, torch.Size)):
-            return
-        numbers = refs((call.args, dict(call.kwargs)))
-        makers = [self._flow.makers.get(number) for number in numbers]
+    def _refuse_reading(self, name: str, operands: list[Ref]) -> None:
+        """Raises NasirError where a function gives Python numbers of tensors that depend on anything."""
+        makers = [self._flow.makers.get(ref.number) for ref in operands]
         if len(makers) == 1 and makers[0] is not None:
             compared = refs(makers[0].args[:1])
             if never_true(makers[0], self._flow.makers.get(compared[0]) if compared else None):
                 return
-        refuse_reading(call.operation, frozenset().union(*[self._flow.depends[n] for n in numbers]), call.place)
+        depends = frozenset().union(*[self._flow.depends[ref.number] for ref in operands])
+        refuse_reading(name, depends, self._where(name))
 
     def _autocast(self) -> str | None:
         kind = self._home.type

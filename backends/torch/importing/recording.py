@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from nasir.backends.torch.importing.copies import (
@@ -25,6 +26,7 @@ from nasir.backends.torch.importing.fold import folded
 from nasir.backends.torch.importing.names import class_name
 from nasir.backends.torch.importing.operands import encoded, tensors_in, with_tensors
 from nasir.backends.torch.importing.recorder import Recorder
+from nasir.backends.torch.importing.refusals import refuse_lengths
 from nasir.errors import NasirError, NasirWarning, UsageError
 from nasir.importing.compact import compact
 from nasir.importing.merge import merge_batches, merge_modes, same_sequence
@@ -67,13 +69,16 @@ def record(
     warn_about_hooks(module)
     with _generators_kept(run.home):
         first, second = [run.once(batch, training=False) for batch in EVAL_BATCHES]
+        refuse_lengths(run.measured[0] & run.measured[1])
         evaluated = merge_batches(first, second, EVAL_BATCHES)
         trained, batch = run.once(TRAIN_BATCH, training=True), TRAIN_BATCH
         if same_sequence(evaluated, trained):
             merged = merge_modes(evaluated, trained, batch)
         else:  # calls of train mode alone: what they make of the batch size takes two runs as well
             batches = (EVAL_BATCHES[0], TRAIN_BATCH)
-            merged = merge_modes(evaluated, merge_batches(run.once(batches[0], training=True), trained, batches), None)
+            fewer = run.once(batches[0], training=True)
+            refuse_lengths(run.measured[2] & run.measured[3])
+            merged = merge_modes(evaluated, merge_batches(fewer, trained, batches), None)
         recording = folded(compact(merged), run.home)
     run.warn(recording)
     return recording
@@ -101,6 +106,7 @@ class _Run:
             ]
         )
         self.checkpointed = False
+        self.measured: list[set[str]] = []  # by run: places where Python takes lengths that follow numbers
 
     def once(self, batch: int, training: bool) -> Recording:
         """Record one run on a fresh copy."""
@@ -130,6 +136,7 @@ class _Run:
                 "recording would hold those of this one run; draw them with torch"
             )
         self.checkpointed |= recorder.checkpointed
+        self.measured.append(recorder.measured)
         return recording
 
     def warn(self, recording: Recording) -> None:
@@ -161,6 +168,8 @@ def _paths(args: tuple[Any, ...], kwargs: dict[str, Any], home: torch.device) ->
 def _seen(recorder: Recorder) -> Iterator[None]:
     """Let the recorder see what does not go through torch's functions: autograd functions, and arrays of numpy."""
     apply, from_numpy = vars(torch.autograd.Function)["apply"], torch.from_numpy
+    frame: Any = getattr(torch.utils.checkpoint, "_CheckpointFrame", None)  # torch's own: only to tell of it
+    start: Caller = getattr(frame, "__init__", lambda: None)
     thread = threading.get_ident()
 
     def seen_apply(kind: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
@@ -174,11 +183,17 @@ def _seen(recorder: Recorder) -> Iterator[None]:
     def seen_from_numpy(array: Any) -> Tensor:
         return torch.as_tensor(array) if threading.get_ident() == thread else from_numpy(array)
 
+    def seen_frame(self: Any, *args: Any, **kwargs: Any) -> None:
+        recorder.checkpointed |= threading.get_ident() == thread
+        start(self, *args, **kwargs)
+
     with PATCHING:
         places: list[tuple[Any, str, Any, Any]] = [
             (torch.autograd.Function, "apply", classmethod(seen_apply), apply),
             (torch, "from_numpy", seen_from_numpy, from_numpy),
         ]
+        if frame is not None:
+            places.append((frame, "__init__", seen_frame, start))
         for place, name, seen, _ in places:
             setattr(place, name, seen)
         try:
