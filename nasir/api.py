@@ -23,6 +23,7 @@ from nasir.running.engine import Engine, Signals, setup_of, start_of
 from nasir.running.prefixes import PrefixStore, Sharing, environment_digest
 from nasir.running.reach import check_reach
 from nasir.running.replay import compare, reopen
+from nasir.running.resolution import summary_of
 from nasir.running.state import RunState
 from nasir.spec import Spec, import_plugins, load_spec
 from nasir.spec.given import Given
@@ -90,6 +91,9 @@ def run(
             notice(text)
         for text in _average_advice(spec, session.steps_per_epoch()):
             notice(text)
+        data = summary_of(spec, session.summary())
+        for text in data.warnings:
+            notice(f"data: {text}")
         directory = RunDirectory.create(path)  # only now, so that bad input leaves no directory behind
         with directory.lock():
             directory.check_vacant()  # another process may have run here since
@@ -111,6 +115,7 @@ def run(
                         depths=graph.depths(),
                         nasir=VERSION,
                         inherited=taken_from or None,
+                        data=data.to_json(),
                     )
                 )
                 if prefixes is not None:
