@@ -60,6 +60,7 @@ def run(
     notice: Callable[[str], None] = lambda text: None,
     prefixes: PrefixStore | None = None,
     prefix_every: int | None = None,
+    note_data: bool = False,
 ) -> Run:
     """Train what a spec describes, in the run directory `out` (default: runs/NAME, numbered when taken).
 
@@ -70,6 +71,7 @@ def run(
 
     With `prefixes` the run begins with the deepest state of other runs there that it would come to itself, and leaves
     its own before decisions and, if given, every `prefix_every` epochs. What comes out is the same, bit for bit.
+    `note_data`: keep a digest of the data in env.json, as `data`.
     """
     spec = load_spec(spec)
     base = spec.source.resolve().parent
@@ -92,7 +94,12 @@ def run(
         with directory.lock():
             directory.check_vacant()  # another process may have run here since
             directory.write_spec(spec.to_yaml())
-            env = {**_environment(), **session.describe(), "base": str(base), **_circumstances(session, prefixes)}
+            env = {
+                **_environment(),
+                **session.describe(),
+                "base": str(base),
+                **_circumstances(session, prefixes, note_data),
+            }
             env["plugins"] = {Path(plugin.path).name: plugin.sha256 for plugin in plugins}
             directory.write_env(env)
             with directory.journal() as journal:
@@ -127,11 +134,13 @@ def resume(
     notice: Callable[[str], None] = lambda text: None,
     prefixes: PrefixStore | None = None,
     prefix_every: int | None = None,
+    note_data: bool = False,
 ) -> Run:
     """Go on with a run that was killed or stopped, bit for bit where the environment is the same.
 
     A finished run is returned as it is. `notice` hears what differs from the environment the run began in. `prefixes`
     and `prefix_every` as for `run`; a run that has no checkpoint yet may begin with a stored state too.
+    `note_data`: where the data are not those that the run noted when it began, note that it has had several.
     """
     directory = RunDirectory.open(path)
     with directory.lock(), directory.journal() as journal:
@@ -156,7 +165,11 @@ def resume(
             for text in _differences(env, {**_environment(), **session.describe()}):
                 notice(f"resuming will not be bit-exact: {text}")
             engine = Engine(spec, RunState(graph), directory, journal, session, signals or Signals(), listener)
-            fresh = not engine.restore(**_circumstances(session, prefixes))
+            circumstances = _circumstances(session, prefixes, note_data)
+            if circumstances.pop("data", None) not in (None, env.get("data")) and env.get("data") is not None:
+                notice("the data are not those that this run began with; its result will not count as that of either")
+                directory.write_env({**env, "data": None})
+            fresh = not engine.restore(**circumstances)
 
             def build() -> None:
                 session.build(graph, initial_plan(graph, spec), start_of(spec, _same_source(spec, start)))
@@ -261,9 +274,11 @@ def _environment() -> dict[str, Any]:
     }
 
 
-def _circumstances(session: Session, prefixes: PrefixStore | None) -> dict[str, str]:
-    """What a run that shares its states has to note of where it is trained."""
-    return {} if prefixes is None else {"environment": environment_digest(session)}
+def _circumstances(session: Session, prefixes: PrefixStore | None, note_data: bool) -> dict[str, str]:
+    """What a run whose states or results others may take over has to note of where it is trained, and on which data."""
+    data = session.fingerprint() if note_data or prefixes is not None else ""
+    environment = {} if prefixes is None else {"environment": environment_digest(session, data)}
+    return {**environment, "data": data} if note_data else environment
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
