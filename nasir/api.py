@@ -6,15 +6,17 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nasir.errors import JournalError, RunError
+from nasir.errors import JournalError, RunError, UsageError
 from nasir.ir import Graph
+from nasir.journal.chain import unprotected_text
 from nasir.journal.directory import RunDirectory
 from nasir.journal.log import Journal
+from nasir.journal.rescue import go_back
 from nasir.records import EndRecord, EpochRecord, PrefixRecord, Record, StartRecord
 from nasir.rewriting.propose import make_pass
 from nasir.running.engine import Engine, Signals, setup_of, start_of
@@ -135,15 +137,28 @@ def resume(
     prefixes: PrefixStore | None = None,
     prefix_every: int | None = None,
     note_data: bool = False,
+    from_epoch: int | None = None,
+    from_start: bool = False,
 ) -> Run:
     """Go on with a run that was killed or stopped, bit for bit where the environment is the same.
 
     A finished run is returned as it is. `notice` hears what differs from the environment the run began in. `prefixes`
     and `prefix_every` as for `run`; a run that has no checkpoint yet may begin with a stored state too.
     `note_data`: where the data are not those that the run noted when it began, note that it has had several.
+
+    `from_epoch` goes back to the checkpoint of that epoch instead of the newest, `from_start` to the start of the run;
+    either cuts a damaged journal before its damage (see `nasir.journal.rescue`). Raises JournalError where the journal
+    is damaged, CheckpointError where the checkpoints are gone, and neither is given.
     """
+    if from_epoch is not None and from_start:
+        raise UsageError(f"resume {path}: from the start, or from epoch {from_epoch}? leave one of them out")
     directory = RunDirectory.open(path)
-    with directory.lock(), directory.journal() as journal:
+    with directory.lock(), ExitStack() as opened:
+        if from_start or from_epoch is not None:
+            go_back(directory, from_epoch, notice)
+        journal = opened.enter_context(directory.journal())
+        if journal.unprotected:
+            notice(unprotected_text(journal.path, journal.unprotected))
         records = journal.records()
         if not records:
             raise RunError(f"{directory.path}: killed before its first record; start it again with `nasir run`")
@@ -169,7 +184,7 @@ def resume(
             if circumstances.pop("data", None) not in (None, env.get("data")) and env.get("data") is not None:
                 notice("the data are not those that this run began with; its result will not count as that of either")
                 directory.write_env({**env, "data": None})
-            fresh = not engine.restore(**circumstances)
+            fresh = not engine.restore(**circumstances, anew=from_start)
 
             def build() -> None:
                 session.build(graph, initial_plan(graph, spec), start_of(spec, _same_source(spec, start)))
@@ -274,7 +289,7 @@ def _environment() -> dict[str, Any]:
     }
 
 
-def _circumstances(session: Session, prefixes: PrefixStore | None, note_data: bool) -> dict[str, str]:
+def _circumstances(session: Session, prefixes: PrefixStore | None, note_data: bool) -> dict[str, Any]:
     """What a run whose states or results others may take over has to note of where it is trained, and on which data."""
     data = session.fingerprint() if note_data or prefixes is not None else ""
     environment = {} if prefixes is None else {"environment": environment_digest(session, data)}

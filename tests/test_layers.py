@@ -25,6 +25,7 @@ LAYERS = (
     ("branching",),
     ("rewriting",),
     ("pruning", "training"),
+    ("datasets",),
     ("journal",),
     ("policy",),
     ("spec",),

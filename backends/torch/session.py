@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nasir.backends.torch.data.batches import BatchSource
-from nasir.backends.torch.data.fit import check_fit
 from nasir.backends.torch.data.in_memory import open_source
 from nasir.backends.torch.data.rawdata import DataContext
 from nasir.backends.torch.device.determinism import refuse_unordered
@@ -31,7 +30,7 @@ from nasir.backends.torch.observe.logits import effect_of, logits_of
 from nasir.backends.torch.observe.plane import evaluated
 from nasir.backends.torch.optimizers.groups import build_optimizer, tagged
 from nasir.backends.torch.optimizers.named import KeptBy, export_state, flat, import_state, nested
-from nasir.backends.torch.optimizers.transfer import transfer_optimizer
+from nasir.backends.torch.optimizers.transfer import transfer_optimizers
 from nasir.backends.torch.penalties.regularize import alive_cost
 from nasir.backends.torch.train.ema import Ema, carried_averages
 from nasir.backends.torch.train.loop import (
@@ -49,7 +48,9 @@ from nasir.backends.torch.weights.arena import Arena
 from nasir.backends.torch.weights.inherit import take_over
 from nasir.backends.torch.weights.pretrained import load_pretrained
 from nasir.backends.torch.weights.snapshot import Snapshot
+from nasir.datasets.fit import check_fit
 from nasir.errors import DataError, Diverged
+from nasir.files import remove_left
 from nasir.ir import Graph
 from nasir.rewriting.evidence import Evidence, Need
 from nasir.rewriting.rewrite import Refresh, Rewrite, Settle
@@ -121,7 +122,7 @@ class TorchSession:
             take_over(self.model, start)
 
     def _place(self, graph: Graph, plan: TransferPlan) -> None:
-        check_fit(graph, self.source, self.setup.data.dataset)
+        check_fit(graph, self.source.shape, self.source.class_names, self.setup.data.dataset)
         refuse_unordered(graph, self.setup.deterministic, self.device)
         self.model = Model.from_graph(graph, self.setup.seed, plan=plan, device=self.device)
         if wants_channels_last(self._layout(), self.model):
@@ -245,7 +246,7 @@ class TorchSession:
         rewrite, new, averages = self._proposal
         self._proposal = None
         if self.optimizer is not None:
-            transfer_optimizer(self.optimizer, self.model, new, rewrite.plan)
+            transfer_optimizers((self.optimizer,), self.model, new, rewrite.plan, rewrite.blobs)
         self.model.become(new)
         if self.ema is not None and averages is not None:
             self.ema.tensors = dict(averages)
@@ -379,7 +380,7 @@ class TorchSession:
 
     @working("the checkpoint", NETWORK)
     def newest(self, directory: Path) -> Saved | None:
-        checkpoint.clean(directory)
+        remove_left(directory)
         stored, problems = checkpoint.latest(directory)
         if stored is None:
             return None
@@ -416,7 +417,7 @@ class TorchSession:
         samples: int | None = None,
         told: Callable[[], None] = lambda: None,
     ) -> list[dict[str, float]]:
-        check_fit(graph, self.source, self.setup.data.dataset)
+        check_fit(graph, self.source.shape, self.source.class_names, self.setup.data.dataset)
         model = Model.from_graph(graph, self.setup.seed, plan=zeros_of(graph), device=self.device)
         layout, some = self._layout(), partial(self._some_validation, samples)
         return evaluated(model, weights, directions, points, some, layout, told)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import prod
 from typing import Literal, TypeAlias
 
 from nasir.ir.cost import BYTES
@@ -167,7 +166,7 @@ def _memory(graph: Graph, node_id: int, fixed: Fixed, batch: int) -> Term:
     costs, slopes = [multiplied(_times(BYTES), weights.cost)], [scaled(weights.penalty, _times(BYTES))]
     for port in (*graph.nodes[node_id].inputs, Port(node_id)):
         value = graph.infer.types[port]
-        each = _times(BYTES * batch * prod(value.shape) / value.shape[value.channel_axis])
+        each = _times(batch * value.bytes / size_of(value.channels))
         costs.append(multiplied(each, count(value.channels, fixed)))
         slopes.append(scaled(slope(value.channels, fixed), each))
     return Term(added(*costs), joined(*slopes))

@@ -19,7 +19,7 @@ from nasir.cli import export as export_command
 from nasir.cli import plot as plot_command
 from nasir.cli import run as run_command
 from nasir.cli import search as search_command
-from nasir.errors import GraphError, NasirError, SpecError, UnknownName, UsageError
+from nasir.errors import GraphError, NasirError, SpecError, UnknownName, UsageError, printable
 from nasir.ir.regions import depth_text
 
 if TYPE_CHECKING:
@@ -60,7 +60,11 @@ def _complain(error: NasirError) -> None:
     for line in str(error).splitlines():
         print(line if error.exit_code in (75, 130) else f"error: {line}", file=sys.stderr)
     for note in getattr(error, "__notes__", ()):
-        print(f"  {note}", file=sys.stderr)
+        print(f"  {printable(note)}", file=sys.stderr)
+
+
+def _note(text: str) -> None:
+    print(f"note: {printable(text)}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -152,7 +156,7 @@ def _load(path: str, overrides: Sequence[str], runs: bool = False) -> Spec:
     spec = load_spec(Path(path), overrides)
     if not (runs and spec.plugins):  # a run imports its plugins and then checks every name for good
         for note in spec.notes:
-            print(f"note: {note}", file=sys.stderr)
+            _note(note)
     return spec
 
 
@@ -204,10 +208,10 @@ def _check(options: argparse.Namespace) -> int:
 
     spec, search = load_any(options.spec, options.overrides)
     for note in spec.notes if search is None else search.notes:
-        print(f"note: {note}", file=sys.stderr)
+        _note(note)
     try:
         # what there is to note about the network of a search is among its notes
-        graph = build(spec, (lambda note: print(f"note: {note}", file=sys.stderr)) if search is None else None)
+        graph = build(spec, _note if search is None else None)
     except SpecError as error:
         if not (spec.plugins and isinstance(error.__cause__, UnknownName)):
             raise
@@ -217,7 +221,7 @@ def _check(options: argparse.Namespace) -> int:
         check_reach(spec, graph)
     if options.simulate:
         if search is not None:
-            print("note: simulating the values that the search begins with", file=sys.stderr)
+            _note("simulating the values that the search begins with")
         return _simulate(spec, graph, options)
     cost = graph.cost()
     if options.json:

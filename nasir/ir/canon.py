@@ -64,6 +64,6 @@ def digest(nodes: Mapping[int, Node], order: tuple[int, ...], outputs: tuple[Por
         node = nodes[node_id]
         edges = [(number[port.node], port.output) for port in node.inputs]
         # attributes are stored normalized and in declaration order, so their repr is canonical
-        lines.append(f"{node.op}{tuple(node.attrs.items())}{edges}")
+        lines.append(f"{node.op}{tuple(node.facts.stated(node.attrs).items())}{edges}")
     lines.append(repr([(number[port.node], port.output) for port in outputs]))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -15,7 +15,7 @@ from nasir.ir.node import Node, Region, RegionKind
 from nasir.ir.op import op_named
 from nasir.ir.regions import closest, covers, paths_above
 from nasir.ir.space import Atom, Index, atoms_of, size_after
-from nasir.ir.structure import NOTHING, Structure
+from nasir.ir.structure import MOST_NODES, NOTHING, Structure
 from nasir.ir.types import JSON, Port, Slot, ValueType
 
 S = TypeVar("S", bound=Structure)
@@ -45,7 +45,9 @@ class Editing(Generic[S]):
         self._typing: Typing | None = None  # of the values asked for by `shape`
 
     def add(self, op: str, inputs: Iterable[Port] | Port, label: str, /, **attrs: JSON) -> Port:
-        """A new node; returns its first output. Raises TypeRuleError for wrong attributes."""
+        """A new node; returns its first output. Raises TypeRuleError for wrong attributes, GraphError if too many."""
+        if len(self.nodes) >= MOST_NODES:
+            raise GraphError(f"more than the {MOST_NODES} nodes that a network may have; make it less deep")
         ports = (inputs,) if isinstance(inputs, Port) else tuple(inputs)
         node_id = self.minted
         self.nodes[node_id] = Node(op, ports, op_named(op).normalize(attrs, label), label)
@@ -152,6 +154,10 @@ class Editing(Generic[S]):
 
     def shape(self, port: Port) -> tuple[int, ...]:
         """Shape of a value under construction, without the batch axis; raises TypeRuleError where an op refuses."""
+        return self.value(port).shape
+
+    def value(self, port: Port) -> ValueType:
+        """Type of a value under construction, whose spaces are no spaces of the base; raises as `shape`."""
         if self._typing is None:
             self._typing = Typing()
             same: set[int] = set()  # nodes of the base that are what they were, down to the inputs
@@ -163,10 +169,10 @@ class Editing(Generic[S]):
             for known, value in base.infer.types.items():
                 if known.node in same:
                     # sizes only: unifying the base's own spaces with new ones would change the base
-                    self._typing.types[known] = ValueType(value.shape)
+                    self._typing.types[known] = value.over(value.shape)
         if port not in self._typing.types:
             infer_nodes(self.nodes, self._typing, untyped(self.nodes, self._typing, port))
-        return self._typing.types[port].shape
+        return self._typing.types[port]
 
     def slots(self, node_id: int) -> Mapping[str, Slot]:
         """Weights of a node under construction, by name; raises TypeRuleError where an op refuses."""

@@ -15,6 +15,9 @@ from nasir.ir.infer import Typing, infer, nonnegative
 from nasir.ir.node import Node, Region, RegionKind
 from nasir.ir.types import Border, Port
 
+MOST_NODES = 30_000
+"""Nodes of a network: some 4,000 residual blocks. What asks for more, such as a slip in a depth, is refused."""
+
 
 @dataclass(frozen=True, eq=False)
 class Structure:
@@ -182,6 +185,8 @@ class Structure:
 
     def verify(self) -> None:
         """Labels are unique, every op takes its inputs, every stage and block is whole; GraphError otherwise."""
+        if len(self.nodes) > MOST_NODES:
+            raise GraphError(f"{len(self.nodes)} nodes are more than the {MOST_NODES} that a network may have")
         if len(self.labels) != len(self.nodes):
             times = Counter(node.label for node in self.nodes.values())
             twice = next(label for label, count in times.items() if count > 1)

@@ -25,7 +25,7 @@ def to_json(graph: Structure) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "nodes": [
-            [node_id, node.op, [list(port) for port in node.inputs], dict(node.attrs), node.label]
+            [node_id, node.op, [list(port) for port in node.inputs], dict(node.facts.stated(node.attrs)), node.label]
             for node_id, node in graph.nodes.items()
         ],
         "outputs": [list(port) for port in graph.outputs],

@@ -13,6 +13,10 @@ import annotated_types as at
 __all__ = ["IfMissing", "Key", "Record", "RecordField", "RecordLayout", "layout"]
 
 
+CHAIN = "chain"
+"""The key of a line's checksum in its journal (`nasir.journal.chain`); no field of a record."""
+
+
 @dataclass(frozen=True, slots=True)
 class IfMissing:
     """In `Annotated`: what a field is where a record lacks it; `dict`: a mapping of nothing. Whoever makes a record in

@@ -197,6 +197,7 @@ class KeptRecord(_Placed):
     params: Params
     macs: Macs
     depths: Depths
+    manifest: Annotated[str, doc("SHA-256 of the manifest of its files")] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -8,7 +8,7 @@ from typing import Any
 
 from nasir.errors import JournalError
 from nasir.options import close_match, shown
-from nasir.records.base import Record, RecordField, layout
+from nasir.records.base import CHAIN, Record, RecordField, layout
 from nasir.records.kinds import KINDS
 
 __all__ = ["from_json", "read_record", "typed"]
@@ -63,7 +63,7 @@ def from_json(data: Mapping[str, Any]) -> Record:
         put(record, value)
     object.__setattr__(record, "absent", _shared(absent))
     more = len(data) > 1 + len(places) - len(absent)  # than `kind` and the fields
-    extra = {key: data[key] for key in data if key not in names and key != "kind"} if more else {}
+    extra = {key: data[key] for key in data if key not in names and key not in ("kind", CHAIN)} if more else {}
     object.__setattr__(record, "extra", extra)
     return record
 

@@ -232,7 +232,7 @@ class Decisions:
     def _keep(self, number: int, place: Mapping[str, Any]) -> None:
         """Store the network as it is now, and journal what it is worth: the metrics of its latest epoch."""
         records = self.journal.effective()
-        digest = self.individuals.keep(number, self.state.graph, self.state.ordinal, records)
+        graph, manifest = self.individuals.keep(number, self.state.graph, self.state.ordinal, records)
         cost = self.state.graph.cost()
         own = (record for record in reversed(self._own()) if isinstance(record, RecalledRecord | PhaseRecord))
         origin = next(own, None)
@@ -241,7 +241,8 @@ class Decisions:
                 **place,
                 individual=number,
                 parent=origin.individual if isinstance(origin, RecalledRecord) else None,
-                graph=digest,
+                graph=graph,
+                manifest=manifest,
                 metrics=self._latest(),
                 params=cost.params,
                 macs=cost.macs,

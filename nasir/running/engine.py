@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from nasir.errors import Diverged, Preempted, RunError
+from nasir.errors import CheckpointError, Diverged, Preempted, RunError
 from nasir.ir import Graph
 from nasir.ir.regions import closest, covers
 from nasir.journal.directory import RunDirectory
@@ -22,6 +22,7 @@ from nasir.records import (
     Record,
     ResumeRecord,
     from_json,
+    last_of,
 )
 from nasir.running.decisions import Decisions, outlives_divergence
 from nasir.running.decisions import Signals as Signals
@@ -194,30 +195,39 @@ class Engine:
     def save(self, epoch: int) -> None:
         """Write a checkpoint of everything the next process needs, then journal it."""
         graph = self.run.put_blob(self.state.graph.to_json())
-        meta = {"n": len(self.journal), "epoch": epoch, **self.state.to_meta(graph)}
+        meta = {**self.journal.chain.mark(), "epoch": epoch, **self.state.to_meta(graph)}
         path = self.session.save(self.run.checkpoints, len(self.journal), meta, self.spec.checkpoint.keep)
+        if last_of(self.journal.effective(), CheckpointRecord) is None:
+            self.session.flush()  # so where the journal tells of one and none is there, they were lost
         where = str(path.relative_to(self.run.path))
         self.write(CheckpointRecord(step=len(self.journal), epoch=epoch, path=where))
         self.decisions.individuals.sweep(self.journal.effective())
 
-    def restore(self, environment: str | None = None) -> bool:
-        """Load the newest checkpoint and void the records after it; False when there is none.
+    def restore(self, environment: str | None = None, anew: bool = False) -> bool:
+        """Load the newest checkpoint and void the records after it; False when there is none, or with `anew`.
 
-        `environment`: digest of the one at hand, where states are shared.
+        `environment`: digest of the one at hand, where states are shared. Raises CheckpointError where there were
+        checkpoints and they are gone, unless `anew`; JournalError for one of another journal.
         """
-        saved = self.session.newest(self.run.checkpoints)
-        meta = None if saved is None else saved.meta
-        n = 1 if meta is None else int(meta["n"])  # record 0 is the start
-        records = self.journal.records()
-        if saved is not None and meta is not None:
-            graph = Graph.from_json(self.run.get_blob(meta["graph"]))
+        saved = None if anew else self.session.newest(self.run.checkpoints)
+        n, step = 1, None  # record 0 is the start
+        if saved is not None:
+            step = n = int(saved.meta["n"])
+            self.journal.chain.check(saved.meta, self.run.checkpoint(step))
+            graph = Graph.from_json(self.run.get_blob(saved.meta["graph"]))
             self.session.load(saved, graph)
-            self.state.go_back(meta, graph)
+            self.state.go_back(saved.meta, graph)
+            records = self.journal.records()
             if n < len(records) and isinstance(records[n], CheckpointRecord):
                 n += 1
-        step = None if meta is None else meta["n"]
+            self.problems = saved.problems
+        elif not anew and (lost := last_of(self.journal.effective(), CheckpointRecord)) is not None:
+            raise CheckpointError(
+                f"{self.run.checkpoints}: no checkpoint is here, and the journal tells of one of epoch {lost.epoch}; "
+                f"restore them from a copy, or train from the first epoch again: "
+                f"`nasir resume {self.run.path} --from-start`"
+            )
         self.write(ResumeRecord(supersedes_from=n, checkpoint_step=step, environment=environment))
-        self.problems = () if saved is None else saved.problems
         return saved is not None
 
 

@@ -21,8 +21,9 @@ NETWORK = ("input", "network", "blocks")
 
 @dataclass(frozen=True, slots=True)
 class StartNetwork:
-    """What a trial begins with: its cost by metric, what it was built from, and how its rules may change it."""
+    """What a trial begins with: nodes, cost by metric, what it was built from, and how its rules may change it."""
 
+    nodes: int
     cost: dict[str, int]
     source: bytes
     changes: bool
@@ -37,7 +38,7 @@ class StartNetwork:
         found = [find(passes, rule.pass_name) for rule in rules]
         shrinks = bool(spec.plugins) or any(getattr(made, "shrinks", True) for made in found)
         counted = {metric: getattr(cost, metric) for metric in COUNTED}
-        return cls(counted, canonical_json(parts), bool(spec.plugins or rules), shrinks)
+        return cls(len(graph.nodes), counted, canonical_json(parts), bool(spec.plugins or rules), shrinks)
 
 
 def check_reachable(search: Search, starts: Sequence[StartNetwork], findings: Findings) -> None:

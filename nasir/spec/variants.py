@@ -18,6 +18,8 @@ from nasir.spec.tree import Tree, children, key_place
 
 MOST = 500
 """Specs that one check looks at."""
+MOST_LOOKED_AT = 100_000
+"""Values of these specs and nodes of their networks, after which one check looks at no further spec."""
 WHERE = " (where "
 """The beginning of what a problem says of its alternative."""
 
@@ -51,19 +53,24 @@ def check_variants(tree: Tree, source: str, space: Space, search: Search | None,
     Choices that are not asked at the base point are checked with the alternatives that they belong to. `search`: its
     section, None if that is wrong itself.
     """
-    number = 0
+    number = checked = seen = 0
+    values = sum(1 for _ in _places(tree))
     starts: list[tuple[_Variant, StartNetwork]] = []
     for number, variant in enumerate(_distinct(space), start=1):
-        if number <= MOST:
-            known = {(problem.place, problem.text.partition(WHERE)[0]) for problem in findings.problems}
-            start, problems = _examined(space.resolve(tree, variant.values), source, findings)
-            for problem in problems:
-                if (problem.place, problem.text) not in known:
-                    findings.problems.append(replace(problem, text=problem.text + variant.words(problem.place)))
-            if start is not None:
-                starts.append((variant, start))
-    if number > MOST:
-        findings.notes.append(f"{tree.place}: checked {MOST} of {number} alternatives")
+        if number > MOST or seen > MOST_LOOKED_AT:
+            continue
+        checked = number
+        known = {(problem.place, problem.text.partition(WHERE)[0]) for problem in findings.problems}
+        start, problems = _examined(space.resolve(tree, variant.values), source, findings)
+        seen += values
+        if start is not None:
+            seen += start.nodes
+            starts.append((variant, start))
+        for problem in problems:
+            if (problem.place, problem.text) not in known:
+                findings.problems.append(replace(problem, text=problem.text + variant.words(problem.place)))
+    if number > checked:
+        findings.notes.append(f"{tree.place}: checked {checked} of {number} alternatives")
     elif search is not None and len(starts) == number:
         (_, base), *others = starts
         known_starts = all_starts(base, [(*variant.choice, start) for variant, start in others])

@@ -365,7 +365,7 @@ def test_a_bound_that_no_network_keeps_is_refused_where_that_is_certain(
     if said is None:
         load_search(path)
         return
-    with pytest.raises(SpecError, match="search.constraints.0") as caught:
+    with pytest.raises(SpecError, match=r"search\.constraints\.0") as caught:
         load_search(path)
     assert said in str(caught.value) and len(str(caught.value).splitlines()) == 1
 

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nasir.backends.torch.data.rawdata import Constants, split_indices
+from nasir.datasets.options import Constants
 from nasir.errors import DataError
 from nasir.training.plans import DataPlan
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 _Array = np.ndarray[Any, Any]
-_VALIDATION, _SUBSET, _ORDER = 1, 2, 3  # purposes of a draw: no two share a random stream (4: dropout, in train.py)
+_ORDER = 3  # purposes of a draw: no two share a random stream (1, 2: splits, in `datasets`; 4: dropout, in `train`)
 RESIZED, SAMPLE = 5, 6
 
 
@@ -180,22 +180,6 @@ def draw_epoch(plan: DataPlan, count: int, epoch: int) -> EpochDraw:
         random.integers(0, span, count),
         random.integers(0, 2, count).astype(np.bool_),
     )
-
-
-def partition(labels: _Array, plan: DataPlan) -> tuple[_Array, _Array]:
-    """Sorted positions of the training part (after `subset`) and of the validation part."""
-    wanted = plan.validation if isinstance(plan.validation, int) else round(plan.validation * len(labels))
-    if wanted >= len(labels):
-        raise DataError(
-            f"data set {plan.dataset!r}: validation takes {wanted} of {len(labels)} training examples; "
-            "leave some to train on"
-        )
-    held = split_indices(labels, wanted, (plan.seed, _VALIDATION))
-    kept = np.setdiff1d(np.arange(len(labels)), held, assume_unique=True)
-    if plan.subset < 1:
-        count = max(round(plan.subset * len(kept)), 1)
-        kept = kept[split_indices(labels[kept], count, (plan.seed, _SUBSET))]
-    return kept, held
 
 
 def moments(parts: Iterable[Tensor]) -> tuple[_Array, _Array]:

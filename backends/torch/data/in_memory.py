@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from nasir.backends.torch.data.augment import Augmenter, Draw, Gather, Windows
-from nasir.backends.torch.data.batches import Batches, BatchSource, draw_epoch, partition
+from nasir.backends.torch.data.batches import Batches, BatchSource, draw_epoch
 from nasir.backends.torch.data.rawdata import DataContext, FileData, RawData, only_classes
 from nasir.backends.torch.data.streaming import StreamSource
+from nasir.datasets.split import partition
 from nasir.errors import DataError
 from nasir.registry import datasets
 from nasir.training.plans import DataPlan
