@@ -37,8 +37,6 @@ class Freeze(Pass):
     refresh_epochs: Whole = 0
     refresh_batches: Whole = 0
 
-    shrinks = False
-
     def __post_init__(self) -> None:
         if self.refresh_epochs and self.refresh_batches:
             raise ValueError(
@@ -81,8 +79,6 @@ class Unfreeze(Pass):
     """
 
     paths: tuple[str, ...] = ()
-
-    shrinks = False
 
     def sites(self, graph: Graph) -> Iterable[str]:
         """Every stage, block and branch, and the network."""

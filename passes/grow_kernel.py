@@ -36,8 +36,6 @@ class GrowKernel(Pass):
     to: Annotated[int, Ge(2), Remedy("use 3, 5 or 7")] = 5
     least: Count = 2
 
-    shrinks = False
-
     def sites(self, graph: Graph) -> Iterable[str]:
         """Every convolution with a smaller kernel, every region that holds one, and the network."""
         labels = [graph.nodes[n].label for n in graph.order if self._grows(graph, n, 1)]

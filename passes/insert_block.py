@@ -50,8 +50,6 @@ class InsertBlock(Pass):
     settle_epochs: Count = 10
     tolerance: Annotated[float, Ge(0), Lt(1)] = 0.005
 
-    shrinks = False
-
     @property
     def settles(self) -> bool:  # type: ignore[override]
         """With init: adam."""

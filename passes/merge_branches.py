@@ -39,6 +39,8 @@ class MergeBranches(Pass):
 
     join_heads: bool = True
 
+    shrinks = True
+
     def sites(self, graph: Graph) -> Iterable[str]:
         """The network; one without an ensemble of branches is declined."""
         return [WHOLE]

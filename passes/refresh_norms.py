@@ -33,8 +33,6 @@ class RefreshNorms(Pass):
     paths: tuple[str, ...] = ()
     frozen: bool = False
 
-    shrinks = False
-
     def __post_init__(self) -> None:
         if self.batches and self.epochs:
             raise ValueError(f"batches is {self.batches}, epochs {self.epochs}; give one of the two, 1 or more")

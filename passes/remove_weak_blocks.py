@@ -51,6 +51,7 @@ class RemoveWeakBlocks(Pass):
     guard: NotNegative | None = 0.015
     metric: str = "val.accuracy"
 
+    shrinks = True
     needs: ClassVar[tuple[Need, ...]] = (Need("weight_abs"),)
 
     def sites(self, graph: Graph) -> Iterable[str]:

@@ -30,8 +30,6 @@ class ResetWeights(Pass):
     paths: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
 
-    shrinks = False
-
     def __post_init__(self) -> None:
         if self.init is not None and self.init not in INITS:
             raise ValueError(f"init: no initializer is called {self.init!r}; {closest(self.init, INITS)}")

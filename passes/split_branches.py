@@ -70,6 +70,7 @@ class SplitBranches(Pass):
     fresh_head: bool | None = None
 
     moves = True
+    shrinks = True
 
     def sites(self, graph: Graph) -> Iterable[str]:
         """Every stage and every block of a network of one output that has no branches yet."""

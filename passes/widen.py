@@ -47,8 +47,6 @@ class Widen(Pass):
     symmetry: Symmetry = "noise"
     order: Order = "circular"
 
-    shrinks = False
-
     def __post_init__(self) -> None:
         if (self.factor is None) is (self.units is None):
             raise ValueError("give one of factor (such as 1.5) and units (such as 8)")

@@ -5,6 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+import nasir.api
+from nasir.records import Record
 from nasir.running.engine import Signals
 
 SPEC = """\
@@ -59,6 +63,22 @@ class After(Signals):
         self.calls -= 1
         self.exit_code = 75 if self.calls <= 0 else 0
         return self.exit_code != 0
+
+
+class Killed(BaseException):
+    """Ends a run as a kill would: no checkpoint is written, nothing is tidied up."""
+
+
+def killed_and_resumed(spec: str | Path, folder: Path, ordinal: int) -> nasir.api.Run:
+    """The run of a spec that was killed once it had written the record of an ordinal, and gone on with."""
+
+    def listener(record: Record) -> None:
+        if record.n == ordinal:
+            raise Killed
+
+    with pytest.raises(Killed):
+        nasir.api.run(spec, folder, listener=listener)
+    return nasir.api.resume(folder)
 
 
 def write_spec(folder: Path, text: str = SPEC) -> Path:

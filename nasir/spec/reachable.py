@@ -7,12 +7,10 @@ from dataclasses import dataclass
 
 from nasir.files import canonical_json
 from nasir.ir import Graph
-from nasir.registry import passes
 from nasir.spec.amounts import COUNTED
-from nasir.spec.check import Findings
+from nasir.spec.check import Findings, pass_of
 from nasir.spec.model import Spec
 from nasir.spec.model_search import Search
-from nasir.spec.passes import find
 from nasir.spec.tree import Tree
 
 NETWORK = ("input", "network", "blocks")
@@ -34,9 +32,9 @@ class StartNetwork:
         """The start network `graph` of a spec, `tree`."""
         cost = graph.cost()
         parts = {key: below.plain() for key in NETWORK if (below := tree.child(key)) is not None}
-        rules = [rule for phase in spec.phases for rule in phase.plan().rules]
-        found = [find(passes, rule.pass_name) for rule in rules]
-        shrinks = bool(spec.plugins) or any(getattr(made, "shrinks", True) for made in found)
+        rules = [rule for phase in spec.phases for rule in phase.rules]
+        made = [pass_of(rule) for rule in rules]
+        shrinks = bool(spec.plugins) or any(getattr(change, "shrinks", True) for change in made)
         counted = {metric: getattr(cost, metric) for metric in COUNTED}
         return cls(len(graph.nodes), counted, canonical_json(parts), bool(spec.plugins or rules), shrinks)
 
