@@ -13,7 +13,6 @@ from typing import Any
 
 from nasir.errors import JournalError, RunError, UsageError
 from nasir.ir import Graph
-from nasir.journal.chain import unprotected_text
 from nasir.journal.directory import RunDirectory
 from nasir.journal.log import Journal
 from nasir.journal.rescue import go_back
@@ -158,7 +157,7 @@ def resume(
             go_back(directory, from_epoch, notice)
         journal = opened.enter_context(directory.journal())
         if journal.unprotected:
-            notice(unprotected_text(journal.path, journal.unprotected))
+            notice(journal.chain.unprotected_text(journal.unprotected))
         records = journal.records()
         if not records:
             raise RunError(f"{directory.path}: killed before its first record; start it again with `nasir run`")
@@ -214,7 +213,7 @@ def _same_source(spec: Spec, start: StartRecord) -> Inherited | None:
     if not isinstance(spec.network, RunNetwork):
         return None
     source = inherited(spec)
-    if source.manifest != (start.inherited or {})["manifest"]:
+    if source.manifest != (start.inherited or {}).get("manifest"):
         raise RunError(f"{spec.network.run}: went on since this run began from it; start this run again")
     return source
 

@@ -19,6 +19,8 @@ from nasir.cli import export as export_command
 from nasir.cli import plot as plot_command
 from nasir.cli import run as run_command
 from nasir.cli import search as search_command
+from nasir.cli import verify as verify_command
+from nasir.cli.opening import open_run
 from nasir.errors import GraphError, NasirError, SpecError, UnknownName, UsageError, printable
 from nasir.ir.regions import depth_text
 
@@ -121,6 +123,10 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--train", metavar="DIR", help="also train again from the seed, into DIR, and compare all results"
     )
+    made = add(
+        "verify", verify_command.run, "check that a run or a study is as it was written; say what can be rescued"
+    )
+    verify_command.add_options(made)
     made = add("diff", _diff, "show the differences between two networks (exit code 3 if there are any)")
     made.add_argument("first", metavar="SPEC|RUN|GRAPH")
     made.add_argument("second", metavar="SPEC|RUN|GRAPH")
@@ -163,7 +169,6 @@ def _load(path: str, overrides: Sequence[str], runs: bool = False) -> Spec:
 def _graph(what: str, overrides: Sequence[str] = ()) -> Graph:
     """The network of a spec, of a run directory (its last one), or of a graph file in text or JSON form."""
     from nasir.ir import Graph, parse
-    from nasir.journal.directory import RunDirectory
     from nasir.records import EndRecord, NetworkRecord
     from nasir.spec.network import build
 
@@ -173,7 +178,7 @@ def _graph(what: str, overrides: Sequence[str] = ()) -> Graph:
             f"{path}: --set changes a spec, and this is a {'run' if path.is_dir() else 'graph'}; leave it out"
         )
     if path.is_dir():
-        directory = RunDirectory.open(path)
+        directory = open_run(path)
         networks = [record for record in directory.effective() if isinstance(record, NetworkRecord | EndRecord)]
         digests = [record.graph for record in networks]
         if not digests:
@@ -299,13 +304,12 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _exportable(what: str, overrides: Sequence[str]) -> Exportable:
-    from nasir.journal.directory import RunDirectory
     from nasir.spec.network import build
     from nasir.training.exporter import Exportable
 
     path = Path(what)
     if path.is_dir():
-        directory = RunDirectory.open(path)
+        directory = open_run(path)
         return Exportable(_graph(what, overrides), what, directory.spec(), directory.checkpoints)
     if path.suffix in (".json", ".txt"):
         return Exportable(_graph(what, overrides), what)
@@ -342,11 +346,10 @@ def _run(options: argparse.Namespace) -> int:
 
 def _replay(options: argparse.Namespace) -> int:
     from nasir.api import replay_training
-    from nasir.journal.directory import RunDirectory
     from nasir.records import RewriteRecord
     from nasir.running.replay import replay_graphs
 
-    directory = RunDirectory.open(options.run_dir)
+    directory = open_run(options.run_dir)
     graphs = replay_graphs(directory)
     rewrites = sum(isinstance(record, RewriteRecord) for record in directory.effective())
     facts: dict[str, Any] = {"rewrites": rewrites, "graph": graphs[-1].digest, "differences": []}
@@ -364,10 +367,9 @@ def _replay(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from nasir.journal.directory import RunDirectory
     from nasir.report import write_report
 
-    directory = RunDirectory.open(options.run_dir)
+    directory = open_run(options.run_dir)
     path = write_report(directory.path)
     if options.json:
         from nasir.records import EndRecord

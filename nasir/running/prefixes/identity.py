@@ -102,7 +102,7 @@ def static_digest(
     network = spec.network
     # the default one is among what `environment` tells
     backend = {} if spec.backend == DEFAULT_BACKEND else {"backend": [spec.backend, registry.backends.packages()]}
-    inherited = [(start.inherited or {})["manifest"], network.weights] if isinstance(network, RunNetwork) else None
+    inherited = [(start.inherited or {}).get("manifest"), network.weights] if isinstance(network, RunNetwork) else None
     return digest(
         {
             "graph": start.graph,
