@@ -30,7 +30,7 @@ from nasir.backends.torch.observe.logits import effect_of, logits_of
 from nasir.backends.torch.observe.plane import evaluated
 from nasir.backends.torch.optimizers.groups import build_optimizer, tagged
 from nasir.backends.torch.optimizers.named import KeptBy, export_state, flat, import_state, nested
-from nasir.backends.torch.optimizers.transfer import transfer_optimizer
+from nasir.backends.torch.optimizers.transfer import transfer_optimizers
 from nasir.backends.torch.penalties.regularize import alive_cost
 from nasir.backends.torch.train.ema import Ema, carried_averages
 from nasir.backends.torch.train.loop import (
@@ -258,7 +258,7 @@ class TorchSession:
         rewrite, new, averages = self._proposal
         self._proposal = None
         if self.optimizer is not None:
-            transfer_optimizer(self.optimizer, self.model, new, rewrite.plan)
+            transfer_optimizers((self.optimizer,), self.model, new, rewrite.plan, rewrite.blobs)
         self.model.become(new)
         if self.ema is not None and averages is not None:
             self.ema.tensors = dict(averages)

@@ -5,13 +5,20 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import prod
 from typing import NoReturn
 
 from nasir.errors import TypeRuleError
 from nasir.ir.node import Node
 from nasir.ir.op import OpDef, loaded, op_named
 from nasir.ir.space import Atom, Axis, SpaceMismatch, atoms_of, pin, size_of, unify
+from nasir.ir.ties import NO_TIES, Borrowed, Ties, share
 from nasir.ir.types import FLOAT, JSON, DType, Fill, Kind, Port, Role, Slot, SlotAxis, ValueType, usual_channel_axis
+
+MOST_UNITS = 2**24
+"""Units of a space: no width is larger."""
+MOST_ENTRIES = 2**36
+"""Entries of a weight, or of a value for one sample: 256 GiB of float32."""
 
 _new = tuple.__new__  # what a NamedTuple's constructor calls; called directly because thousands are made
 Mirror = tuple[str, int | None]  # an attribute, or one entry of a list attribute
@@ -20,11 +27,13 @@ Mirror = tuple[str, int | None]  # an attribute, or one entry of a list attribut
 class Typing:
     """What inference found: value types, weight slots, attribute mirrors and the resizable spaces."""
 
-    __slots__ = ("atoms", "mirrors", "slots", "spaces", "types")
+    __slots__ = ("atoms", "borrowed", "mirrors", "slots", "spaces", "types")
 
     def __init__(self) -> None:
         self.types: dict[Port, ValueType] = {}
-        self.slots: dict[int, dict[str, Slot]] = {}
+        self.slots: dict[int, dict[str, Slot]] = {}  # of every node, the arrays that it owns
+        # arrays of other nodes that a node uses as its own: (the owner, what the node's op says of the array)
+        self.borrowed: dict[int, dict[str, Borrowed]] = {}
         # attributes that repeat the size of a space: resizing rewrites them
         self.mirrors: dict[int, dict[Mirror, Axis]] = {}
         self.atoms: list[Atom] = []
@@ -54,8 +63,10 @@ class At:
 
     def fresh(self, size: int, mirror: str | None = None, entry: int | None = None) -> Atom:
         """A new set of `size` units; `mirror` names the attribute (and its `entry`) that repeats the size."""
-        if size < 1:
-            self.fail(f"{mirror or 'a size'} must be at least 1, not {size}")
+        if not 1 <= size <= MOST_UNITS:
+            self.fail(
+                f"{mirror or 'a size'} must be {'at least 1' if size < 1 else f'at most {MOST_UNITS}'}, not {size}"
+            )
         atom = Atom(size, self.node_id)
         self.typing.atoms.append(atom)
         if mirror is not None:
@@ -142,7 +153,7 @@ def collector_paused() -> Iterator[None]:
         gc.enable()
 
 
-def infer(nodes: Mapping[int, Node], order: Iterable[int], outputs: Iterable[Port]) -> Typing:
+def infer(nodes: Mapping[int, Node], order: Iterable[int], outputs: Iterable[Port], ties: Ties = NO_TIES) -> Typing:
     """Types, slots and spaces of a whole graph; raises TypeRuleError at the first op that refuses.
 
     `order`: all of `nodes`, each behind those that it reads.
@@ -150,6 +161,7 @@ def infer(nodes: Mapping[int, Node], order: Iterable[int], outputs: Iterable[Por
     typing = Typing()
     with collector_paused():
         infer_nodes(nodes, typing, order)
+        typing.borrowed = share(nodes, typing.slots, ties)
         _finish(nodes, outputs, typing)
     return typing
 
@@ -183,9 +195,17 @@ def infer_nodes(nodes: Mapping[int, Node], typing: Typing, order: Iterable[int])
                     at.fail(f"its input has {told}, its output has not; make the output's type by `x.over(axes)`")
         if isinstance(result, ValueType):
             types[_new(Port, (node_id, 0))] = result
+            largest = prod(result.shape)
         else:
+            largest = 0
             for output, value in enumerate(result):
                 types[Port(node_id, output)] = value
+                largest = max(largest, prod(value.shape))
+        for slot in at.slots.values():
+            if len(slot.axes) > 1:
+                largest = max(largest, slot.size)
+        if largest > MOST_ENTRIES:
+            at.fail(f"a weight or a value of {largest} entries; at most {MOST_ENTRIES} fit")
         if definition.mixes:
             for atom in atoms_of(inputs[0].channels):
                 atom.mixed = atom.mixed or node.label

@@ -14,10 +14,10 @@ from nasir.records.base import IfMissing, Key, Record
 Count = Annotated[int, Ge(0)]
 Seconds = Annotated[float, Ge(0)]
 Metrics = Mapping[str, float]
-Depths = Annotated[Mapping[str, int], doc("blocks of each stage, by its path"), IfMissing(dict)]
+Depths = Annotated[Mapping[str, Count], doc("blocks of each stage, by its path"), IfMissing(dict)]
 Params = Annotated[Count | None, doc("weights of the network"), IfMissing(None)]
 Macs = Annotated[Count | None, doc("multiply-accumulates of one sample"), IfMissing(None)]
-Cost = Annotated[Mapping[str, int], doc("`params` and `macs` of the network"), IfMissing(dict)]
+Cost = Annotated[Mapping[str, Count], doc("`params` and `macs` of the network"), IfMissing(dict)]
 Blob = Annotated[str, doc("the network: name of its blob"), IfMissing("")]
 Number = Annotated[Count, doc("number of the individual, from 1 over the run")]
 Noted = Annotated[Mapping[str, Any], doc("what the pass itself wants known, for its next firing or for readers")]
@@ -50,12 +50,12 @@ class StartRecord(Record):
     graph: Annotated[str, doc("the first network: name of its blob")]
     spec_digest: Annotated[str, doc("SHA-256 of the resolved spec"), IfMissing("")]
     cost: Annotated[
-        Mapping[str, int], doc("`params`, `macs` and `activation_bytes` of the first network"), IfMissing(dict)
+        Mapping[str, Count], doc("`params`, `macs` and `activation_bytes` of the first network"), IfMissing(dict)
     ]
     depths: Depths
     nasir: Annotated[str, doc("version of nasir"), IfMissing("")]
     inherited: Annotated[
-        Mapping[str, Any] | None,
+        Mapping[str, str | None] | None,
         doc("the run that the network was taken from: `run`, `weights`, `checkpoint`, `manifest` (its SHA-256)"),
     ] = None
     data: Annotated[
@@ -105,7 +105,7 @@ class EpochRecord(_Placed):
     samples: Annotated[Count | None, doc("samples trained on")] = None
     compiled_graphs: Annotated[Count | None, doc("graphs compiled so far, where blocks are compiled")] = None
     alive: Annotated[
-        Mapping[str, Any],
+        Mapping[str, Count],
         doc("with a penalty on channels: `channels` it has left alive, `params` and `macs` of a network of those"),
     ] = field(default_factory=dict)
 
@@ -161,7 +161,7 @@ class RewriteRecord(_OfPass):
         None
     )
     refresh: Annotated[
-        Mapping[str, Any] | None, doc("of statistics that were refreshed: what that did, `delta_logits` among it")
+        Mapping[str, float] | None, doc("of statistics that were refreshed: what that did, `delta_logits` among it")
     ] = None
     noted: Noted = field(default_factory=dict)
 

@@ -101,7 +101,8 @@ class Engine:
             self.write(from_json({"kind": kind, "phase": phase.name, "epoch": progress.total_epochs, **fields}))
         if fresh:
             # a checkpoint is written after an epoch only: one from before the phase leads back to before these rewrites
-            self.decisions.make(self.plans[progress.phase_index], progress.total_epochs, 0)
+            if not self.decisions.make(self.plans[progress.phase_index], progress.total_epochs, 0):
+                raise self.decisions.stopped("a phase began")
         labels = list(self.state.graph.labels)
         for prefix in (phase.freeze or ()) if fresh else ():
             if not any(covers(prefix, label) for label in labels):
@@ -146,7 +147,8 @@ class Engine:
 
     def _decide(self, phase: PhasePlan, epoch: int, phase_epoch: int) -> None:
         """What follows an epoch; `epoch` and `phase_epoch` count those done."""
-        self.decisions.make(phase, epoch, phase_epoch)
+        if self.signals.wanted() or not self.decisions.make(phase, epoch, phase_epoch):
+            self._preempt(epoch)  # the checkpoint says that the policy is to be asked again
         self.state.undecided = False
         every = self.spec.checkpoint.every
         over = PhaseProgress.of(self.journal.effective(), self.plans).phase_index is None

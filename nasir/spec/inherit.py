@@ -57,7 +57,7 @@ def inherited(spec: Spec) -> Inherited:
             contents.chain.check(read_manifest(newest[0])["meta"], newest[0])
             manifest = manifest_digest(newest[0])
         graph = Graph.from_json(run.get_blob(newest[1]))
-    except NasirError as error:
+    except (NasirError, OSError) as error:
         if str(error).startswith(spec.locate(path)):
             raise
         raise spec.problem(path, str(error).partition(";")[0], remedy) from error
