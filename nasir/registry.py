@@ -116,6 +116,7 @@ datasets = Registry("data set", "nasir.datasets", "datasets")
 optimizers = Registry("optimizer", "nasir.optimizers")
 penalties = Registry("penalty", "nasir.penalties", "penalties")
 exporters = Registry("exporter", "nasir.exporters")
+optimizer_states = Registry("optimizer state", "nasir.optimizer_states")
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import random
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from made_records import made
+from made_records import as_line, made, write_chained
 from safetensors.numpy import load_file
 from small_runs import SPEC, stable, weights, write_spec
 
@@ -277,14 +276,14 @@ def test_replay_follows_the_recalls(reference: tuple[Path, Path], tmp_path: Path
     last = Graph.from_json(RunDirectory.open(run).get_blob(of_kind(run, "end")[0]["graph"]))
     assert graphs[-1] == last
     assert len(graphs) == 1 + len(of_kind(run, "rewrite")) + len(of_kind(run, "recalled"))
-    lines = (run / "journal.jsonl").read_text().splitlines(keepends=True)
+    records = RunDirectory.open(run).records()
     first, second = of_kind(run, "kept")[:2]
     broken = tmp_path / "broken"
     broken.mkdir()
     for name in ("spec.yaml", "env.json", "blobs"):
         (broken / name).symlink_to(run / name)
-    lines[first.n] = json.dumps({**first, "graph": second.graph}) + "\n"
-    (broken / "journal.jsonl").write_text("".join(lines))
+    told = [{**record, "graph": second.graph} if record.n == first.n else record for record in records]
+    write_chained(broken / "journal.jsonl", map(as_line, told))
     with pytest.raises(JournalError, match="individual 1 was kept as another network"):
         replay_graphs(RunDirectory.open(broken))
 
@@ -399,6 +398,39 @@ def test_a_child_that_diverges_dies_and_the_run_goes_on(tmp_path: Path) -> None:
         nasir.run(write_spec(tmp_path, yaml.safe_dump(spec)), out=tmp_path / "rules")
 
 
+def test_a_mutation_whose_logits_are_not_finite_is_declined_and_the_run_goes_on(tmp_path: Path) -> None:
+    spec = yaml.safe_load(TEXT)
+    policy = {"evolve": {"population": 2, "generations": 2, "epochs": 1}}
+    spec["phases"][0] |= {"policy": policy, "schedule": "constant"}
+    spec["phases"][0]["rules"] = [{"do": {"explode": {"overflow": True}}}, {"do": {"insert-block": {"init": "zero"}}}]
+    spec["plugins"] = ["./explode.py"]
+    (tmp_path / "explode.py").write_text(EXPLODE)
+    run = nasir.run(write_spec(tmp_path, yaml.safe_dump(spec)), out=tmp_path / "run")
+    declined = of_kind(tmp_path / "run", "declined")
+    assert declined and {record.pass_name for record in declined} == {"explode"}
+    assert "not finite" in declined[0].reason
+    assert len(of_kind(tmp_path / "run", "kept")) == 4 and math.isfinite(run.metrics["val.loss"])
+    del spec["phases"][0]["policy"]
+    spec["phases"][0] |= {"epochs": 2, "rules": [{"every": 1, "do": {"explode": {"overflow": True}}}]}
+    with pytest.raises(RunError, match="explode at network: the rewritten network gives logits that are not finite"):
+        nasir.run(write_spec(tmp_path, yaml.safe_dump(spec)), out=tmp_path / "rules")
+
+
+def test_a_child_that_diverges_dies_where_only_its_cost_counts(tmp_path: Path) -> None:
+    """Its cost is a number like any other."""
+    spec = yaml.safe_load(TEXT)
+    options = {"population": 2, "generations": 3, "epochs": 1, "objectives": ["params"]}
+    spec["phases"][0] |= {"optimizer": {"sgd": {"lr": 0.05}}, "schedule": "constant", "policy": {"evolve": options}}
+    spec["phases"][0]["rules"] = [{"do": "explode"}, {"do": {"insert-block": {"init": "zero"}}}]
+    spec["plugins"] = ["./explode.py"]
+    (tmp_path / "explode.py").write_text(EXPLODE)
+    run = nasir.run(write_spec(tmp_path, yaml.safe_dump(spec)), out=tmp_path / "run")
+    kept = of_kind(tmp_path / "run", "kept")
+    dead = {record.individual for record in kept if math.isnan(record.metrics["val.loss"])}
+    assert dead and dead.isdisjoint(record.individual for record in of_kind(tmp_path / "run", "recalled"))
+    assert math.isfinite(run.metrics["val.loss"])
+
+
 def test_a_child_whose_last_step_diverges_dies_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its loss, which is that before each step, is finite; only the validation shows it."""
     spec = yaml.safe_load(TEXT)
@@ -427,14 +459,17 @@ from nasir.rewriting.rewrite import WHOLE
 @register("explode")
 @dataclass(frozen=True)
 class Explode(Pass):
-    """Weights so large that the loss of the next steps is not finite."""
+    """Weights so large that the loss of the next steps, or even the logits, are not finite."""
+
+    overflow: bool = False
 
     def sites(self, graph):
         return [WHOLE]
 
     def rewrite(self, draft, site, seen):
         node = draft.base.outputs[0].node
-        draft.source(node, "weight", Fill("normal", {"std": 1e30}))
+        large = Fill("constant", {"value": 3e38}) if self.overflow else Fill("normal", {"std": 1e30})
+        draft.source(node, "weight", large)
 '''
 
 

@@ -25,6 +25,7 @@ LAYERS = (
     ("branching", "importing"),
     ("rewriting",),
     ("pruning", "training"),
+    ("datasets",),
     ("journal",),
     ("policy",),
     ("spec",),

@@ -12,7 +12,9 @@ from nasir.ir.infer import collector_paused
 from nasir.ir.node import Node, Region, RegionKind
 from nasir.ir.op import op_named
 from nasir.ir.regions import covers
+from nasir.ir.source import Key
 from nasir.ir.structure import Structure
+from nasir.ir.ties import Ties
 from nasir.ir.types import JSON, Port
 
 FORMAT = 1
@@ -25,13 +27,14 @@ def to_json(graph: Structure) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "nodes": [
-            [node_id, node.op, [list(port) for port in node.inputs], dict(node.attrs), node.label]
+            [node_id, node.op, [list(port) for port in node.inputs], dict(node.facts.stated(node.attrs)), node.label]
             for node_id, node in graph.nodes.items()
         ],
         "outputs": [list(port) for port in graph.outputs],
         "regions": [[region.path, region.kind, region.template] for region in graph.regions.values()],
         "minted": graph.minted,
         **({"frozen": list(graph.frozen)} if graph.frozen else {}),
+        **({"ties": [[*key, *owner] for key, owner in graph.ties.items()]} if graph.ties else {}),
     }
 
 
@@ -56,9 +59,10 @@ def _from_json(data: Mapping[str, Any], graph_type: type[S]) -> S:
         regions = [Region(path, kind, template) for path, kind, template in data["regions"]]
         minted = int(data["minted"])
         frozen = tuple(data.get("frozen", ()))
+        ties = {Key(node, slot): Key(*owner) for node, slot, *owner in data.get("ties", ())}
     except (KeyError, TypeError, ValueError) as error:
         raise TextFormatError(f"malformed graph data: {type(error).__name__}: {error}") from None
-    return _assemble(graph_type, nodes, outputs, regions, minted, frozen)
+    return _assemble(graph_type, nodes, outputs, regions, minted, frozen, ties)
 
 
 def _assemble(
@@ -68,6 +72,7 @@ def _assemble(
     regions: Iterable[Region],
     minted: int,
     frozen: tuple[str, ...],
+    ties: Ties,
 ) -> S:
     made: dict[int, Node] = {}
     for node_id, op, inputs, attrs, label in nodes:
@@ -85,7 +90,10 @@ def _assemble(
     for prefix in frozen:
         if type(prefix) is not str or not any(covers(prefix, node.label) for node in made.values()):
             raise TextFormatError(f"frozen {prefix!r}: no node is labelled so, or below it")
-    graph = graph_type(made, outputs, table, minted, tuple(sorted(frozen)))
+    for key in (key for tie in ties.items() for key in tie):
+        if type(key.node) is not int or type(key.slot) is not str or key.node not in made:
+            raise TextFormatError(f"tie of {tuple(key)}: expected the id of a node and the name of a weight")
+    graph = graph_type(made, outputs, table, minted, tuple(sorted(frozen)), ties)
     graph.verify()
     return graph
 
@@ -100,6 +108,7 @@ def to_text(graph: Structure) -> str:
         template = "" if region.template is None else " " + json.dumps(region.template)
         lines.append(f"{region.kind} {json.dumps(region.path)}{template}")
     lines += [f"frozen {json.dumps(prefix)}" for prefix in graph.frozen]
+    lines += [f"tie %{key.node}.{key.slot} %{owner.node}.{owner.slot}" for key, owner in graph.ties.items()]
     lines.append("output " + ", ".join(_port_text(port) for port in graph.outputs))
     return "\n".join(lines) + "\n"
 
@@ -122,6 +131,7 @@ def _attrs_text(node: Node) -> str:
 SPACE = "\\u0020"
 _HEAD = re.compile(r"nasir graph (\d+) minted (\d+)")
 _NODE = re.compile(r'%(\d+) ("(?:[^"\\]|\\.)*") = (\w+)\(([^)]*)\)((?: \w+=\S+)*)')
+_TIE = re.compile(r"tie %(\d+)\.(\S+) %(\d+)\.(\S+)")
 _REGION = re.compile(r'(stage|block|branch) ("(?:[^"\\]|\\.)*")(?: (\{.*\}))?')
 
 
@@ -132,6 +142,7 @@ def from_text(text: str, graph_type: type[S]) -> S:
     if head is None or int(head[1]) != FORMAT:
         raise TextFormatError(f"line 1: expected 'nasir graph {FORMAT} minted N'")
     nodes, regions, frozen = [], [], []
+    ties: dict[Key, Key] = {}
     outputs: tuple[Port, ...] = ()
     for number, line in enumerate(lines[1:], start=2):
         try:
@@ -141,6 +152,8 @@ def from_text(text: str, graph_type: type[S]) -> S:
             elif match := _REGION.fullmatch(line):
                 template = json.loads(match[3]) if match[3] else None
                 regions.append(Region(json.loads(match[2]), match[1], template))  # type: ignore[arg-type]
+            elif match := _TIE.fullmatch(line):
+                ties[Key(int(match[1]), match[2])] = Key(int(match[3]), match[4])
             elif line.startswith("frozen "):
                 frozen.append(json.loads(line.removeprefix("frozen ")))
             elif line.startswith("output "):
@@ -150,7 +163,7 @@ def from_text(text: str, graph_type: type[S]) -> S:
         except ValueError as error:
             raise TextFormatError(f"line {number}: {error}") from None
     try:
-        return _assemble(graph_type, nodes, outputs, regions, int(head[2]), tuple(frozen))
+        return _assemble(graph_type, nodes, outputs, regions, int(head[2]), tuple(frozen), ties)
     except (GraphError, UnknownName) as error:
         error.add_note("while reading a graph from text")
         raise

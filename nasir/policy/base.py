@@ -50,7 +50,8 @@ class Policy(Protocol):
     `faults(plan, options)`, a static method (without `options` if it has none), yields what is wrong with a phase; it
     replaces the check that the phase ends. `cycle(options)`, a static method, says after how many epochs a policy that
     recalls individuals may do so: the learning rate must be constant or restart with it. `outlives_divergence = True`:
-    an epoch whose loss is not finite does not end the run; all its metrics are journaled as NaN.
+    an epoch whose loss is not finite does not end the run; all its metrics are journaled as NaN. A rewrite whose
+    logits are not finite is declined then.
 
     Lifecycle. After the `phase` record, and after each epoch and its `epoch` record, the engine calls `decide`. It then
     carries out the decisions in order; for each it appends a `decision` record and its outcome. A rewrite ends in one

@@ -76,8 +76,7 @@ class EvolutionLog:
             case PhaseRecord():
                 return type(self)(self.options, self.last)
             case KeptRecord():
-                values = tuple(goal.value(record) for goal in self.options.goals)
-                return self._kept(Individual(record.individual, values))
+                return self._kept(Individual.of(record, self.options.goals))
             case RecalledRecord():
                 return replace(self, child=Child(record.individual))
             case DroppedRecord(individual=gone):

@@ -53,11 +53,13 @@ class Individual:
 
     number: int
     values: tuple[float, ...]
+    sound: bool = True  # whether its training did not diverge: costs alone do not show that
 
-    @property
-    def sound(self) -> bool:
-        """Whether its training did not diverge."""
-        return not any(math.isnan(value) for value in self.values)
+    @classmethod
+    def of(cls, record: KeptRecord, goals: Sequence[Objective]) -> Individual:
+        """What a `kept` record says of it; a training that diverged has metrics that are NaN."""
+        sound = not any(math.isnan(value) for value in record.metrics.values())
+        return cls(record.individual, tuple(goal.value(record) for goal in goals), sound)
 
 
 def dominates(first: Individual, second: Individual) -> bool:

@@ -32,7 +32,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
 
 from nasir.errors import NasirError, StudyError
-from nasir.search.urls import check_sqlite_file, explain, masked, parse, sqlite_path
+from nasir.search.urls import check_sqlite_file, driven, explain, masked, parse, sqlite_path
 
 __all__ = ["PATIENCE", "StudyStorage", "Unreachable", "open_storage"]
 
@@ -111,6 +111,7 @@ class _Backend(RDBStorage):
 
 def _connect(url: URL, heartbeat: tuple[int, int] | None) -> RDBStorage:
     interval, grace = heartbeat or (None, None)
+    url = driven(url)
     options: dict[str, Any] = {"pool_pre_ping": True}  # a server that restarted costs no trial
     if url.get_backend_name() == "sqlite":
         options = {"connect_args": {"timeout": BUSY}}

@@ -15,6 +15,7 @@ __all__ = [
     "anchored",
     "check_sqlite_exists",
     "check_sqlite_file",
+    "driven",
     "explain",
     "masked",
     "parse",
@@ -25,8 +26,9 @@ __all__ = [
 EXAMPLES = "sqlite:///study.db, postgresql://user@host/database"
 SECRETS = ("password", "passwd", "pwd", "sslpassword")  # query keys
 HEADER = b"SQLite format 3\0"
-DRIVERS = {
-    "psycopg": "psycopg[binary]",
+POSTGRESQL = ("psycopg", "psycopg2")  # drivers, in the order in which a URL that names none tries them
+DRIVERS = {  # what pip installs them by
+    "psycopg": "nasir[postgresql]",
     "psycopg2": "psycopg2-binary",
     "mysqldb": "mysqlclient",
     "pymysql": "pymysql",
@@ -53,8 +55,7 @@ def parse(url: str) -> URL:
         raise UsageError(f"--storage {shown}: not a URL; write for example {EXAMPLES}")
     try:
         parsed = make_url(url)
-        dialect = parsed.get_dialect()
-        dialect.import_dbapi()
+        driven(parsed).get_dialect().import_dbapi()
     except NoSuchModuleError:
         hint = "postgresql://" if scheme == "postgres" else EXAMPLES
         raise UsageError(f"--storage {shown}: SQLAlchemy knows no database {scheme!r}; write {hint}") from None
@@ -64,13 +65,31 @@ def parse(url: str) -> URL:
             "with special characters of a password percent-encoded"
         ) from None
     except ImportError as error:
-        package = DRIVERS.get(parsed.get_driver_name(), parsed.get_driver_name())
-        raise UsageError(
-            f"--storage {shown}: the driver is not installed ({error.name or error}): pip install '{package}'"
-        ) from None
+        driver = driven(parsed).get_driver_name()
+        said = error.name or " ".join(str(error).split())
+        remedy = f"pip install '{DRIVERS.get(driver, driver)}'"
+        if parsed.drivername.startswith("postgresql+"):
+            remedy += ", or write postgresql:// for any driver"
+        raise UsageError(f"--storage {shown}: the driver is not installed ({said}): {remedy}") from None
     if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise UsageError(f"--storage {shown}: a database in memory is not shared; write sqlite:///study.db")
     return parsed
+
+
+def driven(url: URL) -> URL:
+    """The URL with a driver: of PostgreSQL the first that is installed (SQLAlchemy's default varies by release)."""
+    if url.drivername != "postgresql":
+        return url
+    candidates = [url.set(drivername=f"postgresql+{driver}") for driver in POSTGRESQL]
+    return next((candidate for candidate in candidates if _installed(candidate)), candidates[0])
+
+
+def _installed(url: URL) -> bool:
+    try:
+        url.get_dialect().import_dbapi()
+    except ImportError:
+        return False
+    return True
 
 
 def masked(url: URL) -> str:

@@ -190,6 +190,8 @@ def test_a_child_that_diverges_never_becomes_a_parent() -> None:
         assert set(numbers(records, "recalled")).isdisjoint({2, 4, 6})
         assert {2, 4, 6} <= set(numbers(records, "dropped"))
         assert numbers(records, "recalled")[-1] == 5
+        by_cost = evolve(values, population=2, generations=6, replace=leaves, objectives=("macs",))
+        assert set(numbers(by_cost, "recalled")).isdisjoint({2, 4, 6}), "a cost alone shows no divergence"
     with pytest.raises(RunError, match="the training of the start network diverged"):
         evolve([math.nan], population=2, generations=1)
 

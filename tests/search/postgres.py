@@ -27,9 +27,9 @@ def missing() -> str | None:
     if programs() is None:
         return "PostgreSQL is not installed (Debian: apt-get install postgresql)"
     try:
-        import psycopg2  # noqa: F401
+        import psycopg  # noqa: F401
     except ImportError:
-        return "psycopg2 is not installed (pip install 'nasir[postgresql]')"
+        return "psycopg is not installed (pip install 'nasir[postgresql]')"
     if os.getuid() == 0 and _unprivileged() is None:
         return "PostgreSQL refuses to run as root, and there is no other user to run it as"
     return None
@@ -83,20 +83,16 @@ class Server:
         self._call("pg_ctl", "stop", "-w", "-D", "data", "-m", mode)
 
     def url(self, database: str, password: str = PASSWORD) -> str:
-        return f"postgresql+psycopg2://{USER}:{password}@/{database}?host={self.folder}"
+        return f"postgresql://{USER}:{password}@/{database}?host={self.folder}"
 
     def new_database(self) -> str:
         """The URL of an empty database."""
-        import psycopg2
+        import psycopg
 
         name = f"study_{uuid.uuid4().hex[:8]}"
-        connection = psycopg2.connect(host=str(self.folder), user=USER, password=PASSWORD, dbname="postgres")
-        try:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute(f"create database {name}")
-        finally:
-            connection.close()
+        where = {"host": str(self.folder), "user": USER, "password": PASSWORD, "dbname": "postgres"}
+        with psycopg.connect(**where, autocommit=True) as connection:
+            connection.execute(f"create database {name}")
         return self.url(name)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,13 +17,14 @@ import sqlalchemy
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState, create_trial
 from postgres import Server
-from searches import again, drive, ended, make, processes
+from searches import again, drive, ended, make, processes, spec
 from sqlalchemy.exc import OperationalError
 
 from nasir.errors import NasirError, StudyError, UsageError
 from nasir.search import storage as storage_module
 from nasir.search.storage import StudyStorage, Unreachable, open_storage
-from nasir.search.urls import masked, parse, sqlite_url
+from nasir.search.study import Study
+from nasir.search.urls import driven, masked, parse, sqlite_url
 
 SECRET = "hush{0}%41"  # an encoded A, and braces, which Optuna would format
 
@@ -62,9 +64,41 @@ def test_urls_that_cannot_serve_are_refused_with_a_reason(url: str, said: str) -
     assert "hush" not in str(refused.value)
 
 
-def test_an_address_without_a_server_is_unreachable_and_shows_no_password() -> None:
-    pytest.importorskip("psycopg2", reason="psycopg2 is not installed (pip install 'nasir[postgresql]')")
-    url = sqlalchemy.URL.create("postgresql+psycopg2", "someone", SECRET, "127.0.0.1", 1, "db")
+@pytest.fixture
+def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Hide a package, as if it were not installed."""
+
+    def hide(package: str) -> None:
+        for name in [package, *(name for name in sys.modules if name.startswith(f"{package}."))]:
+            monkeypatch.setitem(sys.modules, name, None)
+
+    return hide
+
+
+def test_a_url_without_a_driver_takes_the_one_that_is_installed(without: Callable[[str], None]) -> None:
+    for package in ("psycopg", "psycopg2"):
+        pytest.importorskip(package, reason=f"{package} is not installed (pip install 'nasir[dev]')")
+    bare = parse("postgresql://nasir@db/nasir")
+    assert masked(bare) == "postgresql://nasir@db/nasir", "what is stored works on machines with another driver"
+    assert driven(bare).drivername == "postgresql+psycopg"
+    without("psycopg")
+    assert driven(bare).drivername == "postgresql+psycopg2" and parse("postgresql://nasir@db/nasir") == bare
+    with pytest.raises(UsageError, match=r"nasir\[postgresql\]', or write postgresql://"):
+        parse("postgresql+psycopg://nasir:hush@db/nasir")
+    without("psycopg2")
+    for url, remedy in (
+        ("postgresql://nasir:hush@db/nasir", r"pip install 'nasir\[postgresql\]'$"),
+        ("postgresql+psycopg2://nasir:hush@db/nasir", "pip install 'psycopg2-binary', or write postgresql://"),
+    ):
+        with pytest.raises(UsageError, match=remedy) as refused:
+            open_storage(url)
+        assert "hush" not in str(refused.value)
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_an_address_without_a_server_is_unreachable_and_shows_no_password(driver: str) -> None:
+    pytest.importorskip(driver, reason=f"{driver} is not installed (pip install 'nasir[dev]')")
+    url = sqlalchemy.URL.create(f"postgresql+{driver}", "someone", SECRET, "127.0.0.1", 1, "db")
     with pytest.raises(Unreachable, match="start the server") as refused:
         open_storage(url.render_as_string(hide_password=False))
     assert "someone:***@127.0.0.1:1/db" in str(refused.value) and "hush" not in str(refused.value)
@@ -268,10 +302,6 @@ def test_remembered_trials_are_those_of_one_thread(tmp_path: Path) -> None:
 
 
 def _drive(url: str, folder: str, name: str) -> int:
-    from searches import spec
-
-    from nasir.search.study import Study
-
     study = Study.create(spec("trials: 12\nsampler: random"), url, "small", Path(folder))
     try:
         return drive(study, name, slot=None)
@@ -289,6 +319,21 @@ def test_postgresql_processes_that_make_a_study_and_work_on_it_at_once(postgres:
     storage.close()
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 12
     assert postgres.url("x").split("@")[0].split(":")[-1] not in (tmp_path / "study.json").read_text()
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_postgresql_by_either_driver_is_the_same_study(postgres: Server, driver: str, tmp_path: Path) -> None:
+    """The URL of the documentation names none; older ones name psycopg2."""
+    pytest.importorskip(driver, reason=f"{driver} is not installed (pip install 'nasir[dev]')")
+    bare = postgres.new_database()
+    assert bare.startswith("postgresql://")
+    named = bare.replace("postgresql://", f"postgresql+{driver}://")
+    study = Study.create(spec("trials: 2\nsampler: random"), named, "small", tmp_path)
+    assert drive(study, "a", slot=None) == 0
+    reopened = Study.open(bare, "small", tmp_path)
+    assert reopened.points().finished
+    for opened in (study, reopened):
+        opened.close()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ Others add theirs through the entry point group `nasir.datasets`, or `@nasir.reg
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,9 @@ from torch import Tensor
 
 from nasir.backends.torch.data.folder import image_folder
 from nasir.backends.torch.data.named import cifar10, cifar100, fashion_mnist, mnist, svhn
-from nasir.backends.torch.data.rawdata import SPLIT_SEED, DataContext, FileData, RawData, hold_out, read_options
+from nasir.backends.torch.data.rawdata import DataContext, FileData, RawData, hold_out, read_options
+from nasir.datasets.arrays import class_count, npz_path, read_npz
+from nasir.datasets.split import SPLIT_SEED
 from nasir.errors import DataError
 
 __all__ = [
@@ -50,40 +51,10 @@ def npz(options: Mapping[str, Any], where: DataContext) -> RawData:
 
     x: uint8 or floats, [N, C, H, W], grey [N, H, W], or vectors [N, D]; y: whole numbers, 0..classes-1.
     """
-    path = where.path(read_options("npz", options, {"path": str})["path"])
-    if not path.is_file():
-        raise DataError(f"data set 'npz': no file {path}; correct `path:` (relative to the spec's folder)")
-    wanted = ("x_train", "y_train", "x_test", "y_test")
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            missing = [name for name in wanted if name not in stored]
-            if missing:
-                raise DataError(f"data set 'npz': {path} lacks {', '.join(missing)}; it has {', '.join(stored)}")
-            arrays = {name: stored[name] for name in wanted}
-    except (OSError, ValueError, EOFError, TypeError) as error:
-        raise DataError(f"data set 'npz': {path} cannot be read ({error}); write it with numpy.savez") from error
-    y_train, y_test = (_npz_labels(path, name, arrays[name]) for name in ("y_train", "y_test"))
-    classes = 1 + max((int(part.max()) for part in (y_train, y_test) if len(part)), default=0)
-    x_train, x_test = (_npz_values(path, name, arrays[name]) for name in ("x_train", "x_test"))
-    return RawData(x_train, y_train, x_test, y_test, tuple(str(label) for label in range(classes)))
-
-
-def _npz_labels(path: Path, name: str, values: np.ndarray[Any, Any]) -> Tensor:
-    if values.dtype.kind not in "iu" or values.ndim != 1:
-        raise DataError(
-            f"data set 'npz': {path}: {name} has shape {values.shape} and type {values.dtype}; "
-            "store one whole number for each example"
-        )
-    return torch.from_numpy(values.astype(np.int64))
-
-
-def _npz_values(path: Path, name: str, values: np.ndarray[Any, Any]) -> Tensor:
-    if values.ndim == 3:
-        values = values[:, None]
-    if values.dtype != np.uint8 and values.dtype.kind not in "fiu":
-        raise DataError(f"data set 'npz': {path}: {name} has type {values.dtype}; store uint8 or floats")
-    kind = np.uint8 if values.dtype == np.uint8 else np.float32
-    return torch.from_numpy(np.array(values, dtype=kind, order="C"))
+    arrays = read_npz(npz_path(options, where))
+    parts = [torch.from_numpy(arrays[name]) for name in ("x_train", "y_train", "x_test", "y_test")]
+    names = tuple(str(label) for label in range(class_count(arrays)))
+    return RawData(parts[0], parts[1], parts[2], parts[3], names)
 
 
 def synthetic(options: Mapping[str, Any], where: DataContext) -> RawData:

@@ -148,7 +148,7 @@ class LoweredModule(LoweredParts):
         """
         self._prefixes = tuple(prefixes)
         wanted = frozenset([node_id for node_id, node in self.graph.nodes.items() if self._holds(node_id, node.label)])
-        for node_id in wanted | self._held:
+        for node_id in (*(self._held - wanted), *wanted):  # what is frozen last stays so where nodes share weights
             module = self._lowered.get(node_id)
             if not isinstance(module, nn.Module):
                 continue

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nasir.backends.torch.device.precision import float32_products
 from nasir.backends.torch.train.ema import holding
 from nasir.backends.torch.train.loop import evaluating
-from nasir.errors import RunError
+from nasir.errors import NotFinite
 from nasir.rewriting.rewrite import Rewrite
 from nasir.training.backend import Effect
 
@@ -31,7 +31,7 @@ def effect_of(
 ) -> Effect:
     """What `rewrite` did to the logits; `averages`: those of both networks, which are compared in the same way.
 
-    Raises RunError where logits of the new network are not finite.
+    Raises NotFinite where logits of the new network are not finite.
     """
     effect = _compared(rewrite, logits_of(old, images), logits_of(new, images))
     if averages is None:
@@ -46,7 +46,7 @@ def effect_of(
 def _compared(rewrite: Rewrite, before: Tensor, after: Tensor) -> Effect:
     delta = float((before - after).abs().max())
     if not math.isfinite(delta):
-        raise RunError(
+        raise NotFinite(
             f"{rewrite.made_by['pass']} at {rewrite.site}: the rewritten network gives logits that are not finite"
         )
     return Effect(delta, float(before.abs().max()))

@@ -18,8 +18,10 @@ import safetensors.torch
 import torch
 
 from nasir.backends.torch.weights import checkpoint
-from nasir.backends.torch.weights.checkpoint import AsyncWriter, clean, latest, load, save, set_aside, steps
+from nasir.backends.torch.weights.checkpoint import AsyncWriter, latest, load, save, set_aside
 from nasir.errors import CheckpointError
+from nasir.files import remove_left
+from nasir.training.manifest import steps
 
 
 def tensors(step: int = 0) -> dict[str, dict[str, torch.Tensor]]:
@@ -186,7 +188,7 @@ def test_clean_removes_leftovers_of_the_dead_only(tmp_path: Path) -> None:
     for name in (*names, living):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.safetensors").write_bytes(b"half")
-    assert sorted(clean(tmp_path)) == sorted(names)
+    assert sorted(remove_left(tmp_path)) == sorted(names)
     assert [entry.name for entry in tmp_path.iterdir()] == [living]
     child.communicate()
 
@@ -230,7 +232,7 @@ def test_kill_9_at_random_moments_always_leaves_the_last_finished_checkpoint(tmp
         done = max([done, *(int(line) for line in child.stdout.read().split())])
         child.stdout.close()
         child.wait()
-        clean(tmp_path)
+        remove_left(tmp_path)
         usable, warnings = latest(tmp_path)
         assert not warnings and not list(tmp_path.glob("*.tmp.*"))
         if usable is not None:

@@ -16,12 +16,13 @@ from grown import pyramid
 from PIL import Image
 from torchvision.transforms.v2 import functional as reference
 
-from nasir.backends.torch.data import folder, streaming
+from nasir.backends.torch.data import streaming
 from nasir.backends.torch.data.batches import BatchSource, random_stream
 from nasir.backends.torch.data.in_memory import DataSource, open_source
 from nasir.backends.torch.data.rawdata import DataContext
 from nasir.backends.torch.data.streaming import Job, StreamSource, draw_box
 from nasir.backends.torch.session import TorchSession
+from nasir.datasets import folder
 from nasir.errors import DataError, RunError
 from nasir.images.decode import View, fitted, pixels, resized_part
 from nasir.spec import load_spec
