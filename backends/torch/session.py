@@ -52,6 +52,7 @@ from nasir.datasets.fit import check_fit
 from nasir.errors import DataError, Diverged
 from nasir.files import remove_left
 from nasir.ir import Graph
+from nasir.records.data import DataSummary
 from nasir.rewriting.evidence import Evidence, Need
 from nasir.rewriting.rewrite import Refresh, Rewrite, Settle
 from nasir.training.backend import Effect, Saved, Setup, Start, Stretch
@@ -192,19 +193,30 @@ class TorchSession:
         )
         return Stretch(result.metrics, result.finished, result.steps_done, result.sums.to_json())
 
+    def summary(self) -> DataSummary:
+        return self.source.summary()
+
     @working("a batch of {setup.data.eval_batch_size} samples in evaluation", "lower `data.eval_batch_size`")
     def evaluate(self, split: str) -> dict[str, float]:
-        assert self.plan is not None
         if split == "val" and not self.source.validation_size:
             return {}
-        with nullcontext() if self.ema is None else self.ema.applied(self.model):
-            return self._evaluate(split)
+        return self._evaluate(split)
 
-    def _evaluate(self, split: str) -> dict[str, float]:
+    @working("a batch of {setup.data.eval_batch_size} samples in evaluation", "lower `data.eval_batch_size`")
+    def evaluate_classes(self, split: str) -> tuple[dict[str, float], NDArray[np.int64]]:
+        answers: list[tuple[Tensor, Tensor]] = []
+        metrics = self._evaluate(split, answers)
+        classes = len(self.source.class_names)
+        labels, predicted = (torch.cat(parts).cpu().numpy() for parts in zip(*answers, strict=True))
+        counts = np.bincount(labels * classes + predicted, minlength=classes * classes)
+        return metrics, counts.reshape(classes, classes).astype(np.int64)
+
+    def _evaluate(self, split: str, answers: list[tuple[Tensor, Tensor]] | None = None) -> dict[str, float]:
         assert self.plan is not None
         with memory_told(f"the test part of the data, on {self.device}", DATA):  # it is placed there only now
             batches = self.source.test() if split == "test" else self.source.validation()
-        results = evaluate(self.model, batches, self.plan, self.setup.data.metrics or ())
+        with nullcontext() if self.ema is None else self.ema.applied(self.model):
+            results = evaluate(self.model, batches, self.plan, self.setup.data.metrics or (), answers)
         return {f"{split}.{name}": value for name, value in results.items()}
 
     def learning_rate(self, phase_epoch: int) -> float:

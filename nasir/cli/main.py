@@ -378,11 +378,13 @@ def _report(options: argparse.Namespace) -> int:
     path = write_report(directory.path)
     if options.json:
         from nasir.records import EndRecord
+        from nasir.report.classes import class_facts
         from nasir.report.history import phase_rows
 
         records = directory.effective()
         metrics = next((dict(record.metrics) for record in reversed(records) if isinstance(record, EndRecord)), None)
-        _print({"report": str(path), "metrics": metrics, "phases": phase_rows(records)})
+        about = class_facts(directory, records)
+        _print({"report": str(path), "metrics": metrics, "phases": phase_rows(records), **about})
     else:
         print(f"report: {path}")
     return 0

@@ -226,7 +226,7 @@ def _check_turns(phase: Phase, path: Path, findings: Findings) -> None:
     if phase.policy_name != RULES or phase.until != "all_frozen" or bounded:
         return
     lasting = [(index, rule) for index, rule in enumerate(phase.rules) if rule.goes_on_for_ever]
-    undoing = [(index, rule) for index, rule in lasting if (change := _pass_of(rule)) is not None and change.shrinks]
+    undoing = [(index, rule) for index, rule in lasting if (change := pass_of(rule)) is not None and change.shrinks]
     for index, rule in lasting:
         number, other = next(((number, other) for number, other in undoing if number != index), (0, None))
         if other is None or not rule.can_freeze:
@@ -284,13 +284,13 @@ def _check_frozen(phase: Phase, rule: Rule, stages: Iterable[str], path: Path, f
     frozen = [any(covers(prefix, home) for prefix in phase.freeze or ()) for home in homes]
     if not frozen or not all(frozen):
         return
-    change = _pass_of(rule)
+    change = pass_of(rule)
     if change is not None and change.settles:
         text = f"{rule.pass_name} trains what it makes, and the phase freezes {', '.join(named)}: it could never act"
         findings.add((*path, "do"), text, "use another `init`, or take it out of `freeze`")
 
 
-def _pass_of(rule: Rule) -> Pass | None:
+def pass_of(rule: Rule) -> Pass | None:
     """The pass of a rule, None where only a plugin knows it, or where it is reported elsewhere."""
     try:
         return make_pass(rule.pass_name, rule.options)

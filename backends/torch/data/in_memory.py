@@ -50,7 +50,9 @@ class DataSource(BatchSource):
         fused: bool | None = None,
     ) -> None:
         super().__init__(plan, device, raw.class_names, channels_last, fused)
-        kept, held = partition(raw.train_labels.numpy(), plan)
+        labels = raw.train_labels.numpy()
+        kept, held = partition(labels, plan)
+        self._count(raw.found, labels[kept], labels[held], raw.test_labels.numpy())
         train_images, train_labels = _take(raw.train_images, raw.train_labels, kept)
         unit = 255.0 if train_images.dtype == torch.uint8 else 1.0
         self._normalise(tuple(train_images.shape[1:]), unit, raw.constants, torch.split(train_images, 2048))

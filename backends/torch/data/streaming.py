@@ -126,6 +126,7 @@ class StreamSource(BatchSource):
         self._check()
         kept, held = partition(raw.train.labels, plan)
         self._train, self._validation, self._test = raw.train.take(kept), raw.train.take(held), raw.test
+        self._count(raw.found, self._train.labels, self._validation.labels, self._test.labels)
         self._probe: Tensor | None = None
         self._normalise(self.shape, 255.0, raw.constants, self._sample())
 
