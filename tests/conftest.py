@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -19,3 +20,7 @@ import collected  # noqa: E402  it lies beside this file, on the path only now
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     collected.note(config, items)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what was imported stays: a collection of garbage need not go through all of it, time and again
