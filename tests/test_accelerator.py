@@ -359,6 +359,7 @@ def test_stages_have_names_of_their_own_and_fit_the_time() -> None:
     assert all(driver.LEAST < planned.limit < 480 for planned in STAGES)
 
 
+@pytest.mark.slow
 def test_a_killed_stage_is_recorded_and_run_again(tmp_path: Path) -> None:
     out = tmp_path / "r.jsonl"
     shell = shutil.which("sh")
