@@ -97,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
 
     made = with_overrides(add("check", _check, "check a spec and describe what it would do, without training"))
     made.add_argument("spec")
+    made.add_argument("--data", action="store_true", help="also read all of the data, and summarize them")
     made.add_argument("--simulate", metavar="CSV", help="show which rewrites the metrics in this file would lead to")
     made.add_argument(
         "--epochs", type=int, default=1000, help="maximum number of epochs to simulate (default %(default)s)"
@@ -205,6 +206,7 @@ def _graph(what: str, overrides: Sequence[str] = ()) -> Graph:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from nasir.cli.check_data import data_of, print_data
     from nasir.report.show import render
     from nasir.running.reach import check_reach
     from nasir.spec.network import build
@@ -222,6 +224,7 @@ def _check(options: argparse.Namespace) -> int:
             raise
         print(f"{spec.name}: correct as far as can be told without running its plugins; not checked further: {error}")
         return 0
+    data = data_of(spec, graph, options.data)
     if search is None:  # of a search, other values may be the ones that act
         check_reach(spec, graph)
     if options.simulate:
@@ -239,6 +242,7 @@ def _check(options: argparse.Namespace) -> int:
                 "macs": cost.macs,
                 "depths": graph.depths(),
                 "phases": [phase.name for phase in spec.phases],
+                "data": None if data is None else data.to_json(),
                 **({} if search is None else facts(search)),
             }
         )
@@ -250,6 +254,8 @@ def _check(options: argparse.Namespace) -> int:
     print(f"{render(graph)}\n")
     for phase in spec.phases:
         print(_phase_line(phase))
+    if data is not None:
+        print_data(data, options.data)
     return 0
 
 

@@ -33,7 +33,7 @@ def read_npz(path: Path, values: bool = True) -> dict[str, _Array]:
     """
     names = _WANTED if values else ("y_train", "y_test")
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             missing = [name for name in _WANTED if name not in stored]
             if missing:
                 raise DataError(f"data set 'npz': {path} lacks {', '.join(missing)}; it has {', '.join(stored)}")
