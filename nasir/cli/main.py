@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from nasir.spec import Spec
     from nasir.training.exporter import Exportable
 
+LARGEST_GRAPH = 2**26
+"""Bytes of a graph file that is read."""
 KINDS = ("passes", "ops", "blocks", "datasets", "specs", "backends", "policies", "optimizers", "penalties", "exporters")
 
 
@@ -169,6 +171,7 @@ def _load(path: str, overrides: Sequence[str], runs: bool = False) -> Spec:
 
 def _graph(what: str, overrides: Sequence[str] = ()) -> Graph:
     """The network of a spec, of a run directory (its last one), or of a graph file in text or JSON form."""
+    from nasir.files import json_value
     from nasir.ir import Graph, parse
     from nasir.records import EndRecord, NetworkRecord
     from nasir.spec.network import build
@@ -194,8 +197,10 @@ def _graph(what: str, overrides: Sequence[str] = ()) -> Graph:
             ) from None
     if path.suffix in (".json", ".txt"):
         try:
-            text = path.read_text()
-            return parse(text) if path.suffix == ".txt" else Graph.from_json(json.loads(text))
+            if path.stat().st_size > LARGEST_GRAPH:
+                raise UsageError(f"{path}: not a graph, which has at most {LARGEST_GRAPH} bytes; name another file")
+            text = path.read_text(encoding="utf-8")
+            return parse(text) if path.suffix == ".txt" else Graph.from_json(json_value(text))
         except OSError as error:
             raise UsageError(f"{path}: {error.strerror}; name a spec, a run directory or a graph file") from None
         except (ValueError, GraphError) as error:
