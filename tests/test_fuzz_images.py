@@ -16,7 +16,7 @@ from nasir.images.decode import Encoded, View, decode, stored_size
 KINDS: dict[str, tuple[tuple[str, ...], tuple[dict[str, Any], ...]]] = {
     "JPEG": (
         ("RGB", "L", "CMYK"),
-        ({}, {"progressive": True}, {"quality": 30, "exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0"}),
+        ({}, {"progressive": True}, {"turned": True}),
     ),
     "PNG": (("RGB", "L", "1", "P", "RGBA", "LA", "I;16"), ({}, {"compress_level": 0})),
     "GIF": (("P", "L"), ({}, {"animated": True}, {"transparency": 1})),
