@@ -26,12 +26,13 @@ from PIL import Image
 
 from benchmarks.common import report
 from nasir.backends.torch.data.archives import read_archive, unpack
-from nasir.backends.torch.data.images import find_files, read_tree
 from nasir.backends.torch.data.in_memory import DataSource
 from nasir.backends.torch.data.rawdata import RawData
 from nasir.cores import cores
+from nasir.datasets.decoded import read_tree
 from nasir.images.decode import View, decode
 from nasir.images.pool import decode_all
+from nasir.images.tree import find_files
 from nasir.training.plans import DataPlan
 
 COUNT, CLASSES, SIDE, REPEATS = 6_000, 10, 32, 3
@@ -107,7 +108,7 @@ def archives(folder: Path, scratch: Path) -> dict[str, Any]:
         return read.train_images.numpy()
 
     def as_files() -> Any:
-        return read_tree(unpack(packed) / "train", None, 3)[0].numpy()
+        return read_tree(unpack(packed) / "train", None, 3)[0]
 
     return by_turns({"unpacked": partial(cold, as_files), "in_memory": partial(cold, in_memory)})
 

@@ -1,4 +1,8 @@
-"""All errors that nasir raises deliberately: one type per cause; each message gives place, values and remedy."""
+"""All errors that nasir raises deliberately: one type per cause; each message gives place, values and remedy.
+
+Messages repeat what was given, which may be anything: they never hold characters that command a terminal, nor more
+text than a reader takes in.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,45 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+LONGEST_LINE = 2_000  # characters
+LONGEST_TEXT = 20_000
+
+
+def printable(text: str) -> str:
+    """`text` with control characters, other than line breaks, as Python's escapes, and shortened where it is long.
+
+    A line over 2,000 characters loses its middle, since it begins with its place and ends with a remedy; lines beyond
+    20,000 characters in all are counted only.
+    """
+    if len(text) <= LONGEST_LINE and text.isprintable():
+        return text
+    lines, room = text.split("\n"), LONGEST_TEXT
+    kept: list[str] = []
+    for line in lines:
+        line = "".join(char if char.isprintable() else _escaped(char) for char in _shortened(line))
+        line = _shortened(line)
+        room -= len(line) + 1
+        if room < 0:
+            return "\n".join([*kept, f"... and {len(lines) - len(kept)} more lines"])
+        kept.append(line)
+    return "\n".join(kept)
+
+
+def _shortened(line: str) -> str:
+    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE // 2]} ... {line[5 - LONGEST_LINE // 2 :]}"
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")
+
 
 class NasirError(Exception):
     """Base of all deliberate errors; the command line prints it without a traceback."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class UsageError(NasirError):
@@ -41,6 +79,10 @@ class UnknownName(UsageError):
 
 class DataError(UsageError):
     """A data set is missing, malformed, or does not fit the network."""
+
+
+class DataAbsent(DataError):
+    """Nothing lies where a data set is looked for."""
 
 
 class GraphError(NasirError):

@@ -113,9 +113,11 @@ backends = Registry("backend", "nasir.backends")
 ops = Registry("op", "nasir.ops")
 blocks = Registry("block", "nasir.blocks")
 datasets = Registry("data set", "nasir.datasets", "datasets")
+surveys = Registry("survey", "nasir.surveys")
 optimizers = Registry("optimizer", "nasir.optimizers")
 penalties = Registry("penalty", "nasir.penalties", "penalties")
 exporters = Registry("exporter", "nasir.exporters")
+optimizer_states = Registry("optimizer state", "nasir.optimizer_states")
 
 
 @contextmanager

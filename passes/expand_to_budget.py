@@ -66,6 +66,11 @@ class ExpandToBudget(Pass):
         """Norms of incoming weights, where units are chosen by them."""
         return (Need("weight_norm"),) if self.shrink and self.keep == "norm" else ()
 
+    @property
+    def shrinks(self) -> bool:  # type: ignore[override]
+        """Whether it may make the network narrower."""
+        return self.shrink
+
     def sites(self, graph: Graph) -> Iterable[str]:
         """The network."""
         return [WHOLE] if uniform_spaces(graph) else []

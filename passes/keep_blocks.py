@@ -33,6 +33,7 @@ class KeepBlocks(Pass):
     depths: Annotated[tuple[Depth, ...], MinLen(1), NOT_EMPTY] | Depth = 1
     archive: bool = False
 
+    shrinks = True
     needs: ClassVar[tuple[Need, ...]] = ()
 
     def __post_init__(self) -> None:

@@ -28,6 +28,8 @@ class RemoveBlock(Pass):
     which: Literal["last", "first"] = "last"
     floor: Annotated[int, Ge(1), Remedy("a stage cannot be empty")] = 1
 
+    shrinks = True
+
     def sites(self, graph: Graph) -> Iterable[str]:
         """Every stage that may shrink, and every block that may go."""
         blocks = [b.path for stage in graph.stages for b in graph.blocks_of(stage.path) if removable(graph, b.path)]

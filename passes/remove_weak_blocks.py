@@ -51,6 +51,7 @@ class RemoveWeakBlocks(Pass):
     guard: NotNegative | None = 0.015
     metric: str = "val.accuracy"
 
+    shrinks = True
     needs: ClassVar[tuple[Need, ...]] = (Need("weight_abs"),)
 
     def sites(self, graph: Graph) -> Iterable[str]:
@@ -122,8 +123,8 @@ def measured(graph: Graph, seen: Evidence) -> dict[str, dict[str, list[float]]]:
     """[mean |w|, entries] of every convolution in every block, in the order of the network."""
     norms: dict[str, dict[str, list[float]]] = {}
     for block in graph.blocks:
-        nodes = [(graph.nodes[n].label, graph.infer.slots[n]) for n in graph.members(block.path)]
-        labels = [label for label, slots in nodes if any(slot.is_convolution for slot in slots.values())]
+        weights = [weight for n in graph.members(block.path) for weight in graph.weights(n).values()]
+        labels = dict.fromkeys(graph.nodes[key.node].label for key, slot in weights if slot.is_convolution)
         norms[block.path] = {label: seen.per_weight("weight_abs", label).tolist() for label in labels}
     return norms
 

@@ -21,8 +21,8 @@ from PIL import Image, ImageFile
 from nasir.cores import THREADS, threads_allowed
 from nasir.errors import DataError
 from nasir.images import pool
-from nasir.images.decode import Encoded, View, decode
-from nasir.images.pool import decode_all
+from nasir.images.decode import DamagedImage, Encoded, View, decode
+from nasir.images.pool import decode_all, decode_each
 from nasir.images.worker import Lost, Worker
 
 ROOT = Path(__file__).parent.parent
@@ -76,19 +76,31 @@ def test_any_number_of_processes_gives_the_same_pixels(
 
 
 @pytest.mark.parametrize("workers", [0, 3])
-def test_the_first_damaged_image_is_named_whoever_meets_it(
+def test_all_images_that_cannot_be_used_are_listed_whoever_meets_them(
     workers: int, paths: tuple[str, ...], tmp_path: Path
 ) -> None:
     sources = list(paths)
     for place in (9, 11, 35):
         sources[place] = str(tmp_path / f"{place}.jpg")
         Path(sources[place]).write_bytes(b"not an image")
-    with pytest.raises(DataError, match=r"/9\.jpg is not a readable image .*; remove or replace it"):
+    with pytest.raises(DamagedImage) as caught:
         decode_all(sources, PLAIN, workers)
+    head, *lines = str(caught.value).splitlines()
+    assert head == "3 of 40 images cannot be used:" and len(lines) == 3
+    for line, place in zip(lines, (9, 11, 35), strict=True):
+        assert line.startswith(f"{sources[place]} is not a readable image (") and "remove or replace it" in line
     sources[2] = str(tmp_path / "2.png")
     Image.new("RGB", (9, 9)).save(sources[2])
-    with pytest.raises(DataError, match=r"2\.png is 9x9, the first image is 6x7"):
+    with pytest.raises(DataError, match=r"2\.png is 9x9, the first image is 6x7") as other:
         decode_all(sources, PLAIN, workers)
+    assert not isinstance(other.value, DamagedImage)
+    decoded = decode_each(sources, PLAIN, workers)
+    assert [(fault.place, fault.damaged) for fault in decoded.faults] == [(2, False), (9, True), (11, True), (35, True)]
+    assert decoded.sizes.tolist() == [[0, 0] if place in (2, 9, 11, 35) else [7, 6] for place in range(40)]
+    sources[5:30] = [str(tmp_path / "9.jpg")] * 25
+    with pytest.raises(DataError, match="27 of 40 images cannot be used; the first 20:") as many:
+        decode_all(sources, PLAIN, workers)
+    assert len(str(many.value).splitlines()) == 21
 
 
 def test_a_lost_process_is_told_and_costs_no_image(
@@ -97,10 +109,10 @@ def test_a_lost_process_is_told_and_costs_no_image(
     wanted = decode_all(paths, PLAIN, 0)
     ask = Worker.decode_into
 
-    def lose(worker: Worker, *given: Any) -> None:
+    def lose(worker: Worker, *given: Any) -> Any:
         if worker is started[0]:
             worker.kill()
-        ask(worker, *given)
+        return ask(worker, *given)
 
     monkeypatch.setattr(Worker, "decode_into", lose)
     with caplog.at_level(logging.WARNING):
@@ -133,7 +145,7 @@ def test_what_a_worker_cannot_answer_is_met_by_the_one_that_asks(tmp_path: Path,
     worker = Worker(View((7, 6), channels=-1))  # no such array
     try:
         with pytest.raises(Lost):
-            worker.decode_into(np.empty((1, 3, 7, 6), np.uint8), paths[:1])
+            worker.decode_into(np.empty((1, 3, 7, 6), np.uint8), np.empty((1, 2), np.int32), paths[:1])
     finally:
         worker.close()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import shutil
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 import warm
 import yaml
-from made_records import made
+from made_records import as_line, made, write_chained
 from safetensors.numpy import load_file
 from small_runs import SPEC, stable, weights, write_spec
 
@@ -273,14 +272,14 @@ def test_replay_follows_the_recalls(reference: tuple[Path, Path], tmp_path: Path
     last = Graph.from_json(RunDirectory.open(run).get_blob(of_kind(run, "end")[0]["graph"]))
     assert graphs[-1] == last
     assert len(graphs) == 1 + len(of_kind(run, "rewrite")) + len(of_kind(run, "recalled"))
-    lines = (run / "journal.jsonl").read_text().splitlines(keepends=True)
+    records = RunDirectory.open(run).records()
     first, second = of_kind(run, "kept")[:2]
     broken = tmp_path / "broken"
     broken.mkdir()
     for name in ("spec.yaml", "env.json", "blobs"):
         (broken / name).symlink_to(run / name)
-    lines[first.n] = json.dumps({**first, "graph": second.graph}) + "\n"
-    (broken / "journal.jsonl").write_text("".join(lines))
+    told = [{**record, "graph": second.graph} if record.n == first.n else record for record in records]
+    write_chained(broken / "journal.jsonl", map(as_line, told))
     with pytest.raises(JournalError, match="individual 1 was kept as another network"):
         replay_graphs(RunDirectory.open(broken))
 

@@ -99,7 +99,7 @@ class Model(LoweredModule):
             new = self.rewritten(change)
             gradients = moved_gradients(self, new, change.plan)
             moves = moved_averages(following, self, new, change)
-            transfer_optimizers(given, self, new, change.plan)
+            transfer_optimizers(given, self, new, change.plan, change.blobs)
             self.become(new)
             for move in moves:
                 move()

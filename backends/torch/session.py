@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nasir.backends.torch.data.batches import BatchSource
-from nasir.backends.torch.data.fit import check_fit
 from nasir.backends.torch.data.in_memory import open_source
 from nasir.backends.torch.data.rawdata import DataContext
 from nasir.backends.torch.device.determinism import refuse_unordered
@@ -31,7 +30,7 @@ from nasir.backends.torch.observe.logits import effect_of, logits_of
 from nasir.backends.torch.observe.plane import evaluated
 from nasir.backends.torch.optimizers.groups import build_optimizer, tagged
 from nasir.backends.torch.optimizers.named import KeptBy, export_state, flat, import_state, nested
-from nasir.backends.torch.optimizers.transfer import transfer_optimizer
+from nasir.backends.torch.optimizers.transfer import transfer_optimizers
 from nasir.backends.torch.penalties.regularize import alive_cost
 from nasir.backends.torch.train.ema import Ema, carried_averages
 from nasir.backends.torch.train.loop import (
@@ -49,8 +48,11 @@ from nasir.backends.torch.weights.arena import Arena
 from nasir.backends.torch.weights.inherit import take_over
 from nasir.backends.torch.weights.pretrained import load_pretrained
 from nasir.backends.torch.weights.snapshot import Snapshot
-from nasir.errors import DataError, Diverged
+from nasir.datasets.fit import LONE, LONE_REMEDY, check_fit, lone_norms
+from nasir.errors import DataError, Decline, Diverged, RunError
+from nasir.files import remove_left
 from nasir.ir import Graph
+from nasir.records.data import DataSummary
 from nasir.rewriting.evidence import Evidence, Need
 from nasir.rewriting.rewrite import Refresh, Rewrite, Settle
 from nasir.training.backend import Effect, Saved, Setup, Start, Stretch
@@ -121,7 +123,7 @@ class TorchSession:
             take_over(self.model, start)
 
     def _place(self, graph: Graph, plan: TransferPlan) -> None:
-        check_fit(graph, self.source, self.setup.data.dataset)
+        check_fit(graph, self.source.shape, self.source.class_names, self.setup.data.dataset)
         refuse_unordered(graph, self.setup.deterministic, self.device)
         self.model = Model.from_graph(graph, self.setup.seed, plan=plan, device=self.device)
         if wants_channels_last(self._layout(), self.model):
@@ -149,6 +151,9 @@ class TorchSession:
         self.optimizer = build_optimizer(tagged(self.model), plan.optimizer)
         self.plan, self.phase_epochs = plan, phase_epochs
         self.model.hold(plan.freeze)
+        lone = self._lone(self.model.graph, plan.freeze)
+        if lone:
+            raise RunError(f"{lone}; {LONE_REMEDY}")
         if state:
             import_state(self.optimizer, state, self.model.named_parameters())
         if plan.ema_decay is None:
@@ -191,19 +196,30 @@ class TorchSession:
         )
         return Stretch(result.metrics, result.finished, result.steps_done, result.sums.to_json())
 
+    def summary(self) -> DataSummary:
+        return self.source.summary()
+
     @working("a batch of {setup.data.eval_batch_size} samples in evaluation", "lower `data.eval_batch_size`")
     def evaluate(self, split: str) -> dict[str, float]:
-        assert self.plan is not None
         if split == "val" and not self.source.validation_size:
             return {}
-        with nullcontext() if self.ema is None else self.ema.applied(self.model):
-            return self._evaluate(split)
+        return self._evaluate(split)
 
-    def _evaluate(self, split: str) -> dict[str, float]:
+    @working("a batch of {setup.data.eval_batch_size} samples in evaluation", "lower `data.eval_batch_size`")
+    def evaluate_classes(self, split: str) -> tuple[dict[str, float], NDArray[np.int64]]:
+        answers: list[tuple[Tensor, Tensor]] = []
+        metrics = self._evaluate(split, answers)
+        classes = len(self.source.class_names)
+        labels, predicted = (torch.cat(parts).cpu().numpy() for parts in zip(*answers, strict=True))
+        counts = np.bincount(labels * classes + predicted, minlength=classes * classes)
+        return metrics, counts.reshape(classes, classes).astype(np.int64)
+
+    def _evaluate(self, split: str, answers: list[tuple[Tensor, Tensor]] | None = None) -> dict[str, float]:
         assert self.plan is not None
         with memory_told(f"the test part of the data, on {self.device}", DATA):  # it is placed there only now
             batches = self.source.test() if split == "test" else self.source.validation()
-        results = evaluate(self.model, batches, self.plan, self.setup.data.metrics or ())
+        with nullcontext() if self.ema is None else self.ema.applied(self.model):
+            results = evaluate(self.model, batches, self.plan, self.setup.data.metrics or (), answers)
         return {f"{split}.{name}": value for name, value in results.items()}
 
     def learning_rate(self, phase_epoch: int) -> float:
@@ -225,6 +241,9 @@ class TorchSession:
     def propose(self, rewrite: Rewrite) -> Effect:
         refuse_unordered(rewrite.graph, self.setup.deterministic, self.device)
         refuse_frozen(rewrite, () if self.plan is None else self.plan.freeze)
+        lone = self._lone(rewrite.graph, () if self.plan is None else self.plan.freeze)
+        if lone:
+            raise Decline(lone)
         self._proposal = None  # one that was not accepted would take memory
         new = self.model.rewritten(rewrite)
         images = self.source.probe(self.setup.probe)
@@ -234,6 +253,11 @@ class TorchSession:
             effect = effect_of(rewrite, self.model, new, images, both)
         self._proposal = (rewrite, new, averages)
         return effect
+
+    def _lone(self, graph: Graph, frozen: Sequence[str]) -> str:
+        """Why a network cannot be trained with batches of one example, if it is to be; else nothing."""
+        lone = lone_norms(graph, frozen) if 1 in (self.setup.data.batch_size, self.source.train_size) else ()
+        return LONE.format(lone[0]) if lone else ""
 
     def _logits(self, model: Model, images: Tensor) -> Tensor:
         with self.compilation.eagerly():
@@ -245,7 +269,7 @@ class TorchSession:
         rewrite, new, averages = self._proposal
         self._proposal = None
         if self.optimizer is not None:
-            transfer_optimizer(self.optimizer, self.model, new, rewrite.plan)
+            transfer_optimizers((self.optimizer,), self.model, new, rewrite.plan, rewrite.blobs)
         self.model.become(new)
         if self.ema is not None and averages is not None:
             self.ema.tensors = dict(averages)
@@ -379,7 +403,7 @@ class TorchSession:
 
     @working("the checkpoint", NETWORK)
     def newest(self, directory: Path) -> Saved | None:
-        checkpoint.clean(directory)
+        remove_left(directory)
         stored, problems = checkpoint.latest(directory)
         if stored is None:
             return None
@@ -416,7 +440,7 @@ class TorchSession:
         samples: int | None = None,
         told: Callable[[], None] = lambda: None,
     ) -> list[dict[str, float]]:
-        check_fit(graph, self.source, self.setup.data.dataset)
+        check_fit(graph, self.source.shape, self.source.class_names, self.setup.data.dataset)
         model = Model.from_graph(graph, self.setup.seed, plan=zeros_of(graph), device=self.device)
         layout, some = self._layout(), partial(self._some_validation, samples)
         return evaluated(model, weights, directions, points, some, layout, told)

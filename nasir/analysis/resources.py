@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import prod
 from typing import Literal, TypeAlias
 
 from nasir.ir.cost import BYTES
@@ -140,7 +139,7 @@ def resource_terms(graph: Graph, resource: Resource, fixed: Fixed, batch: int = 
 
 def _flops(graph: Graph, node_id: int, fixed: Fixed, batch: int) -> Term:
     node, types = graph.nodes[node_id], graph.infer.types
-    slot = _kernel(graph, node_id)
+    slot = _kernel({name: slot for name, (_, slot) in graph.weights(node_id).items()})
     macs = graph.costs[node_id].macs
     if slot is None:  # attention: q k^T and the product with v take equally much for each channel in and out
         axes = (types[node.inputs[0]].channels, types[Port(node_id)].channels)
@@ -153,7 +152,7 @@ def _flops(graph: Graph, node_id: int, fixed: Fixed, batch: int) -> Term:
 
 
 def _params(graph: Graph, node_id: int, fixed: Fixed, batch: int) -> Term:
-    slot = _kernel(graph, node_id)
+    slot = _kernel(graph.infer.slots[node_id])
     return Term({}, {}) if slot is None else _bilinear(graph, node_id, slot, fixed, 1.0)
 
 
@@ -167,7 +166,7 @@ def _memory(graph: Graph, node_id: int, fixed: Fixed, batch: int) -> Term:
     costs, slopes = [multiplied(_times(BYTES), weights.cost)], [scaled(weights.penalty, _times(BYTES))]
     for port in (*graph.nodes[node_id].inputs, Port(node_id)):
         value = graph.infer.types[port]
-        each = _times(BYTES * batch * prod(value.shape) / value.shape[value.channel_axis])
+        each = _times(batch * value.bytes / size_of(value.channels))
         costs.append(multiplied(each, count(value.channels, fixed)))
         slopes.append(scaled(slope(value.channels, fixed), each))
     return Term(added(*costs), joined(*slopes))
@@ -188,8 +187,7 @@ def _bilinear(graph: Graph, node_id: int, slot: Slot, fixed: Fixed, each: float)
     )
 
 
-def _kernel(graph: Graph, node_id: int) -> Slot | None:
-    slots = graph.infer.slots[node_id]
+def _kernel(slots: Mapping[str, Slot]) -> Slot | None:
     name = kernel_of(slots)
     return None if name is None else slots[name]
 

@@ -10,7 +10,7 @@ from nasir.ir.graph import Graph
 from nasir.ir.infer import mirrored
 from nasir.ir.op import op_named
 from nasir.ir.space import Atom, Axis, Cat, atoms_of, resolve
-from nasir.ir.types import Port, ValueType
+from nasir.ir.types import Port
 
 
 class Sized(NamedTuple):
@@ -80,15 +80,15 @@ class Sizing:
                 for space, _ in slot.axes:
                     entries *= size_under(space, sizes)
                 params += entries
-        counter = op_named(node.op).macs
-        if counter is None:
+        definition = op_named(node.op)
+        if definition.macs is None:
             return Sized(params, 0)
         shapes = [
-            ValueType(tuple([size_under(axis, sizes) for axis in typing.types[port].axes]))
+            typing.types[port].over(tuple([size_under(axis, sizes) for axis in typing.types[port].axes]))
             for port in (*node.inputs, Port(node_id))
         ]
         attrs = mirrored(node.attrs, typing.mirrors.get(node_id, {}), partial(size_under, sizes=sizes))
-        return Sized(params, counter(attrs, tuple(shapes[:-1]), shapes[-1]))
+        return Sized(params, definition.macs_of(attrs, tuple(shapes[:-1]), shapes[-1]))
 
 
 def size_under(axis: Axis, sizes: Mapping[Atom, int]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from nasir.blocks.init import init_rules, starts
 from nasir.errors import TypeRuleError
 from nasir.ir import JSON, Draft, Port
-from nasir.ir.types import channel_axis
+from nasir.ir.space import size_of
 
 SHORT = {
     "conv2d": "conv",
@@ -34,6 +34,7 @@ class Maker:
         self.init = init
         self.rules = init_rules(init)
         self.used: set[str] = set()
+        self._numbers: dict[str, int] = {}  # the last that each word was given
 
     def node(self, op: str, inputs: Port | Iterable[Port], name: str | None = None, /, **attrs: JSON) -> Port:
         """A new node; without a name it is numbered: conv1, bn1, relu1, conv2. Raises TypeRuleError."""
@@ -53,9 +54,10 @@ class Maker:
     def numbered(self, op: str) -> str:
         """The first of conv1, conv2, ... that is free."""
         word = SHORT.get(op, op)
-        number = 1
+        number = self._numbers.get(word, 1)
         while f"{word}{number}" in self.used:
             number += 1
+        self._numbers[word] = number
         return f"{word}{number}"
 
     def shape(self, port: Port) -> tuple[int, ...]:
@@ -64,8 +66,7 @@ class Maker:
 
     def channels(self, port: Port) -> int:
         """Size of the channel axis."""
-        shape = self.shape(port)
-        return shape[channel_axis(len(shape))]
+        return size_of(self.draft.value(port).channels)
 
     # -- what blocks are made of
 

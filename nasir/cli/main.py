@@ -19,7 +19,9 @@ from nasir.cli import export as export_command
 from nasir.cli import plot as plot_command
 from nasir.cli import run as run_command
 from nasir.cli import search as search_command
-from nasir.errors import GraphError, NasirError, SpecError, UnknownName, UsageError
+from nasir.cli import verify as verify_command
+from nasir.cli.opening import open_run
+from nasir.errors import GraphError, NasirError, SpecError, UnknownName, UsageError, printable
 from nasir.ir.regions import depth_text
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from nasir.spec import Spec
     from nasir.training.exporter import Exportable
 
+LARGEST_GRAPH = 2**26
+"""Bytes of a graph file that is read."""
 KINDS = ("passes", "ops", "blocks", "datasets", "specs", "backends", "policies", "optimizers", "penalties", "exporters")
 
 
@@ -60,7 +64,11 @@ def _complain(error: NasirError) -> None:
     for line in str(error).splitlines():
         print(line if error.exit_code in (75, 130) else f"error: {line}", file=sys.stderr)
     for note in getattr(error, "__notes__", ()):
-        print(f"  {note}", file=sys.stderr)
+        print(f"  {printable(note)}", file=sys.stderr)
+
+
+def _note(text: str) -> None:
+    print(f"note: {printable(text)}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
 
     made = with_overrides(add("check", _check, "check a spec and describe what it would do, without training"))
     made.add_argument("spec")
+    made.add_argument("--data", action="store_true", help="also read all of the data, and summarize them")
     made.add_argument("--simulate", metavar="CSV", help="show which rewrites the metrics in this file would lead to")
     made.add_argument(
         "--epochs", type=int, default=1000, help="maximum number of epochs to simulate (default %(default)s)"
@@ -117,6 +126,10 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--train", metavar="DIR", help="also train again from the seed, into DIR, and compare all results"
     )
+    made = add(
+        "verify", verify_command.run, "check that a run or a study is as it was written; say what can be rescued"
+    )
+    verify_command.add_options(made)
     made = add("diff", _diff, "show the differences between two networks (exit code 3 if there are any)")
     made.add_argument("first", metavar="SPEC|RUN|GRAPH")
     made.add_argument("second", metavar="SPEC|RUN|GRAPH")
@@ -152,14 +165,14 @@ def _load(path: str, overrides: Sequence[str], runs: bool = False) -> Spec:
     spec = load_spec(Path(path), overrides)
     if not (runs and spec.plugins):  # a run imports its plugins and then checks every name for good
         for note in spec.notes:
-            print(f"note: {note}", file=sys.stderr)
+            _note(note)
     return spec
 
 
 def _graph(what: str, overrides: Sequence[str] = ()) -> Graph:
     """The network of a spec, of a run directory (its last one), or of a graph file in text or JSON form."""
+    from nasir.files import json_value
     from nasir.ir import Graph, parse
-    from nasir.journal.directory import RunDirectory
     from nasir.records import EndRecord, NetworkRecord
     from nasir.spec.network import build
 
@@ -169,7 +182,7 @@ def _graph(what: str, overrides: Sequence[str] = ()) -> Graph:
             f"{path}: --set changes a spec, and this is a {'run' if path.is_dir() else 'graph'}; leave it out"
         )
     if path.is_dir():
-        directory = RunDirectory.open(path)
+        directory = open_run(path)
         networks = [record for record in directory.effective() if isinstance(record, NetworkRecord | EndRecord)]
         digests = [record.graph for record in networks]
         if not digests:
@@ -184,8 +197,10 @@ def _graph(what: str, overrides: Sequence[str] = ()) -> Graph:
             ) from None
     if path.suffix in (".json", ".txt"):
         try:
-            text = path.read_text()
-            return parse(text) if path.suffix == ".txt" else Graph.from_json(json.loads(text))
+            if path.stat().st_size > LARGEST_GRAPH:
+                raise UsageError(f"{path}: not a graph, which has at most {LARGEST_GRAPH} bytes; name another file")
+            text = path.read_text(encoding="utf-8")
+            return parse(text) if path.suffix == ".txt" else Graph.from_json(json_value(text))
         except OSError as error:
             raise UsageError(f"{path}: {error.strerror}; name a spec, a run directory or a graph file") from None
         except (ValueError, GraphError) as error:
@@ -196,6 +211,7 @@ def _graph(what: str, overrides: Sequence[str] = ()) -> Graph:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from nasir.cli.check_data import data_of, print_data
     from nasir.report.show import render
     from nasir.running.reach import check_reach
     from nasir.spec.network import build
@@ -204,20 +220,21 @@ def _check(options: argparse.Namespace) -> int:
 
     spec, search = load_any(options.spec, options.overrides)
     for note in spec.notes if search is None else search.notes:
-        print(f"note: {note}", file=sys.stderr)
+        _note(note)
     try:
         # what there is to note about the network of a search is among its notes
-        graph = build(spec, (lambda note: print(f"note: {note}", file=sys.stderr)) if search is None else None)
+        graph = build(spec, _note if search is None else None)
     except SpecError as error:
         if not (spec.plugins and isinstance(error.__cause__, UnknownName)):
             raise
         print(f"{spec.name}: correct as far as can be told without running its plugins; not checked further: {error}")
         return 0
+    data = data_of(spec, graph, options.data)
     if search is None:  # of a search, other values may be the ones that act
         check_reach(spec, graph)
     if options.simulate:
         if search is not None:
-            print("note: simulating the values that the search begins with", file=sys.stderr)
+            _note("simulating the values that the search begins with")
         return _simulate(spec, graph, options)
     cost = graph.cost()
     if options.json:
@@ -230,6 +247,7 @@ def _check(options: argparse.Namespace) -> int:
                 "macs": cost.macs,
                 "depths": graph.depths(),
                 "phases": [phase.name for phase in spec.phases],
+                "data": None if data is None else data.to_json(),
                 **({} if search is None else facts(search)),
             }
         )
@@ -241,6 +259,8 @@ def _check(options: argparse.Namespace) -> int:
     print(f"{render(graph)}\n")
     for phase in spec.phases:
         print(_phase_line(phase))
+    if data is not None:
+        print_data(data, options.data)
     return 0
 
 
@@ -295,13 +315,12 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _exportable(what: str, overrides: Sequence[str]) -> Exportable:
-    from nasir.journal.directory import RunDirectory
     from nasir.spec.network import build
     from nasir.training.exporter import Exportable
 
     path = Path(what)
     if path.is_dir():
-        directory = RunDirectory.open(path)
+        directory = open_run(path)
         return Exportable(_graph(what, overrides), what, directory.spec(), directory.checkpoints)
     if path.suffix in (".json", ".txt"):
         return Exportable(_graph(what, overrides), what)
@@ -338,11 +357,10 @@ def _run(options: argparse.Namespace) -> int:
 
 def _replay(options: argparse.Namespace) -> int:
     from nasir.api import replay_training
-    from nasir.journal.directory import RunDirectory
     from nasir.records import RewriteRecord
     from nasir.running.replay import replay_graphs
 
-    directory = RunDirectory.open(options.run_dir)
+    directory = open_run(options.run_dir)
     graphs = replay_graphs(directory)
     rewrites = sum(isinstance(record, RewriteRecord) for record in directory.effective())
     facts: dict[str, Any] = {"rewrites": rewrites, "graph": graphs[-1].digest, "differences": []}
@@ -360,18 +378,19 @@ def _replay(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from nasir.journal.directory import RunDirectory
     from nasir.report import write_report
 
-    directory = RunDirectory.open(options.run_dir)
+    directory = open_run(options.run_dir)
     path = write_report(directory.path)
     if options.json:
         from nasir.records import EndRecord
+        from nasir.report.classes import class_facts
         from nasir.report.history import phase_rows
 
         records = directory.effective()
         metrics = next((dict(record.metrics) for record in reversed(records) if isinstance(record, EndRecord)), None)
-        _print({"report": str(path), "metrics": metrics, "phases": phase_rows(records)})
+        about = class_facts(directory, records)
+        _print({"report": str(path), "metrics": metrics, "phases": phase_rows(records), **about})
     else:
         print(f"report: {path}")
     return 0

@@ -30,6 +30,9 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 def add_resume_options(parser: argparse.ArgumentParser) -> None:
     """The options of `nasir resume`."""
     parser.add_argument("run_dir", metavar="RUN")
+    back = parser.add_mutually_exclusive_group()
+    back.add_argument("--from-epoch", type=int, metavar="N", help="go back to the checkpoint of this epoch")
+    back.add_argument("--from-start", action="store_true", help="train from the first epoch again")
     _add_tensorboard(parser)
 
 
@@ -76,7 +79,8 @@ def resume(options: argparse.Namespace) -> int:
     """Go on with a run."""
     from nasir.api import resume as train
 
-    return _watched(Path(options.run_dir).name, options, lambda **watch: train(options.run_dir, **watch))
+    back = {"from_epoch": options.from_epoch, "from_start": options.from_start}
+    return _watched(Path(options.run_dir).name, options, lambda **watch: train(options.run_dir, **watch, **back))
 
 
 def _watched(name: str, options: argparse.Namespace, train: Callable[..., Any]) -> int:

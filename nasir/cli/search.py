@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasir.errors import NasirError, UsageError
+from nasir.errors import NasirError, UsageError, printable
 from nasir.files import write_atomically
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ def _study(options: argparse.Namespace, stack: ExitStack) -> tuple[Study, Wherea
         return study, where, host
     spec = load_search(what, options.overrides)
     for note in spec.notes:
-        _say(f"note: {note}")
+        _say(f"note: {printable(note)}")
     name = options.study or spec.name
     where = find(Path(options.out or Path("studies") / name), options.storage, name)
     complete = False
@@ -256,7 +256,7 @@ def _host(options: argparse.Namespace, spec: SearchSpec, written: bool, where: W
         share = gpu_share(demand, options.ray_gpus, options.workers, *gpus_of(ray))
         host, notes = Host(ray, gpus=share.gpus), share.notes
     for note in notes:
-        _say(f"note: {note}")
+        _say(f"note: {printable(note)}")
     return host
 
 

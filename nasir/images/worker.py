@@ -15,11 +15,10 @@ from contextlib import suppress
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import ImageFile
 
 from nasir.cores import THREADS
-from nasir.errors import DataError
-from nasir.images.decode import ImageSource, Pixels, View, decode_into
+from nasir.images.decode import Fault, ImageSource, Pixels, View, decode_into
 
 # the paths of the process that starts it, so that it finds the same modules; nothing of the main script is imported
 _COMMAND = "import sys; sys.path[:] = sys.argv[1:]; from nasir.images.worker import serve; serve()"
@@ -46,20 +45,20 @@ class Worker:
             raise Lost(str(error)) from error
         assert self._process.stdin is not None and self._process.stdout is not None
         self._requests, self._answers = self._process.stdin, self._process.stdout
-        self._settings = (view, Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES)
+        self._settings = (view, ImageFile.LOAD_TRUNCATED_IMAGES)
 
-    def decode_into(self, images: Pixels, sources: Sequence[ImageSource]) -> None:
-        """As `decode.decode_into`; `images` must be contiguous. Lost: the process is gone."""
+    def decode_into(self, images: Pixels, sizes: Pixels, sources: Sequence[ImageSource]) -> list[Fault]:
+        """As `decode.decode_into`; the arrays must be contiguous, `sizes` int32. Lost: the process is gone."""
         try:
             pickle.dump((self._settings, sources), self._requests, pickle.HIGHEST_PROTOCOL)
             self._requests.flush()
-            fault: str | None = pickle.load(self._answers)
-            if fault is None and self._answers.readinto(images.data.cast("B")) < images.nbytes:  # type: ignore[attr-defined]
-                raise EOFError("its answer was cut short")
+            faults: list[Fault] = pickle.load(self._answers)
+            for array in (images, sizes):
+                if self._answers.readinto(array.data.cast("B")) < array.nbytes:  # type: ignore[attr-defined]
+                    raise EOFError("its answer was cut short")
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             raise Lost(str(error) or type(error).__name__) from error
-        if fault is not None:
-            raise DataError(fault)
+        return faults
 
     def kill(self) -> None:
         """End the process; a call of `decode_into` then raises Lost."""
@@ -91,17 +90,15 @@ def _answer(requests: IO[bytes], answers: IO[bytes]) -> bool:
         settings, sources = pickle.load(requests)
     except EOFError:
         return False
-    view, Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = settings
+    view, ImageFile.LOAD_TRUNCATED_IMAGES = settings
     images = np.empty((len(sources), view.channels, *view.size), np.uint8)
-    fault: str | None = None
+    sizes = np.empty((len(sources), 2), np.int32)
     try:
-        decode_into(images, sources, view)
-    except DataError as error:
-        fault = str(error)
+        faults = decode_into(images, sizes, sources, view)
     except Exception:
         return False  # the process that asked will decode these itself, and meet the same
-    pickle.dump(fault, answers, pickle.HIGHEST_PROTOCOL)
-    if fault is None:
-        answers.write(images.data)
+    pickle.dump(faults, answers, pickle.HIGHEST_PROTOCOL)
+    answers.write(images.data)
+    answers.write(sizes.data)
     answers.flush()
     return True

@@ -7,21 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import prod
 
 from nasir.ir.infer import Typing
 from nasir.ir.node import Node
 from nasir.ir.op import op_named
-from nasir.ir.types import Port
+from nasir.ir.types import FLOAT, WIDTH, Port
 
-BYTES = 4  # of a float32 activation
-WIDTH = {"float32": 4, "int64": 8}  # bytes of one entry of a slot
+BYTES = WIDTH[FLOAT]  # of an activation
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
     """`params`: trainable numbers, norms included. `macs`: multiply-accumulates of convolutions, linear layers and
-    attention products. `activation_bytes`: float32 bytes of all node outputs for one sample. `weight_bytes`: bytes
+    attention products. `activation_bytes`: bytes of all node outputs for one sample, in float32. `weight_bytes`: bytes
     of all weight arrays, running statistics included."""
 
     params: int
@@ -49,20 +47,21 @@ def total(parts: Iterable[Cost]) -> Cost:
 def count(nodes: Mapping[int, Node], typing: Typing) -> dict[int, Cost]:
     """Cost of each node by id, in topological order, counted on every call; `Graph.costs` keeps it."""
     types, slots = typing.types, typing.slots
-    values = dict.fromkeys(slots, 0)  # entries of all outputs of each node
+    values = dict.fromkeys(slots, 0)  # bytes of all outputs of each node
     for port, value in types.items():
-        values[port.node] += prod(value.shape)
+        values[port.node] += value.bytes
     costs: dict[int, Cost] = {}
     for node_id, size in values.items():
         node = nodes[node_id]
-        params = weights = macs = 0
+        params = weights = 0
         for slot in slots[node_id].values():
             entries = slot.size
             weights += entries * WIDTH[slot.dtype]
             if slot.kind == "param":
                 params += entries
-        counter = op_named(node.op).macs
-        if counter is not None:
-            macs = counter(node.attrs, tuple([types[port] for port in node.inputs]), types[Port(node_id)])
-        costs[node_id] = Cost(params, macs, size * BYTES, weights)
+        definition, macs = op_named(node.op), 0
+        if definition.macs is not None:
+            inputs = tuple([types[port] for port in node.inputs])
+            macs = definition.macs_of(node.attrs, inputs, types[Port(node_id)])
+        costs[node_id] = Cost(params, macs, size, weights)
     return costs

@@ -14,8 +14,9 @@ from nasir.ir.infer import Typing, infer_nodes, mirrored, untyped
 from nasir.ir.node import Node, Region, RegionKind
 from nasir.ir.op import op_named
 from nasir.ir.regions import closest, covers, paths_above
+from nasir.ir.source import Key
 from nasir.ir.space import Atom, Index, atoms_of, size_after
-from nasir.ir.structure import NOTHING, Structure
+from nasir.ir.structure import MOST_NODES, NOTHING, Structure
 from nasir.ir.types import JSON, Port, Slot, ValueType
 
 S = TypeVar("S", bound=Structure)
@@ -41,11 +42,14 @@ class Editing(Generic[S]):
         self.outputs: list[Port] = list(start.outputs)
         self.minted = start.minted
         self.frozen: set[str] = set(start.frozen)
+        self.ties: dict[Key, Key] = dict(start.ties)
         self.resized: dict[Atom, Resize] = {}
         self._typing: Typing | None = None  # of the values asked for by `shape`
 
     def add(self, op: str, inputs: Iterable[Port] | Port, label: str, /, **attrs: JSON) -> Port:
-        """A new node; returns its first output. Raises TypeRuleError for wrong attributes."""
+        """A new node; returns its first output. Raises TypeRuleError for wrong attributes, GraphError if too many."""
+        if len(self.nodes) >= MOST_NODES:
+            raise GraphError(f"more than the {MOST_NODES} nodes that a network may have; make it less deep")
         ports = (inputs,) if isinstance(inputs, Port) else tuple(inputs)
         node_id = self.minted
         self.nodes[node_id] = Node(op, ports, op_named(op).normalize(attrs, label), label)
@@ -146,12 +150,40 @@ class Editing(Generic[S]):
         if not any(covers(prefix, label) for label in labels):
             raise GraphError(f"nothing is labelled '{prefix}' or below it; {closest(prefix, [*self.regions, *labels])}")
 
+    def tie(self, key: Key, owner: Key) -> None:
+        """Let a node use a weight of another node as its own; what `key` held itself is given up.
+
+        Both are (node id, slot). Where `owner` borrows its weight from a third node, that one is the owner. What does
+        not fit together is a TypeRuleError of `commit`; raises GraphError where there is no such node, or for a weight
+        that is tied to itself.
+        """
+        for node_id in (key.node, owner.node):
+            if node_id not in self.nodes:
+                raise GraphError(f"no node {node_id} to tie; it was removed, or never was one of this draft")
+        owner = self.ties.get(owner, owner)
+        if key == owner:
+            raise GraphError(
+                f"weight {key.slot!r} of '{self.nodes[key.node].label}' is tied to itself; name another one"
+            )
+        self.ties = {other: owner if known == key else known for other, known in self.ties.items()}
+        self.ties[key] = owner
+
+    def untie(self, key: Key) -> None:
+        """Give a node that borrows a weight one of its own, which starts as a copy; GraphError where it has one."""
+        if key not in self.ties:
+            raise GraphError(f"weight {key.slot!r} of node {key.node} is borrowed from no other node")
+        del self.ties[key]
+
     def output(self, port: Port) -> None:
         """Make a port an output of the network."""
         self.outputs.append(port)
 
     def shape(self, port: Port) -> tuple[int, ...]:
         """Shape of a value under construction, without the batch axis; raises TypeRuleError where an op refuses."""
+        return self.value(port).shape
+
+    def value(self, port: Port) -> ValueType:
+        """Type of a value under construction, whose spaces are no spaces of the base; raises as `shape`."""
         if self._typing is None:
             self._typing = Typing()
             same: set[int] = set()  # nodes of the base that are what they were, down to the inputs
@@ -163,10 +195,10 @@ class Editing(Generic[S]):
             for known, value in base.infer.types.items():
                 if known.node in same:
                     # sizes only: unifying the base's own spaces with new ones would change the base
-                    self._typing.types[known] = ValueType(value.shape)
+                    self._typing.types[known] = value.over(value.shape)
         if port not in self._typing.types:
             infer_nodes(self.nodes, self._typing, untyped(self.nodes, self._typing, port))
-        return self._typing.types[port].shape
+        return self._typing.types[port]
 
     def slots(self, node_id: int) -> Mapping[str, Slot]:
         """Weights of a node under construction, by name; raises TypeRuleError where an op refuses."""

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import prod
 from typing import NoReturn
 
 from nasir.errors import TypeRuleError
 from nasir.ir.node import Node
-from nasir.ir.op import loaded, op_named
+from nasir.ir.op import OpDef, loaded, op_named
 from nasir.ir.space import Atom, Axis, SpaceMismatch, atoms_of, pin, size_of, unify
-from nasir.ir.types import JSON, Fill, Kind, Port, Role, Slot, SlotAxis, ValueType
+from nasir.ir.ties import NO_TIES, Borrowed, Ties, share
+from nasir.ir.types import FLOAT, JSON, DType, Fill, Kind, Port, Role, Slot, SlotAxis, ValueType, usual_channel_axis
+
+MOST_UNITS = 2**24
+"""Units of a space: no width is larger."""
+MOST_ENTRIES = 2**36
+"""Entries of a weight, or of a value for one sample: 256 GiB of float32."""
 
 _new = tuple.__new__  # what a NamedTuple's constructor calls; called directly because thousands are made
 Mirror = tuple[str, int | None]  # an attribute, or one entry of a list attribute
@@ -20,11 +27,13 @@ Mirror = tuple[str, int | None]  # an attribute, or one entry of a list attribut
 class Typing:
     """What inference found: value types, weight slots, attribute mirrors and the resizable spaces."""
 
-    __slots__ = ("atoms", "mirrors", "slots", "spaces", "types")
+    __slots__ = ("atoms", "borrowed", "mirrors", "slots", "spaces", "types")
 
     def __init__(self) -> None:
         self.types: dict[Port, ValueType] = {}
-        self.slots: dict[int, dict[str, Slot]] = {}
+        self.slots: dict[int, dict[str, Slot]] = {}  # of every node, the arrays that it owns
+        # arrays of other nodes that a node uses as its own: (the owner, what the node's op says of the array)
+        self.borrowed: dict[int, dict[str, Borrowed]] = {}
         # attributes that repeat the size of a space: resizing rewrites them
         self.mirrors: dict[int, dict[Mirror, Axis]] = {}
         self.atoms: list[Atom] = []
@@ -54,8 +63,10 @@ class At:
 
     def fresh(self, size: int, mirror: str | None = None, entry: int | None = None) -> Atom:
         """A new set of `size` units; `mirror` names the attribute (and its `entry`) that repeats the size."""
-        if size < 1:
-            self.fail(f"{mirror or 'a size'} must be at least 1, not {size}")
+        if not 1 <= size <= MOST_UNITS:
+            self.fail(
+                f"{mirror or 'a size'} must be {'at least 1' if size < 1 else f'at most {MOST_UNITS}'}, not {size}"
+            )
         atom = Atom(size, self.node_id)
         self.typing.atoms.append(atom)
         if mirror is not None:
@@ -90,7 +101,7 @@ class At:
         init: Fill,
         kind: str = "param",
         tags: frozenset[str] = frozenset(),
-        dtype: str = "float32",
+        dtype: DType = "float32",
     ) -> None:
         """Declare a weight array of this node."""
         self.slots[name] = Slot(tuple([_new(SlotAxis, axis) for axis in axes]), init, kind, tags, dtype)  # type: ignore[arg-type]
@@ -103,18 +114,24 @@ class At:
 
     def image(self, x: ValueType) -> tuple[Axis, int, int]:
         """(C, H, W) of an input, or a TypeRuleError."""
-        if len(x.axes) != 3:
+        if not x.is_image:
             source = self.source(0, x.channels)
-            self.fail(f"needs an image (channels, height, width), got shape {x.shape} from {source}")
+            self.fail(f"needs an image (channels, height, width), got {self.shape(x)} from {source}")
         return x.axes[0], x.shape[1], x.shape[2]
 
     def tokens(self, x: ValueType) -> tuple[int, Axis]:
         """(T, C) of an input, or a TypeRuleError."""
-        if len(x.axes) != 2:
-            self.fail(f"needs tokens (tokens, channels), got shape {x.shape} from {self.source(0, x.channels)}")
+        if not x.is_sequence:
+            self.fail(f"needs tokens (tokens, channels), got {self.shape(x)} from {self.source(0, x.channels)}")
         # an image's channels may have become a sequence by a reshape
         pin(x.axes[0], f"{self.node.op} '{self.label}' takes it for a sequence")
         return x.shape[0], x.axes[1]
+
+    @staticmethod
+    def shape(x: ValueType) -> str:
+        """Shape of a value for messages, and which axis holds its channels where that is not the usual one."""
+        unusual = x.channel_axis != usual_channel_axis(len(x.axes))
+        return f"shape {x.shape}" + (f" with channels on axis {x.channel_axis + 1}" if unusual else "")
 
     def fail(self, message: str) -> NoReturn:
         raise TypeRuleError(f"{self.node.op} '{self.label}': {message}")
@@ -136,7 +153,7 @@ def collector_paused() -> Iterator[None]:
         gc.enable()
 
 
-def infer(nodes: Mapping[int, Node], order: Iterable[int], outputs: Iterable[Port]) -> Typing:
+def infer(nodes: Mapping[int, Node], order: Iterable[int], outputs: Iterable[Port], ties: Ties = NO_TIES) -> Typing:
     """Types, slots and spaces of a whole graph; raises TypeRuleError at the first op that refuses.
 
     `order`: all of `nodes`, each behind those that it reads.
@@ -144,6 +161,7 @@ def infer(nodes: Mapping[int, Node], order: Iterable[int], outputs: Iterable[Por
     typing = Typing()
     with collector_paused():
         infer_nodes(nodes, typing, order)
+        typing.borrowed = share(nodes, typing.slots, ties)
         _finish(nodes, outputs, typing)
     return typing
 
@@ -164,15 +182,50 @@ def infer_nodes(nodes: Mapping[int, Node], typing: Typing, order: Iterable[int])
         low, high = definition.arity
         if len(inputs) != low and (len(inputs) < low or (high is not None and len(inputs) > high)):
             at.fail(f"takes {low if high == low else f'{low} or more'} inputs, got {len(inputs)}")
+        rows = 1
+        for value in inputs:
+            if not value.plain:
+                rows = _unusual_rows(at, definition, inputs)
+                break
         result = definition.rule(at, *inputs, **node.attrs)
+        if rows != 1:
+            for value in (result,) if isinstance(result, ValueType) else result:
+                if value.batch != rows:
+                    told = f"{rows} rows for each sample" if rows else "no batch axis"
+                    at.fail(f"its input has {told}, its output has not; make the output's type by `x.over(axes)`")
         if isinstance(result, ValueType):
             types[_new(Port, (node_id, 0))] = result
+            largest = prod(result.shape)
         else:
+            largest = 0
             for output, value in enumerate(result):
                 types[Port(node_id, output)] = value
+                largest = max(largest, prod(value.shape))
+        for slot in at.slots.values():
+            if len(slot.axes) > 1:
+                largest = max(largest, slot.size)
+        if largest > MOST_ENTRIES:
+            at.fail(f"a weight or a value of {largest} entries; at most {MOST_ENTRIES} fit")
         if definition.mixes:
             for atom in atoms_of(inputs[0].channels):
                 atom.mixed = atom.mixed or node.label
+
+
+def _unusual_rows(at: At, definition: OpDef, inputs: Sequence[ValueType]) -> int:
+    """Rows for each sample that an op puts out; TypeRuleError where it does not take what one of its inputs is."""
+    rows = {value.batch for value in inputs} - {0}
+    if len(rows) > 1:
+        least, *_, most = sorted(rows)
+        at.fail(f"its inputs have {least} and {most} rows for each sample; bring the same number to it")
+    for index, value in enumerate(inputs):
+        if value.dtype != FLOAT and "integers" not in definition.takes:
+            at.fail(f"needs floating-point numbers, got {value.dtype} from {at.source(index, value.channels)}")
+        if not value.batch and "unbatched" not in definition.takes:
+            at.fail(
+                f"needs a value of each sample; what '{at.nodes[at.node.inputs[index].node].label}' gives is the same "
+                "for all of them"
+            )
+    return max(rows, default=0)
 
 
 def untyped(nodes: Mapping[int, Node], typing: Typing, port: Port) -> list[int]:

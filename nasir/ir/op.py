@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
@@ -51,6 +51,7 @@ Family: TypeAlias = Literal[
 Sign: TypeAlias = Literal["always", "keeps"]
 Channels: TypeAlias = Literal["alone", "moves", "groups"]
 Unchanged: TypeAlias = Literal["zero", "nonnegative", "all"]
+Taken: TypeAlias = Literal["integers", "unbatched"]
 
 
 def _shortest(value: int | tuple[int, int]) -> int | tuple[int, int]:
@@ -108,10 +109,15 @@ class OpDef:
     channels that do, as without zeros at the borders.
     `constant`: which parts of its outputs are constant (`nasir.ops.constants`), where family and `pointwise` do not
     say it.
-    `macs` counts multiply-accumulates for one sample. `unordered` says where the gradient can only be summed up in no
-    fixed order on a CUDA device, so that equal steps differ in their last bits: for attributes, input types and output
-    type a reason that goes on after "'label'", and the remedy, or None where there is a fixed order (without it:
-    always). `several`: the rule returns a tuple of outputs.
+    `takes`: what its inputs may be beside floating-point numbers of each sample: "integers", numbers of any other
+    type; "unbatched", values without a batch axis, which are the same for all samples.
+    `later`: attributes that graphs were written without once; such a one at its default is left out of digests and of
+    stored graphs, which so stay what they were.
+    `macs` counts multiply-accumulates for one row of the batch; see `macs_of`.
+    `unordered` says where the gradient can only be summed up in no fixed order on a CUDA device, so that equal steps
+    differ in their last bits: for attributes, input types and output type a reason that goes on after "'label'", and
+    the remedy, or None where there is a fixed order (without it: always).
+    `several`: the rule returns a tuple of outputs.
     """
 
     name: str
@@ -132,6 +138,8 @@ class OpDef:
     even: Even | None = None
     constant: Callable[..., Any] | None = None
     unordered: Unordered | None = None
+    takes: frozenset[Taken] = frozenset()
+    later: frozenset[str] = frozenset()
     _known: dict[Any, dict[str, JSON]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -163,6 +171,17 @@ class OpDef:
     def separates(self) -> bool:
         """Whether channels can be removed without changing those that stay."""
         return self.channels in ("alone", "moves")
+
+    def macs_of(self, attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out: ValueType) -> int:
+        """Multiply-accumulates for one sample; 0 for an op that counts none."""
+        return 0 if self.macs is None else self.macs(attrs, inputs, out) * max(out.batch, 1)
+
+    def stated(self, attrs: Mapping[str, JSON]) -> Mapping[str, JSON]:
+        """The (normalized) attributes without those of `later` that are at their defaults."""
+        if not self.later:
+            return attrs
+        left_out = {name for name in self.later if attrs[name] == self.attrs[name].default}
+        return {name: value for name, value in attrs.items() if name not in left_out}
 
     def normalize(self, attrs: Mapping[str, JSON], label: str) -> dict[str, JSON]:
         """Attributes in declaration order, defaults filled, values in their normal form; raises TypeRuleError."""
@@ -217,6 +236,8 @@ def op(
     constant: Callable[..., Any] | None = None,
     macs: Macs | None = None,
     unordered: Unordered | None = None,
+    takes: Iterable[Taken] = (),
+    later: Iterable[str] = (),
 ) -> Callable[[Rule], Rule]:
     """Register a typed function as an op; see `OpDef` for the facts.
 
@@ -247,6 +268,8 @@ def op(
             even=even,
             constant=constant,
             unordered=unordered,
+            takes=frozenset(takes),
+            later=frozenset(later),
         )
         fault = _fault(made)
         if fault:
@@ -282,6 +305,12 @@ def _fault(made: OpDef) -> str:
             close = difflib.get_close_matches(str(value), words, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"it is one of {', '.join(words)}, or not given"
             return f"{fact}={value!r} is not known; {hint}"
+    for taken in made.takes:
+        if taken not in get_args(Taken):
+            return f"takes={taken!r} is not known; name some of {', '.join(get_args(Taken))}"
+    for attr in made.later:
+        if attr not in made.attrs or made.attrs[attr].required:
+            return f"later={attr!r} is no attribute with a default; remove it, or give the attribute one"
     if made.pointwise is not None and (made.channels != "alone" or made.mixes):
         what = "mixes" if made.mixes else f"channels={made.channels!r}"
         return f"a pointwise function acts on each channel alone; remove {what}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from nasir.ir.space import Axis, size_of
@@ -11,6 +12,16 @@ from nasir.ir.space import Axis, size_of
 JSON: TypeAlias = Any  # null, bool, int, float, str, list, dict: the borders (spec, journal) check it
 Kind: TypeAlias = Literal["param", "buffer"]
 Role: TypeAlias = Literal["write", "read", "along", "fixed"]
+DType: TypeAlias = Literal[
+    "float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"
+]
+"""What numbers an array holds. Of a value, "float32" is whatever floating-point type the network computes in."""
+WIDTH: Mapping[str, int] = {
+    **{"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2},
+    **{"int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "bool": 1},
+}
+"""Bytes of one number."""
+FLOAT: DType = "float32"
 
 
 class Port(NamedTuple):
@@ -23,36 +34,89 @@ class Port(NamedTuple):
 Border: TypeAlias = tuple[dict[Port, None], dict[Port, None]]  # (ports a region reads, ports of it that are read)
 
 
-def channel_axis(axes: int) -> int:
-    """Number of the channel axis of a value with so many axes, without the batch axis: last for tokens (T, C)."""
+def usual_channel_axis(axes: int) -> int:
+    """Which of so many axes, the batch not counted, holds the channels unless a type says otherwise: the last one of
+    two, which are tokens (T, C), else the first."""
     return 1 if axes == 2 else 0
 
 
 class ValueType:
-    """The axes of a value without the batch axis: (C, H, W) for an image, (C,) for a vector, (T, C) for tokens."""
+    """The axes of a value without the batch axis: (C, H, W) for an image, (C,) for a vector, (T, C) for tokens.
 
-    __slots__ = ("axes", "shape")
+    `channel_axis` is the number of the axis that holds the channels; None: the usual one (`usual_channel_axis`).
+    `dtype`: what numbers it holds. `batch`: rows of the batch axis for one sample, more than one where windows of a
+    sample lie one after another in it; 0: the value has no batch axis, and is the same for all samples.
 
-    def __init__(self, axes: tuple[Axis, ...]) -> None:
+    A rule makes its output from its input (`over`, `with_channels`), so that all of this goes on.
+    """
+
+    __slots__ = ("axes", "batch", "channel_axis", "dtype", "plain", "shape")
+
+    def __init__(
+        self, axes: tuple[Axis, ...], channel_axis: int | None = None, dtype: DType = FLOAT, batch: int = 1
+    ) -> None:
         self.axes = axes
         self.shape: tuple[int, ...] = tuple([axis if axis.__class__ is int else axis.size for axis in axes])  # type: ignore[union-attr]
-
-    @property
-    def channel_axis(self) -> int:
-        """Number of the channel axis: the last one of tokens, else the first."""
-        return channel_axis(len(self.axes))
+        self.channel_axis: int = (1 if len(axes) == 2 else 0) if channel_axis is None else channel_axis
+        self.dtype: DType = dtype
+        self.batch = batch
+        self.plain = batch == 1 and dtype == FLOAT  # what every op takes
 
     @property
     def channels(self) -> Axis:
-        return self.axes[channel_axis(len(self.axes))]
+        """The axis that holds the channels; 1 for one number."""
+        return self.axes[self.channel_axis] if self.axes else 1
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it is (C, H, W)."""
+        return len(self.axes) == 3 and self.channel_axis == 0
+
+    @property
+    def is_sequence(self) -> bool:
+        """Whether it is (T, C): tokens."""
+        return len(self.axes) == 2 and self.channel_axis == 1
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether the channels are the last axis: of a vector, of tokens, of (H, W, C)."""
+        return self.channel_axis == len(self.axes) - 1
+
+    @property
+    def channel_dim(self) -> int:
+        """Number of the channel axis in an array of this type, the batch axis counted where there is one."""
+        return self.channel_axis + (1 if self.batch else 0)
+
+    @property
+    def entries(self) -> int:
+        """Numbers for one sample; of a value without a batch axis, all of them."""
+        return prod(self.shape) * max(self.batch, 1)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes for one sample."""
+        return self.entries * WIDTH[self.dtype]
+
+    def over(self, axes: tuple[Axis, ...], channel_axis: int | None = None) -> ValueType:
+        """A value like it over other axes; its channels are the axis they were where it has as many axes, else the
+        usual one, unless `channel_axis` says which."""
+        if channel_axis is None and len(axes) == len(self.axes):
+            channel_axis = self.channel_axis
+        return ValueType(axes, channel_axis, self.dtype, self.batch)
 
     def with_channels(self, channels: Axis) -> ValueType:
         """The same value over other channels."""
-        number = channel_axis(len(self.axes))
-        return ValueType((*self.axes[:number], channels, *self.axes[number + 1 :]))
+        number = self.channel_axis
+        return ValueType((*self.axes[:number], channels, *self.axes[number + 1 :]), number, self.dtype, self.batch)
 
     def __repr__(self) -> str:
-        return f"ValueType{self.shape}"
+        usual = usual_channel_axis(len(self.axes))
+        more = [
+            *([f"channels on axis {self.channel_axis + 1}"] if self.channel_axis != usual else []),
+            *([self.dtype] if self.dtype != FLOAT else []),
+            *([f"{self.batch} rows a sample" if self.batch else "no batch axis"] if self.batch != 1 else []),
+        ]
+        return f"ValueType{self.shape}" + (f" ({', '.join(more)})" if more else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +145,7 @@ class Slot(NamedTuple):
     init: Fill
     kind: Kind = "param"
     tags: frozenset[str] = frozenset()
-    dtype: Literal["float32", "int64"] = "float32"
+    dtype: DType = FLOAT
 
     @property
     def shape(self) -> tuple[int, ...]:

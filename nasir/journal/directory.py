@@ -3,6 +3,7 @@
 spec.yaml      the resolved spec               checkpoints/step_N/   weights and optimizer state (backend)
 env.json       versions, device, threads       report.html           the report
 journal.jsonl  what happened (nasir.journal.log)   lock                  held while a process writes here
+journal.torn   last lines that a crash tore    journal.damaged       a journal as it was before it was mended
 figures/       what `nasir plot` drew
 individuals/N/ networks that a policy put aside    blobs/   graphs and plans, <sha256>.json; arrays, <digest>.npy
 """
@@ -26,10 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasir.errors import JournalError, RunError, UsageError
-from nasir.files import canonical_json, fsync_directory, write_atomically
+from nasir.files import canonical_json, fsync_directory, remove_left, write_atomically
 from nasir.ir.source import digest_of
-from nasir.journal.log import Journal, effective, read_journal
+from nasir.journal.log import Contents, Journal, effective, read_contents, read_journal
 from nasir.records import Record
+from nasir.training.manifest import MANIFEST, steps
 
 __all__ = ["RunDirectory", "share_file"]
 
@@ -40,6 +42,7 @@ KNOWN = frozenset(
         "figures",
         "journal.jsonl",
         "journal.torn",
+        "journal.damaged",
         "blobs",
         "checkpoints",
         "individuals",
@@ -47,6 +50,7 @@ KNOWN = frozenset(
         "report.html",
     }
 )
+OF_SAME = re.compile(r"\.tmp\..*|(?<=damaged)\.\d+")  # what names of several such files end in
 
 
 def share_file(source: Path, target: Path) -> None:
@@ -89,7 +93,7 @@ class RunDirectory:
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"{self.path}: a run needs a directory, and this is a file; choose another --out")
         names = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
-        foreign = sorted(name for name in names if name.split(".tmp.")[0] not in KNOWN)
+        foreign = sorted(name for name in names if re.sub(OF_SAME, "", name) not in KNOWN)
         if foreign:
             raise UsageError(f"{self.path}: not empty and not a run (it holds {foreign[0]!r}); choose another --out")
         if "journal.jsonl" in names and self.journal_path.stat().st_size and read_journal(self.journal_path)[0]:
@@ -131,8 +135,11 @@ class RunDirectory:
 
     def checkpoint_steps(self) -> tuple[int, ...]:
         """Steps of the finished checkpoints, ascending: the number of the journal record that each was written for."""
-        names = (path.parent.name.removeprefix("step_") for path in self.checkpoints.glob("step_*/manifest.json"))
-        return tuple(sorted(int(name) for name in names if name.isdecimal()))
+        return tuple(step for step in steps(self.checkpoints) if (self.checkpoint(step) / MANIFEST).is_file())
+
+    def checkpoint(self, step: int) -> Path:
+        """The folder of the checkpoint of that step."""
+        return self.checkpoints / f"step_{step}"
 
     @property
     def individuals(self) -> Path:
@@ -148,7 +155,10 @@ class RunDirectory:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the directory for this process, until it is done or killed; RunError names a process that has it."""
+        """Hold the directory for this process, until it is done or killed; RunError names a process that has it.
+
+        What killed processes left half done here is removed.
+        """
         descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             try:
@@ -160,6 +170,8 @@ class RunDirectory:
                 ) from None
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+            for folder in (self.path, self.blobs, self.checkpoints, self.figures, *self.individuals.glob("*/")):
+                remove_left(folder)
             yield
         finally:
             os.close(descriptor)  # releases the lock; unlinking the file would race with the next holder
@@ -167,6 +179,10 @@ class RunDirectory:
     def journal(self) -> Journal:
         """The journal, open for appending and repaired where its last line was torn; hold the lock."""
         return Journal(self.journal_path)
+
+    def contents(self) -> Contents:
+        """What the journal holds, up to the first damage; safe beside a running writer."""
+        return read_contents(self.journal_path)
 
     def records(self) -> tuple[Record, ...]:
         """All records so far; safe beside a running writer."""

@@ -1,8 +1,9 @@
 """The journal of a run: an append-only file of JSON lines that survives a kill at any byte.
 
-One record a line, keys sorted, each line written in one piece and fsynced before `append` returns. So only
-the last line can ever be incomplete, and opening the journal repairs it. Nothing is edited: a run that went back
-to a checkpoint says so with a `resume` record, and `effective` leaves out what that made void.
+One record a line, keys sorted, a checksum at its end (`nasir.journal.chain`), each line written in one piece and
+fsynced before `append` returns. So only the last line can ever be incomplete, and opening the journal repairs it;
+damage anywhere else is refused. Nothing is edited: a run that went back to a checkpoint says so with a `resume`
+record, and `effective` leaves out what that made void.
 
 Numbers keep Python's shortest exact form; a diverged loss is written as `NaN`, as Python's `json` does.
 """
@@ -22,15 +23,11 @@ from typing import Self, TypeVar, overload
 from nasir.errors import JournalError
 from nasir.files import fsync_directory
 from nasir.growing import GrowingMap, GrowingSequence, fold
+from nasir.journal.chain import Chain, checksum, opened, sealed
 from nasir.records import KeptRecord, RecalledRecord, Record, ResumeRecord, of_kind, read_record
 from nasir.records.reading import REMEDY
 
-__all__ = [
-    "Journal",
-    "effective",
-    "lineage",
-    "read_journal",
-]
+__all__ = ["Contents", "Journal", "effective", "lineage", "read_contents", "read_journal"]
 
 TORN = "journal.torn"
 R = TypeVar("R", bound=Record)
@@ -81,32 +78,99 @@ class _Lineage:
         return replace(self, own=own, kept=kept)
 
 
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a journal holds, up to the first damage.
+
+    `size`: bytes of that part; what follows is a torn last line, or `damage`, which begins in the line after it.
+    `unprotected`: how many of its first lines are from before there was a chain.
+    """
+
+    records: tuple[Record, ...]
+    size: int
+    chain: Chain
+    unprotected: int
+    damage: JournalError | None
+
+    def sound(self) -> Contents:
+        """Itself; raises the damage if there is any."""
+        if self.damage is not None:
+            raise self.damage
+        return self
+
+
+def read_contents(path: Path, data: bytes | None = None) -> Contents:
+    """What a journal holds, or would hold with those bytes. Changes nothing, so it may read along with a run.
+
+    Raises JournalError where there is none.
+    """
+    if data is None:
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise JournalError(f"{path}: there is no journal here; name the directory of a run") from None
+    end = data.rfind(b"\n") + 1
+    last = data.rfind(b"\n", 0, max(end - 1, 0)) + 1
+    if b"\0" in data[last:end]:  # a power cut can leave a hole where the last line was to go
+        end = last
+    records: list[Record] = []
+    chain, size, unprotected, value, damage = Chain(path), 0, 0, "", None
+    for line in data[:end].split(b"\n")[:-1]:
+        text, told = opened(line)
+        value = checksum(value, text)
+        try:
+            if told is None:
+                if len(chain) > unprotected:
+                    raise _without_checksum(path, len(chain) + 1)
+                unprotected += 1
+            elif told != value:
+                raise _damaged(path, len(chain) + 1)
+            records.append(_parsed(path, text, len(chain)))
+        except JournalError as error:
+            damage = error
+            break
+        chain.add(value)
+        size += len(line) + 1
+    return Contents(tuple(records), size, chain, unprotected, damage)
+
+
 def read_journal(path: Path) -> tuple[tuple[Record, ...], int]:
     """The complete records of a journal and the size of that part in bytes; what follows is a torn last line.
 
     Changes nothing, so it may read along with a run in progress. Raises JournalError with `file:line` where a
-    complete line is not a record or the ordinals have a gap.
+    complete line is damaged or not a record, or the ordinals have a gap.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise JournalError(f"{path}: there is no journal here; name the directory of a run") from None
-    size = data.rfind(b"\n") + 1
-    last = data[:size].rfind(b"\n", 0, max(size - 1, 0)) + 1
-    if b"\0" in data[last:size]:  # a power cut can leave a hole where the last line was to go
-        size = last
-    records = tuple(_parsed(path, line, n) for n, line in enumerate(data[:size].splitlines()))
-    return records, size
+    contents = read_contents(path).sound()
+    return contents.records, contents.size
 
 
-def _parsed(path: Path, line: bytes, n: int) -> Record:
+def _damaged(path: Path, line: int) -> JournalError:
+    return JournalError(
+        f"{path}:{line}: damaged: record {line - 1} does not fit its checksum, so it or what was before it is not what "
+        f"was written; {_remedy(path)}"
+    )
+
+
+def _without_checksum(path: Path, line: int) -> JournalError:
+    return JournalError(
+        f"{path}:{line}: damaged: record {line - 1} has no checksum, and those before it have; if a nasir from before "
+        f"there were checksums went on with this run, go on with that one; {_remedy(path)}"
+    )
+
+
+def _remedy(path: Path) -> str:
+    return f"`nasir verify {path.parent}` tells what can be rescued; else restore the file from a copy"
+
+
+def _parsed(path: Path, text: bytes, n: int) -> Record:
+    """The record of a line, without its checksum."""
     place = f"{path}:{n + 1}"
     try:
-        record = read_record(line)
+        record = read_record(text)
     except JournalError as error:
         raise JournalError(f"{place}: {error}") from None
     if record.n != n:
-        raise JournalError(f"{place}: record number {record.get('n')!r}, expected {n}; {REMEDY}")
+        raise JournalError(f"{place}: record number {record.n}, expected {n}; {REMEDY}")
     if isinstance(record, ResumeRecord) and record.supersedes_from > n:
         raise JournalError(f"{place}: supersedes_from {record.supersedes_from} of record {n}; {REMEDY}")
     return record
@@ -116,7 +180,7 @@ class Journal:
     """A journal open for appending. One writer at a time: hold the lock of the run directory.
 
     Opening cuts a torn last line off and appends its bytes to `journal.torn` beside the file; `repaired` counts
-    them.
+    them. `chain`: the checksums of its lines; `unprotected`: how many of the first ones are from before there were any.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
@@ -127,13 +191,16 @@ class Journal:
         try:
             if created:
                 fsync_directory(path.parent)
-            records, self._size = read_journal(path)
+            contents = read_contents(path).sound()
+            self._size = contents.size
             self.repaired = self._cut_torn_line()
         except BaseException:
             self._file.close()
             raise
-        self._records = list(records)
-        self._effective = _effective(records)
+        self.chain = contents.chain
+        self.unprotected = contents.unprotected
+        self._records = list(contents.records)
+        self._effective = _effective(contents.records)
 
     def _cut_torn_line(self) -> int:
         torn = self.path.read_bytes()[self._size :]
@@ -158,12 +225,13 @@ class Journal:
         kind = record.kind
         body = {**record.to_json(), "n": len(self._records), "time": self._clock()}
         try:
-            text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-            line = text.encode("utf-8") + b"\n"
-        except (TypeError, ValueError) as error:
+            text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+        except (TypeError, ValueError, RecursionError) as error:
             raise JournalError(f"{self.path}: a {kind} record cannot be written as JSON: {error}") from error
-        written = _parsed(self.path, line, len(self._records))
+        written = _parsed(self.path, text, len(self._records))
         assert isinstance(written, type(record))
+        value = checksum(self.chain.at(len(self.chain)), text)
+        line = sealed(text, value) + b"\n"
         try:
             self._write(line)
         except OSError as error:
@@ -172,6 +240,7 @@ class Journal:
                 f"free space or mend the disk, then resume the run"
             ) from error
         self._size += len(line)
+        self.chain.add(value)
         self._records.append(written)
         self._effective = _with_record(self._effective, written)
         return written

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasir.ir.op import pair
-from nasir.ir.types import JSON, Port, Slot, ValueType, channel_axis
+from nasir.ir.types import JSON, Port, Slot, ValueType
 
 if TYPE_CHECKING:
     from nasir.ir.graph import Graph
@@ -46,11 +46,12 @@ class NodeView:
 
     @property
     def slots(self) -> Mapping[str, Slot]:
-        return self._graph.infer.slots[self._id]
+        return {name: slot for name, (_, slot) in self._graph.weights(self._id).items()}
 
     def weight(self, name: str) -> NDArray[Any]:
-        """A weight of the node."""
-        return self._weight(self._graph.nodes[self._id].label, name)
+        """A weight of the node, whoever owns it."""
+        key, _ = self._graph.weights(self._id)[name]
+        return self._weight(self._graph.nodes[key.node].label, key.slot)
 
 
 def split(node: NodeView, x: Known) -> tuple[Known, ...]:
@@ -72,14 +73,15 @@ def part(node: NodeView, x: Known) -> Known:
 
 def window(node: NodeView, x: Known) -> Known:
     """Something of each window, or of each few places, that is v where all of them are v."""
-    return None if x is None else even(x)
+    return None if x is None else even(x, node.inputs[0])
 
 
 def padded_window(node: NodeView, x: Known) -> Known:
     """The same where zeros may be added at the borders."""
     if x is None:
         return None
-    return zeros_only(even(x)) if max(pair(node.attrs["padding"])) > 0 else even(x)
+    known = even(x, node.inputs[0])
+    return zeros_only(known) if max(pair(node.attrs["padding"])) > 0 else known
 
 
 def mean_of_places(node: NodeView, x: Known) -> Known:
@@ -131,12 +133,12 @@ def moved(node: NodeView, x: Known) -> Known:
 
 def preceded(node: NodeView, x: Known) -> Known:
     """One more place before a sequence."""
-    return None if x is None else np.where(node.weight("weight")[0] == 0.0, zeros_only(even(x)), np.nan)
+    return None if x is None else np.where(node.weight("weight")[0] == 0.0, zeros_only(even(x, node.inputs[0])), np.nan)
 
 
 def attended(node: NodeView, x: Known) -> Known:
     """Means over places by weights that sum to 1, of the last channels: what is the same all over stays so."""
-    return None if x is None else even(x)[:, 2 * node.attrs["heads"] * node.attrs["head_dim"] :]
+    return None if x is None else even(x, node.inputs[0])[:, 2 * node.attrs["heads"] * node.attrs["head_dim"] :]
 
 
 def normed(node: NodeView, x: Known) -> Known:
@@ -168,10 +170,9 @@ def filled(known: Known, value: ValueType) -> Values:
     return lifted(np.full(value.shape[value.channel_axis], np.nan), value) if known is None else known
 
 
-def even(known: Values) -> Values:
-    """One number per channel: NaN where a channel is not the same at all its places."""
-    axis = channel_axis(known.ndim)
-    others = tuple([n for n in range(known.ndim) if n != axis])
+def even(known: Values, value: ValueType) -> Values:
+    """What is known of a value, one number per channel: NaN where a channel is not the same at all its places."""
+    others = tuple([n for n in range(known.ndim) if n != value.channel_axis])
     if all(known.shape[n] == 1 for n in others):
         return known
     low = known.min(axis=others, keepdims=True)

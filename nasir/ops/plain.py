@@ -7,27 +7,40 @@ from functools import lru_cache
 from math import prod
 from typing import Annotated
 
-from annotated_types import MinLen
+from annotated_types import MinLen, doc
 
 from nasir.ir.infer import At
-from nasir.ir.op import Pads, Pair, Sizes, op, pair
+from nasir.ir.op import Pads, Pair, Sizes, Taken, op, pair
 from nasir.ir.space import Axis, Cat, Prod, Space, pin, size_of
-from nasir.ir.types import JSON, ValueType
+from nasir.ir.types import FLOAT, JSON, DType, ValueType
 from nasir.ops import constants as known
 from nasir.ops.functions import gaussian_gated, hard_gated, logistic, rectified, same, sigmoid_gated
 from nasir.options.ranges import Count, Rate, Whole
 
+ANYTHING: tuple[Taken, ...] = ("integers", "unbatched")
 
-@op("input", family="input", view=True)
-def input_(at: At, shape: Annotated[tuple[Count, ...], MinLen(1)]) -> ValueType:
+
+@op("input", family="input", view=True, later=("channel_axis", "dtype"))
+def input_(
+    at: At,
+    shape: Annotated[tuple[Count, ...], MinLen(1)],
+    channel_axis: Annotated[
+        Whole | None, doc("which axis holds the channels; null: the last of two, else the first")
+    ] = None,
+    dtype: Annotated[DType, doc("float32: the floating-point type that the network computes in")] = FLOAT,
+) -> ValueType:
     """The network's input; `shape` without the batch axis: [C, H, W], [N], or [T, C] for tokens."""
-    value = ValueType(shape)
+    if channel_axis is not None and channel_axis >= len(shape):
+        at.fail(f"channel_axis must be from 0 to {len(shape) - 1}, not {channel_axis}")
+    value = ValueType(shape, channel_axis, dtype)
+    if dtype != FLOAT:  # indices and masks have no channels
+        return value
     channels = at.fresh(shape[value.channel_axis])
     channels.pin = "it is the input of the network"
     return value.with_channels(channels)
 
 
-@op("identity", family="passive", pointwise=same, unchanged="all", nonnegative="keeps", view=True)
+@op("identity", family="passive", pointwise=same, unchanged="all", nonnegative="keeps", view=True, takes=ANYTHING)
 def identity(at: At, x: ValueType) -> ValueType:
     """The input, unchanged."""
     return x
@@ -80,8 +93,13 @@ def _merge(at: At, inputs: tuple[ValueType, ...]) -> ValueType:
     for index, other in enumerate(inputs[1:], start=1):
         if len(other.axes) != len(first.axes):
             at.fail(
-                f"inputs have shapes {first.shape} (from {at.source(0, first.axes[0])}) and "
-                f"{other.shape} (from {at.source(index, other.axes[0])})"
+                f"inputs have shapes {first.shape} (from {at.source(0, first.channels)}) and "
+                f"{other.shape} (from {at.source(index, other.channels)})"
+            )
+        if other.channel_axis != first.channel_axis:
+            at.fail(
+                f"inputs have their channels on axis {first.channel_axis + 1} (from {at.source(0, first.channels)}) "
+                f"and on axis {other.channel_axis + 1} (from {at.source(index, other.channels)})"
             )
         for number, (a, b) in enumerate(zip(first.axes, other.axes, strict=True)):
             if a is not b and a != b:
@@ -196,7 +214,7 @@ def avg_pool(at: At, x: ValueType, kernel: Sizes, stride: Pads = 0, padding: Pad
 def _pool(at: At, x: ValueType, kernel: Pair, stride: Pair, padding: Pair) -> ValueType:
     if any(2 * pad > window for pad, window in zip(pair(padding), pair(kernel), strict=True)):
         at.fail(f"padding {padding} is more than half the kernel {kernel}")
-    return ValueType((x.axes[0], *window(at, x, kernel, stride or kernel, padding)))
+    return x.over((x.axes[0], *window(at, x, kernel, stride or kernel, padding)))
 
 
 def even_windows(x: ValueType, size: Pair) -> tuple[int, int] | None:
@@ -232,19 +250,19 @@ def _uneven_windows(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], ou
 def adaptive_avg_pool(at: At, x: ValueType, size: Sizes) -> ValueType:
     """Mean over windows chosen so that the output is `size` (height, width)."""
     channels, _, _ = at.image(x)
-    return ValueType((channels, *pair(size)))
+    return x.over((channels, *pair(size)))
 
 
 @op("global_avg_pool", family="shape", channels="alone", nonnegative="keeps", constant=known.mean_of_places)
 def global_avg_pool(at: At, x: ValueType) -> ValueType:
     """Mean over height and width: (C, H, W) -> (C,)."""
-    return ValueType((at.image(x)[0],))
+    return x.over((at.image(x)[0],))
 
 
 @op("flatten", family="shape", channels="alone", nonnegative="keeps", view=True, constant=known.reshaped)
 def flatten(at: At, x: ValueType) -> ValueType:
     """All axes as one, row-major: channels stay resizable."""
-    return ValueType((x.axes[0] if len(x.axes) == 1 else Prod(x.axes),))
+    return x.over((x.axes[0] if len(x.axes) == 1 else Prod(x.axes),))
 
 
 @op("reshape", family="shape", channels="moves", nonnegative="keeps", view=True, constant=known.reshaped)
@@ -271,14 +289,14 @@ def reshape(at: At, x: ValueType, shape: tuple[Count, ...]) -> ValueType:
             continue
         for axis in rest:
             pin(axis, f"reshape '{at.label}' turns {x.shape} into {shape}, which is no product of channels")
-        return ValueType((*axes, *shape[number:]))
-    return ValueType(tuple(axes))
+        return ValueType((*axes, *shape[number:]), None, x.dtype, x.batch)
+    return ValueType(tuple(axes), None, x.dtype, x.batch)
 
 
 @op("subsample", family="shape", channels="alone", nonnegative="keeps", view=True, constant=known.window)
 def subsample(at: At, x: ValueType, stride: Sizes = 2) -> ValueType:
     """Every `stride`-th row and column (option-A shortcut, He et al. 2015, section 3.3)."""
-    return ValueType((x.axes[0], *window(at, x, 1, stride, 0)))
+    return x.over((x.axes[0], *window(at, x, 1, stride, 0)))
 
 
 @op("pad_channels", family="pad", channels="moves", unchanged="all", nonnegative="keeps", constant=known.padded)

@@ -17,7 +17,7 @@ from nasir.options.ranges import Count, Rate, Whole
 def tokens(at: At, x: ValueType) -> ValueType:
     """The places of an image as tokens, row by row: (C, H, W) -> (H * W, C)."""
     channels, height, width = at.image(x)
-    return ValueType((height * width, channels))
+    return x.over((height * width, channels), 1)
 
 
 @op("class_token", family="embedding", channels="moves", constant=known.preceded)
@@ -25,7 +25,7 @@ def class_token(at: At, x: ValueType) -> ValueType:
     """One learnable token before the others: (T, C) -> (T + 1, C)."""
     count, channels = at.tokens(x)
     at.slot("weight", ((1, "fixed"), (1, "fixed"), (channels, "write")), ZEROS, tags=DECAY)
-    return ValueType((count + 1, channels))
+    return x.over((count + 1, channels))
 
 
 @op("position_embedding", family="embedding", channels="moves", constant=known.moved)
@@ -51,7 +51,7 @@ def self_attention(at: At, x: ValueType, heads: Count, head_dim: Count, scale: f
     that removing silent channels of q and k changes nothing. `dropout` acts on the softmax while training. Projections
     are linear ops before and after; selecting from the space of `heads` removes whole heads in both.
     """
-    count, channels = at.tokens(x)
+    _, channels = at.tokens(x)
     size = x.shape[1]
     rest = size - 2 * heads * head_dim
     if rest < 1 or rest % heads:
@@ -64,7 +64,7 @@ def self_attention(at: At, x: ValueType, heads: Count, head_dim: Count, scale: f
     matched.mixed = at.label
     queries, values = Prod((head, matched)), Prod((head, at.fresh(rest // heads)))
     at.same(channels, Cat((queries, queries, values)), "channels", (0, 0))
-    return ValueType((count, values))
+    return x.with_channels(values)
 
 
 @op("select_token", family="shape", channels="moves", nonnegative="keeps", view=True, constant=known.one_place)
@@ -73,10 +73,10 @@ def select_token(at: At, x: ValueType, index: Whole = 0) -> ValueType:
     count, channels = at.tokens(x)
     if index >= count:
         at.fail(f"index must be from 0 to {count - 1}, not {index}")
-    return ValueType((channels,))
+    return x.over((channels,))
 
 
 @op("mean_tokens", family="shape", channels="moves", nonnegative="keeps", constant=known.mean_of_places)
 def mean_tokens(at: At, x: ValueType) -> ValueType:
     """Mean over the tokens: (T, C) -> (C,)."""
-    return ValueType((at.tokens(x)[1],))
+    return x.over((at.tokens(x)[1],))

@@ -70,7 +70,7 @@ def conv2d(
     at.slot("weight", ((written, "write"), (read, "read"), (kh, "fixed"), (kw, "fixed")), KAIMING, tags=DECAY)
     if bias:
         at.slot("bias", ((written, "write"),), _bias_init(fan_in), tags=BIAS)
-    return ValueType((written, height, width))
+    return x.over((written, height, width))
 
 
 def _grouped(at: At, channels: Axis, size: int, out: int, groups: int) -> tuple[Axis, Axis]:
@@ -100,18 +100,18 @@ def _linear_macs(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out: 
 @op("linear", family="weighted", macs=_linear_macs)
 def linear(at: At, x: ValueType, out: Count, bias: bool = True) -> ValueType:
     """Affine map of a vector, or of each token, to `out` features."""
-    if len(x.axes) > 2:
-        at.fail(f"needs a vector or tokens, got shape {x.shape}; put flatten, global_avg_pool or tokens before it")
+    if not x.channels_last:
+        at.fail(f"needs a vector or tokens, got {at.shape(x)}; put flatten, global_avg_pool or tokens before it")
     written = at.fresh(out, "out")
     at.slot("weight", ((written, "write"), (x.axes[-1], "read")), KAIMING, tags=DECAY)
     if bias:
         at.slot("bias", ((written, "write"),), _bias_init(x.shape[-1]), tags=BIAS)
-    return ValueType((*x.axes[:-1], written))
+    return x.with_channels(written)
 
 
-def _no_tokens(at: At, x: ValueType) -> None:
-    if len(x.axes) == 2:
-        at.fail(f"needs an image or a vector, got shape {x.shape}; use layer_norm for tokens")
+def _channels_first(at: At, x: ValueType) -> None:
+    if x.channel_axis != 0:
+        at.fail(f"needs an image or a vector, got {at.shape(x)}; use layer_norm for tokens")
 
 
 @op("batch_norm", family="norm", channels="alone", constant=known.normed)
@@ -120,7 +120,9 @@ def batch_norm(at: At, x: ValueType, eps: NotNegative = 1e-5, momentum: Share | 
 
     None: they are the plain average over all batches.
     """
-    _no_tokens(at, x)
+    _channels_first(at, x)
+    if len(x.axes) > 4:
+        at.fail(f"needs at most three axes beside the channels, got shape {x.shape}")
     channels = x.axes[0]
     at.slots_along(channels, AFFINE + STATISTICS)
     at.slot("num_batches_tracked", (), ZEROS, "buffer", dtype="int64")
@@ -130,7 +132,7 @@ def batch_norm(at: At, x: ValueType, eps: NotNegative = 1e-5, momentum: Share | 
 @op("group_norm", family="norm", channels="groups", mixes=True)
 def group_norm(at: At, x: ValueType, groups: Count, eps: NotNegative = 1e-5) -> ValueType:
     """Normalization over groups of consecutive channels and all positions (Wu & He 2018)."""
-    _no_tokens(at, x)
+    _channels_first(at, x)
     channels, size = x.axes[0], x.shape[0]
     if size % groups:
         at.fail(f"groups {groups} must divide the {size} channels")
@@ -145,8 +147,8 @@ def group_norm(at: At, x: ValueType, groups: Count, eps: NotNegative = 1e-5) -> 
 @op("layer_norm", family="norm", mixes=True)
 def layer_norm(at: At, x: ValueType, eps: NotNegative = 1e-5) -> ValueType:
     """Normalization of a vector, or of each token, over its features."""
-    if len(x.axes) > 2:
-        at.fail(f"needs a vector or tokens, got shape {x.shape}; use group_norm with groups: 1 for images")
+    if not x.channels_last:
+        at.fail(f"needs a vector or tokens, got {at.shape(x)}; use group_norm with groups: 1 for images")
     at.slots_along(x.axes[-1], AFFINE)
     return x
 

@@ -231,6 +231,8 @@ def _rule_faults(rule: RulePlan) -> Iterator[Fault]:
     for key in ("every", "when", "freeze", "trial"):
         if getattr(rule, key) is not None:
             yield (key,), "evolution draws its mutations itself", f"remove `{key}`"
+    if rule.decline != "again":
+        yield ("decline",), "another mutation is drawn in place of one that was declined", "remove `decline`"
     if rule.where.order != "round_robin":
         yield ("where", "order"), "evolution draws the place of a mutation", "remove `order`"
     if rule.where.count != 1:

@@ -149,7 +149,7 @@ class RulesPolicy:
         able = [
             site
             for site in _open(rule, view, log, fresh)
-            if all(log.done >= rewritten.get(name, -rest) + rest for name in former_names(site, view))
+            if not rest or all(log.done >= rewritten.get(name, -rest) + rest for name in former_names(site, view))
         ]
         if rule.trial is not None:
             sites = tuple(able)
@@ -183,8 +183,8 @@ class RulesPolicy:
         every = _stages(rule, view, log)
         last = log.rule(rule.name).last_sites
         start = every.index(last[-1]) + 1 if last and last[-1] in every else 0
-        turn = [*every[start:], *every[:start]]
-        return [(next(site for site in turn if site in sites), f"is next after {last[-1]}" if last else "is first")]
+        turn, able = [*every[start:], *every[:start]], set(sites)
+        return [(next(site for site in turn if site in able), f"is next after {last[-1]}" if last else "is first")]
 
 
 def _freezes(rule: RulePlan, log: PhaseLog, view: PhaseView) -> list[FreezeSite]:
@@ -232,7 +232,9 @@ def _bounds(rule: RulePlan, log: PhaseLog, view: PhaseView) -> dict[str, tuple[s
         ):
             if excess and reached is None:
                 reached = excess, "" if lasting else name
-    bounds = {}
+    bounds: dict[str, tuple[str, str]] = {}
+    if rule.at_most is None and reached is None:
+        return bounds
     for site in _stages(rule, view, log):
         depth = depth_at(view, site)
         if rule.at_most is not None and depth >= rule.at_most:
@@ -279,7 +281,7 @@ def _open(rule: RulePlan, view: PhaseView, log: PhaseLog, fresh: Sequence[Freeze
         for site in _stages(rule, view, log)
         if not (
             site in closed
-            or any(name in state.frozen for name in former_names(site, view))
+            or (state.frozen and any(name in state.frozen for name in former_names(site, view)))
             or (rule.decline == "stop" and any(name in state.refused for name in former_names(site, view)))
             or (site in declined and (not measures or declined[site] == log.done))
         )

@@ -104,7 +104,7 @@ def _product(facts: OpDef, node: NodeView, known: Known) -> Known:
     shift = np.asarray(np.zeros(len(rows)) if bias is None else node.weight(bias), dtype=np.float64)
     values = np.full(len(rows), np.nan)
     if depthwise and known is not None:
-        alike = even(known)
+        alike = even(known, node.inputs[0])
         each = (alike if is_even(facts, node.attrs, slot) else zeros_only(alike)).reshape(-1)
         values = np.repeat(each, len(rows) // _channels(node)) * rows.sum(axis=1, dtype=np.float64) + shift
     return lifted(np.where(silent, shift, values), node.out)

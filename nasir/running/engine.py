@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from nasir.errors import Diverged, Preempted, RunError
+from nasir.errors import CheckpointError, Diverged, Preempted, RunError
 from nasir.ir import Graph
 from nasir.ir.regions import closest, covers
 from nasir.journal.directory import RunDirectory
@@ -22,6 +22,7 @@ from nasir.records import (
     Record,
     ResumeRecord,
     from_json,
+    last_of,
 )
 from nasir.running.decisions import Decisions, outlives_divergence
 from nasir.running.decisions import Signals as Signals
@@ -100,7 +101,8 @@ class Engine:
             self.write(from_json({"kind": kind, "phase": phase.name, "epoch": progress.total_epochs, **fields}))
         if fresh:
             # a checkpoint is written after an epoch only: one from before the phase leads back to before these rewrites
-            self.decisions.make(self.plans[progress.phase_index], progress.total_epochs, 0)
+            if not self.decisions.make(self.plans[progress.phase_index], progress.total_epochs, 0):
+                raise self.decisions.stopped("a phase began")
         labels = list(self.state.graph.labels)
         for prefix in (phase.freeze or ()) if fresh else ():
             if not any(covers(prefix, label) for label in labels):
@@ -145,7 +147,8 @@ class Engine:
 
     def _decide(self, phase: PhasePlan, epoch: int, phase_epoch: int) -> None:
         """What follows an epoch; `epoch` and `phase_epoch` count those done."""
-        self.decisions.make(phase, epoch, phase_epoch)
+        if self.signals.wanted() or not self.decisions.make(phase, epoch, phase_epoch):
+            self._preempt(epoch)  # the checkpoint says that the policy is to be asked again
         self.state.undecided = False
         every = self.spec.checkpoint.every
         over = PhaseProgress.of(self.journal.effective(), self.plans).phase_index is None
@@ -172,7 +175,8 @@ class Engine:
         return Preempted(f"stopped {where}; `nasir resume {self.run.path}` goes on from here", self.signals.exit_code)
 
     def _finish(self) -> dict[str, float]:
-        metrics = {**self.session.evaluate("test"), **self.session.evaluate("val")}
+        tested, confusion = self.session.evaluate_classes("test")
+        metrics = {**tested, **self.session.evaluate("val")}
         self.session.flush()  # a run that reports that it is done has its last weights on disk
         cost = self.state.graph.cost()
         seconds = sum(record.seconds for record in self.journal.effective(EpochRecord))
@@ -184,6 +188,7 @@ class Engine:
                 depths=self.state.graph.depths(),
                 seconds=round(seconds, 3),
                 graph=self.run.put_blob(self.state.graph.to_json()),
+                confusion=self.run.put_array(confusion),
             )
         )
         self.decisions.individuals.sweep(self.journal.effective(), over=True)
@@ -194,30 +199,39 @@ class Engine:
     def save(self, epoch: int) -> None:
         """Write a checkpoint of everything the next process needs, then journal it."""
         graph = self.run.put_blob(self.state.graph.to_json())
-        meta = {"n": len(self.journal), "epoch": epoch, **self.state.to_meta(graph)}
+        meta = {**self.journal.chain.mark(), "epoch": epoch, **self.state.to_meta(graph)}
         path = self.session.save(self.run.checkpoints, len(self.journal), meta, self.spec.checkpoint.keep)
+        if last_of(self.journal.effective(), CheckpointRecord) is None:
+            self.session.flush()  # so where the journal tells of one and none is there, they were lost
         where = str(path.relative_to(self.run.path))
         self.write(CheckpointRecord(step=len(self.journal), epoch=epoch, path=where))
         self.decisions.individuals.sweep(self.journal.effective())
 
-    def restore(self, environment: str | None = None) -> bool:
-        """Load the newest checkpoint and void the records after it; False when there is none.
+    def restore(self, environment: str | None = None, anew: bool = False) -> bool:
+        """Load the newest checkpoint and void the records after it; False when there is none, or with `anew`.
 
-        `environment`: digest of the one at hand, where states are shared.
+        `environment`: digest of the one at hand, where states are shared. Raises CheckpointError where there were
+        checkpoints and they are gone, unless `anew`; JournalError for one of another journal.
         """
-        saved = self.session.newest(self.run.checkpoints)
-        meta = None if saved is None else saved.meta
-        n = 1 if meta is None else int(meta["n"])  # record 0 is the start
-        records = self.journal.records()
-        if saved is not None and meta is not None:
-            graph = Graph.from_json(self.run.get_blob(meta["graph"]))
+        saved = None if anew else self.session.newest(self.run.checkpoints)
+        n, step = 1, None  # record 0 is the start
+        if saved is not None:
+            step = n = int(saved.meta["n"])
+            self.journal.chain.check(saved.meta, self.run.checkpoint(step))
+            graph = Graph.from_json(self.run.get_blob(saved.meta["graph"]))
             self.session.load(saved, graph)
-            self.state.go_back(meta, graph)
+            self.state.go_back(saved.meta, graph)
+            records = self.journal.records()
             if n < len(records) and isinstance(records[n], CheckpointRecord):
                 n += 1
-        step = None if meta is None else meta["n"]
+            self.problems = saved.problems
+        elif not anew and (lost := last_of(self.journal.effective(), CheckpointRecord)) is not None:
+            raise CheckpointError(
+                f"{self.run.checkpoints}: no checkpoint is here, and the journal tells of one of epoch {lost.epoch}; "
+                f"restore them from a copy, or train from the first epoch again: "
+                f"`nasir resume {self.run.path} --from-start`"
+            )
         self.write(ResumeRecord(supersedes_from=n, checkpoint_step=step, environment=environment))
-        self.problems = () if saved is None else saved.problems
         return saved is not None
 
 

@@ -14,6 +14,7 @@ from nasir.ir import Graph
 from nasir.journal.directory import RunDirectory
 from nasir.records import DroppedRecord, KeptRecord, Record
 from nasir.training.backend import Session
+from nasir.training.manifest import manifest_digest
 
 
 class Individuals:
@@ -26,16 +27,16 @@ class Individuals:
     def _folder(self, number: int) -> Path:
         return self.run.individuals / str(number)
 
-    def keep(self, number: int, graph: Graph, ordinal: int, records: Sequence[Record]) -> str:
-        """Store the session's network durably; returns the digest of its graph's blob.
+    def keep(self, number: int, graph: Graph, ordinal: int, records: Sequence[Record]) -> tuple[str, str]:
+        """Store the session's network durably; returns the digests of its graph's blob and of its manifest.
 
         `ordinal`: rewrites and recalls so far; `records`: the journal. RunError for a number that is taken.
         """
         if number in fold(records, _Known()).kept:
             raise RunError(f"the policy keeps individual {number} twice; number each anew, on over the whole run")
         digest = self.run.put_blob(graph.to_json())
-        self.session.export(self._folder(number), 0, {"graph": digest, "ordinal": ordinal})
-        return digest
+        stored = self.session.export(self._folder(number), 0, {"graph": digest, "ordinal": ordinal})
+        return digest, manifest_digest(stored)
 
     def recall(self, number: int, ordinal: int, records: Sequence[Record]) -> Graph:
         """Make an individual the session's network, under the plan of the present phase; returns its graph.
@@ -43,12 +44,18 @@ class Individuals:
         `ordinal`: rewrites and recalls so far, this one included. RunError where the policy never kept it or dropped
         it, CheckpointError where its files are missing or damaged.
         """
-        if not fold(records, _Known()).stores(number):
-            known = ", ".join(map(str, sorted(stored(records)))) or "none"
-            raise RunError(f"the policy recalls individual {number}, which is not stored; stored are {known}")
+        known = fold(records, _Known())
+        if not known.stores(number):
+            others = ", ".join(map(str, sorted(stored(records)))) or "none"
+            raise RunError(f"the policy recalls individual {number}, which is not stored; stored are {others}")
         saved = self.session.newest(self._folder(number))
         if saved is None:
             raise CheckpointError(f"{self._folder(number)}: missing; restore it from a copy, or start the run again")
+        if known.kept[number] not in ("", manifest_digest(self._folder(number) / "step_0")):
+            raise CheckpointError(
+                f"{self._folder(number)}: not the individual that the journal says was kept; restore it from a copy, "
+                "or start the run again"
+            )
         graph = Graph.from_json(self.run.get_blob(saved.meta["graph"]))
         self.session.load(saved, graph, ordinal)
         return graph
@@ -80,13 +87,13 @@ def stored(records: Sequence[Record]) -> set[int]:
 class _Known:
     """Individuals by number, each of which is kept once and dropped at most once."""
 
-    kept: GrowingMap[int, None] = field(default_factory=GrowingMap)
+    kept: GrowingMap[int, str] = field(default_factory=GrowingMap)  # with the digest of its manifest, if that is told
     dropped: GrowingMap[int, int] = field(default_factory=GrowingMap)  # with the ordinal of the record
 
     def after(self, record: Record) -> Self:
         match record:
             case KeptRecord():
-                return replace(self, kept=self.kept.grown(record.individual, None))
+                return replace(self, kept=self.kept.grown(record.individual, record.manifest))
             case DroppedRecord():
                 return replace(self, dropped=self.dropped.grown(record.individual, record.n))
         return self

@@ -51,6 +51,7 @@ VOLATILE = frozenset(
         "seconds",
         "cpu_seconds",
         "compiled_graphs",
+        "manifest",
         "path",
         "step",
         "supersedes_from",

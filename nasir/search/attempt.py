@@ -37,6 +37,7 @@ from nasir.search.trial import (
     Outcome,
     Pruned,
     TrialJob,
+    data_fingerprint,
     has_checkpoint,
     history,
     start_network,
@@ -152,10 +153,10 @@ class Attempt:
         if not self.search.caches_architectures:
             return False
         self.notes[architectures.ATTRIBUTE] = wanted = architectures.key(spec, start_network(spec))
-        known = architectures.lookup(self._others, wanted)
+        known = architectures.lookup(self._others, wanted, functools.partial(data_fingerprint, spec))
         if known is None:
             return False
-        same = ("metrics", "cost", "depths", "epochs", "cpu_seconds", "run")
+        same = ("metrics", "cost", "depths", "epochs", "cpu_seconds", "run", architectures.DATA)
         copied = {key: known.user_attrs[key] for key in same if key in known.user_attrs}
         fresh = {"cached_from": known.number, "seconds": self._seconds(), "spent_cpu_seconds": self._cpu_seconds()}
         self._store(sorted(known.intermediate_values.items()))

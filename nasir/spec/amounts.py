@@ -74,6 +74,8 @@ OBJECTIVES = (
     "cpu_seconds",
 )
 """What a search can aim at: of the network at the end of a trial, or of its training (epochs, cpu_seconds)."""
+COUNTED = ("macs", "params")
+"""Those that are counted on the network alone."""
 MEASURED = ("latency_ms", "cpu_seconds")
 """Those that come out differently each time."""
 
@@ -145,8 +147,8 @@ def _check_order(text: str) -> None:
 
 
 def _example(metric: str) -> str:
-    fraction, counted = metric.endswith("accuracy"), metric in ("macs", "params")
-    return f"{metric} >= 0.8" if fraction else f"{metric} <= {'40M' if counted else '2.5'}"
+    fraction = metric.endswith("accuracy")
+    return f"{metric} >= 0.8" if fraction else f"{metric} <= {'40M' if metric in COUNTED else '2.5'}"
 
 
 ConstraintText = Annotated[

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nasir.options import Path, dotted
 from nasir.spec.check import Findings
-from nasir.spec.choices import Space
+from nasir.spec.choices import Space, points_text
 from nasir.spec.domains import Options
 from nasir.spec.model import Spec
 from nasir.spec.model_search import Search
@@ -49,6 +49,12 @@ def _metrics(search: Search, findings: Findings) -> list[tuple[Path, str]]:
         if first != index:
             text = f"{constraint.metric} is bounded already, by {search.constraints[first]}"
             findings.add(("search", "constraints", index), text, "keep one of the two")
+    for (metric, upper), index in seen.items():
+        other = seen.get((metric, not upper), -1)
+        bound, opposite = search.constraints[index], search.constraints[other]
+        if other in range(index) and (bound.bound < opposite.bound if upper else bound.bound > opposite.bound):
+            text = f"no number keeps it and {opposite}"
+            findings.add(("search", "constraints", index), text, "correct one of the two")
     return metrics
 
 
@@ -77,12 +83,12 @@ def check_space(spec: Spec, search: Search, space: Space, findings: Findings) ->
         text = f"a grid has finitely many points, and {', '.join(endless)} can be any number of a range"
         findings.add(at, text, "give a `step`, or use random or qmc")
     elif kind == "grid" and size is not None and size > LARGEST_GRID:
-        text = f"the grid has {size:,} points, and {LARGEST_GRID:,} are the most"
+        text = f"the grid has {points_text(size)}, and {LARGEST_GRID:,} are the most"
         findings.add(at, text, "make steps larger, or use random or qmc")
     elif kind == "grid" and search.trials is not None and size is not None and search.trials < size:
-        _note(findings, ("search", "trials"), f"{search.trials} trials are not the whole grid of {size:,} points")
+        _note(findings, ("search", "trials"), f"{search.trials} trials are not the whole grid of {points_text(size)}")
     elif size is not None and search.trials is not None and search.trials > size:
-        _note(findings, ("search", "trials"), f"{search.trials} trials, but the space has {size:,} points only")
+        _note(findings, ("search", "trials"), f"{search.trials} trials, but the space has {points_text(size)} only")
     _note_sampler(search, space, findings)
     if kind in ("nsga2", "nsga3") and len(search.objectives) == 1:
         _note(findings, at, f"{kind} is made for several objectives; tpe needs fewer trials for one")

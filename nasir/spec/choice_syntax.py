@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +17,12 @@ from nasir.spec.tree import Tree, children, is_choice, key_place, locate
 
 KINDS = ("float", "int", "cases")
 RANGE = ("step", "log")
+MOST_ALTERNATIVES = 2_000
+"""Alternatives of all choices of a spec together."""
+MOST_USES = 1_000
+"""Choices of a spec, wherever they stand."""
+MOST_CROSSED = 10_000
+"""Combinations of shared choices that further choices depend on: the points are counted for each."""
 LONGEST_NAME = 512
 """Characters of a name that the database of a study can hold."""
 FIXED = {
@@ -63,6 +69,8 @@ class _Reader:
     tree: Tree
     problems: list[Problem] = field(default_factory=list)
     known: dict[str, tuple[Choice, bool]] = field(default_factory=dict)  # and whether its name was written
+    uses: dict[str, list[Node]] = field(default_factory=dict)
+    alternatives: int = 0
 
     def read(self) -> list[Node]:
         if is_choice(self.tree):
@@ -78,7 +86,19 @@ class _Reader:
                 continue
             for path in choice_paths(below, (key,)):
                 self.add(path, f"`{key}` cannot be chosen: {reason}", "give one value")
+        self.check_crossed()
         return [self.settled(node) for node in nodes]
+
+    def check_crossed(self) -> None:
+        """Refuse shared choices whose combinations are too many to count the points of each."""
+        crossed = 1
+        for uses in self.uses.values():
+            if len(uses) > 1 and any(inner for node in uses for inner in node.inside.values()):
+                crossed *= len(uses[0].inside)
+            if crossed > MOST_CROSSED:
+                text = f"shared choices that others lie in have more than {MOST_CROSSED} combinations"
+                self.add(uses[0].path, text, "let fewer choices of one name have choices inside")
+                return
 
     def settled(self, node: Node) -> Node:
         """The choice with the default that another place gives it."""
@@ -117,7 +137,13 @@ class _Reader:
             return None
         choice = Choice(name, path, tree.place, made.choice.domain, self.default(tree, made, at))
         shared = self.shared(choice, "name" in tree.value, at)
-        return None if len(self.problems) > before else replace(made, choice=shared)
+        if len(self.problems) > before:
+            return None
+        made = replace(made, choice=shared)
+        self.uses.setdefault(name, []).append(made)
+        if sum(map(len, self.uses.values())) == MOST_USES + 1:
+            self.add(at, f"more than {MOST_USES} choices", "choose fewer values, or give one `name` to a whole part")
+        return made
 
     def name(self, tree: Tree, path: Path, at: Path) -> str:
         name = tree.child("name")
@@ -161,12 +187,22 @@ class _Reader:
     def listed(self, tree: Tree, given: Tree, path: Path, at: Path) -> Node | None:
         assert isinstance(given.value, tuple)
         inside = (*at, "choose")
+        if self.too_many(given.value, inside):
+            return None
         items = dict(zip(_ids(given.value), given.value, strict=True))
         if len(items) < len(given.value):
             self.same(given.value, inside)
             return None
         steps: dict[Value, str | int] = dict(zip(items, range(len(items)), strict=True))
         return self.options(tree, items, steps, path, inside)
+
+    def too_many(self, items: Collection[Any], at: Path) -> bool:
+        """Whether there are more alternatives than the choices of a spec may have, which is then a problem."""
+        before, self.alternatives = self.alternatives, self.alternatives + len(items)
+        if before <= MOST_ALTERNATIVES < self.alternatives:
+            text = f"{self.alternatives} alternatives up to here, and {MOST_ALTERNATIVES} are the most"
+            self.add(at, text, "write a range such as `{int: [1, 9999]}`, or fewer")
+        return self.alternatives > MOST_ALTERNATIVES
 
     def same(self, items: Sequence[Tree], at: Path) -> None:
         for index, item in enumerate(items):
@@ -184,6 +220,8 @@ class _Reader:
                 f"expected alternatives by name, found {described(given.plain())}",
                 "write `cases: {a: ..., b: ...}`",
             )
+            return None
+        if self.too_many(given.value, inside):
             return None
         items: dict[Value, Tree] = {key: entry.tree for key, entry in given.value.items()}
         return self.options(tree, items, {key: str(key) for key in items}, path, inside)

@@ -16,6 +16,10 @@ from nasir.spec.tree import Entry, Tree, is_choice
 __all__ = ["NO_DEFAULT", "Choice", "FloatRange", "IntRange", "NoDefault", "Node", "Options", "Space", "Value"]
 
 
+COUNTLESS = 10**18
+"""So many points, or more, are not told apart in what is printed."""
+
+
 class NoDefault:
     """The type of `NO_DEFAULT`: null can be a default too."""
 
@@ -232,6 +236,11 @@ class Space:
                 differences += _changes(name, old[name], described)
         gone = [described for name, described in old.items() if name not in new]
         return differences + [f"gone: {described['name']} ({domain_of(dict(described))})" for described in gone]
+
+
+def points_text(size: int) -> str:
+    """A number of points in words."""
+    return "10^18 points or more" if size >= COUNTLESS else f"{size:,} point{'s' * (size != 1)}"
 
 
 _Chain = tuple[tuple[str, Value], ...]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path as File
 from typing import Any
@@ -11,9 +10,11 @@ from nasir.branching.merging import is_dense
 from nasir.errors import NasirError
 from nasir.ir import Draft, Graph, Port
 from nasir.journal.directory import RunDirectory
+from nasir.journal.log import effective
 from nasir.records import CheckpointRecord, NetworkRecord
 from nasir.spec.model import Spec
 from nasir.spec.model_network import RunNetwork
+from nasir.training.manifest import MANIFEST, manifest_digest, read_manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +40,24 @@ def inherited(spec: Spec) -> Inherited:
     remedy = "run its spec first, or correct `run:` (relative to the spec, or else to the current folder)"
     try:
         run = RunDirectory.open(network.run)
-        records = run.effective()
+        contents = run.contents().sound()
+        records = effective(contents.records)
         newest = None
         digest = None
         for record in records:
             if isinstance(record, NetworkRecord):
                 digest = record.graph
-            elif isinstance(record, CheckpointRecord) and (run.path / record.path / "manifest.json").is_file():
+            elif isinstance(record, CheckpointRecord) and (run.path / record.path / MANIFEST).is_file():
                 newest = (run.path / record.path, digest)
         if network.weights == "none" and digest is not None:
             newest = (run.path, digest)
         if newest is None or newest[1] is None:
             raise spec.problem(path, f"{run.path} has no checkpoint yet", "wait for its first, or `weights: none`")
+        if network.weights != "none":
+            contents.chain.check(read_manifest(newest[0])["meta"], newest[0])
+            manifest = manifest_digest(newest[0])
         graph = Graph.from_json(run.get_blob(newest[1]))
-    except NasirError as error:
+    except (NasirError, OSError) as error:
         if str(error).startswith(spec.locate(path)):
             raise
         raise spec.problem(path, str(error).partition(";")[0], remedy) from error
@@ -65,7 +70,6 @@ def inherited(spec: Spec) -> Inherited:
         graph, renewed = with_classes(graph, network.classes, spec)
     if network.weights == "none":
         return Inherited(graph, None, None, renewed)
-    manifest = hashlib.sha256((newest[0] / "manifest.json").read_bytes()).hexdigest()
     return Inherited(graph, newest[0], manifest, renewed)
 
 

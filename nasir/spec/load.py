@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from os.path import isdir
 from pathlib import Path as File
+from stat import S_ISREG
 
 from nasir.errors import SpecError
 from nasir.options import Path, close_match, dotted
-from nasir.spec.problems import Place, Problem
-from nasir.spec.tree import Entry, Tree, is_choice, locate, parse
+from nasir.spec.model import Spec
+from nasir.spec.problems import Place, Problem, SpecProblems
+from nasir.spec.tree import MAX_DEPTH, Entry, Tree, is_choice, locate, parse
 
 MAX_BYTES = 1 << 20
 MAX_EXTENDS = 8
+MAX_OVERRIDE = 200  # characters of an override that messages repeat
+_KEYS = re.compile(rf"(^|[{{,])\s*[\"']?({'|'.join(('extends', *Spec.model_fields))})[\"']?\s*:\s", re.M)
+"""A key of a spec."""
+_WORD = re.compile("[A-Za-z_][A-Za-z0-9_-]{0,60}")
 CHOICE_KEYS = ("choose", "default", "name")
 """What a choice consists of."""
 
@@ -33,13 +40,18 @@ def load_raw(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Raw
     return Raw(overridden(raw.tree, overrides), raw.files)
 
 
-def read_text(path: File) -> str:
-    """The text of a spec file; every reason why there is none is a SpecError."""
+def read_text(path: File, regular: bool = False) -> str:
+    """The text of a spec file; every reason why there is none is a SpecError.
+
+    `regular`: a device or a pipe is refused unread; it may never end, or never begin.
+    """
     if isdir(path):  # unlike `Path.is_dir` it takes any name
         inside = path / "spec.yaml"
         hint = f"give {inside}, or continue that run with `nasir resume {path}`" if inside.is_file() else "give a file"
         raise SpecError(f"{path}: is a directory, not a spec; {hint}")
     try:
+        if regular and not S_ISREG(path.stat().st_mode):
+            raise SpecError(f"{path}: is no regular file; name a file that holds a spec")
         with path.open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
@@ -86,7 +98,7 @@ def kind_of(tree: Tree | None) -> str:
 def _extended(path: File, asked_by: Problem | None, chain: tuple[File, ...]) -> Raw:
     """`path` merged over the files it extends; `asked_by` stands for the `extends:` that names it."""
     try:
-        text = read_text(path)
+        text = read_text(path, regular=asked_by is not None)
     except SpecError as error:
         if asked_by is None:
             raise
@@ -95,7 +107,7 @@ def _extended(path: File, asked_by: Problem | None, chain: tuple[File, ...]) -> 
     identity = path.resolve()
     if asked_by is not None:
         _check_chain(asked_by, chain, identity)
-    tree = parse_mapping(text, str(path))
+    tree = parse_mapping(text, str(path)) if asked_by is None else _parsed_base(text, path, asked_by)
     base = tree.child("extends")
     if base is None:
         return Raw(tree, (path,))
@@ -104,6 +116,25 @@ def _extended(path: File, asked_by: Problem | None, chain: tuple[File, ...]) -> 
         raise SpecError(str(replace(asking, remedy="write `extends: base.yaml`")))
     below = _extended(path.parent / base.value, asking, (*chain, identity))
     return Raw(merge(below.tree, without(tree, "extends")), (path, *below.files))
+
+
+def _parsed_base(text: str, path: File, asked_by: Problem) -> Tree:
+    """The tree of what a spec extends. What seems to be no spec may be secret: no message repeats its content."""
+    try:
+        tree = parse_mapping(text, str(path))
+    except SpecProblems as error:
+        if _KEYS.search(text):
+            raise
+        place = error.problems[0].place
+        raise SpecError(f"{place}: not YAML of a spec; correct it, or the `extends` at {asked_by.place}") from None
+    except SpecError:
+        if _KEYS.search(text):
+            raise
+    else:
+        assert isinstance(tree.value, Mapping)
+        if all(map(_WORD.fullmatch, tree.value)):
+            return tree
+    raise SpecError(str(replace(asked_by, text=f"{path} is no spec", remedy="name a file that is a mapping of keys")))
 
 
 def _check_chain(asked_by: Problem, chain: tuple[File, ...], identity: File) -> None:
@@ -144,9 +175,11 @@ def override_tree(tree: Tree, override: str) -> Tree:
 
     A key that does not exist yet is added, so that it can be told to be unknown by the same rules as in a file.
     """
-    place = Place(f"--set {override}")
+    place = Place(f"--set {override:.{MAX_OVERRIDE}}{'...' * (len(override) > MAX_OVERRIDE)}")
     target, equals, text = override.partition("=")
     steps = tuple(step.strip() for step in target.split("."))
+    if len(steps) > MAX_DEPTH:
+        raise SpecError(f"{place}: a path of {len(steps)} parts; a spec has values at most {MAX_DEPTH} deep")
     if not equals or not all(steps):
         raise SpecError(f"{place}: expected PATH=VALUE; for example --set data.batch_size=64")
     if steps[0] == "extends":
@@ -187,10 +220,10 @@ def _assigned(tree: Tree, steps: tuple[str, ...], done: Path, value: Tree, place
         inner = _assigned(old.tree if old else Tree({}, place), rest, (*done, step), value, place)
         return Tree({**tree.value, step: Entry(old.key if old and rest else place, inner)}, tree.place)
     if isinstance(tree.value, tuple):
-        if not step.isdecimal() or int(step) >= len(tree.value):
+        index = int(step) if step.isdecimal() and len(step) <= len(str(len(tree.value))) else len(tree.value)
+        if index >= len(tree.value):
             held = f"has items 0 to {len(tree.value) - 1}" if tree.value else "is an empty list"
-            raise SpecError(f"{place}: {dotted(done)} {held}, not {step!r}; address a list item by its index")
-        index = int(step)
+            raise SpecError(f"{place}: {dotted(done)} {held}, not {step!r:.60}; address a list item by its index")
         items = list(tree.value)
         items[index] = _assigned(items[index], rest, (*done, index), value, place)
         return Tree(tuple(items), tree.place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from os.path import exists
 from pathlib import Path as File
 
 from nasir.spec.tree import Entry, Tree, is_choice
@@ -68,7 +69,7 @@ def _with_cases(tree: Tree) -> Tree:
 
 def _absolute_run(run: Tree) -> Tree:
     near = _absolute(run)
-    if isinstance(run.value, str) and not File(str(near.value)).exists() and File(run.value).exists():
+    if isinstance(run.value, str) and not exists(str(near.value)) and exists(run.value):
         return Tree(str(File(run.value).resolve()), run.place)
     return near
 

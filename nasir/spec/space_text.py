@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from nasir.spec.choices import NoDefault, Space, when_text
+from nasir.spec.choices import COUNTLESS, NoDefault, Space, points_text, when_text
 from nasir.spec.domains import shown
 from nasir.spec.search import SearchSpec
 
 
 def facts(spec: SearchSpec) -> dict[str, Any]:
-    """JSON: the space and its digest and size (None for a continuum), objectives, constraints and the section."""
+    """JSON: the space and its digest and size (None for a continuum; 10^18 is that or more), objectives, constraints
+    and the section."""
+    size = spec.space.size()
     return {
         "space": spec.space.describe(),
         "space_digest": spec.space.digest,
-        "size": spec.space.size(),
+        "size": None if size is None else min(size, COUNTLESS),
         "trials": spec.trials,
         "objectives": [
             {"metric": objective.metric, "direction": objective.direction} for objective in spec.search.objectives
@@ -51,7 +53,7 @@ def space_lines(space: Space) -> list[str]:
         "  ".join((*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3])) for row in rows
     ]
     size = space.size()
-    points = "a continuum of points" if size is None else f"{size:,} point{'s' * (size != 1)}"
+    points = "a continuum of points" if size is None else points_text(size)
     return [*(line.rstrip() for line in table), f"{len(space)} choice{'s' * (len(space) != 1)}, {points}"]
 
 

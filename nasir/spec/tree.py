@@ -15,9 +15,8 @@ from typing import Any, NoReturn, TypeAlias
 
 import yaml
 
-from nasir.errors import SpecError
 from nasir.options import Path
-from nasir.spec.problems import Place, Problem, raise_problems
+from nasir.spec.problems import Place, Problem, SpecProblems, raise_problems
 
 MAX_NODES = 20_000  # values with aliases expanded; the largest shipped spec has a few hundred
 MAX_DEPTH = 48
@@ -111,6 +110,7 @@ def key_place(tree: Tree, path: Path) -> Place:
 INT = re.compile(r"([-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)\Z")
 FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_UNUSABLE = re.compile("[\0\ud800-\udfff]")  # what no path and no file in UTF-8 can hold
 _WORDS: dict[str, bool | None] = {"": None, "~": None}
 _WORDS |= dict.fromkeys(("null", "Null", "NULL"))
 _WORDS |= dict.fromkeys(("true", "True", "TRUE"), True)
@@ -249,6 +249,9 @@ class _Reader:
             except ValueError as error:
                 self.problems.append(Problem(place, self._path(), str(error), "give a number that a computer can hold"))
                 value = 0
+        if bad := _UNUSABLE.search(event.value):
+            text = f"the character U+{ord(bad[0]):04X} cannot be part of a value"
+            self.problems.append(Problem(place, self._path(), text, "remove its escape"))
         if self.stack and self.stack[-1].wants_key:
             self._key(value, place)
             return
@@ -303,18 +306,27 @@ class _Reader:
 
 def _events(text: str, file: str) -> Iterator[yaml.Event]:
     """Parser events of the pure Python parser: it is lazy, so a limit stops it early."""
+    loader = None
     try:
-        yield from yaml.parse(text, Loader=yaml.SafeLoader)
+        loader = yaml.SafeLoader(text)
+        while loader.check_event():
+            yield loader.get_event()  # type: ignore[no-untyped-call]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = Place(file, mark.line + 1, mark.column + 1) if mark else Place(file, 1, 1)
         problem = " ".join(part for part in (error.problem, error.context) if part)
-        raise SpecError(str(Problem(place, (), f"not YAML: {problem}", _syntax_remedy(problem)))) from None
+        raise SpecProblems([Problem(place, (), f"not YAML: {problem}", _syntax_remedy(problem))]) from None
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
         place = Place(file, before.count("\n") + 1, len(before) - before.rfind("\n"))
         problem = f"the character U+{ord(text[error.position]):04X} is not allowed in YAML"
-        raise SpecError(str(Problem(place, (), problem, "remove it; a spec is plain text"))) from None
+        raise SpecProblems([Problem(place, (), problem, "remove it; a spec is plain text")]) from None
+    except (ValueError, OverflowError):  # of int() and chr(), which the parser passes on
+        assert loader is not None
+        place = Place(file, loader.line + 1, loader.column + 1)
+        problem = "not YAML: a number is too large for what it stands for"
+        remedy = r"mend the version of `%YAML`, or the escape \U"
+        raise SpecProblems([Problem(place, (), problem, remedy)]) from None
 
 
 def _syntax_remedy(problem: str) -> str:

@@ -12,8 +12,10 @@ a reference has no randomness and no state.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,6 +25,7 @@ from numpy.typing import NDArray
 from nasir.errors import NasirError
 from nasir.ir import JSON, Graph, Port, pair
 from nasir.ir.op import Pair
+from nasir.ir.types import usual_channel_axis
 from nasir.transfer import Key
 
 Array: TypeAlias = NDArray[Any]
@@ -34,7 +37,10 @@ REFERENCES: dict[str, Reference] = {}
 
 
 def reference(op: str) -> Callable[[Reference], Reference]:
-    """Register `function(attrs, weights, train, *inputs)`; `weights` holds the arrays of the node by slot name."""
+    """Register `function(attrs, weights, train, *inputs)`; `weights` holds the arrays of the node by slot name.
+
+    With a parameter `channel`, by name only, it is told which axis of its (first) input holds the channels.
+    """
 
     def add(function: Reference) -> Reference:
         REFERENCES[op] = function
@@ -43,11 +49,31 @@ def reference(op: str) -> Callable[[Reference], Reference]:
     return add
 
 
-def evaluate_op(op: str, attrs: Attrs, weights: Mapping[str, Array], inputs: Sequence[Array], train: bool) -> Any:
-    """The output of one op, or the tuple of its outputs; raises NasirError for an op without a reference."""
+def evaluate_op(
+    op: str,
+    attrs: Attrs,
+    weights: Mapping[str, Array],
+    inputs: Sequence[Array],
+    train: bool,
+    channel: int | None = None,
+) -> Any:
+    """The output of one op, or the tuple of its outputs; raises NasirError for an op without a reference.
+
+    `channel`: which axis of the (first) input holds the channels, the batch axis counted; None: the usual one.
+    """
     if op not in REFERENCES:
         raise NasirError(f"op {op!r} has no reference; register one with @nasir.testing.reference({op!r})")
-    return REFERENCES[op](attrs, weights, train, *inputs)
+    function = REFERENCES[op]
+    if not inputs or not _told_channels(function):
+        return function(attrs, weights, train, *inputs)
+    if channel is None:
+        channel = 1 + usual_channel_axis(inputs[0].ndim - 1)
+    return function(attrs, weights, train, *inputs, channel=channel)
+
+
+@cache
+def _told_channels(function: Reference) -> bool:
+    return "channel" in inspect.signature(function).parameters
 
 
 def trace(graph: Graph, weights: Weights, x: Array | Sequence[Array], train: bool = False) -> dict[Port, Array]:
@@ -60,7 +86,9 @@ def trace(graph: Graph, weights: Weights, x: Array | Sequence[Array], train: boo
             values[Port(node_id)] = given[node_id]
             continue
         own = {slot: weights[Key(node_id, slot)] for slot in graph.infer.slots[node_id]}
-        result = evaluate_op(node.op, node.attrs, own, [values[port] for port in node.inputs], train)
+        own |= {slot: weights[owner] for slot, (owner, _) in graph.infer.borrowed.get(node_id, {}).items()}
+        channel = graph.infer.types[node.inputs[0]].channel_dim if node.inputs else None
+        result = evaluate_op(node.op, node.attrs, own, [values[port] for port in node.inputs], train, channel)
         for output, value in enumerate(result if isinstance(result, tuple) else (result,)):
             values[Port(node_id, output)] = value
     return values
@@ -90,13 +118,9 @@ _elementwise("tokens", lambda x: x.reshape(*x.shape[:2], -1).swapaxes(1, 2))
 _elementwise("mean_tokens", lambda x: x.mean(axis=1))
 
 
-def _channel_axis(x: Array) -> int:
-    return 2 if x.ndim == 3 else 1
-
-
 @reference("softmax")
-def _softmax(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
-    return _shares(x, _channel_axis(x))
+def _softmax(attrs: Attrs, weights: Weights, train: bool, x: Array, *, channel: int) -> Array:
+    return _shares(x, channel)
 
 
 def _shares(x: Array, axis: int) -> Array:
@@ -127,23 +151,23 @@ def _ensemble(attrs: Attrs, weights: Weights, train: bool, *x: Array) -> Array:
         return logits
     if attrs["average"] == "logits":
         return logits.mean(axis=1)  # type: ignore[no-any-return]
-    return np.log(np.mean([_softmax({}, {}, False, branch) for branch in x], axis=0))  # type: ignore[no-any-return]
+    return np.log(np.mean([_shares(branch, 1) for branch in x], axis=0))  # type: ignore[no-any-return]
 
 
 @reference("concat")
-def _concat(attrs: Attrs, weights: Weights, train: bool, *x: Array) -> Array:
-    return np.concatenate(x, axis=_channel_axis(x[0]))
+def _concat(attrs: Attrs, weights: Weights, train: bool, *x: Array, channel: int) -> Array:
+    return np.concatenate(x, axis=channel)
 
 
 @reference("split")
-def _split(attrs: Attrs, weights: Weights, train: bool, x: Array) -> tuple[Array, ...]:
+def _split(attrs: Attrs, weights: Weights, train: bool, x: Array, *, channel: int) -> tuple[Array, ...]:
     ends = [int(end) for end in np.cumsum(attrs["sizes"])]
-    return tuple(np.split(x, ends[:-1], axis=_channel_axis(x)))
+    return tuple(np.split(x, ends[:-1], axis=channel))
 
 
 @reference("slice")
-def _slice(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
-    return np.take(x, range(attrs["start"], attrs["stop"]), axis=_channel_axis(x))
+def _slice(attrs: Attrs, weights: Weights, train: bool, x: Array, *, channel: int) -> Array:
+    return np.take(x, range(attrs["start"], attrs["stop"]), axis=channel)
 
 
 @reference("reshape")
@@ -158,9 +182,9 @@ def _subsample(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
 
 
 @reference("pad_channels")
-def _pad_channels(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
+def _pad_channels(attrs: Attrs, weights: Weights, train: bool, x: Array, *, channel: int) -> Array:
     widths = [(0, 0)] * x.ndim
-    widths[_channel_axis(x)] = (attrs["before"], attrs["after"])
+    widths[channel] = (attrs["before"], attrs["after"])
     return np.pad(x, widths)
 
 
@@ -199,13 +223,13 @@ def _adaptive_avg_pool(attrs: Attrs, weights: Weights, train: bool, x: Array) ->
     return out
 
 
-def _bias(weights: Mapping[str, Array], value: Array) -> Array:
-    return value + _along(weights["bias"], value) if "bias" in weights else value
+def _bias(weights: Mapping[str, Array], value: Array, channel: int) -> Array:
+    return value + _along(weights["bias"], value, channel) if "bias" in weights else value
 
 
-def _along(vector: Array, like: Array) -> Array:
+def _along(vector: Array, like: Array, channel: int) -> Array:
     """A vector over channels, shaped to broadcast over a batch."""
-    return vector if like.ndim == 3 else vector.reshape(1, -1, *(1,) * (like.ndim - 2))
+    return vector.reshape(-1, *(1,) * (like.ndim - 1 - channel))
 
 
 @reference("conv2d")
@@ -216,12 +240,12 @@ def _conv2d(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Array) -
     weight = weights["weight"]
     weight = weight.reshape(groups, -1, *weight.shape[1:])
     out: Array = np.einsum("ngihwkl,goikl->ngohw", seen, weight, optimize=True)
-    return _bias(weights, out.reshape(len(x), -1, *out.shape[3:]))
+    return _bias(weights, out.reshape(len(x), -1, *out.shape[3:]), 1)
 
 
 @reference("linear")
 def _linear(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Array) -> Array:
-    return _bias(weights, x @ weights["weight"].T)
+    return _bias(weights, x @ weights["weight"].T, x.ndim - 1)
 
 
 @reference("batch_norm")
@@ -230,8 +254,8 @@ def _batch_norm(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Arra
     if train:
         axes = (0, *range(2, x.ndim))
         mean, var = x.mean(axis=axes), x.var(axis=axes)
-    centred = (x - _along(mean, x)) / np.sqrt(_along(var, x) + attrs["eps"])
-    return _bias(weights, centred * _along(weights["weight"], x))
+    centred = (x - _along(mean, x, 1)) / np.sqrt(_along(var, x, 1) + attrs["eps"])
+    return _bias(weights, centred * _along(weights["weight"], x, 1), 1)
 
 
 @reference("group_norm")
@@ -239,14 +263,14 @@ def _group_norm(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Arra
     grouped = x.reshape(len(x), attrs["groups"], -1)
     mean, var = grouped.mean(axis=2, keepdims=True), grouped.var(axis=2, keepdims=True)
     centred = ((grouped - mean) / np.sqrt(var + attrs["eps"])).reshape(x.shape)
-    return _bias(weights, centred * _along(weights["weight"], x))
+    return _bias(weights, centred * _along(weights["weight"], x, 1), 1)
 
 
 @reference("layer_norm")
 def _layer_norm(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Array) -> Array:
     centred = x - x.mean(axis=-1, keepdims=True)
     normal = centred / np.sqrt(x.var(axis=-1, keepdims=True) + attrs["eps"])
-    return _bias(weights, normal * weights["weight"])
+    return _bias(weights, normal * weights["weight"], x.ndim - 1)
 
 
 @reference("scale")

@@ -16,11 +16,13 @@ class OpCase:
     op: str
     shapes: tuple[tuple[int, ...], ...]
     attrs: Mapping[str, JSON] = field(default_factory=dict)
+    channel_axis: int | None = None  # of its inputs; None: the usual one
 
     def graph(self) -> Graph:
         """Inputs, the op as node "op", and every output of it as an output of the network."""
         draft = Draft()
-        inputs = [draft.add("input", (), f"input{n}", shape=shape) for n, shape in enumerate(self.shapes)]
+        channels = {} if self.channel_axis is None else {"channel_axis": self.channel_axis}
+        inputs = [draft.add("input", (), f"input{n}", shape=shape, **channels) for n, shape in enumerate(self.shapes)]
         node = draft.add(self.op, inputs, "op", **self.attrs)
         typing = Typing()
         infer_nodes(draft.nodes, typing, draft.nodes)

@@ -10,9 +10,8 @@ from typing import ClassVar
 import numpy as np
 
 from nasir.blocks import STEPS
-from nasir.ir import JSON, Atom, Graph, Port, op_named, parse, positions
+from nasir.ir import JSON, Atom, Graph, Port, ValueType, op_named, parse, positions
 from nasir.ir.space import size_after
-from nasir.ir.types import channel_axis
 from nasir.registry import ops
 from nasir.testing.interpreter import REFERENCES, Array, evaluate_op, trace
 from nasir.testing.op_case import OpCase
@@ -119,32 +118,44 @@ def _change_of_others(graph: Graph) -> float | None:
     for (name, entry), axis in graph.infer.mirrors.get(node_id, {}).items():
         size = size_after(axis, kept)
         attrs[name] = size if entry is None else [*attrs[name][:entry], size, *attrs[name][entry + 1 :]]
-    others = _others(trace(graph, weights, batch)[Port(node_id)])
-    part = evaluate_op(node.op, attrs, own, [_others(x) for x in batch], False)
+    types = graph.infer.types
+    others = _others(trace(graph, weights, batch)[Port(node_id)], types[Port(node_id)])
+    values = [types[port] for port in node.inputs]
+    inputs = [_others(x, value) for x, value in zip(batch, values, strict=True)]
+    part = evaluate_op(node.op, attrs, own, inputs, False, values[0].channel_dim)
     return float(abs(others - part).max()) if part.shape == others.shape else None
 
 
-def _others(x: Array) -> Array:
+def _others(x: Array, value: ValueType) -> Array:
     """All channels but the first."""
-    return np.delete(x, 0, axis=1 + channel_axis(x.ndim - 1))
+    return np.delete(x, 0, axis=value.channel_dim)
 
 
-IMAGE, VECTOR, TOKENS = (4, 5, 6), (6,), (5, 6)
+IMAGE, VECTOR, TOKENS, VOLUME = (4, 5, 6), (6,), (5, 6), (4, 2, 3, 2)
+LAID_OUT = ((TOKENS, 0), (IMAGE, 2), (IMAGE, 1))
+"""Shapes with an axis of channels that is not the usual one."""
 
 
 def shipped_cases() -> dict[str, tuple[OpCase, ...]]:
     """Cases of every op nasir ships, by op."""
     anything = ["identity", "relu", "gelu", "silu", "sigmoid", "hardswish", "softmax", "dropout", "scale"]
     by_op: dict[str, tuple[OpCase, ...]] = {
-        op: tuple([OpCase(op, (shape,)) for shape in (IMAGE, VECTOR, TOKENS)]) for op in anything
+        op: (
+            *[OpCase(op, (shape,)) for shape in (IMAGE, VECTOR, TOKENS)],
+            *[OpCase(op, (shape,), channel_axis=axis) for shape, axis in LAID_OUT],
+        )
+        for op in anything
     }
-    by_op["batch_norm"] = (OpCase("batch_norm", (IMAGE,)), OpCase("batch_norm", (VECTOR,)))
+    by_op["batch_norm"] = (
+        *[OpCase("batch_norm", (shape,)) for shape in (IMAGE, VECTOR, VOLUME)],
+        OpCase("batch_norm", (TOKENS,), channel_axis=0),
+    )
     by_op["scale"] += (OpCase("scale", (IMAGE,), {"value": 2, "learnable": False}),)
     ways = [{}, {"average": "logits"}, {"train": "joint"}, {"average": "logits", "train": "joint"}]
     by_op["ensemble"] = tuple([OpCase("ensemble", (VECTOR,) * (n + 1), way) for n, way in enumerate(ways)])
     for op in ("add", "mul", "mean"):
         by_op[op] = (OpCase(op, (IMAGE,)), OpCase(op, (IMAGE, IMAGE)), OpCase(op, (VECTOR,) * 3))
-        by_op[op] += (OpCase(op, (TOKENS, TOKENS)),)
+        by_op[op] += (OpCase(op, (TOKENS, TOKENS)), OpCase(op, (IMAGE, IMAGE), channel_axis=2))
     attrs: dict[str, list[tuple[tuple[tuple[int, ...], ...], dict[str, JSON]]]] = {
         "input": [((), {"shape": [3, 4, 4]}), ((), {"shape": (7,)}), ((), {"shape": TOKENS})],
         "concat": [((IMAGE, (2, 5, 6)), {}), ((VECTOR, (3,), (1,)), {}), ((TOKENS, (5, 2)), {})],
@@ -183,4 +194,18 @@ def shipped_cases() -> dict[str, tuple[OpCase, ...]]:
     }
     for op, cases in attrs.items():
         by_op[op] = tuple([OpCase(op, shapes, given) for shapes, given in cases])
+    laid_out: dict[str, dict[str, JSON]] = {
+        "split": {"sizes": [2, 4]},
+        "slice": {"start": 1, "stop": 3},
+        "pad_channels": {"before": 1, "after": 2},
+        "linear": {"out": 3},
+        "layer_norm": {},
+    }
+    for op, given in laid_out.items():
+        by_op[op] += (OpCase(op, (IMAGE,), given, channel_axis=2),)
+    by_op["concat"] += (OpCase("concat", ((5, 6), (2, 6)), channel_axis=0),)
+    by_op["input"] += (
+        OpCase("input", (), {"shape": IMAGE, "channel_axis": 2}),
+        OpCase("input", (), {"shape": [5], "dtype": "int64"}),
+    )
     return by_op

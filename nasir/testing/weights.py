@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from nasir.ir import Graph
+from nasir.ir import Graph, Port
 from nasir.ir.space import Atom, positions
+from nasir.ir.types import FLOAT
 from nasir.testing.interpreter import Array
 from nasir.transfer import Key, NumpyArrays, TransferPlan, execute
 
@@ -29,9 +30,13 @@ def random_weights(graph: Graph, seed: int) -> dict[Key, Array]:
 
 
 def random_batch(graph: Graph, seed: int, n: int = 3) -> list[Array]:
-    """`n` standard normal samples for each input."""
+    """`n` standard normal samples for each input; of one that takes other numbers, zeros and ones."""
     rng = np.random.default_rng(seed)
-    return [rng.normal(size=(n, *graph.nodes[node_id].attrs["shape"])) for node_id in graph.inputs]
+    values = [graph.infer.types[Port(node_id)] for node_id in graph.inputs]
+    return [
+        rng.normal(size=(n, *value.shape)) if value.dtype == FLOAT else rng.integers(0, 2, (n, *value.shape))
+        for value in values
+    ]
 
 
 def transferred(

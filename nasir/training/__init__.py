@@ -13,3 +13,4 @@ from nasir.training.plans import OptimizerPlan as OptimizerPlan
 from nasir.training.plans import PenaltyPlan as PenaltyPlan
 from nasir.training.plans import SchedulePlan as SchedulePlan
 from nasir.training.plans import TrainPlan as TrainPlan
+from nasir.training.states import Keeps as Keeps

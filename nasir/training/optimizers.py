@@ -10,22 +10,15 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar
 
 from annotated_types import Len, doc
 
 from nasir.options import Checked, construct
 from nasir.options.ranges import NotNegative, Positive, Rate
 from nasir.registry import optimizers
+from nasir.training.states import STATE_KINDS, StateKind
 
-StateKind = Literal["first", "second", "weight", "factored", "scalar", "number"]
-"""What an optimizer keeps for a parameter under one key of its state, and so what becomes of it in a rewrite:
-
-first: an average of gradients; second: one of squared gradients; weight: an average or a copy of the weights;
-factored: as second, but of size 1 along the axes it is averaged over; scalar: a tensor of one number, such as a count
-of steps; number: a plain Python number. All but the last three have the shape of the parameter.
-"""
-STATE_KINDS: tuple[str, ...] = get_args(StateKind)
 Betas = Annotated[tuple[Rate, ...], Len(2, 2)]
 """Shares of the old value that two moving averages keep."""
 _DECAY = ("weight_decay", "decay_norms", "decay_biases")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from nasir.options.ranges import Positive, Rate
 from nasir.registry import optimizers
-from nasir.training.optimizers import Betas, Optimizer, StateKind
+from nasir.training.optimizers import Betas, Optimizer
+from nasir.training.states import StateKind
 
 
 @optimizers.register("sgd")

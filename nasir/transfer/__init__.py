@@ -15,6 +15,8 @@ from nasir.transfer.derive import derive as derive
 from nasir.transfer.fill import fill as fill
 from nasir.transfer.fill import random_stream as random_stream
 from nasir.transfer.identity import Coordinates as Coordinates
+from nasir.transfer.moments import FIRST as FIRST
+from nasir.transfer.moments import Moment as Moment
 from nasir.transfer.moments import moment_source as moment_source
 from nasir.transfer.plan import TransferPlan as TransferPlan
 from nasir.transfer.run import Arrays as Arrays

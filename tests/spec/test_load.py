@@ -133,7 +133,7 @@ def test_a_long_chain_of_extends_is_refused(tmp_path: Path) -> None:
         ("[a]", "s.yaml:2:10: extends: expected the path of one spec, relative to this file; write `extends: base"),
         ("", "s.yaml:2:1: extends: expected the path of one spec"),
         (".", "s.yaml:2:10: extends: {folder}: is a directory, not a spec"),
-        ('"a\\0b"', "s.yaml:2:10: extends: {folder}/a\0b: cannot be read"),
+        ('"a\\0b"', "s.yaml:2:10: extends: the character U+0000 cannot be part of a value; remove its escape"),
     ],
 )
 def test_an_unusable_extends_is_refused_where_it_stands(tmp_path: Path, base: str, fragment: str) -> None:

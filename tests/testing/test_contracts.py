@@ -69,6 +69,7 @@ class PruneQuiet(Pass):
     fraction: float = 0.5
     floor: int = 2
     name = "prune-quiet"
+    shrinks = True
     needs = (Need("activation_mean"),)
 
     def sites(self, graph: Graph) -> Iterable[Atom]:

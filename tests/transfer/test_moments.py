@@ -9,6 +9,7 @@ from nasir.ir import Draft, Fill, Graph
 from nasir.testing import evaluate, random_batch, random_weights, transferred
 from nasir.testing.interpreter import Array
 from nasir.transfer import AxisTake, Key, NumpyArrays, Stack, Take, TransferPlan, derive, execute_moment, moment_source
+from nasir.transfer.moments import FIRST, SECOND, Moment
 
 
 def network() -> Graph:
@@ -62,7 +63,7 @@ def test_momentum_of_replicas_is_that_of_training_the_wide_network() -> None:
     for key, expected in wide.items():
         mapped = narrow[key]
         if key in plan.sources:
-            source = moment_source(plan.sources[key], 1)
+            source = moment_source(plan.sources[key], FIRST)
             assert source is not None
             mapped = execute_moment(source, lambda k: narrow[k], NumpyArrays(), expected.shape)
         error = abs(mapped - expected).max() / max(1.0, abs(expected).max())
@@ -78,7 +79,7 @@ def test_second_moments_take_the_square() -> None:
         shape = new.infer.slots[key.node][key.slot].shape
         if len(shape) == 0 or new.infer.slots[key.node][key.slot].kind == "buffer":
             continue
-        first, second = moment_source(source, 1), moment_source(source, 2)
+        first, second = moment_source(source, FIRST), moment_source(source, SECOND)
         assert first is not None and second is not None
         m = execute_moment(first, lambda k: gradient[k], NumpyArrays(), shape)
         v = execute_moment(second, lambda k: gradient[k] ** 2, NumpyArrays(), shape)
@@ -88,14 +89,14 @@ def test_second_moments_take_the_square() -> None:
 def test_fresh_rows_start_at_zero_and_at_the_mean() -> None:
     old = np.array([1.0, 2.0, 6.0])
     take = Take(Key(0, "weight"), (AxisTake(np.array([2, -1, 0]), None, Fill("ones")),))
-    first, second = moment_source(take, 1), moment_source(take, 2)
+    first, second = moment_source(take, FIRST), moment_source(take, SECOND)
     assert first is not None and second is not None
     assert execute_moment(first, lambda key: old, NumpyArrays(), (3,)).tolist() == [6.0, 0.0, 1.0]
     assert execute_moment(second, lambda key: old, NumpyArrays(), (3,)).tolist() == [6.0, 3.0, 1.0]
 
 
-@pytest.mark.parametrize("order", [1, 2])
-def test_new_arrays_start_without_moments(order: int) -> None:
+@pytest.mark.parametrize("order", [FIRST, SECOND])
+def test_new_arrays_start_without_moments(order: Moment) -> None:
     assert moment_source(Fill("zeros"), order) is None
     kept = Take(Key(0, "weight"), (None,))
     assert moment_source(Stack(0, (kept, Fill("zeros"))), order) is None

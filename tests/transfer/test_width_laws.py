@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nasir.backends.torch import Model
-from nasir.backends.torch.optimizers.transfer import transfer_optimizer
+from nasir.backends.torch.optimizers.transfer import transfer_optimizers
 from nasir.errors import Decline
 from nasir.ir import Graph, Port
 from nasir.passes.insert_block import InsertBlock
@@ -221,7 +221,7 @@ def check_moments(graph: Graph, seed: int, kind: str) -> None:
         new, plan = select(net, index)
         rewrite = Rewrite(net.graph, new, plan, {}, WHOLE, "exact")
         wider = model.rewritten(rewrite)
-        transfer_optimizer(optimizer, model, wider, plan)
+        transfer_optimizers((optimizer,), model, wider, plan, {})
         model.become(wider)
         net = net.after(new, plan, index)
     own = OPTIMIZERS[kind](model.parameters())

@@ -18,11 +18,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nasir.backends.torch.data.images import SUFFIXES, by_class, load_arrays, store_arrays, view_of
-from nasir.backends.torch.data.rawdata import RawData, cache_root
+from nasir.backends.torch.data.rawdata import Found, RawData
+from nasir.datasets.decoded import MEANING, cache_root, load_arrays, store_arrays, view_of
 from nasir.errors import DataError
 from nasir.images.decode import Encoded
 from nasir.images.pool import decode_all
+from nasir.images.tree import by_class, is_class, is_image
 
 # the last: a zip archive that needs a password, or is packed in a way that Python does not know
 _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error, RuntimeError)
@@ -39,21 +40,23 @@ def read_archive(archive: Path, tops: Sequence[str], channels: int) -> RawData |
     """
     if _unpacked(archive).is_dir() or archive.stat().st_size > LARGEST:
         return None
-    kept = cache_root() / "decoded" / f"{_version(archive, tops, channels)}.npy"
-    arrays = load_arrays(kept, 5)
+    kept = cache_root() / "decoded" / f"{_version(archive, tops, channels, MEANING)}.npy"
+    arrays = load_arrays(kept, 6)
     if arrays is None:
         tree = _tree(archive)
         top = None if tree is None else next((top for top in tops if tree.has_parts(top)), None)
         if tree is None or top is None:
             return None
-        train, train_labels, names = by_class(f"{archive}: {top}train", tree.classes(f"{top}train"))
-        test, test_labels, _ = by_class(f"{archive}: {top}test", tree.classes(f"{top}test"), names)
+        train = by_class(f"{archive}: {top}train", tree.classes(f"{top}train"))
+        test = by_class(f"{archive}: {top}test", tree.classes(f"{top}test"), train)
         del tree
-        images, test_images = (decode_all(part, view_of(part[0], None, channels)) for part in (train, test))
-        arrays = [images, train_labels, test_images, test_labels, np.array(names)]
+        sources, notes = (train.images, test.images), train.notes + test.notes
+        images, test_images = (decode_all(part, view_of(part, None, channels)) for part in sources)
+        arrays = [images, train.labels, test_images, test.labels, np.array(train.classes), np.array(notes, np.str_)]
         store_arrays(kept, arrays)
     parts = [torch.from_numpy(array) for array in arrays[:4]]
-    return RawData(parts[0], parts[1], parts[2], parts[3], tuple(map(str, arrays[4])))
+    classes, remarks = (tuple(map(str, array)) for array in arrays[4:])
+    return RawData(parts[0], parts[1], parts[2], parts[3], classes, found=Found(notes=remarks))
 
 
 def unpack(archive: Path) -> Path:
@@ -118,11 +121,11 @@ class _Tree:
         images_of: dict[str, list[Encoded]] = {}
         for folder in self.folders:
             above, _, name = folder.rpartition("/")
-            if above == part:
+            if above == part and is_class(name):
                 images_of[name] = []
         for path, image in self.images.items():
             above, _, name = path.rpartition("/")[0].rpartition("/")
-            if above == part:
+            if above == part and is_class(name):
                 images_of[name].append(image)
         return images_of
 
@@ -141,7 +144,7 @@ def _tree(archive: Path) -> _Tree | None:
             while folder and folder not in tree.folders:
                 tree.folders.add(folder)
                 folder = folder.rpartition("/")[0]
-            if data is not None and path.lower().endswith(SUFFIXES):
+            if data is not None and is_image(path.rpartition("/")[2]):
                 tree.images[path] = Encoded(f"{archive}: {path}", data)
     except _Odd:
         return None

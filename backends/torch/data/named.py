@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from nasir.backends.torch.data.archives import read_archive, unpack
-from nasir.backends.torch.data.images import read_tree
-from nasir.backends.torch.data.rawdata import DataContext, RawData, cache_root, read_options
+from nasir.backends.torch.data.rawdata import DataContext, Found, RawData, read_options
+from nasir.datasets.decoded import cache_root, read_tree
 from nasir.errors import DataError
 
 _ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
@@ -112,9 +112,10 @@ def _from_archive(known: _Known, archive: Path) -> RawData:
 
 
 def _from_tree(known: _Known, base: Path) -> RawData:
-    images, labels, names = read_tree(base / "train", None, known.channels)
-    test_images, test_labels, _ = read_tree(base / "test", None, known.channels, names)
-    return RawData(images, labels, test_images, test_labels, names)
+    images, tree = read_tree(base / "train", None, known.channels)
+    test_images, test = read_tree(base / "test", None, known.channels, tree)
+    parts = [torch.from_numpy(array) for array in (images, tree.labels, test_images, test.labels)]
+    return RawData(parts[0], parts[1], parts[2], parts[3], tree.classes, found=Found(notes=tree.notes + test.notes))
 
 
 def _from_torchvision(known: _Known, root: Path, download: bool) -> RawData:

@@ -74,11 +74,6 @@ def lower_op(op: str, attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], 
         return LOWERINGS[op](attrs, inputs, out)
 
 
-def channel_dim(x: ValueType) -> int:
-    """Dimension of the channels in a tensor of this type, the batch counted."""
-    return x.channel_axis + 1
-
-
 @lowering("conv2d", spares=True)
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
     proto = _conv(pair(a["kernel"]), pair(a["stride"]), pair(a["padding"]), pair(a["dilation"]), a["bias"])
@@ -114,13 +109,14 @@ def _linear(bias: bool) -> nn.Linear:
 
 @lowering("batch_norm", spares=True)
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    proto = _batch_norm(len(x[0].shape) == 3, a["eps"], a["momentum"])
+    proto = _batch_norm(len(x[0].shape), a["eps"], a["momentum"])
     return _stamped(proto, num_features=x[0].shape[0])
 
 
 @cache
-def _batch_norm(image: bool, eps: float, momentum: float | None) -> nn.Module:
-    return (nn.BatchNorm2d if image else nn.BatchNorm1d)(1, eps=eps, momentum=momentum)
+def _batch_norm(axes: int, eps: float, momentum: float | None) -> nn.Module:
+    kind = {1: nn.BatchNorm1d, 2: nn.BatchNorm1d, 3: nn.BatchNorm2d, 4: nn.BatchNorm3d}[axes]
+    return kind(1, eps=eps, momentum=momentum)
 
 
 @lowering("group_norm", spares=True)
@@ -186,7 +182,7 @@ def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowere
 
 @lowering("softmax")
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return Call(torch.softmax, (channel_dim(x[0]),))
+    return Call(torch.softmax, (x[0].channel_dim,))
 
 
 def add_all(*values: Tensor) -> Tensor:
@@ -238,22 +234,17 @@ def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowere
 
 @lowering("concat")
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return Call(torch.cat, (channel_dim(x[0]),), listed=True)
+    return Call(torch.cat, (x[0].channel_dim,), listed=True)
 
 
 @lowering("split")
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return Call(torch.split, (list(a["sizes"]), channel_dim(x[0])))
-
-
-def channel_slice(x: Tensor, start: int, stop: int) -> Tensor:
-    """Channels start <= c < stop."""
-    return x[..., start:stop] if x.dim() == 3 else x[:, start:stop]
+    return Call(torch.split, (list(a["sizes"]), x[0].channel_dim))
 
 
 @lowering("slice")
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return Call(channel_slice, (a["start"], a["stop"]))
+    return Call(torch.narrow, (x[0].channel_dim, a["start"], a["stop"] - a["start"]))
 
 
 @lowering("max_pool")
@@ -305,11 +296,11 @@ def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowere
     return Call(subsample, pair(a["stride"]))
 
 
-def pad_channels(x: Tensor, before: int, after: int) -> Tensor:
-    """Zero channels before and after those of x."""
-    return F.pad(x, (0, 0) * (x.dim() - 2 if x.dim() != 3 else 0) + (before, after))
+def pad_channels(x: Tensor, before: int, after: int, behind: int) -> Tensor:
+    """Zero channels before and after those of x, which has so many axes behind them."""
+    return F.pad(x, (0, 0) * behind + (before, after))
 
 
 @lowering("pad_channels")
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return Call(pad_channels, (a["before"], a["after"]))
+    return Call(pad_channels, (a["before"], a["after"], len(x[0].shape) - 1 - x[0].channel_axis))

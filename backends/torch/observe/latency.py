@@ -22,6 +22,7 @@ from nasir.backends.torch.lower.module import LoweredModule
 from nasir.backends.torch.train.loop import evaluating, is_convolutional, wants_bf16
 from nasir.errors import UsageError
 from nasir.ir import Fill, Graph, Port
+from nasir.ir.types import FLOAT
 from nasir.training.backend import Latency
 from nasir.training.plans import Precision, TrainPlan
 from nasir.transfer import Key, TransferPlan
@@ -188,8 +189,9 @@ def _call(model: LoweredModule, batch: int, precision: str) -> Callable[[], obje
     bf16 = wants_bf16(TrainPlan(precision=precision), model, place)  # type: ignore[arg-type]
     inputs: list[Tensor] = []
     for node_id in model.graph.inputs:
-        shape = model.graph.infer.types[Port(node_id)].shape
-        values = torch.rand((batch, *shape), generator=torch.Generator().manual_seed(0)).to(place, dtype)
+        value = model.graph.infer.types[Port(node_id)]
+        values = torch.rand((batch, *value.shape), generator=torch.Generator().manual_seed(0))
+        values = values.to(place, dtype if value.dtype == FLOAT else getattr(torch, value.dtype))
         inputs.append(
             values.contiguous(memory_format=torch.channels_last)
             if model.channels_last and values.dim() == 4

@@ -9,7 +9,7 @@ from nasir.backends.torch.arrays import TorchArrays
 from nasir.backends.torch.lower.module import LoweredModule
 from nasir.backends.torch.optimizers.state import followed
 from nasir.backends.torch.optimizers.transfer import parameters_by_key
-from nasir.transfer import TransferPlan, execute_moment, keys_of, moment_source
+from nasir.transfer import FIRST, TransferPlan, execute_moment, keys_of, moment_source
 
 
 def moved_gradients(old: LoweredModule, new: LoweredModule, plan: TransferPlan) -> list[tuple[Tensor, Tensor]]:
@@ -27,11 +27,14 @@ def moved_gradients(old: LoweredModule, new: LoweredModule, plan: TransferPlan) 
         if source is None or all(before[part].grad is None for part in parts):
             continue
         gradients = {part: _gradient(before[part]) for part in parts}
-        mapped = moment_source(source, 1)
+        sparse = any(gradient.layout != torch.strided for gradient in gradients.values())
+        dense = {part: gradient.to_dense() for part, gradient in gradients.items()} if sparse else gradients
+        mapped = moment_source(source, FIRST)
         assert mapped is not None  # it has parts that are followed
         arrays = TorchArrays(parameter.device, parameter.dtype)
         with torch.no_grad():
-            moved.append((parameter, execute_moment(mapped, gradients.__getitem__, arrays, tuple(parameter.shape))))
+            gradient = execute_moment(mapped, dense.__getitem__, arrays, tuple(parameter.shape))
+        moved.append((parameter, gradient.to_sparse() if sparse else gradient))
     return moved
 
 

@@ -1,4 +1,5 @@
-"""What an optimizer keeps under each key of its state: as its definition says, or as torch names it."""
+"""What an optimizer keeps under each key of its state: as its definition says, or its registration, or as torch names
+it."""
 
 from __future__ import annotations
 
@@ -10,30 +11,14 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from nasir.backends.torch.optimizers.wrappers import chain
 from nasir.errors import UsageError
-from nasir.training.optimizers import StateKind
+from nasir.training.shipped_states import CONVENTIONAL
+from nasir.training.states import StateKind, keeps_of
 
-# the names that torch's own optimizers use, and those that others took over from them
-TORCH: Mapping[str, StateKind] = {
-    "momentum_buffer": "first",
-    "exp_avg": "first",
-    "grad_avg": "first",
-    "prev": "first",
-    "acc_delta": "first",
-    "step_size": "second",  # of Rprop, never below 0: new units begin with the mean of the others
-    "exp_avg_sq": "second",
-    "max_exp_avg_sq": "second",
-    "exp_inf": "second",
-    "square_avg": "second",
-    "sum": "second",
-    "variance": "second",
-    "row_var": "factored",
-    "col_var": "factored",
-    "ax": "weight",
-    "step": "scalar",
-    "mu_product": "scalar",
-}
 _OWN = frozenset({"params", "param_names", "lr", "initial_lr"})  # of a group: what nasir and schedulers change
+_KEY = "KEY"  # in a remedy: stands for the key of the state
+_COUNTS = ("step",)  # of the groups of an optimizer that nothing is registered for
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,38 +38,74 @@ def declare(optimizer: torch.optim.Optimizer, name: str, state: Mapping[str, Sta
     _KNOWN[optimizer] = _Declared(name, state, _plain(optimizer))
 
 
-def state_kind(optimizer: torch.optim.Optimizer, key: str, value: Any, parameter: Tensor) -> StateKind:
-    """The kind of what `optimizer` keeps for a parameter under `key`.
+@dataclass(frozen=True, slots=True)
+class Kinds:
+    """The kinds of the state of an optimizer, with those of the optimizers that it wraps.
 
-    UsageError where its definition does not say it. Of one that was made without a definition the names of torch count,
-    and one number beside more weights is a number, whatever its name.
+    `named`: what is known by name. `strict`: it is all that there is, so that other keys are errors; else one number
+    beside more weights is a number, whatever its name. `counts`: as in `Keeps`.
     """
-    declared = _KNOWN.get(optimizer)
-    kinds = TORCH if declared is None else declared.state
-    if key in kinds:
-        return kinds[key]
-    if declared is None and isinstance(value, Tensor) and is_scalar(key, value, parameter):
-        return "scalar"
-    if declared is None and isinstance(value, int | float):
-        return "number"
-    name = type(optimizer).__name__ if declared is None else declared.name
-    remedy = (
-        "register it in nasir.registry.optimizers with that key in `state`, and make it by its plan"
-        if declared is None
-        else f"add it to `state` of {name}"
-    )
-    raise UsageError(
-        f"optimizer {name}: nothing says what its state {key!r} holds, so no rewrite can carry it; {remedy}"
-    )
+
+    optimizer: str
+    named: Mapping[str, StateKind]
+    strict: bool
+    counts: Mapping[str, float | None]
+    remedy: str
+
+    def of(self, key: str, value: Any, parameter: Tensor) -> StateKind:
+        """The kind of what is kept for a parameter under `key`; UsageError where nothing says it."""
+        if key in self.named:
+            return self.named[key]
+        if not self.strict and isinstance(value, Tensor) and is_scalar(key, value, parameter):
+            return "scalar"
+        if not self.strict and isinstance(value, int | float):
+            return "number"
+        raise UsageError(
+            f"optimizer {self.optimizer}: nothing says what its state {key!r} holds, so no rewrite can carry it; "
+            f"{self.remedy.replace(_KEY, repr(key))}"
+        )
+
+
+def kinds_of(optimizer: torch.optim.Optimizer) -> Kinds:
+    """What is known of the state of an optimizer, by its definition, its registration, or the names that torch uses."""
+    named: dict[str, StateKind] = {}
+    counts: dict[str, float | None] = {}
+    strict, names, remedy = True, [], ""
+    for part in chain(optimizer):
+        declared = _KNOWN.get(part) if isinstance(part, torch.optim.Optimizer) else None
+        keeps = keeps_of(type(part)) if declared is None else None
+        names.append(type(part).__name__ if declared is None else declared.name)
+        if declared is not None:
+            found = declared.state
+            remedy = f"add it to `state` of {declared.name}"
+        elif keeps is not None:
+            found = keeps.state
+            counts |= keeps.counts
+            remedy = f"add it to what is registered for {_path(part)}"
+        else:
+            found, strict = CONVENTIONAL, False
+            counts |= {key: getattr(part, "defaults", {}).get(key) for key in _COUNTS}
+            remedy = (
+                f'register it once, with the kind of every key, as in nasir.registry.optimizer_states.register("'
+                f'{_path(part)}")(nasir.training.Keeps({{{_KEY}: "first"}})) (docs/extending.md lists the kinds), or '
+                "make the optimizer anew after the rewrite"
+            )
+        named = {**found, **named}
+    return Kinds("(".join(names) + ")" * (len(names) - 1), named, strict, counts, remedy)
+
+
+def _path(part: Any) -> str:
+    return f"{type(part).__module__}.{type(part).__qualname__}"
 
 
 def check_state(optimizer: torch.optim.Optimizer) -> None:
-    """UsageError where an optimizer made by its definition keeps what that does not name the kind of."""
-    declared = _KNOWN.get(optimizer)
-    for parameter, state in optimizer.state.items() if declared is not None else ():
-        for key, value in state.items():
-            if value is not None:
-                state_kind(optimizer, key, value, parameter)
+    """UsageError where an optimizer that is known keeps what nothing names the kind of."""
+    kinds = kinds_of(optimizer)
+    for part in chain(optimizer) if kinds.strict else ():
+        for parameter, state in part.state.items():
+            for key, value in state.items() if isinstance(parameter, Tensor) else ():
+                if value is not None:
+                    kinds.of(key, value, parameter)
 
 
 def is_scalar(key: str, value: Tensor, parameter: Tensor) -> bool:

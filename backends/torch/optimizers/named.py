@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from nasir.backends.torch.optimizers.kinds import check_groups, is_scalar, state_kind
+from nasir.backends.torch.optimizers.kinds import check_groups, is_scalar, kinds_of
 from nasir.errors import CheckpointError
 from nasir.training.optimizers import OptimizerPlan
+from nasir.training.states import StateKind
 
 State = dict[str, dict[str, Tensor]]
 
@@ -69,13 +70,14 @@ def export_state(optimizer: Optimizer, named: Iterable[tuple[str, Tensor]]) -> S
     UsageError for what a checkpoint cannot hold: state that nothing says the kind of, and changed options of groups.
     """
     check_groups(optimizer)
+    kinds = kinds_of(optimizer)
     exported: State = {}
     for name, parameter in named:
         values: dict[str, Tensor] = {}
         for key, value in optimizer.state.get(parameter, {}).items():
             if value is None:  # SGD without momentum
                 continue
-            state_kind(optimizer, key, value, parameter)
+            kinds.of(key, value, parameter)
             if isinstance(value, Tensor):
                 values[key] = value
             else:
@@ -92,7 +94,7 @@ def import_state(
 
     CheckpointError for a name that is not a parameter of the optimizer, or a moment of another shape than its own.
     """
-    tensors = dict(named)
+    tensors, kinds = dict(named), kinds_of(optimizer)
     homes = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
     unknown = sorted(name for name in state if name not in tensors or id(tensors[name]) not in homes)
     if unknown:
@@ -105,17 +107,17 @@ def import_state(
         parameter = tensors[name]
         group = homes[id(parameter)]
         placed[parameter] = {
-            key: _imported(optimizer, name, key, value, parameter, group) for key, value in values.items()
+            key: _imported(kinds.of(key, value, parameter), name, key, value, parameter, group)
+            for key, value in values.items()
         }
     optimizer.state.clear()
     optimizer.state.update(placed)
 
 
 def _imported(
-    optimizer: Optimizer, name: str, key: str, value: Tensor, parameter: Tensor, group: Mapping[str, object]
+    kind: StateKind, name: str, key: str, value: Tensor, parameter: Tensor, group: Mapping[str, object]
 ) -> Tensor | int | float:
     """A copy of one stored value, as its kind asks for."""
-    kind = state_kind(optimizer, key, value, parameter)
     if kind == "number":
         number = float(value)
         return int(number) if number.is_integer() else number

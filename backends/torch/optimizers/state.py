@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from nasir.backends.torch.arrays import TorchArrays
 from nasir.backends.torch.lower.module import LoweredModule
-from nasir.backends.torch.optimizers.kinds import state_kind
-from nasir.transfer import Key, Source, TransferPlan, execute, execute_moment, keys_of, moment_source
+from nasir.backends.torch.optimizers.kinds import Kinds
+from nasir.backends.torch.optimizers.refusals import check_value
+from nasir.training.states import MOMENTS, StateKind
+from nasir.transfer import FIRST, Key, Source, TransferPlan, execute, execute_moment, keys_of, moment_source
 
 
 def origins_of(
@@ -39,68 +41,68 @@ def origins_of(
 
 def followed(source: Source, key: Key, fresh: Mapping[Key, nn.Parameter]) -> tuple[Key, ...]:
     """The old arrays that state follows from: none when part of the values is new, or copied from a living array."""
-    if moment_source(source, 1) is None:
+    if moment_source(source, FIRST) is None:
         return ()
     parts = tuple(keys_of(source))
     return parts if all(part == key or part not in fresh for part in parts) else ()
 
 
 def moved_states(
-    optimizer: torch.optim.Optimizer,
-    home: Mapping[int, Key],
+    state: Mapping[Tensor, Mapping[str, Any]],
+    kinds: Kinds,
+    old: Mapping[Key, Tensor],
     fresh: Mapping[Key, nn.Parameter],
     plan: TransferPlan,
     new: LoweredModule,
+    blobs: Mapping[str, Any],
 ) -> dict[Tensor, dict[str, Any]]:
-    """The state of every parameter of `new` that takes over state; `home` and `fresh` as in `origins_of`.
+    """The state of every parameter of `new` that takes over some of `state`, which is of the parameters `old`; `fresh`
+    as in `origins_of`, `blobs` the literal arrays of the plan.
 
-    The optimizer stays as it is: where this fails (memory, say), the old network trains on. UsageError for state that
-    nothing says the kind of.
+    Nothing changes: where this fails (memory, say), the old network trains on. UsageError for state that nothing says
+    the kind of, or that is not what its kind says.
     """
-    old = {home[id(p)]: p for group in optimizer.param_groups for p in group["params"] if id(p) in home}
     moved: dict[Tensor, dict[str, Any]] = {}
     for key, parameter in fresh.items():
         source = plan.sources.get(key)
         if source is None or old.get(key) is parameter:
             continue
         parts = followed(source, key, fresh)
-        if parts and all(part in old and optimizer.state.get(old[part]) for part in parts):
-            moved[parameter] = _Move(
-                optimizer, key, source, {part: old[part] for part in parts}, parameter, new
-            ).state()
+        if parts and all(part in old and state.get(old[part]) for part in parts):
+            held = {part: old[part] for part in parts}
+            states = {part: state[tensor] for part, tensor in held.items()}
+            moved[parameter] = _Move(kinds, key, source, held, parameter, new, blobs).state(states)
     return {parameter: state for parameter, state in moved.items() if state}
 
 
 def replace_states(
-    optimizer: torch.optim.Optimizer,
-    home: Mapping[int, Key],
+    state: MutableMapping[Tensor, Any],
+    old: Mapping[Key, Tensor],
     fresh: Mapping[Key, nn.Parameter],
     moved: Mapping[Tensor, dict[str, Any]],
 ) -> None:
     """Drop the state of parameters that are no more and take over that of `moved_states`."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            key = home.get(id(parameter))
-            if key is not None and fresh.get(key) is not parameter:
-                optimizer.state.pop(parameter, None)
-    optimizer.state.update(moved)
+    for key, parameter in old.items():
+        if fresh.get(key) is not parameter:
+            state.pop(parameter, None)
+    state.update(moved)
 
 
 @dataclass(frozen=True, slots=True)
 class _Move:
     """One parameter's state, made from that of the `parts` its values came from."""
 
-    optimizer: torch.optim.Optimizer
+    kinds: Kinds
     key: Key
     source: Source
     parts: Mapping[Key, Tensor]
     parameter: nn.Parameter
     new: LoweredModule
+    blobs: Mapping[str, Any]
 
-    def state(self) -> dict[str, Any]:
-        """All of it; scalars are those of the first part. Empty, to start anew, where the parts keep different things,
-        or where an average over an axis of size 1 says nothing about more."""
-        states = {part: self.optimizer.state[old] for part, old in self.parts.items()}
+    def state(self, states: Mapping[Key, Mapping[str, Any]]) -> dict[str, Any]:
+        """All of it, from `states` of the parts; scalars are those of the first. Empty, to start anew, where the parts
+        keep different things, or where an average over an axis of size 1 says nothing about more."""
         leading = next(iter(states.values()))
         if any(state.keys() != leading.keys() for state in states.values()):
             return {}
@@ -116,22 +118,24 @@ class _Move:
         first, old = next(iter(values.values())), next(iter(self.parts.values()))
         if first is None:  # SGD without momentum
             return None
-        kind = state_kind(self.optimizer, name, first, old)
+        kind = self.kinds.of(name, first, old)
+        for part, value in values.items():
+            check_value(self.kinds, name, kind, value, self.parts[part])
         if kind in ("scalar", "number"):
             return first.clone() if isinstance(first, Tensor) else first
         if kind == "weight":
             return self._laid_out(self._as_weight(values))
         if kind != "factored":
-            return self._laid_out(self._moment(1 if kind == "first" else 2, values))
+            return self._laid_out(self._moment(kind, values))
         shapes = zip(first.shape, old.shape, self.parameter.shape, strict=True)
         if any(held == size == 1 and now != 1 for held, size, now in shapes):
             return None
         averaged = [axis for axis, held in enumerate(first.shape) if held == 1]
-        whole = self._moment(2, {part: value.expand(self.parts[part].shape) for part, value in values.items()})
+        whole = self._moment(kind, {part: value.expand(self.parts[part].shape) for part, value in values.items()})
         return whole.mean(averaged, keepdim=True) if averaged else whole
 
-    def _moment(self, order: int, values: Mapping[Key, Any]) -> Tensor:
-        mapped = moment_source(self.source, order)
+    def _moment(self, kind: StateKind, values: Mapping[Key, Any]) -> Tensor:
+        mapped = moment_source(self.source, MOMENTS[kind])
         assert mapped is not None
         arrays = TorchArrays(self.parameter.device, self.parameter.dtype)
         made: Tensor = execute_moment(mapped, values.__getitem__, arrays, tuple(self.parameter.shape))
@@ -146,6 +150,7 @@ class _Move:
             TorchArrays(self.parameter.device, self.parameter.dtype),
             seed=self.new.seed,
             ordinal=self.new.ordinal,
+            blobs=self.blobs,
         )
         weight: Tensor = made[self.key]
         return weight

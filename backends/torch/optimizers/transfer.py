@@ -9,30 +9,36 @@ group stands in the order of `model.parameters()`: torch stores an optimizer's s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from nasir.backends.torch.lower.module import LoweredModule
 from nasir.backends.torch.optimizers import momentum
-from nasir.backends.torch.optimizers.kinds import check_state
+from nasir.backends.torch.optimizers.kinds import check_state, kinds_of
 from nasir.backends.torch.optimizers.order import in_order, positions
-from nasir.backends.torch.optimizers.refusals import check_held_elsewhere, check_matrices
+from nasir.backends.torch.optimizers.refusals import (
+    check_groups_shared,
+    check_held_elsewhere,
+    check_matrices,
+    check_new_group,
+)
+from nasir.backends.torch.optimizers.starting import counted, starting_states, uncounted
 from nasir.backends.torch.optimizers.state import moved_states, origins_of, replace_states
+from nasir.backends.torch.optimizers.wrappers import add_group, chain, holders, without_inner
 from nasir.ir.infer import collector_paused
 from nasir.transfer import Key, TransferPlan
 
 
-def transfer_optimizer(
-    optimizer: torch.optim.Optimizer, old: LoweredModule, new: LoweredModule, plan: TransferPlan
-) -> None:
-    """`transfer_optimizers` for one."""
-    transfer_optimizers((optimizer,), old, new, plan)
-
-
 def transfer_optimizers(
-    optimizers: Iterable[torch.optim.Optimizer], old: LoweredModule, new: LoweredModule, plan: TransferPlan
+    optimizers: Iterable[torch.optim.Optimizer],
+    old: LoweredModule,
+    new: LoweredModule,
+    plan: TransferPlan,
+    blobs: Mapping[str, Any],
 ) -> None:
     """Swap the parameters of `old` for those of `new` in every group, with their state.
 
@@ -40,15 +46,20 @@ def transfer_optimizers(
     carry the same tags, of several optimizers the one whose parameters lie nearest by label; of those that lie as near,
     the one that holds most with the same tags and number of axes. In each group the model's parameters then stand
     together, in the order of `new.parameters()`, where the first of them stood; those of other models keep their order
-    before and behind them. Parameters that no optimizer ever held (frozen ones) stay out.
+    before and behind them. Parameters that no optimizer ever held (frozen ones) stay out. `blobs`: the literal arrays
+    of the plan. An optimizer goes with those that it wraps.
     UsageError, before any change, for an optimizer that cannot take new ones in.
     """
     with collector_paused():
-        _transfer(tuple(dict.fromkeys(optimizers)), old, new, plan)
+        _transfer(without_inner(optimizers), old, new, plan, blobs)
 
 
 def _transfer(
-    chosen: tuple[torch.optim.Optimizer, ...], old: LoweredModule, new: LoweredModule, plan: TransferPlan
+    chosen: tuple[torch.optim.Optimizer, ...],
+    old: LoweredModule,
+    new: LoweredModule,
+    plan: TransferPlan,
+    blobs: Mapping[str, Any],
 ) -> None:
     for optimizer in chosen:
         check_state(optimizer)
@@ -62,34 +73,103 @@ def _transfer(
     held = [_kept(optimizer, home, fresh, origins) for optimizer in chosen] if several else []
     for key in joining:
         shares.setdefault(_nearest(held, key, fresh, new) if several else 0, {})[key] = fresh[key]
-    for index, optimizer in enumerate(chosen):
-        mine = [p for group in optimizer.param_groups for p in group["params"] if id(p) in home]
-        gone = [p for p in mine if fresh.get(home[id(p)]) is not p]
-        check_held_elsewhere(optimizer, gone, f"the rewrite replaces {len(gone)} of the network's")
-        if added := shares.get(index):
-            check_held_elsewhere(optimizer, mine, f"{len(added)} new ones would join them")
-            check_matrices(optimizer, {_name(key, new): parameter for key, parameter in added.items()})
-            momentum.check_joining(optimizer)
-    states = [
-        moved_states(optimizer, home, fresh, plan, new) for optimizer in chosen
-    ]  # what can fail, before any change
-    named = [_prefixes(optimizer, home, old) for optimizer in chosen]
-    for optimizer, moved in zip(chosen, states, strict=True):
-        replace_states(optimizer, home, fresh, moved)
-        _swap(optimizer, home, fresh, origins)
-    for index, added in shares.items():
-        _join(chosen[index], added, fresh, new)
+    ready = [
+        _Ready.of(optimizer, shares.get(index, {}), _Rewritten(home, fresh, origins, plan, old, new, blobs))
+        for index, optimizer in enumerate(chosen)
+    ]
+    for one in ready:
+        one.replace(fresh)
     place = positions(new)
     labels = {id(p): _name(key, new) for key, p in fresh.items()}
-    for optimizer, (known_names, prefixes) in zip(chosen, named, strict=True):
-        for group, prefix in zip(optimizer.param_groups, prefixes, strict=True):
+    for one in ready:
+        one.put_in_order(place, labels)
+        momentum.prepare(one.optimizer)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rewritten:
+    """Two networks and how the parameters of one became those of the other: `home`, `fresh` and `origins` as in
+    `origins_of`."""
+
+    home: Mapping[int, Key]
+    fresh: Mapping[Key, nn.Parameter]
+    origins: Mapping[Key, Key]
+    plan: TransferPlan
+    old: LoweredModule
+    new: LoweredModule
+    blobs: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """All that becomes of one optimizer, made before anything changes.
+
+    `members`: the parameters of each of its groups, with those that join; `groups`: those that are added, each beside
+    the group of that number; `states`: the state of each holder, and what moves into it; `starting`: of those that
+    join; `names` and `prefixes` as `_prefixes` gives them.
+    """
+
+    optimizer: torch.optim.Optimizer
+    held: Mapping[Key, Tensor]
+    members: list[list[Tensor]]
+    groups: dict[int, dict[str, Any]]
+    states: list[tuple[MutableMapping[Tensor, Any], dict[Tensor, dict[str, Any]]]]
+    starting: dict[Tensor, dict[str, Any]]
+    names: dict[int, str]
+    prefixes: list[str]
+
+    @classmethod
+    def of(cls, optimizer: torch.optim.Optimizer, added: Mapping[Key, nn.Parameter], around: _Rewritten) -> Self:
+        """UsageError for an optimizer that cannot go on."""
+        home, fresh, kinds = around.home, around.fresh, kinds_of(optimizer)
+        mine = {home[id(p)]: p for group in optimizer.param_groups for p in group["params"] if id(p) in home}
+        gone = [p for key, p in mine.items() if fresh.get(key) is not p]
+        if gone or added:
+            check_groups_shared(optimizer, home)
+        check_held_elsewhere(optimizer, gone, f"the rewrite replaces {len(gone)} of the network's")
+        if added:
+            check_held_elsewhere(optimizer, mine.values(), f"{len(added)} new ones would join them")
+            check_matrices(optimizer, {_name(key, around.new): parameter for key, parameter in added.items()})
+            check_new_group(optimizer, kinds, len(added))
+            momentum.check_joining(optimizer)
+        states = [
+            (part.state, moved_states(part.state, kinds, mine, fresh, around.plan, around.new, around.blobs))
+            for part in holders(optimizer)
+        ]
+        members = [_swapped(group["params"], home, fresh, around.origins) for group in optimizer.param_groups]
+        joining = _joining(optimizer, members, added, fresh, around.new)
+        groups: dict[int, dict[str, Any]] = {}
+        starting: dict[Tensor, dict[str, Any]] = {}
+        for index, parameters in joining.items():
+            group = optimizer.param_groups[index]
+            if counted(group, kinds):
+                groups[index] = {**uncounted(group, kinds), "params": parameters}
+            else:
+                members[index] += parameters
+            starting |= starting_states(optimizer, group, parameters)
+        return cls(optimizer, mine, members, groups, states, starting, *_prefixes(optimizer, home, around.old))
+
+    def replace(self, fresh: Mapping[Key, nn.Parameter]) -> None:
+        """Have the optimizer hold the parameters of the new network, with their state."""
+        for state, moved in self.states:
+            replace_states(state, self.held, fresh, moved)
+        if self.starting:
+            chain(self.optimizer)[-1].state.update(self.starting)
+        for group, members in zip(self.optimizer.param_groups, self.members, strict=True):
+            group["params"] = members
+        for index, group in self.groups.items():
+            add_group(self.optimizer, self.optimizer.param_groups[index], group)
+            self.prefixes.append(self.prefixes[index])
+
+    def put_in_order(self, place: Mapping[int, int], labels: Mapping[int, str]) -> None:
+        """Each group in the order of the network, with the names of its parameters where it has names."""
+        for group, prefix in zip(self.optimizer.param_groups, self.prefixes, strict=True):
             group["params"] = in_order(group["params"], place)
             if "param_names" in group:
                 group["param_names"] = [
-                    f"{prefix}{labels[id(p)]}" if id(p) in labels else known_names.get(id(p), "")
+                    f"{prefix}{labels[id(p)]}" if id(p) in labels else self.names.get(id(p), "")
                     for p in group["params"]
                 ]
-        momentum.prepare(optimizer)
 
 
 def _prefixes(
@@ -145,56 +225,61 @@ def _common(left: list[str], right: list[str]) -> int:
     return next((n for n, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
 
 
-def _swap(
-    optimizer: torch.optim.Optimizer,
-    home: dict[int, Key],
-    fresh: dict[Key, nn.Parameter],
-    origins: dict[Key, Key],
-) -> None:
+def _swapped(
+    parameters: Iterable[Tensor],
+    home: Mapping[int, Key],
+    fresh: Mapping[Key, nn.Parameter],
+    origins: Mapping[Key, Key],
+) -> list[Tensor]:
+    """The parameters of a group, with those of the new network in the places of those of the old one."""
     heirs: dict[Key, list[Key]] = {}
     for key, origin in origins.items():
         heirs.setdefault(origin, []).append(key)
-    for group in optimizer.param_groups:
-        members: list[Tensor] = []
-        for parameter in group["params"]:
-            held = home.get(id(parameter))
-            if held is None:
-                members.append(parameter)
-                continue
-            if held in fresh:
-                members.append(fresh[held])
-            members += [fresh[heir] for heir in heirs.get(held, [])]
-        group["params"] = members
+    members: list[Tensor] = []
+    for parameter in parameters:
+        held = home.get(id(parameter))
+        if held is None:
+            members.append(parameter)
+            continue
+        if held in fresh:
+            members.append(fresh[held])
+        members += [fresh[heir] for heir in heirs.get(held, [])]
+    return members
 
 
 def parameters_by_key(model: LoweredModule) -> dict[Key, nn.Parameter]:
-    """The parameters of a model's nodes, by node and slot."""
+    """The parameters of a model's nodes, by node and slot; one that several nodes share, by its owner."""
     parameters: dict[Key, nn.Parameter] = {}
     for node_id in model.graph.nodes:
         module = model._lowered.get(node_id)
         if isinstance(module, nn.Module):
             parameters |= {Key(node_id, name): p for name, p in module._parameters.items() if p is not None}
+    for key in model.graph.ties:
+        parameters.pop(key, None)
     return parameters
 
 
-def _join(
+def _joining(
     optimizer: torch.optim.Optimizer,
-    added: dict[Key, nn.Parameter],
-    fresh: dict[Key, nn.Parameter],
+    members: list[list[Tensor]],
+    added: Mapping[Key, nn.Parameter],
+    fresh: Mapping[Key, nn.Parameter],
     model: LoweredModule,
-) -> None:
-    """Add new parameters, each to the group that most parameters with its tags are in."""
+) -> dict[int, list[Tensor]]:
+    """New parameters by the number of the group that most parameters with their tags are in."""
     slots = model.graph.infer.slots
-    tags = {id(p): slots[key.node][key.slot].tags for key, p in fresh.items()}
+    tags = {id(p): slots[key.node][key.slot].tags for key, p in fresh.items()} if added else {}
     votes: dict[frozenset[str], Counter[int]] = {}
-    for index, group in enumerate(optimizer.param_groups):
-        for p in group["params"]:
+    for index, parameters in enumerate(members):
+        for p in parameters:
             if id(p) in tags:
                 votes.setdefault(tags[id(p)], Counter())[index] += 1
+    chosen: dict[int, list[Tensor]] = {}
     for parameter in added.values():
         tag = tags[id(parameter)]
-        group = optimizer.param_groups[votes[tag].most_common(1)[0][0] if tag in votes else _by_decay(optimizer, tag)]
-        group["params"].append(parameter)
+        index = votes[tag].most_common(1)[0][0] if tag in votes else _by_decay(optimizer, tag)
+        chosen.setdefault(index, []).append(parameter)
+    return chosen
 
 
 def _by_decay(optimizer: torch.optim.Optimizer, tags: frozenset[str]) -> int:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,7 +28,8 @@ from torch import Tensor, nn
 
 from nasir.backends.torch.weights.arena import Arena
 from nasir.errors import CheckpointError
-from nasir.files import fsync_directory, is_alive
+from nasir.files import fsync_directory, remove_left
+from nasir.training.manifest import GROUP, MANIFEST, check_file, encoded, manifest_bytes, read_manifest, steps
 from nasir.training.plans import OptimizerPlan
 
 __all__ = [
@@ -37,20 +37,16 @@ __all__ = [
     "Checkpoint",
     "Groups",
     "bytes_of",
-    "clean",
     "host",
     "latest",
     "load",
     "save",
     "set_aside",
-    "steps",
 ]
 
 Groups = Mapping[str, Mapping[str, Tensor]]
 """Tensors by group name (a file name without suffix: letters, digits, `_`, `-`) and key."""
 
-FORMAT = 1
-MANIFEST = "manifest.json"
 FEWEST = 2  # one that proves damaged needs a predecessor
 
 
@@ -101,21 +97,21 @@ def save(directory: Path, step: int, tensors: Groups, meta: Mapping[str, Any], k
 
 def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
     """Read and verify one checkpoint. Raises CheckpointError naming the file that is missing, short or altered."""
-    manifest = _manifest(path)
+    manifest = read_manifest(path)
     tensors: dict[str, dict[str, Tensor]] = {}
     for group, entry in manifest["groups"].items():
         file = path / f"{group}.safetensors"
         data = _read(file)
-        if len(data) != entry["bytes"]:
-            raise CheckpointError(f"{file}: {len(data)} bytes, {entry['bytes']} were written; the file is truncated")
-        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-            raise CheckpointError(f"{file}: its sha256 differs from the manifest's; the file is damaged")
+        check_file(file, entry, len(data), hashlib.sha256(data).hexdigest())
         try:
             stored = safetensors.torch.load(data)
         except SafetensorError as error:  # only after a change of format: the digest was right
             raise CheckpointError(f"{file}: not readable as safetensors ({error})") from None
         tensors[group] = {key: tensor.to(device) for key, tensor in stored.items()}
-        tensors[group].update((alias, tensors[group][key]) for alias, key in entry["aliases"].items())
+        try:
+            tensors[group].update((alias, tensors[group][key]) for alias, key in entry["aliases"].items())
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{path}: the aliases of {group} are none of its tensors ({error!r:.80})") from None
     return Checkpoint(manifest["step"], path, tensors, manifest["meta"])
 
 
@@ -148,26 +144,6 @@ def set_aside(directory: Path, step: int) -> None:
             os.rename(directory / f"step_{number}", damaged)
 
 
-def steps(directory: Path) -> tuple[int, ...]:
-    """Steps of the finished checkpoints, ascending; not yet verified."""
-    names = [entry.name for entry in directory.iterdir() if entry.is_dir()] if directory.is_dir() else []
-    return tuple(sorted(int(match[1]) for name in names if (match := re.fullmatch(r"step_(\d+)", name))))
-
-
-def clean(directory: Path) -> tuple[str, ...]:
-    """Remove what killed writers left half done, and return the names. Call it at start, holding the run's lock.
-
-    Leftovers of living processes stay, except under our own id: in a container ids repeat from start to start.
-    """
-    removed = []
-    for entry in sorted(directory.glob("step_*.tmp.*")):
-        match = re.fullmatch(r"step_\d+\.tmp\.(\d+)(\.old)?", entry.name)
-        if match and (int(match[1]) == os.getpid() or not is_alive(int(match[1]))):
-            shutil.rmtree(entry, ignore_errors=True)
-            removed.append(entry.name)
-    return tuple(removed)
-
-
 class AsyncWriter:
     """Writes checkpoints from one background thread, so that a training step waits for a copy and not for a disk.
 
@@ -184,12 +160,12 @@ class AsyncWriter:
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[Path] | None = None
         self._written: list[Path] = []
-        clean(directory)
+        remove_left(directory)
 
     def save(self, step: int, tensors: Groups, meta: Mapping[str, Any]) -> None:
         """Snapshot now, write soon. `meta` is encoded now, so the caller may change it afterwards."""
         self._settle()
-        frozen = json.loads(_encoded(self._directory / f"step_{step}", meta))
+        frozen = json.loads(encoded(self._directory / f"step_{step}", meta))
         snapshot = _snapshot(tensors, self._arena)
         self._pending = self._worker.submit(_write, self._directory, step, snapshot, frozen, self._keep)
 
@@ -236,7 +212,7 @@ def _snapshot(tensors: Groups, arena: Arena | None = None) -> _Snapshot:
     unique: dict[str, dict[str, Tensor]] = {}
     aliases: dict[str, dict[str, str]] = {}
     for group, members in tensors.items():
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", group):
+        if not GROUP.fullmatch(group):
             raise CheckpointError(f"group {group!r}: use only letters, digits, '_' and '-'")
         first: dict[tuple[object, ...], str] = {}
         unique[group], aliases[group] = {}, {}
@@ -308,10 +284,8 @@ def _fill(aside: Path, step: int, snapshot: _Snapshot, meta: Mapping[str, Any]) 
         file = aside / f"{group}.safetensors"
         safetensors.torch.save_file(tensors, file, metadata={"format": "pt"})
         groups[group] = {**_durable(file), "aliases": snapshot.aliases[group]}
-    body = {"format": FORMAT, "step": step, "groups": groups, "meta": meta}
-    text = _encoded(aside, {**body, "sha256": hashlib.sha256(_encoded(aside, body)).hexdigest()})
     with open(aside / MANIFEST, "wb") as manifest:
-        manifest.write(text)
+        manifest.write(manifest_bytes(aside, step, groups, meta))
         manifest.flush()
         os.fsync(manifest.fileno())
     fsync_directory(aside)
@@ -342,28 +316,6 @@ def _prune(directory: Path, step: int, keep: int) -> None:
         shutil.rmtree(doomed, ignore_errors=True)
         os.rename(directory / f"step_{number}", doomed)  # at once, so that no half-removed one looks finished
         shutil.rmtree(doomed, ignore_errors=True)
-
-
-def _encoded(place: Path, value: Mapping[str, Any]) -> bytes:
-    try:
-        return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{place}: the meta data cannot be written as JSON: {error}") from error
-
-
-def _manifest(path: Path) -> dict[str, Any]:
-    file = path / MANIFEST
-    try:
-        manifest = json.loads(_read(file))
-        claimed = manifest.pop("sha256")
-        whole = hashlib.sha256(_encoded(path, manifest)).hexdigest() == claimed
-    except (ValueError, KeyError, AttributeError, TypeError):
-        whole, manifest = False, {}
-    if not whole:
-        raise CheckpointError(f"{file}: damaged: its contents do not match its own sha256")
-    if manifest["format"] != FORMAT:
-        raise CheckpointError(f"{file}: format {manifest['format']!r}, this version of nasir reads {FORMAT}")
-    return dict(manifest)
 
 
 def _read(file: Path) -> bytes:

@@ -39,7 +39,7 @@ from nasir.spec import Spec, make_policy
 
 # what says nothing about the state
 APART = StartRecord | CompilationRecord | CheckpointRecord | ResumeRecord | PrefixRecord | EndRecord
-TIMES = frozenset({"n", "time", "seconds", "cpu_seconds", "compiled_graphs"})
+CIRCUMSTANCES = frozenset({"n", "time", "seconds", "cpu_seconds", "compiled_graphs", "manifest"})
 
 
 class Walk:
@@ -142,4 +142,4 @@ class Walk:
 
 
 def _stable(record: Record) -> dict[str, Any]:
-    return {key: value for key, value in record.to_json().items() if key not in TIMES}
+    return {key: value for key, value in record.to_json().items() if key not in CIRCUMSTANCES}

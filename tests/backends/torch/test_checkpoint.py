@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import shutil
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -18,8 +20,10 @@ import torch
 import warm
 
 from nasir.backends.torch.weights import checkpoint
-from nasir.backends.torch.weights.checkpoint import AsyncWriter, clean, latest, load, save, set_aside, steps
+from nasir.backends.torch.weights.checkpoint import AsyncWriter, latest, load, save, set_aside
 from nasir.errors import CheckpointError
+from nasir.files import remove_left
+from nasir.training.manifest import manifest_bytes, steps
 
 
 def tensors(step: int = 0) -> dict[str, dict[str, torch.Tensor]]:
@@ -186,7 +190,7 @@ def test_clean_removes_leftovers_of_the_dead_only(tmp_path: Path) -> None:
     for name in (*names, living):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.safetensors").write_bytes(b"half")
-    assert sorted(clean(tmp_path)) == sorted(names)
+    assert sorted(remove_left(tmp_path)) == sorted(names)
     assert [entry.name for entry in tmp_path.iterdir()] == [living]
     child.communicate()
 
@@ -233,7 +237,7 @@ def test_kill_9_at_random_moments_always_leaves_the_last_finished_checkpoint(tmp
             child.kill()
             done = max([done, *(int(line) for line in heard.read().split())])
         child.wait()
-        clean(folder)
+        remove_left(folder)
         usable, warnings = latest(folder)
         assert not warnings and not list(folder.glob("*.tmp.*"))
         if usable is not None:
@@ -320,3 +324,24 @@ def test_cuda_tensors_are_snapshot_in_stream_order(tmp_path: Path) -> None:
         assert bool((loaded.tensors["model"]["w"] == step).all())
         assert loaded.tensors["model"]["tied"] is loaded.tensors["model"]["w"]
     assert load(tmp_path / "step_9", "cuda").tensors["model"]["w"].is_cuda
+
+
+@pytest.mark.parametrize(
+    ("groups", "told"),
+    [
+        ({"../model": {"sha256": "", "bytes": 0, "aliases": {}}}, "not what this version of nasir writes"),
+        ({"model": 5}, "not what this version of nasir writes"),
+        ([], "not what this version of nasir writes"),
+        ({"model": {"aliases": {"b": "gone"}}}, "the aliases of model are none of its tensors"),
+        ({"model": {"aliases": 5}}, "the aliases of model are none of its tensors"),
+        ({"model": {}}, "the aliases of model are none of its tensors"),
+    ],
+)
+def test_a_manifest_that_was_never_written_is_refused(tmp_path: Path, groups: Any, told: str) -> None:
+    folder = checkpoint.save(tmp_path, 3, {"model": {"a": torch.ones(2)}}, {})
+    written = json.loads((folder / "manifest.json").read_bytes())["groups"]["model"]
+    if isinstance(groups, dict) and isinstance(groups.get("model"), dict):
+        groups = {"model": {"sha256": written["sha256"], "bytes": written["bytes"], **groups["model"]}}
+    (folder / "manifest.json").write_bytes(manifest_bytes(folder, 3, groups, {}))
+    with pytest.raises(CheckpointError, match=told):
+        checkpoint.load(folder)

@@ -14,8 +14,10 @@ import torch
 from PIL import Image
 
 from nasir.backends.torch.data import archives, shipped
-from nasir.backends.torch.data import images as image_files
-from nasir.backends.torch.data.rawdata import DataContext, RawData, cache_root, split_indices
+from nasir.backends.torch.data.rawdata import DataContext, RawData
+from nasir.datasets import decoded as image_files
+from nasir.datasets.decoded import cache_root
+from nasir.datasets.split import split_indices
 from nasir.errors import DataError
 from nasir.registry import datasets
 
@@ -113,6 +115,13 @@ def test_npz_refuses_pickles_gaps_and_odd_labels(tmp_path: Path) -> None:
         "span -1": {**good, "y_train": labels - 1},
         "not finite": {**good, "x_train": values + np.nan},
         "one label for each": {**good, "y_train": np.array([0])},
+        "no example has the label 1, and the largest is 3; number the 3 classes 0..2": {
+            **good,
+            "y_train": np.array([0, 3]),
+            "y_test": np.array([0, 2]),
+        },
+        "no example has the label 2, and the largest is 2000000000": {**good, "y_train": np.array([0, 2 * 10**9])},
+        "has the label 18446744073709551615": {**good, "y_train": np.array([0, 2**64 - 1], np.uint64)},
     }
     for message, arrays in cases.items():
         np.savez(tmp_path / "x.npz", **arrays)  # type: ignore[arg-type]
@@ -136,7 +145,7 @@ def test_image_folder_reads_a_tree_and_keeps_the_decoded_arrays(
     def refuse(*_: object) -> None:
         raise AssertionError("decoded a second time")
 
-    monkeypatch.setattr(image_files, "decode_all", refuse)
+    monkeypatch.setattr(image_files, "decode_each", refuse)
     again = shipped.image_folder({"path": "pets"}, DataContext(tmp_path))
     assert torch.equal(again.test_images, read.test_images)
 
@@ -212,14 +221,15 @@ def test_an_archive_is_read_as_its_tree_without_unpacking_it_and_once(
 ) -> None:
     tree = _tree(tmp_path / "tree" / top)
     for name in ("train/ant", "test/ant"):
-        (tree / name).mkdir()  # a class without images is a class
+        (tree / name).mkdir()  # a folder without images is no class
     (tree / "train/dog/readme.txt").write_text("no image")
     (tree / "train/dog/deeper").mkdir()
     (tree / "train/dog/deeper/0000.png").write_bytes(b"not looked at")
     _packed(tmp_path / "tree", tmp_path / f"cifar10.{suffix}")
     unpacked = shipped.image_folder({"path": str(tree)}, HERE)
     read = shipped.cifar10({"root": str(tmp_path)}, HERE)
-    assert read.class_names == unpacked.class_names == ("ant", "cat", "dog")
+    assert read.class_names == unpacked.class_names == ("cat", "dog")
+    assert all("no images in ant" in note for note in (*read.found.notes, *unpacked.found.notes))
     for name in ("train_images", "train_labels", "test_images", "test_labels"):
         assert torch.equal(getattr(read, name), getattr(unpacked, name)), name
     assert not (cache / "unpacked").exists()

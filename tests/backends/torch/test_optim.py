@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nasir.backends.torch.optimizers.groups import Tagged, build_optimizer, decays, fuses, set_lr
-from nasir.backends.torch.optimizers.kinds import state_kind
+from nasir.backends.torch.optimizers.kinds import kinds_of
 from nasir.backends.torch.optimizers.named import export_state, import_state
 from nasir.backends.torch.train.ema import Ema
 from nasir.errors import CheckpointError, GraphError
@@ -217,10 +217,10 @@ def test_moments_of_a_single_weight_are_no_counters() -> None:
     """A layer scaled by one number has 0-d moments: they live with it, Adam's counter on the CPU."""
     single, many = torch.zeros((), device="meta"), torch.zeros(3, device="meta")
     number = torch.tensor(2.0)
-    plain = torch.optim.NAdam([torch.zeros(1, requires_grad=True)])
-    assert state_kind(plain, "exp_avg", number, single) == "first"
-    assert state_kind(plain, "step", number, single) == state_kind(plain, "step", number, many) == "scalar"
-    assert state_kind(plain, "mu_product", number, many) == "scalar"
+    plain = kinds_of(torch.optim.NAdam([torch.zeros(1, requires_grad=True)]))
+    assert plain.of("exp_avg", number, single) == "first"
+    assert plain.of("step", number, single) == plain.of("step", number, many) == "scalar"
+    assert plain.of("mu_product", number, many) == "scalar"
     scale = nn.Parameter(single)
     optimizer = build_optimizer([("scale", scale, frozenset())], OptimizerPlan("adam"))
     import_state(optimizer, {"scale": {"step": number, "exp_avg": number, "exp_avg_sq": number}}, [("scale", scale)])
