@@ -16,6 +16,7 @@ from nasir.ir.regions import depth_text
 from nasir.journal.directory import RunDirectory
 from nasir.journal.log import effective, lineage
 from nasir.records import EndRecord, PhaseRecord, Record, ResumeRecord, RewriteRecord, StartRecord, of_kind
+from nasir.report.classes import data_section
 from nasir.report.graph_svg import draw
 from nasir.report.history import charts, decision_rows, duration, percent, phase_rows, summary_rows
 from nasir.report.page import page
@@ -52,6 +53,7 @@ def write_report(run_dir: str | Path) -> Path:
     sections = [
         _head(name, records, len(of_kind(contents.records, ResumeRecord))),
         f"<h2>Training</h2>{figures(drawn)}",
+        data_section(run, records, fact_list),
         _phases(records),
         _network(run, records),
         _decisions(records),

@@ -177,7 +177,8 @@ class Engine:
         return Preempted(f"stopped {where}; `nasir resume {self.run.path}` goes on from here", self.signals.exit_code)
 
     def _finish(self) -> dict[str, float]:
-        metrics = {**self.session.evaluate("test"), **self.session.evaluate("val")}
+        tested, confusion = self.session.evaluate_classes("test")
+        metrics = {**tested, **self.session.evaluate("val")}
         self.session.flush()  # a run that reports that it is done has its last weights on disk
         cost = self.state.graph.cost()
         seconds = sum(record.seconds for record in self.journal.effective(EpochRecord))
@@ -189,6 +190,7 @@ class Engine:
                 depths=self.state.graph.depths(),
                 seconds=round(seconds, 3),
                 graph=self.run.put_blob(self.state.graph.to_json()),
+                confusion=self.run.put_array(confusion),
             )
         )
         self.decisions.individuals.sweep(self.journal.effective(), over=True)
