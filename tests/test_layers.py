@@ -17,7 +17,7 @@ import nasir
 
 ROOT = Path(__file__).parent.parent
 LAYERS = (
-    ("errors", "version", "cores", "growing", "lazy"),
+    ("errors", "version", "cores", "counted", "growing", "lazy"),
     ("options", "registry", "files", "images"),
     ("ir", "records"),
     ("ops",),
