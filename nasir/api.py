@@ -18,6 +18,7 @@ from nasir.journal.log import Journal
 from nasir.journal.rescue import go_back
 from nasir.records import EndRecord, EpochRecord, PrefixRecord, Record, StartRecord
 from nasir.rewriting.propose import make_pass
+from nasir.running.before import check_batches
 from nasir.running.engine import Engine, Signals, setup_of, start_of
 from nasir.running.prefixes import PrefixStore, Sharing, environment_digest
 from nasir.running.reach import check_reach
@@ -83,6 +84,7 @@ def run(
     source = inherited(spec) if isinstance(spec.network, RunNetwork) else None
     graph = build(spec) if source is None else source.graph
     check_reach(spec, graph)
+    check_batches(spec, graph)
     path = Path(out) if out is not None else _free(Path("runs") / spec.name)
     RunDirectory(path).check_vacant()
     session = make_backend(spec.backend).open(setup_of(spec, base))
@@ -93,6 +95,7 @@ def run(
         for text in _average_advice(spec, session.steps_per_epoch()):
             notice(text)
         data = summary_of(spec, session.summary())
+        check_batches(spec, graph, data.total("train"))
         for text in data.warnings:
             notice(f"data: {text}")
         directory = RunDirectory.create(path)  # only now, so that bad input leaves no directory behind

@@ -48,8 +48,8 @@ from nasir.backends.torch.weights.arena import Arena
 from nasir.backends.torch.weights.inherit import take_over
 from nasir.backends.torch.weights.pretrained import load_pretrained
 from nasir.backends.torch.weights.snapshot import Snapshot
-from nasir.datasets.fit import check_fit
-from nasir.errors import DataError, Diverged
+from nasir.datasets.fit import LONE, LONE_REMEDY, check_fit, lone_norms
+from nasir.errors import DataError, Decline, Diverged, RunError
 from nasir.files import remove_left
 from nasir.ir import Graph
 from nasir.records.data import DataSummary
@@ -151,6 +151,9 @@ class TorchSession:
         self.optimizer = build_optimizer(tagged(self.model), plan.optimizer)
         self.plan, self.phase_epochs = plan, phase_epochs
         self.model.hold(plan.freeze)
+        lone = self._lone(self.model.graph, plan.freeze)
+        if lone:
+            raise RunError(f"{lone}; {LONE_REMEDY}")
         if state:
             import_state(self.optimizer, state, self.model.named_parameters())
         if plan.ema_decay is None:
@@ -238,6 +241,9 @@ class TorchSession:
     def propose(self, rewrite: Rewrite) -> Effect:
         refuse_unordered(rewrite.graph, self.setup.deterministic, self.device)
         refuse_frozen(rewrite, () if self.plan is None else self.plan.freeze)
+        lone = self._lone(rewrite.graph, () if self.plan is None else self.plan.freeze)
+        if lone:
+            raise Decline(lone)
         self._proposal = None  # one that was not accepted would take memory
         new = self.model.rewritten(rewrite)
         images = self.source.probe(self.setup.probe)
@@ -247,6 +253,11 @@ class TorchSession:
             effect = effect_of(rewrite, self.model, new, images, both)
         self._proposal = (rewrite, new, averages)
         return effect
+
+    def _lone(self, graph: Graph, frozen: Sequence[str]) -> str:
+        """Why a network cannot be trained with batches of one example, if it is to be; else nothing."""
+        lone = lone_norms(graph, frozen) if 1 in (self.setup.data.batch_size, self.source.train_size) else ()
+        return LONE.format(lone[0]) if lone else ""
 
     def _logits(self, model: Model, images: Tensor) -> Tensor:
         with self.compilation.eagerly():

@@ -21,6 +21,7 @@ from nasir.cli import run as run_command
 from nasir.cli import search as search_command
 from nasir.cli import verify as verify_command
 from nasir.cli.opening import open_run
+from nasir.counted import counted
 from nasir.errors import GraphError, NasirError, SpecError, UnknownName, UsageError, printable
 from nasir.ir.regions import depth_text
 
@@ -99,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
 
     made = with_overrides(add("check", _check, "check a spec and describe what it would do, without training"))
     made.add_argument("spec")
+    made.add_argument("--data", action="store_true", help="also read all of the data, and summarize them")
     made.add_argument("--simulate", metavar="CSV", help="show which rewrites the metrics in this file would lead to")
     made.add_argument(
         "--epochs", type=int, default=1000, help="maximum number of epochs to simulate (default %(default)s)"
@@ -210,6 +212,7 @@ def _graph(what: str, overrides: Sequence[str] = ()) -> Graph:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from nasir.cli.check_data import data_of, print_data
     from nasir.report.show import render
     from nasir.running.reach import check_reach
     from nasir.spec.network import build
@@ -227,6 +230,7 @@ def _check(options: argparse.Namespace) -> int:
             raise
         print(f"{spec.name}: correct as far as can be told without running its plugins; not checked further: {error}")
         return 0
+    data = data_of(spec, graph, options.data)
     if search is None:  # of a search, other values may be the ones that act
         check_reach(spec, graph)
     if options.simulate:
@@ -244,6 +248,7 @@ def _check(options: argparse.Namespace) -> int:
                 "macs": cost.macs,
                 "depths": graph.depths(),
                 "phases": [phase.name for phase in spec.phases],
+                "data": None if data is None else data.to_json(),
                 **({} if search is None else facts(search)),
             }
         )
@@ -255,12 +260,14 @@ def _check(options: argparse.Namespace) -> int:
     print(f"{render(graph)}\n")
     for phase in spec.phases:
         print(_phase_line(phase))
+    if data is not None:
+        print_data(data, options.data)
     return 0
 
 
 def _phase_line(phase: Any) -> str:
     until = phase.until or (phase.budget and "its budget") or "its policy ends it"
-    length = f"{phase.epochs} epochs" if phase.epochs else f"until {until}"
+    length = counted(phase.epochs, "epoch") if phase.epochs else f"until {until}"
     length += f"; policy {phase.policy_name}" if phase.policy else ""
     rules = ", ".join(
         f"{rule.pass_name} every {rule.every}" if rule.every else rule.pass_name for rule in phase.plan().rules
@@ -283,7 +290,7 @@ def _simulate(spec: Spec, graph: Graph, options: argparse.Namespace) -> int:
             print(text)
     epochs = of_kind(records, EpochRecord)
     depths = depth_text(epochs[-1].depths) if epochs else "none"
-    print(f"{len(epochs)} epochs simulated, depth {depths}")
+    print(f"{counted(len(epochs), 'epoch')} simulated, depth {depths}")
     return 0
 
 
@@ -363,7 +370,7 @@ def _replay(options: argparse.Namespace) -> int:
     if options.json:
         _print(facts)
     else:
-        print(f"{facts['rewrites']} rewrites replayed, every network as recorded; the last is {facts['graph'][:12]}")
+        print(f"{counted(rewrites, 'rewrite')} replayed, every network as recorded; the last is {facts['graph'][:12]}")
         for text in facts["differences"]:
             print(text)
         if options.train and not facts["differences"]:

@@ -28,3 +28,9 @@ def moments(parts: Iterable[_Array]) -> tuple[_Array, _Array]:
     mean = np.asarray(total, np.float64) / count
     variance = np.asarray(squares, np.float64) / count - mean * mean
     return mean, np.sqrt(np.maximum(variance, 0.0))
+
+
+def normalisation(parts: Iterable[_Array], unit: float) -> tuple[_Array, _Array]:
+    """The same as numbers to subtract and to divide by: a channel that is constant keeps its scale, which `unit` is."""
+    mean, deviation = moments(parts)
+    return mean, np.where(deviation > 1e-6 * unit, deviation, unit)

@@ -33,12 +33,15 @@ def summarize(
     skipped: Sequence[str] = (),
     notes: Sequence[str] = (),
 ) -> DataSummary:
-    """The summary of data that were split as `plan` says, with its warnings; `notes` come first among these."""
+    """The summary of data that were split as `plan` says, with its warnings; `notes` come first among these.
+
+    `counts` are empty where nobody has counted."""
     told = [*notes]
     if skipped:
         told.append(f"{_number(len(skipped), 'damaged image')} left out: {_some(skipped)}")
-    told += _absent(classes, counts)
-    told += _uneven(classes, counts["train"], weighted=plan.class_weights is not None)
+    if counts:
+        told += _absent(classes, counts)
+        told += _uneven(classes, counts["train"], weighted=plan.class_weights is not None)
     return DataSummary(
         dataset=plan.dataset,
         classes=tuple(classes),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from nasir.counted import counted
 from nasir.errors import CheckpointError, Diverged, Preempted, RunError
 from nasir.ir import Graph
 from nasir.ir.regions import closest, covers
@@ -171,7 +172,8 @@ class Engine:
         raise self._stopped(epoch)
 
     def _stopped(self, epoch: int) -> Preempted:
-        where = f"after {epoch} epochs" + (f" and {self.state.stretch.steps} steps" if self.state.stretch else "")
+        where = f"after {counted(epoch, 'epoch')}"
+        where += f" and {counted(self.state.stretch.steps, 'step')}" if self.state.stretch else ""
         return Preempted(f"stopped {where}; `nasir resume {self.run.path}` goes on from here", self.signals.exit_code)
 
     def _finish(self) -> dict[str, float]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nasir.backends.torch.data.rawdata import Found
-from nasir.datasets.moments import moments
+from nasir.datasets.moments import normalisation
 from nasir.datasets.options import Constants
 from nasir.datasets.summary import counted, summarize
 from nasir.datasets.weights import class_weights
@@ -23,8 +23,8 @@ from nasir.training.plans import DataPlan
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 _Array = np.ndarray[Any, Any]
-_ORDER = 3  # purposes of a draw: no two share a random stream (1, 2: splits, in `datasets`; 4: dropout, in `train`)
-RESIZED, SAMPLE = 5, 6
+_ORDER = 3  # purposes of a draw: no two share a random stream (1, 2, 6: splits, in `datasets`; 4: dropout, in `train`)
+RESIZED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +141,7 @@ class BatchSource(ABC):
         if constants is not None:
             mean, deviation = np.array(constants.mean) * unit, np.array(constants.deviation) * unit
         elif self.plan.normalize is not None:
-            mean, deviation = moments(part.numpy() for part in parts)
-            deviation = np.where(deviation > 1e-6 * unit, deviation, unit)  # a constant channel stays finite
+            mean, deviation = normalisation((part.numpy() for part in parts), unit)
         if constants is not None or self.plan.normalize is not None:
             self._mean, self._deviation = mean / unit, deviation / unit
         # full-size factors, not one number a channel: broadcasting along a last axis of 3 costs four times as much

@@ -20,6 +20,7 @@ from nasir.backends.torch.data.augment import Augmenter, Draw, Gather, Windows
 from nasir.backends.torch.data.batches import Batches, BatchSource, draw_epoch
 from nasir.backends.torch.data.rawdata import DataContext, FileData, RawData, only_classes
 from nasir.backends.torch.data.streaming import StreamSource
+from nasir.datasets.options import padded
 from nasir.datasets.split import partition
 from nasir.errors import DataError
 from nasir.registry import datasets
@@ -157,15 +158,8 @@ def open_source(
 
 
 def _padded(raw: RawData, side: object, dataset: str) -> RawData:
-    height, width = (int(n) for n in raw.train_images.shape[-2:])
-    ok = isinstance(side, int) and not isinstance(side, bool) and raw.train_images.ndim == 4
-    if not ok or not isinstance(side, int) or side < max(height, width):
-        raise DataError(
-            f"data set {dataset!r}: pad_to is {side!r}, its examples are {tuple(raw.train_images.shape[1:])}; "
-            "give a side length no smaller than that of the images"
-        )
-    top, left = (side - height) // 2, (side - width) // 2
-    border = (left, side - width - left, top, side - height - top)
+    _, (_, _, (top, bottom), (left, right)) = padded(raw.train_images.shape[1:], side, dataset)
+    border = (left, right, top, bottom)
     return replace(
         raw,
         train_images=functional.pad(raw.train_images, border),

@@ -31,19 +31,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from nasir.backends.torch.data.batches import (
     RESIZED,
-    SAMPLE,
     Batches,
     BatchSource,
     draw_epoch,
     random_stream,
 )
 from nasir.backends.torch.data.rawdata import FileData, Files
-from nasir.datasets.split import partition, split_indices
+from nasir.datasets.split import partition, sampled
 from nasir.errors import DataError, RunError
 from nasir.images.decode import View, decode, fitted, load, pixels, resized_part
 from nasir.training.plans import DataPlan, ResizedCrop
 
-MEASURED = 2000  # images that give mean and deviation: both are then known to about 1 % of the deviation
 _started: weakref.WeakSet[BaseProcess] = weakref.WeakSet()
 
 
@@ -207,8 +205,7 @@ class StreamSource(BatchSource):
 
     def _sample(self) -> Iterator[Tensor]:
         """Training images to measure, [n, C, H, W]: a stratified draw, or all when there are few."""
-        count = min(MEASURED, self.train_size)
-        files = self._train.take(split_indices(self._train.labels, count, (self.plan.seed, SAMPLE)))
+        files = self._train.take(sampled(self._train.labels, self.plan))
         for values, _ in self._decoded(self._plain_jobs(files)):
             yield values.permute(0, 3, 1, 2)
 
