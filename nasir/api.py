@@ -20,6 +20,7 @@ from nasir.journal.rescue import go_back
 from nasir.records import EndRecord, EpochRecord, PrefixRecord, Record, StartRecord
 from nasir.rewriting.propose import make_pass
 from nasir.running.engine import Engine, Signals, setup_of, start_of
+from nasir.running.names import check_names
 from nasir.running.prefixes import PrefixStore, Sharing, environment_digest
 from nasir.running.reach import check_reach
 from nasir.running.replay import compare, reopen
@@ -81,6 +82,7 @@ def run(
     source = inherited(spec) if isinstance(spec.network, RunNetwork) else None
     graph = build(spec) if source is None else source.graph
     check_reach(spec, graph)
+    check_names(spec, graph)
     path = Path(out) if out is not None else _free(Path("runs") / spec.name)
     RunDirectory(path).check_vacant()
     session = make_backend(spec.backend).open(setup_of(spec, base))
