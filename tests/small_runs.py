@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import nasir.api
+from nasir.journal.directory import RunDirectory
 from nasir.records import Record
 from nasir.running.engine import Signals
 
@@ -99,5 +100,5 @@ def stable(records: Any) -> list[dict[str, Any]]:
 
 def weights(run: Path) -> bytes:
     """The bytes of the newest checkpoint's weights."""
-    newest = max((run / "checkpoints").glob("step_*"), key=lambda path: int(path.name.split("_")[1]))
+    newest = RunDirectory(run).checkpoint(RunDirectory(run).checkpoint_steps()[-1])
     return (newest / "model.safetensors").read_bytes() + (newest / "optimizer.safetensors").read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import shutil
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -21,7 +23,7 @@ from nasir.backends.torch.weights import checkpoint
 from nasir.backends.torch.weights.checkpoint import AsyncWriter, latest, load, save, set_aside
 from nasir.errors import CheckpointError
 from nasir.files import remove_left
-from nasir.training.manifest import steps
+from nasir.training.manifest import manifest_bytes, steps
 
 
 def tensors(step: int = 0) -> dict[str, dict[str, torch.Tensor]]:
@@ -319,3 +321,24 @@ def test_cuda_tensors_are_snapshot_in_stream_order(tmp_path: Path) -> None:
         assert bool((loaded.tensors["model"]["w"] == step).all())
         assert loaded.tensors["model"]["tied"] is loaded.tensors["model"]["w"]
     assert load(tmp_path / "step_9", "cuda").tensors["model"]["w"].is_cuda
+
+
+@pytest.mark.parametrize(
+    ("groups", "told"),
+    [
+        ({"../model": {"sha256": "", "bytes": 0, "aliases": {}}}, "not what this version of nasir writes"),
+        ({"model": 5}, "not what this version of nasir writes"),
+        ([], "not what this version of nasir writes"),
+        ({"model": {"aliases": {"b": "gone"}}}, "the aliases of model are none of its tensors"),
+        ({"model": {"aliases": 5}}, "the aliases of model are none of its tensors"),
+        ({"model": {}}, "the aliases of model are none of its tensors"),
+    ],
+)
+def test_a_manifest_that_was_never_written_is_refused(tmp_path: Path, groups: Any, told: str) -> None:
+    folder = checkpoint.save(tmp_path, 3, {"model": {"a": torch.ones(2)}}, {})
+    written = json.loads((folder / "manifest.json").read_bytes())["groups"]["model"]
+    if isinstance(groups, dict) and isinstance(groups.get("model"), dict):
+        groups = {"model": {"sha256": written["sha256"], "bytes": written["bytes"], **groups["model"]}}
+    (folder / "manifest.json").write_bytes(manifest_bytes(folder, 3, groups, {}))
+    with pytest.raises(CheckpointError, match=told):
+        checkpoint.load(folder)
