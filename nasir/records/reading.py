@@ -44,14 +44,14 @@ def from_json(data: Mapping[str, Any]) -> Record:
     if made is None:
         near = close_match(kind, KINDS)
         raise JournalError(
-            f"unknown kind of record {kind!r}{f' (is {near!r} meant?)' if near else ''}; known: "
+            f"unknown kind of record {kind!r:.60}{f' (is {near!r} meant?)' if near else ''}; known: "
             f"{', '.join(KINDS)}; what a later version of nasir wrote is to be read with that version"
         )
     places, names, _ = layout(made)
     record: Record = object.__new__(made)
     absent = []
     for place in places:
-        key, put, allowed, inside, may, missing, *_ = place
+        key, put, allowed, inside, has, may, missing, *_ = place
         if key not in data:
             if not may:
                 raise JournalError(f"{made.kind} record: no {key!r}; each of them has to have it")
@@ -65,6 +65,9 @@ def from_json(data: Mapping[str, Any]) -> Record:
             for name, entry in value.items() if isinstance(value, Mapping) else enumerate(value):
                 if not inside.takes(entry):
                     raise JournalError(_unfitting(made, f"{key}: {name}", entry, inside))
+            for name in has:
+                if name not in value:
+                    raise JournalError(f"{made.kind} record: no {name!r} in {key!r}; each of them has to have it")
         put(record, value)
     object.__setattr__(record, "absent", _shared(absent))
     more = len(data) > 1 + len(places) - len(absent)  # than `kind` and the fields
