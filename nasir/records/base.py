@@ -144,9 +144,9 @@ class RecordField(NamedTuple):
     put: Callable[[Any, Any], None]
     allowed: Allowed
     inside: Allowed | None
-    has: tuple[str, ...]
     may: bool
     missing: Any
+    has: tuple[str, ...]
     left_out: bool
     name: str
     says: str
