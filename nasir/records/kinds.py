@@ -60,6 +60,10 @@ class StartRecord(Record):
         Mapping[str, str | None] | None,
         doc("the run that the network was taken from: `run`, `weights`, `checkpoint`, `manifest` (its SHA-256)"),
     ] = None
+    data: Annotated[
+        Mapping[str, Any],
+        doc("what the data are ([data.md](data.md#the-data-summary)); `nasir.records.DataSummary` reads it"),
+    ] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -272,6 +276,9 @@ class EndRecord(Record):
     depths: Depths
     seconds: Annotated[Seconds, doc("wall-clock seconds of its epochs"), IfMissing(0.0)]
     graph: Annotated[str, doc("the last network: name of its blob"), IfMissing("")]
+    confusion: Annotated[
+        str, doc("name of the blob (an array) that says how often each class (row) was taken for each in the test")
+    ] = ""
 
 
 NetworkRecord = StartRecord | RewriteRecord | RecalledRecord

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from nasir.blocks import STEPS
+from nasir.counted import counted
 from nasir.errors import NasirError, OptionError
 from nasir.ir.regions import covers
 from nasir.options import Path, suggestion
@@ -226,7 +227,7 @@ def _check_turns(phase: Phase, path: Path, findings: Findings) -> None:
     if phase.policy_name != RULES or phase.until != "all_frozen" or bounded:
         return
     lasting = [(index, rule) for index, rule in enumerate(phase.rules) if rule.goes_on_for_ever]
-    undoing = [(index, rule) for index, rule in lasting if (change := _pass_of(rule)) is not None and change.shrinks]
+    undoing = [(index, rule) for index, rule in lasting if (change := pass_of(rule)) is not None and change.shrinks]
     for index, rule in lasting:
         number, other = next(((number, other) for number, other in undoing if number != index), (0, None))
         if other is None or not rule.can_freeze:
@@ -284,13 +285,13 @@ def _check_frozen(phase: Phase, rule: Rule, stages: Iterable[str], path: Path, f
     frozen = [any(covers(prefix, home) for prefix in phase.freeze or ()) for home in homes]
     if not frozen or not all(frozen):
         return
-    change = _pass_of(rule)
+    change = pass_of(rule)
     if change is not None and change.settles:
         text = f"{rule.pass_name} trains what it makes, and the phase freezes {', '.join(named)}: it could never act"
         findings.add((*path, "do"), text, "use another `init`, or take it out of `freeze`")
 
 
-def _pass_of(rule: Rule) -> Pass | None:
+def pass_of(rule: Rule) -> Pass | None:
     """The pass of a rule, None where only a plugin knows it, or where it is reported elsewhere."""
     try:
         return make_pass(rule.pass_name, rule.options)
@@ -304,7 +305,7 @@ def _check_condition(spec: Spec, phase: Phase, condition: Condition, path: Path,
         late = [epoch for epoch in condition.at or () if phase.epochs is not None and epoch > phase.epochs]
         if late:
             place = locate(findings.tree, (*path, "at"))
-            findings.notes.append(f"{place}: epoch {late[0]} is after the end of the phase ({phase.epochs} epochs)")
+            findings.notes.append(f"{place}: epoch {late[0]} is after the end of the phase (epoch {phase.epochs})")
         return
     _check_metric(spec, metric, (*path, condition.kind, "metric"), findings)
 
@@ -373,7 +374,8 @@ def _ask_policy(spec: Spec, phase: Phase, plan: PhasePlan, policy: Any, path: Pa
         cycle = policy.cycle(*given)
     if schedule.restart is None or cycle % schedule.restart:
         text = (
-            f"{plan.policy} may go on with another network after {cycle} epochs, the learning rate does not start over"
+            f"{plan.policy} may go on with another network after {counted(cycle, 'epoch')}, the learning rate does not "
+            "start over"
         )
-        remedy = f"write `constant`, or `{schedule.kind}` with `restart: {cycle} epochs`"
+        remedy = f"write `constant`, or `{schedule.kind}` with `restart: {counted(cycle, 'epoch')}`"
         findings.add((*path, "schedule"), text, remedy)
