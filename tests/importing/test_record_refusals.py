@@ -70,6 +70,12 @@ def assigned(self: Inner, x: Tensor) -> Tensor:
     return y
 
 
+def statistics_of_a_view(self: Inner, x: Tensor) -> Tensor:
+    mean, var = torch.zeros(2, 4), torch.ones(4)
+    x = nn.functional.batch_norm(x, mean[0], var, training=self.training)
+    return x - mean[1]
+
+
 def two_views(self: Inner, x: Tensor) -> Tensor:
     y = self.linear(x)
     z = y.as_strided((4,), (1,))
@@ -135,6 +141,7 @@ REFUSED: dict[str, tuple[Callable[..., Any], str]] = {
     "TorchScript function": (lambda self, x: SCRIPTED(x) + 1, "TorchScript"),
     "legacy constructor": (lambda self, x: x + torch.Tensor([1, 2, 3, 4]), "is unknown"),
     "parameter written": (lambda self, x: x + self.scale.data.mul_(2), "writes into the parameter 1.scale"),
+    "statistics of a view": (statistics_of_a_view, "batch_norm .* an operand beside its result"),
     "parameter assigned": (assigned, "forward assigns the parameter 1.scale"),
     "parameter's view written": (
         lambda self, x: x + self.linear.weight.detach()[0].add_(1),
@@ -229,6 +236,9 @@ def test_torchscript_modules_are_refused_by_path() -> None:
 def test_modules_without_numbers_or_in_wrappers_are_refused() -> None:
     with pytest.raises(UsageError, match="meta device"):
         record(nn.Linear(4, 4, device="meta"), (torch.randn(2, 4),))
+    with warnings.catch_warnings(), pytest.raises(UsageError, match="a lazy module has no parameters yet"):
+        warnings.simplefilter("ignore", UserWarning)  # torch: lazy modules are new
+        record(nn.LazyLinear(4), (torch.randn(2, 4),))
     with pytest.raises(UsageError, match=r"record its `.module`"):
         record(nn.DataParallel(nn.Linear(4, 4)), (torch.randn(2, 4),))
     with pytest.raises(UsageError, match="its arguments in a tuple"):

@@ -36,6 +36,10 @@ from nasir.importing.trees import refs
 NOT_THE_USERS = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}")
 
 
+STATISTICS = 2**16
+"""As many numbers as running statistics have at most."""
+
+
 class Recorder(TorchFunctionMode):
     """Records what a module does within `with recorder:`; the module is a copy that nothing else uses.
 
@@ -194,10 +198,13 @@ class Recorder(TorchFunctionMode):
             autocast=self._autocast(),
         )
         before = [(tensor._version, tensor.shape) for tensor in operands]
+        # by their numbers, too: batch_norm writes running statistics without telling autograd
         held = [(tensor._version, tensor.clone()) for tensor in buffers.values()]
+        small = [(tensor, tensor.clone()) for tensor in operands[1:] if _may_be_statistics(tensor, buffers)]
         drawn = _generators(self._home)
         result = run(*args, **kwargs)
         changed = [tensor for tensor, (version, _) in zip(operands, before, strict=True) if tensor._version != version]
+        changed += [now for now, old in small if not _same([now], [old]) and all(now is not t for t in changed)]
         if not changed and next(tensors_in(result), None) is None:
             if result is not None and not isinstance(result, (str, torch.dtype, torch.device, torch.Size)):
                 self._refuse_reading(name, [Ref(number) for number in refs((call.args, dict(call.kwargs)))])
@@ -210,7 +217,6 @@ class Recorder(TorchFunctionMode):
         if any(all(tensor is not buffer for buffer in buffers.values()) for tensor in changed):
             raise impossible_write("an operand beside its result", call.place, "let it make a new tensor instead")
         pairs = zip(buffers.items(), held, strict=True)
-        # by their numbers, too: batch_norm writes running statistics without telling autograd
         updates = [k for (k, now), (version, old) in pairs if now._version != version or not torch.equal(now, old)]
         return self._flow.made(replace(call, updates=tuple(sorted(updates))), result, operands)
 
@@ -248,6 +254,12 @@ class Recorder(TorchFunctionMode):
     def _where(self, name: str) -> str:
         scope = self._scopes[-1]
         return f"{name} in {scope.label or 'the root'} ({scope.kind}), {_source()}"
+
+
+def _may_be_statistics(tensor: Tensor, buffers: Mapping[str, Tensor]) -> bool:
+    """Whether an operand could be running statistics that are no buffer themselves: a copy, or a view of a buffer."""
+    plain = tensor.is_floating_point() and not tensor.requires_grad and tensor.numel() <= STATISTICS
+    return plain and all(tensor is not buffer for buffer in buffers.values())
 
 
 def _source() -> str:

@@ -14,11 +14,13 @@ import numpy as np
 import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedTensorMixin
 
 from nasir.backends.torch.importing.copies import (
     fresh_copy,
     is_batched,
     of_batch,
+    plain_attributes,
     samples_of,
     warn_about_hooks,
 )
@@ -66,6 +68,8 @@ def record(
         raise UsageError(f"record: the module is wrapped in {type(module).__name__}; record its `.module`")
     if any(tensor.is_meta for tensor in [*module.parameters(), *module.buffers()]):
         raise UsageError("record: the module is on the meta device, without numbers; give it some (to_empty, load)")
+    if any(isinstance(p, UninitializedTensorMixin) for p in [*module.parameters(), *module.buffers()]):
+        raise UsageError("record: a lazy module has no parameters yet; call the module once, and record it then")
     run = _Run(module, args, dict(kwargs or {}), call or (lambda copy, *given, **named: copy(*given, **named)), leaves)
     warn_about_hooks(module)
     with _generators_kept(run.home), collector_paused():
@@ -107,6 +111,7 @@ class _Run:
             ]
         )
         self.checkpointed = False
+        self.counted: list[str] = []  # plain attributes that forward changes
         self.measured: list[set[str]] = []  # by run: places where Python takes lengths that follow numbers
 
     def once(self, batch: int, training: bool) -> Recording:
@@ -117,6 +122,7 @@ class _Run:
         told = f"with {batch} samples in {'train' if training else 'eval'} mode"
         with torch.inference_mode(False), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
             args, kwargs = with_tensors((self.args, self.kwargs), lambda tensor: of_batch(tensor, self.samples, batch))
+            attributes = plain_attributes(copy)
             recorder.take((args, kwargs), self.inputs)
             try:
                 with _seen(recorder), recorder:
@@ -138,6 +144,8 @@ class _Run:
                 "recording would hold those of this one run; draw them with torch"
             )
         self.checkpointed |= recorder.checkpointed
+        now = plain_attributes(copy)
+        self.counted += [name for name in attributes if now.get(name) != attributes[name]]
         self.measured.append(recorder.measured)
         return recording
 
@@ -147,6 +155,13 @@ class _Run:
             warnings.warn(
                 "record: activation checkpoints within forward are no part of the recording, which keeps what the "
                 "module computes but not the memory that it saves",
+                NasirWarning,
+                stacklevel=3,
+            )
+        if self.counted:
+            warnings.warn(
+                f"record: forward changes the attribute {self.counted[0]}; the recording is of a first call, whatever "
+                "the attribute is later: keep such state in a buffer, and let tensor operations depend on it",
                 NasirWarning,
                 stacklevel=3,
             )
