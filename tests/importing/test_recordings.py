@@ -471,6 +471,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "meshgrid": lambda self, x: x + torch.meshgrid(torch.arange(2.0), torch.arange(4.0), indexing="ij")[1][1],
     "where and masks": lambda self, x: torch.where(x > 0, x, self.scale).masked_fill(x.isnan(), 0.0),
     "cumulative": lambda self, x: x.cumsum(1).sort(1, descending=True)[0].topk(2).values,
+    "numbers that are none": lambda self, x: torch.where(x > 9, torch.full((4,), float("nan")), x),
     "fft and linalg": lambda self, x: torch.fft.rfft(x).abs() + torch.linalg.vector_norm(x, dim=1, keepdim=True),
     "statistics that are no buffer": lambda self, x: F.layer_norm(x, (4,), self.scale, torch.zeros(4)),
     "sizes": lambda self, x: x.expand(3, *x.shape).reshape(x.numel() * 3).view(-1, 4)[: x.size(0)],

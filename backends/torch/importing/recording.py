@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 import random
 import threading
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from nasir.backends.torch.importing.copies import (
     fresh_copy,
@@ -60,7 +61,8 @@ def record(
 
     Raises NasirError for what is no data flow: decisions made in Python on numbers of a tensor, tensors of unknown
     origin, writes that others see, another sequence of calls for another batch size. Warns (NasirWarning) of forward
-    hooks, which are left out, and of activation checkpoints and autocast within forward.
+    hooks, which are left out, of activation checkpoints and autocast within forward, and of plain attributes that
+    forward changes.
     """
     if not isinstance(args, tuple) or not isinstance(module, nn.Module):
         raise UsageError("record: call it as record(module, (x, ...), {...}): a module, and its arguments in a tuple")
@@ -68,7 +70,7 @@ def record(
         raise UsageError(f"record: the module is wrapped in {type(module).__name__}; record its `.module`")
     if any(tensor.is_meta for tensor in [*module.parameters(), *module.buffers()]):
         raise UsageError("record: the module is on the meta device, without numbers; give it some (to_empty, load)")
-    if any(isinstance(p, UninitializedTensorMixin) for p in [*module.parameters(), *module.buffers()]):
+    if any(is_lazy(tensor) for tensor in [*module.parameters(), *module.buffers()]):
         raise UsageError("record: a lazy module has no parameters yet; call the module once, and record it then")
     run = _Run(module, args, dict(kwargs or {}), call or (lambda copy, *given, **named: copy(*given, **named)), leaves)
     warn_about_hooks(module)
@@ -184,7 +186,13 @@ def _paths(args: tuple[Any, ...], kwargs: dict[str, Any], home: torch.device) ->
 @contextmanager
 def _seen(recorder: Recorder) -> Iterator[None]:
     """Let the recorder see what does not go through torch's functions: autograd functions, and arrays of numpy."""
-    apply, from_numpy = vars(torch.autograd.Function)["apply"], torch.from_numpy
+    with PATCHING, _patched(recorder):
+        yield
+
+
+@contextmanager
+def _patched(recorder: Recorder) -> Iterator[None]:
+    apply, from_numpy = inspect.getattr_static(torch.autograd.Function, "apply"), torch.from_numpy
     frame: Any = getattr(torch.utils.checkpoint, "_CheckpointFrame", None)  # torch's own: only to tell of it
     start: Caller = getattr(frame, "__init__", lambda: None)
     thread = threading.get_ident()
@@ -204,20 +212,19 @@ def _seen(recorder: Recorder) -> Iterator[None]:
         recorder.checkpointed |= threading.get_ident() == thread
         start(self, *args, **kwargs)
 
-    with PATCHING:
-        places: list[tuple[Any, str, Any, Any]] = [
-            (torch.autograd.Function, "apply", classmethod(seen_apply), apply),
-            (torch, "from_numpy", seen_from_numpy, from_numpy),
-        ]
-        if frame is not None:
-            places.append((frame, "__init__", seen_frame, start))
-        for place, name, seen, _ in places:
-            setattr(place, name, seen)
-        try:
-            yield
-        finally:
-            for place, name, _, before in places:
-                setattr(place, name, before)
+    places: list[tuple[Any, str, Any, Any]] = [
+        (torch.autograd.Function, "apply", classmethod(seen_apply), apply),
+        (torch, "from_numpy", seen_from_numpy, from_numpy),
+    ]
+    if frame is not None:
+        places.append((frame, "__init__", seen_frame, start))
+    for place, name, seen, _ in places:
+        setattr(place, name, seen)
+    try:
+        yield
+    finally:
+        for place, name, _, before in places:
+            setattr(place, name, before)
 
 
 @contextmanager
