@@ -13,16 +13,17 @@ from typing import Any
 
 from nasir.errors import JournalError, RunError, UsageError
 from nasir.ir import Graph
-from nasir.journal.chain import unprotected_text
 from nasir.journal.directory import RunDirectory
 from nasir.journal.log import Journal
 from nasir.journal.rescue import go_back
 from nasir.records import EndRecord, EpochRecord, PrefixRecord, Record, StartRecord
 from nasir.rewriting.propose import make_pass
+from nasir.running.before import check_batches
 from nasir.running.engine import Engine, Signals, setup_of, start_of
 from nasir.running.prefixes import PrefixStore, Sharing, environment_digest
 from nasir.running.reach import check_reach
 from nasir.running.replay import compare, reopen
+from nasir.running.resolution import summary_of
 from nasir.running.state import RunState
 from nasir.spec import Spec, import_plugins, load_spec
 from nasir.spec.given import Given
@@ -62,6 +63,7 @@ def run(
     notice: Callable[[str], None] = lambda text: None,
     prefixes: PrefixStore | None = None,
     prefix_every: int | None = None,
+    note_data: bool = False,
 ) -> Run:
     """Train what a spec describes, in the run directory `out` (default: runs/NAME, numbered when taken).
 
@@ -72,6 +74,7 @@ def run(
 
     With `prefixes` the run begins with the deepest state of other runs there that it would come to itself, and leaves
     its own before decisions and, if given, every `prefix_every` epochs. What comes out is the same, bit for bit.
+    `note_data`: keep a digest of the data in env.json, as `data`.
     """
     spec = load_spec(spec)
     base = spec.source.resolve().parent
@@ -81,6 +84,7 @@ def run(
     source = inherited(spec) if isinstance(spec.network, RunNetwork) else None
     graph = build(spec) if source is None else source.graph
     check_reach(spec, graph)
+    check_batches(spec, graph)
     path = Path(out) if out is not None else _free(Path("runs") / spec.name)
     RunDirectory(path).check_vacant()
     session = make_backend(spec.backend).open(setup_of(spec, base))
@@ -90,11 +94,20 @@ def run(
             notice(text)
         for text in _average_advice(spec, session.steps_per_epoch()):
             notice(text)
+        data = summary_of(spec, session.summary())
+        check_batches(spec, graph, data.total("train"))
+        for text in data.warnings:
+            notice(f"data: {text}")
         directory = RunDirectory.create(path)  # only now, so that bad input leaves no directory behind
         with directory.lock():
             directory.check_vacant()  # another process may have run here since
             directory.write_spec(spec.to_yaml())
-            env = {**_environment(), **session.describe(), "base": str(base), **_circumstances(session, prefixes)}
+            env = {
+                **_environment(),
+                **session.describe(),
+                "base": str(base),
+                **_circumstances(session, prefixes, note_data),
+            }
             env["plugins"] = {Path(plugin.path).name: plugin.sha256 for plugin in plugins}
             directory.write_env(env)
             with directory.journal() as journal:
@@ -111,6 +124,7 @@ def run(
                         depths=graph.depths(),
                         nasir=VERSION,
                         inherited=taken_from or None,
+                        data=data.to_json(),
                     )
                 )
                 if prefixes is not None:
@@ -129,6 +143,7 @@ def resume(
     notice: Callable[[str], None] = lambda text: None,
     prefixes: PrefixStore | None = None,
     prefix_every: int | None = None,
+    note_data: bool = False,
     from_epoch: int | None = None,
     from_start: bool = False,
 ) -> Run:
@@ -136,6 +151,7 @@ def resume(
 
     A finished run is returned as it is. `notice` hears what differs from the environment the run began in. `prefixes`
     and `prefix_every` as for `run`; a run that has no checkpoint yet may begin with a stored state too.
+    `note_data`: where the data are not those that the run noted when it began, note that it has had several.
 
     `from_epoch` goes back to the checkpoint of that epoch instead of the newest, `from_start` to the start of the run;
     either cuts a damaged journal before its damage (see `nasir.journal.rescue`). Raises JournalError where the journal
@@ -149,7 +165,7 @@ def resume(
             go_back(directory, from_epoch, notice)
         journal = opened.enter_context(directory.journal())
         if journal.unprotected:
-            notice(unprotected_text(journal.path, journal.unprotected))
+            notice(journal.chain.unprotected_text(journal.unprotected))
         records = journal.records()
         if not records:
             raise RunError(f"{directory.path}: killed before its first record; start it again with `nasir run`")
@@ -171,7 +187,11 @@ def resume(
             for text in _differences(env, {**_environment(), **session.describe()}):
                 notice(f"resuming will not be bit-exact: {text}")
             engine = Engine(spec, RunState(graph), directory, journal, session, signals or Signals(), listener)
-            fresh = not engine.restore(**_circumstances(session, prefixes), anew=from_start)
+            circumstances = _circumstances(session, prefixes, note_data)
+            if circumstances.pop("data", None) not in (None, env.get("data")) and env.get("data") is not None:
+                notice("the data are not those that this run began with; its result will not count as that of either")
+                directory.write_env({**env, "data": None})
+            fresh = not engine.restore(**circumstances, anew=from_start)
 
             def build() -> None:
                 session.build(graph, initial_plan(graph, spec), start_of(spec, _same_source(spec, start)))
@@ -201,7 +221,7 @@ def _same_source(spec: Spec, start: StartRecord) -> Inherited | None:
     if not isinstance(spec.network, RunNetwork):
         return None
     source = inherited(spec)
-    if source.manifest != (start.inherited or {})["manifest"]:
+    if source.manifest != (start.inherited or {}).get("manifest"):
         raise RunError(f"{spec.network.run}: went on since this run began from it; start this run again")
     return source
 
@@ -276,9 +296,11 @@ def _environment() -> dict[str, Any]:
     }
 
 
-def _circumstances(session: Session, prefixes: PrefixStore | None) -> dict[str, Any]:
-    """What a run that shares its states has to note of where it is trained."""
-    return {} if prefixes is None else {"environment": environment_digest(session)}
+def _circumstances(session: Session, prefixes: PrefixStore | None, note_data: bool) -> dict[str, Any]:
+    """What a run whose states or results others may take over has to note of where it is trained, and on which data."""
+    data = session.fingerprint() if note_data or prefixes is not None else ""
+    environment = {} if prefixes is None else {"environment": environment_digest(session, data)}
+    return {**environment, "data": data} if note_data else environment
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -67,6 +67,8 @@ class GrowKernel(Pass):
         node = graph.nodes[node_id]
         if node.facts.family != "weighted" or not {"kernel", "padding", "dilation"} <= node.attrs.keys():
             return False
+        if node_id in graph.sharing:  # the other layer would need it too
+            return False
         kernel = pair(node.attrs["kernel"])
         if _window(graph, node_id) != kernel:
             return False

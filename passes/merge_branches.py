@@ -11,6 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
+from nasir.analysis.sharing import refuse_sharing
 from nasir.branching.merging import (
     branch_paths,
     counterparts,
@@ -39,6 +40,8 @@ class MergeBranches(Pass):
 
     join_heads: bool = True
 
+    shrinks = True
+
     def sites(self, graph: Graph) -> Iterable[str]:
         """The network; one without an ensemble of branches is declined."""
         return [WHOLE]
@@ -53,6 +56,8 @@ class MergeBranches(Pass):
         twins = counterparts(graph, paths)
         if isinstance(twins, str):
             raise Decline(f"the branches differ: {twins}")
+        nodes = [node_id for first, others in twins.items() for node_id in (first, *others)]
+        refuse_sharing(graph, nodes, "branches are joined weight by weight")
         work = _Merge(draft, graph, paths, twins)
         for node_id in graph.order:
             if node_id in twins:

@@ -57,6 +57,8 @@ class MorphWidths(Pass):
     width_step: Literal["rescratch", "transfer"] = "rescratch"
     initializer: str = "glorot_uniform"
 
+    shrinks = True
+
     def __post_init__(self) -> None:
         if self.ties == "independent" and self.width_step == "transfer":
             raise ValueError(

@@ -62,6 +62,8 @@ class PruneChannels(Pass):
     constants: Literal["fold", "drop"] = "fold"
     recalibrate: Whole = 0
 
+    shrinks = True
+
     def __post_init__(self) -> None:
         if sum(given is not None for given in (self.fraction, self.threshold, self.target)) != 1:
             raise ValueError("give exactly one of fraction, threshold and target")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from nasir.blocks.removal import remove_blocks, shortcut_padding
+from nasir.counted import counted
 from nasir.errors import Decline
 from nasir.ir import Draft, Graph
 from nasir.options.ranges import NotNegative, Positive, Whole
@@ -51,6 +52,7 @@ class RemoveWeakBlocks(Pass):
     guard: NotNegative | None = 0.015
     metric: str = "val.accuracy"
 
+    shrinks = True
     needs: ClassVar[tuple[Need, ...]] = (Need("weight_abs"),)
 
     def sites(self, graph: Graph) -> Iterable[str]:
@@ -78,7 +80,7 @@ class RemoveWeakBlocks(Pass):
         gone = [path for path in weak if shortcut_padding(graph, path) is not None]
         if not gone:
             kept = f"; {', '.join(weak)} changed the size of the image and stays" if weak else ""
-            raise Decline(f"none of {len(scores)} blocks scores below {self.threshold:g} and may go{kept}")
+            raise Decline(f"none of {counted(len(scores), 'block')} scores below {self.threshold:g} and may go{kept}")
         draft.note("removed", {path: self._values(scores[path]) for path in gone})
         remove_blocks(draft, gone)
 
@@ -122,8 +124,8 @@ def measured(graph: Graph, seen: Evidence) -> dict[str, dict[str, list[float]]]:
     """[mean |w|, entries] of every convolution in every block, in the order of the network."""
     norms: dict[str, dict[str, list[float]]] = {}
     for block in graph.blocks:
-        nodes = [(graph.nodes[n].label, graph.infer.slots[n]) for n in graph.members(block.path)]
-        labels = [label for label, slots in nodes if any(slot.is_convolution for slot in slots.values())]
+        weights = [weight for n in graph.members(block.path) for weight in graph.weights(n).values()]
+        labels = dict.fromkeys(graph.nodes[key.node].label for key, slot in weights if slot.is_convolution)
         norms[block.path] = {label: seen.per_weight("weight_abs", label).tolist() for label in labels}
     return norms
 

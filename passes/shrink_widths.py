@@ -52,6 +52,8 @@ class ShrinkWidths(Pass):
     width_step: Literal["transfer", "rescratch"] = "transfer"
     initializer: str = "default"
 
+    shrinks = True
+
     def __post_init__(self) -> None:
         if self.l1 and self.score != "group_lasso":
             raise ValueError(f"l1 is {self.l1}; it must be 0 for the score {self.score}")

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import numpy as np
 from annotated_types import Ge
 
+from nasir.analysis.sharing import refuse_sharing
 from nasir.blocks import starts
 from nasir.branching import (
     Group,
@@ -70,6 +71,7 @@ class SplitBranches(Pass):
     fresh_head: bool | None = None
 
     moves = True
+    shrinks = True
 
     def sites(self, graph: Graph) -> Iterable[str]:
         """Every stage and every block of a network of one output that has no branches yet."""
@@ -83,6 +85,7 @@ class SplitBranches(Pass):
         assert graph is not None
         old = downstream(graph, site)
         _check(graph, old)
+        refuse_sharing(graph, old, "each branch gets weights of its own")
         mid, nodes = (graph, old) if self._keeps_widths() else separated(graph, old)
         groups = groups_of(mid, nodes)
         sizes = self._sizes(mid, nodes, groups, params_of(graph, old, {}))

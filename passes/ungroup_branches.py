@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from nasir.analysis.sharing import refuse_sharing
 from nasir.branching import head_of, numbered
 from nasir.branching.merged import joint_nodes, splits_of
 from nasir.branching.merging import branch_paths, is_dense, part_attrs, part_source
@@ -57,6 +58,7 @@ class UngroupBranches(Pass):
             raise Decline("the network holds no merged branches; where their classifiers were joined, give `branches`")
         nodes, repeats = joint_nodes(graph, ends, branches)
         gone = {*nodes, *repeats, *splits}
+        refuse_sharing(graph, gone if head is None else {*gone, head}, "each branch gets its part of every weight")
         allowed = {*gone, *[user for node_id in splits for user in graph.users(node_id)], head}
         readers = {user for node_id in gone for user in graph.users(node_id)} - allowed
         if readers:

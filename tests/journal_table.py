@@ -18,8 +18,9 @@ WORDS: Mapping[type, str] = {int: "int", float: "float", str: "text", bool: "boo
 
 def value(place: RecordField) -> str:
     """What its value may be, such as "int from 0"; what null means, where it may be that, is among what it says."""
-    plain = float if float in place.plain else place.plain[0]
-    low = "" if place.low is None else f" from {place.low:g}"
+    plain, low = place.allowed
+    plain = float if float in plain else plain[0]
+    low = "" if low is None else f" from {low:g}"
     return f"{WORDS[plain]}{low}{', or left out' if place.left_out else ''}"
 
 

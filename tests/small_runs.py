@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+import nasir.api
+from nasir.journal.directory import RunDirectory
+from nasir.records import Record
 from nasir.running.engine import Signals
 
 SPEC = """\
@@ -61,6 +66,22 @@ class After(Signals):
         return self.exit_code != 0
 
 
+class Killed(BaseException):
+    """Ends a run as a kill would: no checkpoint is written, nothing is tidied up."""
+
+
+def killed_and_resumed(spec: str | Path, folder: Path, ordinal: int) -> nasir.api.Run:
+    """The run of a spec that was killed once it had written the record of an ordinal, and gone on with."""
+
+    def listener(record: Record) -> None:
+        if record.n == ordinal:
+            raise Killed
+
+    with pytest.raises(Killed):
+        nasir.api.run(spec, folder, listener=listener)
+    return nasir.api.resume(folder)
+
+
 def write_spec(folder: Path, text: str = SPEC) -> Path:
     """The spec as a file."""
     path = folder / "tiny.yaml"
@@ -79,5 +100,5 @@ def stable(records: Any) -> list[dict[str, Any]]:
 
 def weights(run: Path) -> bytes:
     """The bytes of the newest checkpoint's weights."""
-    newest = max((run / "checkpoints").glob("step_*"), key=lambda path: int(path.name.split("_")[1]))
+    newest = RunDirectory(run).checkpoint(RunDirectory(run).checkpoint_steps()[-1])
     return (newest / "model.safetensors").read_bytes() + (newest / "optimizer.safetensors").read_bytes()

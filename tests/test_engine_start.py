@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 from small_runs import HEAD, After, stable, weights, write_spec
 
 import nasir.api
@@ -253,7 +251,6 @@ def test_a_stop_during_trials_resumes_alike(trial_run: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_processes_that_are_killed_at_some_moment_go_on_alike(run: Path, tmp_path: Path, number: int) -> None:
     spec = moments(tmp_path)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
     target = tmp_path / "run"
     for wanted in (3, 12, 24):
         command = (
@@ -261,8 +258,7 @@ def test_processes_that_are_killed_at_some_moment_go_on_alike(run: Path, tmp_pat
             if (target / "journal.jsonl").is_file()
             else ["run", str(spec), "--out", str(target)]
         )
-        with (tmp_path / "errors").open("wb") as errors:
-            child = subprocess.Popen([sys.executable, "-m", "nasir", *command], stderr=errors, env=environment)
+        child = warm.Process("-m", "nasir", *command, stderr=tmp_path / "errors")
         while child.poll() is None:
             path = target / "journal.jsonl"
             if path.is_file() and len(read_journal(path)[0]) >= wanted:

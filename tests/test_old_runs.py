@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import nasir
+from nasir.cli.main import main
 from nasir.journal.directory import RunDirectory
 from nasir.records import DecisionRecord, DeclinedRecord, EpochRecord, Record, ResumeRecord, RewriteRecord, TrialRecord
 from nasir.report import write_report
@@ -67,8 +68,25 @@ def test_it_is_replayed_and_reported(old: RunDirectory) -> None:
     assert "prune-channels" in report and "unfinished after 2 epochs" in report
 
 
+def test_it_is_told_that_it_has_no_checksums(old: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("replay", "report", "show"):
+        assert main([command, str(old.path)]) == 0
+        assert (
+            "note: " in (told := capsys.readouterr().err) and "its first 16 lines are from before journals had" in told
+        )
+    assert main(["verify", str(old.path)]) == 0
+    assert (
+        "sound (16 lines, 2 epochs" in (told := capsys.readouterr().out)
+        and "its first 16 lines are from before" in told
+    )
+
+
 def test_it_goes_on_to_its_end_and_decides_as_a_run_of_today(old: RunDirectory, tmp_path: Path) -> None:
-    done = nasir.resume(old.path)
+    notices: list[str] = []
+    done = nasir.resume(old.path, notice=notices.append)
+    assert any("its first 16 lines are from before journals had checksums" in text for text in notices)
+    contents = old.contents()
+    assert contents.unprotected == 16 < len(contents.records) and contents.damage is None
     today = nasir.run(old.spec_path, out=tmp_path / "today")
     assert decided(done.journal) == decided(today.journal)
     assert done.graph.depths() == today.graph.depths() and done.graph.cost() == today.graph.cost()
@@ -87,3 +105,11 @@ def test_another_release_of_torch_is_told_and_not_refused(old: RunDirectory) -> 
     with pytest.raises(nasir.NasirError, match="nasir resume"):
         nasir.resume(old.path, notice=notices.append, signals=signals)
     assert any(text.startswith("resuming will not be bit-exact: torch was '2.0.0', is ") for text in notices)
+
+
+def test_what_went_on_with_it_vouches_for_its_old_lines(old: RunDirectory) -> None:
+    with pytest.raises(nasir.NasirError, match="nasir resume"):
+        nasir.resume(old.path, signals=nasir.Signals(75))
+    old.journal_path.write_bytes(old.journal_path.read_bytes().replace(b'"val.accuracy":1.0', b'"val.accuracy":0.0', 1))
+    with pytest.raises(nasir.NasirError, match=r"journal\.jsonl:17: damaged: .*or what was before it is not what was"):
+        replay_graphs(old)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_records import made
+from made_records import as_line, made, write_chained
 from test_layers import ROOT, sources
 
 from nasir.errors import JournalError
@@ -63,7 +63,7 @@ def test_the_stored_lines_have_all_kinds() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_field_says_what_it_holds(kind: str) -> None:
     assert KINDS[kind].kind == kind and KINDS[kind].__doc__
-    assert all(place.says and place.plain for place in layout(KINDS[kind]).places)
+    assert all(place.says and place.allowed.plain for place in layout(KINDS[kind]).places)
 
 
 def test_what_an_older_record_lacks_has_a_default_and_stays_away() -> None:
@@ -192,3 +192,46 @@ def test_nobody_tells_records_apart_by_the_text_of_their_kind() -> None:
         if compared.search(line)
     ]
     assert comparisons == []
+
+
+BARE = '{"kind":"epoch","epoch":1,"metrics":{}'
+START = '{"kind":"start","name":"a","seed":1,"graph":"b"'
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (BARE + ',"own":' + '{"a":' * 150 + "1" + "}" * 151, "nested more than 100 levels"),
+        (BARE + ',"own":' + "[" * 100_000 + "]" * 100_000 + "}", "not a JSON record"),
+        (BARE + ',"own":[-99999999999999999999]}', "a whole number of 20 digits"),
+        (BARE + ',"phase_epoch":1' + "0" * 9000 + "}", "a whole number of 9001 digits"),
+        (BARE + ',"epoch":2}', "the key 'epoch' twice"),
+        (BARE + ',"own":{"val.loss":1,"val.loss":2}}', r"the key 'val\.loss' twice"),
+        (BARE + ',"phase":"a\\u0000b"}', "a NUL character"),
+        (BARE + ',"phase":"a\0b"}', "not a JSON record"),
+        (BARE + ',"own":{"\\ud800":1}}', "surrogates not allowed"),
+        (BARE + ',"phase_epoch":NaN}', "'phase_epoch' is nan; it has to be a whole number of at least 0"),
+        (BARE + ',"seconds":NaN}', "'seconds' is nan; it has to be a number of at least 0"),
+        (BARE + ',"seconds":1e999}', "'seconds' is inf; it has to be a number of at least 0"),
+        (BARE + ',"depths":{"s1":-1}}', "'depths: s1' is -1; it has to be a whole number of at least 0"),
+        (BARE + ',"alive":{"macs":"few"}}', "'alive: macs' is the text 'few'; it has to be a whole number"),
+        ('{"kind":"epoch","epoch":1,"metrics":{"val.loss":"low"}}', "'metrics: val.loss' is the text 'low'.* a number"),
+        ('{"kind":"rewrite","added":["s1.1",2]}', "'added: 1' is 2; it has to be a text"),
+        ('{"kind":"rewrite","cost":{"params":null}}', "'cost: params' is nothing; it has to be a whole number"),
+        (START + ',"inherited":{"run":3}}', "'inherited: run' is 3; it has to be a text or null"),
+    ],
+)
+def test_a_line_that_is_no_record_is_refused_with_what_is_wrong(text: str, told: str, tmp_path: Path) -> None:
+    with pytest.raises(JournalError, match=told):
+        read_record(text)
+    with pytest.raises(JournalError, match="can't decode byte 0xff"):
+        read_record(text.encode() + b"\xff")
+    path = tmp_path / "journal.jsonl"
+    write_chained(path, [as_line({**EPOCH, "n": 0}), text.encode(), as_line({**EPOCH, "n": 2})])
+    with pytest.raises(JournalError, match=rf"^{re.escape(str(path))}:2: .*{told}"):
+        read_journal(path)
+
+
+def test_a_diverged_metric_and_a_delta_without_bounds_are_read() -> None:
+    assert read_record('{"kind":"epoch","epoch":1,"metrics":{"val.loss":NaN}}').metrics["val.loss"] != 0
+    assert read_record('{"kind":"rewrite","delta_logits":Infinity}').delta_logits == float("inf")

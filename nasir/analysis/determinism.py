@@ -23,11 +23,11 @@ def unordered(graph: Graph) -> Iterator[Unordered]:
 
     A node that has no weight, nor one before it, has no gradient at all.
     """
-    types, slots = graph.infer.types, graph.infer.slots
+    types = graph.infer.types
     learns: set[int] = set()  # nodes that have a weight, or one before them
     for node_id in graph.order:
         node = graph.nodes[node_id]
-        weighted = any(slot.kind == "param" for slot in slots[node_id].values())
+        weighted = any(slot.kind == "param" for _, slot in graph.weights(node_id).values())
         if not weighted and learns.isdisjoint(port.node for port in node.inputs):
             continue
         learns.add(node_id)

@@ -139,7 +139,7 @@ def resource_terms(graph: Graph, resource: Resource, fixed: Fixed, batch: int = 
 
 def _flops(graph: Graph, node_id: int, fixed: Fixed, batch: int) -> Term:
     node, types = graph.nodes[node_id], graph.infer.types
-    slot = _kernel(graph, node_id)
+    slot = _kernel({name: slot for name, (_, slot) in graph.weights(node_id).items()})
     macs = graph.costs[node_id].macs
     if slot is None:  # attention: q k^T and the product with v take equally much for each channel in and out
         axes = (types[node.inputs[0]].channels, types[Port(node_id)].channels)
@@ -152,7 +152,7 @@ def _flops(graph: Graph, node_id: int, fixed: Fixed, batch: int) -> Term:
 
 
 def _params(graph: Graph, node_id: int, fixed: Fixed, batch: int) -> Term:
-    slot = _kernel(graph, node_id)
+    slot = _kernel(graph.infer.slots[node_id])
     return Term({}, {}) if slot is None else _bilinear(graph, node_id, slot, fixed, 1.0)
 
 
@@ -187,8 +187,7 @@ def _bilinear(graph: Graph, node_id: int, slot: Slot, fixed: Fixed, each: float)
     )
 
 
-def _kernel(graph: Graph, node_id: int) -> Slot | None:
-    slots = graph.infer.slots[node_id]
+def _kernel(slots: Mapping[str, Slot]) -> Slot | None:
     name = kernel_of(slots)
     return None if name is None else slots[name]
 

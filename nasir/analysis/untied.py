@@ -42,12 +42,15 @@ def own_widths(graph: Graph) -> dict[int, int]:
     """{node id: output channels} of the layers whose width may be chosen.
 
     Not those that write the output of the network, nor the convolutions that shortcuts end in: a sum decides on these.
+    Nor layers that share a weight with another one.
     """
     widths: dict[int, int] = {}
     for node_id in graph.order:
         node = graph.nodes[node_id]
         kernel = kernel_of(graph.infer.slots[node_id])
         if node.facts.family != "weighted" or kernel is None or node.attrs.get("groups", 1) != 1:
+            continue
+        if node_id in graph.sharing:
             continue
         slot = graph.infer.slots[node_id][kernel]
         written = slot.axes[slot.axis("write")].space

@@ -19,6 +19,9 @@ from nasir.cli import export as export_command
 from nasir.cli import plot as plot_command
 from nasir.cli import run as run_command
 from nasir.cli import search as search_command
+from nasir.cli import verify as verify_command
+from nasir.cli.opening import open_run
+from nasir.counted import counted
 from nasir.errors import GraphError, NasirError, SpecError, UnknownName, UsageError, printable
 from nasir.ir.regions import depth_text
 
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from nasir.spec import Spec
     from nasir.training.exporter import Exportable
 
+LARGEST_GRAPH = 2**26
+"""Bytes of a graph file that is read."""
 KINDS = ("passes", "ops", "blocks", "datasets", "specs", "backends", "policies", "optimizers", "penalties", "exporters")
 
 
@@ -95,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
 
     made = with_overrides(add("check", _check, "check a spec and describe what it would do, without training"))
     made.add_argument("spec")
+    made.add_argument("--data", action="store_true", help="also read all of the data, and summarize them")
     made.add_argument("--simulate", metavar="CSV", help="show which rewrites the metrics in this file would lead to")
     made.add_argument(
         "--epochs", type=int, default=1000, help="maximum number of epochs to simulate (default %(default)s)"
@@ -121,6 +127,10 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--train", metavar="DIR", help="also train again from the seed, into DIR, and compare all results"
     )
+    made = add(
+        "verify", verify_command.run, "check that a run or a study is as it was written; say what can be rescued"
+    )
+    verify_command.add_options(made)
     made = add("diff", _diff, "show the differences between two networks (exit code 3 if there are any)")
     made.add_argument("first", metavar="SPEC|RUN|GRAPH")
     made.add_argument("second", metavar="SPEC|RUN|GRAPH")
@@ -162,8 +172,8 @@ def _load(path: str, overrides: Sequence[str], runs: bool = False) -> Spec:
 
 def _graph(what: str, overrides: Sequence[str] = ()) -> Graph:
     """The network of a spec, of a run directory (its last one), or of a graph file in text or JSON form."""
+    from nasir.files import json_value
     from nasir.ir import Graph, parse
-    from nasir.journal.directory import RunDirectory
     from nasir.records import EndRecord, NetworkRecord
     from nasir.spec.network import build
 
@@ -173,7 +183,7 @@ def _graph(what: str, overrides: Sequence[str] = ()) -> Graph:
             f"{path}: --set changes a spec, and this is a {'run' if path.is_dir() else 'graph'}; leave it out"
         )
     if path.is_dir():
-        directory = RunDirectory.open(path)
+        directory = open_run(path)
         networks = [record for record in directory.effective() if isinstance(record, NetworkRecord | EndRecord)]
         digests = [record.graph for record in networks]
         if not digests:
@@ -188,8 +198,10 @@ def _graph(what: str, overrides: Sequence[str] = ()) -> Graph:
             ) from None
     if path.suffix in (".json", ".txt"):
         try:
-            text = path.read_text()
-            return parse(text) if path.suffix == ".txt" else Graph.from_json(json.loads(text))
+            if path.stat().st_size > LARGEST_GRAPH:
+                raise UsageError(f"{path}: not a graph, which has at most {LARGEST_GRAPH} bytes; name another file")
+            text = path.read_text(encoding="utf-8")
+            return parse(text) if path.suffix == ".txt" else Graph.from_json(json_value(text))
         except OSError as error:
             raise UsageError(f"{path}: {error.strerror}; name a spec, a run directory or a graph file") from None
         except (ValueError, GraphError) as error:
@@ -200,6 +212,7 @@ def _graph(what: str, overrides: Sequence[str] = ()) -> Graph:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from nasir.cli.check_data import data_of, print_data
     from nasir.report.show import render
     from nasir.running.reach import check_reach
     from nasir.spec.network import build
@@ -217,6 +230,7 @@ def _check(options: argparse.Namespace) -> int:
             raise
         print(f"{spec.name}: correct as far as can be told without running its plugins; not checked further: {error}")
         return 0
+    data = data_of(spec, graph, options.data)
     if search is None:  # of a search, other values may be the ones that act
         check_reach(spec, graph)
     if options.simulate:
@@ -234,6 +248,7 @@ def _check(options: argparse.Namespace) -> int:
                 "macs": cost.macs,
                 "depths": graph.depths(),
                 "phases": [phase.name for phase in spec.phases],
+                "data": None if data is None else data.to_json(),
                 **({} if search is None else facts(search)),
             }
         )
@@ -245,12 +260,14 @@ def _check(options: argparse.Namespace) -> int:
     print(f"{render(graph)}\n")
     for phase in spec.phases:
         print(_phase_line(phase))
+    if data is not None:
+        print_data(data, options.data)
     return 0
 
 
 def _phase_line(phase: Any) -> str:
     until = phase.until or (phase.budget and "its budget") or "its policy ends it"
-    length = f"{phase.epochs} epochs" if phase.epochs else f"until {until}"
+    length = counted(phase.epochs, "epoch") if phase.epochs else f"until {until}"
     length += f"; policy {phase.policy_name}" if phase.policy else ""
     rules = ", ".join(
         f"{rule.pass_name} every {rule.every}" if rule.every else rule.pass_name for rule in phase.plan().rules
@@ -273,7 +290,7 @@ def _simulate(spec: Spec, graph: Graph, options: argparse.Namespace) -> int:
             print(text)
     epochs = of_kind(records, EpochRecord)
     depths = depth_text(epochs[-1].depths) if epochs else "none"
-    print(f"{len(epochs)} epochs simulated, depth {depths}")
+    print(f"{counted(len(epochs), 'epoch')} simulated, depth {depths}")
     return 0
 
 
@@ -299,13 +316,12 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _exportable(what: str, overrides: Sequence[str]) -> Exportable:
-    from nasir.journal.directory import RunDirectory
     from nasir.spec.network import build
     from nasir.training.exporter import Exportable
 
     path = Path(what)
     if path.is_dir():
-        directory = RunDirectory.open(path)
+        directory = open_run(path)
         return Exportable(_graph(what, overrides), what, directory.spec(), directory.checkpoints)
     if path.suffix in (".json", ".txt"):
         return Exportable(_graph(what, overrides), what)
@@ -342,11 +358,10 @@ def _run(options: argparse.Namespace) -> int:
 
 def _replay(options: argparse.Namespace) -> int:
     from nasir.api import replay_training
-    from nasir.journal.directory import RunDirectory
     from nasir.records import RewriteRecord
     from nasir.running.replay import replay_graphs
 
-    directory = RunDirectory.open(options.run_dir)
+    directory = open_run(options.run_dir)
     graphs = replay_graphs(directory)
     rewrites = sum(isinstance(record, RewriteRecord) for record in directory.effective())
     facts: dict[str, Any] = {"rewrites": rewrites, "graph": graphs[-1].digest, "differences": []}
@@ -355,7 +370,7 @@ def _replay(options: argparse.Namespace) -> int:
     if options.json:
         _print(facts)
     else:
-        print(f"{facts['rewrites']} rewrites replayed, every network as recorded; the last is {facts['graph'][:12]}")
+        print(f"{counted(rewrites, 'rewrite')} replayed, every network as recorded; the last is {facts['graph'][:12]}")
         for text in facts["differences"]:
             print(text)
         if options.train and not facts["differences"]:
@@ -364,18 +379,19 @@ def _replay(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from nasir.journal.directory import RunDirectory
     from nasir.report import write_report
 
-    directory = RunDirectory.open(options.run_dir)
+    directory = open_run(options.run_dir)
     path = write_report(directory.path)
     if options.json:
         from nasir.records import EndRecord
+        from nasir.report.classes import class_facts
         from nasir.report.history import phase_rows
 
         records = directory.effective()
         metrics = next((dict(record.metrics) for record in reversed(records) if isinstance(record, EndRecord)), None)
-        _print({"report": str(path), "metrics": metrics, "phases": phase_rows(records)})
+        about = class_facts(directory, records)
+        _print({"report": str(path), "metrics": metrics, "phases": phase_rows(records), **about})
     else:
         print(f"report: {path}")
     return 0

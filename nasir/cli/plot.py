@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nasir.cli.opening import open_run
 from nasir.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,9 +52,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Draw the figure, write it, and print where it is, or its numbers as JSON."""
     from nasir.figures.write import check_form
-    from nasir.journal.directory import RunDirectory
 
-    directory = RunDirectory.open(options.run_dir)
+    directory = open_run(options.run_dir)
     given = [name for name in USED["surface"] if getattr(options, name) is not None]
     for name in given:
         if name not in USED.get(options.figure, ()):

@@ -11,6 +11,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasir.counted import counted
 from nasir.errors import UsageError
 from nasir.ir.regions import depth_text
 
@@ -71,7 +72,7 @@ def _winner(study: Path, options: argparse.Namespace) -> Spec:
         threads = threads_of(opened, trial)
         if threads is not None and os.environ.get("OMP_NUM_THREADS") != str(threads):
             same = f"OMP_NUM_THREADS={threads} makes this training the same, bit for bit"
-            print(f"it had {threads} thread{'s' * (threads != 1)}; {same}", file=sys.stderr)
+            print(f"it had {counted(threads, 'thread')}; {same}", file=sys.stderr)
         return resolved_spec(opened, trial)
 
 

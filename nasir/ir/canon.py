@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from nasir.errors import GraphError
 from nasir.ir.node import Node
+from nasir.ir.ties import NO_TIES, Ties, sets_of
 from nasir.ir.types import Port
 
 
@@ -56,8 +57,8 @@ def quoted(labels: Iterable[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def digest(nodes: Mapping[int, Node], order: tuple[int, ...], outputs: tuple[Port, ...]) -> str:
-    """sha256 over (op, attributes, inputs) of the canonically numbered nodes, and the outputs."""
+def digest(nodes: Mapping[int, Node], order: tuple[int, ...], outputs: tuple[Port, ...], ties: Ties = NO_TIES) -> str:
+    """sha256 over (op, attributes, inputs) of the canonically numbered nodes, the outputs, and what is shared."""
     number = {node_id: index for index, node_id in enumerate(order)}
     lines = []
     for node_id in order:
@@ -66,4 +67,6 @@ def digest(nodes: Mapping[int, Node], order: tuple[int, ...], outputs: tuple[Por
         # attributes are stored normalized and in declaration order, so their repr is canonical
         lines.append(f"{node.op}{tuple(node.facts.stated(node.attrs).items())}{edges}")
     lines.append(repr([(number[port.node], port.output) for port in outputs]))
+    if ties:  # which of the nodes owns the array makes no difference
+        lines.append(repr(sorted(sorted((number[key.node], key.slot) for key in members) for members in sets_of(ties))))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -14,6 +14,7 @@ from nasir.ir.infer import Typing, infer_nodes, mirrored, untyped
 from nasir.ir.node import Node, Region, RegionKind
 from nasir.ir.op import op_named
 from nasir.ir.regions import closest, covers, paths_above
+from nasir.ir.source import Key
 from nasir.ir.space import Atom, Index, atoms_of, size_after
 from nasir.ir.structure import MOST_NODES, NOTHING, Structure
 from nasir.ir.types import JSON, Port, Slot, ValueType
@@ -41,6 +42,7 @@ class Editing(Generic[S]):
         self.outputs: list[Port] = list(start.outputs)
         self.minted = start.minted
         self.frozen: set[str] = set(start.frozen)
+        self.ties: dict[Key, Key] = dict(start.ties)
         self.resized: dict[Atom, Resize] = {}
         self._typing: Typing | None = None  # of the values asked for by `shape`
 
@@ -147,6 +149,30 @@ class Editing(Generic[S]):
         labels = [node.label for node in self.nodes.values()]
         if not any(covers(prefix, label) for label in labels):
             raise GraphError(f"nothing is labelled '{prefix}' or below it; {closest(prefix, [*self.regions, *labels])}")
+
+    def tie(self, key: Key, owner: Key) -> None:
+        """Let a node use a weight of another node as its own; what `key` held itself is given up.
+
+        Both are (node id, slot). Where `owner` borrows its weight from a third node, that one is the owner. What does
+        not fit together is a TypeRuleError of `commit`; raises GraphError where there is no such node, or for a weight
+        that is tied to itself.
+        """
+        for node_id in (key.node, owner.node):
+            if node_id not in self.nodes:
+                raise GraphError(f"no node {node_id} to tie; it was removed, or never was one of this draft")
+        owner = self.ties.get(owner, owner)
+        if key == owner:
+            raise GraphError(
+                f"weight {key.slot!r} of '{self.nodes[key.node].label}' is tied to itself; name another one"
+            )
+        self.ties = {other: owner if known == key else known for other, known in self.ties.items()}
+        self.ties[key] = owner
+
+    def untie(self, key: Key) -> None:
+        """Give a node that borrows a weight one of its own, which starts as a copy; GraphError where it has one."""
+        if key not in self.ties:
+            raise GraphError(f"weight {key.slot!r} of node {key.node} is borrowed from no other node")
+        del self.ties[key]
 
     def output(self, port: Port) -> None:
         """Make a port an output of the network."""

@@ -15,6 +15,7 @@ from nasir.ir.regions import covers
 from nasir.ir.source import Key, Source
 from nasir.ir.structure import Structure
 from nasir.ir.text import from_json, from_text, to_json, to_text
+from nasir.ir.ties import left
 from nasir.ir.types import JSON, Fill
 
 Claim = Literal["exact", "approximate", "no"]
@@ -88,13 +89,12 @@ class Draft(Editing[Graph]):
 
         Raises GraphError where there is no such node, or the graph before has no node `source`.
         """
-        slots = self.base.infer.slots.get(source) if self.base is not None else None
-        if slots is None:
+        if self.base is None or source not in self.base.nodes:
             raise GraphError(
                 f"no node {source} to copy weights from in the graph before; give the id of one of its nodes"
             )
-        for slot in slots:
-            self.origins.copies[self._weight(node_id, slot)] = Key(source, slot)
+        for slot, (key, _) in self.base.weights(source).items():
+            self.origins.copies[self._weight(node_id, slot)] = key
 
     def source(self, node_id: int, slot: str, source: Source) -> None:
         """Say where a weight of a node, old or new, comes from: a Take, Stack, Sum, Fill or Blob of `nasir.transfer`.
@@ -136,6 +136,7 @@ class Draft(Editing[Graph]):
             raise GraphError("the network has no output: call draft.output(port)")
         labels = [node.label for node in self.nodes.values()]
         frozen = tuple(sorted(p for p in self.frozen if any(covers(p, label) for label in labels)))
-        graph = Graph(dict(self.nodes), tuple(self.outputs), dict(self.regions), self.minted, frozen)
+        ties = left(self.ties, self.nodes)
+        graph = Graph(dict(self.nodes), tuple(self.outputs), dict(self.regions), self.minted, frozen, ties)
         graph.verify()
         return graph

@@ -12,6 +12,7 @@ from nasir.errors import TypeRuleError
 from nasir.ir.node import Node
 from nasir.ir.op import OpDef, loaded, op_named
 from nasir.ir.space import Atom, Axis, SpaceMismatch, atoms_of, pin, size_of, unify
+from nasir.ir.ties import NO_TIES, Borrowed, Ties, share
 from nasir.ir.types import FLOAT, JSON, DType, Fill, Kind, Port, Role, Slot, SlotAxis, ValueType, usual_channel_axis
 
 MOST_UNITS = 2**24
@@ -26,11 +27,13 @@ Mirror = tuple[str, int | None]  # an attribute, or one entry of a list attribut
 class Typing:
     """What inference found: value types, weight slots, attribute mirrors and the resizable spaces."""
 
-    __slots__ = ("atoms", "mirrors", "slots", "spaces", "types")
+    __slots__ = ("atoms", "borrowed", "mirrors", "slots", "spaces", "types")
 
     def __init__(self) -> None:
         self.types: dict[Port, ValueType] = {}
-        self.slots: dict[int, dict[str, Slot]] = {}
+        self.slots: dict[int, dict[str, Slot]] = {}  # of every node, the arrays that it owns
+        # arrays of other nodes that a node uses as its own: (the owner, what the node's op says of the array)
+        self.borrowed: dict[int, dict[str, Borrowed]] = {}
         # attributes that repeat the size of a space: resizing rewrites them
         self.mirrors: dict[int, dict[Mirror, Axis]] = {}
         self.atoms: list[Atom] = []
@@ -150,7 +153,7 @@ def collector_paused() -> Iterator[None]:
         gc.enable()
 
 
-def infer(nodes: Mapping[int, Node], order: Iterable[int], outputs: Iterable[Port]) -> Typing:
+def infer(nodes: Mapping[int, Node], order: Iterable[int], outputs: Iterable[Port], ties: Ties = NO_TIES) -> Typing:
     """Types, slots and spaces of a whole graph; raises TypeRuleError at the first op that refuses.
 
     `order`: all of `nodes`, each behind those that it reads.
@@ -158,6 +161,7 @@ def infer(nodes: Mapping[int, Node], order: Iterable[int], outputs: Iterable[Por
     typing = Typing()
     with collector_paused():
         infer_nodes(nodes, typing, order)
+        typing.borrowed = share(nodes, typing.slots, ties)
         _finish(nodes, outputs, typing)
     return typing
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,9 @@ from nasir.ir import canon, regions
 from nasir.ir.cost import Cost, count, total
 from nasir.ir.infer import Typing, infer, nonnegative
 from nasir.ir.node import Node, Region, RegionKind
-from nasir.ir.types import Border, Port
+from nasir.ir.source import Key
+from nasir.ir.ties import Ties, sets_of
+from nasir.ir.types import Border, Port, Slot
 
 MOST_NODES = 30_000
 """Nodes of a network: some 4,000 residual blocks. What asks for more, such as a slip in a depth, is refused."""
@@ -22,7 +24,8 @@ MOST_NODES = 30_000
 @dataclass(frozen=True, eq=False)
 class Structure:
     """The fields of a graph: `minted` is the next free node id of the lineage, `frozen` are the label prefixes (sorted)
-    below which nothing learns. Nothing is checked before it is asked for, or `verify` is called.
+    below which nothing learns, `ties` the owners of weights that several nodes share (see `nasir.ir.ties`). Nothing is
+    checked before it is asked for, or `verify` is called.
     """
 
     nodes: Mapping[int, Node]
@@ -30,14 +33,16 @@ class Structure:
     regions: Mapping[str, Region]
     minted: int
     frozen: tuple[str, ...] = ()
+    ties: Ties = field(default_factory=dict)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Structure):
             return NotImplemented
-        return (self.minted, self.outputs, self.frozen, self.regions, self.nodes) == (
+        return (self.minted, self.outputs, self.frozen, self.ties, self.regions, self.nodes) == (
             other.minted,
             other.outputs,
             other.frozen,
+            other.ties,
             other.regions,
             other.nodes,
         )
@@ -66,17 +71,33 @@ class Structure:
     @cached_property
     def infer(self) -> Typing:
         """Types, slots and spaces; raises TypeRuleError."""
-        return infer(self.nodes, self.order, self.outputs)
+        return infer(self.nodes, self.order, self.outputs, self.ties)
 
     @cached_property
     def digest(self) -> str:
-        """Structural hash: ops, attributes and edges; not ids, labels, regions or weights."""
-        return canon.digest(self.nodes, self.order, self.outputs)
+        """Structural hash: ops, attributes, edges and ties; not ids, labels, regions or weights."""
+        return canon.digest(self.nodes, self.order, self.outputs, self.ties)
 
     @cached_property
     def nonnegative(self) -> Mapping[int, bool]:
         """Node ids whose outputs are surely >= 0 (see `nasir.ir.infer.nonnegative`)."""
         return nonnegative(self.nodes, self.order)
+
+    @cached_property
+    def shared(self) -> Mapping[Key, tuple[Key, ...]]:
+        """The other weights that are one array with a weight, for each that is not its node's alone."""
+        return {key: tuple([k for k in members if k != key]) for members in sets_of(self.ties) for key in members}
+
+    @cached_property
+    def sharing(self) -> frozenset[int]:
+        """Ids of the nodes that share a weight with another one, owners among them."""
+        return frozenset([key.node for key in self.shared])
+
+    def weights(self, node_id: int) -> Mapping[str, tuple[Key, Slot]]:
+        """All weights that a node uses, by name, its own and those it borrows: where the array is, and what the node's
+        op says of it."""
+        own = {name: (Key(node_id, name), slot) for name, slot in self.infer.slots[node_id].items()}
+        return {**own, **self.infer.borrowed.get(node_id, {})}
 
     @cached_property
     def labels(self) -> Mapping[str, int]:
@@ -191,6 +212,11 @@ class Structure:
             times = Counter(node.label for node in self.nodes.values())
             twice = next(label for label, count in times.items() if count > 1)
             raise GraphError(f"two nodes are labelled '{twice}': labels name weights, so each must be unique")
+        for key, owner in self.ties.items():
+            if owner in self.ties or owner == key:
+                raise GraphError(
+                    f"weight {tuple(key)} is tied to {tuple(owner)}, which owns nothing; tie it to the owner"
+                )
         _ = self.infer
         self.verify_regions()
 

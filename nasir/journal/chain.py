@@ -10,6 +10,7 @@ have no checksum; they count in the same way, so the first line that has one vou
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 from nasir.errors import JournalError
 from nasir.records.base import CHAIN
 
-__all__ = ["Chain", "checksum", "opened", "sealed", "unprotected_text"]
+__all__ = ["Chain", "checksum", "opened", "sealed"]
 
 DIGITS = 16
 BEGIN, END = f',"{CHAIN}":"'.encode(), b'"}'
@@ -43,12 +44,6 @@ def opened(line: bytes) -> tuple[bytes, str | None]:
     return line[:start] + b"}", line[start + len(BEGIN) : -len(END)].decode("ascii", "replace")
 
 
-def unprotected_text(path: Path, lines: int) -> str:
-    """What is told of a journal whose first lines have no checksum."""
-    which = "its first line is" if lines == 1 else f"its first {lines} lines are"
-    return f"{path}: {which} from before journals had checksums, so damage there may go unnoticed"
-
-
 class Chain:
     """The checksums of a journal, one for each line. What is stored beside it keeps the one of its moment."""
 
@@ -70,6 +65,20 @@ class Chain:
     def mark(self) -> dict[str, Any]:
         """What is stored now has to keep in its meta data, for `check`."""
         return {"n": len(self), CHAIN: self.at(len(self))}
+
+    def unprotected_text(self, lines: int) -> str:
+        """What is told of a journal whose first `lines` lines have no checksum."""
+        which = "its first line is" if lines == 1 else f"its first {lines} lines are"
+        return f"{self.path}: {which} from before journals had checksums, so damage there may go unnoticed"
+
+    def stamp(self) -> str:
+        """As `mark`, in the words of a report."""
+        return f"journal {len(self)}:{self.at(len(self))}"
+
+    def stamped(self, text: str) -> bool:
+        """Whether every stamp in a text is one of this journal, at any moment of it."""
+        stamps = re.findall(r"\bjournal (\d{1,18}):([0-9a-f]{16})\b", text)
+        return all(int(count) <= len(self) and self.at(int(count)) == value for count, value in stamps)
 
     def check(self, meta: Mapping[str, Any], owner: Path) -> None:
         """Raise JournalError unless `owner`, which has the meta data `meta`, was stored beside this very journal.

@@ -99,15 +99,16 @@ class Contents:
         return self
 
 
-def read_contents(path: Path) -> Contents:
-    """What a journal holds. Changes nothing, so it may read along with a run in progress.
+def read_contents(path: Path, data: bytes | None = None) -> Contents:
+    """What a journal holds, or would hold with those bytes. Changes nothing, so it may read along with a run.
 
     Raises JournalError where there is none.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise JournalError(f"{path}: there is no journal here; name the directory of a run") from None
+    if data is None:
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise JournalError(f"{path}: there is no journal here; name the directory of a run") from None
     end = data.rfind(b"\n") + 1
     last = data.rfind(b"\n", 0, max(end - 1, 0)) + 1
     if b"\0" in data[last:end]:  # a power cut can leave a hole where the last line was to go

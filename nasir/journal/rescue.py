@@ -8,34 +8,48 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from nasir.errors import CheckpointError, JournalError, UsageError
+from nasir.errors import CheckpointError, JournalError, NasirError, UsageError
 from nasir.files import write_atomically
 from nasir.journal.directory import RunDirectory
 from nasir.journal.log import Contents, effective
 from nasir.records import EndRecord, Record
 from nasir.training.manifest import check_files, read_manifest
 
-__all__ = ["go_back", "sound_checkpoints"]
+__all__ = ["CheckedCheckpoint", "checked_checkpoints", "go_back", "replace_journal"]
 
 DAMAGED = "journal.damaged"
 
 
-def sound_checkpoints(run: RunDirectory, contents: Contents) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(step, meta data) of each checkpoint that is whole and belongs to the sound part of the journal, newest first."""
+@dataclass(frozen=True, slots=True)
+class CheckedCheckpoint:
+    """A checkpoint that was looked at: its meta data, None where that is damaged; why it is no use, None if it is."""
+
+    step: int
+    meta: Mapping[str, Any] | None
+    fault: NasirError | None
+
+
+def checked_checkpoints(run: RunDirectory, contents: Contents) -> Iterator[CheckedCheckpoint]:
+    """Every checkpoint, the newest first: whether it is whole and belongs to the sound part of the journal."""
     counting = effective(contents.records)
     for step in reversed(run.checkpoint_steps()):
-        folder = run.checkpoint(step)
+        folder, meta = run.checkpoint(step), None
         try:
             manifest = read_manifest(folder)
-            contents.chain.check(manifest["meta"], folder)
             check_files(folder, manifest)
-        except (CheckpointError, JournalError):
-            continue
-        if _counts(manifest["meta"]["n"], counting):
-            yield step, manifest["meta"]
+            meta = manifest["meta"]
+            contents.chain.check(meta, folder)
+            if not _counts(meta["n"], counting):
+                raise JournalError(f"{folder}: of epochs that a resume made void")
+        except (CheckpointError, JournalError) as error:
+            yield CheckedCheckpoint(step, meta, error)
+        else:
+            yield CheckedCheckpoint(step, meta, None)
 
 
 def _counts(n: int, counting: tuple[Record, ...]) -> bool:
@@ -56,8 +70,8 @@ def go_back(run: RunDirectory, epoch: int | None, notice: Callable[[str], None])
         raise UsageError(f"{run.path}: not even the first record is sound; start the run again elsewhere")
     step = -1 if epoch is None else _step(run, contents, epoch)
     if contents.damage is not None:
-        _cut(run, contents)
-        notice(f"the journal is cut after line {len(contents.records)}; as it was, it is kept as {DAMAGED}")
+        kept = replace_journal(run, run.journal_path.read_bytes()[: contents.size])
+        notice(f"the journal is cut after line {len(contents.records)}; as it was, it is kept as {kept.name}")
     for later in run.checkpoint_steps():
         if later > step:
             aside = run.checkpoint(later).with_name(f"step_{later}.aside")
@@ -68,19 +82,20 @@ def go_back(run: RunDirectory, epoch: int | None, notice: Callable[[str], None])
 def _step(run: RunDirectory, contents: Contents, epoch: int) -> int:
     """Of the newest sound checkpoint of that epoch."""
     known = []
-    for step, meta in sound_checkpoints(run, contents):
-        if meta["epoch"] == epoch:
-            return step
-        known.append(str(meta["epoch"]))
+    for checked in checked_checkpoints(run, contents):
+        if checked.fault is None and checked.meta is not None:
+            if checked.meta["epoch"] == epoch:
+                return checked.step
+            known.append(str(checked.meta["epoch"]))
     others = f"sound ones are of epoch {', '.join(known)}" if known else "there is none; --from-start begins anew"
     raise UsageError(f"{run.checkpoints}: no sound checkpoint of epoch {epoch}; {others}")
 
 
-def _cut(run: RunDirectory, contents: Contents) -> None:
-    """Leave only the sound part in the journal."""
+def replace_journal(run: RunDirectory, data: bytes) -> Path:
+    """Give the run another journal, and keep the one it has, under the name returned. Hold the lock."""
     kept, number = run.path / DAMAGED, 2
     while kept.exists():
         kept, number = run.path / f"{DAMAGED}.{number}", number + 1
-    data = run.journal_path.read_bytes()
-    write_atomically(kept, data)
-    write_atomically(run.journal_path, data[: contents.size])
+    write_atomically(kept, run.journal_path.read_bytes())
+    write_atomically(run.journal_path, data)
+    return kept

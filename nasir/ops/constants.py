@@ -46,11 +46,12 @@ class NodeView:
 
     @property
     def slots(self) -> Mapping[str, Slot]:
-        return self._graph.infer.slots[self._id]
+        return {name: slot for name, (_, slot) in self._graph.weights(self._id).items()}
 
     def weight(self, name: str) -> NDArray[Any]:
-        """A weight of the node."""
-        return self._weight(self._graph.nodes[self._id].label, name)
+        """A weight of the node, whoever owns it."""
+        key, _ = self._graph.weights(self._id)[name]
+        return self._weight(self._graph.nodes[key.node].label, key.slot)
 
 
 def split(node: NodeView, x: Known) -> tuple[Known, ...]:

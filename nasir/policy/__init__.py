@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nasir.policy.asking import Repeats, decisions_of
+from nasir.policy.asking import Rounds, decisions_of
 from nasir.policy.base import Fault, History, PhaseView, Policy
 from nasir.policy.conditions import Verdict, evaluate
 from nasir.policy.decision import (
@@ -60,8 +60,8 @@ __all__ = [
     "Policy",
     "RecallIndividual",
     "Record",
-    "Repeats",
     "RewriteSite",
+    "Rounds",
     "Row",
     "RulePlan",
     "RulesPolicy",

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from nasir.counted import counted
 from nasir.errors import RunError
 from nasir.ir.regions import closest, depth_text
 from nasir.policy.base import History, PhaseView
@@ -21,7 +22,7 @@ from nasir.policy.decision import Decision, EndPhase, FreezeSite, RewriteSite, T
 from nasir.policy.draws import index
 from nasir.policy.phase_log import PhaseLog
 from nasir.policy.plans import ALL_FROZEN, AtEpochs, Moment, PhasePlan, Plateau, RulePlan
-from nasir.policy.sites import blocks, depth_at, former_names, moved, sites_in
+from nasir.policy.sites import depth_at, former_names, moved, sites_in
 from nasir.rewriting.rewrite import WHOLE
 
 Fresh = Mapping[str, Sequence[FreezeSite]]
@@ -127,7 +128,7 @@ class RulesPolicy:
         stoppable = [rule for rule in acting if _can_stop(rule)] or acting
         if all(_expired(rule, log) or not _open(rule, view, log, fresh[rule.name], now=False) for rule in stoppable):
             depths = depth_text({stage: view.depths[stage] for stage in view.stages})
-            return f"every stage is frozen at depths {depths} after {log.done} epochs of the phase"
+            return f"every stage is frozen at depths {depths} after {counted(log.done, 'epoch')} of the phase"
         return None
 
     def _may_reopen(self, log: PhaseLog, freezes: Sequence[FreezeSite]) -> bool:
@@ -149,7 +150,7 @@ class RulesPolicy:
         able = [
             site
             for site in _open(rule, view, log, fresh)
-            if all(log.done >= rewritten.get(name, -rest) + rest for name in former_names(site, view))
+            if not rest or all(log.done >= rewritten.get(name, -rest) + rest for name in former_names(site, view))
         ]
         if rule.trial is not None:
             sites = tuple(able)
@@ -163,7 +164,9 @@ class RulesPolicy:
             if rule.at_most is not None:
                 count = min(count, rule.at_most - depth_at(view, site) - planned[site])
                 planned[site] += max(0, count)
-            reason = f"{due}; {site} {chosen}" + (f", {blocks(view.depths[site])} now" if site in view.depths else "")
+            reason = f"{due}; {site} {chosen}" + (
+                f", {counted(view.depths[site], 'block')} now" if site in view.depths else ""
+            )
             decision = RewriteSite(rule.name, rule.pass_name, rule.options, site, reason, rule.budget)
             decisions += [decision] * count
         return decisions
@@ -183,8 +186,8 @@ class RulesPolicy:
         every = _stages(rule, view, log)
         last = log.rule(rule.name).last_sites
         start = every.index(last[-1]) + 1 if last and last[-1] in every else 0
-        turn = [*every[start:], *every[:start]]
-        return [(next(site for site in turn if site in sites), f"is next after {last[-1]}" if last else "is first")]
+        turn, able = [*every[start:], *every[:start]], set(sites)
+        return [(next(site for site in turn if site in able), f"is next after {last[-1]}" if last else "is first")]
 
 
 def _freezes(rule: RulePlan, log: PhaseLog, view: PhaseView) -> list[FreezeSite]:
@@ -208,7 +211,7 @@ def _freezes(rule: RulePlan, log: PhaseLog, view: PhaseView) -> list[FreezeSite]
         FreezeSite(
             rule.name,
             site,
-            f"{reason}; it stays at {blocks(depth_at(view, site))}" if depth_at(view, site) else reason,
+            f"{reason}; it stays at {counted(depth_at(view, site), 'block')}" if depth_at(view, site) else reason,
             rule.pass_name,
             bounds[site][1] if site in bounds else "",
         )
@@ -232,11 +235,13 @@ def _bounds(rule: RulePlan, log: PhaseLog, view: PhaseView) -> dict[str, tuple[s
         ):
             if excess and reached is None:
                 reached = excess, "" if lasting else name
-    bounds = {}
+    bounds: dict[str, tuple[str, str]] = {}
+    if rule.at_most is None and reached is None:
+        return bounds
     for site in _stages(rule, view, log):
         depth = depth_at(view, site)
         if rule.at_most is not None and depth >= rule.at_most:
-            text = f"{site} has {blocks(depth)}, at most {rule.at_most} are allowed"
+            text = f"{site} has {counted(depth, 'block')}, at most {rule.at_most} are allowed"
             bounds[site] = text, "" if lasting else "at_most"
         elif reached is not None:
             bounds[site] = reached
@@ -279,7 +284,7 @@ def _open(rule: RulePlan, view: PhaseView, log: PhaseLog, fresh: Sequence[Freeze
         for site in _stages(rule, view, log)
         if not (
             site in closed
-            or any(name in state.frozen for name in former_names(site, view))
+            or (state.frozen and any(name in state.frozen for name in former_names(site, view)))
             or (rule.decline == "stop" and any(name in state.refused for name in former_names(site, view)))
             or (site in declined and (not measures or declined[site] == log.done))
         )

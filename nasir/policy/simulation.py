@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from nasir.errors import DataError, Decline, RunError
 from nasir.growing import GrowingSequence
-from nasir.policy.asking import decisions_of
+from nasir.policy.asking import Rounds, decisions_of
 from nasir.policy.base import PhaseView, Policy
 from nasir.policy.decision import (
     DropIndividual,
@@ -38,7 +38,6 @@ Make = Callable[[PhasePlan, int], Policy]
 """The policy of a phase, from its plan and the seed of the run."""
 
 MAX_EPOCHS = 10_000
-_ROUNDS = 1000
 
 
 def simulate(
@@ -126,8 +125,9 @@ class _Simulation:
 
     def _decide(self, phase: PhasePlan, epoch: int) -> None:
         policy = self.make(phase, self.seed)
-        for _ in range(_ROUNDS):
-            decisions = decisions_of(policy, phase, self.records, self.view)
+        rounds = Rounds(phase, epoch)
+        while decisions := decisions_of(policy, phase, self.records, self.view):
+            rounds.check(decisions, self.view, f"after {self.rewrites} rewrites")
             for decision in decisions:
                 fields = {key: value for key, value in decision.to_record().items() if key != "kind"}
                 self._write("decision", epoch=epoch, phase=phase.name, **fields)
@@ -147,9 +147,6 @@ class _Simulation:
                         pass  # the policy reads it in the record
                     case EndPhase():
                         return
-            if not decisions:
-                return
-        raise RunError(f"phase {phase.name}: {_ROUNDS} rounds of decisions after epoch {epoch}; the policy loops")
 
     def _keep(self, decision: KeepIndividual, place: Mapping[str, Any]) -> None:
         if self.apply:

@@ -46,8 +46,3 @@ def former_names(site: str, view: PhaseView) -> list[str]:
 def depth_at(view: PhaseView, site: str) -> int:
     """Blocks of the stage that a site is or lies in; 0 for a site outside all stages."""
     return next((depth for stage, depth in view.depths.items() if f"{site}.".startswith(f"{stage}.")), 0)
-
-
-def blocks(depth: int) -> str:
-    """1 block, 2 blocks."""
-    return f"{depth} block" if depth == 1 else f"{depth} blocks"

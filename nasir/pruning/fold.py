@@ -103,16 +103,18 @@ def _effects(
     if all(values is None for values in known.values()):
         return False, []
     folds = []
-    types, slots = graph.infer.types, graph.infer.slots
+    types = graph.infer.types
     for node_id in graph.order:
         node = graph.nodes[node_id]
         if node.facts.separates or not _reads(graph, node, removed):
             continue
-        name = kernel_of(slots[node_id])
+        weights = graph.weights(node_id)
+        name = kernel_of({name: slot for name, (_, slot) in weights.items()})
         if node.facts.family != "weighted" or name is None:
             exact = False
             continue
-        if all(axis.role != "read" or isinstance(axis.space, int) for axis in slots[node_id][name].axes):
+        key, kernel = weights[name]
+        if all(axis.role != "read" or isinstance(axis.space, int) for axis in kernel.axes):
             continue  # depthwise: nothing is summed over channels
         value = types[node.inputs[0]]
         gone = positions(value.channels, removed)
@@ -120,7 +122,7 @@ def _effects(
         constant = _at(known[node.inputs[0]], value, gone < 0)
         exact = exact and not bool(np.isnan(constant).any()) and (folding or not constant.any())
         if folding and bool((constant[~np.isnan(constant)] != 0.0).any()):
-            shift = _shift(node, name, slots[node_id][name], constant, gone < 0, seen)
+            shift = _shift(node, kernel, seen.weight(graph.nodes[key.node].label, key.slot), constant, gone < 0)
             folds.append(Fold(node_id, shift, _home(graph, node_id)))
     return exact, folds
 
@@ -137,7 +139,7 @@ def _at(known: Known, value: ValueType, where: NDArray[np.bool_]) -> Values:
     return np.moveaxis(known, value.channel_axis, 0)[where]
 
 
-def _shift(node: Node, name: str, slot: Slot, constant: Values, where: NDArray[np.bool_], seen: Evidence) -> Values:
+def _shift(node: Node, slot: Slot, kernel: NDArray[Any], constant: Values, where: NDArray[np.bool_]) -> Values:
     """What the channels `where` add to each output; varying ones count as zero. Declines where places differ."""
     flat = constant.reshape(len(constant), -1)
     even = (flat == flat[:, :1]).all(axis=1)
@@ -159,7 +161,7 @@ def _shift(node: Node, name: str, slot: Slot, constant: Values, where: NDArray[n
                 f"channel {unit} that '{node.label}' reads is constantly {values[first]:.3g}, "
                 f"which {reason}: it cannot be folded exactly; use `constants: drop`"
             )
-    weights = by_role(seen.weight(node.label, name).astype(np.float64), slot)
+    weights = by_role(kernel.astype(np.float64), slot)
     if weights.shape[1] != len(where):
         raise Decline(f"'{node.label}' reads constant channels by a grouped convolution; use `constants: drop`")
     folded: Values = weights.reshape(*weights.shape[:2], -1).sum(axis=2)[:, where] @ values
@@ -167,17 +169,29 @@ def _shift(node: Node, name: str, slot: Slot, constant: Values, where: NDArray[n
 
 
 def _home(graph: Graph, node_id: int) -> Key | None:
-    slots, users = graph.infer.slots, graph.users(node_id)
-    bias = bias_of(slots[node_id])
-    if bias is not None:
-        return Key(node_id, bias)
-    if len(users) == 1 and Port(node_id) not in graph.outputs:
-        if graph.nodes[users[0]].facts.family == "norm" and MEAN in slots[users[0]]:
-            return Key(users[0], MEAN)
+    weights, users = graph.weights(node_id), graph.users(node_id)
+    bias = bias_of({name: slot for name, (_, slot) in weights.items()})
     node = graph.nodes[node_id]
+    if bias is not None:
+        return _own(graph, weights[bias][0], node_id)
+    if len(users) == 1 and Port(node_id) not in graph.outputs:
+        behind = graph.weights(users[0])
+        if graph.nodes[users[0]].facts.family == "norm" and MEAN in behind:
+            return _own(graph, behind[MEAN][0], node_id)
     if "bias" not in node.attrs:
         raise Decline(f"'{node.label}' reads constant channels and can have no bias; use `constants: drop`")
     return None
+
+
+def _own(graph: Graph, home: Key, reader: int) -> Key:
+    """`home`, where no other node uses it; Decline otherwise, since the shift is that of one reader only."""
+    if home in graph.shared:
+        other = graph.nodes[graph.shared[home][0].node].label
+        raise Decline(
+            f"'{graph.nodes[reader].label}' reads constant channels, and '{graph.nodes[home.node].label}.{home.slot}', "
+            f"which would take them, is shared with '{other}'; use `constants: drop`"
+        )
+    return home
 
 
 def apply(draft: Draft, folds: list[Fold], kept: Mapping[Atom, Index]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
+import math
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
 from dataclasses import dataclass, field
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, NamedTuple, Union, get_args, get_origin, get_type_hints
@@ -106,18 +107,39 @@ class Record:
 Mapping.register(Record)
 
 
+class Allowed(NamedTuple):
+    """What a JSON value may be. `plain`: its types; `low`: its least value, if it is a number that has one."""
+
+    plain: tuple[type, ...]
+    low: float | None
+
+    def takes(self, value: Any) -> bool:
+        """Whether a value, of JSON or made in Python, is one of those; a number with a least value is finite."""
+        kind, plain, low = type(value), self.plain, self.low
+        if kind not in plain and (not isinstance(value, plain) or (kind is bool and bool not in plain)):
+            return False
+        return low is None or value is None or low <= value < math.inf
+
+    @property
+    def spelled(self) -> str:
+        """It in words."""
+        plain = [kind for kind in self.plain if kind is not int or float not in self.plain]
+        least = "" if self.low is None else f" of at least {self.low:g}"
+        return " or ".join(dict.fromkeys(SPELLED[kind] for kind in plain)) + least
+
+
 class RecordField(NamedTuple):
     """A field of a kind of record.
 
-    `put` sets it, in a record that is being made. `plain`: types of its JSON value; `low`: its least value, if it is a
-    number that has one; `missing`: its default, `dict` for a mapping of nothing, if it `may` be missing; `left_out`:
-    its key is left out where it has that.
+    `put` sets it, in a record that is being made. `inside`: what the values of a mapping, or the items of a list, may
+    be, None: anything. `missing`: its default, `dict` for a mapping of nothing, if it `may` be missing; `left_out`: its
+    key is left out where it has that.
     """
 
     key: str
     put: Callable[[Any, Any], None]
-    plain: tuple[type, ...]
-    low: float | None
+    allowed: Allowed
+    inside: Allowed | None
     may: bool
     missing: Any
     left_out: bool
@@ -127,12 +149,6 @@ class RecordField(NamedTuple):
     def default(self) -> Any:
         """Its value where the record lacks it."""
         return {} if self.missing is dict else self.missing
-
-    @property
-    def spelled(self) -> str:
-        """Its types in words."""
-        plain = [kind for kind in self.plain if kind is not int or float not in self.plain]
-        return " or ".join(dict.fromkeys(SPELLED[kind] for kind in plain))
 
 
 class RecordLayout(NamedTuple):
@@ -182,7 +198,7 @@ def _laid_out(made: type[Record]) -> RecordLayout:
     places = []
     for item in items:
         name = item.name
-        plain, metadata = _parts(hints[name])
+        plain, inner, metadata = _parts(hints[name])
         default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory
         left_out = default is not dataclasses.MISSING
         told = [entry.value for entry in metadata if isinstance(entry, IfMissing)]
@@ -191,8 +207,8 @@ def _laid_out(made: type[Record]) -> RecordLayout:
             left_out=left_out,
             name=name,
             put=getattr(made, name).__set__,
-            plain=plain,
-            low=next((float(str(entry.ge)) for entry in metadata if isinstance(entry, at.Ge)), None),
+            allowed=Allowed(plain, _least(metadata)),
+            inside=None if inner is Any else Allowed(_parts(inner)[0], _least(_parts(inner)[2])),
             may=left_out or bool(told),
             missing=default if left_out else told[0] if told else None,
             says=next((entry.documentation for entry in metadata if isinstance(entry, at.DocInfo)), ""),
@@ -202,14 +218,20 @@ def _laid_out(made: type[Record]) -> RecordLayout:
     return RecordLayout(tuple(places), names, tuple(place for place in places if place.left_out))
 
 
-def _parts(annotation: Any) -> tuple[tuple[type, ...], tuple[Any, ...]]:
-    """JSON types of an annotation, and all its `Annotated` metadata, those of the members of a union too."""
-    if get_origin(annotation) is Annotated:
-        inner, *own = get_args(annotation)
-        plain, metadata = _parts(inner)
-        return plain, (*own, *metadata)
-    if get_origin(annotation) in (Union, UnionType):
-        members = [_parts(member) for member in get_args(annotation)]
-        types = tuple(json_type for plain, _ in members for json_type in plain)
-        return types, tuple(entry for _, metadata in members for entry in metadata)
-    return PLAIN[get_origin(annotation) or annotation], ()
+def _least(metadata: Iterable[Any]) -> float | None:
+    return next((float(str(entry.ge)) for entry in metadata if isinstance(entry, at.Ge)), None)
+
+
+def _parts(annotation: Any) -> tuple[tuple[type, ...], Any, tuple[Any, ...]]:
+    """Of an annotation: JSON types, what is inside of a mapping or list (Any: anything, or there is no inside), and all
+    its `Annotated` metadata, those of the members of a union too."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        plain, inner, metadata = _parts(arguments[0])
+        return plain, inner, (*arguments[1:], *metadata)
+    if origin in (Union, UnionType):
+        members = [_parts(member) for member in arguments]
+        types = tuple(json_type for plain, _, _ in members for json_type in plain)
+        inner = next((inner for _, inner, _ in members if inner is not Any), Any)
+        return types, inner, tuple(entry for _, _, metadata in members for entry in metadata)
+    return PLAIN[origin or annotation], arguments[-1] if arguments else Any, ()

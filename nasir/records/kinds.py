@@ -14,10 +14,10 @@ from nasir.records.base import IfMissing, Key, Record
 Count = Annotated[int, Ge(0)]
 Seconds = Annotated[float, Ge(0)]
 Metrics = Mapping[str, float]
-Depths = Annotated[Mapping[str, int], doc("blocks of each stage, by its path"), IfMissing(dict)]
+Depths = Annotated[Mapping[str, Count], doc("blocks of each stage, by its path"), IfMissing(dict)]
 Params = Annotated[Count | None, doc("weights of the network"), IfMissing(None)]
 Macs = Annotated[Count | None, doc("multiply-accumulates of one sample"), IfMissing(None)]
-Cost = Annotated[Mapping[str, int], doc("`params` and `macs` of the network"), IfMissing(dict)]
+Cost = Annotated[Mapping[str, Count], doc("`params` and `macs` of the network"), IfMissing(dict)]
 Blob = Annotated[str, doc("the network: name of its blob"), IfMissing("")]
 Number = Annotated[Count, doc("number of the individual, from 1 over the run")]
 Noted = Annotated[Mapping[str, Any], doc("what the pass itself wants known, for its next firing or for readers")]
@@ -50,14 +50,18 @@ class StartRecord(Record):
     graph: Annotated[str, doc("the first network: name of its blob")]
     spec_digest: Annotated[str, doc("SHA-256 of the resolved spec"), IfMissing("")]
     cost: Annotated[
-        Mapping[str, int], doc("`params`, `macs` and `activation_bytes` of the first network"), IfMissing(dict)
+        Mapping[str, Count], doc("`params`, `macs` and `activation_bytes` of the first network"), IfMissing(dict)
     ]
     depths: Depths
     nasir: Annotated[str, doc("version of nasir"), IfMissing("")]
     inherited: Annotated[
-        Mapping[str, Any] | None,
+        Mapping[str, str | None] | None,
         doc("the run that the network was taken from: `run`, `weights`, `checkpoint`, `manifest` (its SHA-256)"),
     ] = None
+    data: Annotated[
+        Mapping[str, Any],
+        doc("what the data are ([data.md](data.md#the-data-summary)); `nasir.records.DataSummary` reads it"),
+    ] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -101,7 +105,7 @@ class EpochRecord(_Placed):
     samples: Annotated[Count | None, doc("samples trained on")] = None
     compiled_graphs: Annotated[Count | None, doc("graphs compiled so far, where blocks are compiled")] = None
     alive: Annotated[
-        Mapping[str, Any],
+        Mapping[str, Count],
         doc("with a penalty on channels: `channels` it has left alive, `params` and `macs` of a network of those"),
     ] = field(default_factory=dict)
 
@@ -157,7 +161,7 @@ class RewriteRecord(_OfPass):
         None
     )
     refresh: Annotated[
-        Mapping[str, Any] | None, doc("of statistics that were refreshed: what that did, `delta_logits` among it")
+        Mapping[str, float] | None, doc("of statistics that were refreshed: what that did, `delta_logits` among it")
     ] = None
     noted: Noted = field(default_factory=dict)
 
@@ -270,6 +274,9 @@ class EndRecord(Record):
     depths: Depths
     seconds: Annotated[Seconds, doc("wall-clock seconds of its epochs"), IfMissing(0.0)]
     graph: Annotated[str, doc("the last network: name of its blob"), IfMissing("")]
+    confusion: Annotated[
+        str, doc("name of the blob (an array) that says how often each class (row) was taken for each in the test")
+    ] = ""
 
 
 NetworkRecord = StartRecord | RewriteRecord | RecalledRecord

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nasir.errors import JournalError
 from nasir.options import close_match, shown
-from nasir.records.base import CHAIN, Record, RecordField, layout
+from nasir.records.base import CHAIN, Allowed, Record, layout
 from nasir.records.kinds import KINDS
 
 __all__ = ["from_json", "read_record", "typed"]
@@ -19,7 +19,10 @@ REMEDY = "the journal was damaged or edited afterwards; restore the file, or sta
 def read_record(line: bytes | str) -> Record:
     """The record of a line of a journal file; JournalError, without its place, where the line is not one."""
     try:
-        data = json.loads(line)
+        text = line.decode("utf-8") if isinstance(line, bytes) else line
+        data = _DECODER.decode(text)
+        if "\\u" in text or text.count("[") + text.count("{") > DEEPEST:
+            _check(data)
     except (ValueError, RecursionError) as error:
         raise JournalError(f"not a JSON record ({error}); {REMEDY}") from None
     if not isinstance(data, dict) or not isinstance(data.get("kind"), str):
@@ -48,7 +51,7 @@ def from_json(data: Mapping[str, Any]) -> Record:
     record: Record = object.__new__(made)
     absent = []
     for place in places:
-        key, put, plain, low, may, missing, *_ = place
+        key, put, allowed, inside, may, missing, *_ = place
         if key not in data:
             if not may:
                 raise JournalError(f"{made.kind} record: no {key!r}; each of them has to have it")
@@ -56,10 +59,12 @@ def from_json(data: Mapping[str, Any]) -> Record:
             put(record, {} if missing is dict else missing)
             continue
         value = data[key]
-        if (type(value) not in plain and not _fits(value, plain)) or (
-            low is not None and value is not None and value < low
-        ):
-            raise JournalError(_unfitting(made, place, value))
+        if not allowed.takes(value):
+            raise JournalError(_unfitting(made, key, value, allowed))
+        if inside is not None and value:
+            for name, entry in value.items() if isinstance(value, Mapping) else enumerate(value):
+                if not inside.takes(entry):
+                    raise JournalError(_unfitting(made, f"{key}: {name}", entry, inside))
         put(record, value)
     object.__setattr__(record, "absent", _shared(absent))
     more = len(data) > 1 + len(places) - len(absent)  # than `kind` and the fields
@@ -92,11 +97,48 @@ def _shared(absent: list[str]) -> frozenset[str]:
     return _SETS[key]
 
 
-def _fits(value: Any, plain: tuple[type, ...]) -> bool:
-    """For values made in Python, whose types differ from those that JSON gives."""
-    return isinstance(value, plain) and not (isinstance(value, bool) and bool not in plain)
+def _unfitting(made: type[Record], key: str, value: Any, allowed: Allowed) -> str:
+    return f"{made.kind} record: {key!r} is {shown(value)}; it has to be {allowed.spelled}"
 
 
-def _unfitting(made: type[Record], place: RecordField, value: Any) -> str:
-    least = "" if place.low is None else f" of at least {place.low:g}"
-    return f"{made.kind} record: {place.key!r} is {shown(value)}; it has to be {place.spelled}{least}"
+# -- JSON that no journal of ours has
+
+
+LARGEST = 2**64
+DEEPEST = 100  # objects and lists in each other: far from where Python's recursion ends
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r:.60} twice")
+    return made
+
+
+def _whole(text: str) -> int:
+    if len(text) > 20 or not -LARGEST < int(text) < LARGEST:
+        raise ValueError(f"a whole number of {len(text.lstrip('-'))} digits")
+    return int(text)
+
+
+def _check(data: Any) -> None:
+    """Raise ValueError for texts that hold NUL or cannot be written, and for what is nested too deeply."""
+    level = [data]
+    for _ in range(DEEPEST + 1):
+        level = [inner for entry in level for inner in _inside(entry)]
+    if level:
+        raise ValueError(f"nested more than {DEEPEST} levels deep")
+
+
+def _inside(entry: Any) -> Iterable[Any]:
+    if isinstance(entry, dict):
+        return [*entry, *entry.values()]
+    if isinstance(entry, str):
+        if "\0" in entry:
+            raise ValueError("a NUL character")
+        entry.encode("utf-8")  # half a surrogate pair has no such form
+    return entry if isinstance(entry, list) else ()
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_whole)

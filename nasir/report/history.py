@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
+from nasir.counted import counted
 from nasir.ir.regions import depth_text
 from nasir.records import (
     DecisionRecord,
@@ -67,7 +68,7 @@ def summary_rows(records: Records) -> list[tuple[str, str]]:
     accuracies = [value for record in epochs if (value := record.metrics.get("val.accuracy")) is not None]
     best = max(filter(math.isfinite, accuracies), default=None)
     seconds = sum(record.seconds for record in epochs) if end is None else end.seconds
-    rows = [("status", "done" if end else f"unfinished after {len(epochs)} epochs")]
+    rows = [("status", "done" if end else f"unfinished after {counted(len(epochs), 'epoch')}")]
     if end is not None and "test.accuracy" in end.metrics:
         rows.append(("test accuracy", percent(end.metrics["test.accuracy"])))
     if end is not None and "test.top5" in end.metrics:

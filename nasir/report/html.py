@@ -8,13 +8,15 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from nasir.counted import counted
 from nasir.errors import NasirError
 from nasir.files import write_atomically
 from nasir.ir import Graph
 from nasir.ir.regions import depth_text
 from nasir.journal.directory import RunDirectory
-from nasir.journal.log import lineage
+from nasir.journal.log import effective, lineage
 from nasir.records import EndRecord, PhaseRecord, Record, ResumeRecord, RewriteRecord, StartRecord, of_kind
+from nasir.report.classes import data_section
 from nasir.report.graph_svg import draw
 from nasir.report.history import charts, decision_rows, duration, percent, phase_rows, summary_rows
 from nasir.report.page import page
@@ -43,19 +45,21 @@ def write_report(run_dir: str | Path) -> Path:
     says so. Raises JournalError where the journal itself cannot be read.
     """
     run = RunDirectory.open(run_dir)
-    records = run.effective()
+    contents = run.contents().sound()
+    records = effective(contents.records)
     drawn = charts(records)
     start = next(iter(of_kind(records, StartRecord)), None)
     name = (start and start.name) or run.path.resolve().name
     sections = [
-        _head(name, records, len(of_kind(run.records(), ResumeRecord))),
+        _head(name, records, len(of_kind(contents.records, ResumeRecord))),
         f"<h2>Training</h2>{figures(drawn)}",
+        data_section(run, records, fact_list),
         _phases(records),
         _network(run, records),
         _decisions(records),
         fold("Spec", _spec(run)),
         fold("Environment", _environment(run)),
-        f"<footer>{_origin(start)}</footer>" if start else "",
+        f"<footer>{_origin(start)} · {contents.chain.stamp()}</footer>" if start else "",
     ]
     text = page(f"{name} - nasir", "\n".join(sections), {chart.key: readout(chart) for chart in drawn})
     write_atomically(run.report_path, text.encode("utf-8"))
@@ -84,7 +88,7 @@ def _head(name: str, records: Sequence[Record], resumes: int) -> str:
     phases = " → ".join(record.phase for record in of_kind(records, PhaseRecord))
     remarks = [
         f"phases: {phases}" if phases else "",
-        f"resumed {resumes} time{'s' * (resumes != 1)}" if resumes else "",
+        f"resumed {counted(resumes, 'time')}" if resumes else "",
     ]
     remark = " · ".join(filter(None, remarks))
     return f'<header><h1>{escape(name)}{badge}</h1><p class="sub">{escape(remark)}</p>{fact_list(rows[1:])}</header>'

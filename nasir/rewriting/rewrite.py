@@ -106,6 +106,7 @@ class Pass(Checked, ABC):
     name: ClassVar[str] = ""
     needs: ClassVar[tuple[Need, ...]] = ()
     moves: ClassVar[bool] = False  # whether stages and blocks may have longer names after it, such as `branches.0.s2`
+    shrinks: ClassVar[bool] = False  # whether it may leave fewer parameters or MACs: a bound is reached no longer
     settles: ClassVar[bool] = False  # whether it asks for a Settle, which only weights that learn can give
 
     if TYPE_CHECKING:  # what `get_pass` gives takes the options of the pass, which only its own class knows

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nasir.analysis.sharing import refuse_sharing
 from nasir.errors import Decline
 from nasir.ir import Draft, Graph, Port
 from nasir.records import Record, RewriteRecord
@@ -34,6 +35,7 @@ def put_away(draft: Draft, graph: Graph, paths: Iterable[str], seen: Evidence) -
     """
     noted: dict[str, Any] = {}
     for path in paths:
+        refuse_sharing(graph, graph.members(path), "a block that is put away keeps its own weights")
         entry, exit_ = graph.boundary(path)
         number = {node_id: index for index, node_id in enumerate(graph.members(path))}
         stage = graph.regions[path].parent

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from nasir.counted import counted
 from nasir.errors import ClaimError, Decline, NasirError, NotFinite, OutOfMemory, Preempted, RunError
 from nasir.ir import Graph
 from nasir.journal.directory import RunDirectory
@@ -19,8 +20,8 @@ from nasir.policy import (
     PhasePlan,
     PhaseView,
     RecallIndividual,
-    Repeats,
     RewriteSite,
+    Rounds,
     RulePlan,
     TrySites,
     decisions_of,
@@ -49,8 +50,6 @@ from nasir.spec import make_policy
 from nasir.training.backend import Effect, Session
 
 EXACT = 1e-4  # largest |delta logits| of an "exact" rewrite, relative to the largest logit (float32 rounding)
-ROUNDS = 1000  # of decisions at one moment, after which a policy is taken for looping
-PATIENCE = 8  # rounds that a stop waits for, as a checkpoint is written after the last one
 TRIAL_EPOCHS = 2 * 10**12  # data order of trials: far from those of ordinary epochs
 PER_REWRITE = 10**6  # epochs of trials before one rewrite, at most
 
@@ -87,22 +86,25 @@ class Decisions:
         self.write = write
         self.individuals = Individuals(run, session)
 
-    def make(self, phase: PhasePlan, epoch: int, phase_epoch: int) -> None:
+    def make(self, phase: PhasePlan, epoch: int, phase_epoch: int) -> bool:
         """Ask the policy until it has nothing to add, and carry out what it decides.
 
+        False: a stop was asked for in between; what was decided so far is carried out, so that the policy can be asked
+        on from there. Raises Preempted where the stop comes between decisions that were made together.
         `epoch` and `phase_epoch`: epochs done in the run and in the phase.
         """
         policy = make_policy(phase, self.seed)
         place: dict[str, Any] = {"epoch": epoch, "phase": phase.name}
-        repeats, outlives = Repeats(phase, epoch), outlives_divergence(phase)
-        for number in range(ROUNDS):  # asked again after declined rewrites; a policy that never ends is a bug
-            decisions = decisions_of(policy, phase, self.journal.effective(), view(self.state.graph, (phase,)))
+        rounds, outlives = Rounds(phase, epoch), outlives_divergence(phase)
+        while not (rounds.count and self.signals.wanted()):  # asked again after declined rewrites
+            now = view(self.state.graph, (phase,))
+            decisions = decisions_of(policy, phase, self.journal.effective(), now)
             if not decisions:
-                return
-            repeats.check(decisions, self.state.graph.digest)
-            if number >= PATIENCE and self.signals.wanted():
-                raise self._stopped("decisions were made")
-            for decision in decisions:
+                return True
+            rounds.check(decisions, now, self.state.graph.digest)
+            for number, decision in enumerate(decisions):
+                if number and self.signals.wanted():
+                    raise self.stopped("decisions were carried out")
                 self.write(from_json({**place, **decision.to_record()}))
                 match decision:
                     case RewriteSite():
@@ -118,10 +120,8 @@ class Decisions:
                     case FreezeSite():
                         pass  # the policy reads it in the record
                     case EndPhase():
-                        return
-        raise RunError(
-            f"phase '{phase.name}': the policy made {ROUNDS} rounds of decisions after epoch {epoch}; it loops"
-        )
+                        return True
+        return False
 
     # -- one rewrite
 
@@ -214,14 +214,15 @@ class Decisions:
             before = self._latest().get("train.accuracy", 0.0)
             settled = self.session.settle(rewrite.settle, before - rewrite.settle.tolerance, self.signals.wanted)
             if settled is None:
-                raise self._stopped("a new block settled")
+                raise self.stopped("a new block settled")
         if rewrite.refresh is not None:
             refreshed = self.session.refresh(rewrite.refresh, self.signals.wanted)
             if refreshed is None:
-                raise self._stopped("statistics were refreshed")
+                raise self.stopped("statistics were refreshed")
         return settled, refreshed
 
-    def _stopped(self, what: str) -> Preempted:
+    def stopped(self, what: str) -> Preempted:
+        """What a stop raises where no checkpoint can be written."""
         return Preempted(
             f"stopped while {what}; `nasir resume {self.run.path}` goes on from the last checkpoint",
             self.signals.exit_code,
@@ -307,7 +308,7 @@ class Decisions:
         for site in gains:
             reason = (
                 f"the best candidate, {best}, gains {gains[str(best)]:.6g} of {trial.metric} over {baseline:.6g} in "
-                f"{trial.epochs} epochs, not more than {trial.min_gain:.6g}"
+                f"{counted(trial.epochs, 'epoch')}, not more than {trial.min_gain:.6g}"
             )
             self._decline(decision.at(site), place, Decline(reason))
 
@@ -323,7 +324,7 @@ class Decisions:
             epoch = TRIAL_EPOCHS + PER_REWRITE * self.state.ordinal + number
             stretch = self.session.train(epoch, phase_epoch + number, None, self.signals.wanted)
             if not stretch.finished or self.signals.wanted():
-                raise self._stopped("candidates were tried")
+                raise self.stopped("candidates were tried")
             trained = stretch.metrics
         metrics = {**trained, **self.session.evaluate("val")}
         cost = (rewrite.graph if rewrite is not None else self.state.graph).cost()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from nasir.counted import counted
 from nasir.errors import CheckpointError, Diverged, NasirError, Preempted, RunError
 from nasir.ir import Graph
 from nasir.ir.regions import closest, covers
@@ -101,7 +102,8 @@ class Engine:
             self.write(from_json({"kind": kind, "phase": phase.name, "epoch": progress.total_epochs, **fields}))
         if fresh:
             # a checkpoint is written after an epoch only: one from before the phase leads back to before these rewrites
-            self.decisions.make(self.plans[progress.phase_index], progress.total_epochs, 0)
+            if not self.decisions.make(self.plans[progress.phase_index], progress.total_epochs, 0):
+                raise self.decisions.stopped("a phase began")
         labels = list(self.state.graph.labels)
         for prefix in (phase.freeze or ()) if fresh else ():
             if not any(covers(prefix, label) for label in labels):
@@ -150,7 +152,8 @@ class Engine:
 
     def _decide(self, phase: PhasePlan, epoch: int, phase_epoch: int) -> None:
         """What follows an epoch; `epoch` and `phase_epoch` count those done."""
-        self.decisions.make(phase, epoch, phase_epoch)
+        if self.signals.wanted() or not self.decisions.make(phase, epoch, phase_epoch):
+            self._preempt(epoch)  # the checkpoint says that the policy is to be asked again
         self.state.undecided = False
         every = self.spec.checkpoint.every
         over = PhaseProgress.of(self.journal.effective(), self.plans).phase_index is None
@@ -173,11 +176,13 @@ class Engine:
         raise self._stopped(epoch)
 
     def _stopped(self, epoch: int) -> Preempted:
-        where = f"after {epoch} epochs" + (f" and {self.state.stretch.steps} steps" if self.state.stretch else "")
+        where = f"after {counted(epoch, 'epoch')}"
+        where += f" and {counted(self.state.stretch.steps, 'step')}" if self.state.stretch else ""
         return Preempted(f"stopped {where}; `nasir resume {self.run.path}` goes on from here", self.signals.exit_code)
 
     def _finish(self) -> dict[str, float]:
-        metrics = {**self.session.evaluate("test"), **self.session.evaluate("val")}
+        tested, confusion = self.session.evaluate_classes("test")
+        metrics = {**tested, **self.session.evaluate("val")}
         self.session.flush()  # a run that reports that it is done has its last weights on disk
         cost = self.state.graph.cost()
         seconds = sum(record.seconds for record in self.journal.effective(EpochRecord))
@@ -189,6 +194,7 @@ class Engine:
                 depths=self.state.graph.depths(),
                 seconds=round(seconds, 3),
                 graph=self.run.put_blob(self.state.graph.to_json()),
+                confusion=self.run.put_array(confusion),
             )
         )
         self.decisions.individuals.sweep(self.journal.effective(), over=True)

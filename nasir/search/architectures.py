@@ -1,13 +1,14 @@
 """The architecture cache: points whose start network and training are equal need one training between them.
 
-Equal networks may be written in many ways, so the network counts by its structure, the rest of the spec as it is.
+Equal networks may be written in many ways, so the network counts by its structure, the rest of the spec as it is. Data
+may change under one name, so what is in them counts too: see `nasir.training.backend.Session.fingerprint`.
 Whether a search uses it: `Search.caches_architectures`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
 from nasir.ir import Graph
@@ -18,6 +19,7 @@ from nasir.spec.model_network import ImportedNetwork, RunNetwork
 from nasir.spec.network import initial_plan
 
 ATTRIBUTE = "architecture"  # user attribute of a trial that holds its key
+DATA = "data"  # the same for the fingerprint of its data; older trials have none
 ASIDE = frozenset({"nasir", "name", "checkpoint", "search", "network", "blocks", "input", "plugins"})
 
 
@@ -65,10 +67,13 @@ def key(spec: Spec, graph: Graph) -> str:
     )
 
 
-def lookup(trials: Iterable[Known], wanted: str) -> Known | None:
-    """The first COMPLETE trial of that key."""
-    equal = [trial for trial in trials if trial.state.name == "COMPLETE" and trial.user_attrs.get(ATTRIBUTE) == wanted]
-    return min(equal, key=lambda trial: trial.number, default=None)
+def lookup(trials: Iterable[Known], wanted: str, fingerprint: Callable[[], str]) -> Known | None:
+    """The first COMPLETE trial of that key and of the same data; `fingerprint`, which reads them, is asked only where
+    there may be one."""
+    complete = (trial for trial in trials if trial.state.name == "COMPLETE" and DATA in trial.user_attrs)
+    equal = [trial for trial in complete if trial.user_attrs.get(ATTRIBUTE) == wanted]
+    data = fingerprint() if equal else None
+    return min((trial for trial in equal if trial.user_attrs[DATA] == data), key=lambda t: t.number, default=None)
 
 
 def _weights(spec: Spec) -> Any:

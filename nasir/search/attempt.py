@@ -12,6 +12,7 @@ from typing import Any
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from nasir.counted import counted
 from nasir.errors import (
     CheckpointError,
     DataError,
@@ -37,6 +38,7 @@ from nasir.search.trial import (
     Outcome,
     Pruned,
     TrialJob,
+    data_fingerprint,
     has_checkpoint,
     history,
     start_network,
@@ -138,7 +140,7 @@ class Attempt:
             self.say(f"trial {self.frozen.number}: handed back; {stop}")
         except Pruned:
             self._end(TrialState.PRUNED, self._partial())
-            self.say(f"trial {self.frozen.number}: pruned after {len(self.epochs)} epochs")
+            self.say(f"trial {self.frozen.number}: pruned after {counted(len(self.epochs), 'epoch')}")
         except Exception as error:
             self._failed(error)
         else:
@@ -152,10 +154,10 @@ class Attempt:
         if not self.search.caches_architectures:
             return False
         self.notes[architectures.ATTRIBUTE] = wanted = architectures.key(spec, start_network(spec))
-        known = architectures.lookup(self._others, wanted)
+        known = architectures.lookup(self._others, wanted, functools.partial(data_fingerprint, spec))
         if known is None:
             return False
-        same = ("metrics", "cost", "depths", "epochs", "cpu_seconds", "run")
+        same = ("metrics", "cost", "depths", "epochs", "cpu_seconds", "run", architectures.DATA)
         copied = {key: known.user_attrs[key] for key in same if key in known.user_attrs}
         fresh = {"cached_from": known.number, "seconds": self._seconds(), "spent_cpu_seconds": self._cpu_seconds()}
         self._store(sorted(known.intermediate_values.items()))

@@ -7,7 +7,8 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from nasir.ir import Graph
 from nasir.journal.directory import RunDirectory, share_file
 from nasir.journal.log import effective, read_journal
 from nasir.records import EndRecord, EpochRecord, PrefixRecord, PrunedRecord, Record, newest_network, of_kind
-from nasir.running.engine import Signals
+from nasir.running.engine import Signals, setup_of
 from nasir.running.prefixes import PrefixStore
+from nasir.search import architectures
 from nasir.spec import Spec, import_plugins
 from nasir.spec.inherit import inherited
 from nasir.spec.model_network import RunNetwork
@@ -26,7 +28,17 @@ from nasir.spec.model_search import Search
 from nasir.spec.network import build
 from nasir.training.backend import make_backend
 
-__all__ = ["Executor", "Outcome", "Pruned", "TrialJob", "start_network", "summed_up", "tidy", "train"]
+__all__ = [
+    "Executor",
+    "Outcome",
+    "Pruned",
+    "TrialJob",
+    "data_fingerprint",
+    "start_network",
+    "summed_up",
+    "tidy",
+    "train",
+]
 
 STEP = re.compile(r"step_(\d+)")
 
@@ -89,32 +101,33 @@ def train(job: TrialJob, listener: Callable[[Record], None], signals: Signals) -
     reuse = job.search.reuse
     options: dict[str, Any] = {"signals": signals, "notice": job.say, "prefix_every": reuse.every}
     options["prefixes"] = PrefixStore(job.study / "prefixes", reuse.disk) if reuse.prefixes else None
+    options["note_data"] = job.search.caches_architectures
     try:
         run = _gone_on(job, listener, options) or api.run(job.spec, job.directory, listener=listener, **options)
     except Pruned:
         _mark_pruned(job.directory)
         raise
     outcome = summed_up(run.journal, time.monotonic() - started)
+    data = RunDirectory(job.directory).env().get("data")
+    if data is not None:
+        outcome = replace(outcome, notes={**outcome.notes, architectures.DATA: data})
     if "latency_ms" not in job.search.metrics:
         return outcome
     latency = job.search.latency
     measured = make_backend(job.spec.backend).measure(run.graph, latency.batch, latency.device, latency.threads)
-    return Outcome(
-        outcome.metrics,
-        outcome.cost,
-        outcome.depths,
-        outcome.epochs,
-        outcome.cpu_seconds,
-        time.monotonic() - started,
-        1000 * measured.median,
-        outcome.notes,
-    )
+    return replace(outcome, seconds=time.monotonic() - started, latency_ms=1000 * measured.median)
 
 
 def start_network(spec: Spec) -> Graph:
     """The network that training would begin with."""
     import_plugins(spec)
     return inherited(spec).graph if isinstance(spec.network, RunNetwork) else build(spec)
+
+
+def data_fingerprint(spec: Spec) -> str:
+    """The digest of the data that training would read."""
+    with closing(make_backend(spec.backend).open(setup_of(spec, spec.source.resolve().parent))) as session:
+        return session.fingerprint()
 
 
 def summed_up(records: Iterable[Record], seconds: float) -> Outcome:

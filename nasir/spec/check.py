@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from nasir.blocks import STEPS
+from nasir.counted import counted
 from nasir.errors import NasirError, OptionError
 from nasir.ir.regions import covers
 from nasir.options import Path, suggestion
@@ -14,12 +15,13 @@ from nasir.options.words import UNKNOWN_OPTION
 from nasir.policy.plans import METRICS, RULES, PhasePlan
 from nasir.registry import Registry, backends, blocks, code_of, datasets, ops, optimizers, passes, penalties, policies
 from nasir.rewriting.propose import make_pass
+from nasir.rewriting.rewrite import Pass
 from nasir.spec.model import Phase, Spec
 from nasir.spec.model_network import StageStep, Step
 from nasir.spec.model_phase import Condition, Rule
 from nasir.spec.model_registered import Optimizer, Penalty
 from nasir.spec.passes import NoOptions, find, make_policy, option_faults, options_for, policy_options
-from nasir.spec.problems import Problem
+from nasir.spec.problems import NOWHERE, Problem
 from nasir.spec.tree import Tree, children, key_place, locate
 from nasir.training.data import ExtraMetric
 
@@ -211,10 +213,35 @@ def _check_phase(spec: Spec, phase: Phase, path: Path, findings: Findings) -> No
     if phase.policy_name == RULES and phase.until == "all_frozen" and not any(rule.can_freeze for rule in phase.rules):
         remedy = "add `freeze`, `at_most` or `budget` to a rule"
         findings.add((*path, "until"), "no rule of the phase ever freezes a stage", remedy)
+    _check_turns(phase, path, findings)
     if isinstance(phase.until, Condition):
         _check_condition(spec, phase, phase.until, (*path, "until"), findings)
     for index, rule in enumerate(phase.rules):
         _check_rule(spec, phase, rule, (*path, "rules", index), findings)
+
+
+def _check_turns(phase: Phase, path: Path, findings: Findings) -> None:
+    """A phase that waits for rules to be stopped by what others, which nothing stops, undo again and again."""
+    budget = phase.budget
+    bounded = phase.epochs is not None or (budget is not None and (budget.epochs, budget.seconds) != (None, None))
+    if phase.policy_name != RULES or phase.until != "all_frozen" or bounded:
+        return
+    lasting = [(index, rule) for index, rule in enumerate(phase.rules) if rule.goes_on_for_ever]
+    undoing = [(index, rule) for index, rule in lasting if (change := pass_of(rule)) is not None and change.shrinks]
+    for index, rule in lasting:
+        number, other = next(((number, other) for number, other in undoing if number != index), (0, None))
+        if other is None or not rule.can_freeze:
+            continue
+        bound = next(key for key in ("at_most", "budget", "trial") if getattr(rule, key) is not None)
+        stopped = locate(findings.tree, (*path, "rules", index, bound)).line
+        undone = locate(findings.tree, (*path, "rules", number, "do")).line
+        text = (
+            f"may never hold: what stops {rule.pass_name} (`{bound}`, line {stopped}) is undone by {other.pass_name} "
+            f"(line {undone}) again and again"
+        )
+        remedy = f"give the phase `epochs`, or `freeze` or `decline: stop` to the rule of {rule.pass_name}"
+        findings.add((*path, "until"), text, remedy)
+        return
 
 
 def _check_rule(spec: Spec, phase: Phase, rule: Rule, path: Path, findings: Findings) -> None:
@@ -256,15 +283,20 @@ def _check_frozen(phase: Phase, rule: Rule, stages: Iterable[str], path: Path, f
     # what is made at a block is placed beside it
     homes = [name if name in stages else name.rpartition(".")[0] for name in named]
     frozen = [any(covers(prefix, home) for prefix in phase.freeze or ()) for home in homes]
-    if not frozen or not all(frozen) or find(passes, rule.pass_name) is None:
+    if not frozen or not all(frozen):
         return
-    try:
-        settles = make_pass(rule.pass_name, rule.options).settles
-    except NasirError:  # reported elsewhere
-        return
-    if settles:
+    change = pass_of(rule)
+    if change is not None and change.settles:
         text = f"{rule.pass_name} trains what it makes, and the phase freezes {', '.join(named)}: it could never act"
         findings.add((*path, "do"), text, "use another `init`, or take it out of `freeze`")
+
+
+def pass_of(rule: Rule) -> Pass | None:
+    """The pass of a rule, None where only a plugin knows it, or where it is reported elsewhere."""
+    try:
+        return make_pass(rule.pass_name, rule.options)
+    except NasirError:
+        return None
 
 
 def _check_condition(spec: Spec, phase: Phase, condition: Condition, path: Path, findings: Findings) -> None:
@@ -273,7 +305,7 @@ def _check_condition(spec: Spec, phase: Phase, condition: Condition, path: Path,
         late = [epoch for epoch in condition.at or () if phase.epochs is not None and epoch > phase.epochs]
         if late:
             place = locate(findings.tree, (*path, "at"))
-            findings.notes.append(f"{place}: epoch {late[0]} is after the end of the phase ({phase.epochs} epochs)")
+            findings.notes.append(f"{place}: epoch {late[0]} is after the end of the phase (epoch {phase.epochs})")
         return
     _check_metric(spec, metric, (*path, condition.kind, "metric"), findings)
 
@@ -328,7 +360,8 @@ def _ask_policy(spec: Spec, phase: Phase, plan: PhasePlan, policy: Any, path: Pa
     if hasattr(policy, "faults"):
         with code_of(policy, f"policy {plan.policy}", "mend its `faults`"):
             for below, text, remedy in policy.faults(plan, *given):
-                findings.add((*path, *below), text, remedy)
+                if locate(findings.tree, (*path, *below)) != NOWHERE:
+                    findings.add((*path, *below), text, remedy)
     if not findings.problems:
         make_policy(plan, spec.seed)
     for metric in getattr(options, "metrics", ()):
@@ -341,7 +374,8 @@ def _ask_policy(spec: Spec, phase: Phase, plan: PhasePlan, policy: Any, path: Pa
         cycle = policy.cycle(*given)
     if schedule.restart is None or cycle % schedule.restart:
         text = (
-            f"{plan.policy} may go on with another network after {cycle} epochs, the learning rate does not start over"
+            f"{plan.policy} may go on with another network after {counted(cycle, 'epoch')}, the learning rate does not "
+            "start over"
         )
-        remedy = f"write `constant`, or `{schedule.kind}` with `restart: {cycle} epochs`"
+        remedy = f"write `constant`, or `{schedule.kind}` with `restart: {counted(cycle, 'epoch')}`"
         findings.add((*path, "schedule"), text, remedy)

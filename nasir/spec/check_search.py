@@ -49,6 +49,12 @@ def _metrics(search: Search, findings: Findings) -> list[tuple[Path, str]]:
         if first != index:
             text = f"{constraint.metric} is bounded already, by {search.constraints[first]}"
             findings.add(("search", "constraints", index), text, "keep one of the two")
+    for (metric, upper), index in seen.items():
+        other = seen.get((metric, not upper), -1)
+        bound, opposite = search.constraints[index], search.constraints[other]
+        if other in range(index) and (bound.bound < opposite.bound if upper else bound.bound > opposite.bound):
+            text = f"no number keeps it and {opposite}"
+            findings.add(("search", "constraints", index), text, "correct one of the two")
     return metrics
 
 

@@ -202,6 +202,14 @@ class Rule(Strict):
         bounds = (self.freeze, self.at_most, self.budget, self.trial)
         return any(bound is not None for bound in bounds)
 
+    @property
+    def goes_on_for_ever(self) -> bool:
+        """Whether nothing stops it for good: a bound that it has reached counts as long as it is reached."""
+        budget = self.budget
+        ends = budget is not None and (budget.epochs, budget.seconds) != (None, None)
+        timed = self.when is not None and (self.when.is_moment or self.when.at is not None)
+        return self.freeze is None and self.decline == "again" and not ends and not timed
+
     def plan(self, name: str) -> plans.RulePlan:
         """The policy's form of it; `name` is that of the phase and the rule's index, such as "grow.rules.0"."""
         return plans.RulePlan(

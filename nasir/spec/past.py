@@ -8,6 +8,7 @@ from pathlib import Path as File
 
 from nasir.spec.load import parse_mapping, read_text
 from nasir.spec.model import UNSAID, Spec
+from nasir.spec.problems import NOWHERE
 from nasir.spec.read import checked
 from nasir.spec.tree import Entry, Tree, as_tree, is_choice
 
@@ -28,7 +29,7 @@ def tree_as_stored(tree: Tree) -> Tree:
         if key in entries:
             entries[key] = replace(entries[key], tree=_stated(entries[key].tree, key, name, beside))
     if "do" in entries and "decline" not in entries:  # a rule
-        entries["decline"] = Entry(tree.place, as_tree(UNSAID["rules"]["decline"], tree.place))
+        entries["decline"] = Entry(NOWHERE, as_tree(UNSAID["rules"]["decline"], NOWHERE))
     return replace(tree, value=entries)
 
 
@@ -36,7 +37,7 @@ def _stated(tree: Tree, key: str, name: str, beside: str) -> Tree:
     """A mapping below `key` with what it meant by not saying `name`, unless it says that, or what came `beside` it."""
     if not isinstance(tree.value, Mapping) or is_choice(tree) or {name, beside} & tree.value.keys():
         return tree
-    return replace(tree, value={**tree.value, name: Entry(tree.place, as_tree(UNSAID[key][name], tree.place))})
+    return replace(tree, value={**tree.value, name: Entry(NOWHERE, as_tree(UNSAID[key][name], NOWHERE))})
 
 
 def load_stored(path: File) -> Spec:

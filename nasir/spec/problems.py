@@ -21,6 +21,10 @@ class Place:
         return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
 
 
+NOWHERE = Place("what the spec left unsaid when it was stored")
+"""The place of what nobody wrote."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """What is wrong at one place, and what to do about it (`remedy` may be empty)."""

@@ -183,7 +183,7 @@ def _made(tree: Tree, source: str, thorough: bool) -> SearchSpec:
     whole = _with_search(tree)
     spec, findings = examine(space.resolve(whole, space.base()), source)
     if thorough:
-        check_variants(whole, source, space, findings)
+        check_variants(whole, source, space, None if spec is None else spec.search, findings)
     if spec is not None:
         assert spec.search is not None
         check_space(spec, spec.search, space, findings)

@@ -9,8 +9,10 @@ from nasir.errors import UnknownName
 from nasir.spec.check import Findings
 from nasir.spec.choices import Node, Space
 from nasir.spec.domains import Options, Value, shown
+from nasir.spec.model_search import Search
 from nasir.spec.network import build
 from nasir.spec.problems import Place, Problem, SpecProblems
+from nasir.spec.reachable import StartNetwork, all_starts, check_reachable
 from nasir.spec.read import examine
 from nasir.spec.tree import Tree, children, key_place
 
@@ -29,6 +31,12 @@ class _Variant:
     values: Mapping[str, Value]
     changed: Node | None
 
+    @property
+    def choice(self) -> tuple[str, bool]:
+        """The name of that choice, and whether each of its values is in some variant."""
+        assert self.changed is not None
+        return self.changed.choice.name, isinstance(self.changed.choice.domain, Options)
+
     def words(self, place: Place) -> str:
         """The alternative that a problem belongs to, where its place does not show it."""
         if self.changed is None or self.changed.choice.name not in self.values:
@@ -39,25 +47,35 @@ class _Variant:
         return f"{WHERE}{self.changed.choice.name} is {shown(value)})"
 
 
-def check_variants(tree: Tree, source: str, space: Space, findings: Findings) -> None:
+def check_variants(tree: Tree, source: str, space: Space, search: Search | None, findings: Findings) -> None:
     """Add to `findings` what is wrong with the base point, and with each that differs from it in one choice.
 
-    Choices that are not asked at the base point are checked with the alternatives that they belong to.
+    Choices that are not asked at the base point are checked with the alternatives that they belong to. `search`: its
+    section, None if that is wrong itself.
     """
     number = checked = seen = 0
     values = sum(1 for _ in _places(tree))
+    starts: list[tuple[_Variant, StartNetwork]] = []
     for number, variant in enumerate(_distinct(space), start=1):
         if number > MOST or seen > MOST_LOOKED_AT:
             continue
         checked = number
         known = {(problem.place, problem.text.partition(WHERE)[0]) for problem in findings.problems}
-        problems, nodes = _problems(space.resolve(tree, variant.values), source, findings)
-        seen += values + nodes
+        start, problems = _examined(space.resolve(tree, variant.values), source, findings)
+        seen += values
+        if start is not None:
+            seen += start.nodes
+            starts.append((variant, start))
         for problem in problems:
             if (problem.place, problem.text) not in known:
                 findings.problems.append(replace(problem, text=problem.text + variant.words(problem.place)))
     if number > checked:
         findings.notes.append(f"{tree.place}: checked {checked} of {number} alternatives")
+    elif search is not None and len(starts) == number:
+        (_, base), *others = starts
+        known_starts = all_starts(base, [(*variant.choice, start) for variant, start in others])
+        if known_starts is not None:
+            check_reachable(search, known_starts, findings)
 
 
 def points_to_check(space: Space) -> Iterator[Mapping[str, Value]]:
@@ -65,18 +83,17 @@ def points_to_check(space: Space) -> Iterator[Mapping[str, Value]]:
     return (variant.values for variant in _distinct(space))
 
 
-def _problems(tree: Tree, source: str, findings: Findings) -> tuple[Sequence[Problem], int]:
-    """The problems of a spec without choices, and how many nodes were built to find them."""
+def _examined(tree: Tree, source: str, findings: Findings) -> tuple[StartNetwork | None, Sequence[Problem]]:
+    """The network that a spec begins with, as far as it is known, and what is wrong with the spec."""
     spec, examined = examine(tree, source)
     findings.notes += examined.notes
     if spec is None:
-        return examined.problems, 0
+        return None, examined.problems
     try:
-        return (), len(build(spec, findings.notes.append).nodes)
+        return StartNetwork.of(spec, tree, build(spec, findings.notes.append)), ()
     except SpecProblems as error:
-        if spec.plugins and isinstance(error.__cause__, UnknownName):  # only a run imports plugins
-            return (), 0
-        return error.problems, 0
+        unknown = spec.plugins and isinstance(error.__cause__, UnknownName)  # only a run imports plugins
+        return None, () if unknown else error.problems
 
 
 def _distinct(space: Space) -> Iterator[_Variant]:

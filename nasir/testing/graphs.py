@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from math import prod
 from typing import TYPE_CHECKING
 
+from nasir.errors import TypeRuleError
 from nasir.ir import Draft, Graph, Port
+from nasir.transfer import Key
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -41,6 +44,24 @@ def random_graphs(steps: int = 8, blocks: int = 2, without: Collection[str] = ()
         strategies.integers(0, 2**32 - 1),
         strategies.integers(0, steps),
     )
+
+
+def with_ties(graph: Graph) -> Graph:
+    """The graph with every second one of its layers sharing the weights of the last one like it, where that can be."""
+    last: dict[object, int] = {}
+    for node_id in graph.order:
+        slots = graph.infer.slots[node_id]
+        kind = (graph.nodes[node_id].op, tuple([(name, slot.shape) for name, slot in slots.items()]))
+        owner = last.pop(kind, None) if slots else None
+        if owner is None:
+            last[kind] = node_id
+            continue
+        draft = graph.draft()
+        for name in slots:
+            draft.tie(Key(node_id, name), Key(owner, name))
+        with suppress(TypeRuleError):  # their spaces cannot be made one
+            graph = draft.commit()
+    return graph
 
 
 class GraphMaker:

@@ -86,6 +86,7 @@ def trace(graph: Graph, weights: Weights, x: Array | Sequence[Array], train: boo
             values[Port(node_id)] = given[node_id]
             continue
         own = {slot: weights[Key(node_id, slot)] for slot in graph.infer.slots[node_id]}
+        own |= {slot: weights[owner] for slot, (owner, _) in graph.infer.borrowed.get(node_id, {}).items()}
         channel = graph.infer.types[node.inputs[0]].channel_dim if node.inputs else None
         result = evaluate_op(node.op, node.attrs, own, [values[port] for port in node.inputs], train, channel)
         for output, value in enumerate(result if isinstance(result, tuple) else (result,)):

@@ -22,13 +22,13 @@ from nasir.policy import (
     RecallIndividual,
     RewriteSite,
 )
+from nasir.policy.asking import ROUNDS
 from nasir.records import CheckpointRecord, Record, from_json, read_record
 from nasir.registry import policies
 from nasir.spec.passes import find, policy_options
 from nasir.testing.option_laws import as_written, check_options, in_phase
 
 Moment = tuple[int, PhaseView, tuple[Decision, ...]]  # records so far, the network then, what was decided
-ROUNDS = 1000  # of decisions at one moment, after which a policy is taken for looping
 
 
 class PolicyContract:

@@ -20,12 +20,15 @@ def derive(draft: Draft, new: Graph) -> TransferPlan:
     origins, old = draft.origins, draft.base
     told = origins.named()
     for key in told:
+        if key in new.ties:
+            continue  # what its owner is told holds
         if key.node in new.nodes and key.slot not in new.infer.slots[key.node]:
             known = ", ".join(new.infer.slots[key.node]) or "none"
             raise PlanError(f"{weight_name(new, key)}: there is no such weight to set, only {known}")
     sources: dict[Key, Source] = {}
     before = old.infer.slots if old else {}
     resizing = _Resizing(draft)
+    formerly = old.ties if old else {}
     told_nodes = {key.node for key in told}
     for node_id, slots in new.infer.slots.items():
         was = before.get(node_id)
@@ -36,6 +39,10 @@ def derive(draft: Draft, new: Graph) -> TransferPlan:
             said = origins.of(key, len(slot.axes)) if node_id in told_nodes else None
             if said is not None:
                 sources[key] = said
+            elif key in formerly:  # it was another node's array, and has become this one's
+                owner = formerly[key]
+                taken = resizing.taken(owner, before[owner.node][owner.slot], slot) if draft.resized else None
+                sources[key] = taken or Take(owner, (None,) * len(slot.axes))
             elif was is None or name not in was:
                 sources[key] = slot.init
             elif draft.resized:

@@ -6,13 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_runs import weights
 
 import nasir
 from nasir.errors import Preempted, RunError
-from nasir.policy import FreezeSite, PhasePlan, PhaseView, RewriteSite, decisions_of
-from nasir.records import EpochRecord, RewriteRecord
+from nasir.journal.directory import RunDirectory
+from nasir.policy import FreezeSite, PhasePlan, PhaseView, RewriteSite, Rounds, RulePlan, decisions_of, simulate
+from nasir.records import (
+    CheckpointRecord,
+    DecisionRecord,
+    DeclinedRecord,
+    EpochRecord,
+    PhaseRecord,
+    Record,
+    RewriteRecord,
+)
 from nasir.registry import policies
 from nasir.running.engine import Signals
+from nasir.running.replay import compare
 
 SPEC = """\
 nasir: 1
@@ -81,17 +92,96 @@ def test_what_it_raises_is_told_in_two_lines() -> None:
     assert "test_asking.py:" in second and "mend its `decide`" in second
 
 
-def test_a_stop_ends_one_that_goes_on_and_on(tmp_path: Path) -> None:
-    asked, signals = 0, Signals()
+def test_one_that_grows_the_network_for_ever_at_one_moment_is_stopped_with_what_grew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nasir.policy.asking.GROWTH_ROUNDS", 5)
+    register(lambda history, view: (RewriteSite("grow.rules.0", "insert-block", {"init": "zero"}, "s1"),))
+    told = (
+        r"phase 'grow', after epoch 0: policy asked has grown the network in 6 rounds without training it in between, "
+        r"from [\d,]+ to [\d,]+ parameters; the latest was insert-block at s1, and would never end"
+    )
+    with pytest.raises(RunError, match=told):
+        run(tmp_path)
+
+
+def test_one_that_grows_the_network_too_large_at_one_moment_is_stopped() -> None:
+    rounds, grow = Rounds(PhasePlan("p", 3, policy="asked"), 2), RewriteSite("r", "widen", {}, "s1")
+    with pytest.raises(RunError, match=r"after epoch 2: .* in 10 rounds .* from 100 to 102,400 parameters"):
+        for number in range(12):
+            rounds.check((grow,), PhaseView(("s1",), {"s1": 1}, params=100 << number), str(number))
+
+
+def test_one_that_always_has_something_new_to_say_is_stopped_and_little_is_kept_of_it(tmp_path: Path) -> None:
+    rounds, view = Rounds(PhasePlan("p", 3, policy="asked"), 2), PhaseView(("s1",), {"s1": 1})
+    with pytest.raises(RunError, match="phase 'p', after epoch 2: policy asked has decided in 1000 rounds"):
+        for number in range(2000):
+            rounds.check((FreezeSite("r", "s1", "so " * 100 + str(number)),), view, "one network")
+    assert max(map(len, rounds.seen)) == 32 and len(rounds.seen) == 1000
+    endless = iter(range(10**6))
+    register(lambda history, view: (FreezeSite("grow.rules.0", "s1", f"number {next(endless)}"),))
+    plan = PhasePlan("p", 3, policy="asked")
+    with pytest.raises(RunError, match="policy asked has decided in 1000 rounds"):
+        simulate((plan,), 0, [{"val.accuracy": 0.5}], view, make=policies.get("asked"))
+
+
+def test_rules_that_are_refused_at_many_places_have_a_round_for_each() -> None:
+    sites = tuple(f"space{number}" for number in range(1100))
+    plan = PhasePlan("p", 2, (RulePlan("r", "widen", every=1),))
+    view = PhaseView((), {}, sites={"r": sites})
+    records = simulate((plan,), 0, [{"val.accuracy": 0.5}], view, lambda decision: None)
+    assert sum(isinstance(record, DeclinedRecord) for record in records) == 1100
+    assert records[-1]["status"] == "done"
+
+
+@pytest.mark.parametrize("when", ["at the start", "after an epoch"])
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_stop_is_heeded_between_any_two_decisions_and_nothing_is_lost_between_rounds(
+    tmp_path: Path, when: str, number: int
+) -> None:
+    """The policy asks for a rewrite and a freeze at a time, twice at each moment; a listener stops in between."""
 
     def decide(history: Any, view: PhaseView) -> Any:
-        nonlocal asked
-        asked += 1
-        if asked == 10:
-            signals.exit_code = 75  # as the handler of a signal does
-        return (FreezeSite("grow.rules.0", "s1", f"number {asked}"),)
+        since = list(history)[max(n for n, r in enumerate(history) if isinstance(r, EpochRecord | PhaseRecord)) :]
+        done = sum(isinstance(record, RewriteRecord) for record in since)
+        grow = RewriteSite("grow.rules.0", "insert-block", {"init": "zero"}, "s1")
+        return (grow, FreezeSite("grow.rules.0", "s1", f"number {done}")) if done < 2 else ()
 
     register(decide)
+    whole, signals, told = run(tmp_path), Signals(), 0
+
+    def listener(record: Record) -> None:
+        nonlocal told
+        if isinstance(record, DecisionRecord) and record.action == "freeze":
+            told += record.epoch == (0 if when == "at the start" else 1)
+            if told == number:
+                signals.exit_code = 75  # as the handler of a signal does
+
     with pytest.raises(Preempted):
-        run(tmp_path, signals=signals)
-    assert asked <= 12
+        nasir.run(tmp_path / "s.yaml", out=tmp_path / "stopped", signals=signals, listener=listener)
+    records = RunDirectory.open(tmp_path / "stopped").records()
+    if when == "after an epoch":
+        assert isinstance(records[-1], CheckpointRecord)
+    else:
+        assert not any(isinstance(record, EpochRecord) for record in records)
+    assert sum(isinstance(record, RewriteRecord) for record in records) == number + 2 * (when != "at the start")
+    resumed = nasir.resume(tmp_path / "stopped")
+    assert compare(whole.journal, resumed.journal) == [] and weights(whole.path) == weights(resumed.path)
+
+
+def test_a_stop_within_decisions_that_were_made_together_goes_back_to_the_checkpoint(tmp_path: Path) -> None:
+    grow = RewriteSite("grow.rules.0", "insert-block", {"init": "zero"}, "s1")
+    register(lambda history, view: (grow, grow, grow) if isinstance(history[-1], EpochRecord) else ())
+    whole, signals, rewrites = run(tmp_path), Signals(), 0
+
+    def listener(record: Record) -> None:
+        nonlocal rewrites
+        rewrites += isinstance(record, RewriteRecord)
+        if rewrites == 4:  # the first after the second epoch
+            signals.exit_code = 75
+
+    with pytest.raises(Preempted, match=r"stopped while decisions were carried out; .* from the last checkpoint"):
+        nasir.run(tmp_path / "s.yaml", out=tmp_path / "stopped", signals=signals, listener=listener)
+    assert rewrites == 4
+    resumed = nasir.resume(tmp_path / "stopped")
+    assert compare(whole.journal, resumed.journal) == [] and weights(whole.path) == weights(resumed.path)

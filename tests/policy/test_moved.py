@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from made_records import made
+from small_runs import killed_and_resumed
 
 import nasir
 from nasir.errors import RunError, SpecError
@@ -114,18 +115,10 @@ def test_growth_goes_on_in_the_branches(phases: str, tmp_path: Path) -> None:
     run = nasir.run(spec, out=tmp_path / "run")
     assert "branches.0.s2" in grown(run.journal)
 
-    class Killed(BaseException):
-        pass
-
     last = [record for record in run.journal if isinstance(record, RewriteRecord)][-1]
 
-    def listener(record: Record) -> None:
-        if record.n == last.n:
-            raise Killed
-
-    with pytest.raises(Killed):
-        nasir.run(spec, out=tmp_path / "killed", listener=listener)
-    assert compare(run.journal, nasir.resume(tmp_path / "killed").journal) == []
+    resumed = killed_and_resumed(spec, tmp_path / "killed", last.n)
+    assert compare(run.journal, resumed.journal) == []
 
 
 def test_a_new_name_that_no_pass_before_gives_is_refused() -> None:

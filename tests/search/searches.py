@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import tempfile
 from collections.abc import Callable
 from functools import cache
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy
+import warm
 
 from nasir.records import Record, from_json
 from nasir.running.engine import Signals
@@ -62,9 +62,7 @@ opened: list[Study] = []
 
 def processes(number: int) -> Pool:
     """Processes of their own, each a copy of one that has the imports behind it."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["nasir.search.study", "pytest"])
-    return context.Pool(number)
+    return warm.context().Pool(number)
 
 
 @cache
@@ -76,18 +74,23 @@ def empty() -> bytes:
         return file.read_bytes()
 
 
-def make(folder: Path, search: str = "trials: 3", *, trials: int | None = None, **options: Any) -> Study:
+def make(
+    folder: Path, search: str = "trials: 3", *, trials: int | None = None, text: str = SPEC, **options: Any
+) -> Study:
     """A study on SQLite in a folder, made or gone on with. One process at a time may make it."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "study.db"
     if not file.exists():  # making the tables takes longer than most tests
         file.write_bytes(empty())
-    return from_nothing(folder, search, trials=trials, **options)
+    return from_nothing(folder, search, trials=trials, text=text, **options)
 
 
-def from_nothing(folder: Path, search: str = "trials: 3", *, trials: int | None = None, **options: Any) -> Study:
+def from_nothing(
+    folder: Path, search: str = "trials: 3", *, trials: int | None = None, text: str = SPEC, **options: Any
+) -> Study:
     """The same without a database to begin with; any number of processes may make it at once."""
-    return relaxed(Study.create(spec(search), sqlite_url(folder / "study.db"), "small", folder, trials, **options))
+    url = sqlite_url(folder / "study.db")
+    return relaxed(Study.create(spec(search, text), url, "small", folder, trials, **options))
 
 
 def relaxed(study: Study) -> Study:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -116,7 +117,7 @@ class Known:
 
 
 def test_the_first_complete_trial_is_found() -> None:
-    same = {"architecture": "k"}
+    same = {"architecture": "k", "data": "d"}
     trials = [
         Known(5, State.COMPLETE, same),
         Known(0, State.COMPLETE),
@@ -124,7 +125,11 @@ def test_the_first_complete_trial_is_found() -> None:
         Known(2, State.FAIL, same),
         Known(3, State.COMPLETE, {"architecture": "other"}),
         Known(4, State.COMPLETE, same),
+        Known(2, State.COMPLETE, {**same, "data": "before"}),
     ]
-    equal = lookup(trials, "k")
+    equal = lookup(trials, "k", lambda: "d")
     assert equal is not None and equal.number == 4
-    assert lookup(trials, "nothing") is None and lookup([], "k") is None
+    assert lookup(trials, "k", lambda: "changed") is None
+    unread = Mock(side_effect=AssertionError("read without need"))
+    assert lookup(trials, "nothing", unread) is None and lookup([], "k", unread) is None
+    assert lookup([Known(0, State.COMPLETE, {"architecture": "k"})], "k", unread) is None, "of which data is not known"

@@ -5,20 +5,24 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import small_runs
 from optuna.trial import TrialState
-from searches import Killed, again, dies, drive, ended, epoch, make, outcome, quick, silence
+from searches import SPEC, Killed, again, dies, drive, ended, epoch, make, outcome, quick, silence
 
+from nasir import api
 from nasir.errors import DataError, JournalError, Preempted, RunError, SpecError, UsageError
 from nasir.journal.directory import RunDirectory
 from nasir.records import CheckpointRecord, PrunedRecord, Record
 from nasir.running.engine import Signals
 from nasir.search import UNFIT, pulse
 from nasir.search.study import Study
-from nasir.search.trial import Outcome, TrialJob, train
+from nasir.search.trial import Outcome, TrialJob, data_fingerprint, train
 
 Listener = Callable[[Record], None]
 
@@ -472,9 +476,14 @@ def test_a_pruned_run_says_so_and_keeps_no_checkpoint(tmp_path: Path) -> None:
     assert run.report_path.exists() and not list(run.checkpoints.iterdir())
 
 
+def noted(job: TrialJob, listener: Listener, signals: Signals) -> Outcome:
+    """A quick training that notes its data, as a real one does."""
+    return replace(quick(job, listener, signals), notes={"data": data_fingerprint(job.spec)})
+
+
 def test_equal_networks_and_training_are_trained_once(tmp_path: Path) -> None:
     study = make(tmp_path, "trials: 4\nsampler: random")
-    assert drive(study) == 0
+    assert drive(study, executor=noted) == 0
     params = study.trials()[0].params
     study.optuna.enqueue_trial(params, user_attrs={"point": 4, "attempt": 0})
 
@@ -485,9 +494,50 @@ def test_equal_networks_and_training_are_trained_once(tmp_path: Path) -> None:
     first, same = study.trials()[0], study.trials()[4]
     assert same.user_attrs["cached_from"] == 0 and same.values == first.values
     assert same.intermediate_values == first.intermediate_values
-    kept = ("metrics", "cost", "depths", "epochs", "cpu_seconds", "run", "architecture")
+    kept = ("metrics", "cost", "depths", "epochs", "cpu_seconds", "run", "architecture", "data")
     assert [same.user_attrs[key] for key in kept] == [first.user_attrs[key] for key in kept]
     assert not (tmp_path / "trials" / "0004-a0").exists()
+
+
+def write_arrays(path: Path, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    parts = (("train", 48), ("test", 12))
+    arrays = {f"x_{part}": random.normal(size=(count, 3, 8, 8)).astype(np.float32) for part, count in parts}
+    np.savez(path, **arrays, **{f"y_{part}": np.arange(count) % 3 for part, count in parts})
+
+
+def test_equal_trials_are_trained_again_where_the_data_have_changed_under_their_name(tmp_path: Path) -> None:
+    write_arrays(tmp_path / "data.npz", 0)
+    synthetic = SPEC[SPEC.index("data:") : SPEC.index("  batch_size")]
+    own = f"data:\n  dataset: npz\n  options: {{path: {tmp_path / 'data.npz'}}}\n"
+    study = make(tmp_path, "trials: 1\nsampler: random", text=SPEC.replace(synthetic, own).replace("24", "12"))
+    assert drive(study, executor=train) == 0
+    first = study.trials()[0]
+    for point, seed in ((1, 0), (2, 1), (3, 1)):
+        write_arrays(tmp_path / "data.npz", seed)
+        study.optuna.enqueue_trial(first.params, user_attrs={"point": point, "attempt": 0})
+        assert drive(study, executor=train) == 0
+    _, same, changed, repeated = study.trials()
+    assert same.user_attrs["cached_from"] == 0 and repeated.user_attrs["cached_from"] == 2
+    assert "cached_from" not in changed.user_attrs and changed.values != first.values
+
+
+def test_a_run_whose_data_change_in_between_counts_for_neither(tmp_path: Path) -> None:
+    write_arrays(tmp_path / "data.npz", 0)
+    text = small_runs.SPEC.replace("dataset: synthetic", "dataset: npz").replace("validation: 24", "validation: 12")
+    given = text[text.index("  options:") : text.index("  batch_size")]
+    (tmp_path / "own.yaml").write_text(text.replace(given, "  options: {path: data.npz}\n"))
+    with pytest.raises(Preempted):
+        api.run(tmp_path / "own.yaml", tmp_path / "run", signals=small_runs.After(9), note_data=True)
+    noted = RunDirectory.open(tmp_path / "run").env()["data"]
+    shutil.copytree(tmp_path / "run", tmp_path / "same")
+    heard: list[str] = []
+    api.resume(tmp_path / "same", notice=heard.append, note_data=True)
+    assert not heard and RunDirectory.open(tmp_path / "same").env()["data"] == noted
+    write_arrays(tmp_path / "data.npz", 1)
+    api.resume(tmp_path / "run", notice=heard.append, note_data=True)
+    assert any("data are not those" in text for text in heard)
+    assert RunDirectory.open(tmp_path / "run").env()["data"] is None
 
 
 def test_equal_trials_are_trained_again_where_results_are_measured(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from nasir.policy.base import Fault
 from nasir.policy.plans import PhasePlan
 from nasir.registry import policies
 from nasir.spec import Spec, json_schema, loads_spec, make_policy
+from nasir.spec.past import load_stored
 from nasir.spec.search import loads_search
 
 EVOLVE = VALID.replace(
@@ -121,6 +122,12 @@ def test_lists_become_tuples_and_a_bare_name_takes_the_defaults() -> None:
         ),
         (
             "weight: 2",
+            "decline: stop",
+            "15:53: phases.0.rules.0.decline: another mutation is drawn in place of one that was declined; "
+            "remove `decline`",
+        ),
+        (
+            "weight: 2",
             "where: {count: 2}",
             "15:59: phases.0.rules.0.where.count: a mutation is one rewrite; give the policy more `mutations`",
         ),
@@ -174,6 +181,57 @@ def test_lists_become_tuples_and_a_bare_name_takes_the_defaults() -> None:
 )
 def test_what_is_wrong_is_told_at_its_place(old: str, new: str, expected: str) -> None:
     assert message(evolving(old, new)) == [f"s.yaml:{expected}"]
+
+
+def test_an_evolution_from_before_rules_had_decline_is_no_fault(tmp_path: Path) -> None:
+    stored = tmp_path / "spec.yaml"
+    stored.write_text(loads_spec(EVOLVE).to_yaml().replace("    decline: again\n", ""))
+    assert "decline" not in stored.read_text()
+    spec = load_stored(stored)
+    assert spec.phases[0].rules[0].decline == "stop"
+    with pytest.raises(SpecError, match="remove `decline`"):
+        loads_spec(spec.to_yaml())
+
+
+GROW_AND_SHRINK = """\
+    until: all_frozen
+    rules:
+      - {every: 1, do: {insert-block: {init: zero}}, BOUND}
+      - {every: 2, do: remove-block}
+"""
+TURNS = VALID.partition("    rules:")[0]
+
+
+@pytest.mark.parametrize("bound", ["at_most: 3", "budget: {params: 50000}", "trial: {epochs: 1}"])
+def test_a_phase_that_waits_for_what_is_undone_again_and_again_is_refused(bound: str) -> None:
+    text = TURNS + GROW_AND_SHRINK.replace("BOUND", bound)
+    lines = [1 + text[: text.index(part)].count("\n") for part in ("until:", "insert-block", "remove-block")]
+    key = bound.partition(":")[0]
+    assert message(text) == [
+        f"s.yaml:{lines[0]}:12: phases.0.until: may never hold: what stops insert-block (`{key}`, line {lines[1]}) is "
+        f"undone by remove-block (line {lines[2]}) again and again; give the phase `epochs`, or `freeze` or "
+        "`decline: stop` to the rule of insert-block"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("    until: all_frozen\n", "    until: all_frozen\n    epochs: 30\n"),
+        ("    until: all_frozen\n", "    until: all_frozen\n    budget: {epochs: 30}\n"),
+        ("BOUND", "BOUND, decline: stop"),
+        ("BOUND", "BOUND, freeze: plateau"),
+        ("remove-block", "remove-block, decline: stop"),  # nothing is left to remove, and it never returns
+        ("every: 2", "when: {at: [2, 4]}"),
+        ("every: 2", "when: end"),
+        ("do: remove-block", "do: {insert-block: {init: zero}}, at_most: 2"),
+        ("do: remove-block", "do: {expand-to-budget: {budget: 9.0e+6}}"),
+    ],
+)
+def test_a_phase_whose_rules_come_to_an_end_may_wait_for_it(old: str, new: str) -> None:
+    text = TURNS + GROW_AND_SHRINK
+    assert text.count(old) == 1
+    assert loads_spec(text.replace(old, new).replace("BOUND", "at_most: 3"), "s.yaml")
 
 
 def test_all_faults_are_told_at_once() -> None:

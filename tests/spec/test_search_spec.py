@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -332,6 +333,41 @@ def test_a_pruner_that_waits_names_the_one_that_decides() -> None:
 def test_what_a_sampler_or_pruner_cannot_do_well_is_noted(text: str, note: str) -> None:
     notes = [line.partition(": ")[2] for line in loads_search(f"{SPEC}search: {{{text}}}\n").notes]
     assert [line[: len(note)] for line in notes] == [note]
+
+
+GROWING = VALID.replace("{try-this: {init: gaussian}}", "insert-block").replace(
+    "epochs: 20", "epochs: {choose: [1, 2]}"
+)
+FIXED = re.sub("    rules:.*    until: all_frozen", "    epochs: 5", GROWING, flags=re.S)
+
+
+@pytest.mark.parametrize(
+    ("text", "old", "new", "constraint", "said"),
+    [
+        (GROWING, "", "", "macs <= 5M", "no trial can keep it: the smallest network has 8,831,296 MACs, and no rule"),
+        (GROWING, "", "", "macs <= 8831295", "no trial can keep it"),
+        (GROWING, "", "", "macs <= 8831296", None),
+        (GROWING, "", "", "macs >= 90M", None),  # the rule may make it larger
+        (GROWING, "do: insert-block", "do: {prune-channels: {fraction: 0.5}}", "macs <= 5M", None),
+        (GROWING, "insert-block", "{choose: [insert-block, {prune-channels: {fraction: 0.5}}]}", "macs <= 5M", None),
+        (GROWING, "basic, out: 16", "basic, out: {choose: [4, 16]}", "macs <= 8M", None),
+        (GROWING, "basic, out: 16", "basic, out: {choose: [4, 16]}", "macs <= 1M", "the smallest network has"),
+        (GROWING, "basic, out: 16", "basic, out: {choose: {int: [4, 16]}}", "macs <= 1M", None),  # not all are seen
+        (FIXED, "", "", "params >= 9M", "no trial can keep it: the largest network has"),
+        (FIXED, "", "", "params <= 9", "parameters; raise the bound, or make the network smaller"),
+    ],
+)
+def test_a_bound_that_no_network_keeps_is_refused_where_that_is_certain(
+    text: str, old: str, new: str, constraint: str, said: str | None, tmp_path: Path
+) -> None:
+    assert old in text
+    path = written(tmp_path, f"{text.replace(old, new, 1)}search: {{constraints: [{constraint}]}}\n")
+    if said is None:
+        load_search(path)
+        return
+    with pytest.raises(SpecError, match=r"search\.constraints\.0") as caught:
+        load_search(path)
+    assert said in str(caught.value) and len(str(caught.value).splitlines()) == 1
 
 
 def test_a_grid_has_as_many_trials_as_points(tmp_path: Path) -> None:

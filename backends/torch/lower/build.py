@@ -23,7 +23,7 @@ from nasir.backends.torch.lower.network import (
 from nasir.backends.torch.lower.ops import Lowered, lower_op
 from nasir.backends.torch.lower.parts import CODE, LoweredParts, LoweredUnit, Places, is_generated
 from nasir.errors import RunError
-from nasir.ir import Graph, Port
+from nasir.ir import Graph, Port, Slot
 from nasir.transfer import Key
 
 
@@ -36,7 +36,7 @@ def build(
 ) -> None:
     """Lower `graph`, taking the modules `given` by node, tensors from `fresh` and everything else from `old`."""
     types = graph.infer.types
-    changed = {key.node for key in fresh}
+    changed = {key.node for key in fresh} | _borrowing_anew(graph, fresh, old)
     lowered: dict[int, Lowered] = {}
     made: dict[int, Made] = {}
     reused: set[int] = set()
@@ -63,9 +63,16 @@ def build(
             if old is not None and node_id in old._made:
                 was, label = old._lowered[node_id], graph.nodes[node_id].label
                 assert isinstance(was, nn.Module)
-                slots = old.graph.infer.slots[node_id]
+                slots = weights_of(old.graph, node_id)
                 module = taken_over(module, made[node_id], was, old._made[node_id], slots, label)
         lowered[node_id] = module
+    for node_id, borrowed in graph.infer.borrowed.items():
+        if node_id not in reused and node_id not in given:
+            for name, (owner, _) in borrowed.items():
+                lender, borrower = lowered[owner.node], lowered[node_id]
+                assert isinstance(lender, nn.Module) and isinstance(borrower, nn.Module)
+                tensor = lender._parameters.get(owner.slot)
+                _put(borrower, name, lender._buffers[owner.slot] if tensor is None else tensor)  # type: ignore[arg-type]
     steps = schedule(graph)
     inplace = inplace_relus(graph, graph.order)
     units: dict[str, LoweredUnit] = {}
@@ -82,6 +89,21 @@ def build(
         graph=graph, _lowered=lowered, _units=units, _inplace=inplace, _forward=scope["forward"], code=code
     )
     model.__dict__.update(_made=made, _places=filled_places(model, old), _foreign=foreign_nodes(model))
+
+
+def weights_of(graph: Graph, node_id: int) -> dict[str, Slot]:
+    """All weights that a node uses, its own and those of other nodes that it borrows."""
+    borrowed = graph.infer.borrowed.get(node_id, {})
+    return {**graph.infer.slots[node_id], **{name: slot for name, (_, slot) in borrowed.items()}}
+
+
+def _borrowing_anew(graph: Graph, fresh: Mapping[Key, Tensor], old: LoweredParts | None) -> set[int]:
+    """The nodes that borrow an array which is made anew, or another one than in the old model, or none any more."""
+    if old is None:
+        return set()
+    before = old.graph.ties
+    anew = {key.node for key, owner in graph.ties.items() if owner in fresh or before.get(key) != owner}
+    return anew | {key.node for key in before if key not in graph.ties}
 
 
 def filled_places(model: LoweredParts, old: LoweredParts | None) -> dict[str, Places]:
@@ -129,9 +151,10 @@ def _fill(
     names = {name for held in (module._parameters, module._buffers) for name in held if held[name] is not None}
     if module._modules:
         names = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
-    if names != slots.keys():
+    declared = weights_of(graph, node_id)
+    if names != declared.keys():
         label = graph.nodes[node_id].label
-        raise RunError(f"'{label}': its lowering holds {sorted(names)}, its op declares {sorted(slots)}")
+        raise RunError(f"'{label}': its lowering holds {sorted(names)}, its op declares {sorted(declared)}")
     for name, slot in slots.items():
         key = Key(node_id, name)
         tensor = fresh.get(key)

@@ -94,11 +94,13 @@ class LoweredParts(nn.Module):
         return module if isinstance(module, nn.Module) else None
 
     def keys(self) -> dict[str, Key]:
-        """(node id, slot) of every state_dict name."""
-        return {
-            f"{self.graph.nodes[node_id].label}.{name}": Key(node_id, name)
-            for node_id, slots in self.graph.infer.slots.items()
-            for name in slots
+        """(node id, slot) of every state_dict name; of a weight that several nodes share, those of its owner."""
+        typing, nodes = self.graph.infer, self.graph.nodes
+        owned = {f"{nodes[n].label}.{name}": Key(n, name) for n, slots in typing.slots.items() for name in slots}
+        return owned | {
+            f"{nodes[n].label}.{name}": owner
+            for n, slots in typing.borrowed.items()
+            for name, (owner, _) in slots.items()
         }
 
 

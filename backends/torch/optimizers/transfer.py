@@ -249,12 +249,14 @@ def _swapped(
 
 
 def parameters_by_key(model: LoweredModule) -> dict[Key, nn.Parameter]:
-    """The parameters of a model's nodes, by node and slot."""
+    """The parameters of a model's nodes, by node and slot; one that several nodes share, by its owner."""
     parameters: dict[Key, nn.Parameter] = {}
     for node_id in model.graph.nodes:
         module = model._lowered.get(node_id)
         if isinstance(module, nn.Module):
             parameters |= {Key(node_id, name): p for name, p in module._parameters.items() if p is not None}
+    for key in model.graph.ties:
+        parameters.pop(key, None)
     return parameters
 
 

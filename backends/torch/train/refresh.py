@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,7 +22,8 @@ from nasir.training.plans import TrainPlan
 def moving_norms(model: LoweredModule, refresh: Refresh) -> dict[str, nn.Module]:
     """The modules whose statistics a refresh moves, by label."""
     norms = {}
-    for node_id, node in model.graph.nodes.items():
+    for node_id in model.graph.order:
+        node = model.graph.nodes[node_id]
         module = model.leaf(node_id) if node.facts.family != "input" else None
         if module is None or "running_mean" not in module._buffers:
             continue
@@ -61,7 +63,7 @@ def refresh_norms(
             for step, (x, _) in enumerate(source.batches(part)):
                 seed_step(seed, part, step, device)
                 if refresh.cumulative:
-                    _weigh(norms, 1.0 / (done + 1))
+                    _weigh(norms, done)
                 with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                     model(x)
                 done += 1
@@ -96,11 +98,16 @@ def _start_anew(norms: dict[str, nn.Module]) -> None:
         reset()
 
 
-def _weigh(norms: dict[str, nn.Module], momentum: float) -> None:
-    """Set how much the next batch counts. A momentum of None averages alike, but reads a counter off the device for
-    each norm and batch."""
+def _weigh(norms: dict[str, nn.Module], done: int) -> None:
+    """Set how much the next batch counts, after so many. A momentum of None averages alike, but reads a counter off the
+    device for each norm and batch. Norms that share their statistics each add to them, one after another."""
+    calls: dict[int, int] = {}
+    uses = Counter(id(module.running_mean) for module in norms.values())
     for module in norms.values():
-        module.momentum = momentum  # type: ignore[assignment]
+        shared = id(module.running_mean)
+        before = done * uses[shared] + calls.setdefault(shared, 0)
+        calls[shared] += 1
+        module.momentum = 1.0 / (before + 1)  # type: ignore[assignment]
 
 
 def statistics(norms: dict[str, nn.Module]) -> dict[str, Tensor]:

@@ -47,13 +47,16 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical_json(plain(value))).hexdigest()
 
 
-def environment_digest(session: Session) -> str:
-    """Everything that training depends on and that is in no spec: versions, device, threads, kernels, and the data."""
+def environment_digest(session: Session, data: str) -> str:
+    """Everything that training depends on and that is in no spec: versions, device, threads, kernels, and the data.
+
+    `data`: the fingerprint that the session gives of them.
+    """
     told = session.describe()
     return digest(
         {
             "session": told,
-            "data": session.fingerprint(),
+            "data": data,
             "packages": [own.packages() for own in REGISTRIES] + _foreign(registry.optimizers, registry.penalties),
             "versions": [VERSION, version("numpy")],
             # kernels differ from one model to the next
@@ -94,12 +97,14 @@ def static_digest(
     """
     setup = plain(setup_of(spec, base.resolve()))
     del setup["device"]  # the one it came to is in `environment`
+    if setup["data"]["class_weights"] is None:  # digests were made before classes had weights
+        del setup["data"]["class_weights"]
     if setup["data"]["metrics"] is None:  # digests were made before metrics could be named
         del setup["data"]["metrics"]
     network = spec.network
     # the default one is among what `environment` tells
     backend = {} if spec.backend == DEFAULT_BACKEND else {"backend": [spec.backend, registry.backends.packages()]}
-    inherited = [(start.inherited or {})["manifest"], network.weights] if isinstance(network, RunNetwork) else None
+    inherited = [(start.inherited or {}).get("manifest"), network.weights] if isinstance(network, RunNetwork) else None
     return digest(
         {
             "graph": start.graph,
