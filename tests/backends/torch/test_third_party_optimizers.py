@@ -1,6 +1,6 @@
 """Optimizers of other packages go on right through every rewrite, or are refused before anything changes.
 
-A package that is not installed is skipped; `schedulefree` and `lion-pytorch` are in the extra `dev`.
+A package that is not installed is skipped; `schedulefree`, `timm` and `lion-pytorch` are in the extra `dev`.
 """
 
 from __future__ import annotations
