@@ -21,6 +21,7 @@ from nasir.cli import run as run_command
 from nasir.cli import search as search_command
 from nasir.cli import verify as verify_command
 from nasir.cli.opening import open_run
+from nasir.counted import counted
 from nasir.errors import GraphError, NasirError, SpecError, UnknownName, UsageError, printable
 from nasir.ir.regions import depth_text
 
@@ -213,6 +214,7 @@ def _graph(what: str, overrides: Sequence[str] = ()) -> Graph:
 def _check(options: argparse.Namespace) -> int:
     from nasir.cli.check_data import data_of, print_data
     from nasir.report.show import render
+    from nasir.running.names import check_names
     from nasir.running.reach import check_reach
     from nasir.spec.network import build
     from nasir.spec.search import load_any
@@ -232,6 +234,7 @@ def _check(options: argparse.Namespace) -> int:
     data = data_of(spec, graph, options.data)
     if search is None:  # of a search, other values may be the ones that act
         check_reach(spec, graph)
+        check_names(spec, graph)
     if options.simulate:
         if search is not None:
             _note("simulating the values that the search begins with")
@@ -266,7 +269,7 @@ def _check(options: argparse.Namespace) -> int:
 
 def _phase_line(phase: Any) -> str:
     until = phase.until or (phase.budget and "its budget") or "its policy ends it"
-    length = f"{phase.epochs} epochs" if phase.epochs else f"until {until}"
+    length = counted(phase.epochs, "epoch") if phase.epochs else f"until {until}"
     length += f"; policy {phase.policy_name}" if phase.policy else ""
     rules = ", ".join(
         f"{rule.pass_name} every {rule.every}" if rule.every else rule.pass_name for rule in phase.plan().rules
@@ -289,7 +292,7 @@ def _simulate(spec: Spec, graph: Graph, options: argparse.Namespace) -> int:
             print(text)
     epochs = of_kind(records, EpochRecord)
     depths = depth_text(epochs[-1].depths) if epochs else "none"
-    print(f"{len(epochs)} epochs simulated, depth {depths}")
+    print(f"{counted(len(epochs), 'epoch')} simulated, depth {depths}")
     return 0
 
 
@@ -369,7 +372,7 @@ def _replay(options: argparse.Namespace) -> int:
     if options.json:
         _print(facts)
     else:
-        print(f"{facts['rewrites']} rewrites replayed, every network as recorded; the last is {facts['graph'][:12]}")
+        print(f"{counted(rewrites, 'rewrite')} replayed, every network as recorded; the last is {facts['graph'][:12]}")
         for text in facts["differences"]:
             print(text)
         if options.train and not facts["differences"]:

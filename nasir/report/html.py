@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from nasir.counted import counted
 from nasir.errors import NasirError
 from nasir.files import write_atomically
 from nasir.ir import Graph
@@ -87,7 +88,7 @@ def _head(name: str, records: Sequence[Record], resumes: int) -> str:
     phases = " → ".join(record.phase for record in of_kind(records, PhaseRecord))
     remarks = [
         f"phases: {phases}" if phases else "",
-        f"resumed {resumes} time{'s' * (resumes != 1)}" if resumes else "",
+        f"resumed {counted(resumes, 'time')}" if resumes else "",
     ]
     remark = " · ".join(filter(None, remarks))
     return f'<header><h1>{escape(name)}{badge}</h1><p class="sub">{escape(remark)}</p>{fact_list(rows[1:])}</header>'

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from nasir.errors import CheckpointError, Diverged, Preempted, RunError
+from nasir.counted import counted
+from nasir.errors import CheckpointError, Diverged, NasirError, Preempted, RunError
 from nasir.ir import Graph
 from nasir.ir.regions import closest, covers
 from nasir.journal.directory import RunDirectory
@@ -124,6 +125,10 @@ class Engine:
             if not outlives:
                 raise
             metrics = {**error.metrics, **self.session.evaluate("val")}
+        except NasirError as error:
+            if not isinstance(error, RunError | Preempted):  # which name the epoch themselves
+                error.add_note(f"in epoch {epoch + 1}, of phase '{phase.name}'")
+            raise
         if outlives and not all(map(math.isfinite, metrics.values())):  # after the last step too, unseen by its loss
             metrics = dict.fromkeys(metrics, math.nan)
         self.state.stretch = None
@@ -171,7 +176,8 @@ class Engine:
         raise self._stopped(epoch)
 
     def _stopped(self, epoch: int) -> Preempted:
-        where = f"after {epoch} epochs" + (f" and {self.state.stretch.steps} steps" if self.state.stretch else "")
+        where = f"after {counted(epoch, 'epoch')}"
+        where += f" and {counted(self.state.stretch.steps, 'step')}" if self.state.stretch else ""
         return Preempted(f"stopped {where}; `nasir resume {self.run.path}` goes on from here", self.signals.exit_code)
 
     def _finish(self) -> dict[str, float]:

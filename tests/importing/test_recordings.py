@@ -15,6 +15,7 @@ import user_modules
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nasir.backends.torch.device.meter import Meter, nbytes, tensors_of
 from nasir.backends.torch.importing import parity, record, replay
 from nasir.errors import NasirError, NasirWarning, UsageError
 from nasir.importing import Batch, Call, Device, Recording, Ref, Structure, Switch, Symbol, to_text
@@ -324,6 +325,36 @@ def test_buffers_that_forward_writes_are_updated() -> None:
     assert not module.seen.any()
 
 
+def test_buffers_that_forward_assigns_are_updated_and_may_change_their_shape() -> None:
+    def forward(self: From, x: Tensor) -> Tensor:
+        if self.training:
+            self.seen = self.seen * 0.9 + x.detach().mean(0) * 0.1
+        elif self.seen.ndim == 1:
+            self.seen = torch.arange(8.0).reshape(2, 4)
+        return self.linear(x) - self.seen.sum()
+
+    recording = recorded(forward)
+    (update,) = recording.updates
+    assert update.key == "seen" and isinstance(update.value, Switch)
+    module = From(forward).eval()
+    replay(recording, module, rows())
+    assert module.seen.shape == (2, 4)
+
+
+def test_buffers_that_forward_makes_are_new_ones() -> None:
+    def forward(self: From, x: Tensor) -> Tensor:
+        if self.made is None:
+            self.made = torch.arange(4.0)
+        return self.linear(x) + self.made
+
+    module = From(forward)
+    module.register_buffer("made", None)
+    recording = record(module, (rows(),))
+    assert [update.key for update in recording.updates] == ["made"]
+    assert "made" not in {entry.key for entry in recording.state}
+    assert parity(recording, module, (rows(5),)).largest == 0.0 and module.made is None
+
+
 def test_the_module_and_the_generators_stay_as_they_are() -> None:
     module = user_modules.Functional().train()
     module.eval()
@@ -341,6 +372,15 @@ def test_the_module_and_the_generators_stay_as_they_are() -> None:
     for key, tensor in {**dict(module.named_parameters()), **dict(module.named_buffers())}.items():
         assert (id(tensor), tensor._version) == before[key][:2] and torch.equal(tensor, before[key][2])
         assert tensor.grad is None
+
+
+def test_recording_takes_the_memory_of_one_copy() -> None:
+    module = nn.Sequential(nn.Linear(700, 700), nn.ReLU(), nn.Linear(700, 700, bias=False))
+    record(nn.Linear(700, 2), (torch.zeros(2, 700),))  # what is set up once
+    weights = nbytes(module.parameters())
+    with Meter(tensors_of(module)) as meter:
+        record(module, (torch.zeros(2, 700),))
+    assert weights <= meter.extra < 1.5 * weights
 
 
 def test_hooks_are_not_called_and_told_of() -> None:
@@ -392,6 +432,57 @@ def test_old_weight_norm_is_recorded_through_its_hook() -> None:
     recording = record(module, (rows(),))
     assert [call.operation for call in recording.calls] == ["torch._weight_norm", "torch.nn.functional.linear"]
     assert parity(recording, module, (rows(5),)).largest == 0.0
+
+
+def test_attributes_that_forward_changes_are_told_of() -> None:
+    def forward(self: From, x: Tensor) -> Tensor:
+        self.count = getattr(self, "count", 0) + 1
+        return self.linear(x) * self.count
+
+    module = From(forward)
+    module.count = 2  # type: ignore[assignment]
+    with pytest.warns(NasirWarning, match="forward changes the attribute count"):
+        record(module, (rows(),))
+    assert module.count == 2
+
+
+def test_train_methods_that_return_nothing_are_fine() -> None:
+    class Frozen(nn.Sequential):
+        def train(self, mode: bool = True) -> None:  # type: ignore[override]
+            super().train(False)
+
+    module = Frozen(nn.BatchNorm1d(4))
+    recording = record(module, (rows(),))
+    assert [call.updates for call in recording.calls] == [()]
+    assert torch.equal(replay(recording, module.eval() or module, rows(3)), module(rows(3)))
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "einsum": lambda self, x: torch.einsum("bi,ij->bj", x, self.linear.weight),
+    "transposes": lambda self, x: x @ self.linear.weight.T + (x.T * 2).mT,
+    "ops of a library": lambda self, x: torch.ops.aten.relu(x) + torch.ops.aten.relu.default(-x),
+    "from_numpy": lambda self, x: x * torch.from_numpy(np.arange(4, dtype=np.float32)),
+    "named results": lambda self, x: x.max(1).values[:, None] * torch.max(self.linear(x), 1).indices[:, None],
+    "loops": lambda self, x: sum(part * n for n, part in enumerate(x.split(1, dim=1))) + sum(x.unbind(1))[:, None],
+    "operators": lambda self, x: (1 - x) / (2.0 + x.abs()) + 2**x % 3 - (-x // 2) + ((x > 0) & ~(x > 1)).float(),
+    "reflected": lambda self, x: 3 / (x.abs() + 1) - (5 - x) ** 2,
+    "dtype by method": lambda self, x: x.double().type(torch.float32) + x.type_as(x.double()).float(),
+    "attention": lambda self, x: F.scaled_dot_product_attention(*[x.view(-1, 1, 2, 2)] * 3, is_causal=True).flatten(1),
+    "meshgrid": lambda self, x: x + torch.meshgrid(torch.arange(2.0), torch.arange(4.0), indexing="ij")[1][1],
+    "where and masks": lambda self, x: torch.where(x > 0, x, self.scale).masked_fill(x.isnan(), 0.0),
+    "cumulative": lambda self, x: x.cumsum(1).sort(1, descending=True)[0].topk(2).values,
+    "numbers that are none": lambda self, x: torch.where(x > 9, torch.full((4,), float("nan")), x),
+    "fft and linalg": lambda self, x: torch.fft.rfft(x).abs() + torch.linalg.vector_norm(x, dim=1, keepdim=True),
+    "statistics that are no buffer": lambda self, x: F.layer_norm(x, (4,), self.scale, torch.zeros(4)),
+    "sizes": lambda self, x: x.expand(3, *x.shape).reshape(x.numel() * 3).view(-1, 4)[: x.size(0)],
+    "noise of all kinds": lambda self, x: x + torch.randn_like(x) + torch.rand(x.shape) + x.new_empty(4).normal_(),
+    "detached": lambda self, x: x * self.linear(x).detach() + self.scale.data,
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_of_all_kinds_are_replayed_exactly(name: str) -> None:
+    recorded(FUNCTIONS[name])
 
 
 def test_own_leaf_classes_are_one_call() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
+from nasir.backends.torch.device.memory import ran_out
 from nasir.backends.torch.device.names import computes_bf16, device_of
 from nasir.backends.torch.lower.ensemble import cross_entropy, predicted
 from nasir.backends.torch.optimizers import eager
@@ -22,6 +23,7 @@ from nasir.backends.torch.penalties.regularize import penalties_of
 from nasir.backends.torch.train.clip import clipper
 from nasir.backends.torch.train.ema import Ema
 from nasir.errors import DataError, Diverged, RunError
+from nasir.registry import code_of
 from nasir.training.data import ExtraMetric
 from nasir.training.plans import TrainPlan
 
@@ -211,7 +213,13 @@ def _step(
         totals.add_penalty(penalize(), len(y))
     if clip is not None:
         clip()
-    eager.step(optimizer)
+    try:
+        eager.step(optimizer)
+    except Exception as error:  # told here, and not by a block around the step, which would cost every step
+        if ran_out(error):
+            raise
+        with code_of(type(plan.optimizer.options), f"optimizer {plan.optimizer.kind}", "mend its `step`"):
+            raise
     totals.add(*predicted(model, logits, loss), y)
 
 
