@@ -376,24 +376,26 @@ def _digest(body: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
 def _check_states(body: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Raise an error for states that `Stored.restore` could not read."""
     for optimizer in body["optimizers"]:
-        _named(optimizer, "kind", "groups", "state")
+        _check_keys(optimizer, "kind", "groups")
         for group in optimizer["groups"]:
-            _named(group, "params", "options")
+            _check_keys(group, "params", "options")
             dict(unpacked(group["options"], tensors))
             if not all(isinstance(name, str) for name in group["params"]):
                 raise TypeError("the parameters of a group are no names")
-        for state in optimizer["state"].values():
-            dict(unpacked(state, tensors))
+        for part in (optimizer, *optimizer.get("inner", ())):
+            whole = [part[key] for key in ("others", "random") if key in part]
+            for state in (*part["state"].values(), *whole):
+                dict(unpacked(state, tensors))
     for thing in (*body["schedulers"], *body["averages"]):
-        _named(thing, "kind", "state")
+        _check_keys(thing, "kind", "state")
         unpacked(thing["state"], tensors)
     if "cpu" not in unpacked(body["random"], tensors):
         raise KeyError("cpu")
 
 
-def _named(data: Mapping[str, Any], *names: str) -> None:
-    if data.keys() != {*names}:
-        raise KeyError(f"{', '.join(names)} expected, {', '.join(map(str, data))} found")
+def _check_keys(data: Mapping[str, Any], *names: str) -> None:
+    if missing := {*names} - data.keys():
+        raise KeyError(f"{', '.join(sorted(missing))} expected")
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
