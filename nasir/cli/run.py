@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """The options of `nasir run`."""
-    parser.add_argument("spec", nargs="?")
+    parser.add_argument("spec", nargs="?", metavar="SPEC")
     parser.add_argument("--best", metavar="STUDY", help="instead of a spec, train the best trial of a search again")
     parser.add_argument("--trial", type=int, metavar="N", help="with --best: train this trial instead of the best")
     parser.add_argument("--out", metavar="DIR", help="run directory (default: runs/NAME)")
@@ -122,8 +122,9 @@ def _finished(done: Any, options: argparse.Namespace) -> int:
         return 0
     depths = depth_text(done.graph.depths())
     top5 = f"  top 5 {100 * done.metrics['test.top5']:.2f} %" if "test.top5" in done.metrics else ""
+    depth = f"  depth {depths}" if depths else ""
     print(
-        f"test accuracy {100 * done.metrics['test.accuracy']:.2f} %{top5}  depth {depths}  "
+        f"test accuracy {100 * done.metrics['test.accuracy']:.2f} %{top5}{depth}  "
         f"{cost.params:,} params  {cost.macs:,} MACs"
     )
     print(f"report: {done.report}")

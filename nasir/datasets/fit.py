@@ -38,7 +38,9 @@ def misfits(graph: Graph, shape: Sequence[int] | None, class_names: Sequence[str
     if classes != (known,):
         few = f" ({', '.join(class_names)})" if known <= 20 else ""
         text = f"the network gives {list(classes)} logits, data set {dataset!r} has {known} classes{few}"
-        yield Misfit("classifier", text, f"set `classes: {known}`")
+        last = graph.nodes[graph.outputs[0].node].label
+        remedy = f"set `classes: {known}` of the classifier, or `out: {known}` where '{last}' is a layer of its own"
+        yield Misfit("classifier", text, remedy)
 
 
 def check_fit(graph: Graph, shape: Sequence[int] | None, class_names: Sequence[str], dataset: str) -> None:

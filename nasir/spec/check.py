@@ -305,7 +305,8 @@ def _check_condition(spec: Spec, phase: Phase, condition: Condition, path: Path,
         late = [epoch for epoch in condition.at or () if phase.epochs is not None and epoch > phase.epochs]
         if late:
             place = locate(findings.tree, (*path, "at"))
-            findings.notes.append(f"{place}: epoch {late[0]} is after the end of the phase (epoch {phase.epochs})")
+            length = counted(phase.epochs or 0, "epoch")
+            findings.notes.append(f"{place}: epoch {late[0]} is after the end of the phase ({length})")
         return
     _check_metric(spec, metric, (*path, condition.kind, "metric"), findings)
 
