@@ -121,11 +121,9 @@ def _finished(done: Any, options: argparse.Namespace) -> int:
         print(json.dumps(facts, indent=2, sort_keys=True))
         return 0
     depths = depth_text(done.graph.depths())
-    top5 = f"  top 5 {100 * done.metrics['test.top5']:.2f} %" if "test.top5" in done.metrics else ""
-    depth = f"  depth {depths}" if depths else ""
-    print(
-        f"test accuracy {100 * done.metrics['test.accuracy']:.2f} %{top5}{depth}  "
-        f"{cost.params:,} params  {cost.macs:,} MACs"
-    )
+    named = (("test accuracy", "test.accuracy"), ("top 5", "test.top5"))
+    shares = [f"{label} {100 * done.metrics[name]:.2f} %" for label, name in named if name in done.metrics]
+    shares += [f"depth {depths}"] if depths else []
+    print("  ".join([*shares, f"{cost.params:,} params", f"{cost.macs:,} MACs"]))
     print(f"report: {done.report}")
     return 0

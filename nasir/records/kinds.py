@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge, doc
 
-from nasir.records.base import IfMissing, Key, Record
+from nasir.records.base import Has, IfMissing, Key, Record
 
 Count = Annotated[int, Ge(0)]
 Seconds = Annotated[float, Ge(0)]
@@ -17,7 +17,9 @@ Metrics = Mapping[str, float]
 Depths = Annotated[Mapping[str, Count], doc("blocks of each stage, by its path"), IfMissing(dict)]
 Params = Annotated[Count | None, doc("weights of the network"), IfMissing(None)]
 Macs = Annotated[Count | None, doc("multiply-accumulates of one sample"), IfMissing(None)]
-Cost = Annotated[Mapping[str, Count], doc("`params` and `macs` of the network"), IfMissing(dict)]
+Cost = Annotated[
+    Mapping[str, Count], doc("`params` and `macs` of the network"), IfMissing(dict), Has(("params", "macs"))
+]
 Blob = Annotated[str, doc("the network: name of its blob"), IfMissing("")]
 Number = Annotated[Count, doc("number of the individual, from 1 over the run")]
 Noted = Annotated[Mapping[str, Any], doc("what the pass itself wants known, for its next firing or for readers")]

@@ -293,7 +293,7 @@ def _outcome(record: RewriteRecord | DeclinedRecord, reason: str) -> dict[str, s
     delta = max([value for value in deltas if isinstance(value, (int, float))], default=None)
     changes = [("adds", record.added), ("removes", record.removed)]
     told = [f"{verb} {_outermost(paths)}" for verb, paths in changes if paths]
-    told += [record.noted[REMARK]] if REMARK in record.noted else []
+    told += [str(record.noted[REMARK])] if REMARK in record.noted else []
     return {
         "reason": "; ".join(filter(None, [reason, *told])),
         "claim": record.preserves,

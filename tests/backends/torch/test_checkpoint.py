@@ -7,7 +7,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+import warm
 
 from nasir.backends.torch.weights import checkpoint
 from nasir.backends.torch.weights.checkpoint import AsyncWriter, latest, load, save, set_aside
@@ -223,20 +223,23 @@ with AsyncWriter(directory) as writer:
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_kill_9_at_random_moments_always_leaves_the_last_finished_checkpoint(tmp_path: Path, mode: str) -> None:
+    folder, told = tmp_path / "checkpoints", tmp_path / "told"
+    folder.mkdir()
+    os.mkfifo(told)
     chance = random.Random(mode)
     done = -1
     for rounds in range(5):
-        child = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), mode], stdout=subprocess.PIPE, text=True)
-        assert child.stdout is not None and child.stdout.readline() == "ready\n"
-        done = max(done, *(int(child.stdout.readline()) for _ in range(rounds % 3)), -1)
-        time.sleep(chance.uniform(0.0, 0.15))
-        child.send_signal(signal.SIGKILL)
-        done = max([done, *(int(line) for line in child.stdout.read().split())])
-        child.stdout.close()
+        child = warm.Process("-c", WRITER, str(folder), mode, stdout=told)
+        with told.open() as heard:
+            assert heard.readline() == "ready\n"
+            done = max(done, *(int(heard.readline()) for _ in range(rounds % 3)), -1)
+            time.sleep(chance.uniform(0.0, 0.15))
+            child.kill()
+            done = max([done, *(int(line) for line in heard.read().split())])
         child.wait()
-        remove_left(tmp_path)
-        usable, warnings = latest(tmp_path)
-        assert not warnings and not list(tmp_path.glob("*.tmp.*"))
+        remove_left(folder)
+        usable, warnings = latest(folder)
+        assert not warnings and not list(folder.glob("*.tmp.*"))
         if usable is not None:
             assert usable.step >= done and usable.meta == {"step": usable.step}
             assert all(bool((tensor == usable.step).all()) for tensor in usable.tensors["model"].values())

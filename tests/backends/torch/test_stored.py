@@ -6,8 +6,6 @@ import json
 import math
 import os
 import struct
-import subprocess
-import sys
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +15,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import warm
 from fuzzing import watched
 from networks import small_resnet
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR, ReduceLROnPlateau, SequentialLR
@@ -63,6 +62,7 @@ def train(model, optimizer, scheduler, ema, steps):
 """
 AGAIN = """
 import sys, torch, nasir
+torch.set_num_threads(THREADS)
 kind, path, out = sys.argv[1:]
 stored = nasir.load(path)
 optimizer, scheduler, ema = make(kind, stored.model)
@@ -100,9 +100,9 @@ def test_a_fresh_process_goes_on_bit_for_bit(kind: str, tmp_path: Path) -> None:
     loop["train"](model, optimizer, scheduler, ema, 4)
     nasir.save(tmp_path / "through", model, **everything, extra={"step": 13})
     script = tmp_path / "again.py"
-    script.write_text(LOOP + AGAIN)
-    command = [sys.executable, "-W", "error", str(script), kind, str(tmp_path / "middle"), str(tmp_path / "again")]
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())})
+    script.write_text(LOOP + AGAIN.replace("THREADS", str(torch.get_num_threads())))
+    done = warm.completed(str(script), kind, str(tmp_path / "middle"), str(tmp_path / "again"))
+    assert done.returncode == 0, done.stderr
     (tensors, body), (others, other) = contents(tmp_path / "through"), contents(tmp_path / "again")
     assert tensors.keys() == others.keys()
     assert [name for name in tensors if not torch.equal(tensors[name], others[name])] == []
