@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from nasir.counted import counted
@@ -55,25 +56,19 @@ def _named(places: Sequence[str], noun: str) -> str:
 
 def _resized(before: Graph, after: Graph, labels: Sequence[str]) -> list[str]:
     """A line for each kind of layer with weights, and one for all that only follows them."""
-    layers: dict[str, list[tuple[int, int]]] = {}
-    followers: dict[str, int] = {}
-    others = []
-    for label in labels:
-        if label not in before.labels or label not in after.labels:  # what is frozen, what is read
-            others.append(label)
-            continue
-        old, new = before.labels[label], after.labels[label]
-        node = after.nodes[new]
-        if node.facts.family == "weighted":
-            layers.setdefault(node.op, []).append((_width(before, old), _width(after, new)))
-        else:
-            followers[node.op] = followers.get(node.op, 0) + 1
-    lines = [
-        f"~ {counted(len(widths), 'layer')} {op}: widths {_span(w for w, _ in widths)} -> {_span(w for _, w in widths)}"
-        for op, widths in layers.items()
-    ]
+    others = [label for label in labels if label not in before.labels or label not in after.labels]  # of no node
+    nodes = [(before.labels[label], after.labels[label]) for label in labels if label not in others]
+    layers = [pair for pair in nodes if after.nodes[pair[1]].facts.family == "weighted"]
+    lines = []
+    for kind, pairs in groupby(
+        sorted(layers, key=lambda pair: after.nodes[pair[1]].op), lambda p: after.nodes[p[1]].op
+    ):
+        widths = [(_width(before, old), _width(after, new)) for old, new in pairs]
+        was, now = (_span(column) for column in zip(*widths, strict=True))
+        lines.append(f"~ {counted(len(widths), 'layer')} {kind}: widths {was} -> {now}")
+    followers = [after.nodes[new].op for old, new in nodes if (old, new) not in layers]
     if followers:
-        lines.append(f"~ {counted(sum(followers.values()), 'node')} that follow them: {', '.join(followers)}")
+        lines.append(f"~ {counted(len(followers), 'node')} that follow them: {', '.join(dict.fromkeys(followers))}")
     return [*lines, *(f"~ {label}" for label in others)]
 
 
