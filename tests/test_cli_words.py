@@ -9,7 +9,10 @@ import pytest
 
 from nasir.cli.main import _parser, main
 from nasir.ir import Graph
+from nasir.records import ResumeRecord
+from nasir.registry import passes
 from nasir.report.diff import difference, summary
+from nasir.report.progress import line
 from nasir.spec import loads_spec
 from nasir.spec.network import build
 
@@ -27,6 +30,29 @@ def test_the_help_of_a_command_ends_with_examples_that_it_takes(name: str, monke
     text = parser.format_help()
     assert text.rstrip().endswith(parser.examples[-1])
     assert max(map(len, text.splitlines())) <= 80 or name in ("list", "completion")  # words that cannot be broken
+
+
+def test_the_help_of_nasir_fits_eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert max(map(len, _parser().format_help().splitlines())) <= 80
+
+
+def test_lists_fit_the_terminal_and_have_a_line_each_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["list", "passes"]) == 0
+    piped = capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert main(["list", "passes"]) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80 and shown.split() == piped.split()
+    assert len(piped.splitlines()) == len(passes.names()) < len(shown.splitlines())
+
+
+def test_where_a_run_goes_on_from_is_told() -> None:
+    assert line(ResumeRecord(supersedes_from=9, checkpoint_step=75)) == "resumed from checkpoint 75"
+    assert "started over" in line(ResumeRecord(supersedes_from=1, checkpoint_step=None))
 
 
 @pytest.mark.parametrize(

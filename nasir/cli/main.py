@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,7 +113,7 @@ EXAMPLES = {
 def _parser() -> Parser:
     parser = Parser(
         prog="nasir",
-        description="Declarative architecture search: train networks whose architecture changes during training.",
+        description="Declarative architecture search: train networks whose architecture changes\nduring training.",
         examples=("nasir run specs/quickstart.yaml", "nasir COMMAND --help"),
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
@@ -451,8 +453,10 @@ def _list(options: argparse.Namespace) -> int:
         _print(rows)
         return 0
     width = max((len(row["name"]) for row in rows), default=0)
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize  # lines for other programs
     for row in rows:
-        print(f"{row['name'].ljust(width)}  {row['about']}".rstrip())
+        text = f"{row['name'].ljust(width)}  {row['about']}".rstrip()
+        print(textwrap.fill(text, columns, subsequent_indent=" " * (width + 2)))
     return 0
 
 
