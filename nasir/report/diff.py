@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from nasir.counted import counted
@@ -42,7 +43,7 @@ def summary(before: Graph, after: Graph) -> tuple[str, ...]:
         blocks = [place.removeprefix("block ") for place in places if place.startswith("block ")]
         nodes = [place for place in places if not place.startswith("block ")]
         lines += [f"{sign} {_named(some, noun)}" for some, noun in ((blocks, "block"), (nodes, "node")) if some]
-    lines += _resized(before, after, [change.where for change in changes if change.kind == "changed"])
+    lines += _resized(before, after, [change for change in changes if change.kind == "changed"])
     for change in changes:
         if change.kind == "cost":
             lines.append(f"{change} ({100 * (change.after / max(change.before, 1) - 1):+.0f} %)")
@@ -54,22 +55,26 @@ def _named(places: Sequence[str], noun: str) -> str:
     return f"{counted(len(places), noun)}: {', '.join(places[:SHORT])}{more}"
 
 
-def _resized(before: Graph, after: Graph, labels: Sequence[str]) -> list[str]:
+def _resized(before: Graph, after: Graph, changes: Sequence[Difference]) -> list[str]:
     """A line for each kind of layer with weights, and one for all that only follows them."""
-    others = [label for label in labels if label not in before.labels or label not in after.labels]  # of no node
-    nodes = [(before.labels[label], after.labels[label]) for label in labels if label not in others]
-    layers = [pair for pair in nodes if after.nodes[pair[1]].facts.family == "weighted"]
+    layers: list[tuple[str, int, int]] = []  # kind, width before and after
+    followers: list[str] = []
+    others: list[str] = []  # what is frozen, what is read
+    for change in changes:
+        old, new = before.labels.get(change.where), after.labels.get(change.where)
+        if old is None or new is None:
+            others.append(str(change))
+        elif after.nodes[new].facts.family == "weighted":
+            layers.append((after.nodes[new].op, _width(before, old), _width(after, new)))
+        else:
+            followers.append(after.nodes[new].op)
     lines = []
-    for kind, pairs in groupby(
-        sorted(layers, key=lambda pair: after.nodes[pair[1]].op), lambda p: after.nodes[p[1]].op
-    ):
-        widths = [(_width(before, old), _width(after, new)) for old, new in pairs]
-        was, now = (_span(column) for column in zip(*widths, strict=True))
-        lines.append(f"~ {counted(len(widths), 'layer')} {kind}: widths {was} -> {now}")
-    followers = [after.nodes[new].op for old, new in nodes if (old, new) not in layers]
+    for kind, same in groupby(sorted(layers), itemgetter(0)):
+        _, was, now = zip(*same, strict=True)
+        lines.append(f"~ {counted(len(was), 'layer')} {kind}: widths {_span(was)} -> {_span(now)}")
     if followers:
         lines.append(f"~ {counted(len(followers), 'node')} that follow them: {', '.join(dict.fromkeys(followers))}")
-    return [*lines, *(f"~ {label}" for label in others)]
+    return lines + others
 
 
 def _width(graph: Graph, node_id: int) -> int:
