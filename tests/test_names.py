@@ -11,6 +11,7 @@ from small_runs import HEAD, write_spec
 import nasir.api
 from nasir.cli.main import main
 from nasir.errors import SpecError
+from nasir.passes.split_branches import SplitBranches
 from nasir.running.names import check_names
 from nasir.spec import load_spec, loads_spec
 from nasir.spec.network import build
@@ -166,6 +167,18 @@ def test_check_and_run_refuse_before_anything_is_made(tmp_path: Path, capsys: py
     assert not (tmp_path / "run").exists()
     with pytest.raises(SpecProblems):
         nasir.api.run(path, tmp_path / "run")
+
+
+def test_what_the_last_rule_that_names_anything_makes_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The branches of a large network take seconds, and a check of a moment is to take one."""
+
+    def rewrite(*given: object) -> None:
+        raise AssertionError("split")
+
+    monkeypatch.setattr(SplitBranches, "rewrite", rewrite)
+    assert told(spec([SPLIT])) == []
+    (line,) = told(spec([SPLIT.replace("s2", "s9")]))
+    assert "when phase 'a' begins the network has no site 's9'" in line
 
 
 def shipped() -> list[Path]:

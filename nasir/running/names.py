@@ -9,10 +9,10 @@ from nasir.ir import Graph
 from nasir.ir.canon import quoted
 from nasir.ir.regions import covers
 from nasir.options import Path, close_match
-from nasir.policy import PhasePlan, PhaseView, RulePlan, Where
+from nasir.policy import Moment, PhasePlan, PhaseView, RulePlan, Where
 from nasir.policy.plans import RULES
 from nasir.policy.sites import is_known, moved
-from nasir.running.courses import Course, Prospect, Unforeseen, pass_of
+from nasir.running.courses import Course, Prospect, Unforeseen, names_of, pass_of
 from nasir.running.decisions import view
 from nasir.spec import Spec
 from nasir.spec.problems import Problem, raise_problems
@@ -46,7 +46,7 @@ class _Names:
         naming = [
             number
             for number, plan in enumerate(self.plans)
-            if self.spec.phases[number].freeze or any(rule.where.stages or rule.where.sites for rule in plan.rules)
+            if self.spec.phases[number].freeze or any(map(names_of, plan.rules))
         ]
         return max(naming, default=-1)
 
@@ -60,10 +60,11 @@ class _Names:
             for rule in rules:
                 self._look(number, rule, then, when)
 
-        prospect = Prospect(plan, self.spec.seed, look)
-        courses = prospect.begun(courses)
+        prospect, last = Prospect(plan, self.spec.seed, look), number == self.last
+        later = any(names_of(rule) and rule.when != Moment("start") for rule in plan.rules)
+        courses = prospect.begun(courses, last and not later and not self.spec.phases[number].freeze)
         self._look_for_labels(number, courses)
-        return prospect.ended(courses)
+        return courses if last and not later else prospect.ended(courses, last)
 
     def _after_other(self, number: int, courses: tuple[Course, ...]) -> tuple[Course, ...]:
         """Of another policy it is known which rules it may use, not when."""
