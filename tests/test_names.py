@@ -45,6 +45,7 @@ def told(text: str) -> list[str]:
 
 
 FREEZE = "    freeze: [{}]\n    epochs: 6"
+LATE = SPLIT.replace("start", "{at: [3]}")
 SOON = "{plateau: {window: 2}}"
 BRANCHES = "'s1', 'branches.0.s2', 'branches.1.s2', 'branches.2.s2', 'branches.3.s2'"
 
@@ -78,6 +79,10 @@ FINE = [
     spec([SPLIT], b="    freeze: [s1]\n    epochs: 6"),
     spec([SPLIT.replace("start", SOON)], [grow("stages: [s2]")]),
     spec([SPLIT], [grow("stages: [branches.2.s2]")], a="    until: {above: {metric: val.accuracy, value: 1}}"),
+    spec(  # what is named by a rule that is not due keeps no phase from ending, and is no error
+        [grow("stages: [s1]", "every: 1, at_most: 1"), LATE, grow("stages: [branches.2.s2]", "every: 4, at_most: 2")],
+        a="    epochs: 6\n    until: all_frozen",
+    ),
     spec([SPLIT], [], b="    freeze: [branches.1, branches.2.s2]\n    epochs: 6"),
 ]
 

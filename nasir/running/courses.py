@@ -93,7 +93,7 @@ class Prospect:
             if final:
                 break
             due = self._due(epoch)
-            self._looked(due if self.plan.until != ALL_FROZEN else self._lasting(epoch, due), before, when)
+            self._looked(due, before, when)
             courses = _few(self._acted(due, before))
             lasting = lasting + 1 if epoch > settled and set(courses) == set(before) else 0
         if epoch != length and length is not None:  # from here on each epoch is like the one before
@@ -131,11 +131,6 @@ class Prospect:
             and not isinstance(rule.when, Moment)
             and (rule.when is None or _may_hold(rule.when, epoch))
         ]
-
-    def _lasting(self, epoch: int, due: list[RulePlan]) -> list[RulePlan]:
-        """With those that are due, rules that are asked for sites which they could still act on."""
-        over = [rule for rule in self.plan.rules if isinstance(rule.when, AtEpochs) and epoch > max(rule.when.epochs)]
-        return [rule for rule in self.plan.rules if rule in due or not (isinstance(rule.when, Moment) or rule in over)]
 
     # -- what rules do
 
