@@ -37,9 +37,9 @@ def misfits(graph: Graph, shape: Sequence[int] | None, class_names: Sequence[str
     known = len(class_names)
     if classes != (known,):
         few = f" ({', '.join(class_names)})" if known <= 20 else ""
-        text = f"the network gives {list(classes)} logits, data set {dataset!r} has {known} classes{few}"
+        text = f"the network gives {list(classes)} logits, data set {dataset!r} has {known} classes"
         last = graph.nodes[graph.outputs[0].node].label
-        remedy = f"set `classes: {known}` of the classifier, or `out: {known}` where '{last}' is a layer of its own"
+        remedy = f"set `classes: {known}`{few}, or `out: {known}` where the last layer, '{last}', is no classifier"
         yield Misfit("classifier", text, remedy)
 
 
