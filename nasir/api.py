@@ -20,6 +20,7 @@ from nasir.records import EndRecord, EpochRecord, PrefixRecord, Record, StartRec
 from nasir.rewriting.propose import make_pass
 from nasir.running.before import check_batches
 from nasir.running.engine import Engine, Signals, setup_of, start_of
+from nasir.running.names import check_names
 from nasir.running.prefixes import PrefixStore, Sharing, environment_digest
 from nasir.running.reach import check_reach
 from nasir.running.replay import compare, reopen
@@ -84,6 +85,7 @@ def run(
     source = inherited(spec) if isinstance(spec.network, RunNetwork) else None
     graph = build(spec) if source is None else source.graph
     check_reach(spec, graph)
+    check_names(spec, graph)
     check_batches(spec, graph)
     path = Path(out) if out is not None else _free(Path("runs") / spec.name)
     RunDirectory(path).check_vacant()

@@ -214,6 +214,7 @@ def _graph(what: str, overrides: Sequence[str] = ()) -> Graph:
 def _check(options: argparse.Namespace) -> int:
     from nasir.cli.check_data import data_of, print_data
     from nasir.report.show import render
+    from nasir.running.names import check_names
     from nasir.running.reach import check_reach
     from nasir.spec.network import build
     from nasir.spec.search import load_any
@@ -233,6 +234,7 @@ def _check(options: argparse.Namespace) -> int:
     data = data_of(spec, graph, options.data)
     if search is None:  # of a search, other values may be the ones that act
         check_reach(spec, graph)
+        check_names(spec, graph)
     if options.simulate:
         if search is not None:
             _note("simulating the values that the search begins with")

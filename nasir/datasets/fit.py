@@ -37,8 +37,8 @@ def misfits(graph: Graph, shape: Sequence[int] | None, class_names: Sequence[str
     known = len(class_names)
     if classes != (known,):
         few = f" ({', '.join(class_names)})" if known <= 20 else ""
-        text = f"the network gives {list(classes)} logits, data set {dataset!r} has {known} classes{few}"
-        yield Misfit("classifier", text, f"set `classes: {known}`")
+        text = f"the network gives {list(classes)} logits, data set {dataset!r} has {known} classes"
+        yield Misfit("classifier", text, f"set `classes: {known}`{few}")
 
 
 def check_fit(graph: Graph, shape: Sequence[int] | None, class_names: Sequence[str], dataset: str) -> None:

@@ -22,7 +22,7 @@ from nasir.policy.decision import Decision, EndPhase, FreezeSite, RewriteSite, T
 from nasir.policy.draws import index
 from nasir.policy.phase_log import PhaseLog
 from nasir.policy.plans import ALL_FROZEN, AtEpochs, Moment, PhasePlan, Plateau, RulePlan
-from nasir.policy.sites import depth_at, former_names, moved, sites_in
+from nasir.policy.sites import depth_at, former_names, named_now, sites_in
 from nasir.rewriting.rewrite import WHOLE
 
 Fresh = Mapping[str, Sequence[FreezeSite]]
@@ -258,8 +258,7 @@ def _stages(rule: RulePlan, view: PhaseView, log: PhaseLog) -> tuple[str, ...]:
         chosen: dict[str, None] = {}
         for wanted in rule.where.sites:
             # a site may be gone because the rule itself has been there; the pass then declines
-            there = wanted in known or wanted in view.regions or wanted in log.rule(rule.name).sites
-            now = [wanted] if there else moved(wanted, known, view)
+            now = [wanted] if wanted in log.rule(rule.name).sites else named_now(wanted, known, view)
             if not now:
                 raise RunError(
                     f"rule {rule.name} names site {wanted!r}, which {rule.pass_name} does not have in the network as "

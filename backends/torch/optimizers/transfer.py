@@ -130,6 +130,7 @@ class _Ready:
         if added:
             check_held_elsewhere(optimizer, mine.values(), f"{len(added)} new ones would join them")
             check_matrices(optimizer, {_name(key, around.new): parameter for key, parameter in added.items()})
+            kinds.check_joining(optimizer)
             check_new_group(optimizer, kinds, len(added))
             momentum.check_joining(optimizer)
         states = [
