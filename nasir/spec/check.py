@@ -268,7 +268,10 @@ def _check_rule(spec: Spec, phase: Phase, rule: Rule, path: Path, findings: Find
 
 
 def _comes_to_be(name: str, stages: Iterable[str], spec: Spec, phase: Phase) -> bool:
-    """Whether a stage may have this name in a phase, because a pass in it or before puts stages below others."""
+    """Whether a stage may have this name in a phase, because a pass in it or before puts stages below others.
+
+    Which names that gives is known once there is a network; a run looks for them before it begins.
+    """
     if not any(name.endswith(f".{stage}") for stage in stages):
         return False
     until_then = spec.phases[: spec.phases.index(phase) + 1]
