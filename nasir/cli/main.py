@@ -360,13 +360,16 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _exportable(what: str, overrides: Sequence[str]) -> Exportable:
+    from nasir.journal.directory import RunDirectory
     from nasir.spec.network import build
     from nasir.training.exporter import Exportable
 
     path = Path(what)
     if path.is_dir():
-        directory = open_run(path)
-        return Exportable(_graph(what, overrides), what, directory.spec(), directory.checkpoints)
+        graph, directory = _graph(what, overrides), RunDirectory.open(path)
+        for step in directory.checkpoint_steps()[-1:]:
+            directory.check_checkpoint(step, directory.contents())
+        return Exportable(graph, what, directory.spec(), directory.checkpoints)
     if path.suffix in (".json", ".txt"):
         return Exportable(_graph(what, overrides), what)
     spec = _load(what, overrides)
