@@ -36,9 +36,6 @@ class EpochData(Protocol):
     @property
     def steps_per_epoch(self) -> int: ...
 
-    @property
-    def class_weights(self) -> Tensor | None: ...
-
     def batches(self, epoch: int, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]: ...
 
 
@@ -154,12 +151,14 @@ def train_epoch(
     sums: Sums | None = None,
     ema: Ema | None = None,
     trainable: Collection[str] | None = None,
+    class_weights: Tensor | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> EpochResult:
     """Train from `start_step` to the end of the epoch, or to the first step after which `stop()` is true.
 
     `epoch` and `phase_epoch` are 0-based: epochs done before this one, in the run and in the phase. `trainable`
-    names the parameters that change (None: all); batch statistics move all the same. Every step seeds torch's
+    names the parameters that change (None: all); batch statistics move all the same. `class_weights` [C]: of the labels
+    in the loss. Every step seeds torch's
     global generator from (seed, epoch, step), so dropout needs no saved state. `sums` is added to in place.
     Diverged when the loss is not finite.
     """
@@ -180,7 +179,7 @@ def train_epoch(
                 lr = plan.lr(phase_epoch * steps + step, steps, phase_epochs)
                 set_lr(optimizer, lr)
                 seed_step(seed, epoch, step, device)
-                _step(model, optimizer, plan, x, y, bf16, totals, penalize, clip, source.class_weights)
+                _step(model, optimizer, plan, x, y, bf16, totals, penalize, clip, class_weights)
                 if follow is not None:
                     follow()
                 step += 1
