@@ -65,8 +65,11 @@ def keeps_of(kind: type[Any]) -> Keeps | None:
         package, path = owner.__module__.partition(".")[0], f"{owner.__module__}.{owner.__qualname__}"
         if path in names:
             return _checked(optimizer_states.get(path), path)
-        if package in names and (found := optimizer_states.get(package).get(owner.__qualname__)) is not None:
-            return _checked(found, path)
+        if package in names:
+            classes = optimizer_states.get(package)
+            found = classes.get(owner.__qualname__) if isinstance(classes, Mapping) else classes
+            if found is not None:
+                return _checked(found, path)
     return None
 
 

@@ -156,9 +156,8 @@ def _path(part: Any) -> str:
     return f"{type(part).__module__}.{type(part).__qualname__}"
 
 
-def check_state(optimizer: torch.optim.Optimizer) -> None:
-    """UsageError where an optimizer that is known keeps what nothing names the kind of."""
-    kinds = kinds_of(optimizer)
+def check_state(optimizer: torch.optim.Optimizer, kinds: Kinds) -> None:
+    """UsageError where an optimizer whose `kinds` are all that there is keeps something else."""
     for part in chain(optimizer) if kinds.strict else ():
         for parameter, state in part.state.items():
             for key, value in state.items() if isinstance(parameter, Tensor) else ():

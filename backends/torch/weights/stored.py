@@ -14,7 +14,7 @@ The file is safetensors, with JSON as its metadata; there is no pickle in it. St
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -44,6 +44,7 @@ from nasir.version import VERSION
 
 FORMAT = 1
 METADATA = "nasir"  # the key of our JSON in the metadata of a file
+BESIDE = ("others", "random")  # what an optimizer may keep beside the state of parameters
 NOT_OPTIONS = ("params", "param_names")  # of a group: they follow the model
 
 
@@ -200,8 +201,13 @@ class Stored:
                 f"{self.path}: {place} had {len(first)} groups, given are {len(optimizer.param_groups)}; "
                 "make it as before"
             )
-        if len(holders(optimizer)) != 1 + len(stored.get("inner", ())):
-            raise CheckpointError(f"{self.path}: {place} does not wrap what it wrapped; make it as before")
+        parts, kept = holders(optimizer), (stored, *stored.get("inner", ()))
+        drawing = [set(unpacked(part["random"], self._tensors)) if "random" in part else set() for part in kept]
+        if drawing != [set(_generators(part)) for part in parts]:
+            raise CheckpointError(
+                f"{self.path}: {place} does not wrap what it wrapped, or draws no random numbers of its own as it did; "
+                "make it as before"
+            )
         names = {id(parameter): name for name, parameter in named.items()}
         held = {names.get(id(p), "a parameter of another model") for g in optimizer.param_groups for p in g["params"]}
         wanted = {name for group in groups for name in group["params"]}
@@ -376,26 +382,27 @@ def _digest(body: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
 def _check_states(body: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Raise an error for states that `Stored.restore` could not read."""
     for optimizer in body["optimizers"]:
-        _check_keys(optimizer, "kind", "groups")
+        _named(optimizer, "kind", "groups", "state", maybe=(*BESIDE, "inner"))
+        for part in optimizer.get("inner", ()):
+            _named(part, "state", maybe=BESIDE)
+        for part in (optimizer, *optimizer.get("inner", ())):
+            for state in (*part["state"].values(), *(part[name] for name in BESIDE if name in part)):
+                dict(unpacked(state, tensors))
         for group in optimizer["groups"]:
-            _check_keys(group, "params", "options")
+            _named(group, "params", "options")
             dict(unpacked(group["options"], tensors))
             if not all(isinstance(name, str) for name in group["params"]):
                 raise TypeError("the parameters of a group are no names")
-        for part in (optimizer, *optimizer.get("inner", ())):
-            whole = [part[key] for key in ("others", "random") if key in part]
-            for state in (*part["state"].values(), *whole):
-                dict(unpacked(state, tensors))
     for thing in (*body["schedulers"], *body["averages"]):
-        _check_keys(thing, "kind", "state")
+        _named(thing, "kind", "state")
         unpacked(thing["state"], tensors)
     if "cpu" not in unpacked(body["random"], tensors):
         raise KeyError("cpu")
 
 
-def _check_keys(data: Mapping[str, Any], *names: str) -> None:
-    if missing := {*names} - data.keys():
-        raise KeyError(f"{', '.join(sorted(missing))} expected")
+def _named(data: Mapping[str, Any], *names: str, maybe: Sequence[str] = ()) -> None:
+    if data.keys() - {*maybe} != {*names}:
+        raise KeyError(f"{', '.join(names)} expected, {', '.join(map(str, data))} found")
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
