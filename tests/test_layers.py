@@ -22,7 +22,7 @@ LAYERS = (
     ("ops",),
     ("analysis",),
     ("transfer", "blocks"),
-    ("branching",),
+    ("branching", "importing"),
     ("rewriting",),
     ("pruning", "training"),
     ("datasets",),
@@ -38,7 +38,8 @@ LAYERS = (
     ("__main__", "__init__"),  # __init__: the public names, loaded on first use
 )
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
-FOR_PASSES = {part for part, rank in RANK.items() if rank <= RANK["pruning"]} - {"training", "files", "images"}
+NOT_FOR_PASSES = {"training", "files", "images", "importing"}
+FOR_PASSES = {part for part, rank in RANK.items() if rank <= RANK["pruning"]} - NOT_FOR_PASSES
 FOR_BACKENDS = {part for part, rank in RANK.items() if rank < RANK["running"]} - {"policy", "spec", "testing"}
 OUTSIDE = {"passes", "backends"}  # at the root; only an `__init__` offers names of theirs, all else asks a registry
 HEAVY = {"torch", "torchvision", "optuna"}
@@ -50,7 +51,7 @@ TORCH_ROOMS = (
     ("train",),
     ("observe",),
     ("model",),
-    ("weights",),
+    ("weights", "importing"),
     ("session",),
     ("backend", "__init__"),  # __init__: the names that it offers
 )

@@ -27,6 +27,10 @@ from nasir.testing.token_graphs import varied_graphs as varied_graphs
 from nasir.testing.twins import twin_ops as twin_ops
 from nasir.testing.twins import with_twins as with_twins
 from nasir.testing.twins import without_twins as without_twins
+from nasir.testing.unit_oracles import dead_unit_difference as dead_unit_difference
+from nasir.testing.unit_oracles import permutation_difference as permutation_difference
+from nasir.testing.unit_oracles import silenced as silenced
+from nasir.testing.unit_oracles import unit_axes as unit_axes
 from nasir.testing.weights import random_batch as random_batch
 from nasir.testing.weights import random_weights as random_weights
 from nasir.testing.weights import silence as silence

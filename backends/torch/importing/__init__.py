@@ -1,0 +1,7 @@
+"""Recording any module as a pure data flow, replaying recordings, and comparing both."""
+
+from nasir.backends.torch.importing.comparing import Parity as Parity
+from nasir.backends.torch.importing.comparing import parity as parity
+from nasir.backends.torch.importing.comparing import runner as runner
+from nasir.backends.torch.importing.recording import record as record
+from nasir.backends.torch.importing.replaying import replay as replay

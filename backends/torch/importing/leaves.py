@@ -1,0 +1,75 @@
+"""Leaf modules: those that are recorded as one call, whatever they do inside."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from nasir.backends.torch.importing.names import class_name
+
+LEAVES = (
+    "torchvision.ops.stochastic_depth.StochasticDepth",
+    "torchvision.ops.misc.FrozenBatchNorm2d",
+    "timm.layers.drop.DropPath",
+    "timm.layers.drop.DropBlock2d",
+    "timm.layers.norm_act.*BatchNorm*Act*",  # they count batches in train mode only, and hold dropout and activation
+    "timm.layers.frozen_bn.FrozenBatchNorm*",
+    "transformers.models.*DropPath",
+    "transformers.models.*DropPath1d",
+)
+"""Classes of other libraries, as patterns of module.Class, so that none is imported for the question."""
+
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+HAS_OWN_MODULES = (nn.MultiheadAttention,)  # of torch.nn, with modules in it that it does not call
+HARMLESS = ("extra_repr", "reset_parameters", "_init_weights")
+CALLING = ("__call__", "__getattr__", "__getattribute__")
+
+
+def is_leaf(module: nn.Module, leaves: Collection[type[nn.Module]] = ()) -> bool:
+    """Whether a module is recorded as one call: a class of torch.nn, one of LEAVES, or one of the given classes.
+
+    A subclass counts as the class of torch.nn that it is made from unless it overrides some of its behaviour. Modules
+    with hooks or parametrizations are no leaves, so that what those compute is recorded, too.
+    """
+    kind = type(module)
+    if kind in leaves:
+        return True
+    if parametrize.is_parametrized(module) or module._forward_hooks or module._forward_pre_hooks:
+        return False
+    name = class_name(kind)
+    return any(fnmatchcase(name, pattern) for pattern in LEAVES) or _of_torch(module)
+
+
+def _of_torch(module: nn.Module) -> bool:
+    kinds = type(module).__mro__
+    base = next((kind for kind in kinds if kind.__module__.startswith("torch.nn.modules.")), nn.Module)
+    if base is nn.Module or issubclass(base, CONTAINERS) or "forward" in vars(module):
+        return False
+    if any(True for _ in module.children()) and not issubclass(base, HAS_OWN_MODULES):
+        return False
+    above = kinds[: kinds.index(base)]
+    return not any(hasattr(base, name) and _matters(name) for kind in above for name in vars(kind))
+
+
+def _matters(name: str) -> bool:
+    """Whether a class that overrides this may compute something else."""
+    return name in CALLING if name.startswith("__") else name not in HARMLESS
+
+
+def attributes_of(module: nn.Module) -> dict[str, Any]:
+    """The plain attributes of a leaf: numbers, strings, and tuples of them; `training` and private ones left out."""
+    return {
+        name: list(value) if isinstance(value, list) else value
+        for name, value in vars(module).items()
+        if not name.startswith("_") and name != "training" and _is_plain(value)
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(_is_plain(part) for part in value)
+    return value is None or isinstance(value, (bool, int, float, str))

@@ -1,0 +1,220 @@
+"""`record`: what any `nn.Module` does, as a pure data flow for any batch size, in eval and train mode."""
+
+from __future__ import annotations
+
+import pickle
+import random
+import threading
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.utils.checkpoint
+from torch import Tensor, nn
+
+from nasir.backends.torch.importing.copies import (
+    fresh_copy,
+    is_batched,
+    of_batch,
+    samples_of,
+    warn_about_hooks,
+)
+from nasir.backends.torch.importing.fold import folded
+from nasir.backends.torch.importing.names import class_name
+from nasir.backends.torch.importing.operands import encoded, tensors_in, with_tensors
+from nasir.backends.torch.importing.recorder import Recorder
+from nasir.backends.torch.importing.refusals import refuse_lengths
+from nasir.errors import NasirError, NasirWarning, UsageError
+from nasir.importing.compact import compact
+from nasir.importing.merge import merge_batches, merge_modes, same_sequence
+from nasir.importing.recording import Recording, Ref
+from nasir.importing.trees import leaves as leaves_of
+
+EVAL_BATCHES = (2, 3)
+TRAIN_BATCH = 4  # another one: it checks what the first two say of the batch size
+PATCHING = threading.RLock()
+
+Caller = Callable[..., Any]
+
+
+def record(
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    call: Caller | None = None,
+    leaves: Collection[type[nn.Module]] = (),
+) -> Recording:
+    """What `module(*args, **kwargs)` does, from a few runs on copies; the module and the generators stay as they are.
+
+    Axis 0 of the first tensor of the arguments is the batch, as it is of all tensors with as many rows; give an
+    example of two or more samples if others have no batch axis. All other lengths are as in the example. `call(copy,
+    *args, **kwargs)` runs it where that is not a plain call. Modules of the classes `leaves` are recorded as one call,
+    as those of torch.nn are.
+
+    Raises NasirError for what is no data flow: decisions made in Python on numbers of a tensor, tensors of unknown
+    origin, writes that others see, another sequence of calls for another batch size. Warns (NasirWarning) of forward
+    hooks, which are left out, and of activation checkpoints and autocast within forward.
+    """
+    if not isinstance(args, tuple) or not isinstance(module, nn.Module):
+        raise UsageError("record: call it as record(module, (x, ...), {...}): a module, and its arguments in a tuple")
+    if type(module).__name__ in ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel"):
+        raise UsageError(f"record: the module is wrapped in {type(module).__name__}; record its `.module`")
+    if any(tensor.is_meta for tensor in [*module.parameters(), *module.buffers()]):
+        raise UsageError("record: the module is on the meta device, without numbers; give it some (to_empty, load)")
+    run = _Run(module, args, dict(kwargs or {}), call or (lambda copy, *given, **named: copy(*given, **named)), leaves)
+    warn_about_hooks(module)
+    with _generators_kept(run.home):
+        first, second = [run.once(batch, training=False) for batch in EVAL_BATCHES]
+        refuse_lengths(run.measured[0] & run.measured[1])
+        evaluated = merge_batches(first, second, EVAL_BATCHES)
+        trained, batch = run.once(TRAIN_BATCH, training=True), TRAIN_BATCH
+        if same_sequence(evaluated, trained):
+            merged = merge_modes(evaluated, trained, batch)
+        else:  # calls of train mode alone: what they make of the batch size takes two runs as well
+            batches = (EVAL_BATCHES[0], TRAIN_BATCH)
+            fewer = run.once(batches[0], training=True)
+            refuse_lengths(run.measured[2] & run.measured[3])
+            merged = merge_modes(evaluated, merge_batches(fewer, trained, batches), None)
+        recording = folded(compact(merged), run.home)
+    run.warn(recording)
+    return recording
+
+
+class _Run:
+    """Runs of one module on one example."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        call: Caller,
+        leaves: Collection[type[nn.Module]],
+    ) -> None:
+        self.module, self.args, self.kwargs, self.call, self.leaves = module, args, kwargs, call, tuple(leaves)
+        tensors = list(tensors_in((args, kwargs)))
+        self.home = next((tensor.device for tensor in [*tensors, *module.parameters()]), torch.device("cpu"))
+        self.samples = samples_of(tensors)
+        self.inputs = tuple(
+            [
+                (path, is_batched(tensor, self.samples))
+                for path, tensor in zip(_paths(args, kwargs, self.home), tensors, strict=True)
+            ]
+        )
+        self.checkpointed = False
+        self.measured: list[set[str]] = []  # by run: places where Python takes lengths that follow numbers
+
+    def once(self, batch: int, training: bool) -> Recording:
+        """Record one run on a fresh copy."""
+        copy = fresh_copy(self.module, training)
+        recorder = Recorder(copy, self.leaves, self.home)
+        before = _python_generators()
+        told = f"with {batch} samples in {'train' if training else 'eval'} mode"
+        with torch.inference_mode(False), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
+            args, kwargs = with_tensors((self.args, self.kwargs), lambda tensor: of_batch(tensor, self.samples, batch))
+            recorder.take((args, kwargs), self.inputs)
+            try:
+                with _seen(recorder), recorder:
+                    outputs = self.call(copy, *args, **kwargs)
+                recorder.check()
+            except NasirError:
+                raise
+            except Exception as error:
+                recorder.check()
+                raise NasirError(
+                    f"record: {class_name(type(self.module))} failed {told}: {type(error).__name__}: {error}; it has "
+                    "to run with any number of samples, in both modes"
+                ) from error
+            recording = recorder.finished(outputs)
+        if _python_generators() != before:
+            raise NasirError(
+                f"record: {class_name(type(self.module))} draws random numbers from Python or numpy {told}: the "
+                "recording would hold those of this one run; draw them with torch"
+            )
+        self.checkpointed |= recorder.checkpointed
+        self.measured.append(recorder.measured)
+        return recording
+
+    def warn(self, recording: Recording) -> None:
+        """NasirWarning of what a recording does not carry over."""
+        if self.checkpointed:
+            warnings.warn(
+                "record: activation checkpoints within forward are no part of the recording, which keeps what the "
+                "module computes but not the memory that it saves",
+                NasirWarning,
+                stacklevel=3,
+            )
+        cast = next((call for call in recording.calls if call.autocast), None)
+        if cast is not None:
+            warnings.warn(
+                f"record: {cast.place} runs under autocast ({cast.autocast}), which the recording repeats on devices "
+                f"of this kind ({self.home.type}) only as it was here",
+                NasirWarning,
+                stacklevel=3,
+            )
+
+
+def _paths(args: tuple[Any, ...], kwargs: dict[str, Any], home: torch.device) -> list[str]:
+    """Names of the tensors of the arguments: positions and keywords, joined by dots."""
+    trees = [encoded(given, lambda _: Ref(0), home, "the arguments") for given in (args, kwargs)]
+    return [path for tree in trees for path, leaf in leaves_of(tree) if isinstance(leaf, Ref)]
+
+
+@contextmanager
+def _seen(recorder: Recorder) -> Iterator[None]:
+    """Let the recorder see what does not go through torch's functions: autograd functions, and arrays of numpy."""
+    apply, from_numpy = vars(torch.autograd.Function)["apply"], torch.from_numpy
+    frame: Any = getattr(torch.utils.checkpoint, "_CheckpointFrame", None)  # torch's own: only to tell of it
+    start: Caller = getattr(frame, "__init__", lambda: None)
+    thread = threading.get_ident()
+
+    def seen_apply(kind: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
+        def run(*given: Any) -> Any:
+            return apply.__get__(None, kind)(*given, **kwargs)
+
+        if threading.get_ident() != thread or recorder.paused:
+            return run(*args)
+        return recorder.apply(kind, run, args)
+
+    def seen_from_numpy(array: Any) -> Tensor:
+        return torch.as_tensor(array) if threading.get_ident() == thread else from_numpy(array)
+
+    def seen_frame(self: Any, *args: Any, **kwargs: Any) -> None:
+        recorder.checkpointed |= threading.get_ident() == thread
+        start(self, *args, **kwargs)
+
+    with PATCHING:
+        places: list[tuple[Any, str, Any, Any]] = [
+            (torch.autograd.Function, "apply", classmethod(seen_apply), apply),
+            (torch, "from_numpy", seen_from_numpy, from_numpy),
+        ]
+        if frame is not None:
+            places.append((frame, "__init__", seen_frame, start))
+        for place, name, seen, _ in places:
+            setattr(place, name, seen)
+        try:
+            yield
+        finally:
+            for place, name, _, before in places:
+                setattr(place, name, before)
+
+
+@contextmanager
+def _generators_kept(home: torch.device) -> Iterator[None]:
+    """Random generators of torch, Python and numpy are afterwards as they were before."""
+    python, arrays = random.getstate(), np.random.get_state()
+    devices = [] if home.type in ("cpu", "meta") else [home]
+    try:
+        with torch.random.fork_rng(devices, device_type=home.type if devices else "cuda"):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(arrays)
+
+
+def _python_generators() -> bytes:
+    return pickle.dumps((random.getstate(), np.random.get_state()))
