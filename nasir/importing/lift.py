@@ -12,7 +12,7 @@ from nasir.importing.regions import declare
 from nasir.importing.rules import Place, Typed, joined, typed
 from nasir.importing.trees import leaves, mapped, refs
 from nasir.ir import Draft, Graph, Port, ValueType
-from nasir.ir.types import DType
+from nasir.ir.types import FLOAT, DType
 from nasir.transfer import Key
 
 SAFER = {"torch.Tensor.view": "torch.Tensor.reshape"}
@@ -49,6 +49,8 @@ class _Lift:
         self.owners: dict[str, Key] = {}  # of each key of the state, the node that has it
         self.containers: dict[str, str] = {}  # class of each module that is no leaf, by path
         self.witness = -1  # number of an input
+        floats = [state.dtype for state in recording.state if state.kind == "parameter" and "float" in state.dtype]
+        self.native = floats[0] if floats else FLOAT  # in which the network computes
         self.joining: set[str] = set()  # paths of modules whose own code adds or concatenates
 
     def run(self) -> Lifted:
@@ -111,7 +113,7 @@ class _Lift:
     def _weight(self, label: str, number: int, learned: bool) -> int:
         value = self._value(number)
         port = self.draft.add(
-            "parameter", (), self._label(label), shape=value.shape, dtype=value.dtype, learned=learned
+            "parameter", (), self._label(label), shape=value.shape, dtype=self._dtype(value), learned=learned
         )
         self.ports[number] = port
         return port.node
@@ -215,6 +217,7 @@ class _Lift:
                 shapes=[value.shape for value in values],
                 dtypes=[value.dtype for value in values],
                 rows=[value.batch for value in values],
+                live=call.module is not None,
                 weights=held,
                 weight_shapes=[state.shape for state in states],
                 weight_dtypes=[state.dtype for state in states],
@@ -235,17 +238,23 @@ class _Lift:
     def _value(self, number: int) -> Value:
         return self.recording.values[number]
 
+    def _dtype(self, value: Value) -> DType:
+        """The dtype of a value; that in which the network computes is called float32."""
+        return FLOAT if value.dtype == self.native else cast(DType, value.dtype)
+
     def _type(self, value: Value) -> ValueType | None:
         """The type of a value whose first axis is the batch, or that has none; None for any other."""
         batched = [axis for axis in value.shape if isinstance(axis, Batch)]
         if any(axis is None for axis in value.shape) or len(batched) > 1 or any(axis.offset for axis in batched):
             return None
         if not batched:
-            return ValueType(tuple([axis for axis in value.shape if isinstance(axis, int)]), None, _dtype(value), 0)
+            return ValueType(
+                tuple([axis for axis in value.shape if isinstance(axis, int)]), None, self._dtype(value), 0
+            )
         if not isinstance(value.shape[0], Batch):
             return None
         rest = tuple([axis for axis in value.shape[1:] if isinstance(axis, int)])
-        return ValueType(rest, None, _dtype(value), value.shape[0].factor)
+        return ValueType(rest, None, self._dtype(value), value.shape[0].factor)
 
     def _loose(self, value: Value, call: Call) -> ValueType:
         """The type of what an opaque node gives, which only opaque nodes read where its batch is not the first axis."""
@@ -256,7 +265,7 @@ class _Lift:
             raise NasirError(f"{call.place}: gives {value.shape}, whose size depends on the data or oddly on the batch")
         factors = [axis.factor for axis in value.shape if isinstance(axis, Batch)]
         rest = tuple([axis for axis in value.shape if isinstance(axis, int)])
-        return ValueType(rest, None, _dtype(value), factors[0])
+        return ValueType(rest, None, self._dtype(value), factors[0])
 
     def _function_label(self, call: Call) -> str:
         name = call.operation.rpartition(".")[2].strip("_") or "call"
@@ -271,7 +280,3 @@ class _Lift:
             label = f"{wanted or ROOT}_{number}"
         self.labels.add(label)
         return label
-
-
-def _dtype(value: Value) -> DType:
-    return cast(DType, value.dtype)

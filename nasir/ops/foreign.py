@@ -32,6 +32,7 @@ def opaque(
     shapes: Annotated[tuple[Shape, ...], doc("of the outputs, without the batch axis")],
     dtypes: Annotated[tuple[DType, ...], doc("of the outputs")],
     rows: Annotated[tuple[Whole, ...], doc("of the batch for each sample; 0: the same for all samples")],
+    live: Annotated[bool, doc("it is a module, which only the process has that imported it")] = False,
     weights: Annotated[tuple[str, ...], doc("names of the parameters and buffers that it holds")] = (),
     weight_shapes: tuple[Shape, ...] = (),
     weight_dtypes: tuple[DType, ...] = (),
