@@ -48,6 +48,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.rewrite
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.lowering
+	$(BIN)/python -m benchmarks.record
 	$(BIN)/python -m benchmarks.data
 	$(BIN)/python -m benchmarks.cost
 	$(BIN)/python -m benchmarks.search_load

@@ -18,10 +18,13 @@ from nasir.journal.log import Journal
 from nasir.journal.rescue import go_back
 from nasir.records import EndRecord, EpochRecord, PrefixRecord, Record, StartRecord
 from nasir.rewriting.propose import make_pass
+from nasir.running.before import check_batches
 from nasir.running.engine import Engine, Signals, setup_of, start_of
+from nasir.running.names import check_names
 from nasir.running.prefixes import PrefixStore, Sharing, environment_digest
 from nasir.running.reach import check_reach
 from nasir.running.replay import compare, reopen
+from nasir.running.resolution import summary_of
 from nasir.running.state import RunState
 from nasir.spec import Spec, import_plugins, load_spec
 from nasir.spec.given import Given
@@ -82,6 +85,8 @@ def run(
     source = inherited(spec) if isinstance(spec.network, RunNetwork) else None
     graph = build(spec) if source is None else source.graph
     check_reach(spec, graph)
+    check_names(spec, graph)
+    check_batches(spec, graph)
     path = Path(out) if out is not None else _free(Path("runs") / spec.name)
     RunDirectory(path).check_vacant()
     session = make_backend(spec.backend).open(setup_of(spec, base))
@@ -91,6 +96,10 @@ def run(
             notice(text)
         for text in _average_advice(spec, session.steps_per_epoch()):
             notice(text)
+        data = summary_of(spec, session.summary())
+        check_batches(spec, graph, data.total("train"))
+        for text in data.warnings:
+            notice(f"data: {text}")
         directory = RunDirectory.create(path)  # only now, so that bad input leaves no directory behind
         with directory.lock():
             directory.check_vacant()  # another process may have run here since
@@ -117,6 +126,7 @@ def run(
                         depths=graph.depths(),
                         nasir=VERSION,
                         inherited=taken_from or None,
+                        data=data.to_json(),
                     )
                 )
                 if prefixes is not None:

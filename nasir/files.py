@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 _AT_WORK: set[Path] = set()  # files that this process is writing
 
@@ -21,6 +22,18 @@ def canonical_json(value: object) -> bytes:
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8")
+
+
+def json_value(text: str | bytes) -> Any:
+    """The value of a JSON text. ValueError for what is none, is nested too deep, or holds text that UTF-8 cannot."""
+    try:
+        value = json.loads(text)
+        escaped = b"\\u" in text if isinstance(text, bytes) else "\\u" in text
+        if escaped:  # perhaps half a character
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except RecursionError:
+        raise ValueError("values are nested too deep") from None
+    return value
 
 
 def fsync_directory(path: Path) -> None:

@@ -13,14 +13,13 @@ from math import floor
 from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
-from annotated_types import Gt
 
 from nasir.analysis.uniform import uniform_spaces
 from nasir.errors import Decline
 from nasir.ir import Atom, Draft, Graph
 from nasir.ir.space import Index
 from nasir.options import Remedy
-from nasir.options.ranges import Count
+from nasir.options.ranges import Cost, Count
 from nasir.registry import register
 from nasir.rewriting.evidence import Evidence, Need
 from nasir.rewriting.new_units import How, Noise, Order, Symmetry, check_symmetry, widen
@@ -48,7 +47,7 @@ class ExpandToBudget(Pass):
     keep         the units that stay then: the first ones, or those with the largest "norm" of incoming weights
     """
 
-    budget: Annotated[float, Gt(0), Remedy("give what one sample may cost")]
+    budget: Annotated[Cost, Remedy("give what one sample may cost")]
     resource: Resource = "macs"
     how: How = "fresh"
     multiple_of: Count = 1

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, TypeAlias
 from annotated_types import Ge, MinLen
 
 from nasir.blocks.removal import remove_blocks, shortcut_padding
+from nasir.counted import counted
 from nasir.errors import Decline
 from nasir.ir import Draft, Graph
 from nasir.options import Remedy
@@ -63,11 +64,12 @@ class KeepBlocks(Pass):
         stages = [stage.path for stage in graph.stages]
         wanted = (self.depths,) * len(stages) if isinstance(self.depths, int) else self.depths
         if len(wanted) != len(stages):
-            raise Decline(f"depths has {len(wanted)} numbers, the network {len(stages)} stages: {', '.join(stages)}")
+            numbers, have = counted(len(wanted), "number"), counted(len(stages), "stage")
+            raise Decline(f"depths has {numbers}, the network {have}: {', '.join(stages)}")
         going: list[str] = []
         for stage, depth in zip(stages, wanted, strict=True):
             blocks = [block.path for block in graph.blocks_of(stage)]
             if not isinstance(self.depths, int) and depth > len(blocks):
-                raise Decline(f"stage '{stage}' has {len(blocks)} blocks, fewer than the {depth} to keep")
+                raise Decline(f"stage '{stage}' has {counted(len(blocks), 'block')}, fewer than the {depth} to keep")
             going += blocks[depth:]
         return going

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge
 
+from nasir.counted import counted
 from nasir.errors import Decline, GraphError
 from nasir.ir import Draft, Graph, Port
 from nasir.options import Remedy
@@ -51,7 +52,7 @@ class RemoveBlock(Pass):
         stage = site if region.kind == "stage" else region.parent
         siblings = [block.path for block in graph.blocks_of(stage)]
         if len(siblings) <= self.floor:
-            raise Decline(f"stage '{stage}' has {len(siblings)} blocks, floor {self.floor}")
+            raise Decline(f"stage '{stage}' has {counted(len(siblings), 'block')}, floor {self.floor}")
         path = site
         if region.kind == "stage":
             candidates = [block for block in siblings if removable(graph, block)]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from nasir.blocks.removal import remove_blocks, shortcut_padding
+from nasir.counted import counted
 from nasir.errors import Decline
 from nasir.ir import Draft, Graph
 from nasir.options.ranges import NotNegative, Positive, Whole
@@ -79,7 +80,7 @@ class RemoveWeakBlocks(Pass):
         gone = [path for path in weak if shortcut_padding(graph, path) is not None]
         if not gone:
             kept = f"; {', '.join(weak)} changed the size of the image and stays" if weak else ""
-            raise Decline(f"none of {len(scores)} blocks scores below {self.threshold:g} and may go{kept}")
+            raise Decline(f"none of {counted(len(scores), 'block')} scores below {self.threshold:g} and may go{kept}")
         draft.note("removed", {path: self._values(scores[path]) for path in gone})
         remove_blocks(draft, gone)
 

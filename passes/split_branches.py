@@ -75,7 +75,7 @@ class SplitBranches(Pass):
 
     def sites(self, graph: Graph) -> Iterable[str]:
         """Every stage and every block of a network of one output that has no branches yet."""
-        if len(graph.outputs) > 1 or any(node.facts.family == "ensemble" for node in graph.nodes.values()):
+        if len(graph.outputs) > 1 or _has_branches(graph):
             return []
         return [region.path for region in (*graph.stages, *graph.blocks)]
 
@@ -163,12 +163,18 @@ class SplitBranches(Pass):
             raise Decline("some branches would start equal and stay equal; set fresh_head: true, or make them narrower")
 
 
+def _has_branches(graph: Graph) -> bool:
+    """Whether there are branches already; a single one ends in no ensemble."""
+    ensemble = any(node.facts.family == "ensemble" for node in graph.nodes.values())
+    return ensemble or any(region.kind == "branch" for region in graph.regions.values())
+
+
 def _check(graph: Graph, nodes: Sequence[int]) -> None:
     if len(graph.outputs) != 1:
         raise Decline(f"the network has {len(graph.outputs)} outputs; branches need one, of logits")
     if len(graph.infer.types[graph.outputs[0]].shape) != 1:
         raise Decline("the network puts out no vector of logits to average")
-    if any(graph.nodes[node_id].facts.family == "ensemble" for node_id in nodes):
+    if _has_branches(graph):
         raise Decline("the network has branches already")
 
 

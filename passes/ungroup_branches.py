@@ -64,6 +64,7 @@ class UngroupBranches(Pass):
         if readers:
             label = graph.nodes[min(readers)].label
             raise Decline(f"'{label}' reads the branches as one value; they cannot be taken apart")
+        _check_regions(graph, {*nodes, *repeats}, repeats)
         made = [_branch(draft, graph, nodes, repeats, branch, paths) for branch in range(branches)]
         for node_id in splits:
             source = graph.nodes[node_id].inputs[0]
@@ -96,6 +97,20 @@ class UngroupBranches(Pass):
         out = draft.add("ensemble", logits, label, average="logits", train=self.train)
         draft.rewire(Port(head), out, only=graph.users(head))
         draft.outputs = [out if port == Port(head) else port for port in draft.outputs]
+
+
+def _check_regions(graph: Graph, inside: set[int], repeats: set[int]) -> None:
+    """Decline where the part of a stage that is taken apart has several entries, as in networks never merged."""
+    for path, region in graph.regions.items():
+        part = inside.intersection(graph.members(path))
+        if not part or region.kind != "stage":
+            continue
+        read = {port for node_id in part for port in graph.nodes[node_id].inputs if port.node not in part}
+        read |= {port for node_id in repeats - part for port in graph.nodes[node_id].inputs if Port(node_id) in read}
+        entries = {port for port in read if port.node not in repeats}
+        if len(entries) != 1:
+            labels = ", ".join(sorted(f"'{graph.nodes[port.node].label}'" for port in entries))
+            raise Decline(f"stage '{path}' would be taken apart in its midst, at {labels}; it was never merged")
 
 
 def _branch(

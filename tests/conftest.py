@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
+
+import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test workers share two cores
 os.fsync = lambda descriptor: None  # no test pulls a plug: what a killed process has written is there all the same
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.append(str(Path(__file__).parents[1]))  # benchmarks; last, so that nasir is the installed one
+
+import collected  # noqa: E402  it lies beside this file, on the path only now
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    collected.note(config, items)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what was imported stays: a collection of garbage need not go through all of it, time and again

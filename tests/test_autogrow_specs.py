@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import yaml
 
 import nasir
 from nasir.cli import main as cli
-from nasir.spec import load_spec
+from nasir.spec import Spec, load_spec
 
 SPECS = Path(__file__).parents[1] / "specs" / "autogrow"
 NETS = ("basic3", "basic4", "plain3", "plain4")
@@ -22,6 +23,12 @@ SETS = ("cifar10", "cifar100", "svhn", "fashion_mnist", "mnist")
 SCRATCH = sorted((SPECS / "scratch").glob("*.yaml"))
 MORPHS = sorted(SPECS.glob("morph_*.yaml"))
 PUBLISHED = re.compile(r"(?<!\d)\d+(?:-\d+){2,3}(?!\d)")
+
+
+@cache
+def shipped(path: Path) -> Spec:
+    """The spec as it is: many tests look at the same ones."""
+    return load_spec(path)
 
 
 def grown(path: Path) -> Path:
@@ -32,7 +39,7 @@ def grown(path: Path) -> Path:
 @pytest.mark.parametrize("data", SETS[1:])
 @pytest.mark.parametrize("net", NETS)
 def test_a_variant_differs_in_its_data_alone(net: str, data: str) -> None:
-    spec, base = load_spec(SPECS / f"{net}_{data}.yaml"), load_spec(SPECS / f"{net}.yaml")
+    spec, base = shipped(SPECS / f"{net}_{data}.yaml"), shipped(SPECS / f"{net}.yaml")
     assert spec.data.dataset == data and spec.phases == base.phases
     grey = data.endswith("mnist")
     assert spec.input.shape == ((1, 32, 32) if grey else (3, 32, 32))
@@ -53,7 +60,7 @@ def test_there_is_a_baseline_for_each_network_and_data_set() -> None:
 
 @pytest.mark.parametrize("path", SCRATCH, ids=lambda path: path.stem)
 def test_a_baseline_is_what_was_grown(path: Path) -> None:
-    spec, base = load_spec(path), load_spec(grown(path))
+    spec, base = shipped(path), shipped(grown(path))
     assert spec.data == base.data and spec.input == base.input
     [depths] = set(PUBLISHED.findall(path.read_text()))
     assert depths in PUBLISHED.findall(grown(path).read_text())
@@ -65,14 +72,14 @@ def test_a_baseline_is_what_was_grown(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MORPHS, ids=lambda path: path.stem)
 def test_growth_after_convergence_deepens_every_stage_at_once(path: Path) -> None:
-    spec = load_spec(path)
+    spec = shipped(path)
     _, net, before, after, init = path.stem.split("_")
     shallow, deep = spec.phases
     assert set(nasir.build(spec).depths().values()) == {int(before)}
     assert len(deep.rules) == int(after) - int(before) and not shallow.rules
     assert {rule.options["init"] for rule in deep.rules} == {init}
     assert {rule.where.order for rule in deep.rules} == {"all"}
-    base = load_spec(SPECS / f"{net}.yaml").phases[-1]
+    base = shipped(SPECS / f"{net}.yaml").phases[-1]
     for phase in (shallow, deep):
         assert phase.schedule_plan() == base.schedule_plan() and phase.optimizer_plan() == base.optimizer_plan()
     assert deep.reset_optimizer and shallow.epochs == deep.epochs == 200
@@ -106,7 +113,7 @@ def test_its_commands_pass_the_check(words: list[str]) -> None:
     _, command, what, *rest = words
     cli._parser().parse_args(words[1:])
     if command in ("plot", "report"):
-        names = {load_spec(path).name for path in SPECS.rglob("*.yaml")} | {"digits"}
+        names = {shipped(path).name for path in SPECS.rglob("*.yaml")} | {"digits"}
         assert what.removeprefix("runs/") in names
         return
     settings = [value for flag, value in pairwise(rest) if flag == "--set"]

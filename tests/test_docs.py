@@ -22,6 +22,7 @@ from typing import Any
 import architecture
 import journal_table
 import pytest
+import warm
 
 from nasir.cli import main as cli
 from nasir.journal.directory import RunDirectory
@@ -74,11 +75,6 @@ def whole_spec(block: Block) -> bool:
     return block.language == "yaml" and block.text.startswith("nasir: 1")
 
 
-def python(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
-
-
 def anchors(page: Path) -> set[str]:
     """Fragment names of the headings, as GitHub makes them."""
     titles = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S), re.M)
@@ -105,14 +101,14 @@ def test_every_spec_loads_and_builds(page: str, tmp_path: Path) -> None:
             (tmp_path / name).write_text(block.text)
         if whole_spec(block):
             specs.append(str(tmp_path / name))
-    done = python("-c", BUILD, *specs)
+    done = warm.completed("-c", BUILD, *specs)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block", RUNNABLE, ids=lambda block: block.page)
 def test_marked_python_runs(block: Block) -> None:
-    done = python("-W", "error", "-c", block.text)
+    done = warm.completed("-c", block.text, folder=ROOT)
     assert done.returncode == 0, done.stderr
 
 
@@ -149,14 +145,14 @@ def test_the_pass_of_the_readme_works_by_path_from_any_folder(tmp_path: Path) ->
         (tmp_path / name).write_text(text)
     overrides = ["data.dataset=synthetic", "data.options={classes: 10, train: 320, test: 40}", "phases.0.epochs=1"]
     command = ["run", "prune.yaml", "--out", "runs/prune", "--json"]
-    done = python("-m", "nasir", *command, *[f"--set={override}" for override in overrides], cwd=tmp_path)
+    done = warm.nasir(*command, *[f"--set={override}" for override in overrides], folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "imported plugin" in done.stderr
     records = RunDirectory(tmp_path / "runs/prune").records()
     rewrites = [record for record in records if isinstance(record, RewriteRecord)]
     assert {record.pass_name for record in rewrites} == {"prune-quiet-channels"}
     assert rewrites[-1].cost["params"] < records[0].cost["params"]
-    drawn = python("-m", "nasir", "show", "runs/prune", cwd=tmp_path)
+    drawn = warm.nasir("show", "runs/prune", folder=tmp_path)
     assert "18x4x4" in drawn.stdout, drawn.stdout + drawn.stderr  # 32 channels, 3/4 of them twice
 
 
@@ -174,14 +170,14 @@ def test_what_something_new_costs_is_counted() -> None:
 def test_what_contributing_shows_runs_together(tmp_path: Path) -> None:
     for name, text in files_of("CONTRIBUTING.md").items():
         (tmp_path / name).write_text(text)
-    done = python("-m", "nasir", "run", "own.yaml", "--out", "runs/own", cwd=tmp_path)
+    done = warm.nasir("run", "own.yaml", "--out", "runs/own", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     records = RunDirectory(tmp_path / "runs/own").records()
     assert {record.pass_name for record in records if isinstance(record, RewriteRecord)} == {"insert-block", "halve"}
-    exported = python("-m", "nasir", "export", "own.yaml", "--to", "dot", "--plugin", "own_exporter.py", cwd=tmp_path)
+    exported = warm.nasir("export", "own.yaml", "--to", "dot", "--plugin", "own_exporter.py", folder=tmp_path)
     assert exported.returncode == 2 and "hardtanh" in exported.stderr, "only a run imports the plugins of a spec"
     plugins = [f"--plugin={name}" for name in ("own_exporter.py", "own_op.py", "own_block.py")]
-    exported = python("-m", "nasir", "export", "runs/own", "--to", "dot", *plugins, cwd=tmp_path)
+    exported = warm.nasir("export", "runs/own", "--to", "dot", *plugins, folder=tmp_path)
     assert exported.stdout.startswith("digraph {\n  0 [label=") and "hardtanh" in exported.stdout, exported.stderr
     assert "hardtanh" in (tmp_path / "own_op.py").read_text() and records[-1].metrics["test.accuracy"] > 0.5
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-import os
 import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 import yaml
 from made_records import as_line, made, write_chained
 from safetensors.numpy import load_file
@@ -181,12 +180,9 @@ def test_kill_9_at_random_moments_then_resume_equals_the_uninterrupted_run(
 ) -> None:
     spec, expected = reference
     chance = random.Random(1)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
     run, arguments = tmp_path / "run", ["run", str(spec), "--out", str(tmp_path / "run")]
     for kill in range(6):
-        with (tmp_path / "stderr").open("wb") as errors:
-            command = [sys.executable, "-m", "nasir", *arguments]
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env=environment)
+        process = warm.Process("-m", "nasir", *arguments, stderr=tmp_path / "stderr")
         journal, before = run / "journal.jsonl", (run / "journal.jsonl").stat().st_size if kill else 0
         while process.poll() is None and not (journal.exists() and journal.stat().st_size > before):
             time.sleep(0.002)

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+import warm
 from held import Hold
 from small_runs import SPEC, stable, weights, write_spec
 
 from nasir.journal.directory import RunDirectory
 from nasir.records import CheckpointRecord
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
 
-
-def nasir(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "nasir", *arguments]
-
-
-def complete(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(nasir(*arguments), capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
-
-
-def started(arguments: list[str], errors: Path) -> subprocess.Popen[bytes]:
-    with errors.open("wb") as stderr:
-        return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=stderr, env=ENVIRONMENT)
+def started(*arguments: str, errors: Path) -> warm.Process:
+    return warm.Process("-m", "nasir", *arguments, stderr=errors)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +26,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(spec, run directory) of an uninterrupted run; what holds runs of the spec is made in its folder."""
     folder = tmp_path_factory.mktemp("reference")
     spec = write_spec(folder, SPEC + Hold(folder, begin=False).lines)
-    done = complete("run", str(spec), "--out", str(folder / "run"))
+    done = warm.nasir("run", str(spec), "--out", str(folder / "run"))
     assert done.returncode == 0, done.stderr
     return spec, folder / "run"
 
@@ -58,12 +46,12 @@ def test_kill_9_at_random_moments_then_resume_equals_the_uninterrupted_run(
     kills = 0
     while kills < 20:
         run = tmp_path / f"run{kills}"
-        arguments = nasir("run", str(spec), "--out", str(run))
+        arguments = ["run", str(spec), "--out", str(run)]
         while True:
-            process = started(arguments, tmp_path / "stderr")
+            process = started(*arguments, errors=tmp_path / "stderr")
             journal = run / "journal.jsonl"
             while process.poll() is None and not (journal.exists() and journal.stat().st_size):
-                time.sleep(0.002)  # importing torch takes seconds; a moment before the first record tells nothing new
+                time.sleep(0.002)  # a moment before the first record tells nothing new
             try:
                 process.wait(timeout=chance.uniform(0.0, 1.2) if kills < 20 else 300)
                 break
@@ -71,7 +59,7 @@ def test_kill_9_at_random_moments_then_resume_equals_the_uninterrupted_run(
                 process.send_signal(signal.SIGKILL)
                 process.wait()
                 kills += 1
-                arguments = nasir("resume", str(run))
+                arguments = ["resume", str(run)]
         assert process.returncode == 0, (tmp_path / "stderr").read_text()
         assert_equal(run, expected)
     assert kills >= 20
@@ -84,7 +72,7 @@ def test_a_signal_writes_a_checkpoint_and_resume_equals_the_uninterrupted_run(
 ) -> None:
     spec, expected = reference
     run, hold = tmp_path / "run", Hold(reference[0].parent)
-    process = started(nasir("run", str(spec), "--out", str(run)), tmp_path / "stderr")
+    process = started("run", str(spec), "--out", str(run), errors=tmp_path / "stderr")
     while process.poll() is None and not (run.exists() and RunDirectory(run).checkpoint_steps()):
         time.sleep(0.01)
     process.send_signal(number)  # in the midst of its second epoch, where it waits
@@ -92,7 +80,7 @@ def test_a_signal_writes_a_checkpoint_and_resume_equals_the_uninterrupted_run(
     hold.release()
     records = RunDirectory.open(run).records()
     assert isinstance(records[-1], CheckpointRecord)
-    done = complete("resume", str(run))
+    done = warm.nasir("resume", str(run))
     assert done.returncode == 0, done.stderr
     assert_equal(run, expected)
 
@@ -100,10 +88,10 @@ def test_a_signal_writes_a_checkpoint_and_resume_equals_the_uninterrupted_run(
 def test_a_finished_run_resumes_to_itself_and_a_locked_one_is_refused(reference: tuple[Path, Path]) -> None:
     _, run = reference
     before = (run / "journal.jsonl").read_bytes()
-    assert complete("resume", str(run)).returncode == 0
+    assert warm.nasir("resume", str(run)).returncode == 0
     assert (run / "journal.jsonl").read_bytes() == before
     with RunDirectory.open(run).lock():
-        refused = complete("resume", str(run))
+        refused = warm.nasir("resume", str(run))
     assert refused.returncode == 1 and "in use by pid" in refused.stderr
 
 
@@ -111,7 +99,7 @@ def test_replay_rebuilds_every_network_and_training_again_gives_the_same_run(
     reference: tuple[Path, Path], tmp_path: Path
 ) -> None:
     _, run = reference
-    done = complete("replay", str(run), "--train", str(tmp_path / "again"))
+    done = warm.nasir("replay", str(run), "--train", str(tmp_path / "again"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "equal bit for bit" in done.stdout
     assert weights(tmp_path / "again") == weights(run)

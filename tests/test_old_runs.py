@@ -11,6 +11,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from test_layers import HEAVY, loaded_after
 
 import nasir
 from nasir.cli.main import main
@@ -79,6 +80,11 @@ def test_it_is_told_that_it_has_no_checksums(old: RunDirectory, capsys: pytest.C
         "sound (16 lines, 2 epochs" in (told := capsys.readouterr().out)
         and "its first 16 lines are from before" in told
     )
+
+
+def test_it_is_verified_without_torch(old: RunDirectory) -> None:
+    code = "from pathlib import Path\nfrom nasir.running.verify import verify\n"
+    assert not loaded_after(f"{code}assert verify(Path({str(old.path)!r})).sound") & HEAVY
 
 
 def test_it_goes_on_to_its_end_and_decides_as_a_run_of_today(old: RunDirectory, tmp_path: Path) -> None:

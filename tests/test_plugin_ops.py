@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import warm
 from grown import images, lived, logits, pyramid
 from plugin_ops import file_of_the_docs  # and registers the ops
 
@@ -359,19 +357,7 @@ def test_a_suite_without_cases_or_of_no_op_fails(cases: tuple[OpCase, ...], text
 def test_the_suite_that_the_docs_show_passes(tmp_path: Path) -> None:
     for name in ("mine.py", "test_mine.py"):
         (tmp_path / name).write_text(file_of_the_docs(name), encoding="utf-8")
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "--rootdir",
-        str(tmp_path),
-        str(tmp_path),
-    ]
     root = Path(__file__).parents[1]
-    done = subprocess.run(
-        command, cwd=root, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(root)}
-    )
+    words = ["-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)]
+    done = warm.completed("-m", "pytest", *words, folder=root)
     assert done.returncode == 0 and " passed" in done.stdout, done.stdout + done.stderr

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import warm
 from small_runs import SPEC as TINY
 from small_runs import stable, write_spec
 
@@ -132,8 +131,7 @@ def test_figures_of_such_a_run_are_drawn_by_a_process_that_knows_no_plugin(spec:
     """Its channels move as they are pruned, so that weights must be followed through gathers."""
     run = nasir.run(nasir.load_spec(spec, ["checkpoint.keep=50"]), out=tmp_path / "run")
     for figure in ("trajectory", "surface"):
-        command = [sys.executable, "-m", "nasir", "plot", str(run.path), "--figure", figure, "--grid", "2", "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        done = warm.nasir("plot", str(run.path), "--figure", figure, "--grid", "2", "--json")
         assert done.returncode == 0, done.stderr
         drawn = json.loads(done.stdout)
         if figure == "trajectory":

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_records import as_line, write_chained
-from small_runs import HEAD, After, stable, weights, write_spec
+from small_runs import HEAD, stable, weights, write_spec
 
 import nasir
 from nasir.cli.main import main
 from nasir.errors import CheckpointError, JournalError, NasirError, Preempted, UsageError
 from nasir.journal.directory import RunDirectory
 from nasir.journal.repair import mend
-from nasir.records import CheckpointRecord, EpochRecord, ResumeRecord, of_kind
+from nasir.records import CheckpointRecord, EpochRecord, Record, ResumeRecord, of_kind
 from nasir.running.verify import verify
 
 TEXT = (
@@ -50,8 +50,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run, stopped after its third epoch."""
     folder = tmp_path_factory.mktemp("stopped")
+    signals = nasir.Signals()
+
+    def hear(record: Record) -> None:
+        if isinstance(record, EpochRecord) and record.epoch == 3:
+            signals.exit_code = 75
+
     with pytest.raises(Preempted):
-        nasir.run(write_spec(folder, TEXT), folder / "run", signals=After(17))
+        nasir.run(write_spec(folder, TEXT), folder / "run", signals=signals, listener=hear)
     return folder / "run"
 
 

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm
 
 from nasir.cli.main import main
 
@@ -48,11 +49,10 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def nasir(*arguments: object, storage: str | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
+    environment = {**os.environ, "PYTHONWARNINGS": "error"}
     if storage is not None:
         environment["NASIR_STORAGE"] = storage
-    command = [sys.executable, "-m", "nasir", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    return warm.nasir(*map(str, arguments), environment=environment)
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:

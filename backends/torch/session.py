@@ -48,10 +48,11 @@ from nasir.backends.torch.weights.arena import Arena
 from nasir.backends.torch.weights.inherit import take_over
 from nasir.backends.torch.weights.pretrained import load_pretrained
 from nasir.backends.torch.weights.snapshot import Snapshot
-from nasir.datasets.fit import check_fit
-from nasir.errors import DataError, Diverged
+from nasir.datasets.fit import LONE, LONE_REMEDY, check_fit, lone_norms
+from nasir.errors import DataError, Decline, Diverged, RunError
 from nasir.files import remove_left
 from nasir.ir import Graph
+from nasir.records.data import DataSummary
 from nasir.rewriting.evidence import Evidence, Need
 from nasir.rewriting.rewrite import Refresh, Rewrite, Settle
 from nasir.training.backend import Effect, Saved, Setup, Start, Stretch
@@ -150,6 +151,9 @@ class TorchSession:
         self.optimizer = build_optimizer(tagged(self.model), plan.optimizer)
         self.plan, self.phase_epochs = plan, phase_epochs
         self.model.hold(plan.freeze)
+        lone = self._lone(self.model.graph, plan.freeze)
+        if lone:
+            raise RunError(f"{lone}; {LONE_REMEDY}")
         if state:
             import_state(self.optimizer, state, self.model.named_parameters())
         if plan.ema_decay is None:
@@ -192,19 +196,30 @@ class TorchSession:
         )
         return Stretch(result.metrics, result.finished, result.steps_done, result.sums.to_json())
 
+    def summary(self) -> DataSummary:
+        return self.source.summary()
+
     @working("a batch of {setup.data.eval_batch_size} samples in evaluation", "lower `data.eval_batch_size`")
     def evaluate(self, split: str) -> dict[str, float]:
-        assert self.plan is not None
         if split == "val" and not self.source.validation_size:
             return {}
-        with nullcontext() if self.ema is None else self.ema.applied(self.model):
-            return self._evaluate(split)
+        return self._evaluate(split)
 
-    def _evaluate(self, split: str) -> dict[str, float]:
+    @working("a batch of {setup.data.eval_batch_size} samples in evaluation", "lower `data.eval_batch_size`")
+    def evaluate_classes(self, split: str) -> tuple[dict[str, float], NDArray[np.int64]]:
+        answers: list[tuple[Tensor, Tensor]] = []
+        metrics = self._evaluate(split, answers)
+        classes = len(self.source.class_names)
+        labels, predicted = (torch.cat(parts).cpu().numpy() for parts in zip(*answers, strict=True))
+        counts = np.bincount(labels * classes + predicted, minlength=classes * classes)
+        return metrics, counts.reshape(classes, classes).astype(np.int64)
+
+    def _evaluate(self, split: str, answers: list[tuple[Tensor, Tensor]] | None = None) -> dict[str, float]:
         assert self.plan is not None
         with memory_told(f"the test part of the data, on {self.device}", DATA):  # it is placed there only now
             batches = self.source.test() if split == "test" else self.source.validation()
-        results = evaluate(self.model, batches, self.plan, self.setup.data.metrics or ())
+        with nullcontext() if self.ema is None else self.ema.applied(self.model):
+            results = evaluate(self.model, batches, self.plan, self.setup.data.metrics or (), answers)
         return {f"{split}.{name}": value for name, value in results.items()}
 
     def learning_rate(self, phase_epoch: int) -> float:
@@ -226,6 +241,9 @@ class TorchSession:
     def propose(self, rewrite: Rewrite) -> Effect:
         refuse_unordered(rewrite.graph, self.setup.deterministic, self.device)
         refuse_frozen(rewrite, () if self.plan is None else self.plan.freeze)
+        lone = self._lone(rewrite.graph, () if self.plan is None else self.plan.freeze)
+        if lone:
+            raise Decline(lone)
         self._proposal = None  # one that was not accepted would take memory
         new = self.model.rewritten(rewrite)
         images = self.source.probe(self.setup.probe)
@@ -235,6 +253,11 @@ class TorchSession:
             effect = effect_of(rewrite, self.model, new, images, both)
         self._proposal = (rewrite, new, averages)
         return effect
+
+    def _lone(self, graph: Graph, frozen: Sequence[str]) -> str:
+        """Why a network cannot be trained with batches of one example, if it is to be; else nothing."""
+        lone = lone_norms(graph, frozen) if 1 in (self.setup.data.batch_size, self.source.train_size) else ()
+        return LONE.format(lone[0]) if lone else ""
 
     def _logits(self, model: Model, images: Tensor) -> Tensor:
         with self.compilation.eagerly():

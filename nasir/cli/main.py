@@ -21,6 +21,7 @@ from nasir.cli import run as run_command
 from nasir.cli import search as search_command
 from nasir.cli import verify as verify_command
 from nasir.cli.opening import open_run
+from nasir.counted import counted
 from nasir.errors import GraphError, NasirError, SpecError, UnknownName, UsageError, printable
 from nasir.ir.regions import depth_text
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from nasir.spec import Spec
     from nasir.training.exporter import Exportable
 
+LARGEST_GRAPH = 2**26
+"""Bytes of a graph file that is read."""
 KINDS = ("passes", "ops", "blocks", "datasets", "specs", "backends", "policies", "optimizers", "penalties", "exporters")
 
 
@@ -97,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
 
     made = with_overrides(add("check", _check, "check a spec and describe what it would do, without training"))
     made.add_argument("spec")
+    made.add_argument("--data", action="store_true", help="also read all of the data, and summarize them")
     made.add_argument("--simulate", metavar="CSV", help="show which rewrites the metrics in this file would lead to")
     made.add_argument(
         "--epochs", type=int, default=1000, help="maximum number of epochs to simulate (default %(default)s)"
@@ -168,6 +172,7 @@ def _load(path: str, overrides: Sequence[str], runs: bool = False) -> Spec:
 
 def _graph(what: str, overrides: Sequence[str] = ()) -> Graph:
     """The network of a spec, of a run directory (its last one), or of a graph file in text or JSON form."""
+    from nasir.files import json_value
     from nasir.ir import Graph, parse
     from nasir.records import EndRecord, NetworkRecord
     from nasir.spec.network import build
@@ -193,8 +198,10 @@ def _graph(what: str, overrides: Sequence[str] = ()) -> Graph:
             ) from None
     if path.suffix in (".json", ".txt"):
         try:
-            text = path.read_text()
-            return parse(text) if path.suffix == ".txt" else Graph.from_json(json.loads(text))
+            if path.stat().st_size > LARGEST_GRAPH:
+                raise UsageError(f"{path}: not a graph, which has at most {LARGEST_GRAPH} bytes; name another file")
+            text = path.read_text(encoding="utf-8")
+            return parse(text) if path.suffix == ".txt" else Graph.from_json(json_value(text))
         except OSError as error:
             raise UsageError(f"{path}: {error.strerror}; name a spec, a run directory or a graph file") from None
         except (ValueError, GraphError) as error:
@@ -205,7 +212,9 @@ def _graph(what: str, overrides: Sequence[str] = ()) -> Graph:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from nasir.cli.check_data import data_of, print_data
     from nasir.report.show import render
+    from nasir.running.names import check_names
     from nasir.running.reach import check_reach
     from nasir.spec.network import build
     from nasir.spec.search import load_any
@@ -222,8 +231,10 @@ def _check(options: argparse.Namespace) -> int:
             raise
         print(f"{spec.name}: correct as far as can be told without running its plugins; not checked further: {error}")
         return 0
+    data = data_of(spec, graph, options.data)
     if search is None:  # of a search, other values may be the ones that act
         check_reach(spec, graph)
+        check_names(spec, graph)
     if options.simulate:
         if search is not None:
             _note("simulating the values that the search begins with")
@@ -239,6 +250,7 @@ def _check(options: argparse.Namespace) -> int:
                 "macs": cost.macs,
                 "depths": graph.depths(),
                 "phases": [phase.name for phase in spec.phases],
+                "data": None if data is None else data.to_json(),
                 **({} if search is None else facts(search)),
             }
         )
@@ -250,12 +262,14 @@ def _check(options: argparse.Namespace) -> int:
     print(f"{render(graph)}\n")
     for phase in spec.phases:
         print(_phase_line(phase))
+    if data is not None:
+        print_data(data, options.data)
     return 0
 
 
 def _phase_line(phase: Any) -> str:
     until = phase.until or (phase.budget and "its budget") or "its policy ends it"
-    length = f"{phase.epochs} epochs" if phase.epochs else f"until {until}"
+    length = counted(phase.epochs, "epoch") if phase.epochs else f"until {until}"
     length += f"; policy {phase.policy_name}" if phase.policy else ""
     rules = ", ".join(
         f"{rule.pass_name} every {rule.every}" if rule.every else rule.pass_name for rule in phase.plan().rules
@@ -278,7 +292,7 @@ def _simulate(spec: Spec, graph: Graph, options: argparse.Namespace) -> int:
             print(text)
     epochs = of_kind(records, EpochRecord)
     depths = depth_text(epochs[-1].depths) if epochs else "none"
-    print(f"{len(epochs)} epochs simulated, depth {depths}")
+    print(f"{counted(len(epochs), 'epoch')} simulated, depth {depths}")
     return 0
 
 
@@ -358,7 +372,7 @@ def _replay(options: argparse.Namespace) -> int:
     if options.json:
         _print(facts)
     else:
-        print(f"{facts['rewrites']} rewrites replayed, every network as recorded; the last is {facts['graph'][:12]}")
+        print(f"{counted(rewrites, 'rewrite')} replayed, every network as recorded; the last is {facts['graph'][:12]}")
         for text in facts["differences"]:
             print(text)
         if options.train and not facts["differences"]:
@@ -373,11 +387,13 @@ def _report(options: argparse.Namespace) -> int:
     path = write_report(directory.path)
     if options.json:
         from nasir.records import EndRecord
+        from nasir.report.classes import class_facts
         from nasir.report.history import phase_rows
 
         records = directory.effective()
         metrics = next((dict(record.metrics) for record in reversed(records) if isinstance(record, EndRecord)), None)
-        _print({"report": str(path), "metrics": metrics, "phases": phase_rows(records)})
+        about = class_facts(directory, records)
+        _print({"report": str(path), "metrics": metrics, "phases": phase_rows(records), **about})
     else:
         print(f"report: {path}")
     return 0

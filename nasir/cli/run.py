@@ -11,6 +11,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasir.counted import counted
 from nasir.errors import UsageError
 from nasir.ir.regions import depth_text
 
@@ -71,7 +72,7 @@ def _winner(study: Path, options: argparse.Namespace) -> Spec:
         threads = threads_of(opened, trial)
         if threads is not None and os.environ.get("OMP_NUM_THREADS") != str(threads):
             same = f"OMP_NUM_THREADS={threads} makes this training the same, bit for bit"
-            print(f"it had {threads} thread{'s' * (threads != 1)}; {same}", file=sys.stderr)
+            print(f"it had {counted(threads, 'thread')}; {same}", file=sys.stderr)
         return resolved_spec(opened, trial)
 
 
@@ -120,10 +121,8 @@ def _finished(done: Any, options: argparse.Namespace) -> int:
         print(json.dumps(facts, indent=2, sort_keys=True))
         return 0
     depths = depth_text(done.graph.depths())
-    top5 = f"  top 5 {100 * done.metrics['test.top5']:.2f} %" if "test.top5" in done.metrics else ""
-    print(
-        f"test accuracy {100 * done.metrics['test.accuracy']:.2f} %{top5}  depth {depths}  "
-        f"{cost.params:,} params  {cost.macs:,} MACs"
-    )
+    named = (("test accuracy", "test.accuracy"), ("top 5", "test.top5"))
+    shares = [f"{label} {100 * done.metrics[name]:.2f} %" for label, name in named if name in done.metrics]
+    print("  ".join([*shares, f"depth {depths}", f"{cost.params:,} params", f"{cost.macs:,} MACs"]))
     print(f"report: {done.report}")
     return 0

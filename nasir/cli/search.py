@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasir.counted import counted
 from nasir.errors import NasirError, UsageError, printable
 from nasir.files import write_atomically
 
@@ -150,8 +151,9 @@ def _search(options: argparse.Namespace) -> int:
         study, where, host = _study(options, stack)
         facts = study_facts(study.optuna)
         left = _left(study)
-        done = f", {facts.totals.done} of them done" if facts.totals.done else ""
-        _say(f"study {study.name} in {study.folder}: {facts.totals.points} trials{done}; storage {study.storage.place}")
+        trials = counted(facts.totals.points, "trial")
+        trials += f", {facts.totals.done} of them done" if facts.totals.done else ""
+        _say(f"study {study.name} in {study.folder}: {trials}; storage {study.storage.place}")
         if options.trials is not None and options.trials < facts.totals.points:
             _say(f"--trials {options.trials}: the study has {facts.totals.points} already and takes none back")
         if not left or host is None:
@@ -307,7 +309,7 @@ def _finish(study: Study, asked: int, options: argparse.Namespace) -> int:
             print(f"train the best again: nasir run --best {study.folder}{several}")
         print(f"report: {report}")
     if left:
-        _say(f"{left} trials are left; `nasir search {study.folder}` goes on with them")
+        _say(f"{counted(left, 'trial')} left; `nasir search {study.folder}` goes on")
     return asked if asked and left else 0 if facts.totals.done else 1
 
 

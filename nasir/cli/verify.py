@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nasir.counted import counted
+
 if TYPE_CHECKING:
     from nasir.running.verify import Verdict
 
@@ -35,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
             _print(verdict)
         if study:
             damaged = sum(not verdict.sound for verdict in verdicts)
-            print(f"{path}: {len(verdicts)} runs, {damaged or 'none'} damaged")
+            print(f"{path}: {counted(len(verdicts), 'run')}, {damaged or 'none'} damaged")
     return 0 if all(verdict.sound for verdict in verdicts) else 1
 
 

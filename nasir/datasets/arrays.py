@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 
+from nasir.datasets.npz import open_npz
 from nasir.datasets.options import DataContext, read_options
 from nasir.errors import DataAbsent, DataError
 
@@ -32,14 +30,11 @@ def read_npz(path: Path, values: bool = True) -> dict[str, _Array]:
     DataError where the file, a type or a shape is of no use, or a class has no example.
     """
     names = _WANTED if values else ("y_train", "y_test")
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            missing = [name for name in _WANTED if name not in stored]
-            if missing:
-                raise DataError(f"data set 'npz': {path} lacks {', '.join(missing)}; it has {', '.join(stored)}")
-            arrays = {name: stored[name] for name in names}
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"data set 'npz': {path} cannot be read ({error}); write it with numpy.savez") from error
+    with open_npz(path) as stored:
+        missing = [name for name in _WANTED if name not in stored.names]
+        if missing:
+            raise DataError(f"data set 'npz': {path} lacks {', '.join(missing)}; it has {', '.join(stored.names)}")
+        arrays = {name: stored.read(name) for name in names}
     for name, array in arrays.items():
         arrays[name] = _labels(path, name, array) if name.startswith("y") else _values(path, name, array)
     _check_classes(path, np.unique(np.concatenate([arrays["y_train"], arrays["y_test"]])))
@@ -54,11 +49,9 @@ def class_count(arrays: Mapping[str, _Array]) -> int:
 def npz_shape(path: Path) -> tuple[int, ...] | None:
     """Shape of one example, from the header of `x_train`; None where that cannot be told."""
     try:
-        with zipfile.ZipFile(path) as packed, packed.open("x_train.npy") as member:
-            version = npy.read_magic(member)
-            read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            shape = read(member)[0]
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        with open_npz(path) as stored:
+            shape = stored.shape("x_train")
+    except DataError:
         return None
     return (1, *shape[1:]) if len(shape) == 3 else tuple(shape[1:])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,3 +58,16 @@ def _is_a(value: object, kind: type) -> bool:
     if kind is not bool and isinstance(value, bool):
         return False
     return isinstance(value, int | float) if kind is float else isinstance(value, kind)
+
+
+def padded(shape: Sequence[int], side: object, dataset: str) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+    """The shape of an image [C, H, W] that zeros make `side` high and wide, and how many there are before and after
+    each axis of images [N, C, H, W]; DataError where that cannot be."""
+    if len(shape) == 3 and isinstance(side, int) and not isinstance(side, bool) and side >= max(shape[1:]):
+        top, left = (side - shape[1]) // 2, (side - shape[2]) // 2
+        border = ((0, 0), (0, 0), (top, side - shape[1] - top), (left, side - shape[2] - left))
+        return (shape[0], side, side), border
+    raise DataError(
+        f"data set {dataset!r}: pad_to is {side!r}, its examples are {tuple(shape)}; "
+        "give a side length no smaller than that of the images"
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,8 @@ from nasir.errors import DataError
 from nasir.training.data import DataPlan
 
 SPLIT_SEED = 20  # of test parts cut out here: fixed, so that every run of every seed is judged on the same images
-VALIDATION, SUBSET = 1, 2  # purposes of a draw: no two share a random stream (see the others in the backend)
+MEASURED = 2000  # streamed images that give mean and deviation: both are then known to about 1 % of the deviation
+VALIDATION, SUBSET, SAMPLE = 1, 2, 6  # purposes of a draw: no two share a random stream (see the others in the backend)
 _Array = np.ndarray[Any, Any]
 
 
@@ -51,3 +54,23 @@ def partition(labels: _Array, plan: DataPlan) -> tuple[_Array, _Array]:
         count = max(round(plan.subset * len(kept)), 1)
         kept = kept[split_indices(labels[kept], count, (plan.seed, SUBSET))]
     return kept, held
+
+
+def sampled(labels: _Array, plan: DataPlan) -> _Array:
+    """Sorted positions of the training images to measure where not all are: a stratified draw, or all if few."""
+    return split_indices(labels, min(MEASURED, len(labels)), (plan.seed, SAMPLE))
+
+
+def class_numbers(class_names: Sequence[str], names: Sequence[str], dataset: str) -> _Array:
+    """The label that each class gets, int64 [C], when only those of `names` are used, in that order; -1: none.
+
+    DataError where there is no such class.
+    """
+    for name in names:
+        if name not in class_names:
+            close = difflib.get_close_matches(name, class_names, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"its classes are {', '.join(class_names[:20])}"
+            raise DataError(f"data set {dataset!r}: classes: there is no class {name!r}; {hint}")
+    number = np.full(len(class_names), -1, dtype=np.int64)
+    number[[list(class_names).index(name) for name in names]] = np.arange(len(names))
+    return number

@@ -10,6 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from nasir.counted import counted
 from nasir.errors import UsageError
 from nasir.figures.plane import Grid, number
 from nasir.figures.surface import Surface
@@ -78,7 +79,7 @@ def draw_trajectory(name: str, track: Trajectory) -> Drawing:
         f"component {n}: {100 * share:.1f} % of the variance" for n, share in enumerate(track.explained, 1)
     )
     field = None if track.grid is None else _field("validation loss", track.grid, track.grid.loss.tolist())
-    way = tuple((p.x, p.y, f"after epoch {p.epoch} ({p.phase}), {p.blocks} blocks") for p in track.points)
+    way = tuple((p.x, p.y, f"after epoch {p.epoch} ({p.phase}), {counted(p.blocks, 'block')}") for p in track.points)
     events = tuple((growth.x, growth.y, growth.text) for growth in track.growths)
     plane = Plane(f"{name}: trajectory", first, second, field, way, events)
     note = (

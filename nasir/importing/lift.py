@@ -248,9 +248,8 @@ class _Lift:
         if any(axis is None for axis in value.shape) or len(batched) > 1 or any(axis.offset for axis in batched):
             return None
         if not batched:
-            return ValueType(
-                tuple([axis for axis in value.shape if isinstance(axis, int)]), None, self._dtype(value), 0
-            )
+            whole = tuple([axis for axis in value.shape if isinstance(axis, int)])
+            return ValueType(whole, None, self._dtype(value), 0)
         if not isinstance(value.shape[0], Batch):
             return None
         rest = tuple([axis for axis in value.shape[1:] if isinstance(axis, int)])

@@ -203,7 +203,7 @@ def _both_updates(one: Recording, other: Recording, change: Callable[[Any, Any],
     old = {state.key: state.ref for state in one.state}
     firsts, seconds = [{update.key: update.value for update in run.updates} for run in (one, other)]
     keys = [*firsts, *[key for key in seconds if key not in firsts]]
-    return tuple([Update(k, merged(change, firsts.get(k, old[k]), seconds.get(k, old[k]))) for k in keys])
+    return tuple([Update(k, merged(change, firsts.get(k, old.get(k)), seconds.get(k, old.get(k)))) for k in keys])
 
 
 def _told(leaf: Any) -> str:

@@ -179,7 +179,11 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """A buffer whose new value is made by calls: after all of them, `key` becomes `value` (a Ref, or a Switch)."""
+    """A buffer whose new value is made by calls: after all of them, `key` becomes `value`.
+
+    The value is a Ref, or a Switch of two of them; None in a mode in which there is no such buffer. A buffer that
+    forward makes in its first call is not in `state`, and one that it replaces may have another shape there.
+    """
 
     key: str
     value: Tree

@@ -47,7 +47,7 @@ Family: TypeAlias = Literal[
     "embedding",
     "attention",
     "ensemble",
-    "parameter",
+    "weight",
     "opaque",
 ]
 Sign: TypeAlias = Literal["always", "keeps"]
@@ -96,7 +96,7 @@ class OpDef:
         embedding   learned vectors added to a sequence or put before it
         attention   places of a sequence weigh one another
         ensemble    the mean prediction of branches; attribute `average`: probabilities or logits
-        parameter   puts out weights, which functions use
+        weight      puts out a weight, which functions use
         opaque      a call of somebody's function or module, of which nothing is known
     `channels`: how channels are kept apart.
         alone       each channel, with the entries of the weights that belong to it, for itself, and in order: of inputs
@@ -171,6 +171,11 @@ class OpDef:
     def unifies(self) -> bool:
         """Whether it joins inputs of one shape element by element."""
         return self.family in ("sum", "mean", "product")
+
+    @property
+    def foreign(self) -> bool:
+        """Whether its nodes are parts of an imported module, kept as they are."""
+        return self.family in ("opaque", "weight")
 
     @property
     def separates(self) -> bool:

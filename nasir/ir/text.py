@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, get_args
 
 from nasir.errors import GraphError, TextFormatError, UnknownName
+from nasir.files import json_value
 from nasir.ir.infer import collector_paused
 from nasir.ir.node import Node, Region, RegionKind
 from nasir.ir.op import op_named
@@ -16,10 +17,16 @@ from nasir.ir.source import Key
 from nasir.ir.structure import Structure
 from nasir.ir.ties import Ties
 from nasir.ir.types import JSON, Port
+from nasir.options import shown
 
 FORMAT = 1
+MAX_DEPTH = 48
+"""Levels of a template."""
+MAX_DIGITS = 18
+"""Digits of an id."""
 KINDS = get_args(RegionKind)
 S = TypeVar("S", bound=Structure)
+_new = tuple.__new__  # what a NamedTuple's constructor calls; called directly because thousands are made
 
 
 def to_json(graph: Structure) -> dict[str, Any]:
@@ -52,17 +59,24 @@ def from_json(data: Mapping[str, Any], graph_type: type[S]) -> S:
 def _from_json(data: Mapping[str, Any], graph_type: type[S]) -> S:
     try:
         nodes = [
-            (node_id, op, tuple([Port(*port) for port in inputs]), attrs, label)
+            (node_id, op, tuple([_port(port) for port in inputs]), attrs, label)
             for node_id, op, inputs, attrs, label in data["nodes"]
         ]
-        outputs = tuple([Port(*port) for port in data["outputs"]])
+        outputs = tuple([_port(port) for port in data["outputs"]])
         regions = [Region(path, kind, template) for path, kind, template in data["regions"]]
-        minted = int(data["minted"])
+        minted = data["minted"]
         frozen = tuple(data.get("frozen", ()))
         ties = {Key(node, slot): Key(*owner) for node, slot, *owner in data.get("ties", ())}
     except (KeyError, TypeError, ValueError) as error:
         raise TextFormatError(f"malformed graph data: {type(error).__name__}: {error}") from None
     return _assemble(graph_type, nodes, outputs, regions, minted, frozen, ties)
+
+
+def _port(pair: Any) -> Port:
+    node, output = pair
+    if node.__class__ is not int or output.__class__ is not int:
+        raise TypeError(f"expected [node, output], two whole numbers, found {shown(pair)}")
+    return _new(Port, (node, output))
 
 
 def _assemble(
@@ -74,19 +88,31 @@ def _assemble(
     frozen: tuple[str, ...],
     ties: Ties,
 ) -> S:
+    if type(minted) is not int:
+        raise TextFormatError(f"minted: expected a whole number, the next free node id, found {shown(minted)}")
     made: dict[int, Node] = {}
     for node_id, op, inputs, attrs, label in nodes:
-        if type(node_id) is not int or type(label) is not str or not isinstance(attrs, Mapping):
+        if type(node_id) is not int or type(op) is not str or type(label) is not str or not isinstance(attrs, Mapping):
             raise TextFormatError(
-                f"node {node_id!r} ({label!r}): expected a whole number as id, a text as label, a mapping of attributes"
+                f"node {shown(node_id)} ({shown(label)}): expected a whole number as id, the name of an op, a text as "
+                "label, a mapping of attributes"
             )
         if node_id in made or not 0 <= node_id < minted:
             raise TextFormatError(f"node id {node_id} ('{label}') is used twice or not below minted = {minted}")
-        made[node_id] = Node(op, inputs, op_named(op).normalize(attrs, label), label)
-    table = {region.path: region for region in regions}
-    for path, region in table.items():
-        if region.kind not in KINDS or type(path) is not str:
-            raise TextFormatError(f"region {path!r}: kind {region.kind!r} is none of {', '.join(KINDS)}")
+        try:
+            made[node_id] = Node(op, inputs, op_named(op).normalize(attrs, label), label)
+        except RecursionError:
+            raise TextFormatError(f"node {node_id} ('{label}'): its attributes are nested too deep") from None
+    table: dict[str, Region] = {}
+    for region in regions:
+        if type(region.path) is not str or region.path in table:
+            raise TextFormatError(f"region {shown(region.path)}: expected a path that no other region has")
+        if region.kind not in KINDS or not _is_template(region.template):
+            raise TextFormatError(
+                f"region '{region.path}': expected one of {', '.join(KINDS)}, and a template, a mapping or nothing, "
+                f"found {shown(region.kind)} and {shown(region.template)}"
+            )
+        table[region.path] = region
     for prefix in frozen:
         if type(prefix) is not str or not any(covers(prefix, node.label) for node in made.values()):
             raise TextFormatError(f"frozen {prefix!r}: no node is labelled so, or below it")
@@ -96,6 +122,23 @@ def _assemble(
     graph = graph_type(made, outputs, table, minted, tuple(sorted(frozen)), ties)
     graph.verify()
     return graph
+
+
+def _is_template(value: Any) -> bool:
+    """Whether it is None or a mapping of JSON values that are not nested too deep to be written again."""
+    if not isinstance(value, Mapping):
+        return value is None
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            item
+            for outer in level
+            for item in (outer.values() if isinstance(outer, Mapping) else outer)
+            if isinstance(item, Mapping | list | tuple)
+        ]
+        if not level:
+            return True
+    return False
 
 
 def to_text(graph: Structure) -> str:
@@ -139,7 +182,7 @@ def from_text(text: str, graph_type: type[S]) -> S:
     """Inverse of `to_text`, as a structure of that type; TextFormatError names the line."""
     lines = text.splitlines()
     head = _HEAD.fullmatch(lines[0]) if lines else None
-    if head is None or int(head[1]) != FORMAT:
+    if head is None or head[1] != str(FORMAT) or len(head[2]) > MAX_DIGITS:
         raise TextFormatError(f"line 1: expected 'nasir graph {FORMAT} minted N'")
     nodes, regions, frozen = [], [], []
     ties: dict[Key, Key] = {}
@@ -147,19 +190,22 @@ def from_text(text: str, graph_type: type[S]) -> S:
     for number, line in enumerate(lines[1:], start=2):
         try:
             if match := _NODE.fullmatch(line):
-                attrs = {key: json.loads(value) for key, _, value in (part.partition("=") for part in match[5].split())}
-                nodes.append((int(match[1]), match[3], _ports(match[4]), attrs, json.loads(match[2])))
+                parts = [part.partition("=") for part in match[5].split()]
+                attrs = {key: json_value(value) for key, _, value in parts}
+                if len(attrs) < len(parts):
+                    raise TextFormatError(f"line {number}: an attribute is given twice")
+                nodes.append((_number(match[1]), match[3], _ports(match[4]), attrs, json_value(match[2])))
             elif match := _REGION.fullmatch(line):
-                template = json.loads(match[3]) if match[3] else None
-                regions.append(Region(json.loads(match[2]), match[1], template))  # type: ignore[arg-type]
+                template = json_value(match[3]) if match[3] else None
+                regions.append(Region(json_value(match[2]), match[1], template))  # type: ignore[arg-type]
             elif match := _TIE.fullmatch(line):
-                ties[Key(int(match[1]), match[2])] = Key(int(match[3]), match[4])
+                ties[Key(_number(match[1]), match[2])] = Key(_number(match[3]), match[4])
             elif line.startswith("frozen "):
-                frozen.append(json.loads(line.removeprefix("frozen ")))
+                frozen.append(json_value(line.removeprefix("frozen ")))
             elif line.startswith("output "):
                 outputs = _ports(line.removeprefix("output "))
             elif line.strip():
-                raise TextFormatError(f"line {number}: cannot read {line!r}")
+                raise TextFormatError(f"line {number}: cannot read {line!r:.200}")
         except ValueError as error:
             raise TextFormatError(f"line {number}: {error}") from None
     try:
@@ -173,5 +219,12 @@ def _ports(text: str) -> tuple[Port, ...]:
     ports = []
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         node, _, output = part.removeprefix("%").partition(":")
-        ports.append(Port(int(node), int(output or 0)))
+        ports.append(Port(_number(node), _number(output or "0")))
     return tuple(ports)
+
+
+def _number(text: str) -> int:
+    """An id, or the number of an output."""
+    if not text.isdecimal() or len(text) > MAX_DIGITS:
+        raise ValueError(f"expected a whole number of at most {MAX_DIGITS} digits, found {text!r:.40}")
+    return int(text)

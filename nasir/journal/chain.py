@@ -27,12 +27,12 @@ LENGTH = len(BEGIN) + DIGITS + len(END)
 
 def checksum(before: str, record: bytes) -> str:
     """Of a record as JSON, after the checksum `before`."""
-    return hashlib.sha256(before.encode("ascii") + record).hexdigest()[:DIGITS]
+    return hashlib.sha256(before.encode() + record).hexdigest()[:DIGITS]
 
 
 def sealed(record: bytes, value: str) -> bytes:
     """The line, without its line break, of a record as JSON and its checksum."""
-    return record[:-1] + BEGIN + value.encode("ascii") + END
+    return b"%b%b%b%b" % (record[:-1], BEGIN, value.encode(), END)
 
 
 def opened(line: bytes) -> tuple[bytes, str | None]:

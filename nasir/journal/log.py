@@ -25,11 +25,12 @@ from nasir.files import fsync_directory
 from nasir.growing import GrowingMap, GrowingSequence, fold
 from nasir.journal.chain import Chain, checksum, opened, sealed
 from nasir.records import KeptRecord, RecalledRecord, Record, ResumeRecord, of_kind, read_record
-from nasir.records.reading import REMEDY
+from nasir.records.reading import REMEDY, reread
 
 __all__ = ["Contents", "Journal", "effective", "lineage", "read_contents", "read_journal"]
 
 TORN = "journal.torn"
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 R = TypeVar("R", bound=Record)
 
 
@@ -162,17 +163,16 @@ def _remedy(path: Path) -> str:
     return f"`nasir verify {path.parent}` tells what can be rescued; else restore the file from a copy"
 
 
-def _parsed(path: Path, text: bytes, n: int) -> Record:
+def _parsed(path: Path, text: bytes | str, n: int, read: Callable[[bytes | str], Record] = read_record) -> Record:
     """The record of a line, without its checksum."""
-    place = f"{path}:{n + 1}"
     try:
-        record = read_record(text)
+        record = read(text)
     except JournalError as error:
-        raise JournalError(f"{place}: {error}") from None
+        raise JournalError(f"{path}:{n + 1}: {error}") from None
     if record.n != n:
-        raise JournalError(f"{place}: record number {record.n}, expected {n}; {REMEDY}")
+        raise JournalError(f"{path}:{n + 1}: record number {record.n}, expected {n}; {REMEDY}")
     if isinstance(record, ResumeRecord) and record.supersedes_from > n:
-        raise JournalError(f"{place}: supersedes_from {record.supersedes_from} of record {n}; {REMEDY}")
+        raise JournalError(f"{path}:{n + 1}: supersedes_from {record.supersedes_from} of record {n}; {REMEDY}")
     return record
 
 
@@ -225,13 +225,14 @@ class Journal:
         kind = record.kind
         body = {**record.to_json(), "n": len(self._records), "time": self._clock()}
         try:
-            text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+            text = _ENCODER.encode(body)
+            data = text.encode("utf-8")
         except (TypeError, ValueError, RecursionError) as error:
             raise JournalError(f"{self.path}: a {kind} record cannot be written as JSON: {error}") from error
-        written = _parsed(self.path, text, len(self._records))
+        written = _parsed(self.path, text, len(self._records), reread)
         assert isinstance(written, type(record))
-        value = checksum(self.chain.at(len(self.chain)), text)
-        line = sealed(text, value) + b"\n"
+        value = checksum(self.chain.at(len(self.chain)), data)
+        line = sealed(data, value) + b"\n"
         try:
             self._write(line)
         except OSError as error:

@@ -17,7 +17,7 @@ from nasir.errors import CheckpointError, JournalError, NasirError, UsageError
 from nasir.files import write_atomically
 from nasir.journal.directory import RunDirectory
 from nasir.journal.log import Contents, effective
-from nasir.records import EndRecord, Record
+from nasir.records import EndRecord, ResumeRecord, of_kind
 from nasir.training.manifest import check_files, read_manifest
 
 __all__ = ["CheckedCheckpoint", "checked_checkpoints", "go_back", "replace_journal"]
@@ -36,7 +36,7 @@ class CheckedCheckpoint:
 
 def checked_checkpoints(run: RunDirectory, contents: Contents) -> Iterator[CheckedCheckpoint]:
     """Every checkpoint, the newest first: whether it is whole and belongs to the sound part of the journal."""
-    counting = effective(contents.records)
+    resumes = of_kind(contents.records, ResumeRecord)
     for step in reversed(run.checkpoint_steps()):
         folder, meta = run.checkpoint(step), None
         try:
@@ -44,7 +44,7 @@ def checked_checkpoints(run: RunDirectory, contents: Contents) -> Iterator[Check
             check_files(folder, manifest)
             meta = manifest["meta"]
             contents.chain.check(meta, folder)
-            if not _counts(meta["n"], counting):
+            if _is_void(meta["n"], resumes):
                 raise JournalError(f"{folder}: of epochs that a resume made void")
         except (CheckpointError, JournalError) as error:
             yield CheckedCheckpoint(step, meta, error)
@@ -52,9 +52,9 @@ def checked_checkpoints(run: RunDirectory, contents: Contents) -> Iterator[Check
             yield CheckedCheckpoint(step, meta, None)
 
 
-def _counts(n: int, counting: tuple[Record, ...]) -> bool:
-    """Whether the record before a checkpoint still counts: else it is of a future that a resume made void."""
-    return any(record.n == n - 1 for record in reversed(counting))
+def _is_void(n: int, resumes: list[ResumeRecord]) -> bool:
+    """Whether a resume went back to before a checkpoint that was stored when the journal had `n` records."""
+    return any(record.supersedes_from < n <= record.n for record in resumes)
 
 
 def go_back(run: RunDirectory, epoch: int | None, notice: Callable[[str], None]) -> None:

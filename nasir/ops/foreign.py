@@ -15,7 +15,7 @@ from nasir.options.ranges import Whole
 Shape = tuple[Whole, ...]
 
 
-@op("parameter", family="parameter")
+@op("parameter", family="weight")
 def parameter(at: At, shape: Shape, dtype: DType = FLOAT, learned: bool = True) -> ValueType:
     """A weight that a function uses, the same for all samples. Not `learned`: a buffer, or a constant."""
     axes = tuple([(size, "fixed") for size in shape])

@@ -4,7 +4,7 @@ An annotation says what a value may be: bool, int, float, str, None, `Literal`, 
 dataclasses, and `Annotated` with the bounds of the package annotated_types (`Annotated[float, Gt(0), Lt(1)]`).
 """
 
-from nasir.options.annotations import Canonical, Pattern, Remedy, Suggested, WithUnit
+from nasir.options.annotations import Canonical, Pattern, Remedy, Suggested, WithThousands, WithUnit
 from nasir.options.checked import Checked
 from nasir.options.declared import (
     Option,
@@ -32,6 +32,7 @@ __all__ = [
     "Pattern",
     "Remedy",
     "Suggested",
+    "WithThousands",
     "WithUnit",
     "checked",
     "close_match",

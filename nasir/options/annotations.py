@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_orig
 import annotated_types as at
 
 from nasir.errors import UsageError
-from nasir.options.kinds import Amount, Bounds, Choice, Either, Items, Kind, Number, Scalar, Table, Written
+from nasir.options.kinds import Amount, Bounds, Choice, Either, Items, Kind, Number, Scalar, Scaled, Table, Written
 
 Record: TypeAlias = Callable[[type], Kind]
 
@@ -31,6 +31,11 @@ class WithUnit:
     """In `Annotated` of a number: text such as `3 epochs`, or `1 epoch`, stands for the number too."""
 
     plural: str
+
+
+@dataclass(frozen=True, slots=True)
+class WithThousands:
+    """In `Annotated` of a float: text such as `40M` or `1.2G` stands for the number too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +124,10 @@ def _made(annotation: Any, record: Record, metadata: tuple[Any, ...]) -> tuple[K
     if annotation in (int, float):
         unit = next((entry.plural for entry in metadata if isinstance(entry, WithUnit)), None)
         bounds = _bounds(metadata, NUMERIC)
-        return Number(annotation, bounds, remedy) if unit is None else Amount(annotation, bounds, remedy, unit), set(
-            NUMERIC
-        )
+        number = Number(annotation, bounds, remedy) if unit is None else Amount(annotation, bounds, remedy, unit)
+        if any(isinstance(entry, WithThousands) for entry in metadata):
+            number = Scaled(annotation, bounds, remedy)
+        return number, set(NUMERIC)
     plain = origin or annotation
     if not isinstance(plain, type):
         return Kind(), set()

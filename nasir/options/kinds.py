@@ -151,6 +151,20 @@ class Amount(Number):
 
 
 @dataclass(frozen=True)
+class Scaled(Number):
+    """A number that may be written with its thousands, such as `40M`."""
+
+    def normal(self, value: Any) -> Result:
+        if not isinstance(value, str):
+            return super().normal(value)
+        number = words.scaled(value)
+        return (value, [((), *words.not_scaled(value))]) if number is None else super().normal(number)
+
+    def schema(self) -> Schema:
+        return {"anyOf": [super().schema(), {"type": "string", "pattern": f"^{words.SCALED}$"}]}
+
+
+@dataclass(frozen=True)
 class Choice(Kind):
     """One of some words, or other constants."""
 

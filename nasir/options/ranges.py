@@ -6,13 +6,15 @@ from typing import Annotated, TypeAlias
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from nasir.options.annotations import WithUnit
+from nasir.options.annotations import WithThousands, WithUnit
 
 Count: TypeAlias = Annotated[int, Ge(1)]
 """A whole number of at least 1."""
 Whole: TypeAlias = Annotated[int, Ge(0)]
 """A whole number of at least 0."""
 Positive: TypeAlias = Annotated[float, Gt(0)]
+Cost: TypeAlias = Annotated[float, Gt(0), WithThousands()]
+"""A number of parameters or multiply-accumulates: `40M` or 40000000."""
 NotNegative: TypeAlias = Annotated[float, Ge(0)]
 Share: TypeAlias = Annotated[float, Ge(0), Le(1)]
 """A part of something, 0 to 1."""

@@ -64,6 +64,23 @@ def amount(text: str, unit: str) -> int | float | None:
     return int(number) if number.is_integer() else number
 
 
+NUMBER = r"([-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)"
+SCALED = rf"{NUMBER}\s*([kKMGT]?)"
+"""The regular expression of a number with its thousands; the second group is a key of `POWERS`."""
+POWERS = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4}
+
+
+def scaled(text: str) -> float | None:
+    """The number of `40M`, `1.2G` or `340800`; None for other text."""
+    match = re.fullmatch(SCALED, text.strip())
+    return None if match is None else float(match[1]) * 1000.0 ** POWERS[match[2]]
+
+
+def not_scaled(value: Any) -> tuple[str, str]:
+    """What is wrong with a text that `scaled` gives no number for, and the remedy."""
+    return f"expected a number, found {value!r:.60}", "write 40M, 1.2G or 40000000"
+
+
 def no_amount(text: str, unit: str) -> tuple[str, str]:
     """What is wrong with a text that is not an amount, and the remedy."""
     return f"expected a duration in {unit}, found {text!r}", f"write `3 {unit}`, or just 3"

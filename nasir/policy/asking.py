@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Sequence
 from hashlib import sha256
 
+from nasir.counted import counted
 from nasir.errors import NasirError, RunError
 from nasir.policy.base import History, PhaseView, Policy
 from nasir.policy.decision import Decision, RewriteSite
@@ -28,8 +29,8 @@ def decisions_of(policy: Policy, phase: PhasePlan, history: History, view: Phase
         last = traceback.extract_tb(error.__traceback__)[-1]
         epochs = sum(isinstance(record, EpochRecord) for record in history)
         raise RunError(
-            f"phase '{phase.name}', after {epochs} epochs: policy {phase.policy} raised {type(error).__name__}: "
-            f"{error}\n"
+            f"phase '{phase.name}', after {counted(epochs, 'epoch')}: policy {phase.policy} raised "
+            f"{type(error).__name__}: {error}\n"
             f"{last.filename}:{last.lineno}: mend its `decide`, then `nasir resume` goes on"
         ) from error
     if not isinstance(answer, tuple | list):

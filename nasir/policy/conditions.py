@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Self
 
+from nasir.counted import counted
 from nasir.errors import RunError
 from nasir.growing import GrowingSequence, fold
 from nasir.policy.plans import Condition, Moment, Plateau, Threshold
@@ -104,7 +105,7 @@ def _plateau(plateau: Plateau, epochs: Sequence[EpochRecord]) -> Verdict:
     relation = "less than" if holds else "not less than"
     return Verdict(
         holds,
-        f"{name} improved by {delta:.6g} in {plateau.window} epochs, {relation} {plateau.less_than:.6g}",
+        f"{name} improved by {delta:.6g} in {counted(plateau.window, 'epoch')}, {relation} {plateau.less_than:.6g}",
     )
 
 
@@ -115,7 +116,7 @@ def _since(plateau: Plateau, epochs: Sequence[EpochRecord], rewritten: int | Non
     curve = fold(epochs, _Curve(plateau))
     passed = len(curve.values) - rewritten
     if passed < plateau.window:
-        return Verdict(False, f"{passed} of the {plateau.window} epochs that a rewrite has are done")
+        return Verdict(False, f"{passed} of the {counted(plateau.window, 'epoch')} that a rewrite has are done")
     if not rewritten:
         return Verdict(False, "the rewrite was before the first epoch of the phase, there is nothing to compare with")
     delta = curve.values[-1] - curve.values[rewritten - 1]
@@ -123,8 +124,8 @@ def _since(plateau: Plateau, epochs: Sequence[EpochRecord], rewritten: int | Non
     relation = "less than" if holds else "not less than"
     return Verdict(
         holds,
-        f"{_shown(plateau)} improved by {delta:.6g} in the {passed} epochs since the last rewrite, {relation} "
-        f"{plateau.less_than:.6g}",
+        f"{_shown(plateau)} improved by {delta:.6g} in the {counted(passed, 'epoch')} since the last rewrite, "
+        f"{relation} {plateau.less_than:.6g}",
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
+from nasir.counted import counted
 from nasir.errors import RunError
 from nasir.policy.base import Fault, History, PhaseView
 from nasir.policy.conditions import evaluate
@@ -28,7 +29,7 @@ from nasir.policy.evolve_options import EvolveOptions
 from nasir.policy.evolve_rank import Individual, ranked
 from nasir.policy.phase_log import PhaseLog
 from nasir.policy.plans import ALL_FROZEN, Budget, PhasePlan, RulePlan
-from nasir.policy.sites import blocks, depth_at, sites_in
+from nasir.policy.sites import depth_at, sites_in
 
 OVER = "evolution is over"
 GONE = {"oldest": "the oldest leave", "worst": "the worst leave", "parents": "replaced"}
@@ -63,7 +64,8 @@ class EvolvePolicy:
             remedy = "add `generations` to the policy, or `epochs`, `until` or `budget`"
             yield (), f"the phase {plan.name!r} never ends", remedy
         if plan.epochs is not None and plan.epochs < options.start_epochs:
-            text = f"{plan.epochs} is too few: the start network alone is trained for {options.start_epochs} epochs"
+            start = counted(options.start_epochs, "epoch")
+            text = f"{plan.epochs} is too few: the start network alone is trained for {start}"
             yield ("epochs",), text, "raise it, or leave it out and give `generations` to the policy"
 
     @staticmethod
@@ -96,10 +98,10 @@ class EvolvePolicy:
 
     def _keep(self, log: EvolutionLog, child: Child) -> Decision:
         if child.parent is None:
-            made = f"the start network, trained for {child.trained} epochs"
+            made = f"the start network, trained for {counted(child.trained, 'epoch')}"
         else:
-            changed = f"{child.mutations} mutation{'s' * (child.mutations != 1)}" if child.mutations else "as it was"
-            made = f"child of {child.parent}, {changed}, trained for {child.trained} epochs"
+            changed = counted(child.mutations, "mutation") if child.mutations else "as it was"
+            made = f"child of {child.parent}, {changed}, trained for {counted(child.trained, 'epoch')}"
         return KeepIndividual(log.next, made)
 
     # -- between two networks
@@ -127,11 +129,12 @@ class EvolvePolicy:
         """Why no further child is made, or None. A generation that has begun is finished if the phase lasts."""
         plan, options = self.plan, self.options
         if plan.epochs is not None and phase.done + options.epochs > plan.epochs:
-            return f"no child can be trained in what is left of the {plan.epochs} epochs of the phase"
+            return f"no child can be trained in what is left of the {counted(plan.epochs, 'epoch')} of the phase"
         if log.founding or log.siblings:
             return None
         if options.generations is not None and log.generations >= options.generations:
-            return f"{options.generations} generation{'s are' if options.generations > 1 else ' is'} complete"
+            complete = "is complete" if options.generations == 1 else "are complete"
+            return f"{counted(options.generations, 'generation')} {complete}"
         if plan.budget is not None:
             excess = plan.budget.excess(seconds=phase.seconds, epochs=phase.done, reached=True)
             if excess:
@@ -145,7 +148,7 @@ class EvolvePolicy:
         first = best[0]
         several = len(self.options.goals) > 1
         wanted = {individual.number for individual in best} if several else {first.number}
-        reason = f"the best of {log.count} individuals: {self._shown(first)}"
+        reason = f"the best of {counted(log.count, 'individual')}: {self._shown(first)}"
         front = (
             "; front: " + ", ".join(f"{individual.number} ({self._shown(individual)})" for individual in best)
             if several
@@ -204,7 +207,7 @@ class EvolvePolicy:
             f"{sum(map(len, places.values()))} places, drawn with probability {share / len(sites):.3g}"
         )
         if site in view.depths:
-            reason += f"; {site} has {blocks(view.depths[site])}"
+            reason += f"; {site} has {counted(view.depths[site], 'block')}"
         budget = _tighter(rule.budget, self.plan.budget)
         return (RewriteSite(rule.name, rule.pass_name, rule.options, site, reason, budget, log.next),)
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from annotated_types import Gt, Lt, MinLen, doc
 
 from nasir.options import Checked, Suggested, raise_faults
-from nasir.options.ranges import Count, Epochs, Positive
+from nasir.options.ranges import Cost, Count, Epochs, Positive
 
 Options: TypeAlias = Mapping[str, Any]
 """Options of a pass: JSON values by field name."""
@@ -178,8 +178,8 @@ class Trial(Checked):
 class Budget(Checked):
     """Upper bounds; at least one. None is unbounded. `seconds` and `epochs` count within the phase."""
 
-    params: Positive | None = None
-    macs: Annotated[Positive | None, doc("multiply-accumulates of one sample, forward")] = None
+    params: Cost | None = None
+    macs: Annotated[Cost | None, doc("multiply-accumulates of one sample, forward")] = None
     seconds: Annotated[Positive | None, doc("wall-clock time within the phase")] = None
     epochs: Epochs | None = None
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from nasir.counted import counted
 from nasir.errors import RunError
 from nasir.ir.regions import closest, depth_text
 from nasir.policy.base import History, PhaseView
@@ -21,7 +22,7 @@ from nasir.policy.decision import Decision, EndPhase, FreezeSite, RewriteSite, T
 from nasir.policy.draws import index
 from nasir.policy.phase_log import PhaseLog
 from nasir.policy.plans import ALL_FROZEN, AtEpochs, Moment, PhasePlan, Plateau, RulePlan
-from nasir.policy.sites import blocks, depth_at, former_names, moved, sites_in
+from nasir.policy.sites import depth_at, former_names, named_now, sites_in
 from nasir.rewriting.rewrite import WHOLE
 
 Fresh = Mapping[str, Sequence[FreezeSite]]
@@ -127,7 +128,7 @@ class RulesPolicy:
         stoppable = [rule for rule in acting if _can_stop(rule)] or acting
         if all(_expired(rule, log) or not _open(rule, view, log, fresh[rule.name], now=False) for rule in stoppable):
             depths = depth_text({stage: view.depths[stage] for stage in view.stages})
-            return f"every stage is frozen at depths {depths} after {log.done} epochs of the phase"
+            return f"every stage is frozen at depths {depths} after {counted(log.done, 'epoch')} of the phase"
         return None
 
     def _may_reopen(self, log: PhaseLog, freezes: Sequence[FreezeSite]) -> bool:
@@ -163,7 +164,9 @@ class RulesPolicy:
             if rule.at_most is not None:
                 count = min(count, rule.at_most - depth_at(view, site) - planned[site])
                 planned[site] += max(0, count)
-            reason = f"{due}; {site} {chosen}" + (f", {blocks(view.depths[site])} now" if site in view.depths else "")
+            reason = f"{due}; {site} {chosen}" + (
+                f", {counted(view.depths[site], 'block')} now" if site in view.depths else ""
+            )
             decision = RewriteSite(rule.name, rule.pass_name, rule.options, site, reason, rule.budget)
             decisions += [decision] * count
         return decisions
@@ -208,7 +211,7 @@ def _freezes(rule: RulePlan, log: PhaseLog, view: PhaseView) -> list[FreezeSite]
         FreezeSite(
             rule.name,
             site,
-            f"{reason}; it stays at {blocks(depth_at(view, site))}" if depth_at(view, site) else reason,
+            f"{reason}; it stays at {counted(depth_at(view, site), 'block')}" if depth_at(view, site) else reason,
             rule.pass_name,
             bounds[site][1] if site in bounds else "",
         )
@@ -238,7 +241,7 @@ def _bounds(rule: RulePlan, log: PhaseLog, view: PhaseView) -> dict[str, tuple[s
     for site in _stages(rule, view, log):
         depth = depth_at(view, site)
         if rule.at_most is not None and depth >= rule.at_most:
-            text = f"{site} has {blocks(depth)}, at most {rule.at_most} are allowed"
+            text = f"{site} has {counted(depth, 'block')}, at most {rule.at_most} are allowed"
             bounds[site] = text, "" if lasting else "at_most"
         elif reached is not None:
             bounds[site] = reached
@@ -255,8 +258,7 @@ def _stages(rule: RulePlan, view: PhaseView, log: PhaseLog) -> tuple[str, ...]:
         chosen: dict[str, None] = {}
         for wanted in rule.where.sites:
             # a site may be gone because the rule itself has been there; the pass then declines
-            there = wanted in known or wanted in view.regions or wanted in log.rule(rule.name).sites
-            now = [wanted] if there else moved(wanted, known, view)
+            now = [wanted] if wanted in log.rule(rule.name).sites else named_now(wanted, known, view)
             if not now:
                 raise RunError(
                     f"rule {rule.name} names site {wanted!r}, which {rule.pass_name} does not have in the network as "

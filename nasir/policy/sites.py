@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from nasir.errors import RunError
+from nasir.ir.regions import covers
 from nasir.policy.base import PhaseView
 from nasir.policy.plans import RulePlan
 
@@ -18,8 +19,7 @@ def sites_in(rule: RulePlan, view: PhaseView) -> tuple[str, ...]:
     known = view.sites.get(rule.name, view.stages)
     chosen: dict[str, None] = {}
     for wanted in rule.where.stages:
-        matches = [site for site in known if site == wanted] or [s for s in known if s.startswith(f"{wanted}.")]
-        matches = matches or moved(wanted, known, view)
+        matches = _in_stage(wanted, known, view)
         if not matches and wanted not in view.stages:
             raise RunError(
                 f"rule {rule.name} names stage {wanted!r}, which the network does not have; "
@@ -29,11 +29,47 @@ def sites_in(rule: RulePlan, view: PhaseView) -> tuple[str, ...]:
     return tuple(chosen) if rule.where.stages else known
 
 
+def _in_stage(stage: str, known: Iterable[str], view: PhaseView) -> list[str]:
+    there = [site for site in known if site == stage] or [site for site in known if site.startswith(f"{stage}.")]
+    return there or moved(stage, known, view)
+
+
+def named_now(name: str, known: Iterable[str], view: PhaseView) -> list[str]:
+    """The sites that the exact name of one stands for: itself, or what it has become in branches."""
+    return [name] if name in known or name in view.regions else moved(name, known, view)
+
+
+def sites_of(rule: RulePlan, view: PhaseView) -> tuple[str, ...]:
+    """The sites that a rule may act on, whether it names them exactly or by their stages; all its names are known."""
+    known = view.sites.get(rule.name, view.stages)
+    named = [site for name in rule.where.sites for site in named_now(name, known, view)]
+    return tuple(dict.fromkeys(named)) if rule.where.sites else sites_in(rule, view)
+
+
+def is_known(name: str, rule: RulePlan, view: PhaseView) -> bool:
+    """Whether a stage or site that a rule names stands for anything in the network."""
+    known = view.sites.get(rule.name, view.stages)
+    if name in rule.where.stages:
+        return name in view.stages or bool(_in_stage(name, known, view))
+    return bool(named_now(name, known, view))
+
+
 def moved(name: str, known: Iterable[str], view: PhaseView) -> list[str]:
     """The sites that a name of the network before has become: `branches.0.s2` and `branches.1.s2`, of `s2`."""
     if name in view.regions or name in view.stages:
         return []
-    return [site for site in known if f".{name}." in f".{site}."]
+    return [site for site in known if any(covers(name, rest) for rest in _in_branches(site, view))]
+
+
+def _in_branches(site: str, view: PhaseView) -> Iterator[str]:
+    """What a site is called within each branch that it lies in."""
+    parts = site.split(".")
+    for end in range(1, len(parts)):
+        place = ".".join(parts[:end])
+        if any(covers(stage, place) for stage in view.stages):
+            return
+        if place in view.regions:
+            yield ".".join(parts[end:])
 
 
 def former_names(site: str, view: PhaseView) -> list[str]:
@@ -46,8 +82,3 @@ def former_names(site: str, view: PhaseView) -> list[str]:
 def depth_at(view: PhaseView, site: str) -> int:
     """Blocks of the stage that a site is or lies in; 0 for a site outside all stages."""
     return next((depth for stage, depth in view.depths.items() if f"{site}.".startswith(f"{stage}.")), 0)
-
-
-def blocks(depth: int) -> str:
-    """1 block, 2 blocks."""
-    return f"{depth} block" if depth == 1 else f"{depth} blocks"

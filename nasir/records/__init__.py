@@ -9,6 +9,7 @@ for record in run.journal:
 from __future__ import annotations
 
 from nasir.records.base import IfMissing, Key, Record
+from nasir.records.data import DataSummary
 from nasir.records.kinds import (
     KINDS,
     CheckpointRecord,
@@ -37,6 +38,7 @@ __all__ = [
     "KINDS",
     "CheckpointRecord",
     "CompilationRecord",
+    "DataSummary",
     "DecisionRecord",
     "DeclinedRecord",
     "DroppedRecord",

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple, Union, get_args, get_or
 
 import annotated_types as at
 
-__all__ = ["IfMissing", "Key", "Record", "RecordField", "RecordLayout", "layout"]
+__all__ = ["Has", "IfMissing", "Key", "Record", "RecordField", "RecordLayout", "layout"]
 
 
 CHAIN = "chain"
@@ -31,6 +31,10 @@ class Key:
     """In `Annotated`: the key in JSON of a field that cannot be called that in Python."""
 
     name: str
+
+
+class Has(tuple[str, ...]):
+    """In `Annotated`: keys that a mapping has, unless it is empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -132,8 +136,8 @@ class RecordField(NamedTuple):
     """A field of a kind of record.
 
     `put` sets it, in a record that is being made. `inside`: what the values of a mapping, or the items of a list, may
-    be, None: anything. `missing`: its default, `dict` for a mapping of nothing, if it `may` be missing; `left_out`: its
-    key is left out where it has that.
+    be, None: anything; `has`: keys of a mapping, unless it is empty. `missing`: its default, `dict` for a mapping of
+    nothing, if it `may` be missing; `left_out`: its key is left out where it has that.
     """
 
     key: str
@@ -142,6 +146,7 @@ class RecordField(NamedTuple):
     inside: Allowed | None
     may: bool
     missing: Any
+    has: tuple[str, ...]
     left_out: bool
     name: str
     says: str
@@ -209,6 +214,7 @@ def _laid_out(made: type[Record]) -> RecordLayout:
             put=getattr(made, name).__set__,
             allowed=Allowed(plain, _least(metadata)),
             inside=None if inner is Any else Allowed(_parts(inner)[0], _least(_parts(inner)[2])),
+            has=next((entry for entry in metadata if isinstance(entry, Has)), ()),
             may=left_out or bool(told),
             missing=default if left_out else told[0] if told else None,
             says=next((entry.documentation for entry in metadata if isinstance(entry, at.DocInfo)), ""),

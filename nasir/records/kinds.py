@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge, doc
 
-from nasir.records.base import IfMissing, Key, Record
+from nasir.records.base import Has, IfMissing, Key, Record
 
 Count = Annotated[int, Ge(0)]
 Seconds = Annotated[float, Ge(0)]
@@ -17,7 +17,9 @@ Metrics = Mapping[str, float]
 Depths = Annotated[Mapping[str, Count], doc("blocks of each stage, by its path"), IfMissing(dict)]
 Params = Annotated[Count | None, doc("weights of the network"), IfMissing(None)]
 Macs = Annotated[Count | None, doc("multiply-accumulates of one sample"), IfMissing(None)]
-Cost = Annotated[Mapping[str, Count], doc("`params` and `macs` of the network"), IfMissing(dict)]
+Cost = Annotated[
+    Mapping[str, Count], doc("`params` and `macs` of the network"), IfMissing(dict), Has(("params", "macs"))
+]
 Blob = Annotated[str, doc("the network: name of its blob"), IfMissing("")]
 Number = Annotated[Count, doc("number of the individual, from 1 over the run")]
 Noted = Annotated[Mapping[str, Any], doc("what the pass itself wants known, for its next firing or for readers")]
@@ -58,6 +60,10 @@ class StartRecord(Record):
         Mapping[str, str | None] | None,
         doc("the run that the network was taken from: `run`, `weights`, `checkpoint`, `manifest` (its SHA-256)"),
     ] = None
+    data: Annotated[
+        Mapping[str, Any],
+        doc("what the data are ([data.md](data.md#the-data-summary)); `nasir.records.DataSummary` reads it"),
+    ] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -270,6 +276,9 @@ class EndRecord(Record):
     depths: Depths
     seconds: Annotated[Seconds, doc("wall-clock seconds of its epochs"), IfMissing(0.0)]
     graph: Annotated[str, doc("the last network: name of its blob"), IfMissing("")]
+    confusion: Annotated[
+        str, doc("name of the blob (an array) that says how often each class (row) was taken for each in the test")
+    ] = ""
 
 
 NetworkRecord = StartRecord | RewriteRecord | RecalledRecord

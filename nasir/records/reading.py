@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nasir.errors import JournalError
 from nasir.options import close_match, shown
-from nasir.records.base import CHAIN, Allowed, Record, layout
+from nasir.records.base import CHAIN, Allowed, Record, RecordField, layout
 from nasir.records.kinds import KINDS
 
-__all__ = ["from_json", "read_record", "typed"]
+__all__ = ["from_json", "read_record", "reread", "typed"]
 
 REMEDY = "the journal was damaged or edited afterwards; restore the file, or start the run again elsewhere"
 
 
 def read_record(line: bytes | str) -> Record:
     """The record of a line of a journal file; JournalError, without its place, where the line is not one."""
+    return _read(line, _DECODER)
+
+
+def reread(line: bytes | str) -> Record:
+    """As `read_record`, of a line that was just made of a mapping: no key can be in it twice."""
+    return _read(line, _OWN_DECODER)
+
+
+def _read(line: bytes | str, decoder: json.JSONDecoder) -> Record:
     try:
         text = line.decode("utf-8") if isinstance(line, bytes) else line
-        data = _DECODER.decode(text)
+        data = decoder.decode(text)
         if "\\u" in text or text.count("[") + text.count("{") > DEEPEST:
             _check(data)
     except (ValueError, RecursionError) as error:
@@ -44,14 +54,14 @@ def from_json(data: Mapping[str, Any]) -> Record:
     if made is None:
         near = close_match(kind, KINDS)
         raise JournalError(
-            f"unknown kind of record {kind!r}{f' (is {near!r} meant?)' if near else ''}; known: "
+            f"unknown kind of record {kind!r:.60}{f' (is {near!r} meant?)' if near else ''}; known: "
             f"{', '.join(KINDS)}; what a later version of nasir wrote is to be read with that version"
         )
     places, names, _ = layout(made)
     record: Record = object.__new__(made)
-    absent = []
+    absent, bound = [], math.inf
     for place in places:
-        key, put, allowed, inside, may, missing, *_ = place
+        key, put, (plain, low), inside, may, missing, _, _, _, _ = place
         if key not in data:
             if not may:
                 raise JournalError(f"{made.kind} record: no {key!r}; each of them has to have it")
@@ -59,12 +69,12 @@ def from_json(data: Mapping[str, Any]) -> Record:
             put(record, {} if missing is dict else missing)
             continue
         value = data[key]
-        if not allowed.takes(value):
-            raise JournalError(_unfitting(made, key, value, allowed))
+        # at once what nearly all values are, without a call: a run reads its journal often, and appends while it trains
+        at_once = type(value) in plain and (low is None or value is None or low <= value < bound)
+        if not (at_once or place.allowed.takes(value)):
+            raise JournalError(_unfitting(made, key, value, place.allowed))
         if inside is not None and value:
-            for name, entry in value.items() if isinstance(value, Mapping) else enumerate(value):
-                if not inside.takes(entry):
-                    raise JournalError(_unfitting(made, f"{key}: {name}", entry, inside))
+            _check_inside(made, place, inside, value)
         put(record, value)
     object.__setattr__(record, "absent", _shared(absent))
     more = len(data) > 1 + len(places) - len(absent)  # than `kind` and the fields
@@ -95,6 +105,23 @@ def _shared(absent: list[str]) -> frozenset[str]:
     if key not in _SETS:
         _SETS[key] = frozenset(key)
     return _SETS[key]
+
+
+def _check_inside(made: type[Record], place: RecordField, inside: Allowed, value: Any) -> None:
+    """Raise JournalError for what does not fit inside a mapping or list."""
+    plain, low = inside
+    for entry in value.values() if isinstance(value, Mapping) else value:
+        if not (type(entry) in plain and (low is None or entry is None or low <= entry < math.inf)):
+            break
+    else:
+        if all(key in value for key in place.has):
+            return
+    for name, entry in value.items() if isinstance(value, Mapping) else enumerate(value):
+        if not inside.takes(entry):
+            raise JournalError(_unfitting(made, f"{place.key}: {name}", entry, inside))
+    for key in place.has:
+        if key not in value:
+            raise JournalError(f"{made.kind} record: no {key!r} in {place.key!r}; each of them has to have it")
 
 
 def _unfitting(made: type[Record], key: str, value: Any, allowed: Allowed) -> str:
@@ -142,3 +169,4 @@ def _inside(entry: Any) -> Iterable[Any]:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_whole)
+_OWN_DECODER = json.JSONDecoder(parse_int=_whole)

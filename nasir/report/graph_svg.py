@@ -7,6 +7,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from nasir.counted import counted
 from nasir.ir import Graph, Port, Region
 from nasir.report.layout import layered
 from nasir.report.plots import COLOURS, quantity
@@ -173,7 +174,7 @@ class _Drawings:
         body = "".join(self._block(block, born) for block in blocks)
         if rest:
             body += self._fold("block", "other nodes", self._facts(rest), self._picture(rest, path + "."))
-        count = f"{len(blocks)} block{'s' if len(blocks) != 1 else ''}"
+        count = counted(len(blocks), "block")
         return self._fold("stage", path, f"{count} · {self._facts(part.nodes)}", f'<div class="blocks">{body}</div>')
 
     def _block(self, block: Region, born: Mapping[str, str]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
+from nasir.counted import counted
 from nasir.ir.regions import depth_text
 from nasir.records import (
     DecisionRecord,
@@ -67,7 +68,7 @@ def summary_rows(records: Records) -> list[tuple[str, str]]:
     accuracies = [value for record in epochs if (value := record.metrics.get("val.accuracy")) is not None]
     best = max(filter(math.isfinite, accuracies), default=None)
     seconds = sum(record.seconds for record in epochs) if end is None else end.seconds
-    rows = [("status", "done" if end else f"unfinished after {len(epochs)} epochs")]
+    rows = [("status", "done" if end else f"unfinished after {counted(len(epochs), 'epoch')}")]
     if end is not None and "test.accuracy" in end.metrics:
         rows.append(("test accuracy", percent(end.metrics["test.accuracy"])))
     if end is not None and "test.top5" in end.metrics:
@@ -292,7 +293,7 @@ def _outcome(record: RewriteRecord | DeclinedRecord, reason: str) -> dict[str, s
     delta = max([value for value in deltas if isinstance(value, (int, float))], default=None)
     changes = [("adds", record.added), ("removes", record.removed)]
     told = [f"{verb} {_outermost(paths)}" for verb, paths in changes if paths]
-    told += [record.noted[REMARK]] if REMARK in record.noted else []
+    told += [str(record.noted[REMARK])] if REMARK in record.noted else []
     return {
         "reason": "; ".join(filter(None, [reason, *told])),
         "claim": record.preserves,

@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from nasir.counted import counted
 from nasir.errors import NasirError
 from nasir.files import write_atomically
 from nasir.ir import Graph
@@ -15,6 +16,7 @@ from nasir.ir.regions import depth_text
 from nasir.journal.directory import RunDirectory
 from nasir.journal.log import effective, lineage
 from nasir.records import EndRecord, PhaseRecord, Record, ResumeRecord, RewriteRecord, StartRecord, of_kind
+from nasir.report.classes import data_section
 from nasir.report.graph_svg import draw
 from nasir.report.history import charts, decision_rows, duration, percent, phase_rows, summary_rows
 from nasir.report.page import page
@@ -51,6 +53,7 @@ def write_report(run_dir: str | Path) -> Path:
     sections = [
         _head(name, records, len(of_kind(contents.records, ResumeRecord))),
         f"<h2>Training</h2>{figures(drawn)}",
+        data_section(run, records, fact_list),
         _phases(records),
         _network(run, records),
         _decisions(records),
@@ -85,7 +88,7 @@ def _head(name: str, records: Sequence[Record], resumes: int) -> str:
     phases = " → ".join(record.phase for record in of_kind(records, PhaseRecord))
     remarks = [
         f"phases: {phases}" if phases else "",
-        f"resumed {resumes} time{'s' * (resumes != 1)}" if resumes else "",
+        f"resumed {counted(resumes, 'time')}" if resumes else "",
     ]
     remark = " · ".join(filter(None, remarks))
     return f'<header><h1>{escape(name)}{badge}</h1><p class="sub">{escape(remark)}</p>{fact_list(rows[1:])}</header>'

@@ -74,6 +74,9 @@ th{position:sticky;top:0;background:var(--card);text-align:left;color:var(--soft
 th,td{padding:6px 10px;border-bottom:1px solid var(--line);vertical-align:top}
 td.number,th.number{text-align:right;white-space:nowrap}
 td.whole{white-space:nowrap}
+.cells{width:auto}.cells td,.cells th{text-align:center;padding:4px 8px;min-width:36px}
+.cells tbody th{text-align:left;position:static}
+.warnings{margin:0;padding:12px 14px 12px 32px;border-color:var(--warn)}.warnings li{overflow-wrap:anywhere}
 td.why{min-width:260px}.tall{max-height:560px;overflow:auto}.kind{font-weight:600;white-space:nowrap}
 .kind.rewrite{color:var(--c1)}
 .kind.declined{color:var(--warn)}.kind.freeze{color:var(--c0)}.kind.end{color:var(--c2)}

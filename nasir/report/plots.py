@@ -16,9 +16,12 @@ SPREAD = 3.0  # pixels between equal step lines, so that each stays visible
 COLOURS = 6  # classes c0..c5; dashes tell further series, and colour-blind readers, apart
 
 
+LARGEST = 1e30  # what is beyond it has diverged, and no axis needs to reach there
+
+
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line. Points that are not finite leave a gap."""
+    """One line. Points that are not finite, or beyond LARGEST, leave a gap."""
 
     name: str
     points: tuple[tuple[float, float], ...]
@@ -46,7 +49,7 @@ class Chart:
 
     @property
     def values(self) -> list[float]:
-        return [y for line in self.series for _, y in line.points if math.isfinite(y)]
+        return [y for line in self.series for _, y in line.points if abs(y) < LARGEST]
 
 
 def quantity(value: float) -> str:
@@ -99,12 +102,13 @@ class _Frame:
 def render(chart: Chart) -> str:
     """The chart as one `<svg>` element, readable by screen readers through its title."""
     values = chart.values
-    log = chart.unit == "number" and bool(values) and min(values) > 0 and max(values) / min(values) > 40
+    log = chart.unit == "number" and bool(values) and min(values) > 1 / LARGEST and max(values) / min(values) > 40
     if log:
         ticks = log_ticks(min(values), max(values))
     elif chart.unit == "percent":
         ticks = nice_ticks(min(values, default=0.0) * 100, max(values, default=1.0) * 100)
-        ticks = tuple(tick / 100 for tick in ticks if -1e-9 <= tick <= 100 + 1e-9) if len(ticks) > 1 else (0.0, 1.0)
+        ticks = tuple(tick / 100 for tick in ticks if -1e-9 <= tick <= 100 + 1e-9)
+        ticks = ticks if len(ticks) > 1 else (0.0, 1.0)
     else:
         ticks = nice_ticks(min([0.0, *values]), max(values, default=1.0), whole=chart.unit == "count")
     x_ticks = nice_ticks(0.0, max((x for line in chart.series for x, _ in line.points), default=1.0), 8, whole=True)
@@ -170,7 +174,7 @@ def _line(chart: Chart, frame: _Frame, index: int) -> str:
     path: list[str] = []
     pen_down = False
     for x, y in chart.series[index].points:
-        if not math.isfinite(y) or (frame.log and y <= 0):
+        if not abs(y) < LARGEST or (frame.log and y <= 0):
             pen_down = False
             continue
         here = f"{frame.x(x):.1f} {frame.y(y) - shift:.1f}"

@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from nasir.counted import counted
 from nasir.errors import NasirError
 from nasir.files import write_atomically
 from nasir.journal.directory import RunDirectory
@@ -66,7 +67,7 @@ def write_study_report(facts: StudyFacts, folder: str | Path) -> Path:
 def _head(facts: StudyFacts, folder: Path) -> str:
     totals = facts.totals
     done = bool(totals.points) and totals.done + totals.outcomes.get("failed", 0) >= totals.points
-    state = "done" if done else f"{totals.done} of {totals.points} trials ended"
+    state = "done" if done else f"{totals.done} of {counted(totals.points, 'trial')} ended"
     badge = f'<span class="badge{" done" if done else ""}">{state}</span>'
     aims = ", ".join(f"{objective.direction} {objective.metric}" for objective in facts.objectives)
     bounds = f" with {', '.join(facts.constraints)}" if facts.constraints else ""

@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+from nasir.counted import counted
 from nasir.ir.regions import depth_text
 from nasir.report.history import duration
 from nasir.report.plots import quantity
@@ -56,9 +57,9 @@ def remark(trial: TrialFacts) -> str:
     if trial.cached_from is not None:
         words.append(f"result of trial {trial.cached_from}")
     if trial.prefix_epochs:
-        words.append(f"{trial.prefix_epochs} epochs shared")
+        words.append(f"{counted(trial.prefix_epochs, 'epoch')} shared")
     if trial.resumed:
-        words.append(f"resumed after {trial.resumed} epochs")
+        words.append(f"resumed after {counted(trial.resumed, 'epoch')}")
     return ", ".join(words)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from nasir.counted import counted
 from nasir.errors import ClaimError, Decline, NasirError, NotFinite, OutOfMemory, Preempted, RunError
 from nasir.ir import Graph
 from nasir.journal.directory import RunDirectory
@@ -307,7 +308,7 @@ class Decisions:
         for site in gains:
             reason = (
                 f"the best candidate, {best}, gains {gains[str(best)]:.6g} of {trial.metric} over {baseline:.6g} in "
-                f"{trial.epochs} epochs, not more than {trial.min_gain:.6g}"
+                f"{counted(trial.epochs, 'epoch')}, not more than {trial.min_gain:.6g}"
             )
             self._decline(decision.at(site), place, Decline(reason))
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from nasir.counted import counted
 from nasir.errors import CheckpointError, Diverged, Preempted, RunError
 from nasir.ir import Graph
 from nasir.ir.regions import closest, covers
@@ -171,11 +172,13 @@ class Engine:
         raise self._stopped(epoch)
 
     def _stopped(self, epoch: int) -> Preempted:
-        where = f"after {epoch} epochs" + (f" and {self.state.stretch.steps} steps" if self.state.stretch else "")
+        where = f"after {counted(epoch, 'epoch')}"
+        where += f" and {counted(self.state.stretch.steps, 'step')}" if self.state.stretch else ""
         return Preempted(f"stopped {where}; `nasir resume {self.run.path}` goes on from here", self.signals.exit_code)
 
     def _finish(self) -> dict[str, float]:
-        metrics = {**self.session.evaluate("test"), **self.session.evaluate("val")}
+        tested, confusion = self.session.evaluate_classes("test")
+        metrics = {**tested, **self.session.evaluate("val")}
         self.session.flush()  # a run that reports that it is done has its last weights on disk
         cost = self.state.graph.cost()
         seconds = sum(record.seconds for record in self.journal.effective(EpochRecord))
@@ -187,6 +190,7 @@ class Engine:
                 depths=self.state.graph.depths(),
                 seconds=round(seconds, 3),
                 graph=self.run.put_blob(self.state.graph.to_json()),
+                confusion=self.run.put_array(confusion),
             )
         )
         self.decisions.individuals.sweep(self.journal.effective(), over=True)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Never
-
 from nasir.errors import Decline, NasirError
 from nasir.ir import Graph
 from nasir.policy import PhasePlan, PhaseView
 from nasir.policy.plans import RulePlan
 from nasir.policy.sites import sites_in
-from nasir.records import Record
-from nasir.rewriting.evidence import Evidence
 from nasir.rewriting.propose import make_pass
 from nasir.running.decisions import view
+from nasir.running.unlived import Asked, unlived
 from nasir.spec import Spec
 from nasir.spec.problems import Problem, raise_problems
 
@@ -62,38 +58,11 @@ def _refusal(rule: RulePlan, graph: Graph, seen: PhaseView) -> tuple[str, str] |
     first = ""
     for site in rule.where.sites or sites_in(rule, seen):
         try:
-            change.attempt(graph, change.site(graph, site), _Blind(_Unseen(), _Unlived()))
+            change.attempt(graph, change.site(graph, site), unlived())
         except Decline as refusal:
             first = first or f"at {site}: {refusal}"
-        except _Asked:
+        except Asked:
             return None
         else:
             return None
     return rule.pass_name, f"declines everywhere ({first})" if first else "has no site in this network"
-
-
-class _Asked(Exception):
-    """The answer depends on the run."""
-
-
-def _ask(*given: Any) -> Never:
-    raise _Asked
-
-
-class _Unseen(Mapping[str, Any]):
-    """Measurements that have not been made yet."""
-
-    __getitem__ = __iter__ = __len__ = __contains__ = _ask
-
-
-class _Unlived(Sequence[Record]):
-    """A history that is still to come; random choices of a pass look at it, too."""
-
-    __getitem__ = __iter__ = __len__ = __contains__ = _ask
-
-
-class _Blind(Evidence):
-    """Evidence of a run that has not begun."""
-
-    def __post_init__(self) -> None:
-        """Skip the check of the history, which here is a stand-in."""

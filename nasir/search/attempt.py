@@ -12,6 +12,7 @@ from typing import Any
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from nasir.counted import counted
 from nasir.errors import (
     CheckpointError,
     DataError,
@@ -139,7 +140,7 @@ class Attempt:
             self.say(f"trial {self.frozen.number}: handed back; {stop}")
         except Pruned:
             self._end(TrialState.PRUNED, self._partial())
-            self.say(f"trial {self.frozen.number}: pruned after {len(self.epochs)} epochs")
+            self.say(f"trial {self.frozen.number}: pruned after {counted(len(self.epochs), 'epoch')}")
         except Exception as error:
             self._failed(error)
         else:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
+from nasir.counted import counted
 from nasir.errors import RunError, UsageError
 from nasir.registry import backends
 from nasir.spec import Spec
@@ -223,7 +224,7 @@ def _seen(devices: Sequence[str]) -> str:
 
 
 def _number(count: float, what: str) -> str:
-    return f"{'no' if not count else f'{count:g}'} {what}{'' if count == 1 else 's'}"
+    return counted(count, what) if count else f"no {what}s"
 
 
 # -- workers of a Ray cluster

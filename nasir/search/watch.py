@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from optuna.trial import FrozenTrial
 
+from nasir.counted import counted
 from nasir.report.study_facts import ObjectiveFacts, StudyFacts, TrialFacts, Value
 from nasir.search.points import Ledger
 from nasir.search.summary import losses, trial_facts
@@ -126,7 +127,7 @@ def epochs_text(trial: TrialFacts) -> str:
         return ""
     spared = [f"{trial.prefix_epochs} from a prefix"] if trial.prefix_epochs else []
     spared += [f"{trial.resumed} by the attempt before"] if trial.resumed else []
-    return _count(trial.epochs) + (f" ({', '.join(spared)})" if spared else "")
+    return counted(trial.epochs, "epoch") + (f" ({', '.join(spared)})" if spared else "")
 
 
 def short_names(names: set[str]) -> dict[str, str]:
@@ -150,7 +151,7 @@ def result_lines(facts: StudyFacts, most: int = 10) -> list[str]:
     front = [trial for number in facts.front if (trial := facts.trial(number)) is not None]
     lines = []
     if front:
-        lines.append("best trial:" if len(facts.objectives) == 1 else f"Pareto front, {len(front)} trials:")
+        lines.append("best trial:" if len(facts.objectives) == 1 else f"Pareto front, {counted(len(front), 'trial')}:")
     elif any(trial.outcome == "infeasible" for trial in facts.trials):
         lines.append(f"no trial keeps all constraints ({', '.join(facts.constraints)})")
     else:
@@ -161,10 +162,7 @@ def result_lines(facts: StudyFacts, most: int = 10) -> list[str]:
         lines.append(f"  and {len(front) - most} more")
     totals = facts.totals
     counts = ", ".join(f"{count} {name}" for name, count in totals.outcomes.items() if count)
-    saved = f", {_count(totals.epochs_saved)} saved" if totals.epochs_saved else ""
-    lines.append(f"{totals.done} of {totals.points} trials done ({counts}); {_count(totals.epochs)} trained{saved}")
+    saved = f", {counted(totals.epochs_saved, 'epoch')} saved" if totals.epochs_saved else ""
+    trained = f"{counted(totals.epochs, 'epoch')} trained{saved}"
+    lines.append(f"{totals.done} of {counted(totals.points, 'trial')} done ({counts}); {trained}")
     return lines
-
-
-def _count(epochs: int) -> str:
-    return f"{epochs} epoch{'' if epochs == 1 else 's'}"

@@ -10,15 +10,13 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from nasir.options import suggestion
+from nasir.options.words import NUMBER, POWERS, not_scaled, scaled
 from nasir.spec.fields import fault
 
-_NUMBER = r"([-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)"
-_COUNT = re.compile(rf"{_NUMBER}\s*([kKMGT]?)")
-_SPAN = re.compile(rf"{_NUMBER}\s*(second|minute|hour|day)s?")
-_BYTES = re.compile(rf"{_NUMBER}\s*([kKMGT]i?)?B")
+_SPAN = re.compile(rf"{NUMBER}\s*(second|minute|hour|day)s?")
+_BYTES = re.compile(rf"{NUMBER}\s*([kKMGT]i?)?B")
 _CONSTRAINT = re.compile(r"([\w.]+)\s*(<=|>=|==|=|<|>|≤|≥)\s*(.+)")
 _REVERSED = re.compile(r"([^<>=]+?)\s*([<>])=?\s*([A-Za-z_][\w.]*)(?:\s*([<>])=?\s*([^<>=]+))?")
-_POWERS = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4}
 _SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 
 
@@ -26,10 +24,10 @@ def _scaled(value: Any) -> Any:
     """`40M` as 40 million; numbers pass unchanged."""
     if not isinstance(value, str):
         return value
-    match = _COUNT.fullmatch(value.strip())
-    if match is None:
-        raise fault(f"expected a number, found {value!r}", "write 40M, 1.2G or 40000000")
-    return float(match[1]) * 1000 ** _POWERS[match[2]]
+    number = scaled(value)
+    if number is None:
+        raise fault(*not_scaled(value))
+    return number
 
 
 def _in_seconds(value: Any) -> Any:
@@ -48,7 +46,7 @@ def _in_bytes(value: Any) -> Any:
     if match is None:
         raise fault(f"expected a size, found {value!r}", "write `500 MB`, `4 GB` or `4 GiB`")
     unit = match[2] or ""
-    return int(float(match[1]) * (1024 if unit.endswith("i") else 1000) ** _POWERS[unit.rstrip("i")])
+    return int(float(match[1]) * (1024 if unit.endswith("i") else 1000) ** POWERS[unit.rstrip("i")])
 
 
 def _schema(example: str) -> WithJsonSchema:

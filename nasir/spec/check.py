@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from nasir.blocks import STEPS
+from nasir.counted import counted
 from nasir.errors import NasirError, OptionError
 from nasir.ir.regions import covers
 from nasir.options import Path, suggestion
@@ -304,7 +305,7 @@ def _check_condition(spec: Spec, phase: Phase, condition: Condition, path: Path,
         late = [epoch for epoch in condition.at or () if phase.epochs is not None and epoch > phase.epochs]
         if late:
             place = locate(findings.tree, (*path, "at"))
-            findings.notes.append(f"{place}: epoch {late[0]} is after the end of the phase ({phase.epochs} epochs)")
+            findings.notes.append(f"{place}: epoch {late[0]} is after the end of the phase (epoch {phase.epochs})")
         return
     _check_metric(spec, metric, (*path, condition.kind, "metric"), findings)
 
@@ -373,7 +374,8 @@ def _ask_policy(spec: Spec, phase: Phase, plan: PhasePlan, policy: Any, path: Pa
         cycle = policy.cycle(*given)
     if schedule.restart is None or cycle % schedule.restart:
         text = (
-            f"{plan.policy} may go on with another network after {cycle} epochs, the learning rate does not start over"
+            f"{plan.policy} may go on with another network after {counted(cycle, 'epoch')}, the learning rate does not "
+            "start over"
         )
-        remedy = f"write `constant`, or `{schedule.kind}` with `restart: {cycle} epochs`"
+        remedy = f"write `constant`, or `{schedule.kind}` with `restart: {counted(cycle, 'epoch')}`"
         findings.add((*path, "schedule"), text, remedy)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from nasir.counted import counted
 from nasir.options import Path, dotted, suggestion
 from nasir.options import shown as described
 from nasir.spec.choices import NO_DEFAULT, Choice, Node, NoDefault, Space
@@ -232,7 +233,7 @@ class _Reader:
         if len(items) < 2:
             self.add(
                 at,
-                f"{len(items) or 'no'} alternative{'s' * (not items)} to choose from",
+                f"{counted(len(items), 'alternative') if items else 'no alternatives'} to choose from",
                 "give two or more, or one plain value",
             )
             return None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from nasir.counted import counted
 from nasir.files import canonical_json
 from nasir.options import Path, dotted
 from nasir.spec.domains import Domain, FloatRange, IntRange, Options, Value, domain_of, shown, values_of
@@ -240,7 +241,7 @@ class Space:
 
 def points_text(size: int) -> str:
     """A number of points in words."""
-    return "10^18 points or more" if size >= COUNTLESS else f"{size:,} point{'s' * (size != 1)}"
+    return "10^18 points or more" if size >= COUNTLESS else counted(size, "point")
 
 
 _Chain = tuple[tuple[str, Value], ...]

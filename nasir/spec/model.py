@@ -121,6 +121,7 @@ def _version(value: Any) -> Any:
 
 
 UNSAID: Mapping[str, Mapping[str, Any]] = {
+    "data": {"class_weights": None},
     "ema": {"warmup": False},
     "rules": {"decline": "stop"},
     "plateau": {"early": "code", "since": None},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
@@ -10,7 +11,7 @@ from nasir.errors import OptionError
 from nasir.options.ranges import Count
 from nasir.spec.declared import OptionsOf, declared, refuse
 from nasir.spec.fields import OneOf, Options, Strict, empty_if_none, fault
-from nasir.training.data import DataPlan, ExtraMetric, Flip, PadCrop, ResizedCrop
+from nasir.training.data import ClassWeights, DataPlan, ExtraMetric, Flip, PadCrop, ResizedCrop
 
 
 class Augmentation(OneOf):
@@ -30,6 +31,33 @@ def _number(value: Any) -> Any:
 Share = Annotated[int | float, BeforeValidator(_number), WithJsonSchema({"type": "number", "minimum": 0})]
 
 
+def _weights(value: Any) -> Any:
+    entries = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    bad = [entry for entry in entries if isinstance(entry, bool) or not isinstance(entry, int | float) or not entry > 0]
+    if value != "balanced" and (bad or not entries):
+        raise fault(
+            f"expected weights of classes, found {bad[0] if bad else value!r}",
+            "write `balanced`, a number above 0 for each class ([1, 2.5]), or a mapping from names ({cat: 2.5})",
+        )
+    return value if isinstance(value, str | Mapping) else tuple(value)
+
+
+_WEIGHT = {"type": "number", "exclusiveMinimum": 0}
+Weights = Annotated[
+    ClassWeights,
+    BeforeValidator(_weights),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"const": "balanced"},
+                {"type": "array", "items": _WEIGHT, "minItems": 2},
+                {"type": "object", "additionalProperties": _WEIGHT, "minProperties": 1},
+            ]
+        }
+    ),
+]
+
+
 class Data(Strict):
     elsewhere = "options of the data set, such as its path, go under `options:`"
 
@@ -47,6 +75,7 @@ class Data(Strict):
     metrics: Annotated[tuple[ExtraMetric, ...], Field(min_length=1, strict=False)] | None = declared(
         DataPlan, "metrics"
     )
+    class_weights: Weights | None = declared(DataPlan, "class_weights")
 
     @model_validator(mode="after")
     def _agrees(self) -> Data:
@@ -71,4 +100,5 @@ class Data(Strict):
             drop_last=self.drop_last,
             classes=self.classes,
             metrics=self.metrics,
+            class_weights=self.class_weights,
         )

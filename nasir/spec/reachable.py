@@ -34,7 +34,7 @@ class StartNetwork:
         parts = {key: below.plain() for key in NETWORK if (below := tree.child(key)) is not None}
         rules = [rule for phase in spec.phases for rule in phase.rules]
         made = [pass_of(rule) for rule in rules]
-        shrinks = bool(spec.plugins) or any(getattr(change, "shrinks", True) for change in made)
+        shrinks = bool(spec.plugins) or any(change is None or change.shrinks for change in made)
         counted = {metric: getattr(cost, metric) for metric in COUNTED}
         return cls(len(graph.nodes), counted, canonical_json(parts), bool(spec.plugins or rules), shrinks)
 

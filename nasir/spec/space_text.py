@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from nasir.counted import counted
 from nasir.spec.choices import COUNTLESS, NoDefault, Space, points_text, when_text
 from nasir.spec.domains import shown
 from nasir.spec.search import SearchSpec
@@ -54,7 +55,7 @@ def space_lines(space: Space) -> list[str]:
     ]
     size = space.size()
     points = "a continuum of points" if size is None else points_text(size)
-    return [*(line.rstrip() for line in table), f"{len(space)} choice{'s' * (len(space) != 1)}, {points}"]
+    return [*(line.rstrip() for line in table), f"{counted(len(space), 'choice')}, {points}"]
 
 
 def _pruner(spec: SearchSpec) -> str:

@@ -23,6 +23,7 @@ HEAD = {"nasir": 1, "name": "law", "input": {"image": [3, 8, 8]}, "data": {"data
 LAST = {"classifier": {"classes": 2}}
 NETWORK = [{"stage": {"name": "s1", "block": "basic", "out": 4, "depth": 1}}, LAST]
 GROW = {"name": "grow", "optimizer": {"sgd": {"lr": 0.1}}, "epochs": 2}
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # some hundred specs are written for each set of options
 
 
 def breaches(kind: Kind) -> Iterator[Any]:
@@ -113,7 +114,8 @@ def _refusal(action: Callable[[Mapping[str, Any]], object], options: Mapping[str
 
 def spec_with(**changes: Any) -> str:
     """A small spec as YAML, with changes of its top level."""
-    return yaml.safe_dump({**HEAD, "network": NETWORK, "phases": [GROW], **changes}, sort_keys=False)
+    text: str = yaml.dump({**HEAD, "network": NETWORK, "phases": [GROW], **changes}, Dumper=DUMPER, sort_keys=False)
+    return text
 
 
 def in_rule(name: str) -> Callable[[Mapping[str, Any]], object]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from nasir.analysis.roofline import DeviceProfile
 from nasir.errors import NasirError
 from nasir.ir import Graph
+from nasir.records.data import DataSummary
 from nasir.registry import backends
 from nasir.rewriting.evidence import Evidence, Need
 from nasir.rewriting.rewrite import Refresh, Rewrite, Settle
@@ -116,6 +117,9 @@ class Session(Protocol):
     def steps_per_epoch(self) -> int:
         """Optimizer steps of an epoch."""
 
+    def summary(self) -> DataSummary:
+        """The data as they were found and split."""
+
     def fingerprint(self) -> str:
         """A digest of the training and validation data as they are read: other data, another digest."""
 
@@ -131,6 +135,9 @@ class Session(Protocol):
 
     def evaluate(self, split: str) -> dict[str, float]:
         """{"val.loss": ..., "val.accuracy": ...} for split "val" or "test" (read only at the end of a run)."""
+
+    def evaluate_classes(self, split: str) -> tuple[dict[str, float], NDArray[np.int64]]:
+        """What `evaluate` gives, and how often each class (row) was taken for each (column), [C, C]."""
 
     def observe(self, needs: Iterable[Need]) -> Evidence: ...
     def propose(self, rewrite: Rewrite) -> Effect: ...

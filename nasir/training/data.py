@@ -16,6 +16,11 @@ Span: TypeAlias = Annotated[tuple[Positive, ...], Len(2, 2)]
 """The smallest and the greatest number."""
 
 
+ClassWeights: TypeAlias = (
+    Literal["balanced"] | Annotated[tuple[Positive, ...], MinLen(2)] | Annotated[Mapping[str, Positive], MinLen(1)]
+)
+"""How much the examples of each class count in the loss."""
+
 ExtraMetric = Literal["top5"]
 """top5: share of the samples whose class is among the five that the network considers most likely."""
 
@@ -83,6 +88,9 @@ class DataPlan(Checked):
     measured on the training part (on a sample of it when images are streamed); None only scales uint8 to 0..1.
     `classes`: names of those to use, which become labels 0, 1, ... in this order; None: all.
     `metrics`: measured beside loss and accuracy, on the validation and test parts; None: no others.
+    `class_weights`: the training loss of a batch is the mean weighted by those of its labels. `balanced` weighs each
+    class by the inverse of its share of the training part, so that all have the same say; a mapping may leave classes
+    out, which then weigh 1.
     `options` go to the data set; the key `pad_to` is taken by the backend and pads images with zeros to that side
     length (28 -> 32).
     """
@@ -106,6 +114,10 @@ class DataPlan(Checked):
     metrics: Annotated[
         Annotated[tuple[ExtraMetric, ...], MinLen(1)] | None,
         doc("what to measure beside loss and accuracy on the validation and test parts"),
+    ] = None
+    class_weights: Annotated[
+        ClassWeights | None,
+        doc("weights of the classes in the training loss: `balanced`, one for each class, or by name; default: all 1"),
     ] = None
 
     def __post_init__(self) -> None:

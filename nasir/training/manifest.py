@@ -17,6 +17,7 @@ from typing import Any
 from nasir.errors import CheckpointError
 
 __all__ = [
+    "GROUP",
     "MANIFEST",
     "check_file",
     "check_files",
@@ -29,6 +30,8 @@ __all__ = [
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+GROUP = re.compile(r"[A-Za-z0-9_-]+")
+"""What groups may be called, as their files are called so."""
 
 
 def steps(directory: Path) -> tuple[int, ...]:
@@ -64,9 +67,22 @@ def read_manifest(path: Path) -> dict[str, Any]:
         whole, manifest = False, {}
     if not whole:
         raise CheckpointError(f"{file}: damaged: its contents do not match its own sha256")
-    if manifest["format"] != FORMAT:
-        raise CheckpointError(f"{file}: format {manifest['format']!r}, this version of nasir reads {FORMAT}")
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(f"{file}: format {manifest.get('format')!r:.40}, this version of nasir reads {FORMAT}")
+    if not _is_complete(manifest):
+        raise CheckpointError(f"{file}: not what this version of nasir writes, though its sha256 is right")
     return dict(manifest)
+
+
+def _is_complete(manifest: Mapping[str, Any]) -> bool:
+    """Whether it has the parts of a manifest, and no group is a file elsewhere."""
+    groups = manifest.get("groups")
+    if type(manifest.get("step")) is not int or not isinstance(manifest.get("meta"), dict):
+        return False
+    return isinstance(groups, dict) and all(
+        GROUP.fullmatch(name) and isinstance(entry, dict) and {"sha256", "bytes"} <= entry.keys()
+        for name, entry in groups.items()
+    )
 
 
 def manifest_digest(path: Path) -> str:

@@ -114,7 +114,7 @@ def test_silent_channels_go_without_a_change() -> None:
     model = from_module(net, images(2).double())
     wanted = net(images(3).double())
     space = model.graph.infer.slots[model.graph.find("layer2.0.conv1")]["weight"].axes[0].space
-    rewrite = model.apply(PruneChannels(threshold=0.0), space)  # type: ignore[arg-type]
+    rewrite = model.apply(PruneChannels(score="norm_scale", threshold=0.0), space)  # type: ignore[arg-type]
     assert rewrite is not None and rewrite.preserves == "exact"
     assert model.get_submodule("layer2.0.conv1").weight.shape[0] == 64
     assert abs(model(images(3).double()) - wanted).max() < 1e-12
@@ -166,7 +166,7 @@ def test_a_layer_called_twice_is_one_array() -> None:
 def test_what_has_no_rule_runs_as_it_is_and_pins_what_it_touches() -> None:
     model = from_module(network("own"), images(2))
     pins = [atom.pin or "" for atom in model.graph.infer.spaces]
-    assert any("runs torch.Tensor.sub, which has no rule of how it can be resized" in pin for pin in pins)
+    assert any("which has no rule of how it can be resized" in pin for pin in pins)
     free = next(atom for atom in model.graph.infer.spaces if atom.name == "squeeze")
     x = images(3)
     draft = model.graph.draft()
@@ -231,5 +231,5 @@ def test_functions_of_files_are_those_of_torch_that_compute(tmp_path: Path) -> N
     for row in data["nodes"]:
         if row[4] == node.label:
             row[3]["call"] = row[3]["call"].replace(f'"{node.attrs["runs"]}"', '"os.system"')
-    with pytest.raises(NasirError, match="os.system: no function of torch that computes with tensors"):
+    with pytest.raises(NasirError, match=r"os.system: no function of torch that computes with tensors"):
         Model.from_graph(nasir.Graph.from_json(data))

@@ -64,6 +64,12 @@ def written_by_both(self: Inner, x: Tensor) -> Tensor:
     return self.norm(x)
 
 
+def assigned(self: Inner, x: Tensor) -> Tensor:
+    y = x * self.scale
+    self.scale = nn.Parameter(torch.zeros(4))
+    return y
+
+
 def two_views(self: Inner, x: Tensor) -> Tensor:
     y = self.linear(x)
     z = y.as_strided((4,), (1,))
@@ -129,6 +135,7 @@ REFUSED: dict[str, tuple[Callable[..., Any], str]] = {
     "TorchScript function": (lambda self, x: SCRIPTED(x) + 1, "TorchScript"),
     "legacy constructor": (lambda self, x: x + torch.Tensor([1, 2, 3, 4]), "is unknown"),
     "parameter written": (lambda self, x: x + self.scale.data.mul_(2), "writes into the parameter 1.scale"),
+    "parameter assigned": (assigned, "forward assigns the parameter 1.scale"),
     "parameter's view written": (
         lambda self, x: x + self.linear.weight.detach()[0].add_(1),
         "writes into the parameter 1.linear.weight",

@@ -15,6 +15,7 @@ import user_modules
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nasir.backends.torch.device.meter import Meter, nbytes, tensors_of
 from nasir.backends.torch.importing import parity, record, replay
 from nasir.errors import NasirError, NasirWarning, UsageError
 from nasir.importing import Batch, Call, Device, Recording, Ref, Structure, Switch, Symbol, to_text
@@ -324,6 +325,36 @@ def test_buffers_that_forward_writes_are_updated() -> None:
     assert not module.seen.any()
 
 
+def test_buffers_that_forward_assigns_are_updated_and_may_change_their_shape() -> None:
+    def forward(self: From, x: Tensor) -> Tensor:
+        if self.training:
+            self.seen = self.seen * 0.9 + x.detach().mean(0) * 0.1
+        elif self.seen.ndim == 1:
+            self.seen = torch.arange(8.0).reshape(2, 4)
+        return self.linear(x) - self.seen.sum()
+
+    recording = recorded(forward)
+    (update,) = recording.updates
+    assert update.key == "seen" and isinstance(update.value, Switch)
+    module = From(forward).eval()
+    replay(recording, module, rows())
+    assert module.seen.shape == (2, 4)
+
+
+def test_buffers_that_forward_makes_are_new_ones() -> None:
+    def forward(self: From, x: Tensor) -> Tensor:
+        if self.made is None:
+            self.made = torch.arange(4.0)
+        return self.linear(x) + self.made
+
+    module = From(forward)
+    module.register_buffer("made", None)
+    recording = record(module, (rows(),))
+    assert [update.key for update in recording.updates] == ["made"]
+    assert "made" not in {entry.key for entry in recording.state}
+    assert parity(recording, module, (rows(5),)).largest == 0.0 and module.made is None
+
+
 def test_the_module_and_the_generators_stay_as_they_are() -> None:
     module = user_modules.Functional().train()
     module.eval()
@@ -341,6 +372,15 @@ def test_the_module_and_the_generators_stay_as_they_are() -> None:
     for key, tensor in {**dict(module.named_parameters()), **dict(module.named_buffers())}.items():
         assert (id(tensor), tensor._version) == before[key][:2] and torch.equal(tensor, before[key][2])
         assert tensor.grad is None
+
+
+def test_recording_takes_the_memory_of_one_copy() -> None:
+    module = nn.Sequential(nn.Linear(700, 700), nn.ReLU(), nn.Linear(700, 700, bias=False))
+    record(nn.Linear(700, 2), (torch.zeros(2, 700),))  # what is set up once
+    weights = nbytes(module.parameters())
+    with Meter(tensors_of(module)) as meter:
+        record(module, (torch.zeros(2, 700),))
+    assert weights <= meter.extra < 1.5 * weights
 
 
 def test_hooks_are_not_called_and_told_of() -> None:

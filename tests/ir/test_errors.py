@@ -200,3 +200,78 @@ def test_text_errors_name_the_line() -> None:
         parse("graph")
     with pytest.raises(TextFormatError, match="line 2"):
         parse(re.sub(r"\[2\]", "[2", text))
+
+
+def _changed(**parts: object) -> dict[str, object]:
+    draft = Draft()
+    x = draft.add("input", (), "x", shape=[2])
+    draft.output(draft.add("relu", x, "relu"))
+    return {**draft.commit().to_json(), **parts}
+
+
+def _nested(levels: int) -> dict[str, object]:
+    value: dict[str, object] = {}
+    for _ in range(levels):
+        value = {"block": value}
+    return value
+
+
+def _nested_list(levels: int) -> list[object]:
+    value: list[object] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("parts", "told"),
+    [
+        ({"outputs": [[[0], 0]]}, "expected [node, output], two whole numbers, found a list of 2"),
+        ({"outputs": [[True, 0]]}, "two whole numbers"),
+        ({"outputs": [["0", "0"]]}, "two whole numbers"),
+        ({"outputs": 5}, "'int' object is not iterable"),
+        ({"nodes": [[0, 5, [], {}, "x"]]}, "node 0 (the text 'x'): expected a whole number as id, the name of an op"),
+        ({"nodes": [[10**40, "relu", [], {}, "x"]]}, "is used twice or not below minted = 2"),
+        ({"nodes": [[0, "input", [], {"shape": _nested_list(2000)}, "x"]]}, "its attributes are nested too deep"),
+        ({"minted": "2"}, "minted: expected a whole number, the next free node id, found the text '2'"),
+        ({"minted": 1e999}, "minted: expected a whole number"),
+        ({"regions": [[["s"], "stage", None]]}, "region a list of 1: expected a path that no other region has"),
+        ({"regions": [["s", "stage", None]] * 2}, "region the text 's': expected a path that no other region has"),
+        ({"regions": [["s", ["stage"], None]]}, "region 's': expected one of stage, block, branch, and a template"),
+        ({"regions": [["s", "stage", 5]]}, "found the text 'stage' and 5"),
+        ({"regions": [["s", "stage", _nested(2000)]]}, "and a template, a mapping or nothing, found the text 'stage'"),
+        ({"frozen": [["s"]]}, "frozen ['s']: no node is labelled so"),
+    ],
+)
+def test_data_of_other_types_is_no_graph(parts: dict[str, object], told: str) -> None:
+    with pytest.raises(TextFormatError) as caught:
+        Graph.from_json(_changed(**parts))
+    assert told in str(caught.value)
+
+
+def test_a_graph_of_countless_nodes_is_refused() -> None:
+    chain = [[0, "input", [], {"shape": [2]}, "x"]]
+    chain += [[n, "relu", [[n - 1, 0]], {}, f"r{n}"] for n in range(1, 30_001)]
+    data = _changed(nodes=chain, outputs=[[30_000, 0]], minted=30_001)
+    with pytest.raises(GraphError, match="30001 nodes are more than the 30000 that a network may have"):
+        Graph.from_json(data)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (f'%{"9" * 5000} "x" = relu(%0)', "line 3: expected a whole number of at most 18 digits, found '999"),
+        (f'%1 "x" = relu(%{"9" * 5000})', "line 3: expected a whole number of at most 18 digits"),
+        ('%1 "x" = conv2d(%0) out=3 out=4', "line 3: an attribute is given twice"),
+        (f'%1 "x" = conv2d(%0) out={"[" * 100_000}', "line 3: values are nested too deep"),
+        ('%1 "\\ud800" = relu(%0)', "line 3: "),
+        (f'stage "s" {{{"x" * 100_000}}}', "line 3: "),
+        ("x" * 100_000, "line 3: cannot read 'xxx"),
+    ],
+)
+def test_a_line_that_is_none_of_a_graph_is_named(line: str, told: str) -> None:
+    with pytest.raises(TextFormatError) as caught:
+        parse(f'nasir graph 1 minted 2\n%0 "x" = input() shape=[2]\n{line}\noutput %0\n')
+    assert str(caught.value).startswith(told) and len(str(caught.value)) < 400
+    with pytest.raises(TextFormatError, match="line 1: expected"):
+        parse(f"nasir graph 1 minted {'9' * 5000}\noutput %0\n")

@@ -60,7 +60,7 @@ def test_the_reduced_network_is_the_one_made_of_the_remaining_blocks() -> None:
 @pytest.mark.parametrize(
     ("depths", "reason"),
     [
-        ((1,), r"depths has 1 numbers, the network 2 stages: s1, s2"),
+        ((1,), r"depths has 1 number, the network 2 stages: s1, s2"),
         ((1, 3), r"stage 's2' has 2 blocks, fewer than the 3 to keep"),
         ((2, 2), "no stage has more blocks than that"),
         (5, "no stage has more blocks than that"),

@@ -212,6 +212,15 @@ def test_what_is_no_merged_network_is_not_taken_apart() -> None:
         UngroupBranches(branches=1)
 
 
+@pytest.mark.parametrize(("depths", "branches"), [((2, 1), 2), ((1, 1), 2), ((2, 1), 4)])
+def test_a_network_that_would_part_in_the_midst_of_a_stage_is_refused(depths: tuple[int, int], branches: int) -> None:
+    graph = pyramid(depths, 4, size=8)
+    with pytest.raises(
+        Decline, match=r"stage 's\d' would be taken apart in its midst, at 's\d\.\d.*; it was never merged"
+    ):
+        UngroupBranches(branches=branches).attempt(graph, WHOLE)
+
+
 def test_a_block_that_cannot_be_grouped_stays_whole_in_its_branch() -> None:
     """The second block of ResBuilder's pads no channels; the first does, at the border."""
     graph = pyramid((1, 2), 8, block="resbuilder", size=8)

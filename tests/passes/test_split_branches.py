@@ -172,6 +172,13 @@ def test_sites() -> None:
     assert list(SplitBranches().sites(SplitBranches(branches=2).attempt(graph, "s2").graph)) == []
 
 
+def test_a_network_of_a_single_branch_is_not_split_again() -> None:
+    graph = SplitBranches(branches=1).attempt(pyramid(), "s2").graph
+    assert list(SplitBranches().sites(graph)) == []
+    with pytest.raises(Decline, match="branches already"):
+        SplitBranches(branches=1).attempt(graph, "s1")
+
+
 def test_refusals_say_why() -> None:
     graph = pyramid((1, 1), 8, size=8)
     with pytest.raises(Decline, match=r"has branches already"):

@@ -159,7 +159,8 @@ def current_phase(history: Sequence[Record]) -> Sequence[Record]:
 
 
 def individual(record: Record, options: EvolveOptions) -> Individual:
-    return Individual(record.individual, tuple(goal.value(record) for goal in options.goals))
+    values = tuple(goal.value(record) for goal in options.goals)
+    return Individual(record.individual, values, not any(math.isnan(value) for value in record.metrics.values()))
 
 
 def same(first: object, second: object) -> bool:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import warm
 from prefix_runs import BASE, EVOLVED, SGD, assert_same, changed, spec_of, store_in, taken
 
 from nasir.api import resume, run
@@ -30,7 +28,7 @@ from nasir.running.prefixes.store import HEADER, RECORDS, State
 from nasir.running.replay import replay_graphs
 
 SECOND = changed(BASE, phases__1__optimizer__sgd__lr=0.01)  # shares the 5 epochs of the first phase
-WORKER = str(Path(__file__).parent / "prefix_worker.py")
+KILLED, WORKER = (Path(__file__).parent / name for name in ("killed_runs.py", "prefix_worker.py"))
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +69,9 @@ def killed(left: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("killed")
     for moment in MOMENTS:
         shutil.copytree(left / "study", folder / moment / "study")
-    arguments = [torch.get_num_threads(), second(left).source, *(folder / moment for moment in MOMENTS)]
-    command = [sys.executable, str(Path(__file__).parent / "killed_runs.py"), *map(str, arguments)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert ended.stdout and json.loads(ended.stdout) == dict.fromkeys(MOMENTS, signal.SIGKILL), ended.stderr
+        words = [KILLED, torch.get_num_threads(), second(left).source, folder / moment / "study", moment]
+        ended = warm.completed(*map(str, words))
+        assert ended.returncode == -signal.SIGKILL, ended.stderr
     return folder
 
 
@@ -373,14 +370,13 @@ def test_several_processes_share_a_small_store(tmp_path: Path) -> None:
         spec = changed(BASE, phases__0__rules__0__every=every, phases__1__optimizer__sgd__lr=rate)
         specs.append(str(spec_of(tmp_path / str(number), spec).source))
     workers = []
+    told, errors = ([tmp_path / f"{name}{worker}" for worker in range(4)] for name in ("told", "errors"))
     for worker in range(4):
         order = [*specs[worker:], *specs[:worker]]
         arguments = ["1", "400000", str(tmp_path / "study"), str(worker), *order]
-        command = [sys.executable, WORKER, *arguments]
-        workers.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
-    told = [worker.communicate(timeout=500)[0].decode() for worker in workers]
-    assert told == ["", "", "", ""]
-    assert [worker.returncode for worker in workers] == [0, 0, 0, 0]
+        workers.append(warm.Process(str(WORKER), *arguments, stdout=told[worker], stderr=errors[worker]))
+    assert [worker.wait() for worker in workers] == [0, 0, 0, 0]
+    assert [file.read_text() for file in told + errors] == [""] * 8
     taken = 0
     for number in range(4):
         runs = [tmp_path / "study" / f"{number}-{worker}" for worker in range(4)]

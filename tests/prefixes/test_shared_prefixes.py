@@ -89,12 +89,32 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
 }
 
 
+# each of a kind with another case, which is fast enough to be tried every time
+LIKE_ANOTHER = (
+    "name and checkpoints differ",
+    "initializer of blocks",
+    "second place of growth",
+    "budget of a rule",
+    "optimizer of a later phase",
+    "a phase with a constant rate is longer",
+    "refresh at the end",
+    "behind a rule at the start of the first phase",
+    "averages go on",
+    "behind a trial",
+    "optimizer state is thrown away",
+    "generations of an evolution",
+    "behind an evolution",
+)
+
+
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Begun:
     return Begun(tmp_path_factory.mktemp("begun"))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] * (case in LIKE_ANOTHER)) for case in CASES]
+)
 def test_a_run_from_a_prefix_equals_the_run_alone(case: str, begun: Begun, tmp_path: Path) -> None:
     first, second, epochs = CASES[case]
     assert shared(begun.by(first), tmp_path, second) == epochs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import tempfile
 from collections.abc import Callable
 from functools import cache
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy
+import warm
 
 from nasir.records import Record, from_json
 from nasir.running.engine import Signals
@@ -62,9 +62,7 @@ opened: list[Study] = []
 
 def processes(number: int) -> Pool:
     """Processes of their own, each a copy of one that has the imports behind it."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["nasir.search.study", "pytest"])
-    return context.Pool(number)
+    return warm.context().Pool(number)
 
 
 @cache

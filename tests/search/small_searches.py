@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import optuna
+import warm
 from held import Hold
 from living import children, status
 from optuna.trial import FrozenTrial, TrialState
@@ -236,8 +237,7 @@ def assert_resumed(trials: list[FrozenTrial], folder: Path) -> list[FrozenTrial]
 def assert_equals_alone(trial: FrozenTrial, folder: Path, scratch: Path) -> None:
     """A trial equals the run of its spec alone, bit for bit: decisions, metrics and weights."""
     run = folder / trial.user_attrs["run"]
-    arguments = [sys.executable, "-m", "nasir", "run", str(run / "spec.yaml"), "--out", str(scratch)]
-    done = subprocess.run(arguments, capture_output=True, text=True, env=environment(), timeout=300)
+    done = warm.nasir("run", str(run / "spec.yaml"), "--out", str(scratch))
     assert done.returncode == 0, done.stderr
     assert stable(RunDirectory.open(run).effective()) == stable(RunDirectory.open(scratch).effective())
     assert weights(run) == weights(scratch)

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import warm
 from living import living
 from small_searches import (
     Search,
@@ -71,7 +72,6 @@ def test_what_the_cluster_cannot_give_is_refused(tmp_path: Path) -> None:
 @pytest.mark.skipif(HAVE, reason="Ray is installed")
 def test_without_ray_the_remedy_is_named(tmp_path: Path) -> None:
     spec = write_search(tmp_path, trials=2)
-    arguments = [spec, "--out", tmp_path / "study", "--ray", "auto"]
-    done = subprocess.run(command(*arguments), capture_output=True, text=True, env=environment(), timeout=300)
+    done = warm.nasir("search", str(spec), "--out", str(tmp_path / "study"), "--ray", "auto")
     assert done.returncode == 2 and "pip install 'nasir[ray]'" in done.stderr
     assert not (tmp_path / "study").exists(), "refused before the study is made"

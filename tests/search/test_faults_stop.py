@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import warm
 from held import Hold
 from living import living, status
 from optuna.trial import TrialState
@@ -18,8 +19,6 @@ from small_searches import (
     assert_equals_alone,
     assert_exactly_once,
     assert_resumed,
-    command,
-    environment,
     silence,
     training,
     trials_of,
@@ -36,7 +35,7 @@ def database(folder: Path) -> str:
 
 
 def go_on(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(folder, *arguments), capture_output=True, text=True, env=environment(), timeout=300)
+    return warm.nasir("search", *map(str, (folder, *arguments)))
 
 
 @pytest.mark.slow
@@ -178,9 +177,7 @@ def test_a_truncated_database_is_refused_and_not_taken_for_an_empty_one(tmp_path
         for size in (50, len(whole) // 2):
             path.write_bytes(whole[:size])
             for arguments in ((folder,), (spec, "--out", folder), (folder, "--report")):
-                done = subprocess.run(
-                    command(*arguments), capture_output=True, text=True, env=environment(), timeout=300
-                )
+                done = warm.nasir("search", *map(str, arguments))
                 assert done.returncode == 1 and "truncated" in done.stderr and "Traceback" not in done.stderr
             assert path.read_bytes() == whole[:size]
         path.write_bytes(whole)

@@ -72,6 +72,7 @@ class Trial:
     note: Annotated[str, "free text"] = ""
     seen: int = field(default=0, init=False)
     needs: ClassVar[tuple[str, ...]] = ()
+    shrinks: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.count < 1:

@@ -196,7 +196,7 @@ POLICIES: Mapping[str, tuple[Callable[[], Policy], ...]] = {
     "evolve": (
         lambda: evolved(population=4, generations=12, select={"tournament": 2}, epochs=2),
         lambda: evolved(population=1, offspring=3, generations=4, replace="parents", keep_parent=True, mutations=2),
-        lambda: evolved(population=3, offspring=2, generations=50, replace="worst", objectives=["val.loss", "macs"]),
+        lambda: evolved(population=3, offspring=2, generations=8, replace="worst", objectives=["val.loss", "macs"]),
     ),
 }
 POLICY_LAWS = sorted(name for name in vars(PolicyContract) if name.startswith("test_"))

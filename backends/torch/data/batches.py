@@ -12,14 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nasir.backends.torch.data.rawdata import Found
+from nasir.datasets.moments import normalisation
 from nasir.datasets.options import Constants
+from nasir.datasets.summary import counted, summarize
+from nasir.datasets.weights import class_weights
 from nasir.errors import DataError
+from nasir.records.data import DataSummary
 from nasir.training.plans import DataPlan
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 _Array = np.ndarray[Any, Any]
-_ORDER = 3  # purposes of a draw: no two share a random stream (1, 2: splits, in `datasets`; 4: dropout, in `train`)
-RESIZED, SAMPLE = 5, 6
+_ORDER = 3  # purposes of a draw: no two share a random stream (1, 2, 6: splits, in `datasets`; 4: dropout, in `train`)
+RESIZED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +41,8 @@ class BatchSource(ABC):
     """Training, validation and, on explicit demand, test batches of one data set on one device.
 
     Batches are (x, y): x float32 [n, C, H, W] (in channels-last memory if asked) or [n, D], y int64 [n]. `class_names`
-    and `shape` (one example, without batch) are what a network must fit. `fused`: whether batches are made by few
+    and `shape` (one example, without batch) are what a network must fit. `class_weights`: float32 [C] that the loss
+    weighs examples with by their class, None: all alike. `fused`: whether batches are made by few
     operations, each for several purposes, instead of those that a CPU does quickly; None: unless the device is a CPU.
     Either way they have the same bits.
     """
@@ -56,6 +62,11 @@ class BatchSource(ABC):
         self.fused = device.type != "cpu" if fused is None else fused
         self._scale: Tensor
         self._shift: Tensor
+        self._mean: _Array = np.zeros(0)  # what is normalised away, for values in 0..1
+        self._deviation: _Array = np.zeros(0)
+        self._counts: dict[str, tuple[int, ...]] = {}
+        self._found = Found()
+        self.class_weights: Tensor | None = None
 
     @property
     @abstractmethod
@@ -130,13 +141,39 @@ class BatchSource(ABC):
         if constants is not None:
             mean, deviation = np.array(constants.mean) * unit, np.array(constants.deviation) * unit
         elif self.plan.normalize is not None:
-            mean, deviation = moments(parts)
-            deviation = np.where(deviation > 1e-6 * unit, deviation, unit)  # a constant channel stays finite
+            mean, deviation = normalisation((part.numpy() for part in parts), unit)
+        if constants is not None or self.plan.normalize is not None:
+            self._mean, self._deviation = mean / unit, deviation / unit
         # full-size factors, not one number a channel: broadcasting along a last axis of 3 costs four times as much
         size = (*shape[1:], channels)
         for name, values in (("_scale", 1.0 / deviation), ("_shift", -mean / deviation)):
             factor = torch.from_numpy(values.astype(np.float32)).expand(size).contiguous()
             setattr(self, name, factor.to(self.device))
+
+    def _count(self, found: Found, train: _Array, validation: _Array, test: _Array) -> None:
+        """Note what was found, and how many examples of each class the labels of the parts say there are."""
+        self._found = found
+        self._counts = {
+            part: counted(labels, len(self.class_names))
+            for part, labels in (("train", train), ("validation", validation), ("test", test))
+        }
+        weights = class_weights(self.plan, self.class_names, self._counts["train"])
+        if weights is not None:
+            self.class_weights = torch.from_numpy(weights.astype(np.float32)).to(self.device)
+
+    def summary(self) -> DataSummary:
+        """The data as they are trained on; of the test part only the labels are counted."""
+        return summarize(
+            self.plan,
+            self.class_names,
+            self._counts,
+            self.shape,
+            sizes=self._found.sizes,
+            mean=self._mean.tolist(),
+            std=self._deviation.tolist(),
+            skipped=self._found.skipped,
+            notes=self._found.notes,
+        )
 
     def _digest(self, parts: Iterable[bytes | memoryview]) -> str:
         """SHA-256 of `parts`, names of classes and normalisation."""
@@ -180,22 +217,3 @@ def draw_epoch(plan: DataPlan, count: int, epoch: int) -> EpochDraw:
         random.integers(0, span, count),
         random.integers(0, 2, count).astype(np.bool_),
     )
-
-
-def moments(parts: Iterable[Tensor]) -> tuple[_Array, _Array]:
-    """Mean and standard deviation of each channel; exact integer sums for uint8, float64 otherwise."""
-    total: Any = 0
-    squares: Any = 0
-    count = 0
-    for part in parts:
-        whole = part.dtype == torch.uint8
-        axes = (0, 2, 3) if part.ndim == 4 else (0,)
-        values = part.numpy()
-        kind = np.uint64 if whole else np.float64
-        total = total + values.sum(axis=axes, dtype=kind)
-        wide: Any = values.astype(np.uint32 if whole else np.float64)
-        squares = squares + (wide * wide).sum(axis=axes, dtype=kind)
-        count += part.numel() // part.shape[1]
-    mean = np.asarray(total, np.float64) / count
-    variance = np.asarray(squares, np.float64) / count - mean * mean
-    return mean, np.sqrt(np.maximum(variance, 0.0))

@@ -20,6 +20,7 @@ from nasir.backends.torch.data.augment import Augmenter, Draw, Gather, Windows
 from nasir.backends.torch.data.batches import Batches, BatchSource, draw_epoch
 from nasir.backends.torch.data.rawdata import DataContext, FileData, RawData, only_classes
 from nasir.backends.torch.data.streaming import StreamSource
+from nasir.datasets.options import padded
 from nasir.datasets.split import partition
 from nasir.errors import DataError
 from nasir.registry import datasets
@@ -50,7 +51,9 @@ class DataSource(BatchSource):
         fused: bool | None = None,
     ) -> None:
         super().__init__(plan, device, raw.class_names, channels_last, fused)
-        kept, held = partition(raw.train_labels.numpy(), plan)
+        labels = raw.train_labels.numpy()
+        kept, held = partition(labels, plan)
+        self._count(raw.found, labels[kept], labels[held], raw.test_labels.numpy())
         train_images, train_labels = _take(raw.train_images, raw.train_labels, kept)
         unit = 255.0 if train_images.dtype == torch.uint8 else 1.0
         self._normalise(tuple(train_images.shape[1:]), unit, raw.constants, torch.split(train_images, 2048))
@@ -155,15 +158,8 @@ def open_source(
 
 
 def _padded(raw: RawData, side: object, dataset: str) -> RawData:
-    height, width = (int(n) for n in raw.train_images.shape[-2:])
-    ok = isinstance(side, int) and not isinstance(side, bool) and raw.train_images.ndim == 4
-    if not ok or not isinstance(side, int) or side < max(height, width):
-        raise DataError(
-            f"data set {dataset!r}: pad_to is {side!r}, its examples are {tuple(raw.train_images.shape[1:])}; "
-            "give a side length no smaller than that of the images"
-        )
-    top, left = (side - height) // 2, (side - width) // 2
-    border = (left, side - width - left, top, side - height - top)
+    _, (_, _, (top, bottom), (left, right)) = padded(raw.train_images.shape[1:], side, dataset)
+    border = (left, right, top, bottom)
     return replace(
         raw,
         train_images=functional.pad(raw.train_images, border),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,7 +14,7 @@ from nasir.datasets.decoded import Sizes
 from nasir.datasets.options import Constants as Constants
 from nasir.datasets.options import DataContext as DataContext
 from nasir.datasets.options import read_options as read_options
-from nasir.datasets.split import cut
+from nasir.datasets.split import class_numbers, cut
 from nasir.errors import DataError
 from nasir.images.decode import View
 from nasir.images.tree import Files as Files
@@ -114,13 +113,7 @@ def hold_out(images: Tensor, labels: Tensor, names: tuple[str, ...], fraction: f
 
 def only_classes(raw: RawData | FileData, names: tuple[str, ...], dataset: str) -> RawData | FileData:
     """The examples of some classes, which become labels 0, 1, ... in the order of `names`; DataError for others."""
-    for name in names:
-        if name not in raw.class_names:
-            close = difflib.get_close_matches(name, raw.class_names, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"its classes are {', '.join(raw.class_names[:20])}"
-            raise DataError(f"data set {dataset!r}: classes: there is no class {name!r}; {hint}")
-    number = np.full(len(raw.class_names), -1, dtype=np.int64)
-    number[[raw.class_names.index(name) for name in names]] = np.arange(len(names))
+    number = class_numbers(raw.class_names, names, dataset)
     if isinstance(raw, FileData):
         parts = [_chosen(files, number) for files in (raw.train, raw.test)]
         return replace(raw, train=parts[0], test=parts[1], class_names=names)

@@ -31,19 +31,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from nasir.backends.torch.data.batches import (
     RESIZED,
-    SAMPLE,
     Batches,
     BatchSource,
     draw_epoch,
     random_stream,
 )
 from nasir.backends.torch.data.rawdata import FileData, Files
-from nasir.datasets.split import partition, split_indices
+from nasir.datasets.split import partition, sampled
 from nasir.errors import DataError, RunError
 from nasir.images.decode import View, decode, fitted, load, pixels, resized_part
 from nasir.training.plans import DataPlan, ResizedCrop
 
-MEASURED = 2000  # images that give mean and deviation: both are then known to about 1 % of the deviation
 _started: weakref.WeakSet[BaseProcess] = weakref.WeakSet()
 
 
@@ -126,6 +124,7 @@ class StreamSource(BatchSource):
         self._check()
         kept, held = partition(raw.train.labels, plan)
         self._train, self._validation, self._test = raw.train.take(kept), raw.train.take(held), raw.test
+        self._count(raw.found, self._train.labels, self._validation.labels, self._test.labels)
         self._probe: Tensor | None = None
         self._normalise(self.shape, 255.0, raw.constants, self._sample())
 
@@ -206,8 +205,7 @@ class StreamSource(BatchSource):
 
     def _sample(self) -> Iterator[Tensor]:
         """Training images to measure, [n, C, H, W]: a stratified draw, or all when there are few."""
-        count = min(MEASURED, self.train_size)
-        files = self._train.take(split_indices(self._train.labels, count, (self.plan.seed, SAMPLE)))
+        files = self._train.take(sampled(self._train.labels, self.plan))
         for values, _ in self._decoded(self._plain_jobs(files)):
             yield values.permute(0, 3, 1, 2)
 

@@ -33,6 +33,14 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda", int(number))
 
 
+def device_named(device: torch.device | str) -> torch.device:
+    """What torch calls `device`; UsageError where it knows none of that name."""
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError, ValueError):
+        raise UsageError(f"device: {device!r:.60} is none that torch knows; give cpu, cuda or cuda:N") from None
+
+
 def described(device: torch.device) -> dict[str, Any]:
     """Torch's version, the device and its name, and the threads that compute on a CPU."""
     return {

@@ -142,14 +142,21 @@ class Flow:
             return None
         return state if tracked.current and tracked.value == tracked.first else None
 
-    def updates(self) -> tuple[Update, ...]:
-        """Buffers that hold another value than at the start."""
-        by_number = {number: state for number, state in self.state_of.items() if state.kind == "buffer"}
+    def updates(self, module: nn.Module) -> tuple[Update, ...]:
+        """Buffers of the module that hold another value than at the start, and new ones, by key.
+
+        Raises NasirError where forward has put another parameter in the place of one.
+        """
+        first = {key: entry for entry in self.state for key in (entry.key, *entry.aliases)}
+        for key, parameter in module.named_parameters():
+            tracked = self._tracked.get(id(parameter))
+            if tracked is None or first.get(key) != self.state_of.get(tracked.first):
+                raise NasirError(f"record: forward assigns the parameter {key}; compute a new tensor from it instead")
         found = []
-        for tracked in [*self._tracked.values()]:
-            state = by_number.get(tracked.first)
-            if state is not None and (now := Ref(self._value(tracked, state.key))) != state.ref:
-                found.append(Update(state.key, now))
+        for key, buffer in module.named_buffers():
+            now = self.ref(buffer, f"the buffer {key}, as forward leaves it")
+            if key not in first or (key == first[key].key and now != first[key].ref):
+                found.append(Update(key, now))
         return tuple(found)
 
     def _refuse_write(self, call: Call, tracked: Tracked, changed: Sequence[Tensor]) -> None:

@@ -56,7 +56,7 @@ def _given(lifted: Lifted, recording: Recording, module: nn.Module) -> dict[int,
         given[key.node] = Weight(torch.tensor(recording.constants[number], dtype=dtype, device=home), learned=False)
     for key, name in lifted.state.items():
         holder = graph.nodes[key.node]
-        if holder.facts.family == "parameter":
+        if holder.facts.family == "weight":
             path, _, last = name.rpartition(".")
             given[key.node] = Weight(getattr(module.get_submodule(path), last), holder.attrs["learned"])
     return given

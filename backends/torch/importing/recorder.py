@@ -79,10 +79,16 @@ class Recorder(TorchFunctionMode):
         """The recording, once the module has returned `outputs`."""
         where = "the outputs"
         tree = encoded(outputs, lambda tensor: self._flow.ref(tensor, where), self._home, where)
-        updates = self._flow.updates()
+        updates = self._flow.updates(self._module)
         flow = self._flow
         values, calls, state = tuple(flow.values), tuple(flow.calls), tuple(flow.state)
         return Recording(self._arguments, self._inputs, state, values, calls, tree, updates, {})
+
+    def release(self) -> None:
+        """Let go of the copy and of all tensors, so that its memory is free at once, before the next one is made."""
+        for inner in self._module.modules():
+            inner.__dict__.pop("forward", None)
+        self._flow = Flow(self._home)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -103,7 +109,7 @@ class Recorder(TorchFunctionMode):
                 return described  # shape, dtype, device and the like
         with self.off():  # this mode is off in here, but not the wrapped modules that a function calls
             name = name_of(func)
-            refuse_function(name, self._where(name))
+            refuse_function(name, lambda: self._where(name))
             if last in READING:
                 self._refuse_reading(name, [self._flow.ref(t, self._where(name)) for t in tensors_in((args, kwargs))])
             if isinstance(kwargs.get("device"), str):

@@ -32,6 +32,7 @@ from nasir.importing.compact import compact
 from nasir.importing.merge import merge_batches, merge_modes, same_sequence
 from nasir.importing.recording import Recording, Ref
 from nasir.importing.trees import leaves as leaves_of
+from nasir.ir.infer import collector_paused
 
 EVAL_BATCHES = (2, 3)
 TRAIN_BATCH = 4  # another one: it checks what the first two say of the batch size
@@ -67,7 +68,7 @@ def record(
         raise UsageError("record: the module is on the meta device, without numbers; give it some (to_empty, load)")
     run = _Run(module, args, dict(kwargs or {}), call or (lambda copy, *given, **named: copy(*given, **named)), leaves)
     warn_about_hooks(module)
-    with _generators_kept(run.home):
+    with _generators_kept(run.home), collector_paused():
         first, second = [run.once(batch, training=False) for batch in EVAL_BATCHES]
         refuse_lengths(run.measured[0] & run.measured[1])
         evaluated = merge_batches(first, second, EVAL_BATCHES)
@@ -130,6 +131,7 @@ class _Run:
                     "to run with any number of samples, in both modes"
                 ) from error
             recording = recorder.finished(outputs)
+            recorder.release()
         if _python_generators() != before:
             raise NasirError(
                 f"record: {class_name(type(self.module))} draws random numbers from Python or numpy {told}: the "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from nasir.errors import NasirError
 from nasir.importing.recording import Call, Source
@@ -43,13 +43,13 @@ REFUSED = {
 """Functions that no recording can hold, by their last names."""
 
 
-def refuse_function(name: str, where: str) -> None:
+def refuse_function(name: str, where: Callable[[], str]) -> None:
     """Raises NasirError for a function that no recording can hold."""
     last = name.rpartition(".")[2]
     if last in REFUSED and not name.endswith(".__get__"):
-        raise NasirError(f"record: {name} in {where} {REFUSED[last]}; take it out of forward")
+        raise NasirError(f"record: {name} in {where()} {REFUSED[last]}; take it out of forward")
     if last == "__set__" and name.endswith(".data.__set__"):
-        raise NasirError(f"record: {where} assigns to `.data` of a tensor; make a new tensor instead")
+        raise NasirError(f"record: {where()} assigns to `.data` of a tensor; make a new tensor instead")
 
 
 def refuse_reading(name: str, depends: frozenset[Source], where: str) -> None:

@@ -41,11 +41,9 @@ def replay(recording: Recording, module: nn.Module, *args: Any, **kwargs: Any) -
         for number in last.get(position, ()):
             tensors.pop(number, None)
     outputs = decoded(recording.outputs, tensors.__getitem__, home, batch, mode)
-    with torch.no_grad():
-        news = [(state[u.key], decoded(u.value, tensors.__getitem__, home, batch, mode)) for u in recording.updates]
-        for buffer, new in news:
-            if new is not buffer:
-                buffer.copy_(new)
+    updates = [(u.key, decoded(u.value, tensors.__getitem__, home, batch, mode)) for u in recording.updates]
+    for key, new in updates:
+        _update(module, key, state.get(key), new)
     return outputs
 
 
@@ -86,6 +84,18 @@ def _state(module: nn.Module, key: str) -> Tensor:
     if not isinstance(tensor, Tensor):
         raise UsageError(f"replay: the module has no {key!r}, which the recording reads; give one like it")
     return tensor
+
+
+def _update(module: nn.Module, key: str, buffer: Tensor | None, new: Tensor | None) -> None:
+    """Give a buffer its new value; another one takes its place where forward makes it so."""
+    if new is None or new is buffer:
+        return
+    if buffer is not None and buffer.shape == new.shape and buffer.dtype == new.dtype:
+        with torch.no_grad():
+            buffer.copy_(new)
+        return
+    path, _, name = key.rpartition(".")
+    setattr(module.get_submodule(path), name, new.detach().clone())
 
 
 def _bound(

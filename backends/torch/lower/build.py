@@ -51,7 +51,7 @@ def build(
                 made[node_id] = old._made[node_id]
             reused.add(node_id)
             continue
-        if node_id in given and node.facts.family in ("opaque", "parameter"):
+        if node_id in given and node.facts.foreign:
             lowered[node_id], made[node_id] = given[node_id], Made.of(given[node_id])
             continue
         inputs = tuple([types[port] for port in node.inputs])

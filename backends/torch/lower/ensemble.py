@@ -30,16 +30,20 @@ class Ensemble(nn.Module):
         return logits if self.training and self.separate else mean_prediction(logits, self.average)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+def cross_entropy(
+    logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, weights: Tensor | None = None
+) -> Tensor:
     """Mean over the batch of the cross-entropy; of logits [N, branches, C] the sum over branches.
 
+    With `weights` [C], the mean weighted by those of the labels.
     The branches share no parameter, so the gradient of the sum is for each the gradient of its own loss.
     """
     if logits.dim() == 2:
-        return functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        return functional.cross_entropy(logits, labels, weights, label_smoothing=label_smoothing)
     several = labels.repeat_interleave(logits.shape[1])
-    total = functional.cross_entropy(logits.flatten(0, 1), several, reduction="sum", label_smoothing=label_smoothing)
-    return total / len(labels)
+    flat = logits.flatten(0, 1)
+    total = functional.cross_entropy(flat, several, weights, reduction="sum", label_smoothing=label_smoothing)
+    return total / (len(labels) if weights is None else weights[labels].sum())
 
 
 def predicted(model: nn.Module, logits: Tensor, loss: Tensor) -> tuple[Tensor, Tensor]:

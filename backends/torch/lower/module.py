@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nasir.backends.torch.arrays import TorchArrays
+from nasir.backends.torch.device.names import device_named
 from nasir.backends.torch.lower import attached
 from nasir.backends.torch.lower.build import build, foreign_nodes
 from nasir.backends.torch.lower.parts import LOWERED, LoweredParts
@@ -54,7 +55,7 @@ class LoweredModule(LoweredParts):
             plan = TransferPlan(
                 {Key(n, name): slot.init for n, slots in graph.infer.slots.items() for name, slot in slots.items()}
             )
-        arrays = TorchArrays(torch.device(device), dtype, channels_last)
+        arrays = TorchArrays(device_named(device), dtype, channels_last)
         fresh = execute(plan, graph, _nothing_to_fetch, arrays, seed=seed, ordinal=0)
         model = cls()
         model.seed, model.channels_last = seed, channels_last

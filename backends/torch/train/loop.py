@@ -34,6 +34,9 @@ class EpochData(Protocol):
     @property
     def steps_per_epoch(self) -> int: ...
 
+    @property
+    def class_weights(self) -> Tensor | None: ...
+
     def batches(self, epoch: int, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]: ...
 
 
@@ -96,7 +99,8 @@ class Sums:
 @dataclass(frozen=True, slots=True)
 class EpochResult:
     """`metrics`: train.loss and train.accuracy (0..1) over the steps done so far in the epoch, with augmentation, and
-    train.penalty when the plan has penalties; the loss is the cross-entropy alone.
+    train.penalty when the plan has penalties; the loss is the cross-entropy alone, weighted by class where the data say
+    so.
 
     `steps_done` counts from the epoch's start; `finished` is false when `stop` ended it early, and then
     `train_epoch(start_step=steps_done, sums=sums)` goes on as if nothing had happened.
@@ -174,7 +178,7 @@ def train_epoch(
                 lr = plan.lr(phase_epoch * steps + step, steps, phase_epochs)
                 set_lr(optimizer, lr)
                 seed_step(seed, epoch, step, device)
-                _step(model, optimizer, plan, x, y, bf16, totals, penalize, clip)
+                _step(model, optimizer, plan, x, y, bf16, totals, penalize, clip, source.class_weights)
                 if follow is not None:
                     follow()
                 step += 1
@@ -196,12 +200,13 @@ def _step(
     totals: Sums,
     penalize: Callable[[], Tensor] | None = None,
     clip: Callable[[], None] | None = None,
+    class_weights: Tensor | None = None,
 ) -> None:
     eager.clear_gradients(optimizer)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
         logits = model(x)
     logits = logits.float()  # the loss in fp32: bf16 has 8 bits, too few for a log-sum-exp
-    loss = cross_entropy(logits, y, plan.label_smoothing)
+    loss = cross_entropy(logits, y, plan.label_smoothing, class_weights)
     loss.backward()  # type: ignore[no-untyped-call]
     if penalize is not None:
         totals.add_penalty(penalize(), len(y))
@@ -269,9 +274,13 @@ def evaluate(
     batches: Iterable[tuple[Tensor, Tensor]],
     plan: TrainPlan,
     metrics: Collection[ExtraMetric] = (),
+    answers: list[tuple[Tensor, Tensor]] | None = None,
 ) -> dict[str, float]:
-    """Loss (mean cross-entropy, not smoothed), accuracy (0..1) and further `metrics` in eval mode; train flags are put
-    back."""
+    """Loss (mean cross-entropy, neither smoothed nor weighted), accuracy (0..1) and further `metrics` in eval mode;
+    train flags are put back.
+
+    (labels, predicted classes) of each batch are appended to `answers`.
+    """
     device = device_of(model)
     bf16, totals = wants_bf16(plan, model, device), Sums.zero(device)
     extra = {name: torch.zeros((), dtype=torch.int64, device=device) for name in metrics}
@@ -283,6 +292,8 @@ def evaluate(
                 logits = model(x)
             logits = logits.float()
             totals.add(functional.cross_entropy(logits, y), logits, y)
+            if answers is not None:
+                answers.append((y, logits.argmax(1)))
             for name, right in extra.items():
                 right += within(logits, y, RANKS[name]).sum()
     if not seen:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,7 +29,7 @@ from torch import Tensor, nn
 from nasir.backends.torch.weights.arena import Arena
 from nasir.errors import CheckpointError
 from nasir.files import fsync_directory, remove_left
-from nasir.training.manifest import MANIFEST, check_file, encoded, manifest_bytes, read_manifest, steps
+from nasir.training.manifest import GROUP, MANIFEST, check_file, encoded, manifest_bytes, read_manifest, steps
 from nasir.training.plans import OptimizerPlan
 
 __all__ = [
@@ -109,7 +108,10 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
         except SafetensorError as error:  # only after a change of format: the digest was right
             raise CheckpointError(f"{file}: not readable as safetensors ({error})") from None
         tensors[group] = {key: tensor.to(device) for key, tensor in stored.items()}
-        tensors[group].update((alias, tensors[group][key]) for alias, key in entry["aliases"].items())
+        try:
+            tensors[group].update((alias, tensors[group][key]) for alias, key in entry["aliases"].items())
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{path}: the aliases of {group} are none of its tensors ({error!r:.80})") from None
     return Checkpoint(manifest["step"], path, tensors, manifest["meta"])
 
 
@@ -210,7 +212,7 @@ def _snapshot(tensors: Groups, arena: Arena | None = None) -> _Snapshot:
     unique: dict[str, dict[str, Tensor]] = {}
     aliases: dict[str, dict[str, str]] = {}
     for group, members in tensors.items():
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", group):
+        if not GROUP.fullmatch(group):
             raise CheckpointError(f"group {group!r}: use only letters, digits, '_' and '-'")
         first: dict[tuple[object, ...], str] = {}
         unique[group], aliases[group] = {}, {}

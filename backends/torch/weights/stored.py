@@ -14,7 +14,6 @@ The file is safetensors, with JSON as its metadata; there is no pickle in it. St
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from nasir.backends.torch.device.names import device_named
 from nasir.backends.torch.lower import attached
 from nasir.backends.torch.lower.module import zeros_of
 from nasir.backends.torch.model import Model
@@ -35,7 +35,7 @@ from nasir.backends.torch.optimizers.named import place_state
 from nasir.backends.torch.weights.checkpoint import host
 from nasir.backends.torch.weights.plain import packed, unpacked
 from nasir.errors import CheckpointError, NasirError, UsageError
-from nasir.files import canonical_json, replacing
+from nasir.files import canonical_json, json_value, replacing
 from nasir.ir import JSON, Graph
 from nasir.version import VERSION
 
@@ -123,16 +123,19 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Stored:
 
     CheckpointError for a file that is missing, damaged, or not of `save`.
     """
-    path = Path(path)
+    path, place = Path(path), device_named(device)
     body, tensors = _read(path)
     try:
-        model = _model(body, tensors, torch.device(device))
+        model = _model(body, tensors, place)
         extra = unpacked(body["extra"], tensors)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:  # the digest was right: of another version
-        raise CheckpointError(f"{path}: not what this version of nasir stores ({error!r})") from error
+        _check_states(body, tensors)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
     except NasirError as error:
         error.add_note(f"while reading {path}")
         raise
+    except Exception as error:  # the digest was right: a file of another version, or one made to do harm
+        raise CheckpointError(f"{path}: not what this version of nasir stores ({error!r:.200})") from error
     return Stored(path, model, extra, body, tensors)
 
 
@@ -338,6 +341,29 @@ def _digest(body: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def _check_states(body: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Raise an error for states that `Stored.restore` could not read."""
+    for optimizer in body["optimizers"]:
+        _named(optimizer, "kind", "groups", "state")
+        for group in optimizer["groups"]:
+            _named(group, "params", "options")
+            dict(unpacked(group["options"], tensors))
+            if not all(isinstance(name, str) for name in group["params"]):
+                raise TypeError("the parameters of a group are no names")
+        for state in optimizer["state"].values():
+            dict(unpacked(state, tensors))
+    for thing in (*body["schedulers"], *body["averages"]):
+        _named(thing, "kind", "state")
+        unpacked(thing["state"], tensors)
+    if "cpu" not in unpacked(body["random"], tensors):
+        raise KeyError("cpu")
+
+
+def _named(data: Mapping[str, Any], *names: str) -> None:
+    if data.keys() != {*names}:
+        raise KeyError(f"{', '.join(names)} expected, {', '.join(map(str, data))} found")
+
+
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -350,19 +376,25 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except SafetensorError as error:
         raise CheckpointError(f"{path}: damaged, or not a file of nasir.save ({error})") from None
     try:
-        body = json.loads(text)
+        body = json_value(text)
         whole = _digest(body, tensors) == body["sha256"]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         whole, body = False, {}
     if not whole:
         raise CheckpointError(f"{path}: damaged: its contents do not match its own sha256")
-    if body["format"] != FORMAT:
-        raise CheckpointError(f"{path}: format {body['format']!r}, this version of nasir reads {FORMAT}")
+    if body.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: format {body.get('format')!r:.40}, this version of nasir reads {FORMAT}")
     return body, tensors
 
 
 def _model(body: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch.device) -> Model:
+    if type(body["seed"]) is not int or type(body["ordinal"]) is not int:
+        raise TypeError("seed and ordinal are whole numbers")
     graph = Graph.from_json(body["graph"])
+    entries = sum(slot.size for slots in graph.infer.slots.values() for slot in slots.values())
+    stored_entries = sum(tensor.numel() for name, tensor in tensors.items() if name.startswith("model/"))
+    if entries > stored_entries:  # before memory is taken for what the graph says
+        raise CheckpointError(f"its network has {entries} weights and statistics, {stored_entries} are stored")
     plan, layout = zeros_of(graph), body["channels_last"]
     model = Model.from_graph(graph, body["seed"], plan=plan, device=device, channels_last=layout)
     model.ordinal = body["ordinal"]
@@ -371,8 +403,14 @@ def _model(body: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch
     with torch.no_grad():
         for name, tensor in own.items():
             stored = tensors[f"model/{name}"]
-            size, stride = stored.shape, strides.get(name, stored.stride())
-            tensor.data = torch.empty_strided(size, stride, dtype=stored.dtype, device=device).copy_(stored)
+            if stored.shape != tensor.shape or stored.is_floating_point() != tensor.is_floating_point():
+                what = f"{tuple(stored.shape)} of {stored.dtype}"
+                raise CheckpointError(f"{name} is stored as {what}, its network has {tuple(tensor.shape)}")
+            stride = strides.get(name, stored.stride())
+            span = 1 + sum((size - 1) * step for size, step in zip(stored.shape, stride, strict=True))
+            if span != stored.numel() or min(stride, default=0) < 0:
+                raise CheckpointError(f"{name} is stored with strides {stride}, which its shape has not")
+            tensor.data = torch.empty_strided(stored.shape, stride, dtype=stored.dtype, device=device).copy_(stored)
     model.hold(body["held"])
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in fixed)

@@ -97,6 +97,8 @@ def static_digest(
     """
     setup = plain(setup_of(spec, base.resolve()))
     del setup["device"]  # the one it came to is in `environment`
+    if setup["data"]["class_weights"] is None:  # digests were made before classes had weights
+        del setup["data"]["class_weights"]
     if setup["data"]["metrics"] is None:  # digests were made before metrics could be named
         del setup["data"]["metrics"]
     network = spec.network

@@ -11,6 +11,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, Self
 
+from nasir.counted import counted
 from nasir.errors import CheckpointError, NasirError
 from nasir.growing import GrowingSequence, fold
 from nasir.ir import Graph
@@ -94,7 +95,7 @@ class Sharing:
 
     def _unusable(self, state: State, error: Exception) -> None:
         if state.path.exists():  # else it was evicted meanwhile
-            self.notice(f"a stored prefix of {state.epochs} epochs was damaged and is removed: {error}")
+            self.notice(f"a stored prefix of {counted(state.epochs, 'epoch')} was damaged and is removed: {error}")
             self.store.drop(state)
 
     def _load(self, state: State) -> tuple[Mapping[str, Any], Graph]:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
+import warm
 
 from nasir.backends.torch.weights import checkpoint
 from nasir.backends.torch.weights.checkpoint import AsyncWriter, latest, load, save, set_aside
 from nasir.errors import CheckpointError
 from nasir.files import remove_left
-from nasir.training.manifest import steps
+from nasir.training.manifest import manifest_bytes, steps
 
 
 def tensors(step: int = 0) -> dict[str, dict[str, torch.Tensor]]:
@@ -221,20 +223,23 @@ with AsyncWriter(directory) as writer:
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_kill_9_at_random_moments_always_leaves_the_last_finished_checkpoint(tmp_path: Path, mode: str) -> None:
+    folder, told = tmp_path / "checkpoints", tmp_path / "told"
+    folder.mkdir()
+    os.mkfifo(told)
     chance = random.Random(mode)
     done = -1
     for rounds in range(5):
-        child = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), mode], stdout=subprocess.PIPE, text=True)
-        assert child.stdout is not None and child.stdout.readline() == "ready\n"
-        done = max(done, *(int(child.stdout.readline()) for _ in range(rounds % 3)), -1)
-        time.sleep(chance.uniform(0.0, 0.15))
-        child.send_signal(signal.SIGKILL)
-        done = max([done, *(int(line) for line in child.stdout.read().split())])
-        child.stdout.close()
+        child = warm.Process("-c", WRITER, str(folder), mode, stdout=told)
+        with told.open() as heard:
+            assert heard.readline() == "ready\n"
+            done = max(done, *(int(heard.readline()) for _ in range(rounds % 3)), -1)
+            time.sleep(chance.uniform(0.0, 0.15))
+            child.kill()
+            done = max([done, *(int(line) for line in heard.read().split())])
         child.wait()
-        remove_left(tmp_path)
-        usable, warnings = latest(tmp_path)
-        assert not warnings and not list(tmp_path.glob("*.tmp.*"))
+        remove_left(folder)
+        usable, warnings = latest(folder)
+        assert not warnings and not list(folder.glob("*.tmp.*"))
         if usable is not None:
             assert usable.step >= done and usable.meta == {"step": usable.step}
             assert all(bool((tensor == usable.step).all()) for tensor in usable.tensors["model"].values())
@@ -319,3 +324,24 @@ def test_cuda_tensors_are_snapshot_in_stream_order(tmp_path: Path) -> None:
         assert bool((loaded.tensors["model"]["w"] == step).all())
         assert loaded.tensors["model"]["tied"] is loaded.tensors["model"]["w"]
     assert load(tmp_path / "step_9", "cuda").tensors["model"]["w"].is_cuda
+
+
+@pytest.mark.parametrize(
+    ("groups", "told"),
+    [
+        ({"../model": {"sha256": "", "bytes": 0, "aliases": {}}}, "not what this version of nasir writes"),
+        ({"model": 5}, "not what this version of nasir writes"),
+        ([], "not what this version of nasir writes"),
+        ({"model": {"aliases": {"b": "gone"}}}, "the aliases of model are none of its tensors"),
+        ({"model": {"aliases": 5}}, "the aliases of model are none of its tensors"),
+        ({"model": {}}, "the aliases of model are none of its tensors"),
+    ],
+)
+def test_a_manifest_that_was_never_written_is_refused(tmp_path: Path, groups: Any, told: str) -> None:
+    folder = checkpoint.save(tmp_path, 3, {"model": {"a": torch.ones(2)}}, {})
+    written = json.loads((folder / "manifest.json").read_bytes())["groups"]["model"]
+    if isinstance(groups, dict) and isinstance(groups.get("model"), dict):
+        groups = {"model": {"sha256": written["sha256"], "bytes": written["bytes"], **groups["model"]}}
+    (folder / "manifest.json").write_bytes(manifest_bytes(folder, 3, groups, {}))
+    with pytest.raises(CheckpointError, match=told):
+        checkpoint.load(folder)

@@ -17,17 +17,20 @@ class TestTorchBackend(BackendContract):
     make = staticmethod(TorchBackend)
 
 
-class TestTorchBackendContiguous(BackendContract):
-    make = staticmethod(TorchBackend)
+class _Again(BackendContract):
+    """The contract with sessions that are set up otherwise."""
 
+    make = staticmethod(TorchBackend)
+    test_networks_and_the_device_can_be_timed = None  # type: ignore[assignment]  # there are no sessions in it
+
+
+class TestTorchBackendContiguous(_Again):
     def setup(self, folder: Path) -> Setup:
         return replace(super().setup(folder), channels_last=False)
 
 
-class TestTorchBackendFused(BackendContract):
+class TestTorchBackendFused(_Again):
     """With the optimizer kernels that are the default on CUDA devices."""
-
-    make = staticmethod(TorchBackend)
 
     @pytest.fixture(autouse=True)
     def fused(self, monkeypatch: pytest.MonkeyPatch) -> None:

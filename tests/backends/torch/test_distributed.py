@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 
 ROOT = Path(__file__).parents[3]
 pytestmark = [
@@ -90,17 +88,9 @@ dist.destroy_process_group()
 def on_two_ranks(script: str, tmp_path: Path) -> None:
     path = tmp_path / "ranks.py"
     path.write_text(HEAD + script)
-    places = os.pathsep.join([str(ROOT), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "PYTHONPATH": places, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(path)]
-    ranks = [
-        subprocess.Popen(
-            [*command, str(rank), str(tmp_path / "store")], env=environment, stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
-    said = [rank.communicate(timeout=300)[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(said)
+    said = [tmp_path / f"said{rank}" for rank in range(2)]
+    ranks = [warm.Process(str(path), str(rank), str(tmp_path / "store"), stderr=said[rank]) for rank in range(2)]
+    assert [rank.wait() for rank in ranks] == [0, 0], "\n".join(file.read_text() for file in said)
 
 
 def test_a_wrapped_model_is_not_rewritten_and_the_recipe_keeps_the_ranks_equal(tmp_path: Path) -> None:

@@ -6,9 +6,8 @@ import json
 import math
 import os
 import struct
-import subprocess
-import sys
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,16 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import warm
+from fuzzing import watched
 from networks import small_resnet
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR, ReduceLROnPlateau, SequentialLR
 
 import nasir
 from nasir.backends.torch.train.ema import Ema
+from nasir.backends.torch.weights.stored import _digest
 from nasir.errors import CheckpointError, NasirError, UsageError
+from nasir.ir import Draft
 from nasir.passes import Freeze, InsertBlock
 
 # a loop with all that may have state; the same source makes the objects before and after the restart
@@ -31,6 +34,7 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
 from nasir.backends.torch.train.ema import Ema
+from nasir.backends.torch.weights.stored import _digest
 
 
 def make(kind, model):
@@ -58,6 +62,7 @@ def train(model, optimizer, scheduler, ema, steps):
 """
 AGAIN = """
 import sys, torch, nasir
+torch.set_num_threads(THREADS)
 kind, path, out = sys.argv[1:]
 stored = nasir.load(path)
 optimizer, scheduler, ema = make(kind, stored.model)
@@ -95,9 +100,9 @@ def test_a_fresh_process_goes_on_bit_for_bit(kind: str, tmp_path: Path) -> None:
     loop["train"](model, optimizer, scheduler, ema, 4)
     nasir.save(tmp_path / "through", model, **everything, extra={"step": 13})
     script = tmp_path / "again.py"
-    script.write_text(LOOP + AGAIN)
-    command = [sys.executable, "-W", "error", str(script), kind, str(tmp_path / "middle"), str(tmp_path / "again")]
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())})
+    script.write_text(LOOP + AGAIN.replace("THREADS", str(torch.get_num_threads())))
+    done = warm.completed(str(script), kind, str(tmp_path / "middle"), str(tmp_path / "again"))
+    assert done.returncode == 0, done.stderr
     (tensors, body), (others, other) = contents(tmp_path / "through"), contents(tmp_path / "again")
     assert tensors.keys() == others.keys()
     assert [name for name in tensors if not torch.equal(tensors[name], others[name])] == []
@@ -306,3 +311,61 @@ def test_any_damaged_byte_gives_an_error_of_nasir(tmp_path: Path) -> None:
         path.write_bytes(data)
         with pytest.raises(NasirError):
             nasir.load(path)
+
+
+def resealed(path: Path, edit: Callable[[dict[str, Any], dict[str, torch.Tensor]], object]) -> None:
+    """Change what a file holds, with its digest made right: as another version might write it, or an enemy."""
+    tensors, body = contents(path)
+    edit(body, tensors)
+    body["sha256"] = _digest(body, tensors)
+    path.write_bytes(safetensors.torch.save(tensors, {"nasir": json.dumps(body)}))
+
+
+def wider(body: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+    """A network of 10^10 weights, none of which the file has."""
+    draft = Draft()
+    x = draft.add("input", (), "x", shape=[100_000])
+    draft.output(draft.add("linear", x, "fc", out=100_000))
+    body["graph"] = draft.commit().to_json()
+
+
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        (wider, "its network has 10000100000 weights and statistics, "),
+        (lambda body, tensors: tensors.pop("model/fc.bias"), "weights and statistics, "),
+        (
+            lambda body, tensors: tensors.update({"model/fc.bias": torch.zeros(3, dtype=torch.int64)}),
+            r"fc.bias is stored as \(3,\) of torch.int64, its network has \(3,\)",
+        ),
+        (
+            lambda body, tensors: tensors.update({"model/fc.bias": torch.zeros(4)}),
+            r"fc.bias is stored as \(4,\) of torch.float32, its network has \(3,\)",
+        ),
+        (lambda body, tensors: body["strides"].update({"fc.bias": [10**12]}), r"fc.bias is stored with strides"),
+        (lambda body, tensors: body["strides"].update({"fc.bias": [-1]}), r"fc.bias is stored with strides"),
+        (lambda body, tensors: body.update(extra={"type": "dict", "value": [[[], 1]]}), "not what this version"),
+        (lambda body, tensors: body.update(schedulers=[{}]), "not what this version of nasir stores"),
+        (lambda body, tensors: body.update(random=None), "not what this version of nasir stores"),
+        (lambda body, tensors: body.update(seed="x"), "not what this version of nasir stores"),
+        (lambda body, tensors: body.pop("format"), "format None, this version of nasir reads 1"),
+    ],
+)
+def test_what_save_never_writes_is_refused(
+    tmp_path: Path, edit: Callable[[dict[str, Any], dict[str, torch.Tensor]], object], told: str
+) -> None:
+    path = tmp_path / "file"
+    nasir.save(path, nasir.Model.from_graph(small_resnet((1,), width=2, size=4)))
+    resealed(path, edit)
+    with pytest.raises(CheckpointError, match=told), watched():
+        nasir.load(path)
+
+
+def test_a_device_that_torch_does_not_know_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    nasir.save(path, nasir.Model.from_graph(small_resnet((1,), width=2, size=4)))
+    for device in ("gpu", "cuda:x", "cpu\0", "cuda:99999999999999999999", ""):
+        with pytest.raises(UsageError, match="none that torch knows; give cpu, cuda or cuda:N"):
+            nasir.load(path, device=device)
+        with pytest.raises(UsageError, match="none that torch knows"):
+            nasir.Model.from_graph(small_resnet((1,)), device=device)

@@ -22,7 +22,7 @@ from nasir.backends.torch.data.in_memory import DataSource, open_source
 from nasir.backends.torch.data.rawdata import DataContext
 from nasir.backends.torch.data.streaming import Job, StreamSource, draw_box
 from nasir.backends.torch.session import TorchSession
-from nasir.datasets import folder
+from nasir.datasets import folder, split
 from nasir.errors import DataError, RunError
 from nasir.images.decode import View, fitted, pixels, resized_part
 from nasir.spec import load_spec
@@ -177,7 +177,7 @@ def test_means_are_measured_on_a_sample_unless_given(tree: Path, monkeypatch: py
 
     x = whole(_open(tree))
     assert x.mean((0, 2, 3)).abs().max() < 1e-5 and (x.std((0, 2, 3), correction=0) - 1).abs().max() < 1e-5
-    monkeypatch.setattr(streaming, "MEASURED", 6)
+    monkeypatch.setattr(split, "MEASURED", 6)
     assert torch.equal(whole(_open(tree)), whole(_open(tree))) and not torch.equal(whole(_open(tree)), x)
     plain = whole(_open(tree, normalize=None))
     given = whole(_open(tree, {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.5]}))
