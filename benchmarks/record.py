@@ -15,7 +15,7 @@ from benchmarks.common import report
 from nasir.backends.torch.device.meter import Meter, nbytes, tensors_of
 from nasir.backends.torch.importing import record
 
-REPEATS = 5
+REPEATS = 3
 NETWORKS: dict[str, tuple[Callable[..., nn.Module], int]] = {
     "resnet50": (models.resnet50, 224),
     "mobilenet_v3_small": (models.mobilenet_v3_small, 224),

@@ -22,7 +22,7 @@ def printable(text: str) -> str:
     """
     if len(text) <= LONGEST_LINE and text.isprintable():
         return text
-    lines, room = text.split("\n"), LONGEST_TEXT
+    lines, room = text.split("\n"), LONGEST_TEXT - 40  # the last line says how many more there are
     kept: list[str] = []
     for line in lines:
         line = "".join(char if char.isprintable() else _escaped(char) for char in _shortened(line))

@@ -36,6 +36,18 @@ def json_value(text: str | bytes) -> Any:
     return value
 
 
+def read_bounded(path: Path, most: int) -> bytes:
+    """The bytes of a file. OSError, whose `strerror` says why, where it cannot be read or has over `most` bytes."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    except ValueError as error:  # a null character in the name
+        raise OSError(errno.EINVAL, str(error), str(path)) from None
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most} bytes", str(path))
+    return data
+
+
 def fsync_directory(path: Path) -> None:
     """Make the names in a directory durable; a file system that cannot do so is let off (EINVAL)."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

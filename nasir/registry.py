@@ -88,10 +88,10 @@ class Registry:
     def _load(self, point: EntryPoint) -> Any:
         try:
             return point.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise NasirError(
                 f"{self.kind} {point.name!r} (entry point {point.value!r}) failed to import: "
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__}: {error}; mend or uninstall {point.dist.name if point.dist else 'its package'}"
             ) from error
 
     def _unknown(self, name: str) -> str:

@@ -135,9 +135,10 @@ def test_what_is_wrong_with_the_data_is_told_with_its_place(
 
 def test_labels_are_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for train, words in (
-        ([0, 1, 2, 3], "the network gives [3] logits, data set 'npz' has 4 classes (0, 1, 2, 3); set `classes: 4`"),
+        ([0, 1, 2, 3], "the network gives [3] logits, data set 'npz' has 4 classes; set `classes: 4` (0, 1, 2, 3)"),
         ([0, 1, 3], "no example has the label 2, and the largest is 3; number the 3 classes 0..2"),
         ([0, 1, 2 * 10**9], "no example has the label 2, and the largest is 2000000000"),
+        ([0, 1, -1], "y_train: labels span -1..1; number the classes from 0"),
         ([0, 1, 2], ""),
     ):
         save(tmp_path, train=train, test=[0, 1])

@@ -68,7 +68,9 @@ def test_list_shows_type_words_range_and_default_of_options(capsys: pytest.Captu
     insert = listed["passes", "insert-block"]
     assert insert["init"]["enum"][:2] == ["zero", "gaussian"] and insert["init"]["default"] == "zero"
     assert insert["tolerance"] == {"type": "number", "minimum": 0, "exclusiveMaximum": 1, "default": 0.005}
-    assert listed["passes", "expand-to-budget"]["budget"] == {"type": "number", "exclusiveMinimum": 0, "required": True}
+    number, text = listed["passes", "expand-to-budget"]["budget"].pop("anyOf")
+    assert number == {"type": "number", "exclusiveMinimum": 0} and text["type"] == "string"  # such as 40M
+    assert listed["passes", "expand-to-budget"]["budget"] == {"required": True}
     assert listed["policies", "evolve"]["population"] == {"type": "integer", "minimum": 1, "default": 10}
     assert listed["policies", "rules"] == {}
     assert listed["blocks", "bottleneck"]["expansion"] == {"type": "integer", "minimum": 1, "default": 4}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from small_runs import SPEC, write_spec
 
 import nasir
-from nasir.errors import RunError
+from nasir.errors import CheckpointError, RunError
 from nasir.journal.directory import RunDirectory
 from nasir.journal.log import lineage
 from nasir.policy import (
@@ -24,9 +26,10 @@ from nasir.policy import (
     RecallIndividual,
     RewriteSite,
 )
-from nasir.records import DecisionRecord, EpochRecord, PhaseRecord, RewriteRecord
+from nasir.records import DecisionRecord, EpochRecord, PhaseRecord, Record, RewriteRecord
 from nasir.registry import policies
 from nasir.running.replay import compare, replay_graphs
+from nasir.running.verify import verify
 
 PHASES = """\
 phases:
@@ -125,3 +128,29 @@ def test_what_cannot_be_done_stops_the_run_with_the_reason(steps: str, text: str
     changed = TEXT.replace("[[], [keep 1, grow]]", steps)
     with pytest.raises(RunError, match=text):
         nasir.run(write_spec(tmp_path, changed), out=tmp_path / "run")
+
+
+def test_an_individual_of_another_run_is_refused_by_name(tmp_path: Path) -> None:
+    """It is whole in itself, but not the one that the journal says was kept."""
+
+    class Killed(BaseException):
+        pass
+
+    def listener(record: Record) -> None:
+        if isinstance(record, EpochRecord) and record.epoch == 3:
+            raise Killed
+
+    runs = []
+    for seed in (3, 4):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        with pytest.raises(Killed):
+            nasir.run(write_spec(folder, TEXT.replace("seed: 3", f"seed: {seed}")), folder / "run", listener=listener)
+        runs.append(folder / "run")
+    assert verify(runs[0]).sound
+    shutil.rmtree(runs[0] / "individuals")
+    shutil.copytree(runs[1] / "individuals", runs[0] / "individuals")
+    text = r"individuals/1.*: not the individual that the journal says was kept"
+    assert re.search(text, verify(runs[0]).faults[0])
+    with pytest.raises(CheckpointError, match=text):
+        nasir.resume(runs[0])

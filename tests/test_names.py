@@ -11,6 +11,7 @@ from small_runs import HEAD, write_spec
 import nasir.api
 from nasir.cli.main import main
 from nasir.errors import SpecError
+from nasir.passes.split_branches import SplitBranches
 from nasir.running.names import check_names
 from nasir.spec import load_spec, loads_spec
 from nasir.spec.network import build
@@ -44,6 +45,7 @@ def told(text: str) -> list[str]:
 
 
 FREEZE = "    freeze: [{}]\n    epochs: 6"
+LATE = SPLIT.replace("start", "{at: [3]}")
 SOON = "{plateau: {window: 2}}"
 BRANCHES = "'s1', 'branches.0.s2', 'branches.1.s2', 'branches.2.s2', 'branches.3.s2'"
 
@@ -77,6 +79,10 @@ FINE = [
     spec([SPLIT], b="    freeze: [s1]\n    epochs: 6"),
     spec([SPLIT.replace("start", SOON)], [grow("stages: [s2]")]),
     spec([SPLIT], [grow("stages: [branches.2.s2]")], a="    until: {above: {metric: val.accuracy, value: 1}}"),
+    spec(  # what is named by a rule that is not due keeps no phase from ending, and is no error
+        [grow("stages: [s1]", "every: 1, at_most: 1"), LATE, grow("stages: [branches.2.s2]", "every: 4, at_most: 2")],
+        a="    epochs: 6\n    until: all_frozen",
+    ),
     spec([SPLIT], [], b="    freeze: [branches.1, branches.2.s2]\n    epochs: 6"),
 ]
 
@@ -166,6 +172,18 @@ def test_check_and_run_refuse_before_anything_is_made(tmp_path: Path, capsys: py
     assert not (tmp_path / "run").exists()
     with pytest.raises(SpecProblems):
         nasir.api.run(path, tmp_path / "run")
+
+
+def test_what_the_last_rule_that_names_anything_makes_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The branches of a large network take seconds, and a check of a moment is to take one."""
+
+    def rewrite(*given: object) -> None:
+        raise AssertionError("split")
+
+    monkeypatch.setattr(SplitBranches, "rewrite", rewrite)
+    assert told(spec([SPLIT])) == []
+    (line,) = told(spec([SPLIT.replace("s2", "s9")]))
+    assert "when phase 'a' begins the network has no site 's9'" in line
 
 
 def shipped() -> list[Path]:

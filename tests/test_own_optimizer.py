@@ -124,6 +124,7 @@ class FailingSgd(Optimizer):
         ("'torch.optim:Nowhere'", r"raised AttributeError"),
         ("torch.optim.LBFGS", r"raised (TypeError|ValueError)"),
         ("staticmethod(lambda groups, lr: None)", r"made None, which is no torch.optim.Optimizer"),
+        ("lambda groups, lr: None", r"made None, which is no torch.optim.Optimizer"),
     ],
 )
 def test_an_optimizer_that_cannot_be_made_is_named(factory: str, message: str, tmp_path: Path) -> None:
@@ -132,3 +133,49 @@ def test_an_optimizer_that_cannot_be_made_is_named(factory: str, message: str, t
     spec = spec_with(tmp_path, name, "{lr: 0.001}", code)
     with pytest.raises(NasirError, match=rf"optimizer {name}[ :].*{message}"):
         nasir.run(spec, out=tmp_path / "run")
+
+
+UNSTEADY = '''
+from dataclasses import dataclass
+import torch
+from nasir.registry import optimizers
+from nasir.training import Optimizer
+
+class Unsteady(torch.optim.SGD):
+    def step(self, closure=None):
+        super().step(closure)
+        self.steps = getattr(self, "steps", 0) + 1
+        if self.steps == STEPS:
+            raise RAISED
+
+def unsteady(groups, lr):
+    return Unsteady(groups, lr=lr)
+
+@optimizers.register("unsteady-NAME")
+@dataclass(frozen=True)
+class UnsteadySgd(Optimizer):
+    """Fails at a step."""
+    factory = unsteady
+'''
+
+
+@pytest.mark.parametrize(
+    ("raised", "message"),
+    [
+        (
+            'ValueError("no more")',
+            r"optimizer unsteady-\d+ \(.*own\.py:\d+\) raised ValueError: no more; mend its `step`",
+        ),
+        ("KeyError", r"optimizer unsteady-\d+ \(.*own\.py:\d+\) raised KeyError; mend its `step`"),
+        ("MemoryError", r"a training step of .* not enough memory"),
+        ('RuntimeError("DefaultCPUAllocator: not enough memory")', r"a training step of .* not enough memory"),
+    ],
+)
+def test_a_step_that_fails_is_told_with_the_optimizer_and_the_epoch(raised: str, message: str, tmp_path: Path) -> None:
+    name = f"unsteady-{len(raised)}"
+    code = UNSTEADY.replace("unsteady-NAME", name).replace("RAISED", raised).replace("STEPS", "3")
+    spec = spec_with(tmp_path, name, "{lr: 0.001}", code)
+    with pytest.raises(NasirError, match=message) as caught:
+        nasir.run(spec, out=tmp_path / "run")
+    if "mend" in message:
+        assert caught.value.__notes__ == ["in epoch 1, of phase 'grow'"]

@@ -17,6 +17,7 @@ from small_runs import HEAD, stable, weights, write_spec
 import nasir
 from nasir.cli.main import main
 from nasir.errors import CheckpointError, JournalError, NasirError, Preempted, UsageError
+from nasir.figures.kept import kept_checkpoints
 from nasir.journal.directory import RunDirectory
 from nasir.journal.repair import mend
 from nasir.records import CheckpointRecord, EpochRecord, Record, ResumeRecord, of_kind
@@ -162,6 +163,9 @@ def test_a_checkpoint_beside_another_journal_is_refused(run: RunDirectory) -> No
     before = files(run)
     with pytest.raises(JournalError, match=r"step_\d+: belongs to another journal: .*`nasir verify"):
         nasir.resume(run.path)
+    with pytest.raises(JournalError, match="belongs to another journal"):
+        kept_checkpoints(run)
+    assert main(["export", str(run.path), "--to", "safetensors", "--out", str(run.path.with_name("weights"))]) == 1
     write_chained(run.journal_path, lines[:5])
     with pytest.raises(JournalError, match=r"its end is gone: it has 5 whole lines, .*step_\d+ was stored after"):
         nasir.resume(run.path)

@@ -121,7 +121,7 @@ def test_a_search_from_its_spec_to_the_winner_trained_again(spec: Path) -> None:
 def test_a_hand_started_worker_takes_the_spec_from_the_storage(spec: Path) -> None:
     url = f"sqlite:///{spec.parent / 'shared.db'}"
     begun = nasir("search", spec, "--timeout", "0.001", "--storage", url)
-    assert begun.returncode == 1 and "3 trials are left" in begun.stderr and "no trial is complete" in begun.stdout
+    assert begun.returncode == 1 and "3 trials left" in begun.stderr and "no trial is complete" in begun.stdout
     late = nasir("search", "--worker", "--timeout", "0.001", "--out", "elsewhere", storage=url)
     assert late.returncode == 0 and not Path("elsewhere/trials").exists(), late.stderr
     worker = nasir("search", "--worker", "--out", "elsewhere", storage=url)  # there is one study: no name is needed

@@ -17,7 +17,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-IMPORTED = ["pytest", "nasir.api", "nasir.cli.main", "nasir.search.study", "nasir.backends.torch.backend"]
+IMPORTED = [
+    "pytest",
+    "nasir.api",
+    "nasir.cli.main",
+    "nasir.report",
+    "nasir.search.study",
+    "nasir.search.board",
+    "nasir.backends.torch.backend",
+]
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from nasir.backends.torch.data.rawdata import DataContext as DataContext
 from nasir.backends.torch.data.rawdata import FileData as FileData
+from nasir.backends.torch.data.rawdata import Found as Found
 from nasir.backends.torch.data.rawdata import RawData as RawData
 from nasir.backends.torch.data.rawdata import read_options as read_options
 from nasir.backends.torch.importing import foreign as foreign

@@ -192,6 +192,7 @@ class TorchSession:
             start_step=stretch.steps if stretch else 0,
             sums=Sums.from_json(stretch.sums, self.device) if stretch else None,
             ema=self.ema,
+            class_weights=self.source.class_weights,
             stop=stop,
         )
         return Stretch(result.metrics, result.finished, result.steps_done, result.sums.to_json())

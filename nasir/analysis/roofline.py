@@ -13,10 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasir.errors import UsageError
+from nasir.files import read_bounded
 from nasir.ir.cost import BYTES, Cost
+from nasir.options import shown
 
 if TYPE_CHECKING:
     from nasir.ir.graph import Graph
+
+
+MAX_BYTES = 1 << 16
+"""Of the file of a profile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,27 +106,30 @@ def load_profile(path: Path) -> DeviceProfile:
     import yaml  # only here: the graph itself needs no YAML
 
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.safe_load(read_bounded(path, MAX_BYTES).decode("utf-8"))
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}; name a device profile") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError, TypeError) as error:
         raise UsageError(f"{path}: neither YAML nor JSON: {' '.join(str(error).split())}") from None
     known = [field.name for field in fields(DeviceProfile)]
     if not isinstance(data, dict) or not data.keys() <= set(known) or not {*known[1:3]} <= data.keys():
         raise UsageError(
             f"{path}: a device profile has the keys {', '.join(known[1:3])} and, if wanted, name and "
-            f"{known[3]}; found {sorted(map(str, data)) if isinstance(data, dict) else data!r}"
+            f"{known[3]}; found {shown(data)}"
         )
     try:
-        return DeviceProfile(str(data.get("name", path.stem)), *[_number(data.get(key, 0.0)) for key in known[1:]])
-    except ValueError as error:
-        raise UsageError(f"{path}: {error}") from None
+        name = data.get("name", path.stem)
+        return DeviceProfile(
+            name if isinstance(name, str) else shown(name), *[_number(data.get(key, 0.0)) for key in known[1:]]
+        )
+    except (ValueError, OverflowError) as error:
+        raise UsageError(f"{path}: {error}; give numbers such as 8.7e+12") from None
 
 
 def _number(value: Any) -> float:
     """A float; YAML reads 8.7e12 (no sign in the exponent) as text."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"expected a number, found {value!r}")
+        raise ValueError(f"expected a number, found {shown(value)}")
     return float(value)
 
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasir.cli import completion as completion_command
 from nasir.cli import cost as cost_command
 from nasir.cli import export as export_command
 from nasir.cli import plot as plot_command
@@ -21,6 +24,7 @@ from nasir.cli import run as run_command
 from nasir.cli import search as search_command
 from nasir.cli import verify as verify_command
 from nasir.cli.opening import open_run
+from nasir.cli.parser import Parser
 from nasir.counted import counted
 from nasir.errors import GraphError, NasirError, SpecError, UnknownName, UsageError, printable
 from nasir.ir.regions import depth_text
@@ -72,17 +76,52 @@ def _note(text: str) -> None:
     print(f"note: {printable(text)}", file=sys.stderr)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+EXAMPLES = {
+    "check": ("nasir check first.yaml", "nasir check first.yaml --simulate metrics.csv"),
+    "show": ("nasir show first.yaml", "nasir show runs/first --html network.html"),
+    "cost": ("nasir cost runs/first --nodes", "nasir cost first.yaml --measure --batch 32"),
+    "run": (
+        "nasir run first.yaml --out runs/first",
+        "nasir run first.yaml --set seed=1 --set phases.0.rules.0.every=2",
+        "nasir run --best studies/search-quickstart",
+    ),
+    "resume": ("nasir resume runs/first",),
+    "search": (
+        "nasir search specs/search/quickstart.yaml --workers 2",
+        "nasir search studies/search-quickstart --trials 40",
+        "nasir search studies/search-quickstart --export csv --to trials.csv",
+    ),
+    "replay": ("nasir replay runs/first", "nasir replay runs/first --train runs/again"),
+    "verify": ("nasir verify runs/first",),
+    "diff": ("nasir diff first.yaml runs/first", "nasir diff -v runs/first runs/second"),
+    "export": ("nasir export runs/first --to safetensors --out first.safetensors",),
+    "report": ("nasir report runs/first",),
+    "plot": (
+        "nasir plot runs/first --figure accuracy --out accuracy.svg",
+        "nasir plot runs/first --figure surface --grid 15",
+    ),
+    "list": ("nasir list passes", "nasir list datasets --json"),
+    "schema": ("nasir schema > nasir.schema.json",),
+    "completion": (
+        "nasir completion bash > ~/.local/share/bash-completion/completions/nasir",
+        "nasir completion fish > ~/.config/fish/completions/nasir.fish",
+    ),
+}
+"""What the help of each command ends with."""
+
+
+def _parser() -> Parser:
+    parser = Parser(
         prog="nasir",
-        description="Declarative architecture search: train networks whose architecture changes during training.",
+        description="Declarative architecture search: train networks whose architecture changes\nduring training.",
+        examples=("nasir run specs/quickstart.yaml", "nasir COMMAND --help"),
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     parser.set_defaults(run=_version)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
 
     def add(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=text, description=text)
+        made = commands.add_parser(name, help=text, description=text, examples=EXAMPLES[name])
         made.set_defaults(run=run)
         made.add_argument("--json", action="store_true", help="machine-readable output on stdout")
         return made
@@ -99,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     made = with_overrides(add("check", _check, "check a spec and describe what it would do, without training"))
-    made.add_argument("spec")
+    made.add_argument("spec", metavar="SPEC")
     made.add_argument("--data", action="store_true", help="also read all of the data, and summarize them")
     made.add_argument("--simulate", metavar="CSV", help="show which rewrites the metrics in this file would lead to")
     made.add_argument(
@@ -134,6 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     made = add("diff", _diff, "show the differences between two networks (exit code 3 if there are any)")
     made.add_argument("first", metavar="SPEC|RUN|GRAPH")
     made.add_argument("second", metavar="SPEC|RUN|GRAPH")
+    made.add_argument("-v", "--verbose", action="store_true", help="list every block and node that differs")
     made = with_overrides(add("export", _export, "write a network, or what a run made of it, in another form"))
     export_command.add_options(made)
     made = add("report", _report, "write the HTML report of a run")
@@ -143,6 +183,8 @@ def _parser() -> argparse.ArgumentParser:
     made = add("list", _list, "list what is available, including plugins")
     made.add_argument("kind", choices=KINDS)
     add("schema", _schema, "print the JSON Schema of specs, for editors")
+    made = add("completion", _completion, "print the script with which a shell completes commands and file names")
+    completion_command.add_options(made)
     return parser
 
 
@@ -291,8 +333,8 @@ def _simulate(spec: Spec, graph: Graph, options: argparse.Namespace) -> int:
         if not isinstance(record, EpochRecord) and (text := line(record)):
             print(text)
     epochs = of_kind(records, EpochRecord)
-    depths = depth_text(epochs[-1].depths) if epochs else "none"
-    print(f"{counted(len(epochs), 'epoch')} simulated, depth {depths}")
+    depth = f", depth {depths}" if epochs and (depths := depth_text(epochs[-1].depths)) else ""
+    print(f"{counted(len(epochs), 'epoch')} simulated{depth}")
     return 0
 
 
@@ -318,13 +360,16 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _exportable(what: str, overrides: Sequence[str]) -> Exportable:
+    from nasir.journal.directory import RunDirectory
     from nasir.spec.network import build
     from nasir.training.exporter import Exportable
 
     path = Path(what)
     if path.is_dir():
-        directory = open_run(path)
-        return Exportable(_graph(what, overrides), what, directory.spec(), directory.checkpoints)
+        graph, directory = _graph(what, overrides), RunDirectory.open(path)
+        for step in directory.checkpoint_steps()[-1:]:
+            directory.check_checkpoint(step, directory.contents())
+        return Exportable(graph, what, directory.spec(), directory.checkpoints)
     if path.suffix in (".json", ".txt"):
         return Exportable(_graph(what, overrides), what)
     spec = _load(what, overrides)
@@ -338,14 +383,15 @@ def _cost(options: argparse.Namespace) -> int:
 def _diff(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from nasir.report.diff import difference
+    from nasir.report.diff import difference, summary
 
-    changes = difference(_graph(options.first), _graph(options.second))
+    first, second = _graph(options.first), _graph(options.second)
+    changes = difference(first, second)
     if options.json:
         _print([asdict(change) for change in changes])
     else:
-        for change in changes:
-            print(change)
+        for text in changes if options.verbose else summary(first, second):
+            print(text)
         if not changes:
             print("the same architecture")
     return 3 if changes else 0
@@ -410,8 +456,10 @@ def _list(options: argparse.Namespace) -> int:
         _print(rows)
         return 0
     width = max((len(row["name"]) for row in rows), default=0)
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize  # lines for other programs
     for row in rows:
-        print(f"{row['name'].ljust(width)}  {row['about']}".rstrip())
+        text = f"{row['name'].ljust(width)}  {row['about']}".rstrip()
+        print(textwrap.fill(text, columns, subsequent_indent=" " * (width + 2)))
     return 0
 
 
@@ -419,6 +467,11 @@ def _schema(options: argparse.Namespace) -> int:
     from nasir.spec import json_schema
 
     _print(json_schema())
+    return 0
+
+
+def _completion(options: argparse.Namespace) -> int:
+    print(completion_command.script(_parser(), options.shell))
     return 0
 
 

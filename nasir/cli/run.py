@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """The options of `nasir run`."""
-    parser.add_argument("spec", nargs="?")
+    parser.add_argument("spec", nargs="?", metavar="SPEC")
     parser.add_argument("--best", metavar="STUDY", help="instead of a spec, train the best trial of a search again")
     parser.add_argument("--trial", type=int, metavar="N", help="with --best: train this trial instead of the best")
     parser.add_argument("--out", metavar="DIR", help="run directory (default: runs/NAME)")
@@ -123,6 +123,7 @@ def _finished(done: Any, options: argparse.Namespace) -> int:
     depths = depth_text(done.graph.depths())
     named = (("test accuracy", "test.accuracy"), ("top 5", "test.top5"))
     shares = [f"{label} {100 * done.metrics[name]:.2f} %" for label, name in named if name in done.metrics]
-    print("  ".join([*shares, f"depth {depths}", f"{cost.params:,} params", f"{cost.macs:,} MACs"]))
+    shares += [f"depth {depths}"] if depths else []
+    print("  ".join([*shares, f"{cost.params:,} params", f"{cost.macs:,} MACs"]))
     print(f"report: {done.report}")
     return 0

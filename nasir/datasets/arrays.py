@@ -58,12 +58,11 @@ def npz_shape(path: Path) -> tuple[int, ...] | None:
 
 def _check_classes(path: Path, labels: _Array) -> None:
     """Whether the classes 0..largest all occur; a label far off would else make as many classes."""
-    known = labels[labels >= 0]
-    if len(known) and known[-1] >= len(known):
-        first = int(np.argmax(known != np.arange(len(known))))
+    if len(labels) and labels[-1] >= len(labels):
+        first = int(np.argmax(labels != np.arange(len(labels))))
         raise DataError(
-            f"data set 'npz': {path}: no example has the label {first}, and the largest is {int(known[-1])}; number "
-            f"the {len(known)} classes 0..{len(known) - 1}"
+            f"data set 'npz': {path}: no example has the label {first}, and the largest is {int(labels[-1])}; number "
+            f"the {len(labels)} classes 0..{len(labels) - 1}"
         )
 
 
@@ -75,6 +74,9 @@ def _labels(path: Path, name: str, values: _Array) -> _Array:
         )
     if len(values) and values.max() > np.iinfo(np.int64).max:
         raise DataError(f"data set 'npz': {path}: {name} has the label {values.max()}; number the classes from 0")
+    if len(values) and values.min() < 0:
+        span = f"{values.min()}..{values.max()}"
+        raise DataError(f"data set 'npz': {path}: {name}: labels span {span}; number the classes from 0")
     return values.astype(np.int64)
 
 

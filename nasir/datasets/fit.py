@@ -37,8 +37,10 @@ def misfits(graph: Graph, shape: Sequence[int] | None, class_names: Sequence[str
     known = len(class_names)
     if classes != (known,):
         few = f" ({', '.join(class_names)})" if known <= 20 else ""
-        text = f"the network gives {list(classes)} logits, data set {dataset!r} has {known} classes{few}"
-        yield Misfit("classifier", text, f"set `classes: {known}`")
+        text = f"the network gives {list(classes)} logits, data set {dataset!r} has {known} classes"
+        last = graph.nodes[graph.outputs[0].node].label
+        remedy = f"set `classes: {known}`{few}, or `out: {known}` where the last layer, '{last}', is no classifier"
+        yield Misfit("classifier", text, remedy)
 
 
 def check_fit(graph: Graph, shape: Sequence[int] | None, class_names: Sequence[str], dataset: str) -> None:

@@ -24,7 +24,7 @@ from nasir.datasets.weights import class_weights
 from nasir.errors import DataError
 from nasir.images.pool import decode_all
 from nasir.records.data import DataSummary
-from nasir.registry import surveys
+from nasir.registry import code_of, surveys
 from nasir.training.data import DataPlan
 
 _Array = np.ndarray[Any, Any]
@@ -60,7 +60,9 @@ def look(plan: DataPlan, where: DataContext, whole: bool = False) -> DataSummary
         return None
     options = dict(plan.options)
     side = options.pop("pad_to", None)
-    found: Survey = surveys.get(plan.dataset)(options, where, whole)
+    survey = surveys.get(plan.dataset)
+    with code_of(survey, f"survey {plan.dataset!r}", "mend it, or take it out of the registry"):
+        found: Survey = survey(options, where, whole)
     if plan.classes is not None:
         found = _only(found, plan)
     shape = found.shape

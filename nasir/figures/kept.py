@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nasir.errors import UsageError
 from nasir.ir import Graph
 from nasir.journal.directory import RunDirectory
-from nasir.journal.log import lineage
+from nasir.journal.log import effective, lineage
 from nasir.records import CheckpointRecord, EpochRecord, RewriteRecord, StartRecord
 from nasir.training.backend import Backend
 from nasir.transfer import Coordinates, Key, TransferPlan
@@ -61,7 +61,8 @@ def _kept(run: RunDirectory) -> Iterator[Kept]:
     numbers = Coordinates({}, 0)
     phase = ""
     rewrites: list[RewriteRecord] = []
-    for record in lineage(run.effective()):
+    contents = run.contents().sound()
+    for record in lineage(effective(contents.records)):
         match record:
             case StartRecord():
                 graph = Graph.from_json(run.get_blob(record.graph))
@@ -73,7 +74,8 @@ def _kept(run: RunDirectory) -> Iterator[Kept]:
             case EpochRecord():
                 phase = record.phase
             case CheckpointRecord() if record.step in present and graph is not None:
-                path = run.checkpoints / f"step_{record.step}"
+                path = run.checkpoint(record.step)
+                run.check_checkpoint(record.step, contents)
                 yield Kept(record.epoch, phase, path, graph, numbers, tuple(rewrites))
                 rewrites.clear()
 

@@ -36,7 +36,8 @@ Pixels = np.ndarray[Any, Any]
 FORMATS = ("JPEG", "PNG", "BMP", "PPM", "WEBP", "TIFF", "GIF")
 """Nothing else is opened, whatever a file is called: some formats make Pillow start other programs."""
 MOST_PIXELS = 64_000_000
-"""Of an image, by default: decoding one takes up to about 10 bytes a pixel."""
+"""Of an image, by default."""
+BYTES = 12  # of a pixel that decoding an image takes, at most, with all copies that are made of it
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -130,7 +131,7 @@ def opened(source: ImageSource, most_pixels: int = MOST_PIXELS) -> Iterator[Imag
             if image.width * image.height > most_pixels:
                 raise DataError(
                     f"{name} has {image.width}x{image.height} pixels, more than {most_pixels:,}, and would take about "
-                    f"{10 * image.width * image.height / 2**30:.1f} GiB to decode; make it smaller, or raise "
+                    f"{BYTES * image.width * image.height / 2**30:.1f} GiB to decode; make it smaller, or raise "
                     "`max_pixels`"
                 )
             yield image
@@ -204,7 +205,7 @@ def _eight_bits(image: Image.Image, mode: str, name: str) -> Image.Image:
         return Image.fromarray(_scaled(image, name)).convert(mode)
     if not image.has_transparency_data:
         return image.convert(mode)
-    seen = image.convert("RGBA")
+    seen = image if image.mode in ("RGBA", "LA") else image.convert("RGBA")
     plain, alpha = seen.convert(mode), seen.getchannel("A")
     if alpha.getextrema() != (255, 255):
         plain.paste(255 if mode == "L" else (255, 255, 255), mask=ImageChops.invert(alpha))

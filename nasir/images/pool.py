@@ -64,12 +64,14 @@ def refuse(faults: Sequence[Fault], total: int, remedy: str = "") -> None:
     if not faults:
         return
     kind = DamagedImage if all(fault.damaged for fault in faults) else DataError
-    further = f"; {remedy}" if remedy else ""
-    if len(faults) == 1:
-        raise kind(f"{faults[0].text}{further}")
+    if len(faults) == 1 and not remedy:
+        raise kind(faults[0].text)
     listed = [fault.text for fault in faults[:LISTED]]
+    further = f"; {remedy}" if remedy else ""
     more = f"; the first {LISTED}" if len(faults) > LISTED else ""
-    raise kind("\n".join([f"{len(faults)} of {total} images cannot be used{further}{more}:", *listed]))
+    raise kind(
+        "\n".join([f"{len(faults)} of {total} image{'s' * (total > 1)} cannot be used{further}{more}:", *listed])
+    )
 
 
 class _Work:

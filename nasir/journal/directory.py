@@ -18,7 +18,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nasir.errors import JournalError, RunError, UsageError
+from nasir.errors import CheckpointError, JournalError, RunError, UsageError
 from nasir.files import canonical_json, fsync_directory, remove_left, write_atomically
 from nasir.ir.source import digest_of
 from nasir.journal.log import Contents, Journal, effective, read_contents, read_journal
 from nasir.records import Record
-from nasir.training.manifest import MANIFEST, steps
+from nasir.training.manifest import MANIFEST, read_manifest, steps
 
 __all__ = ["RunDirectory", "share_file"]
 
@@ -140,6 +140,11 @@ class RunDirectory:
     def checkpoint(self, step: int) -> Path:
         """The folder of the checkpoint of that step."""
         return self.checkpoints / f"step_{step}"
+
+    def check_checkpoint(self, step: int, contents: Contents) -> None:
+        """Raise JournalError for a checkpoint of another journal. One that is damaged is refused where it is read."""
+        with suppress(CheckpointError):
+            contents.chain.check(read_manifest(self.checkpoint(step))["meta"], self.checkpoint(step))
 
     @property
     def individuals(self) -> Path:

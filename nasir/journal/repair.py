@@ -10,6 +10,8 @@ from nasir.journal.log import Contents, read_contents
 
 __all__ = ["Mend", "mend"]
 
+LONGEST = 16_384  # bytes whose every bit can be tried within seconds
+
 
 @dataclass(frozen=True, slots=True)
 class Mend:
@@ -22,8 +24,9 @@ class Mend:
 def mend(path: Path) -> Mend | None:
     """The journal with every flipped bit flipped back; None where that is not all that is wrong, or nothing is.
 
-    A journal is mended where each damaged place is one bit, in lines with checksums; places are more than a line apart.
-    Checksums have 64 bits, so among the thousands of candidates only that which was written can fit.
+    A journal is mended where each damaged place is one bit, in a line with a checksum that has, with the next one, at
+    most LONGEST bytes; places are more than a line apart. Checksums have 64 bits, so among the thousands of candidates
+    only that which was written can fit.
     """
     data = bytearray(path.read_bytes())
     places: list[tuple[int, int]] = []
@@ -46,6 +49,8 @@ def _flip(data: bytearray, contents: Contents) -> int | None:
     stop = start
     for _ in range(2):  # a flipped bit may have joined the line with the next one, or split it
         stop = data.find(b"\n", stop) + 1 or len(data)
+    if stop - start > LONGEST:
+        return None
     region = bytearray(data[start:stop])
     for place in range(len(region)):
         for bit in range(8):

@@ -43,6 +43,8 @@ def checked_checkpoints(run: RunDirectory, contents: Contents) -> Iterator[Check
             manifest = read_manifest(folder)
             check_files(folder, manifest)
             meta = manifest["meta"]
+            if not {"n", "epoch"} <= meta.keys():
+                raise CheckpointError(f"{folder}: not a checkpoint of a run")
             contents.chain.check(meta, folder)
             if _is_void(meta["n"], resumes):
                 raise JournalError(f"{folder}: of epochs that a resume made void")

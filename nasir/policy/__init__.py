@@ -17,6 +17,7 @@ from nasir.policy.decision import (
 )
 from nasir.policy.evolve import EvolvePolicy
 from nasir.policy.evolve_options import EvolveOptions
+from nasir.policy.metrics_csv import read_metrics
 from nasir.policy.plans import (
     ALL_FROZEN,
     AtEpochs,
@@ -33,7 +34,7 @@ from nasir.policy.plans import (
 )
 from nasir.policy.rules import RulesPolicy
 from nasir.policy.schedule import PhaseProgress
-from nasir.policy.simulation import Apply, Row, Structural, read_metrics, simulate
+from nasir.policy.simulation import Apply, Row, Structural, simulate
 from nasir.records import Record
 
 __all__ = [

@@ -22,7 +22,7 @@ from nasir.policy.decision import Decision, EndPhase, FreezeSite, RewriteSite, T
 from nasir.policy.draws import index
 from nasir.policy.phase_log import PhaseLog
 from nasir.policy.plans import ALL_FROZEN, AtEpochs, Moment, PhasePlan, Plateau, RulePlan
-from nasir.policy.sites import depth_at, former_names, named_now, sites_in
+from nasir.policy.sites import depth_at, former_names, is_known, named_now, sites_in
 from nasir.rewriting.rewrite import WHOLE
 
 Fresh = Mapping[str, Sequence[FreezeSite]]
@@ -126,7 +126,7 @@ class RulesPolicy:
         # A rule that nothing can stop must not keep the phase from ending, unless all rules are like that.
         acting = [rule for rule in self.plan.rules if not isinstance(rule.when, Moment)]
         stoppable = [rule for rule in acting if _can_stop(rule)] or acting
-        if all(_expired(rule, log) or not _open(rule, view, log, fresh[rule.name], now=False) for rule in stoppable):
+        if not any(_can_act(rule, view, log, fresh[rule.name]) for rule in stoppable):
             depths = depth_text({stage: view.depths[stage] for stage in view.stages})
             return f"every stage is frozen at depths {depths} after {counted(log.done, 'epoch')} of the phase"
         return None
@@ -288,6 +288,16 @@ def _open(rule: RulePlan, view: PhaseView, log: PhaseLog, fresh: Sequence[Freeze
             or (site in declined and (not measures or declined[site] == log.done))
         )
     ]
+
+
+def _can_act(rule: RulePlan, view: PhaseView, log: PhaseLog, fresh: Sequence[FreezeSite]) -> bool:
+    """Whether a rule may act again if nothing but training changes the network.
+
+    One that names what is not there cannot; it is an error when the rule is due, and until then it may come to be.
+    """
+    acted = log.rule(rule.name).sites
+    there = all(name in acted or is_known(name, rule, view) for name in rule.where.sites or rule.where.stages)
+    return there and not _expired(rule, log) and bool(_open(rule, view, log, fresh, now=False))
 
 
 def _judged(rule: RulePlan, what: str) -> int:

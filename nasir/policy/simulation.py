@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from nasir.errors import DataError, Decline, RunError
@@ -187,74 +185,3 @@ class _Simulation:
         self.rewrites += 1
         self._write("rewrite", **place, **named, ordinal=self.rewrites, seconds=0.0, **self._structure())
         return True
-
-
-def read_metrics(path: str | Path) -> list[dict[str, float]]:
-    """Rows of a CSV file with the columns `epoch` (1, 2, 3, ...) and metrics, such as `val.accuracy`.
-
-    Accuracies are fractions 0..1; `nan` is a diverged metric; a column `seconds` is the duration of an epoch.
-    Raises DataError with file:line:column for anything else.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as a CSV file in UTF-8: {error}") from None
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-    if not lines:
-        raise DataError(f"{path}:1:1: the file is empty; expected a header such as epoch,val.accuracy")
-    names = _header(path, *lines[0])
-    rows = [_row(path, number, line, names, epoch) for epoch, (number, line) in enumerate(lines[1:], 1)]
-    if not rows:
-        raise DataError(f"{path}:{lines[0][0]}:1: there are no epochs below the header")
-    return rows
-
-
-def _header(path: str | Path, number: int, line: str) -> list[str]:
-    names = [cell.strip() for cell in _cells(line)]
-    for index, name in enumerate(names):
-        place = f"{path}:{number}:{_column(line, index)}"
-        if not name:
-            raise DataError(f"{place}: the column has no name; the header is such as epoch,val.accuracy")
-        if name in names[:index]:
-            raise DataError(f"{place}: column {name!r} occurs twice; remove one")
-    if "epoch" not in names:
-        raise DataError(f"{path}:{number}:1: no column 'epoch'; the columns are {', '.join(names)}")
-    if set(names) <= {"epoch", "seconds"}:
-        raise DataError(f"{path}:{number}:1: no metric beside 'epoch'; add a column such as val.accuracy")
-    return names
-
-
-def _row(path: str | Path, number: int, line: str, names: Sequence[str], epoch: int) -> dict[str, float]:
-    cells = _cells(line)
-    if len(cells) != len(names):
-        column = _column(line, min(len(cells), len(names)) - 1)
-        raise DataError(f"{path}:{number}:{column}: {len(cells)} values for {len(names)} columns ({', '.join(names)})")
-    values = {}
-    for index, (name, cell) in enumerate(zip(names, cells, strict=True)):
-        place = f"{path}:{number}:{_column(line, index)}"
-        values[name] = _value(place, name, cell)
-        if name == "epoch" and values[name] != epoch:
-            raise DataError(f"{place}: epoch {cell.strip()}, expected {epoch}; rows count the epochs 1, 2, 3, ...")
-    del values["epoch"]
-    return values
-
-
-def _value(place: str, name: str, cell: str) -> float:
-    try:
-        value = float(cell)
-    except ValueError:
-        raise DataError(f"{place}: {name} is {cell.strip()!r}, which is not a number") from None
-    if name.endswith("accuracy") and value > 1:
-        raise DataError(f"{place}: {name} is {cell.strip()}; accuracies are fractions 0..1, so divide per cent by 100")
-    if name == "seconds" and not value >= 0:
-        raise DataError(f"{place}: seconds is {cell.strip()}; it must be at least 0")
-    return value
-
-
-def _cells(line: str) -> list[str]:
-    return next(csv.reader([line]))
-
-
-def _column(line: str, index: int) -> int:
-    """Character column, from 1, of a cell; exact for cells without quotes."""
-    return sum(len(cell) + 1 for cell in _cells(line)[:index]) + 1

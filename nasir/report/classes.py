@@ -127,7 +127,7 @@ def _answers(run: RunDirectory, records: Sequence[Record]) -> Answers | None:
 
 
 def _table(data: DataSummary, answers: Answers | None) -> str:
-    heads = ["class", *PARTS.values(), *(["test accuracy"] if answers else [])]
+    heads = ["class", "train", "validation", "test", *(["accuracy"] if answers else [])]
     head = "".join(f'<th class="{"number" if place else ""}">{text}</th>' for place, text in enumerate(heads))
     body = ""
     for place, name in enumerate(data.classes):
@@ -136,8 +136,9 @@ def _table(data: DataSummary, answers: Answers | None) -> str:
             known = answers.accuracies[place]
             cells.append("-" if known is None else f"{100 * known:.1f} %")
         body += f"<tr><td>{escape(name)}</td>{''.join(f'<td class=number>{cell}</td>' for cell in cells)}</tr>"
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="panel scroll tall">{table}</div>'
+    note = '<p class="sub">Examples of each class; the accuracy is that of the test.</p>' if answers else ""
+    table = f'<table class="classes"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return f'{note}<div class="panel scroll tall">{table}</div>'
 
 
 def _confusion(names: Sequence[str], answers: Answers) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
+from nasir.counted import counted
 from nasir.ir import Graph, Port
 
 
@@ -23,6 +27,64 @@ class Difference:
         if self.kind == "removed":
             return f"- {self.where}: {self.before}"
         return f"~ {self.where}: {_figure(self.before)} -> {_figure(self.after)}"
+
+
+SHORT = 6  # differences that a summary lists one by one
+
+
+def summary(before: Graph, after: Graph) -> tuple[str, ...]:
+    """The changes in a few lines: depths, blocks, the widths of each kind of layer from and to, and the cost."""
+    changes = difference(before, after)
+    if len(changes) <= SHORT:
+        return tuple(map(str, changes))
+    lines = [str(change) for change in changes if change.kind == "stage"]
+    for kind, sign in (("added", "+"), ("removed", "-")):
+        places = [change.where for change in changes if change.kind == kind]
+        blocks = [place.removeprefix("block ") for place in places if place.startswith("block ")]
+        nodes = [place for place in places if not place.startswith("block ")]
+        lines += [f"{sign} {_named(some, noun)}" for some, noun in ((blocks, "block"), (nodes, "node")) if some]
+    lines += _resized(before, after, [change for change in changes if change.kind == "changed"])
+    for change in changes:
+        if change.kind == "cost":
+            lines.append(f"{change} ({100 * (change.after / max(change.before, 1) - 1):+.0f} %)")
+    return (*lines, f"({counted(len(changes), 'difference')}; -v lists each)")
+
+
+def _named(places: Sequence[str], noun: str) -> str:
+    more = ", ..." if len(places) > SHORT else ""
+    return f"{counted(len(places), noun)}: {', '.join(places[:SHORT])}{more}"
+
+
+def _resized(before: Graph, after: Graph, changes: Sequence[Difference]) -> list[str]:
+    """A line for each kind of layer with weights, and one for all that only follows them."""
+    layers: list[tuple[str, int, int]] = []  # kind, width before and after
+    followers: list[str] = []
+    others: list[str] = []  # what is frozen, what is read
+    for change in changes:
+        old, new = before.labels.get(change.where), after.labels.get(change.where)
+        if old is None or new is None:
+            others.append(str(change))
+        elif after.nodes[new].facts.family == "weighted":
+            layers.append((after.nodes[new].op, _width(before, old), _width(after, new)))
+        else:
+            followers.append(after.nodes[new].op)
+    lines = []
+    for kind, same in groupby(sorted(layers), itemgetter(0)):
+        _, was, now = zip(*same, strict=True)
+        lines.append(f"~ {counted(len(was), 'layer')} {kind}: widths {_span(was)} -> {_span(now)}")
+    if followers:
+        lines.append(f"~ {counted(len(followers), 'node')} that follow them: {', '.join(dict.fromkeys(followers))}")
+    return lines + others
+
+
+def _width(graph: Graph, node_id: int) -> int:
+    """Units of a node's output: channels, or features."""
+    return graph.infer.types[Port(node_id)].shape[0]
+
+
+def _span(widths: Iterable[int]) -> str:
+    known = sorted(widths)
+    return f"{known[0]}" if known[0] == known[-1] else f"{known[0]} to {known[-1]}"
 
 
 def _figure(value: Any) -> str:

@@ -53,7 +53,7 @@ def write_report(run_dir: str | Path) -> Path:
     sections = [
         _head(name, records, len(of_kind(contents.records, ResumeRecord))),
         f"<h2>Training</h2>{figures(drawn)}",
-        data_section(run, records, fact_list),
+        data_section(run, records, lambda rows: fact_list(rows, wide=True)),
         _phases(records),
         _network(run, records),
         _decisions(records),
@@ -94,10 +94,10 @@ def _head(name: str, records: Sequence[Record], resumes: int) -> str:
     return f'<header><h1>{escape(name)}{badge}</h1><p class="sub">{escape(remark)}</p>{fact_list(rows[1:])}</header>'
 
 
-def fact_list(rows: Sequence[tuple[str, str]]) -> str:
-    """(what, value) pairs as tiles."""
+def fact_list(rows: Sequence[tuple[str, str]], wide: bool = False) -> str:
+    """(what, value) pairs as tiles; `wide`: for values of several words."""
     cells = "".join(f"<div><dt>{escape(what)}</dt><dd>{escape(value)}</dd></div>" for what, value in rows)
-    return f'<dl class="facts">{cells}</dl>'
+    return f'<dl class="facts{" wide" if wide else ""}">{cells}</dl>'
 
 
 def figures(drawn: Sequence[Chart]) -> str:

@@ -21,21 +21,24 @@ body{margin:0;background:var(--bg);color:var(--ink);
 font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 main{max-width:1180px;margin:0 auto;padding:28px 20px 60px}
 h1{font-size:26px;line-height:1.2;margin:0;letter-spacing:-.01em}h2{font-size:18px;margin:36px 0 12px}
-.sub{color:var(--soft);margin:6px 0 0}.badge{display:inline-block;border:1px solid currentColor;border-radius:99px;
+.sub{color:var(--soft);margin:6px 0 0}.sub+.panel{margin-top:10px}
+.badge{display:inline-block;border:1px solid currentColor;border-radius:99px;
 padding:1px 10px;font-size:12px;font-weight:600;vertical-align:5px;margin-left:10px;color:var(--warn)}
 .badge.done{color:var(--ok)}
 .facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(112px,1fr));gap:10px;margin:22px 0 0;padding:0}
 .facts div{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:12px 14px}
 .facts dt{color:var(--soft);font-size:12.5px}.facts dd{margin:2px 0 0;font-size:19px;font-weight:600;
 font-variant-numeric:tabular-nums;letter-spacing:-.01em;overflow-wrap:anywhere}
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(440px,100%),1fr));gap:16px}
+.wide{grid-template-columns:repeat(auto-fit,minmax(min(150px,100%),1fr));margin:12px 0 0}.wide dd{font-size:16px}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(550px,100%),1fr));gap:16px}
 figure{margin:0;background:var(--card);border:1px solid var(--line);border-radius:10px;padding:14px 14px 8px}
 figcaption{font-weight:600;display:flex;justify-content:space-between;gap:12px;min-height:23px}
 figcaption output{font-weight:400;color:var(--soft);font-size:12.5px;font-variant-numeric:tabular-nums;
 text-align:right}
 text{fill:var(--soft);font-size:12px}.end{text-anchor:end}.middle{text-anchor:middle}
 text.legend{fill:var(--ink);font-size:12.5px}
-.chart{display:block;width:100%;height:auto;overflow:visible}
+figure{overflow-x:auto}.chart{display:block;width:100%;min-width:520px;height:auto;overflow:visible}
+.chart text,.chart text.legend{font-size:13px}
 .grid{stroke:var(--grid)}.axis{stroke:var(--mark)}.cursor{stroke:var(--soft);stroke-dasharray:2 3}
 .line{fill:none;stroke-width:2;stroke-linejoin:round}.d1{stroke-dasharray:none}.d2{stroke-dasharray:7 3}
 .c0{stroke:var(--c0)}.c1{stroke:var(--c1)}.c2{stroke:var(--c2)}.c3{stroke:var(--c3)}.c4{stroke:var(--c4)}
@@ -75,7 +78,10 @@ th,td{padding:6px 10px;border-bottom:1px solid var(--line);vertical-align:top}
 td.number,th.number{text-align:right;white-space:nowrap}
 td.whole{white-space:nowrap}
 .cells{width:auto}.cells td,.cells th{text-align:center;padding:4px 8px;min-width:36px}
-.cells tbody th{text-align:left;position:static}
+.cells tbody th{text-align:left;position:static;white-space:normal;max-width:220px;overflow-wrap:anywhere}
+.classes td:first-child{overflow-wrap:anywhere;min-width:84px}
+@media (max-width:560px){.classes th,.classes td,.cells th,.cells td{padding:6px 4px}
+.cells tbody th{max-width:150px}.cells td,.cells th{min-width:30px}}
 .warnings{margin:0;padding:12px 14px 12px 32px;border-color:var(--warn)}.warnings li{overflow-wrap:anywhere}
 td.why{min-width:260px}.tall{max-height:560px;overflow:auto}.kind{font-weight:600;white-space:nowrap}
 .kind.rewrite{color:var(--c1)}

@@ -53,7 +53,8 @@ def line(record: Record) -> str:
         case PrefixRecord():
             return f"epochs 1 to {record.epochs} taken over from {record.run}, which trained the same network"
         case ResumeRecord():
-            return f"resumed at checkpoint {record.checkpoint_step}"
+            step = record.checkpoint_step
+            return "started over, as there was no checkpoint yet" if step is None else f"resumed from checkpoint {step}"
     return ""
 
 

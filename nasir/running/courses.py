@@ -68,18 +68,21 @@ class Prospect:
     seed: int
     look: Look
 
-    def begun(self, courses: Sequence[Course]) -> tuple[Course, ...]:
-        """The networks after the rules at the start of the phase. Raises Unforeseen."""
-        return self._at_moment("start", courses, f"when phase '{self.plan.name}' begins")
+    def begun(self, courses: Sequence[Course], last: bool = False) -> tuple[Course, ...]:
+        """The networks after the rules at the start of the phase. Raises Unforeseen.
 
-    def ended(self, courses: Sequence[Course]) -> tuple[Course, ...]:
-        """The networks that the phase may end with, from those after its start. Raises Unforeseen."""
+        `last`: no name is looked for after that, so what the last rule that names anything makes does not matter.
+        """
+        return self._at_moment("start", courses, f"when phase '{self.plan.name}' begins", last)
+
+    def ended(self, courses: Sequence[Course], last: bool = False) -> tuple[Course, ...]:
+        """The networks that the phase may end with, from those after its start. Raises Unforeseen; `last` as above."""
         ends: dict[Course, None] = {}
-        last, lasting = self._length(), 0
+        length, lasting = self._length(), 0
         epoch, settled = 0, self._settled_after()
-        while epoch != last and lasting < self._period():
+        while epoch != length and lasting < self._period():
             epoch += 1
-            final = epoch == last
+            final = epoch == length
             before = tuple(courses)
             when = f"after epoch {epoch} of phase '{self.plan.name}'"
             if final or self._may_end(epoch):
@@ -90,12 +93,12 @@ class Prospect:
             if final:
                 break
             due = self._due(epoch)
-            self._looked(due if self.plan.until != ALL_FROZEN else self._lasting(epoch, due), before, when)
+            self._looked(due, before, when)
             courses = _few(self._acted(due, before))
             lasting = lasting + 1 if epoch > settled and set(courses) == set(before) else 0
-        if epoch != last and last is not None:  # from here on each epoch is like the one before
+        if epoch != length and length is not None:  # from here on each epoch is like the one before
             ends.update(dict.fromkeys(courses))
-        ends_now = self._at_moment("end", _few(ends), f"when phase '{self.plan.name}' ends")
+        ends_now = self._at_moment("end", _few(ends), f"when phase '{self.plan.name}' ends", last)
         return _few(replace(course, acted=frozenset()) for course in ends_now)
 
     # -- time
@@ -129,16 +132,18 @@ class Prospect:
             and (rule.when is None or _may_hold(rule.when, epoch))
         ]
 
-    def _lasting(self, epoch: int, due: list[RulePlan]) -> list[RulePlan]:
-        """With those that are due, rules that are asked for sites which they could still act on."""
-        over = [rule for rule in self.plan.rules if isinstance(rule.when, AtEpochs) and epoch > max(rule.when.epochs)]
-        return [rule for rule in self.plan.rules if rule in due or not (isinstance(rule.when, Moment) or rule in over)]
-
     # -- what rules do
 
-    def _at_moment(self, moment: str, courses: Sequence[Course], when: str) -> tuple[Course, ...]:
+    def _at_moment(self, moment: str, courses: Sequence[Course], when: str, last: bool) -> tuple[Course, ...]:
         rules = [rule for rule in self.plan.rules if isinstance(rule.when, Moment) and rule.when.at == moment]
-        return _few(end for course in courses for end in self._played(rules, course, when))
+        looking: list[RulePlan] = []
+        if last:
+            naming = [number for number, rule in enumerate(rules) if names_of(rule)]
+            before = naming[-1] if naming else 0
+            rules, looking = rules[:before], rules[before : before + bool(naming)]
+        ends = _few(end for course in courses for end in self._played(rules, course, when))
+        self._looked(looking, ends, when)
+        return ends
 
     def _looked(self, rules: Sequence[RulePlan], courses: Sequence[Course], when: str) -> None:
         if rules:
@@ -177,7 +182,7 @@ class Prospect:
                 ways.append([(rule,)])
                 continue
             idle: list[tuple[RulePlan, ...]] = [()] if rule.trial else []
-            known = all(is_known(name, rule, now) for name in _names(rule))
+            known = all(is_known(name, rule, now) for name in names_of(rule))
             sites = sites_of(rule, now) if known else ()
             each = [(replace(rule, trial=None, where=Where(sites=(site,))),) for site in sites]
             ways.append([*idle, *each] or [(replace(rule, trial=None),)])
@@ -193,7 +198,7 @@ class Prospect:
                 return play.result()
             except RunError as error:
                 now = view(play.course.graph, (play.plan,))
-                lost = next((rule for rule in acting if not all(is_known(n, rule, now) for n in _names(rule))), None)
+                lost = next((rule for rule in acting if not all(is_known(n, rule, now) for n in names_of(rule))), None)
                 self._looked([lost] if lost and when else [], [play.course], when)
                 if lost is None or pass_of(lost).moves:
                     raise Unforeseen from error
@@ -262,7 +267,8 @@ def _left(rule: RulePlan, course: Course) -> RulePlan | None:
     return replace(rule, where=replace(rule.where, sites=sites)) if sites else None
 
 
-def _names(rule: RulePlan) -> tuple[str, ...]:
+def names_of(rule: RulePlan) -> tuple[str, ...]:
+    """The sites or stages that a rule names."""
     return rule.where.sites or rule.where.stages
 
 

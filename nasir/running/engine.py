@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from nasir.counted import counted
-from nasir.errors import CheckpointError, Diverged, Preempted, RunError
+from nasir.errors import CheckpointError, Diverged, NasirError, Preempted, RunError
 from nasir.ir import Graph
 from nasir.ir.regions import closest, covers
 from nasir.journal.directory import RunDirectory
@@ -125,6 +125,10 @@ class Engine:
             if not outlives:
                 raise
             metrics = {**error.metrics, **self.session.evaluate("val")}
+        except NasirError as error:
+            if not isinstance(error, RunError | Preempted):  # which name the epoch themselves
+                error.add_note(f"in epoch {epoch + 1}, of phase '{phase.name}'")
+            raise
         if outlives and not all(map(math.isfinite, metrics.values())):  # after the last step too, unseen by its loss
             metrics = dict.fromkeys(metrics, math.nan)
         self.state.stretch = None

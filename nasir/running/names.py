@@ -9,19 +9,21 @@ from nasir.ir import Graph
 from nasir.ir.canon import quoted
 from nasir.ir.regions import covers
 from nasir.options import Path, close_match
-from nasir.policy import PhasePlan, PhaseView, RulePlan, Where
+from nasir.policy import EvolvePolicy, Moment, PhasePlan, PhaseView, RulePlan, Where
 from nasir.policy.plans import RULES
 from nasir.policy.sites import is_known, moved
-from nasir.running.courses import Course, Prospect, Unforeseen, pass_of
+from nasir.registry import policies
+from nasir.running.courses import Course, Prospect, Unforeseen, names_of, pass_of
 from nasir.running.decisions import view
 from nasir.spec import Spec
+from nasir.spec.passes import find
 from nasir.spec.problems import Problem, raise_problems
 
 
 def check_names(spec: Spec, graph: Graph) -> None:
     """Raise SpecProblems for names that a run which begins with the network `graph` would not find, or perhaps not.
 
-    Nothing is said of what depends on more than can be followed, such as a policy of a plugin.
+    Nothing is said of what depends on more than can be followed, such as what a policy of a plugin does.
     """
     names = _Names(spec)
     courses: tuple[Course, ...] = (Course(graph),)
@@ -46,7 +48,7 @@ class _Names:
         naming = [
             number
             for number, plan in enumerate(self.plans)
-            if self.spec.phases[number].freeze or any(rule.where.stages or rule.where.sites for rule in plan.rules)
+            if self.spec.phases[number].freeze or any(map(names_of, plan.rules))
         ]
         return max(naming, default=-1)
 
@@ -60,20 +62,24 @@ class _Names:
             for rule in rules:
                 self._look(number, rule, then, when)
 
-        prospect = Prospect(plan, self.spec.seed, look)
-        courses = prospect.begun(courses)
+        prospect, last = Prospect(plan, self.spec.seed, look), number == self.last
+        later = any(names_of(rule) and rule.when != Moment("start") for rule in plan.rules)
+        courses = prospect.begun(courses, last and not later and not self.spec.phases[number].freeze)
         self._look_for_labels(number, courses)
-        return prospect.ended(courses)
+        return courses if last and not later else prospect.ended(courses, last)
 
     def _after_other(self, number: int, courses: tuple[Course, ...]) -> tuple[Course, ...]:
-        """Of another policy it is known which rules it may use, not when."""
+        """Of an evolution it is known which rules it may use, not when; of a policy of a plugin not even that."""
         plan = self.plans[number]
-        if any(pass_of(rule).moves for rule in plan.rules):
+        self._look_for_labels(number, courses)
+        policy = find(policies, plan.policy)  # None: only a plugin that is not imported knows it
+        if not (isinstance(policy, type) and issubclass(policy, EvolvePolicy)) or any(
+            pass_of(rule).moves for rule in plan.rules
+        ):
             raise Unforeseen
         later = tuple(dict.fromkeys(replace(course, sure=course.sure and not plan.rules) for course in courses))
         for rule in plan.rules:
             self._look(number, rule, later, f"in phase '{plan.name}'")
-        self._look_for_labels(number, courses)
         return later
 
     def _look(self, number: int, rule: RulePlan, courses: Sequence[Course], when: str) -> None:

@@ -41,6 +41,7 @@ from nasir.version import VERSION
 
 __all__ = ["Verdict", "verify", "verify_study"]
 
+ATTEMPTS = 3  # at a run that goes on meanwhile
 STORE = re.compile(r"([0-9a-f]{64})\.(json|npy)")
 
 
@@ -67,27 +68,35 @@ class Verdict:
 
 
 def verify(path: Path, tidied: bool = False) -> Verdict:
-    """Check a run directory, changing nothing; safe beside a running writer.
+    """Check a run directory, changing nothing. What is looked at while the run goes on is looked at again.
 
     `tidied`: checkpoints and individuals may have been removed, as a search does with trials that are over. Raises
     UsageError where there is no run.
     """
-    run, verdict = RunDirectory.open(path), Verdict(path)
-    contents = run.contents()
+    run = RunDirectory.open(path)
+    for _ in range(ATTEMPTS):
+        size = run.journal_path.stat().st_size
+        verdict = _verdict(run, tidied)
+        if verdict.sound or run.journal_path.stat().st_size == size:
+            return verdict
+    verdict.notes.append(f"{path}: the run goes on meanwhile, and what is told may be its work in progress")
+    return verdict
+
+
+def _verdict(run: RunDirectory, tidied: bool) -> Verdict:
+    verdict, contents = Verdict(run.path), run.contents()
     records = effective(contents.records)
     over = tidied or last_of(records, EndRecord) is not None or last_of(records, PrunedRecord) is not None
     _journal(run, contents, verdict)
     _blobs(run, records, verdict)
     _individuals(run, records, over, verdict)
-    epoch = _checkpoints(run, contents, records, over, verdict)
+    _checkpoints(run, contents, records, over, verdict)
     _spec(run, contents, verdict)
     _environment(run, verdict)
     with suppress(OSError, UnicodeDecodeError):
         if contents.damage is None and not contents.chain.stamped(run.report_path.read_text(encoding="utf-8")):
             verdict.faults.append(f"{run.report_path}: made from another journal")
-            verdict.rescue.append(f"`nasir report {path}` makes the report again")
-    if not over or contents.damage is not None:
-        _rescue(run, contents, epoch, verdict)
+            verdict.rescue.append(f"`nasir report {run.path}` makes the report again")
     return verdict
 
 
@@ -140,9 +149,9 @@ def _blobs(run: RunDirectory, records: tuple[Record, ...], verdict: Verdict) -> 
 
 def _checkpoints(
     run: RunDirectory, contents: Contents, records: tuple[Record, ...], over: bool, verdict: Verdict
-) -> int | None:
-    """The epoch of the newest that is sound, None without one."""
-    checked = list(checked_checkpoints(run, contents))
+) -> None:
+    """Every checkpoint, and which of them a run may go on from whose journal or checkpoints are damaged."""
+    checked, before = list(checked_checkpoints(run, contents)), len(verdict.faults)
     for each in checked:
         # a part of the journal that is damaged cannot speak for a checkpoint
         if each.fault is not None and not (contents.damage is not None and isinstance(each.fault, JournalError)):
@@ -150,7 +159,18 @@ def _checkpoints(
     verdict.counts["checkpoints"] = len(checked)
     if not checked and not over and (lost := last_of(records, CheckpointRecord)) is not None:
         verdict.faults.append(f"{run.checkpoints}: empty, and the journal tells of a checkpoint of epoch {lost.epoch}")
-    return next((each.meta["epoch"] for each in checked if each.fault is None and each.meta is not None), None)
+    if contents.damage is not None:
+        verdict.rescue += _of_journal(run, contents)
+    elif over or len(verdict.faults) == before:
+        return
+    epoch = next((each.meta["epoch"] for each in checked if each.fault is None and each.meta is not None), None)
+    if epoch is not None:
+        back = f"`nasir resume {run.path} --from-epoch {epoch}` goes on from it"
+        verdict.rescue.append(f"the checkpoint of epoch {epoch} is sound: {back}")
+    elif contents.records and isinstance(contents.records[0], StartRecord):
+        verdict.rescue.append(f"no checkpoint is sound: `nasir resume {run.path} --from-start` trains it all again")
+    else:
+        verdict.rescue.append("nothing to go on with: start the run again with `nasir run`")
 
 
 def _individuals(run: RunDirectory, records: tuple[Record, ...], over: bool, verdict: Verdict) -> None:
@@ -160,6 +180,7 @@ def _individuals(run: RunDirectory, records: tuple[Record, ...], over: bool, ver
         if not folder.is_dir():
             if record.individual in wanted and not over:
                 verdict.faults.append(f"{folder}: missing, and the policy may come back to it")
+                verdict.rescue.append(f"restore {folder} from a copy of the run")
             continue
         verdict.counts["individuals"] = verdict.counts.get("individuals", 0) + 1
         try:
@@ -176,6 +197,7 @@ def _spec(run: RunDirectory, contents: Contents, verdict: Verdict) -> None:
         spec = load_stored(run.spec_path)
         if isinstance(start, StartRecord) and start.spec_digest and spec.digest != start.spec_digest:
             verdict.faults.append(f"{run.spec_path}: not the spec this run began with")
+            verdict.rescue.append(f"restore {run.spec_path} from a copy of the run")
         known = run.env().get("plugins", {})
         for plugin in hash_plugins(spec):
             if known.get(Path(plugin.path).name) != plugin.sha256:
@@ -183,7 +205,8 @@ def _spec(run: RunDirectory, contents: Contents, verdict: Verdict) -> None:
     except JournalError:
         return  # the environment, which is told by itself
     except NasirError as error:
-        verdict.faults.append(f"{run.spec_path}: {str(error).splitlines()[0]}")
+        verdict.faults.append(str(error).splitlines()[0])
+        verdict.rescue.append(f"restore {run.spec_path} from a copy of the run")
 
 
 def _environment(run: RunDirectory, verdict: Verdict) -> None:
@@ -191,6 +214,7 @@ def _environment(run: RunDirectory, verdict: Verdict) -> None:
         env = run.env()
     except JournalError as error:
         verdict.faults.append(_without_remedy(error))
+        verdict.rescue.append(f"restore {run.env_path} from a copy of the run")
         return
     for name, now in _versions().items():
         if name in env and str(env[name]).partition("+")[0] != now:  # metadata leaves out what torch was built for
@@ -202,22 +226,6 @@ def _versions() -> Mapping[str, str]:
     with suppress(PackageNotFoundError):
         versions["torch"] = version("torch").partition("+")[0]
     return versions
-
-
-def _rescue(run: RunDirectory, contents: Contents, epoch: int | None, verdict: Verdict) -> None:
-    """How to go on with a run that is not over, or whose journal is damaged."""
-    if contents.damage is not None:
-        verdict.rescue += _of_journal(run, contents)
-    elif verdict.sound:
-        return
-    if epoch is not None:
-        verdict.rescue.append(
-            f"the checkpoint of epoch {epoch} is sound: `nasir resume {run.path} --from-epoch {epoch}` goes on from it"
-        )
-    elif contents.records and isinstance(contents.records[0], StartRecord):
-        verdict.rescue.append(f"no checkpoint is sound: `nasir resume {run.path} --from-start` trains it all again")
-    else:
-        verdict.rescue.append("nothing to go on with: start the run again with `nasir run`")
 
 
 def _of_journal(run: RunDirectory, contents: Contents) -> Iterator[str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from nasir.errors import StudyError, UsageError
+from nasir.files import json_value, read_bounded
 from nasir.search.storage import open_storage
 from nasir.search.study import Study
 from nasir.search.urls import anchored, check_sqlite_exists, sqlite_url
@@ -32,7 +32,7 @@ def read_card(folder: Path) -> dict[str, str] | None:
     """What `study.json` says: the name of the study, and its storage without a password; None where there is none."""
     path = folder / CARD
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+        card = json_value(read_bounded(path, 1 << 20))
         return {"study": str(card["study"]), "storage": str(card["storage"])}
     except (FileNotFoundError, NotADirectoryError):
         return None

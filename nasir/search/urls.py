@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from os.path import exists, isdir
 from pathlib import Path
 
 from sqlalchemy.engine import URL, make_url
@@ -53,6 +54,8 @@ def parse(url: str) -> URL:
         )
     if "://" not in url:
         raise UsageError(f"--storage {shown}: not a URL; write for example {EXAMPLES}")
+    if not url.isprintable():
+        raise UsageError(f"--storage {shown}: a URL has no such characters; percent-encode those of a password")
     try:
         parsed = make_url(url)
         driven(parsed).get_dialect().import_dbapi()
@@ -114,7 +117,7 @@ def sqlite_url(path: Path) -> str:
 def anchored(url: str) -> str:
     """The same database from whatever folder: a relative path of an SQLite file made absolute. `url`: any text."""
     try:
-        parsed = make_url(url)
+        parsed = make_url(url if url.isprintable() else "")
     except (ArgumentError, ValueError):
         return url  # `parse` says what is wrong with it
     path = sqlite_path(parsed)
@@ -133,15 +136,15 @@ def sqlite_path(url: URL) -> Path | None:
 def check_sqlite_exists(url: str) -> None:
     """Raise StudyError where a study is looked for in a file that is not there, before SQLite makes an empty one."""
     path = sqlite_path(parse(url))
-    if path is not None and not path.exists():
+    if path is not None and not exists(path):
         raise StudyError(f"{path}: there is no such database; correct --storage, or restore it from a copy")
 
 
 def check_sqlite_file(url: URL) -> None:
     """Raise StudyError for a file that is no database or not a whole one, before SQLite takes it for an empty one."""
     path = sqlite_path(url)
-    if path is None or not path.exists():
-        if path is not None and not path.parent.is_dir():
+    if path is None or not exists(path):
+        if path is not None and not isdir(path.parent):
             raise StudyError(f"{path}: there is no folder {path.parent}; make it, or correct --storage")
         return
     restore = "restore it from a copy, or start the study anew in another --out folder"

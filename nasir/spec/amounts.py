@@ -46,7 +46,10 @@ def _in_bytes(value: Any) -> Any:
     if match is None:
         raise fault(f"expected a size, found {value!r}", "write `500 MB`, `4 GB` or `4 GiB`")
     unit = match[2] or ""
-    return int(float(match[1]) * (1024 if unit.endswith("i") else 1000) ** POWERS[unit.rstrip("i")])
+    size = float(match[1]) * (1024 if unit.endswith("i") else 1000) ** POWERS[unit.rstrip("i")]
+    if not math.isfinite(size):
+        raise fault(f"{value!r:.60} is too large", "give a size that a disk can hold")
+    return int(size)
 
 
 def _schema(example: str) -> WithJsonSchema:

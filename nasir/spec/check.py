@@ -268,7 +268,10 @@ def _check_rule(spec: Spec, phase: Phase, rule: Rule, path: Path, findings: Find
 
 
 def _comes_to_be(name: str, stages: Iterable[str], spec: Spec, phase: Phase) -> bool:
-    """Whether a stage may have this name in a phase, because a pass in it or before puts stages below others."""
+    """Whether a stage may have this name in a phase, because a pass in it or before puts stages below others.
+
+    Which names that gives is known once there is a network; a run looks for them before it begins.
+    """
     if not any(name.endswith(f".{stage}") for stage in stages):
         return False
     until_then = spec.phases[: spec.phases.index(phase) + 1]
@@ -305,7 +308,8 @@ def _check_condition(spec: Spec, phase: Phase, condition: Condition, path: Path,
         late = [epoch for epoch in condition.at or () if phase.epochs is not None and epoch > phase.epochs]
         if late:
             place = locate(findings.tree, (*path, "at"))
-            findings.notes.append(f"{place}: epoch {late[0]} is after the end of the phase (epoch {phase.epochs})")
+            length = counted(phase.epochs or 0, "epoch")
+            findings.notes.append(f"{place}: epoch {late[0]} is after the end of the phase ({length})")
         return
     _check_metric(spec, metric, (*path, condition.kind, "metric"), findings)
 

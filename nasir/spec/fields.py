@@ -17,17 +17,17 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from nasir.options import kind_of, ranges, suggestion
+from nasir.options.texts import DEVICE as DEVICE
+from nasir.options.texts import DEVICE_WORDS, LABEL_WORDS
 from nasir.options.texts import LABEL as LABEL
-from nasir.options.texts import LABEL_WORDS
 from nasir.options.words import amount, no_amount
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
-DEVICE = r"^(auto|cpu|cuda(:[0-9]+)?)$"
 INITIALIZER = r"^[a-z][a-z0-9_]*$"
 FORMS = {
     NAME: "letters, digits, `_`, `-` and `.`, a letter or digit first",
     LABEL: LABEL_WORDS,
-    DEVICE: "auto, cpu, cuda or cuda:N",
+    DEVICE: DEVICE_WORDS,
     INITIALIZER: "the name of an initializer, such as default",
 }
 """What a pattern asks for, in words."""

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, fie
 
 from nasir.options import close_match
 from nasir.options.ranges import Count, Positive
+from nasir.options.words import unknown_word
 from nasir.spec.fields import LABEL, OneOf, Options, Strict, empty_if_none, fault
 
 
@@ -167,10 +168,17 @@ class Step(OneOf):
         return None if label is None else str(label)
 
 
+def _known_source(value: Any) -> Any:
+    """`torchvision`; anything else is refused with all that a network can come from."""
+    if value in ("torchvision", "run"):
+        return value
+    raise fault(*unknown_word(value, ("torchvision", "run")))
+
+
 class ImportedNetwork(Strict):
     """A network of torchvision, read as a graph."""
 
-    source: Literal["torchvision"] = Field(alias="from")
+    source: Annotated[Literal["torchvision"], BeforeValidator(_known_source)] = Field(alias="from")
     model: str = Field(min_length=1)
     classes: Annotated[int, Field(ge=2)] | None = Field(
         default=None, description="size of a new classifier; default: the model's"

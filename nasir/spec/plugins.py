@@ -15,10 +15,13 @@ from types import ModuleType
 from typing import TypeAlias
 
 from nasir.errors import UsageError
+from nasir.files import read_bounded
 from nasir.spec.check import Findings, check_spec, check_tree
 from nasir.spec.model import Spec
 from nasir.spec.problems import raise_problems
 
+MAX_BYTES = 1 << 24
+"""Of a plugin."""
 ALLOW = "NASIR_ALLOW_LOCAL_CODE"
 Refusal: TypeAlias = Callable[[str, str], UsageError]
 """Makes an error of what is wrong with a plugin, and the remedy."""
@@ -87,10 +90,9 @@ def _refusal(spec: Spec, index: int) -> Refusal:
 
 def _read(file: File, refused: Refusal, relative: str = "paths are relative to the spec") -> tuple[Plugin, bytes]:
     try:
-        data = file.read_bytes()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise refused(f"{file} cannot be read ({reason})", relative) from None
+        data = read_bounded(file, MAX_BYTES)
+    except OSError as error:
+        raise refused(f"{file} cannot be read ({error.strerror})", relative) from None
     digest = hashlib.sha256(data).hexdigest()
     stem = re.sub(r"\W", "_", file.stem)
     return Plugin(str(file), digest, f"nasir_plugin_{stem}_{digest[:16]}"), data

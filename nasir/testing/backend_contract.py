@@ -110,6 +110,15 @@ class BackendContract:
         assert all(0.0 <= m[f"{part}.accuracy"] <= 1.0 for m in metrics for part in ("train", "val"))
         assert metrics[-1]["train.loss"] < 0.8 * metrics[0]["train.loss"]
 
+    def test_the_data_are_summarized_and_answers_counted_by_class(self, tmp_path: Path) -> None:
+        with self.session(tmp_path) as session:
+            data = session.summary()
+            metrics, answers = session.evaluate_classes("test")
+            assert metrics == session.evaluate("test")
+        assert len(data.classes) == CLASSES and all(len(counts) == CLASSES for counts in data.counts.values())
+        assert answers.shape == (CLASSES, CLASSES) and tuple(answers.sum(1).tolist()) == data.counts["test"]
+        assert abs(int(answers.trace()) / int(answers.sum()) - metrics["test.accuracy"]) < 1e-9
+
     def test_equal_setups_train_alike_and_looking_changes_nothing(self, tmp_path: Path) -> None:
         with self.session(tmp_path) as observed, self.session(tmp_path) as untouched:
             for epoch in range(2):

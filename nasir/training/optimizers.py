@@ -28,7 +28,7 @@ _DECAY = ("weight_decay", "decay_norms", "decay_biases")
 class Optimizer(Checked):
     """Base of an optimizer: subclass it as a frozen dataclass, and register that.
 
-    `factory`: the class of the optimizer, or "module:name" of it, which is imported when one is made; it is called
+    `factory`: the class of the optimizer, a function that makes one, or "module:name" of either; it is called
     with the groups of parameters, `lr` and the options that the subclass adds, by name. `state`: the kind of every key
     that it keeps for a parameter.
     """
@@ -56,7 +56,7 @@ class Optimizer(Checked):
 
         `fused`: all parameters are on one CUDA device, and a fused kernel is wanted if there is one.
         """
-        factory = loaded(self.factory)
+        factory = loaded(type(self).factory)  # of the class: a plain function is no method
         options = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _DECAY}
         if fused and "fused" in inspect.signature(factory).parameters:
             options["fused"] = True

@@ -11,7 +11,7 @@ the names of its classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -50,12 +50,12 @@ MOMENTS: Mapping[StateKind, Moment] = {
 class Keeps:
     """What an optimizer keeps: `state`, the kind of every key that it keeps for a parameter.
 
-    `counts`: keys of its groups that change as it trains, such as a count of steps, with their values at the start
-    (None: it adds the key at its first step). New parameters then get a group of their own, where these start again.
+    `counts`: keys of its groups that change as it trains, such as a count of steps. New parameters then get a group of
+    their own, where these are what the optimizer's `defaults` say, or missing.
     """
 
     state: Mapping[str, StateKind] = field(default_factory=dict)
-    counts: Mapping[str, float | None] = field(default_factory=dict)
+    counts: Collection[str] = ()
 
 
 def keeps_of(kind: type[Any]) -> Keeps | None:
@@ -65,8 +65,11 @@ def keeps_of(kind: type[Any]) -> Keeps | None:
         package, path = owner.__module__.partition(".")[0], f"{owner.__module__}.{owner.__qualname__}"
         if path in names:
             return _checked(optimizer_states.get(path), path)
-        if package in names and (found := optimizer_states.get(package).get(owner.__qualname__)) is not None:
-            return _checked(found, path)
+        if package in names:
+            classes = optimizer_states.get(package)
+            found = classes.get(owner.__qualname__) if isinstance(classes, Mapping) else classes
+            if found is not None:
+                return _checked(found, path)
     return None
 
 

@@ -18,6 +18,7 @@ from nasir.transfer.identity import Coordinates as Coordinates
 from nasir.transfer.moments import FIRST as FIRST
 from nasir.transfer.moments import Moment as Moment
 from nasir.transfer.moments import moment_source as moment_source
+from nasir.transfer.moments import only_picks as only_picks
 from nasir.transfer.plan import TransferPlan as TransferPlan
 from nasir.transfer.run import Arrays as Arrays
 from nasir.transfer.run import NumpyArrays as NumpyArrays

@@ -60,6 +60,17 @@ def moment_source(source: Source, moment: Moment) -> Source | None:
     return Take(source.key, tuple([None if axis is None else _mapped(axis, moment) for axis in source.axes]))
 
 
+def only_picks(source: Source) -> bool:
+    """Whether all that there is of a weight is entries of old ones, none of them twice: a moment of any kind is then
+    picked in the same way."""
+    if isinstance(source, Stack):
+        return all(only_picks(part) for part in source.parts)
+    if not isinstance(source, Take):
+        return False
+    mapped = [_mapped(axis, FIRST) for axis in source.axes if axis is not None]
+    return all(axis.gain is None and bool((axis.index >= 0).all()) for axis in mapped)
+
+
 def _sum_gain(source: Sum, moment: Moment) -> float:
     """The pseudo-inverse's for a first moment; of others what is exact for equal parts with equal gradients."""
     count = len(source.parts)

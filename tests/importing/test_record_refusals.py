@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 import warnings
 from collections.abc import Callable
@@ -70,6 +71,12 @@ def assigned(self: Inner, x: Tensor) -> Tensor:
     return y
 
 
+def statistics_of_a_view(self: Inner, x: Tensor) -> Tensor:
+    mean, var = torch.zeros(2, 4), torch.ones(4)
+    x = nn.functional.batch_norm(x, mean[0], var, training=self.training)
+    return x - mean[1]
+
+
 def two_views(self: Inner, x: Tensor) -> Tensor:
     y = self.linear(x)
     z = y.as_strided((4,), (1,))
@@ -135,6 +142,7 @@ REFUSED: dict[str, tuple[Callable[..., Any], str]] = {
     "TorchScript function": (lambda self, x: SCRIPTED(x) + 1, "TorchScript"),
     "legacy constructor": (lambda self, x: x + torch.Tensor([1, 2, 3, 4]), "is unknown"),
     "parameter written": (lambda self, x: x + self.scale.data.mul_(2), "writes into the parameter 1.scale"),
+    "statistics of a view": (statistics_of_a_view, "batch_norm .* an operand beside its result"),
     "parameter assigned": (assigned, "forward assigns the parameter 1.scale"),
     "parameter's view written": (
         lambda self, x: x + self.linear.weight.detach()[0].add_(1),
@@ -164,6 +172,7 @@ def test_what_is_no_data_flow_is_refused_by_its_place(name: str) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(4, 4), Inner(function))
     before = {key: (tensor._version, tensor.clone()) for key, tensor in module.state_dict(keep_vars=True).items()}
+    patched = inspect.getattr_static(torch.autograd.Function, "apply"), torch.from_numpy
     with pytest.raises(NasirError, match=told) as raised:
         record(module, (torch.randn(2, 4),))
     assert str(raised.value).startswith("record: ")
@@ -173,7 +182,7 @@ def test_what_is_no_data_flow_is_refused_by_its_place(name: str) -> None:
         assert 1 < line < len(Path(__file__).read_text(encoding="utf-8").splitlines())
     for key, tensor in module.state_dict(keep_vars=True).items():
         assert tensor._version == before[key][0] and torch.equal(tensor, before[key][1])
-    assert torch.autograd.Function.apply.__qualname__ == "Function.apply" or "seen" not in repr(torch.from_numpy)
+    assert (inspect.getattr_static(torch.autograd.Function, "apply"), torch.from_numpy) == patched
 
 
 def test_sizes_that_follow_the_data_may_be_used_by_torch_but_not_by_python() -> None:
@@ -229,6 +238,9 @@ def test_torchscript_modules_are_refused_by_path() -> None:
 def test_modules_without_numbers_or_in_wrappers_are_refused() -> None:
     with pytest.raises(UsageError, match="meta device"):
         record(nn.Linear(4, 4, device="meta"), (torch.randn(2, 4),))
+    with warnings.catch_warnings(), pytest.raises(UsageError, match="a lazy module has no parameters yet"):
+        warnings.simplefilter("ignore", UserWarning)  # torch: lazy modules are new
+        record(nn.LazyLinear(4), (torch.randn(2, 4),))
     with pytest.raises(UsageError, match=r"record its `.module`"):
         record(nn.DataParallel(nn.Linear(4, 4)), (torch.randn(2, 4),))
     with pytest.raises(UsageError, match="its arguments in a tuple"):

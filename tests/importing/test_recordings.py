@@ -434,6 +434,57 @@ def test_old_weight_norm_is_recorded_through_its_hook() -> None:
     assert parity(recording, module, (rows(5),)).largest == 0.0
 
 
+def test_attributes_that_forward_changes_are_told_of() -> None:
+    def forward(self: From, x: Tensor) -> Tensor:
+        self.count = getattr(self, "count", 0) + 1
+        return self.linear(x) * self.count
+
+    module = From(forward)
+    module.count = 2  # type: ignore[assignment]
+    with pytest.warns(NasirWarning, match="forward changes the attribute count"):
+        record(module, (rows(),))
+    assert module.count == 2
+
+
+def test_train_methods_that_return_nothing_are_fine() -> None:
+    class Frozen(nn.Sequential):
+        def train(self, mode: bool = True) -> None:  # type: ignore[override]
+            super().train(False)
+
+    module = Frozen(nn.BatchNorm1d(4))
+    recording = record(module, (rows(),))
+    assert [call.updates for call in recording.calls] == [()]
+    assert torch.equal(replay(recording, module.eval() or module, rows(3)), module(rows(3)))
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "einsum": lambda self, x: torch.einsum("bi,ij->bj", x, self.linear.weight),
+    "transposes": lambda self, x: x @ self.linear.weight.T + (x.T * 2).mT,
+    "ops of a library": lambda self, x: torch.ops.aten.relu(x) + torch.ops.aten.relu.default(-x),
+    "from_numpy": lambda self, x: x * torch.from_numpy(np.arange(4, dtype=np.float32)),
+    "named results": lambda self, x: x.max(1).values[:, None] * torch.max(self.linear(x), 1).indices[:, None],
+    "loops": lambda self, x: sum(part * n for n, part in enumerate(x.split(1, dim=1))) + sum(x.unbind(1))[:, None],
+    "operators": lambda self, x: (1 - x) / (2.0 + x.abs()) + 2**x % 3 - (-x // 2) + ((x > 0) & ~(x > 1)).float(),
+    "reflected": lambda self, x: 3 / (x.abs() + 1) - (5 - x) ** 2,
+    "dtype by method": lambda self, x: x.double().type(torch.float32) + x.type_as(x.double()).float(),
+    "attention": lambda self, x: F.scaled_dot_product_attention(*[x.view(-1, 1, 2, 2)] * 3, is_causal=True).flatten(1),
+    "meshgrid": lambda self, x: x + torch.meshgrid(torch.arange(2.0), torch.arange(4.0), indexing="ij")[1][1],
+    "where and masks": lambda self, x: torch.where(x > 0, x, self.scale).masked_fill(x.isnan(), 0.0),
+    "cumulative": lambda self, x: x.cumsum(1).sort(1, descending=True)[0].topk(2).values,
+    "numbers that are none": lambda self, x: torch.where(x > 9, torch.full((4,), float("nan")), x),
+    "fft and linalg": lambda self, x: torch.fft.rfft(x).abs() + torch.linalg.vector_norm(x, dim=1, keepdim=True),
+    "statistics that are no buffer": lambda self, x: F.layer_norm(x, (4,), self.scale, torch.zeros(4)),
+    "sizes": lambda self, x: x.expand(3, *x.shape).reshape(x.numel() * 3).view(-1, 4)[: x.size(0)],
+    "noise of all kinds": lambda self, x: x + torch.randn_like(x) + torch.rand(x.shape) + x.new_empty(4).normal_(),
+    "detached": lambda self, x: x * self.linear(x).detach() + self.scale.data,
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_of_all_kinds_are_replayed_exactly(name: str) -> None:
+    recorded(FUNCTIONS[name])
+
+
 def test_own_leaf_classes_are_one_call() -> None:
     module = nn.Sequential(user_modules.Gated())
     assert len(record(module, IMAGES).calls) > 1

@@ -151,7 +151,7 @@ SLOW = {
             ("efficientnet_b0", 64, {}),
             ("efficientnet_v2_s", 64, {}),
             ("googlenet", 64, {"init_weights": False}),
-            ("inception_v3", 128, {"init_weights": False}),
+            ("inception_v3", 299, {"init_weights": False}),
             ("mnasnet0_5", 64, {}),
             ("mobilenet_v2", 64, {}),
             ("mobilenet_v3_large", 64, {}),

@@ -148,6 +148,17 @@ def test_profiles_are_read_from_files(name: str, text: str, tmp_path: Path) -> N
         ("flops_per_second: .nan\nbytes_per_second: 1\n", "above 0"),
         ("- 1\n", "keys"),
         ("{", "neither YAML nor JSON"),
+        ("%YAML " + "9" * 5000 + ".1\n--- {}\n", "neither YAML nor JSON"),
+        ("a: 2001-99-99\n", "neither YAML nor JSON"),
+        ("[" * 5000, "neither YAML nor JSON"),
+        (f"flops_per_second: {'9' * 400}\nbytes_per_second: 1\n", "give numbers such as"),
+        ("#" * (1 << 17), "it has more than 65536 bytes"),
+        (
+            "a0: &a0 [x, x, x, x, x, x, x, x, x]\n"
+            + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
+            + "flops_per_second: *a11\nbytes_per_second: 1\n",
+            "a device profile has the keys",
+        ),
     ],
 )
 def test_a_bad_profile_is_refused_by_name(text: str, message: str, tmp_path: Path) -> None:

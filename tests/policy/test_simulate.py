@@ -82,6 +82,9 @@ def test_blank_lines_spaces_and_a_byte_order_mark_are_fine(tmp_path: Path) -> No
         ("epoch,val.loss\n1\n", ":2:1: 1 values for 2 columns (epoch, val.loss)"),
         ("epoch,val.accuracy\n1,93.5\n", ":2:3: val.accuracy is 93.5; accuracies are fractions 0..1"),
         ("epoch,val.loss,seconds\n1,2,-3\n", ":2:5: seconds is -3; it must be at least 0"),
+        (f"epoch,val.loss\n1,{'9' * 200_000}\n", ":2:1: field larger than field limit"),
+        (f"epoch,val.loss\n1,{'x' * 100_000}\n", f":2:3: val.loss is '{'x' * 59}, which is not a number"),
+        (f"epoch,{','.join(map(str, range(20_000)))},7\n", ":1:108897: column '7' occurs twice; remove one"),
     ],
 )
 def test_bad_files_are_refused_with_their_place(tmp_path: Path, text: str, message: str) -> None:
@@ -95,3 +98,8 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         read_metrics(tmp_path / "none.csv")
     with pytest.raises(DataError, match="cannot be read"):
         read_metrics(tmp_path)
+    with pytest.raises(DataError, match="cannot be read as a CSV file in UTF-8: embedded null byte; name a table"):
+        read_metrics(tmp_path / "a\0b")
+    (tmp_path / "large.csv").write_bytes(b"\n" * (1 << 24) + b"\n")
+    with pytest.raises(DataError, match="it has more than 16777216 bytes"):
+        read_metrics(tmp_path / "large.csv")

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from searches import make, spec
 
-from nasir.errors import StudyError
-from nasir.search.locate import find, only_study, open_study
+from nasir.errors import StudyError, UsageError
+from nasir.search.locate import find, only_study, open_study, read_card
 from nasir.search.study import Study
-from nasir.search.urls import sqlite_url
+from nasir.search.urls import anchored, check_sqlite_exists, parse, sqlite_url
 
 
 @pytest.mark.parametrize("url", ["sqlite:///study.db", "sqlite:///base/study.db", "sqlite:///base/other.db"])
@@ -48,3 +48,33 @@ def test_a_database_that_is_gone_is_named_and_not_made_anew(tmp_path: Path) -> N
     with pytest.raises(StudyError, match="no such database"):
         Study.open(sqlite_url(file), "small", tmp_path)
     assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("sqlite:///a\0b.db", r"--storage sqlite:///a\\x00b.db: a URL has no such characters"),
+        ("sqlite:///\ud800.db", r"--storage sqlite:///\\ud800.db: a URL has no such characters"),
+        (
+            "postgresql://u:\x1b[31mhunter2@host/d",
+            r"--storage postgresql://u:\*\*\*@host/d: a URL has no such characters",
+        ),
+        ("://", "not a database URL"),
+    ],
+)
+def test_a_url_of_other_characters_is_refused(url: str, told: str) -> None:
+    with pytest.raises(UsageError, match=told) as caught:
+        parse(anchored(url))
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_file_that_can_have_no_such_name_is_not_there() -> None:
+    with pytest.raises(StudyError, match="there is no such database"):
+        check_sqlite_exists(f"sqlite:///{'x' * 5000}.db")
+
+
+def test_a_card_that_is_none_is_refused(tmp_path: Path) -> None:
+    for content in ("[" * 100_000, "[]", "5", '{"study": 1}', "\xff", " " * (1 << 21)):
+        (tmp_path / "study.json").write_text(content, encoding="latin-1")
+        with pytest.raises(StudyError, match=r"study.json: cannot be read \("):
+            read_card(tmp_path)

@@ -66,3 +66,22 @@ def test_fuzz_bytes_of_specs(tmp_path: Path) -> None:
 def test_fuzz_values_of_specs(tmp_path: Path, originals: list[str]) -> None:
     cases = mutated([yaml.safe_load(text) for text in originals], mutate_tree, mutations(60), seed=3)
     fuzz(checking(tmp_path), map(dumped, cases))
+
+
+def test_fuzz_overrides(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(SPECS[0])
+    good = [
+        "data.batch_size=64",
+        "phases.0.rules.0.every=5",
+        "network.1.stage={name: s1, block: basic, out: 16}",
+        "phases.0.optimizer={adam: {lr: {choose: [0.1, 0.01]}}}",
+        "phases.1.schedule.staircase.at.1=0.8",
+        "network=[{conv: {out: 4}}, relu, {classifier: {classes: 3}}]",
+    ]
+
+    def check(override: str) -> None:
+        spec, _ = load_any(tmp_path / "s.yaml", (override,))
+        build(spec)
+
+    taken, refused = fuzz(check, mutated(good, mutate_text, mutations(100), seed=4))
+    assert taken and refused

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+from fuzzing import watched
 from spec_examples import VALID, changed
 
-from nasir.errors import SpecError
-from nasir.registry import passes
+from nasir.errors import NasirError, SpecError, UsageError
+from nasir.registry import Registry, passes
 from nasir.spec import Spec, hash_plugins, import_plugins, load_spec
+from nasir.spec.plugins import import_file
 
 PASS = """
 from __future__ import annotations
@@ -157,3 +160,41 @@ def test_with_plugins_unknown_blocks_and_data_sets_are_notes_too(tmp_path: Path)
         "unknown step 'my_op'",
         "unknown data set 'my_data'",
     ]
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("raise SystemExit(3)", "failed to import: SystemExit: 3"),
+        ("raise RuntimeError('\x1b[31m' + 'x' * 100_000)", r"failed to import: RuntimeError: \\x1b\[31mxxx"),
+        ("this is no Python", "failed to import: SyntaxError: invalid syntax"),
+        ("import module_that_is_not_there", "failed to import: ModuleNotFoundError: No module named"),
+        ("", "failed to import: AttributeError: module 'broken_plugin' has no attribute 'Thing'"),
+    ],
+)
+def test_an_entry_point_that_fails_to_import_is_told_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, told: str
+) -> None:
+    (tmp_path / "broken_plugin.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken_plugin", raising=False)
+    registry = Registry("thing", "nasir.things")
+    registry._points = {"mine": EntryPoint("mine", "broken_plugin:Thing", "nasir.things")}
+    assert registry.names() == ("mine",)
+    with pytest.raises(NasirError, match=rf"^thing 'mine' \(entry point 'broken_plugin:Thing'\) {told}") as caught:
+        registry.get("mine")
+    assert str(caught.value).endswith("; mend or uninstall its package") and len(str(caught.value)) <= 2000
+    sys.modules.pop("broken_plugin", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("/dev/zero", "it has more than 16777216 bytes"), ("x" * 5000, "File name too long"), (".", "Is a directory")],
+)
+def test_a_plugin_that_is_no_file_to_import_is_refused(tmp_path: Path, name: str, told: str) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text(f"{changed('try-this', 'insert-block')}plugins: ['{name}']\n")
+    with pytest.raises(SpecError, match=rf"s.yaml:21:11: plugins.0: .* cannot be read \({told}\)"), watched():
+        import_plugins(load_spec(file))
+    with pytest.raises(UsageError, match=rf"cannot be read \({told}\)"):
+        import_file(name)

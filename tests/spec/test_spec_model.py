@@ -214,7 +214,7 @@ def test_a_network_can_be_imported() -> None:
     assert spec.network == ImportedNetwork(source="torchvision", model="resnet18", classes=10)
     assert spec.resolved()["network"] == {"from": "torchvision", "model": "resnet18", "classes": 10}
     assert loads_spec(spec.to_yaml()).network == spec.network
-    with pytest.raises(SpecError, match=r"s.yaml:4:17: network.from: unknown value 'timm'; known: torchvision"):
+    with pytest.raises(SpecError, match=r"s.yaml:4:17: network.from: unknown value 'timm'; known: torchvision, run"):
         loads_spec(text.replace("torchvision", "timm"), "s.yaml")
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from nasir.errors import RunError, UsageError
+from nasir.options.texts import DEVICE
 
 
 def choose_device(name: str) -> torch.device:
@@ -17,7 +18,7 @@ def choose_device(name: str) -> torch.device:
 
     UsageError for another name, RunError for a device that is not there.
     """
-    if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9][0-9]{0,2}))?", name):
+    if not re.fullmatch(DEVICE, name):
         raise UsageError(f"device: {name!r} is not one of auto, cpu, cuda and cuda:N, such as cuda:0")
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nasir.backends.torch.importing.leaves import attributes_of
 from nasir.backends.torch.importing.names import class_name
 from nasir.errors import NasirError, NasirWarning
 
@@ -41,7 +42,8 @@ def fresh_copy(module: nn.Module, training: bool) -> nn.Module:
             for key in [key for key, hook in hooks.items() if not _of_torch(hook)]:
                 del hooks[key]
     twin.train()  # many modules drop what they keep from eval mode
-    return twin.train(training)
+    twin.train(training)
+    return twin
 
 
 def warn_about_hooks(module: nn.Module) -> None:
@@ -58,6 +60,15 @@ def warn_about_hooks(module: nn.Module) -> None:
             NasirWarning,
             stacklevel=3,
         )
+
+
+def plain_attributes(module: nn.Module) -> dict[str, Any]:
+    """Numbers, strings and the like that lie in attributes of the module and of those in it, by path and name."""
+    return {
+        f"{path}.{name}" if path else name: value
+        for path, inner in module.named_modules()
+        for name, value in attributes_of(inner).items()
+    }
 
 
 def _hooks(module: nn.Module) -> Iterator[Any]:

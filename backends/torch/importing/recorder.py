@@ -36,6 +36,10 @@ from nasir.importing.trees import refs
 NOT_THE_USERS = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}")
 
 
+STATISTICS = 2**16
+"""As many numbers as running statistics have at most."""
+
+
 class Recorder(TorchFunctionMode):
     """Records what a module does within `with recorder:`; the module is a copy that nothing else uses.
 
@@ -194,25 +198,28 @@ class Recorder(TorchFunctionMode):
             autocast=self._autocast(),
         )
         before = [(tensor._version, tensor.shape) for tensor in operands]
+        # by their numbers, too: batch_norm writes running statistics without telling autograd
         held = [(tensor._version, tensor.clone()) for tensor in buffers.values()]
+        small = [(tensor, tensor.clone()) for tensor in operands[1:] if _may_be_statistics(tensor, buffers)]
         drawn = _generators(self._home)
         result = run(*args, **kwargs)
         changed = [tensor for tensor, (version, _) in zip(operands, before, strict=True) if tensor._version != version]
+        changed += [now for now, old in small if not _equal(now, old) and all(now is not t for t in changed)]
         if not changed and next(tensors_in(result), None) is None:
             if result is not None and not isinstance(result, (str, torch.dtype, torch.device, torch.Size)):
                 self._refuse_reading(name, [Ref(number) for number in refs((call.args, dict(call.kwargs)))])
             return result
-        call = replace(call, random=not _same(drawn, _generators(self._home)))
+        pairs = zip(buffers.items(), held, strict=True)
+        updates = [k for (k, now), (version, old) in pairs if now._version != version or not _equal(now, old)]
+        random = not all(_equal(a, b) for a, b in zip(drawn, _generators(self._home), strict=True))
+        call = replace(call, random=random, updates=tuple(sorted(updates)))
         target = args[0] if args and isinstance(args[0], Tensor) else None
         if target is not None and (any(t is target for t in changed) or (result is target and says_in_place(call))):
             self._flow.wrote(call, target, result, changed, reshaped=target.shape != before[0][1])
             return result
         if any(all(tensor is not buffer for buffer in buffers.values()) for tensor in changed):
             raise impossible_write("an operand beside its result", call.place, "let it make a new tensor instead")
-        pairs = zip(buffers.items(), held, strict=True)
-        # by their numbers, too: batch_norm writes running statistics without telling autograd
-        updates = [k for (k, now), (version, old) in pairs if now._version != version or not torch.equal(now, old)]
-        return self._flow.made(replace(call, updates=tuple(sorted(updates))), result, operands)
+        return self._flow.made(call, result, operands)
 
     def _buffers(self, leaf: nn.Module | None, operands: list[Tensor], where: str) -> dict[str, Tensor]:
         """Buffers that a call may change beside its result, by key: those among its operands, and those of a leaf.
@@ -250,6 +257,12 @@ class Recorder(TorchFunctionMode):
         return f"{name} in {scope.label or 'the root'} ({scope.kind}), {_source()}"
 
 
+def _may_be_statistics(tensor: Tensor, buffers: Mapping[str, Tensor]) -> bool:
+    """Whether an operand could be running statistics that are no buffer themselves: a copy, or a view of a buffer."""
+    plain = tensor.is_floating_point() and not tensor.requires_grad and tensor.numel() <= STATISTICS
+    return plain and all(tensor is not buffer for buffer in buffers.values())
+
+
 def _source() -> str:
     """`file:line` of the innermost frame that is neither torch's nor ours."""
     frame = sys._getframe(1)
@@ -264,5 +277,6 @@ def _generators(home: torch.device) -> list[Tensor]:
     return [torch.get_rng_state(), *own]
 
 
-def _same(before: list[Tensor], after: list[Tensor]) -> bool:
-    return all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one form hold the same numbers, NaN like NaN."""
+    return torch.equal(one, other) or torch.allclose(one, other, rtol=0.0, atol=0.0, equal_nan=True)

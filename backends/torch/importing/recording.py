@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 import random
 import threading
@@ -14,11 +15,13 @@ import numpy as np
 import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from nasir.backends.torch.importing.copies import (
     fresh_copy,
     is_batched,
     of_batch,
+    plain_attributes,
     samples_of,
     warn_about_hooks,
 )
@@ -58,7 +61,8 @@ def record(
 
     Raises NasirError for what is no data flow: decisions made in Python on numbers of a tensor, tensors of unknown
     origin, writes that others see, another sequence of calls for another batch size. Warns (NasirWarning) of forward
-    hooks, which are left out, and of activation checkpoints and autocast within forward.
+    hooks, which are left out, of activation checkpoints and autocast within forward, and of plain attributes that
+    forward changes.
     """
     if not isinstance(args, tuple) or not isinstance(module, nn.Module):
         raise UsageError("record: call it as record(module, (x, ...), {...}): a module, and its arguments in a tuple")
@@ -66,6 +70,8 @@ def record(
         raise UsageError(f"record: the module is wrapped in {type(module).__name__}; record its `.module`")
     if any(tensor.is_meta for tensor in [*module.parameters(), *module.buffers()]):
         raise UsageError("record: the module is on the meta device, without numbers; give it some (to_empty, load)")
+    if any(is_lazy(tensor) for tensor in [*module.parameters(), *module.buffers()]):
+        raise UsageError("record: a lazy module has no parameters yet; call the module once, and record it then")
     run = _Run(module, args, dict(kwargs or {}), call or (lambda copy, *given, **named: copy(*given, **named)), leaves)
     warn_about_hooks(module)
     with _generators_kept(run.home), collector_paused():
@@ -107,6 +113,7 @@ class _Run:
             ]
         )
         self.checkpointed = False
+        self.counted: list[str] = []  # plain attributes that forward changes
         self.measured: list[set[str]] = []  # by run: places where Python takes lengths that follow numbers
 
     def once(self, batch: int, training: bool) -> Recording:
@@ -117,6 +124,7 @@ class _Run:
         told = f"with {batch} samples in {'train' if training else 'eval'} mode"
         with torch.inference_mode(False), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
             args, kwargs = with_tensors((self.args, self.kwargs), lambda tensor: of_batch(tensor, self.samples, batch))
+            attributes = plain_attributes(copy)
             recorder.take((args, kwargs), self.inputs)
             try:
                 with _seen(recorder), recorder:
@@ -138,6 +146,8 @@ class _Run:
                 "recording would hold those of this one run; draw them with torch"
             )
         self.checkpointed |= recorder.checkpointed
+        now = plain_attributes(copy)
+        self.counted += [name for name in attributes if now.get(name) != attributes[name]]
         self.measured.append(recorder.measured)
         return recording
 
@@ -147,6 +157,13 @@ class _Run:
             warnings.warn(
                 "record: activation checkpoints within forward are no part of the recording, which keeps what the "
                 "module computes but not the memory that it saves",
+                NasirWarning,
+                stacklevel=3,
+            )
+        if self.counted:
+            warnings.warn(
+                f"record: forward changes the attribute {self.counted[0]}; the recording is of a first call, whatever "
+                "the attribute is later: keep such state in a buffer, and let tensor operations depend on it",
                 NasirWarning,
                 stacklevel=3,
             )
@@ -169,7 +186,13 @@ def _paths(args: tuple[Any, ...], kwargs: dict[str, Any], home: torch.device) ->
 @contextmanager
 def _seen(recorder: Recorder) -> Iterator[None]:
     """Let the recorder see what does not go through torch's functions: autograd functions, and arrays of numpy."""
-    apply, from_numpy = vars(torch.autograd.Function)["apply"], torch.from_numpy
+    with PATCHING, _patched(recorder):
+        yield
+
+
+@contextmanager
+def _patched(recorder: Recorder) -> Iterator[None]:
+    apply, from_numpy = inspect.getattr_static(torch.autograd.Function, "apply"), torch.from_numpy
     frame: Any = getattr(torch.utils.checkpoint, "_CheckpointFrame", None)  # torch's own: only to tell of it
     start: Caller = getattr(frame, "__init__", lambda: None)
     thread = threading.get_ident()
@@ -189,20 +212,19 @@ def _seen(recorder: Recorder) -> Iterator[None]:
         recorder.checkpointed |= threading.get_ident() == thread
         start(self, *args, **kwargs)
 
-    with PATCHING:
-        places: list[tuple[Any, str, Any, Any]] = [
-            (torch.autograd.Function, "apply", classmethod(seen_apply), apply),
-            (torch, "from_numpy", seen_from_numpy, from_numpy),
-        ]
-        if frame is not None:
-            places.append((frame, "__init__", seen_frame, start))
-        for place, name, seen, _ in places:
-            setattr(place, name, seen)
-        try:
-            yield
-        finally:
-            for place, name, _, before in places:
-                setattr(place, name, before)
+    places: list[tuple[Any, str, Any, Any]] = [
+        (torch.autograd.Function, "apply", classmethod(seen_apply), apply),
+        (torch, "from_numpy", seen_from_numpy, from_numpy),
+    ]
+    if frame is not None:
+        places.append((frame, "__init__", seen_frame, start))
+    for place, name, seen, _ in places:
+        setattr(place, name, seen)
+    try:
+        yield
+    finally:
+        for place, name, _, before in places:
+            setattr(place, name, before)
 
 
 @contextmanager

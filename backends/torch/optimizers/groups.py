@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from nasir.backends.torch.lower.module import LoweredModule
 from nasir.backends.torch.optimizers import eager, momentum
 from nasir.backends.torch.optimizers.kinds import declare
+from nasir.backends.torch.optimizers.wrappers import holders
 from nasir.errors import GraphError, UsageError
 from nasir.registry import code_of
 from nasir.training.plans import OptimizerPlan
@@ -83,6 +84,11 @@ def _check(optimizer: Optimizer, plan: OptimizerPlan) -> None:
     """UsageError where the optimizer has no learning rate, or is asked for a weight decay that it does not have."""
     if not isinstance(optimizer, Optimizer):
         raise UsageError(f"optimizer {plan.kind}: made {optimizer!r:.60}, which is no torch.optim.Optimizer")
+    if len(holders(optimizer)) > 1:
+        raise UsageError(
+            f"optimizer {plan.kind}: it wraps an optimizer that keeps state of its own, which no checkpoint of a run "
+            "holds; make one that keeps all of it"
+        )
     if "lr" not in optimizer.defaults:
         raise UsageError(f"optimizer {plan.kind}: its groups have no `lr`, which the schedule of a phase would set")
     if plan.weight_decay and "weight_decay" not in optimizer.defaults:

@@ -17,8 +17,8 @@ from nasir.training.shipped_states import CONVENTIONAL
 from nasir.training.states import StateKind, keeps_of
 
 _OWN = frozenset({"params", "param_names", "lr", "initial_lr"})  # of a group: what nasir and schedulers change
-_KEY = "KEY"  # in a remedy: stands for the key of the state
-_COUNTS = ("step",)  # of the groups of an optimizer that nothing is registered for
+_ORDINARY = _OWN | {"name", "weight_decay", "momentum", "betas", "max_lr", "min_lr", "base_momentum", "max_momentum"}
+_KEY, _SOME = "KEY", "'...'"  # in a remedy: stands for the key of the state
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,7 @@ class _Declared:
     group: Mapping[str, Any]
 
 
+_TORCH = frozenset(kind for kind in vars(torch.optim).values() if isinstance(kind, type)) - {torch.optim.Optimizer}
 _KNOWN: WeakKeyDictionary[torch.optim.Optimizer, _Declared] = WeakKeyDictionary()
 
 
@@ -43,13 +44,18 @@ class Kinds:
     """The kinds of the state of an optimizer, with those of the optimizers that it wraps.
 
     `named`: what is known by name. `strict`: it is all that there is, so that other keys are errors; else one number
-    beside more weights is a number, whatever its name. `counts`: as in `Keeps`.
+    beside more weights is a number, whatever its name. `familiar`: all of them are torch's or registered. `sure`: the
+    names mean what they mean in torch; of others that is only likely, but where they hand out what they wrap. `counts`:
+    as in `Keeps`. `defaults`: the options of groups as they were at the start.
     """
 
     optimizer: str
     named: Mapping[str, StateKind]
     strict: bool
-    counts: Mapping[str, float | None]
+    familiar: bool
+    sure: bool
+    counts: frozenset[str]
+    defaults: Mapping[str, Any]
     remedy: str
 
     def of(self, key: str, value: Any, parameter: Tensor) -> StateKind:
@@ -62,45 +68,96 @@ class Kinds:
             return "number"
         raise UsageError(
             f"optimizer {self.optimizer}: nothing says what its state {key!r} holds, so no rewrite can carry it; "
-            f"{self.remedy.replace(_KEY, repr(key))}"
+            f"{self.remedy_for(key)}"
         )
+
+    def check_sure(self, key: str) -> None:
+        """UsageError where more has to be done with what is kept under `key` than to pick it, and what it is is only
+        likely."""
+        if not self.sure:
+            raise UsageError(
+                f"optimizer {self.optimizer}: its state {key!r} has to be made up for new units or scaled for "
+                "replicated ones, and nothing says whether it is what torch's optimizers keep under this name; "
+                f"{self.remedy_for(key)}"
+            )
+
+    def check_joining(self, optimizer: Any) -> None:
+        """UsageError where new parameters may not begin as the others began, and nothing says what is counted."""
+        if self.familiar:
+            return
+        odd = {repr(key) for part in chain(optimizer) for key in part.state if not isinstance(key, Tensor)}
+        for group in optimizer.param_groups:
+            changed = (key for key, value in group.items() if not _same(value, self.defaults.get(key)))
+            odd |= {repr(key) for key in changed if key not in _ORDINARY}
+        if odd:
+            raise UsageError(
+                f"optimizer {self.optimizer}: nothing says what {', '.join(sorted(odd))}, which it keeps for all "
+                f"parameters of a group, means for new ones; {self.remedy_for(None)}"
+            )
+
+    def remedy_for(self, key: str | None) -> str:
+        """What there is to be done about a key of the state, or about what is kept for groups."""
+        return self.remedy.replace(_KEY, _SOME if key is None else repr(key))
 
 
 def kinds_of(optimizer: torch.optim.Optimizer) -> Kinds:
     """What is known of the state of an optimizer, by its definition, its registration, or the names that torch uses."""
     named: dict[str, StateKind] = {}
-    counts: dict[str, float | None] = {}
-    strict, names, remedy = True, [], ""
-    for part in chain(optimizer):
+    counts: set[str] = set()
+    defaults: dict[str, Any] = {}
+    strict = familiar = sure = True
+    names: list[str] = []
+    remedy = ""
+    wrapped = chain(optimizer)
+    for place, part in enumerate(wrapped):
         declared = _KNOWN.get(part) if isinstance(part, torch.optim.Optimizer) else None
         keeps = keeps_of(type(part)) if declared is None else None
         names.append(type(part).__name__ if declared is None else declared.name)
         if declared is not None:
             found = declared.state
-            remedy = f"add it to `state` of {declared.name}"
+            remedy = remedy or f"add it to `state` of {declared.name}"
         elif keeps is not None:
             found = keeps.state
-            counts |= keeps.counts
-            remedy = f"add it to what is registered for {_path(part)}"
+            counts |= set(keeps.counts)
+            remedy = remedy or f"add it to what is registered for {_path(part)}"
         else:
             found, strict = CONVENTIONAL, False
-            counts |= {key: getattr(part, "defaults", {}).get(key) for key in _COUNTS}
-            remedy = (
+            known = any(base in _TORCH for base in type(part).__mro__)
+            hands_out = any(part.state is inner.state for inner in wrapped[place + 1 :])
+            mending = (
                 f'register it once, with the kind of every key, as in nasir.registry.optimizer_states.register("'
-                f'{_path(part)}")(nasir.training.Keeps({{{_KEY}: "first"}})) (docs/extending.md lists the kinds), or '
-                "make the optimizer anew after the rewrite"
+                f'{_path(part)}")(nasir.training.Keeps({{{_KEY}: "first"}})) (docs/extending.md lists the kinds and '
+                "says how to name what its groups count), or make the optimizer anew after the rewrite"
             )
+            remedy = mending if familiar and not known else remedy or mending
+            familiar, sure = familiar and known, sure and (known or hands_out)
         named = {**found, **named}
-    return Kinds("(".join(names) + ")" * (len(names) - 1), named, strict, counts, remedy)
+        defaults = {**getattr(part, "defaults", {}), **defaults}
+    return Kinds(
+        "(".join(names) + ")" * (len(names) - 1),
+        named,
+        strict,
+        familiar,
+        sure,
+        frozenset(counts),
+        defaults,
+        remedy,
+    )
+
+
+def _same(value: Any, first: Any) -> bool:
+    """Whether an option of a group is what it was at the start; what is no number counts nothing."""
+    if isinstance(value, Tensor) or isinstance(first, Tensor):
+        return value is first or (isinstance(first, Tensor) and bool((torch.as_tensor(value) == first).all()))
+    return isinstance(value, bool) or not isinstance(value, int | float) or bool(value == first)
 
 
 def _path(part: Any) -> str:
     return f"{type(part).__module__}.{type(part).__qualname__}"
 
 
-def check_state(optimizer: torch.optim.Optimizer) -> None:
-    """UsageError where an optimizer that is known keeps what nothing names the kind of."""
-    kinds = kinds_of(optimizer)
+def check_state(optimizer: torch.optim.Optimizer, kinds: Kinds) -> None:
+    """UsageError where an optimizer whose `kinds` are all that there is keeps something else."""
     for part in chain(optimizer) if kinds.strict else ():
         for parameter, state in part.state.items():
             for key, value in state.items() if isinstance(parameter, Tensor) else ():

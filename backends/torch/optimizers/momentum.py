@@ -27,7 +27,7 @@ def prepare(optimizer: torch.optim.Optimizer) -> None:
     are left alone.
     """
     if isinstance(optimizer, torch.optim.SGD):
-        if optimizer not in _PREPARED:
+        if optimizer not in _PREPARED and any(group.get("fused") for group in optimizer.param_groups):
             _PREPARED.add(optimizer)
             optimizer.register_step_pre_hook(_before_step)
         for group in optimizer.param_groups:

@@ -13,16 +13,16 @@ def parameters_of(module: nn.Module) -> dict[int, nn.Parameter]:
     nn.Module's own walk makes names on the way, which takes several times as long.
     """
     parameters: dict[int, nn.Parameter] = {}
-
-    def walk(part: nn.Module) -> None:
+    parts: list[nn.Module | None] = [module]
+    while parts:
+        part = parts.pop()
+        if part is None:
+            continue
         for parameter in part._parameters.values():
             if parameter is not None:
                 parameters.setdefault(id(parameter), parameter)
-        for child in part._modules.values():
-            if child is not None:
-                walk(child)
-
-    walk(module)
+        if part._modules:
+            parts.extend(reversed(part._modules.values()))
     return parameters
 
 

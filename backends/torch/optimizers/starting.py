@@ -19,16 +19,16 @@ JOINED = "joined"  # a key of groups that rewrites added
 
 def counted(group: Mapping[str, Any], kinds: Kinds) -> list[str]:
     """The keys of a group that count steps and are no longer as they were at the start."""
-    return [key for key, first in kinds.counts.items() if group.get(key) != first]
+    return [key for key in sorted(kinds.counts) if group.get(key) != kinds.defaults.get(key)]
 
 
 def uncounted(group: Mapping[str, Any], kinds: Kinds) -> dict[str, Any]:
     """A group of the same options without parameters, whose counts are as at the start."""
     new = {**group, "params": [], JOINED: True}
-    for key, first in kinds.counts.items():
+    for key in kinds.counts:
         new.pop(key, None)
-        if first is not None:
-            new[key] = first
+        if key in kinds.defaults:
+            new[key] = kinds.defaults[key]
     if "param_names" in new:
         new["param_names"] = []
     return new

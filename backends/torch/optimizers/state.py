@@ -14,7 +14,7 @@ from nasir.backends.torch.lower.module import LoweredModule
 from nasir.backends.torch.optimizers.kinds import Kinds
 from nasir.backends.torch.optimizers.refusals import check_value
 from nasir.training.states import MOMENTS, StateKind
-from nasir.transfer import FIRST, Key, Source, TransferPlan, execute, execute_moment, keys_of, moment_source
+from nasir.transfer import FIRST, Key, Source, TransferPlan, execute, execute_moment, keys_of, moment_source, only_picks
 
 
 def origins_of(
@@ -119,6 +119,8 @@ class _Move:
         if first is None:  # SGD without momentum
             return None
         kind = self.kinds.of(name, first, old)
+        if kind in MOMENTS and not only_picks(self.source):
+            self.kinds.check_sure(name)
         for part, value in values.items():
             check_value(self.kinds, name, kind, value, self.parts[part])
         if kind in ("scalar", "number"):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from nasir.backends.torch.lower.module import LoweredModule
 from nasir.backends.torch.optimizers import momentum
-from nasir.backends.torch.optimizers.kinds import check_state, kinds_of
+from nasir.backends.torch.optimizers.kinds import Kinds, check_state, kinds_of
 from nasir.backends.torch.optimizers.order import in_order, positions
 from nasir.backends.torch.optimizers.refusals import (
     check_groups_shared,
@@ -61,8 +61,9 @@ def _transfer(
     plan: TransferPlan,
     blobs: Mapping[str, Any],
 ) -> None:
-    for optimizer in chosen:
-        check_state(optimizer)
+    kinds = [kinds_of(optimizer) for optimizer in chosen]
+    for optimizer, known_kinds in zip(chosen, kinds, strict=True):
+        check_state(optimizer, known_kinds)
     home = {id(p): key for key, p in parameters_by_key(old).items()}
     fresh = parameters_by_key(new)
     origins = origins_of(plan, home, fresh, chosen)
@@ -74,7 +75,9 @@ def _transfer(
     for key in joining:
         shares.setdefault(_nearest(held, key, fresh, new) if several else 0, {})[key] = fresh[key]
     ready = [
-        _Ready.of(optimizer, shares.get(index, {}), _Rewritten(home, fresh, origins, plan, old, new, blobs))
+        _Ready.of(
+            optimizer, kinds[index], shares.get(index, {}), _Rewritten(home, fresh, origins, plan, old, new, blobs)
+        )
         for index, optimizer in enumerate(chosen)
     ]
     for one in ready:
@@ -119,9 +122,15 @@ class _Ready:
     prefixes: list[str]
 
     @classmethod
-    def of(cls, optimizer: torch.optim.Optimizer, added: Mapping[Key, nn.Parameter], around: _Rewritten) -> Self:
+    def of(
+        cls,
+        optimizer: torch.optim.Optimizer,
+        kinds: Kinds,
+        added: Mapping[Key, nn.Parameter],
+        around: _Rewritten,
+    ) -> Self:
         """UsageError for an optimizer that cannot go on."""
-        home, fresh, kinds = around.home, around.fresh, kinds_of(optimizer)
+        home, fresh = around.home, around.fresh
         mine = {home[id(p)]: p for group in optimizer.param_groups for p in group["params"] if id(p) in home}
         gone = [p for key, p in mine.items() if fresh.get(key) is not p]
         if gone or added:
@@ -130,6 +139,7 @@ class _Ready:
         if added:
             check_held_elsewhere(optimizer, mine.values(), f"{len(added)} new ones would join them")
             check_matrices(optimizer, {_name(key, around.new): parameter for key, parameter in added.items()})
+            kinds.check_joining(optimizer)
             check_new_group(optimizer, kinds, len(added))
             momentum.check_joining(optimizer)
         states = [

@@ -32,7 +32,7 @@ def term_of(graph: Graph, penalty: Penalty, device: torch.device) -> Term:
     if penalty.term is None:
         return ValueTerm(graph, penalty, device)
     with _code_of(penalty, "its `term` is made of a graph, the penalty and a device"):
-        made: Term = loaded(penalty.term)(graph, penalty, device)
+        made: Term = loaded(type(penalty).term)(graph, penalty, device)
     return made
 
 

@@ -1,14 +1,14 @@
 """Averages of a model's weights in a loop of one's own, through the rewrites of the model.
 
-An average is an `Ema`, or a wrapper with a copy of the model as its `module`, which follows the weights of the model:
-torch's `AveragedModel`, timm's `ModelEmaV3`.
+An average is an `Ema`, or a wrapper with a copy of the model as its `module` (torch's `AveragedModel`, timm's
+`ModelEmaV3`) or `ema` (timm's `ModelEma`), which follows the weights of the model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
@@ -17,19 +17,19 @@ from nasir.backends.torch.train.ema import Ema, carried_averages
 from nasir.errors import UsageError
 from nasir.rewriting.rewrite import Rewrite
 
-Average: TypeAlias = Ema | nn.Module
+Average: TypeAlias = Any  # what has no common base
 
 
 def checked_averages(averages: Iterable[Average], model: LoweredModule) -> list[Average]:
     """The averages; UsageError for what is none, or follows a network that is not the model's."""
-    if isinstance(averages, Ema | nn.Module):
+    if not isinstance(averages, Iterable) or isinstance(averages, Ema | nn.Module):
         raise UsageError("apply: `averages` is a list of averages; write averages=[ema]")
     listed = list(averages)
     for index, average in enumerate(listed):
         place = f"apply: averages[{index}] ({type(average).__name__})"
         if isinstance(average, Ema):
             follows = average.tensors.keys() == model.state_dict().keys()
-        elif isinstance(inner := getattr(average, "module", None), LoweredModule):
+        elif (inner := _copy_in(average)) is not None:
             follows = inner is not model and inner.graph == model.graph
         else:
             raise UsageError(f"{place} has no `module` that is a copy of the model, as AveragedModel(model) has")
@@ -38,6 +38,11 @@ def checked_averages(averages: Iterable[Average], model: LoweredModule) -> list[
                 f"{place} is not of the network that the model has now: give it to every rewrite, or make it anew"
             )
     return listed
+
+
+def _copy_in(average: Average) -> LoweredModule | None:
+    held = (getattr(average, name, None) for name in ("module", "ema"))
+    return next((copy for copy in held if isinstance(copy, LoweredModule)), None)
 
 
 def moved_averages(
@@ -52,8 +57,8 @@ def moved_averages(
         if isinstance(average, Ema):
             ready.append(partial(_replace, average, carried_averages(average.tensors, rewrite, model, new)))
         else:
-            inner = average.module
-            assert isinstance(inner, LoweredModule)
+            inner = _copy_in(average)
+            assert inner is not None  # it was checked
             inner.seed, inner.ordinal = model.seed, model.ordinal  # the key of random values
             ready.append(partial(inner.become, inner.rewritten(rewrite)))
     return ready

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
+from nasir.backends.torch.device.memory import ran_out
 from nasir.backends.torch.device.names import computes_bf16, device_of
 from nasir.backends.torch.lower.ensemble import cross_entropy, predicted
 from nasir.backends.torch.optimizers import eager
@@ -22,6 +23,7 @@ from nasir.backends.torch.penalties.regularize import penalties_of
 from nasir.backends.torch.train.clip import clipper
 from nasir.backends.torch.train.ema import Ema
 from nasir.errors import DataError, Diverged, RunError
+from nasir.registry import code_of
 from nasir.training.data import ExtraMetric
 from nasir.training.plans import TrainPlan
 
@@ -33,9 +35,6 @@ class EpochData(Protocol):
 
     @property
     def steps_per_epoch(self) -> int: ...
-
-    @property
-    def class_weights(self) -> Tensor | None: ...
 
     def batches(self, epoch: int, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]: ...
 
@@ -152,12 +151,14 @@ def train_epoch(
     sums: Sums | None = None,
     ema: Ema | None = None,
     trainable: Collection[str] | None = None,
+    class_weights: Tensor | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> EpochResult:
     """Train from `start_step` to the end of the epoch, or to the first step after which `stop()` is true.
 
     `epoch` and `phase_epoch` are 0-based: epochs done before this one, in the run and in the phase. `trainable`
-    names the parameters that change (None: all); batch statistics move all the same. Every step seeds torch's
+    names the parameters that change (None: all); batch statistics move all the same. `class_weights` [C]: of the labels
+    in the loss. Every step seeds torch's
     global generator from (seed, epoch, step), so dropout needs no saved state. `sums` is added to in place.
     Diverged when the loss is not finite.
     """
@@ -178,7 +179,7 @@ def train_epoch(
                 lr = plan.lr(phase_epoch * steps + step, steps, phase_epochs)
                 set_lr(optimizer, lr)
                 seed_step(seed, epoch, step, device)
-                _step(model, optimizer, plan, x, y, bf16, totals, penalize, clip, source.class_weights)
+                _step(model, optimizer, plan, x, y, bf16, totals, penalize, clip, class_weights)
                 if follow is not None:
                     follow()
                 step += 1
@@ -212,7 +213,13 @@ def _step(
         totals.add_penalty(penalize(), len(y))
     if clip is not None:
         clip()
-    eager.step(optimizer)
+    try:
+        eager.step(optimizer)
+    except Exception as error:  # told here, and not by a block around the step, which would cost every step
+        if ran_out(error):
+            raise
+        with code_of(type(plan.optimizer.options), f"optimizer {plan.optimizer.kind}", "mend its `step`"):
+            raise
     totals.add(*predicted(model, logits, loss), y)
 
 

@@ -73,6 +73,7 @@ def train_settling(
             phase_epoch=epoch,
             phase_epochs=settle.max_epochs,
             trainable=names,
+            class_weights=source.class_weights,
             stop=stop,
         )
         if not result.finished:

@@ -29,6 +29,8 @@ def packed(value: Any, tensors: dict[str, Tensor], path: str) -> JSON:
         return value
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else {"type": "float", "value": repr(float(value))}
+    if isinstance(value, torch.dtype):
+        return {"type": "dtype", "value": str(value).removeprefix("torch.")}
     if isinstance(value, Tensor):
         if value.layout != torch.strided:
             raise UsageError(f"{path}: a tensor of layout {value.layout} cannot be stored; make it dense")
@@ -61,6 +63,8 @@ def unpacked(data: JSON, tensors: Mapping[str, Tensor]) -> Any:
     kind, value = data.get("type"), data.get("value")
     if kind == "float" and isinstance(value, str):
         return float(value)
+    if kind == "dtype" and isinstance(found := getattr(torch, str(value), None), torch.dtype):
+        return found
     if kind == "tensor" and value in tensors:
         return tensors[str(value)]
     if kind in _SEQUENCES and isinstance(value, list):

@@ -14,9 +14,10 @@ The file is safetensors, with JSON as its metadata; there is no pickle in it. St
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any, Protocol
 
 import safetensors
@@ -32,6 +33,8 @@ from nasir.backends.torch.lower.module import zeros_of
 from nasir.backends.torch.model import Model
 from nasir.backends.torch.optimizers import momentum
 from nasir.backends.torch.optimizers.named import place_state
+from nasir.backends.torch.optimizers.starting import JOINED
+from nasir.backends.torch.optimizers.wrappers import add_group, attributes, holders
 from nasir.backends.torch.weights.checkpoint import host
 from nasir.backends.torch.weights.plain import packed, unpacked
 from nasir.errors import CheckpointError, NasirError, UsageError
@@ -41,6 +44,7 @@ from nasir.version import VERSION
 
 FORMAT = 1
 METADATA = "nasir"  # the key of our JSON in the metadata of a file
+BESIDE = ("others", "random")  # what an optimizer may keep beside the state of parameters
 NOT_OPTIONS = ("params", "param_names")  # of a group: they follow the model
 
 
@@ -202,9 +206,17 @@ class Stored:
     ) -> None:
         self._check_kind(optimizer, stored, place)
         groups = stored["groups"]
-        if len(optimizer.param_groups) != len(groups):
+        first = [group for group in groups if not _was_added(group)]
+        if len(optimizer.param_groups) != len(first):
             raise CheckpointError(
-                f"{self.path}: {place} had {len(groups)} groups, given are {len(optimizer.param_groups)}; "
+                f"{self.path}: {place} had {len(first)} groups, given are {len(optimizer.param_groups)}; "
+                "make it as before"
+            )
+        parts, kept = holders(optimizer), (stored, *stored.get("inner", ()))
+        drawing = [set(unpacked(part["random"], self._tensors)) if "random" in part else set() for part in kept]
+        if drawing != [set(_generators(part)) for part in parts]:
+            raise CheckpointError(
+                f"{self.path}: {place} does not wrap what it wrapped, or draws no random numbers of its own as it did; "
                 "make it as before"
             )
         names = {id(parameter): name for name, parameter in named.items()}
@@ -231,7 +243,9 @@ class Stored:
         return state
 
     def _restore_optimizer(self, optimizer: Optimizer, stored: Mapping[str, Any], named: Mapping[str, Tensor]) -> None:
-        state: dict[Any, Any] = {}
+        for stored_group in stored["groups"]:
+            if _was_added(stored_group):
+                add_group(optimizer, optimizer.param_groups[0], dict(optimizer.param_groups[0]))
         for group, stored_group in zip(optimizer.param_groups, stored["groups"], strict=True):
             group["params"] = [named[name] for name in stored_group["params"]]
             if "param_names" in group:
@@ -240,12 +254,19 @@ class Stored:
             for key, value in options.items():
                 device = group[key].device if isinstance(group.get(key), Tensor) else self.model_device
                 group[key] = value.to(device, copy=True) if isinstance(value, Tensor) else value
-            for name in stored_group["params"]:
-                if name in stored["state"]:
-                    values = unpacked(stored["state"][name], self._tensors)
-                    state[named[name]] = {key: _placed(name, key, v, named[name], group) for key, v in values.items()}
-        optimizer.state.clear()
-        optimizer.state.update(state)
+        groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+        for part, kept in zip(holders(optimizer), (stored, *stored.get("inner", ())), strict=True):
+            state: dict[Any, Any] = unpacked(kept["others"], self._tensors) if "others" in kept else {}
+            for name, packed_values in kept["state"].items():
+                parameter, values = named[name], unpacked(packed_values, self._tensors)
+                group = groups[id(parameter)]
+                state[parameter] = {key: _placed(name, key, v, parameter, group) for key, v in values.items()}
+            part.state.clear()
+            part.state.update(state)
+            random = unpacked(kept["random"], self._tensors) if "random" in kept else {}
+            for name, drawn in random.items():
+                own = getattr(part, name)
+                own.set_state(drawn) if isinstance(own, torch.Generator) else own.setstate(drawn)
         momentum.prepare(optimizer)
 
     @property
@@ -260,6 +281,8 @@ def _placed(name: str, key: str, value: Any, parameter: Tensor, group: Mapping[s
         if value.ndim == 0 or value.shape == parameter.shape:
             return place_state(name, key, value, parameter, group)
         return value.to(parameter.device, copy=True)
+    if isinstance(value, dict):
+        return {label: _placed(name, key, item, parameter, group) for label, item in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(_placed(name, key, item, parameter, group) for item in value)
     return value
@@ -280,7 +303,6 @@ def _weights(model: Model) -> dict[str, Tensor]:
 
 def _optimizer(optimizer: Optimizer, names: Mapping[int, str], tensors: dict[str, Tensor], place: str) -> JSON:
     groups: list[JSON] = []
-    state: dict[str, JSON] = {}
     for index, group in enumerate(optimizer.param_groups):
         foreign = [tuple(p.shape) for p in group["params"] if id(p) not in names]
         if foreign:
@@ -295,11 +317,38 @@ def _optimizer(optimizer: Optimizer, names: Mapping[int, str], tensors: dict[str
                 "options": packed(options, tensors, f"{place}/groups/{index}"),
             }
         )
-        for p in group["params"]:
-            if entries := optimizer.state.get(p):
-                name = names[id(p)]
-                state[name] = packed(dict(entries), tensors, f"{place}/state/{name}")
-    return {"kind": type(optimizer).__qualname__, "groups": groups, "state": state}
+    outer, *inner = (_kept(part, names, tensors, place) for part in holders(optimizer))
+    whole: dict[str, JSON] = {"kind": type(optimizer).__qualname__, "groups": groups, **outer}
+    return {**whole, "inner": inner} if inner else whole
+
+
+def _kept(part: Optimizer, names: Mapping[int, str], tensors: dict[str, Tensor], place: str) -> dict[str, JSON]:
+    """The state of an optimizer, or of one that it wraps: by the names of parameters, and what it has beside them."""
+    place = f"{place}/{type(part).__name__}/state"
+    state: dict[str, JSON] = {}
+    others: dict[str, Any] = {}
+    for key, entries in part.state.items():
+        if not isinstance(key, Tensor):
+            others[key] = entries
+        elif entries and id(key) in names:
+            name = names[id(key)]
+            state[name] = packed(dict(entries), tensors, f"{place}/{name}")
+    kept: dict[str, Any] = {"others": others, "random": {name: _drawn(own) for name, own in _generators(part).items()}}
+    return {"state": state, **{key: packed(value, tensors, f"{place}/{key}") for key, value in kept.items() if value}}
+
+
+def _generators(part: Any) -> dict[str, torch.Generator | Random]:
+    """The sources of random numbers that an optimizer has for itself, by the names of its attributes."""
+    return {name: own for name, own in attributes(part).items() if isinstance(own, torch.Generator | Random)}
+
+
+def _drawn(own: torch.Generator | Random) -> Any:
+    return own.get_state() if isinstance(own, torch.Generator) else own.getstate()
+
+
+def _was_added(group: Mapping[str, Any]) -> bool:
+    """Whether a rewrite made a stored group, for parameters that joined later."""
+    return any(key == JOINED for key, _ in group["options"]["value"])
 
 
 def _states(things: Iterable[Stateful], tensors: dict[str, Tensor], kind: str) -> list[JSON]:
@@ -344,14 +393,17 @@ def _digest(body: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
 def _check_states(body: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Raise an error for states that `Stored.restore` could not read."""
     for optimizer in body["optimizers"]:
-        _named(optimizer, "kind", "groups", "state")
+        _named(optimizer, "kind", "groups", "state", maybe=(*BESIDE, "inner"))
+        for part in optimizer.get("inner", ()):
+            _named(part, "state", maybe=BESIDE)
+        for part in (optimizer, *optimizer.get("inner", ())):
+            for state in (*part["state"].values(), *(part[name] for name in BESIDE if name in part)):
+                dict(unpacked(state, tensors))
         for group in optimizer["groups"]:
             _named(group, "params", "options")
             dict(unpacked(group["options"], tensors))
             if not all(isinstance(name, str) for name in group["params"]):
                 raise TypeError("the parameters of a group are no names")
-        for state in optimizer["state"].values():
-            dict(unpacked(state, tensors))
     for thing in (*body["schedulers"], *body["averages"]):
         _named(thing, "kind", "state")
         unpacked(thing["state"], tensors)
@@ -359,8 +411,8 @@ def _check_states(body: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Non
         raise KeyError("cpu")
 
 
-def _named(data: Mapping[str, Any], *names: str) -> None:
-    if data.keys() != {*names}:
+def _named(data: Mapping[str, Any], *names: str, maybe: Sequence[str] = ()) -> None:
+    if data.keys() - {*maybe} != {*names}:
         raise KeyError(f"{', '.join(names)} expected, {', '.join(map(str, data))} found")
 
 

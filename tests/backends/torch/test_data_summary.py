@@ -20,7 +20,7 @@ from nasir.errors import DataError
 from nasir.journal.directory import RunDirectory
 from nasir.records import DataSummary, EndRecord, StartRecord
 from nasir.report import write_report
-from nasir.report.classes import Answers, class_facts, data_lines
+from nasir.report.classes import Answers, class_facts, data_lines, data_section
 from nasir.running.resolution import coarse_steps
 from nasir.spec import loads_spec
 from nasir.training.plans import DataPlan
@@ -161,6 +161,16 @@ def test_answers_of_many_classes_name_the_confusions(tmp_path: Path) -> None:
     assert answers.confusions() == [(3, 4, 9), (7, 1, 2)]
     assert answers.accuracies[3] == 5 / 14 and answers.accuracies[29] is None
     assert answers.balanced == pytest.approx((27 + 5 / 14 + 5 / 7) / 29)
+    run = RunDirectory.create(tmp_path / "run")
+    names = tuple(f"<{number}>" for number in range(30))
+    each = (5,) * 30
+    data = summarize(PLAN, names, {"train": each, "validation": each, "test": each}, (3, 8, 8))
+    start = StartRecord(name="a", seed=0, graph="", cost={}, depths={}, spec_digest="", nasir="", data=data.to_json())
+    end = EndRecord(status="done", metrics={}, cost={}, depths={}, seconds=0, graph="", confusion=run.put_array(counts))
+    page = data_section(run, [start, end], lambda rows: str(rows))
+    rows = page[page.index("The most frequent confusions") :].split("<tr>")[2:]
+    assert len(rows) == 2 and all(text in rows[0] for text in ("&lt;3&gt;", "&lt;4&gt;", ">9<", "64.3 %"))
+    assert data_section(run, [start], str).count("<tr>") == 31  # before the end
 
 
 RULES = """\

@@ -11,12 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
+import nasir
 from nasir.backends.torch.data import shipped
 from nasir.backends.torch.data.in_memory import open_source
 from nasir.backends.torch.data.rawdata import DataContext, FileData, RawData
 from nasir.datasets import decoded
 from nasir.errors import DataError
 from nasir.images.decode import DamagedImage
+from nasir.records import DataSummary, EpochRecord, StartRecord
 from nasir.training.plans import DataPlan
 
 CPU = torch.device("cpu")
@@ -159,3 +161,40 @@ def test_what_an_option_mends_is_not_skipped(tree: Path) -> None:
 def test_bad_options_of_odd_folders_are_named(tree: Path, options: dict[str, Any], text: str) -> None:
     with pytest.raises(DataError, match=text):
         read(tree, **options)
+
+
+SPEC = """\
+nasir: 1
+name: odd
+input: {image: [3, 8, 8]}
+network:
+  - conv_bn_relu: {out: 4}
+  - stage: {name: s1, block: basic, out: 4}
+  - classifier: {classes: 3}
+data:
+  dataset: image_folder
+  options: {path: pets, size: 8, workers: 0, unreadable: skip, stream: STREAM}
+  batch_size: 8
+  validation: 3
+device: cpu
+phases: [{name: t, epochs: 1, optimizer: {sgd: {lr: 0.05}}}]
+"""
+
+
+def test_a_run_on_such_a_folder_has_the_right_classes_and_says_what_it_found(tree: Path, damaged: list[Path]) -> None:
+    (tree / "train/yak").mkdir()
+    metrics = []
+    for stream in ("false", "true"):
+        spec = nasir.loads_spec(SPEC.replace("STREAM", stream), tree.parent / "odd.yaml")
+        done = nasir.run(spec, tree.parent / f"run {stream}")
+        start, epoch = done.journal[0], done.journal[2]
+        assert isinstance(start, StartRecord) and isinstance(epoch, EpochRecord)
+        data = DataSummary.from_json(start.data)
+        assert data is not None and data.classes == ("cat", "dog", "emu")
+        assert data.counts == {"train": (6, 6, 5), "validation": (1, 1, 1), "test": (2, 2, 1)}
+        assert sorted(data.skipped) == [str(path) for path in damaged]
+        assert ["no images in yak" in data.warnings[0], "4 damaged images left out" in data.warnings[1]] == [True, True]
+        page = done.report.read_text()
+        assert all(text in page for text in (*data.classes, "no images in yak", "4 damaged images", "balanced test"))
+        metrics.append({**epoch.metrics, **done.metrics})
+    assert metrics[0] == metrics[1]

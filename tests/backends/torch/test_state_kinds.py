@@ -13,15 +13,16 @@ from grown import images, lived
 from networks import small_resnet
 from own_optimizers import ADAFACTOR, imported
 from torch.nn import functional
+from torch.optim import optimizer as base
 
 from nasir.backends.torch import Model
 from nasir.backends.torch.optimizers.groups import build_optimizer, tagged
 from nasir.backends.torch.optimizers.named import KeptBy, export_state, import_state
 from nasir.errors import CheckpointError, UsageError
 from nasir.ir import Atom, Draft
-from nasir.registry import optimizers
+from nasir.registry import optimizer_states, optimizers
 from nasir.testing.backend_contract import Resize
-from nasir.training import Optimizer, OptimizerPlan
+from nasir.training import Keeps, Optimizer, OptimizerPlan
 
 imported(ADAFACTOR)
 
@@ -249,3 +250,47 @@ def test_new_units_of_rprop_begin_with_steps_as_long_as_the_others() -> None:
     new = optimizer.state[model.get_parameter("s1.0.conv1.weight")]["step_size"]
     assert torch.equal(new[: atom.size], old)
     assert torch.allclose(new[atom.size :], old.mean().expand_as(new[atom.size :]), rtol=1e-12, atol=0)
+
+
+class Around(torch.optim.SGD):
+    """Wraps an optimizer that keeps averages of its own."""
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float) -> None:
+        super().__init__(groups, lr=lr, momentum=0.9)
+        self.inner = torch.optim.Adam(self.param_groups)
+
+
+@optimizers.register("around")
+@dataclass(frozen=True)
+class AroundAdam(Optimizer):
+    """One whose state is in two places."""
+
+    factory = Around
+    state = {"momentum_buffer": "first"}  # noqa: RUF012
+
+
+def test_a_run_has_no_optimizer_whose_state_is_in_two_places() -> None:
+    model = Model.from_graph(small_resnet())
+    with pytest.raises(UsageError, match="optimizer around: it wraps an optimizer that keeps state of its own"):
+        build_optimizer(tagged(model), OptimizerPlan("around", lr=0.1))
+
+
+@pytest.mark.parametrize("wrong", [Keeps({"x": "third"}), {"x": "first"}, None])  # type: ignore[dict-item]
+def test_a_registration_that_is_none_is_refused(wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optimizer_states, "_objects", {f"{__name__}.Mystery": wrong})
+    model = lived(small_resnet(), dtype=torch.float64)
+    with pytest.raises(UsageError, match=r"Mystery: .* is registered; it has to be Keeps\(\{key: kind\}\)"):
+        model.apply(Resize((0, 1)), space(model, "conv1"), optimizers=[Mystery(model.parameters(), lr=0.1)])
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_nothing_is_added_to_a_step(kind: Any) -> None:
+    """A rewrite that was given its optimizer leaves no hook that runs at each step."""
+    model = lived(small_resnet(), dtype=torch.float64)
+    optimizer = kind(model.parameters(), lr=0.1)
+    train(model, optimizer, 1)
+    before = len(base._global_optimizer_pre_hooks)
+    model.apply(Resize((0, 1)), space(model, "conv1"), optimizers=[optimizer])
+    assert not optimizer._optimizer_step_pre_hooks and not optimizer._optimizer_step_post_hooks
+    assert len(base._global_optimizer_pre_hooks) == before
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
