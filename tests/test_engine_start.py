@@ -178,7 +178,7 @@ def test_labels_to_freeze_that_are_not_there_are_named(tmp_path: Path) -> None:
 
 
 def test_a_network_that_does_not_fit_into_memory_ends_the_run_with_a_message(tmp_path: Path) -> None:
-    error = failing(tmp_path, "{when: start, do: {grow-kernel: {to: 2000001}}, where: {sites: [s1]}}")
+    error = failing(tmp_path, "{when: start, do: {grow-kernel: {to: 60001}}, where: {sites: [s1]}}")
     assert "grow-kernel at s1, after epoch 0 of phase 'p': the new network does not fit into memory" in error
 
 
