@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nasir.api import run as run
     from nasir.backends.torch import Model as Model
     from nasir.backends.torch import Stored as Stored
+    from nasir.backends.torch import from_module as from_module
     from nasir.backends.torch import load as load
     from nasir.backends.torch import save as save
     from nasir.errors import Decline as Decline
@@ -58,6 +59,7 @@ _HOME = {
     "run": "nasir.api",
     "Model": "nasir.backends.torch",
     "Stored": "nasir.backends.torch",
+    "from_module": "nasir.backends.torch",
     "load": "nasir.backends.torch",
     "save": "nasir.backends.torch",
     "Signals": "nasir.running.engine",

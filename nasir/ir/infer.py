@@ -214,7 +214,8 @@ def infer_nodes(nodes: Mapping[int, Node], typing: Typing, order: Iterable[int])
 def _unusual_rows(at: At, definition: OpDef, inputs: Sequence[ValueType]) -> int:
     """Rows for each sample that an op puts out; TypeRuleError where it does not take what one of its inputs is."""
     rows = {value.batch for value in inputs} - {0}
-    if len(rows) > 1:
+    anything = "rows" in definition.takes
+    if len(rows) > 1 and not anything:
         least, *_, most = sorted(rows)
         at.fail(f"its inputs have {least} and {most} rows for each sample; bring the same number to it")
     for index, value in enumerate(inputs):
@@ -225,7 +226,7 @@ def _unusual_rows(at: At, definition: OpDef, inputs: Sequence[ValueType]) -> int
                 f"needs a value of each sample; what '{at.nodes[at.node.inputs[index].node].label}' gives is the same "
                 "for all of them"
             )
-    return max(rows, default=0)
+    return 1 if anything else max(rows, default=0)
 
 
 def untyped(nodes: Mapping[int, Node], typing: Typing, port: Port) -> list[int]:

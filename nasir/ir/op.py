@@ -47,11 +47,13 @@ Family: TypeAlias = Literal[
     "embedding",
     "attention",
     "ensemble",
+    "weight",
+    "opaque",
 ]
 Sign: TypeAlias = Literal["always", "keeps"]
 Channels: TypeAlias = Literal["alone", "moves", "groups"]
 Unchanged: TypeAlias = Literal["zero", "nonnegative", "all"]
-Taken: TypeAlias = Literal["integers", "unbatched"]
+Taken: TypeAlias = Literal["integers", "unbatched", "rows"]
 
 
 def _shortest(value: int | tuple[int, int]) -> int | tuple[int, int]:
@@ -94,6 +96,8 @@ class OpDef:
         embedding   learned vectors added to a sequence or put before it
         attention   places of a sequence weigh one another
         ensemble    the mean prediction of branches; attribute `average`: probabilities or logits
+        weight      puts out a weight, which functions use
+        opaque      a call of somebody's function or module, of which nothing is known
     `channels`: how channels are kept apart.
         alone       each channel, with the entries of the weights that belong to it, for itself, and in order: of inputs
                     whose channels lie one after another the results lie one after another
@@ -110,7 +114,8 @@ class OpDef:
     `constant`: which parts of its outputs are constant (`nasir.ops.constants`), where family and `pointwise` do not
     say it.
     `takes`: what its inputs may be beside floating-point numbers of each sample: "integers", numbers of any other
-    type; "unbatched", values without a batch axis, which are the same for all samples.
+    type; "unbatched", values without a batch axis, which are the same for all samples; "rows", values with different
+    numbers of rows for each sample, of which its rule makes what it puts out.
     `later`: attributes that graphs were written without once; such a one at its default is left out of digests and of
     stored graphs, which so stay what they were.
     `macs` counts multiply-accumulates for one row of the batch; see `macs_of`.
@@ -166,6 +171,11 @@ class OpDef:
     def unifies(self) -> bool:
         """Whether it joins inputs of one shape element by element."""
         return self.family in ("sum", "mean", "product")
+
+    @property
+    def foreign(self) -> bool:
+        """Whether its nodes are parts of an imported module, kept as they are."""
+        return self.family in ("opaque", "weight")
 
     @property
     def separates(self) -> bool:

@@ -98,6 +98,11 @@ def reshaped(node: NodeView, x: Known) -> Known:
     return None if x is None else np.broadcast_to(x, node.inputs[0].shape).reshape(node.out.shape)
 
 
+def permuted(node: NodeView, x: Known) -> Known:
+    """The axes in another order."""
+    return None if x is None else x.transpose(node.attrs["order"])
+
+
 def sequenced(node: NodeView, x: Known) -> Known:
     """The places of an image one after another."""
     return None if x is None else np.broadcast_to(x, node.inputs[0].shape).reshape(node.out.shape[::-1]).T

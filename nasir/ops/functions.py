@@ -39,6 +39,11 @@ def sigmoid_gated(x: Values) -> Values:
     return x * logistic(x)
 
 
+def hard_sigmoid(x: Values) -> Values:
+    """relu6(x + 3) / 6."""
+    return np.clip(x + 3.0, 0.0, 6.0) / 6.0
+
+
 def hard_gated(x: Values) -> Values:
     """x * relu6(x + 3) / 6."""
-    return x * np.clip(x + 3.0, 0.0, 6.0) / 6.0
+    return x * hard_sigmoid(x)

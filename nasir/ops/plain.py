@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 from math import prod
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import MinLen, doc
 
@@ -14,8 +14,8 @@ from nasir.ir.op import Pads, Pair, Sizes, Taken, op, pair
 from nasir.ir.space import Axis, Cat, Prod, Space, pin, size_of
 from nasir.ir.types import FLOAT, JSON, DType, ValueType
 from nasir.ops import constants as known
-from nasir.ops.functions import gaussian_gated, hard_gated, logistic, rectified, same, sigmoid_gated
-from nasir.options.ranges import Count, Rate, Whole
+from nasir.ops.functions import gaussian_gated, hard_gated, hard_sigmoid, logistic, rectified, same, sigmoid_gated
+from nasir.options.ranges import Count, Rate, Share, Whole
 
 ANYTHING: tuple[Taken, ...] = ("integers", "unbatched")
 
@@ -76,6 +76,12 @@ def hardswish(at: At, x: ValueType) -> ValueType:
     return x
 
 
+@op("hardsigmoid", family="activation", pointwise=hard_sigmoid, nonnegative="always")
+def hardsigmoid(at: At, x: ValueType) -> ValueType:
+    """relu6(x + 3) / 6."""
+    return x
+
+
 @op("softmax", family="activation", nonnegative="always", mixes=True)
 def softmax(at: At, x: ValueType) -> ValueType:
     """Softmax over the channel axis."""
@@ -85,6 +91,24 @@ def softmax(at: At, x: ValueType) -> ValueType:
 @op("dropout", family="passive", pointwise=same, unchanged="all", nonnegative="keeps", random=True, view=True)
 def dropout(at: At, x: ValueType, p: Rate = 0.5) -> ValueType:
     """Zero each element with probability `p` while training, 0 <= p < 1."""
+    return x
+
+
+@op(
+    "stochastic_depth",
+    family="passive",
+    channels="alone",
+    unchanged="all",
+    nonnegative="keeps",
+    random=True,
+    view=True,
+    constant=known.window,
+)
+def stochastic_depth(at: At, x: ValueType, p: Share = 0.5, mode: Literal["row", "batch"] = "row") -> ValueType:
+    """While training, all of a sample (`row`), or of the batch, is dropped with probability `p`, or divided by 1 - p.
+
+    Huang et al. 2016, as torchvision has it.
+    """
     return x
 
 
@@ -101,9 +125,15 @@ def _merge(at: At, inputs: tuple[ValueType, ...]) -> ValueType:
                 f"inputs have their channels on axis {first.channel_axis + 1} (from {at.source(0, first.channels)}) "
                 f"and on axis {other.channel_axis + 1} (from {at.source(index, other.channels)})"
             )
+        axes = list(first.axes)
         for number, (a, b) in enumerate(zip(first.axes, other.axes, strict=True)):
-            if a is not b and a != b:
-                at.same(a, b, f"axis {number + 1}", (0, index))
+            if a is b or a == b:
+                continue
+            if 1 in (a, b):  # one number for all of the other's
+                axes[number] = b if a == 1 else a
+                continue
+            at.same(a, b, f"axis {number + 1}", (0, index))
+        first = first.over(tuple(axes))
     return first
 
 
@@ -197,6 +227,14 @@ def _window(height: int, width: int, kernel: Pair, stride: Pair, padding: Pair, 
             "use a smaller kernel or stride, or fewer downsampling steps before it"
         )
     return out[0], out[1]
+
+
+@op("permute", family="shape", channels="moves", nonnegative="keeps", view=True, constant=known.permuted)
+def permute(at: At, x: ValueType, order: tuple[Whole, ...]) -> ValueType:
+    """The axes in another order, without the batch axis: order [1, 2, 0] makes (C, H, W) into (H, W, C)."""
+    if sorted(order) != list(range(len(x.axes))):
+        at.fail(f"order {list(order)} does not name each of {len(x.axes)} axes once, from 0 to {len(x.axes) - 1}")
+    return x.over(tuple([x.axes[number] for number in order]), order.index(x.channel_axis))
 
 
 @op("max_pool", family="pool", channels="alone", nonnegative="keeps", constant=known.window)

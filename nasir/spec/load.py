@@ -10,7 +10,7 @@ from os.path import isdir
 from pathlib import Path as File
 from stat import S_ISREG
 
-from nasir.errors import SpecError
+from nasir.errors import SpecError, printable
 from nasir.options import Path, close_match, dotted
 from nasir.spec.model import Spec
 from nasir.spec.problems import Place, Problem, SpecProblems
@@ -127,12 +127,11 @@ def _parsed_base(text: str, path: File, asked_by: Problem) -> Tree:
             raise
         place = error.problems[0].place
         raise SpecError(f"{place}: not YAML of a spec; correct it, or the `extends` at {asked_by.place}") from None
-    except SpecError:
-        if _KEYS.search(text):
-            raise
+    except SpecError:  # no mapping
+        pass
     else:
         assert isinstance(tree.value, Mapping)
-        if all(map(_WORD.fullmatch, tree.value)):
+        if _KEYS.search(text) or all(map(_WORD.fullmatch, tree.value)):
             return tree
     raise SpecError(str(replace(asked_by, text=f"{path} is no spec", remedy="name a file that is a mapping of keys")))
 
@@ -187,7 +186,7 @@ def override_tree(tree: Tree, override: str) -> Tree:
     try:
         value = parse(text, place.file) or Tree(None, place)
     except SpecError as error:
-        line = str(error).splitlines()[0].removeprefix(f"{place}:")
+        line = str(error).splitlines()[0].removeprefix(printable(f"{place}:"))
         raise SpecError(f"{place}: the value{_after_column(line)}") from None
     return _assigned(tree, steps, (), _moved(value, place), place)
 

@@ -111,6 +111,8 @@ _elementwise("relu", lambda x: np.maximum(x, 0.0))
 _elementwise("gelu", lambda x: 0.5 * x * (1.0 + _erf(x / math.sqrt(2.0))))
 _elementwise("sigmoid", lambda x: 0.5 * (1.0 + np.tanh(0.5 * x)))
 _elementwise("silu", lambda x: 0.5 * x * (1.0 + np.tanh(0.5 * x)))
+_elementwise("hardsigmoid", lambda x: np.clip(x + 3.0, 0.0, 6.0) / 6.0)
+_elementwise("stochastic_depth", lambda x: x)
 _elementwise("hardswish", lambda x: x * np.clip(x + 3.0, 0.0, 6.0) / 6.0)
 _elementwise("flatten", lambda x: x.reshape(len(x), -1))
 _elementwise("global_avg_pool", lambda x: x.mean(axis=(2, 3)))
@@ -131,17 +133,17 @@ def _shares(x: Array, axis: int) -> Array:
 
 @reference("add")
 def _add(attrs: Attrs, weights: Weights, train: bool, *x: Array) -> Array:
-    return np.sum(np.stack(x), axis=0)  # type: ignore[no-any-return]
+    return sum(x[1:], start=x[0])
 
 
 @reference("mul")
 def _mul(attrs: Attrs, weights: Weights, train: bool, *x: Array) -> Array:
-    return np.prod(np.stack(x), axis=0)  # type: ignore[no-any-return]
+    return math.prod(x[1:], start=x[0])
 
 
 @reference("mean")
 def _mean(attrs: Attrs, weights: Weights, train: bool, *x: Array) -> Array:
-    return np.mean(np.stack(x), axis=0)  # type: ignore[no-any-return]
+    return sum(x[1:], start=x[0]) / len(x)
 
 
 @reference("ensemble")
@@ -168,6 +170,11 @@ def _split(attrs: Attrs, weights: Weights, train: bool, x: Array, *, channel: in
 @reference("slice")
 def _slice(attrs: Attrs, weights: Weights, train: bool, x: Array, *, channel: int) -> Array:
     return np.take(x, range(attrs["start"], attrs["stop"]), axis=channel)
+
+
+@reference("permute")
+def _permute(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
+    return x.transpose(0, *[number + 1 for number in attrs["order"]])
 
 
 @reference("reshape")

@@ -138,7 +138,8 @@ LAID_OUT = ((TOKENS, 0), (IMAGE, 2), (IMAGE, 1))
 
 def shipped_cases() -> dict[str, tuple[OpCase, ...]]:
     """Cases of every op nasir ships, by op."""
-    anything = ["identity", "relu", "gelu", "silu", "sigmoid", "hardswish", "softmax", "dropout", "scale"]
+    anything = ["identity", "relu", "gelu", "silu", "sigmoid", "hardswish", "hardsigmoid"]
+    anything += ["softmax", "dropout", "stochastic_depth", "scale"]
     by_op: dict[str, tuple[OpCase, ...]] = {
         op: (
             *[OpCase(op, (shape,)) for shape in (IMAGE, VECTOR, TOKENS)],
@@ -156,6 +157,7 @@ def shipped_cases() -> dict[str, tuple[OpCase, ...]]:
     for op in ("add", "mul", "mean"):
         by_op[op] = (OpCase(op, (IMAGE,)), OpCase(op, (IMAGE, IMAGE)), OpCase(op, (VECTOR,) * 3))
         by_op[op] += (OpCase(op, (TOKENS, TOKENS)), OpCase(op, (IMAGE, IMAGE), channel_axis=2))
+        by_op[op] += (OpCase(op, (IMAGE, (4, 1, 1))), OpCase(op, ((4, 1, 6), IMAGE)))
     attrs: dict[str, list[tuple[tuple[tuple[int, ...], ...], dict[str, JSON]]]] = {
         "input": [((), {"shape": [3, 4, 4]}), ((), {"shape": (7,)}), ((), {"shape": TOKENS})],
         "concat": [((IMAGE, (2, 5, 6)), {}), ((VECTOR, (3,), (1,)), {}), ((TOKENS, (5, 2)), {})],
@@ -171,6 +173,7 @@ def shipped_cases() -> dict[str, tuple[OpCase, ...]]:
         "global_avg_pool": [((IMAGE,), {})],
         "flatten": [((IMAGE,), {}), ((VECTOR,), {}), ((TOKENS,), {})],
         "reshape": [((IMAGE,), {"shape": [4, 30]}), ((IMAGE,), {"shape": [8, 15]}), ((IMAGE,), {"shape": IMAGE})],
+        "permute": [((IMAGE,), {"order": [1, 2, 0]}), ((TOKENS,), {"order": [1, 0]}), ((VECTOR,), {"order": [0]})],
         "subsample": [((IMAGE,), {}), ((IMAGE,), {"stride": [1, 3]})],
         "pad_channels": [((IMAGE,), {"before": 1, "after": 2}), ((VECTOR,), {}), ((TOKENS,), {"before": 2})],
         "conv2d": [

@@ -12,7 +12,8 @@ CASES = shipped_cases()
 
 def test_every_shipped_op_has_cases() -> None:
     shipped = {name for name in ops.names() if ops.get(name).rule.__module__.startswith("nasir.")}
-    assert shipped == set(CASES)
+    foreign = {name for name in shipped if ops.get(name).foreign}  # tests/importing
+    assert shipped - foreign == set(CASES) and len(foreign) == 2
 
 
 @pytest.mark.parametrize("op", sorted(CASES))

@@ -156,7 +156,7 @@ def test_rows_of_a_sample_go_on_and_are_counted(folding: None) -> None:
 
 
 def test_facts_that_cannot_be_are_refused() -> None:
-    with pytest.raises(UsageError, match="takes='ids' is not known; name some of integers, unbatched"):
+    with pytest.raises(UsageError, match="takes='ids' is not known; name some of integers, unbatched, rows"):
         op("odd", takes=("ids",))(lambda at: None)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="later='size' is no attribute with a default"):
         op("odd", later=("size",))(lambda at: None)

@@ -128,6 +128,7 @@ def test_a_grid_of_countless_points_is_refused(tmp_path: Path) -> None:
             "the value: the number 999999999999999999999999... does not fit into 64 bits",
         ),
         (f"network={'[' * 5000}", "the value: values are nested more than 48 deep"),
+        ("name=\x1b[31m", "the value: the character U+001B is not allowed in YAML; remove it"),
         ("network.\x1b[31m=1", r"network has items 0 to 3, not '\x1b[31m'"),
     ],
 )
@@ -182,6 +183,7 @@ def test_a_file_that_is_extended_but_no_spec_is_not_repeated(tmp_path: Path) -> 
         "twice": "hunter2: 1\nhunter2: 2\n",
         "alias": "a: *hunter2\n",
         "map": '"hunter2 is the word": 1\n',
+        "text": "hunter2, by name: x\n  and more\n",
     }
     for name, content in secrets.items():
         (tmp_path / name).write_text(content)

@@ -51,6 +51,9 @@ def build(
                 made[node_id] = old._made[node_id]
             reused.add(node_id)
             continue
+        if node_id in given and node.facts.foreign:
+            lowered[node_id], made[node_id] = given[node_id], Made.of(given[node_id])
+            continue
         inputs = tuple([types[port] for port in node.inputs])
         module = lower_op(node.op, node.attrs, inputs, types[Port(node_id)])
         if isinstance(module, nn.Module):

@@ -15,7 +15,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import wraps
 from keyword import iskeyword
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import fx, nn
 
@@ -35,6 +35,16 @@ class Unit:
 
 
 Step = int | Unit
+
+
+class Row(NamedTuple):
+    """One call of the generated forward: its text before and after the inputs; `several`: it gives a tuple."""
+
+    head: str
+    tail: str
+    inputs: tuple[Port, ...]
+    results: tuple[Port, ...]
+    several: bool
 
 
 def schedule(graph: Graph) -> tuple[Step, ...]:
@@ -203,19 +213,19 @@ def write_top(
     """
     scope: dict[str, Any] = {}
     names = {Port(node_id): f"x{index or ''}" for index, node_id in enumerate(graph.inputs)}
-    rows: list[tuple[str, str, tuple[Port, ...], tuple[Port, ...]]] = []  # before and after the inputs, inputs, results
+    rows: list[Row] = []
     for step in steps:
         if isinstance(step, Unit):
-            rows.append((f"{_attribute(step.path)}(", ")", step.inputs, step.outputs))
+            rows.append(Row(f"{_attribute(step.path)}(", ")", step.inputs, step.outputs, len(step.outputs) > 1))
         elif step not in graph.inputs:
             node, call = graph.nodes[step], lowered[step]
             several = op_named(node.op).several
             results = tuple(_outputs(graph, step)) if several else (Port(step),)
             if isinstance(call, Call):
                 kwargs = {**call.kwargs, "inplace": True} if step in inplace else call.kwargs
-                rows.append((*_call_text(call, kwargs, scope), node.inputs, results))
+                rows.append(Row(*_call_text(call, kwargs, scope), node.inputs, results, several))
             else:
-                rows.append((f"{_attribute(node.label)}(", ")", node.inputs, results))
+                rows.append(Row(f"{_attribute(node.label)}(", ")", node.inputs, results, several))
     return _source(graph, rows, names), scope
 
 
@@ -248,14 +258,12 @@ def _call_text(call: Call, kwargs: Mapping[str, Any], scope: dict[str, Any]) -> 
     return head, f"{tail}{''.join(f', {text}' for text in constants)})"
 
 
-def _source(
-    graph: Graph, rows: list[tuple[str, str, tuple[Port, ...], tuple[Port, ...]]], names: dict[Port, str]
-) -> str:
+def _source(graph: Graph, rows: list[Row], names: dict[Port, str]) -> str:
     """The rows as Python, each value dropped after its last use so that its memory is free again."""
-    last = {port: index for index, (_, _, inputs, _) in enumerate(rows) for port in inputs}
+    last = {port: index for index, row in enumerate(rows) for port in row.inputs}
     kept = set(graph.outputs)
     lines = [f"def forward(self, {', '.join(names.values())}):"]
-    for index, (head, tail, inputs, results) in enumerate(rows):
+    for index, (head, tail, inputs, results, several) in enumerate(rows):
         for port in results:
             names[port] = f"v{port.node}" + (f"_{port.output}" if port.output else "")
         text = f"{head}{', '.join([names[port] for port in inputs])}{tail}"
@@ -265,7 +273,8 @@ def _source(
             if last.get(port, -1) <= index and port not in kept
         ]
         drop = f";  {' = '.join(done)} = None" if done else ""
-        lines.append(f"    {', '.join([names[port] for port in results])} = {text}{drop}")
+        targets = ", ".join([names[port] for port in results]) + ("," if several and len(results) == 1 else "")
+        lines.append(f"    {targets} = {text}{drop}")
     values = [names[port] for port in graph.outputs]
     lines.append(f"    return {values[0] if len(values) == 1 else '(' + ', '.join(values) + ')'}")
     return "\n".join(lines) + "\n"

@@ -85,8 +85,14 @@ class LoweredParts(nn.Module):
         module = self._lowered.get(key.node)
         if not isinstance(module, nn.Module):
             return None
-        parameter = module._parameters.get(key.slot)
-        return parameter if parameter is not None else module._buffers.get(key.slot)
+        path, _, name = key.slot.rpartition(".")
+        for part in path.split(".") if path else ():  # of a module of the user's that holds others
+            inner = module._modules.get(part)
+            if inner is None:
+                return None
+            module = inner
+        parameter = module._parameters.get(name)
+        return parameter if parameter is not None else module._buffers.get(name)
 
     def leaf(self, node_id: int) -> nn.Module | None:
         """The module of a node; None for nodes that are plain calls."""

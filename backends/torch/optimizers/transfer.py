@@ -263,7 +263,8 @@ def parameters_by_key(model: LoweredModule) -> dict[Key, nn.Parameter]:
     for node_id in model.graph.nodes:
         module = model._lowered.get(node_id)
         if isinstance(module, nn.Module):
-            parameters |= {Key(node_id, name): p for name, p in module._parameters.items() if p is not None}
+            held = module.named_parameters() if module._modules else module._parameters.items()
+            parameters |= {Key(node_id, name): p for name, p in held if p is not None}
     for key in model.graph.ties:
         parameters.pop(key, None)
     return parameters

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -62,15 +63,25 @@ def _fetch(place: str, architecture: str, weights: str) -> Mapping[str, Tensor]:
     names = [member.name for member in known]
     if weights not in names:
         raise DataError(f"{place}: no such weights; use {' or '.join(names)}, or null for fresh ones")
+    kept = Path(torch.hub.get_dir(), "checkpoints", Path(known[weights].url).name)
+    there = kept.exists()
     try:
-        state: Mapping[str, Tensor] = models.get_weight(f"{known.__name__}.{weights}").get_state_dict(
-            progress=False, check_hash=True
+        state = models.get_weight(f"{known.__name__}.{weights}").get_state_dict(
+            progress=False, check_hash=True, weights_only=True
         )
-    except (OSError, RuntimeError) as error:  # no network; a file that does not have its hash
+    except MemoryError:
+        raise
+    except Exception as error:  # no network, a file that does not have its hash; of pickle, whatever a file makes of it
+        if there:
+            raise DataError(f"{place}: {kept} is damaged ({error!r:.200}); remove it, to have it downloaded") from error
         raise RunError(
             f"{place}: cannot be downloaded ({error}); check the network, put the file of "
-            f"{known[weights].url} into {torch.hub.get_dir()}/checkpoints, or remove `weights:`"
+            f"{known[weights].url} into {kept.parent}, or remove `weights:`"
         ) from error
+    if not isinstance(state, Mapping) or not all(
+        isinstance(n, str) and isinstance(t, Tensor) for n, t in state.items()
+    ):
+        raise DataError(f"{place}: {kept} holds no weights by name; remove it, to have it downloaded")
     return state
 
 

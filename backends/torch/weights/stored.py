@@ -75,6 +75,7 @@ def save(
     """
     path = Path(path)
     model._adopt()
+    _refuse_live(model.graph)
     tensors = _weights(model)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     body: dict[str, Any] = {
@@ -109,6 +110,16 @@ def save(
             safetensors.torch.save_file(written, beside, metadata={"format": "pt", METADATA: text})
     except (OSError, SafetensorError, MemoryError) as error:
         raise CheckpointError(f"{path}: not written: {error}; what was there before is unchanged") from error
+
+
+def _refuse_live(graph: Graph) -> None:
+    """UsageError for a network with modules of the user's own, which a graph only names."""
+    for node in graph.nodes.values():
+        if node.facts.family == "opaque" and node.attrs.get("live"):
+            raise UsageError(
+                f"'{node.label}' is a {node.attrs['runs'].rpartition('.')[2]} of an imported module, which a file of "
+                "data cannot hold; store the model by torch.save(model), or its state_dict"
+            )
 
 
 def load(path: Path | str, device: torch.device | str = "cpu") -> Stored:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -108,7 +110,7 @@ def published(monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
 
     def get_state_dict(self: Any, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
         asked.append(self.name)
-        assert kwargs == {"progress": False, "check_hash": True}
+        assert kwargs == {"progress": False, "check_hash": True, "weights_only": True}
         return state
 
     monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", get_state_dict)
@@ -179,6 +181,44 @@ def test_a_failed_download_says_what_to_do(cause: Exception, monkeypatch: pytest
     monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", fail)
     with pytest.raises(RunError, match=r"cannot be downloaded .*put the file of https://.*or remove `weights:`"):
         session(spec("resnet18", weights="IMAGENET1K_V1"))
+
+
+class Harmful:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("harm"),)
+
+
+def saved(value: object) -> bytes:
+    file = io.BytesIO()
+    torch.save(value, file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"", "is damaged"),
+        (b"no weights at all", "is damaged"),
+        (saved({"conv1.weight": torch.ones(2)})[:-200], "is damaged"),
+        (pickle.dumps(Harmful()), "is damaged"),
+        (saved(Harmful()), "is damaged"),
+        (saved([1, 2]), "holds no weights by name"),
+        (saved({"conv1.weight": "text"}), "holds no weights by name"),
+    ],
+)
+def test_a_damaged_file_of_weights_is_named_and_runs_no_code(
+    data: bytes, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    file = tmp_path / "checkpoints" / Path(torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url).name
+    file.write_bytes(data)
+    with pytest.raises(DataError, match=f"weights: IMAGENET1K_V1 of resnet18: {file} {told}"):
+        load_pretrained(Model.from_graph(graph("resnet18")), "resnet18", "IMAGENET1K_V1")
+    assert not Path("harm").exists()
 
 
 def test_weights_that_do_not_fit_are_refused(published: dict[str, torch.Tensor]) -> None:

@@ -1,0 +1,62 @@
+"""`from_module`: any PyTorch module as a `Model`, which passes rewrite while the user's optimizer goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import nn
+
+from nasir.backends.torch.importing.foreign import ALLOWED, OpaqueCall, Weight
+from nasir.backends.torch.importing.recording import Caller, record
+from nasir.backends.torch.lower.build import build
+from nasir.backends.torch.model import Model
+from nasir.importing.data import call_from_json
+from nasir.importing.lift import Lifted, lift
+from nasir.importing.recording import Recording
+
+
+def from_module(
+    module: nn.Module,
+    *example: Any,
+    call: Caller | None = None,
+    leaves: Collection[type[nn.Module]] = (),
+    **named: Any,
+) -> Model:
+    """The module as a `Model` with the same parameters: an optimizer over `module.parameters()` goes on with it.
+
+    `example`, `named`: arguments that it is called with, tensors with two or more samples; sizes other than the batch
+    are fixed from then on. What nasir has no rule for runs as it is, and whatever it touches cannot be resized; `show`
+    tells which. Raises NasirError for a module that is no data flow (see `record`).
+    """
+    recording = record(module, example, named, call=call, leaves=leaves)
+    lifted = lift(recording)
+    ALLOWED.update(node.operation for node in lifted.opaque.values())
+    model = Model()
+    model.training = module.training
+    build(model, lifted.graph, {}, None, _given(lifted, recording, module))
+    model.hold()
+    return model
+
+
+def _given(lifted: Lifted, recording: Recording, module: nn.Module) -> dict[int, nn.Module]:
+    """The modules of the nodes that are leaves of the user's module, or hold weights of it."""
+    graph, types = lifted.graph, lifted.graph.infer.types
+    given: dict[int, nn.Module] = {}
+    for node, path in lifted.modules.items():
+        leaf = module.get_submodule(path)
+        if node in lifted.opaque:
+            inputs = tuple([types[port] for port in graph.nodes[node].inputs])
+            leaf = OpaqueCall.of_leaf(call_from_json(graph.nodes[node].attrs["call"]), inputs, leaf)
+        given[node] = leaf
+    home = next((tensor.device for tensor in module.state_dict(keep_vars=True).values()), torch.device("cpu"))
+    for key, number in lifted.constants.items():
+        dtype = getattr(torch, recording.values[number].dtype)
+        given[key.node] = Weight(torch.tensor(recording.constants[number], dtype=dtype, device=home), learned=False)
+    for key, name in lifted.state.items():
+        holder = graph.nodes[key.node]
+        if holder.facts.family == "weight":
+            path, _, last = name.rpartition(".")
+            given[key.node] = Weight(getattr(module.get_submodule(path), last), holder.attrs["learned"])
+    return given

@@ -1,0 +1,281 @@
+"""A recording as a typed graph: calls with a rule become ops, all others opaque nodes, which pin what they touch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import cast
+
+from nasir.errors import NasirError, TypeRuleError
+from nasir.importing.data import call_to_json
+from nasir.importing.recording import Batch, Call, Recording, Ref, Tree, Value
+from nasir.importing.regions import declare
+from nasir.importing.rules import Place, Typed, joined, typed
+from nasir.importing.trees import leaves, mapped, refs
+from nasir.ir import Draft, Graph, Port, ValueType
+from nasir.ir.types import FLOAT, DType
+from nasir.transfer import Key
+
+SAFER = {"torch.Tensor.view": "torch.Tensor.reshape"}
+"""What does the same wherever the first works, and needs no memory layout, which ops before it do not promise."""
+VALUE = "value"  # the weight of a node that puts out one
+ROOT = "self"  # label of what belongs to the module as a whole
+
+
+@dataclass(slots=True)
+class Lifted:
+    """`graph`; where each weight of it is, by node and name: a key of the module's state, or the number of a constant;
+    `modules`: paths of the leaf modules that nodes are, as they are."""
+
+    graph: Graph
+    state: dict[Key, str] = field(default_factory=dict)
+    constants: dict[Key, int] = field(default_factory=dict)
+    modules: dict[int, str] = field(default_factory=dict)
+    opaque: dict[int, Call] = field(default_factory=dict)
+
+
+def lift(recording: Recording) -> Lifted:
+    """The graph of a recording. Raises NasirError for what no graph can say, with module and line."""
+    return _Lift(recording).run()
+
+
+class _Lift:
+    def __init__(self, recording: Recording) -> None:
+        self.recording = recording
+        self.draft = Draft()
+        self.ports: dict[int, Port] = {}
+        self.labels: set[str] = set()
+        self.lifted = Lifted(Graph({}, (), {}, 0))
+        self.keys = {key: state for state in recording.state for key in (state.key, *state.aliases)}
+        self.owners: dict[str, Key] = {}  # of each key of the state, the node that has it
+        self.containers: dict[str, str] = {}  # class of each module that is no leaf, by path
+        self.witness = -1  # number of an input
+        floats = [state.dtype for state in recording.state if state.kind == "parameter" and "float" in state.dtype]
+        self.native = floats[0] if floats else FLOAT  # in which the network computes
+        self.joining: set[str] = set()  # paths of modules whose own code adds or concatenates
+
+    def run(self) -> Lifted:
+        self._refuse()
+        for number, given in enumerate(self.recording.inputs):
+            self._input(number, given.path, given.ref, given.batched)
+        self._state()
+        self._constants()
+        for call in self.recording.calls:
+            for scope in call.scope:
+                if scope.path != call.module:
+                    self.containers[scope.path] = scope.kind
+            if not self._typed(call):
+                self._opaque(call)
+        for number in refs(self.recording.outputs):
+            self.draft.output(self.ports[number])
+        declare(self.draft, self.containers, self.joining)
+        self.lifted.graph = self.draft.commit()
+        return self.lifted
+
+    def _refuse(self) -> None:
+        for call in self.recording.calls:
+            if call.only is not None:
+                raise NasirError(f"{call.place}: runs in {call.only} mode only; that cannot be imported yet")
+        for update in self.recording.updates:
+            raise NasirError(f"buffer {update.key}: is computed by functions; that cannot be imported yet")
+        for path, leaf in leaves(self.recording.outputs):
+            if not isinstance(leaf, Ref):
+                raise NasirError(
+                    f"output {path}: {leaf!r:.60} is no tensor; return tensors only, by call=lambda module, *args: ..."
+                )
+
+    # -- where values come from
+
+    def _input(self, number: int, path: str, ref: Ref | None, batched: bool) -> None:
+        if ref is None or not batched:
+            what = "is not used" if ref is None else "has no batch axis"
+            raise NasirError(f"input {path}: {what}; that cannot be imported yet")
+        value = self._type(self.recording.values[ref.number])
+        if value is None:
+            raise NasirError(f"input {path}: the batch is not its first axis; that cannot be imported yet")
+        label = self._label("x" if len(self.recording.inputs) == 1 else f"x{number}")
+        self.witness = ref.number
+        self.ports[ref.number] = self.draft.add("input", (), label, shape=value.shape, dtype=value.dtype)
+
+    def _state(self) -> None:
+        """Parameters and buffers that functions read."""
+        for state in self.recording.state:
+            if state.ref is not None:
+                node = self._weight(state.key, state.ref.number, state.kind == "parameter")
+                self._own(Key(node, VALUE), state.key)
+
+    def _constants(self) -> None:
+        used = {n for call in self.recording.calls for n in refs((call.args, dict(call.kwargs)))}
+        for number in self.recording.constants:
+            if number in used:
+                node = self._weight(f"constants.c{number}", number, learned=False)
+                self.lifted.constants[Key(node, VALUE)] = number
+
+    def _weight(self, label: str, number: int, learned: bool) -> int:
+        value = self._value(number)
+        port = self.draft.add(
+            "parameter", (), self._label(label), shape=value.shape, dtype=self._dtype(value), learned=learned
+        )
+        self.ports[number] = port
+        return port.node
+
+    # -- calls
+
+    def _typed(self, call: Call) -> bool:
+        """Add the op that a call is; False where it is none."""
+        operands, results = refs((call.args, dict(call.kwargs))), refs(call.result)
+        if not results or any(self._type(self._value(number)) is None for number in (*operands, *results)):
+            return False
+        if any(self.draft.value(self.ports[number]).batch == 0 for number in operands):
+            return False  # a parameter, or made of some
+        place = Place(call, lambda number: self.draft.value(self.ports[number]), self._held(call))
+        found = joined(place) or typed(place)
+        if found is None:
+            return False
+        node = self._add(call, found)
+        for output, number in enumerate(results):
+            port = Port(node, output)
+            wanted, made = self._type(self._value(number)), self.draft.value(port)
+            if wanted is None or (made.shape, made.batch) != (wanted.shape, wanted.batch):
+                raise NasirError(
+                    f"{call.place}: {found.op} gives {made}, and the module {wanted}: nasir's rule is wrong"
+                )
+            self.ports[number] = port
+        return True
+
+    def _add(self, call: Call, found: Typed) -> int:
+        label = self._label(call.label if call.module is not None else self._function_label(call))
+        node = self.draft.add(found.op, [self.ports[number] for number in found.inputs], label, **found.attrs).node
+        if call.module is not None:
+            self._leaf(call, node)
+        facts = self.draft.nodes[node].facts
+        if call.scope and call.module is None and (facts.adds or facts.family == "concat"):
+            self.joining.add(call.scope[-1].path)
+        return node
+
+    def _leaf(self, call: Call, node: int) -> None:
+        """Say that a node is a leaf module, or uses the weights of one that was called before."""
+        assert call.module is not None
+        slots = self.draft.slots(node)
+        shared = False
+        for name in slots:
+            key = f"{call.module}.{name}" if call.module else name
+            shared |= self._own(Key(node, name), self.keys[key].key)
+        if not shared:
+            self.lifted.modules[node] = call.module
+
+    def _own(self, weight: Key, key: str) -> bool:
+        """Note where a weight is; True where another node has it already, which then owns it."""
+        if key in self.owners:
+            self.draft.tie(weight, self.owners[key])
+            return True
+        self.owners[key] = weight
+        self.lifted.state[weight] = key
+        return False
+
+    def _held(self, call: Call) -> frozenset[str]:
+        """Names of the parameters and buffers of the leaf module that is called."""
+        if call.module is None:
+            return frozenset()
+        prefix = f"{call.module}." if call.module else ""
+        return frozenset(key.removeprefix(prefix) for key in self.keys if key.startswith(prefix))
+
+    def _opaque(self, call: Call) -> None:
+        operands = list(dict.fromkeys(refs((call.args, dict(call.kwargs)))))
+        sized = any(isinstance(leaf, Batch) for _, leaf in leaves((call.args, dict(call.kwargs))))
+        if sized and not any(self.draft.value(self.ports[number]).batch for number in operands):
+            operands.append(self.witness)  # of how large the batch is
+        results = refs(call.result)
+        held = sorted(self._held(call))
+        states = [self.keys[f"{call.module}.{name}" if call.module else name] for name in held]
+        if call.module is not None and any(state.key in self.owners for state in states):
+            raise NasirError(f"{call.place}: shares weights, and has no rule; that cannot be imported yet")
+        numbers = {number: Ref(position) for position, number in enumerate((*operands, *results))}
+
+        def renumbered(tree: Tree) -> Tree:
+            return mapped(lambda leaf: numbers[leaf.number] if isinstance(leaf, Ref) else leaf, tree)
+
+        plain = replace(
+            call,
+            operation=SAFER.get(call.operation, call.operation),
+            args=renumbered(call.args),
+            kwargs=renumbered(dict(call.kwargs)),
+            result=renumbered(call.result),
+        )
+        try:
+            text = call_to_json(plain)
+        except TypeError as error:
+            raise NasirError(f"{call.place}: {error}; that cannot be imported yet") from None
+        values = [self._loose(self._value(number), call) for number in results]
+        label = self._label(call.label if call.module is not None else self._function_label(call))
+        try:
+            node = self.draft.add(
+                "opaque",
+                [self.ports[number] for number in operands],
+                label,
+                call=text,
+                runs=call.operation,
+                shapes=[value.shape for value in values],
+                dtypes=[value.dtype for value in values],
+                rows=[value.batch for value in values],
+                live=call.module is not None,
+                weights=held,
+                weight_shapes=[state.shape for state in states],
+                weight_dtypes=[state.dtype for state in states],
+                buffers=[name for name, state in zip(held, states, strict=True) if state.kind == "buffer"],
+            ).node
+        except TypeRuleError as error:
+            raise NasirError(f"{call.place}: {error}; that cannot be imported yet") from None
+        for output, number in enumerate(results):
+            self.ports[number] = Port(node, output)
+        self.lifted.opaque[node] = call
+        if call.module is not None:
+            self.lifted.modules[node] = call.module
+            for name, state in zip(held, states, strict=True):
+                self._own(Key(node, name), state.key)
+
+    # -- types and names
+
+    def _value(self, number: int) -> Value:
+        return self.recording.values[number]
+
+    def _dtype(self, value: Value) -> DType:
+        """The dtype of a value; that in which the network computes is called float32."""
+        return FLOAT if value.dtype == self.native else cast(DType, value.dtype)
+
+    def _type(self, value: Value) -> ValueType | None:
+        """The type of a value whose first axis is the batch, or that has none; None for any other."""
+        batched = [axis for axis in value.shape if isinstance(axis, Batch)]
+        if any(axis is None for axis in value.shape) or len(batched) > 1 or any(axis.offset for axis in batched):
+            return None
+        if not batched:
+            whole = tuple([axis for axis in value.shape if isinstance(axis, int)])
+            return ValueType(whole, None, self._dtype(value), 0)
+        if not isinstance(value.shape[0], Batch):
+            return None
+        rest = tuple([axis for axis in value.shape[1:] if isinstance(axis, int)])
+        return ValueType(rest, None, self._dtype(value), value.shape[0].factor)
+
+    def _loose(self, value: Value, call: Call) -> ValueType:
+        """The type of what an opaque node gives, which only opaque nodes read where its batch is not the first axis."""
+        made = self._type(value)
+        if made is not None:
+            return made
+        if any(axis is None or (isinstance(axis, Batch) and axis.offset) for axis in value.shape):
+            raise NasirError(f"{call.place}: gives {value.shape}, whose size depends on the data or oddly on the batch")
+        factors = [axis.factor for axis in value.shape if isinstance(axis, Batch)]
+        rest = tuple([axis for axis in value.shape if isinstance(axis, int)])
+        return ValueType(rest, None, self._dtype(value), factors[0])
+
+    def _function_label(self, call: Call) -> str:
+        name = call.operation.rpartition(".")[2].strip("_") or "call"
+        path = call.scope[-1].path if call.scope else ""
+        return f"{path}.{name}" if path else name
+
+    def _label(self, wanted: str) -> str:
+        """A label that is free: `wanted`, else with a number."""
+        label, number = wanted, 1
+        while label in self.labels or not label:
+            number += 1
+            label = f"{wanted or ROOT}_{number}"
+        self.labels.add(label)
+        return label
