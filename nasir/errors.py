@@ -89,6 +89,10 @@ class GraphError(NasirError):
     """A graph is structurally wrong: dangling port, cycle, duplicate label, region with several entries."""
 
 
+class TooManyNodes(GraphError):
+    """A network has more nodes than one may have."""
+
+
 class TypeRuleError(GraphError):
     """An op refuses its inputs or attributes; the message names node, axis, sizes and where each came from."""
 

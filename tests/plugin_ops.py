@@ -97,17 +97,17 @@ def _(attrs: Mapping[str, Any], weights: Mapping[str, Any], train: bool, x: Any)
     return y + weights["bias"][None, :, None, None] if attrs["bias"] else y
 
 
-@op("opaque")
-def opaque(at: At, x: ValueType) -> ValueType:
+@op("stirred")
+def stirred(at: At, x: ValueType) -> ValueType:
     """x * 1.5, of which nothing is said."""
     return x
 
 
-@lowering("opaque")
+@lowering("stirred")
 def _(attrs: Mapping[str, Any], inputs: tuple[ValueType, ...], out: ValueType) -> Call:
     return Call(torch.mul, (1.5,))
 
 
-@reference("opaque")
+@reference("stirred")
 def _(attrs: Mapping[str, Any], weights: Mapping[str, Any], train: bool, x: Any) -> Any:
     return 1.5 * x

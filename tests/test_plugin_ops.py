@@ -73,7 +73,7 @@ def test_a_random_block_goes_behind_the_activation_of_a_layer(act: str) -> None:
 
 
 def test_behind_an_op_that_says_nothing_a_layer_ends_before_it() -> None:
-    graph = chain("opaque")
+    graph = chain("stirred")
     assert [graph.nodes[layer.end].label for layer in layers(graph)] == ["bn1", "bn2", "fc"]
 
 
@@ -89,7 +89,7 @@ def silent(graph: Graph, shift: float) -> tuple[dict[Key, Any], Evidence]:
     return weights, Evidence({"norm_scale": scales, "weights": named})
 
 
-@pytest.mark.parametrize("act, exact", [("relu", True), ("leaky_relu", True), ("my_gelu", True), ("opaque", False)])
+@pytest.mark.parametrize("act, exact", [("relu", True), ("leaky_relu", True), ("my_gelu", True), ("stirred", False)])
 def test_dead_units_are_pruned_exactly_behind_any_activation_that_states_its_function(act: str, exact: bool) -> None:
     graph = chain(act)
     weights, seen = silent(graph, 0.0)
@@ -157,7 +157,7 @@ def test_a_bend_behind_the_sum_is_exact_on_no_stream_that_may_be_negative() -> N
 
 
 def test_no_shortcut_is_seen_through_what_says_nothing_or_mixes() -> None:
-    for then in ("opaque", "softmax"):
+    for then in ("stirred", "softmax"):
         with pytest.raises(Decline, match="no identity shortcut"):
             InsertBlock(init="zero", block=block(then)).attempt(pyramid((1, 1), 4, size=8), "s1")
 

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from nasir.errors import GraphError
+from nasir.errors import GraphError, TooManyNodes
 from nasir.ir.infer import Typing, infer_nodes, mirrored, untyped
 from nasir.ir.node import Node, Region, RegionKind
 from nasir.ir.op import op_named
@@ -49,7 +49,7 @@ class Editing(Generic[S]):
     def add(self, op: str, inputs: Iterable[Port] | Port, label: str, /, **attrs: JSON) -> Port:
         """A new node; returns its first output. Raises TypeRuleError for wrong attributes, GraphError if too many."""
         if len(self.nodes) >= MOST_NODES:
-            raise GraphError(f"more than the {MOST_NODES} nodes that a network may have; make it less deep")
+            raise TooManyNodes(f"more than the {MOST_NODES} nodes that a network may have; make it less deep")
         ports = (inputs,) if isinstance(inputs, Port) else tuple(inputs)
         node_id = self.minted
         self.nodes[node_id] = Node(op, ports, op_named(op).normalize(attrs, label), label)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from nasir.errors import GraphError, NasirError
+from nasir.errors import GraphError, NasirError, TooManyNodes
 from nasir.ir import canon, regions
 from nasir.ir.cost import Cost, count, total
 from nasir.ir.infer import Typing, infer, nonnegative
@@ -207,7 +207,7 @@ class Structure:
     def verify(self) -> None:
         """Labels are unique, every op takes its inputs, every stage and block is whole; GraphError otherwise."""
         if len(self.nodes) > MOST_NODES:
-            raise GraphError(f"{len(self.nodes)} nodes are more than the {MOST_NODES} that a network may have")
+            raise TooManyNodes(f"{len(self.nodes)} nodes are more than the {MOST_NODES} that a network may have")
         if len(self.labels) != len(self.nodes):
             times = Counter(node.label for node in self.nodes.values())
             twice = next(label for label, count in times.items() if count > 1)

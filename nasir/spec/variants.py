@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from nasir.errors import UnknownName
+from nasir.errors import TooManyNodes, UnknownName
+from nasir.ir.structure import MOST_NODES
 from nasir.spec.check import Findings
 from nasir.spec.choices import Node, Space
 from nasir.spec.domains import Options, Value, shown
@@ -61,10 +62,9 @@ def check_variants(tree: Tree, source: str, space: Space, search: Search | None,
             continue
         checked = number
         known = {(problem.place, problem.text.partition(WHERE)[0]) for problem in findings.problems}
-        start, problems = _examined(space.resolve(tree, variant.values), source, findings)
-        seen += values
+        start, problems, nodes = _examined(space.resolve(tree, variant.values), source, findings)
+        seen += values + nodes
         if start is not None:
-            seen += start.nodes
             starts.append((variant, start))
         for problem in problems:
             if (problem.place, problem.text) not in known:
@@ -83,17 +83,20 @@ def points_to_check(space: Space) -> Iterator[Mapping[str, Value]]:
     return (variant.values for variant in _distinct(space))
 
 
-def _examined(tree: Tree, source: str, findings: Findings) -> tuple[StartNetwork | None, Sequence[Problem]]:
-    """The network that a spec begins with, as far as it is known, and what is wrong with the spec."""
+def _examined(tree: Tree, source: str, findings: Findings) -> tuple[StartNetwork | None, Sequence[Problem], int]:
+    """The network that a spec begins with, as far as it is known, what is wrong with the spec, and nodes looked at."""
     spec, examined = examine(tree, source)
     findings.notes += examined.notes
     if spec is None:
-        return None, examined.problems
+        return None, examined.problems, 0
     try:
-        return StartNetwork.of(spec, tree, build(spec, findings.notes.append)), ()
+        start = StartNetwork.of(spec, tree, build(spec, findings.notes.append))
+        return start, (), start.nodes
     except SpecProblems as error:
-        unknown = spec.plugins and isinstance(error.__cause__, UnknownName)  # only a run imports plugins
-        return None, () if unknown else error.problems
+        cause = error.__cause__
+        unknown = spec.plugins and isinstance(cause, UnknownName)  # only a run imports plugins
+        nodes = MOST_NODES if isinstance(cause, TooManyNodes) else 0  # all of them were made
+        return None, () if unknown else error.problems, nodes
 
 
 def _distinct(space: Space) -> Iterator[_Variant]:

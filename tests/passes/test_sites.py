@@ -65,7 +65,7 @@ def test_a_place_that_a_pass_does_not_act_on_is_declined() -> None:
     assert Spaces().apply(graph, "s1") is None
     with pytest.raises(Decline, match="spaces has no site 's1' in the network as it is now"):
         Spaces().attempt(graph, "s1")
-    with pytest.raises(Decline, match="'s1' has 1 blocks, floor 1"):  # the pass knows why
+    with pytest.raises(Decline, match="'s1' has 1 block, floor 1"):  # the pass knows why
         RemoveBlock().attempt(graph, "s1")
     pinned = next(space for space in graph.infer.spaces if not space.resizable)
     with pytest.raises(Decline, match="cannot be resized"):

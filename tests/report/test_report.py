@@ -90,7 +90,7 @@ def test_an_unfinished_run_has_a_report_too(tmp_path: Path, epochs: int) -> None
     with open(run.journal_path, "ab") as journal:
         journal.write(b'{"kind":"epo')
     text = write_report(run.path).read_text(encoding="utf-8")
-    assert f"unfinished after {epochs} epochs" in text and "Network so far" in text
+    assert f"unfinished after {epochs} epoch{'s' * (epochs != 1)}" in text and "Network so far" in text
     assert "test accuracy" not in text
 
 

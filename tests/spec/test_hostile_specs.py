@@ -93,6 +93,16 @@ def test_more_alternatives_than_a_check_can_look_at_are_refused(tmp_path: Path, 
     assert message(tmp_path, changed("validation: 0.2", f"validation: 0.2, {choices}", SEARCH)) == problem
 
 
+def test_alternatives_of_a_network_beyond_all_bounds_are_not_all_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = []
+    monkeypatch.setattr("nasir.spec.variants.build", lambda *given: built.append(1) or build(*given))
+    deep = changed("block: basic, out: 16}", "block: basic, out: 16, depth: 32768}", SEARCH)
+    told = message(tmp_path, changed("validation: 0.2", f"batch_size: {{choose: {numbers(40)}}}", deep))
+    assert "network.1.stage: more than the 30000 nodes" in told and len(built) == 4
+
+
 def test_more_choices_than_a_space_can_hold_are_refused(tmp_path: Path) -> None:
     steps = "".join(f"    - relu: {{x{number}: {{choose: {{int: [1, 9]}}}}}}\n" for number in range(1001))
     told = message(tmp_path, f"{SEARCH}blocks:\n  a:\n    branch:\n{steps}")
@@ -156,7 +166,7 @@ def test_keys_cannot_command_the_terminal(tmp_path: Path, capsys: pytest.Capture
     assert main(["check", str(tmp_path / "s.yaml")]) == 2
     assert "\x1b" not in capsys.readouterr().err
     # nor those that a plugin may know, which a note tells of
-    unknown = changed("insert-block", '"a\\eb"')
+    unknown = changed("insert-block", '"a\\eb"').replace("digits", "cifar10")
     (tmp_path / "s.yaml").write_text(f"{unknown}plugins: [p.py]\n")
     assert main(["check", str(tmp_path / "s.yaml")]) == 0
     told = capsys.readouterr().err

@@ -264,7 +264,7 @@ def test_a_schedule_that_restarts_with_each_child_is_fine() -> None:
         "at_most: 3}\n", "at_most: 3}\n    schedule: {cosine: {restart: 2}}\n"
     )
     [line] = message(text)
-    assert "after 1 epochs" in line, "the children would begin in the middle of a cosine"
+    assert "after 1 epoch," in line, "the children would begin in the middle of a cosine"
 
 
 @pytest.fixture

@@ -407,7 +407,8 @@ def test_each_alternative_is_written_out_once_to_find_those_that_are_given_twice
 
 
 def test_check_lists_the_space(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = str(written(tmp_path, SPEC + "search: {constraints: [macs <= 40M], pruner: median, timeout: 1 hour}\n"))
+    text = SPEC.replace("digits", "cifar10")  # whose images are as large as the input
+    path = str(written(tmp_path, text + "search: {constraints: [macs <= 40M], pruner: median, timeout: 1 hour}\n"))
     assert main(["check", path]) == 0
     out = capsys.readouterr().out
     assert out.startswith(
@@ -439,7 +440,8 @@ constraint macs <= 40M
 
 
 def test_check_prints_the_notes_of_a_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", str(written(tmp_path, SPEC + "search: {sampler: gp}\n"))]) == 0
+    text = SPEC.replace("digits", "cifar10") + "search: {sampler: gp}\n"
+    assert main(["check", str(written(tmp_path, text))]) == 0
     assert "note: " in capsys.readouterr().err
     assert main(["check", str(written(tmp_path, SPEC.replace("[1, 5]", "[1, 1]")))]) == 2
     assert (

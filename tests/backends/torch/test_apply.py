@@ -97,7 +97,7 @@ def test_a_decline_is_none_and_tells_why(model: Model) -> None:
 
 def test_the_reason_can_be_printed(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
     assert model.apply(RemoveBlock(), "s2.0", on_decline=print) is None
-    assert capsys.readouterr().out == "stage 's2' has 1 blocks, floor 1\n"
+    assert capsys.readouterr().out == "stage 's2' has 1 block, floor 1\n"
     assert model.apply(InsertBlock(), "s2", on_decline=print) is not None
     assert capsys.readouterr().out == ""
 
