@@ -43,9 +43,9 @@ def test_kill_9_at_random_moments_then_resume_equals_the_uninterrupted_run(
     """20 kills over several runs, in start-up, epochs, rewrites and checkpoint writes alike."""
     spec, expected = reference
     chance = random.Random(0)
-    kills = 0
+    kills = runs = 0
     while kills < 20:
-        run = tmp_path / f"run{kills}"
+        run, runs = tmp_path / f"run{runs}", runs + 1  # one may end before it is killed
         arguments = ["run", str(spec), "--out", str(run)]
         while True:
             process = started(*arguments, errors=tmp_path / "stderr")

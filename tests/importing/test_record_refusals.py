@@ -93,7 +93,8 @@ def without_gradient(self: Inner, x: Tensor) -> Tensor:
 
 def compiled_to_script(thing: Any) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch would like to be rid of it
+        for kind in (FutureWarning, DeprecationWarning):  # torch would like to be rid of it, in words of each release
+            warnings.simplefilter("ignore", kind)
         return torch.jit.script(thing)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ import pytest
 import torch
 from grown import images, lived, resize
 from networks import small_resnet
-from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn import functional
 from torch.optim.swa_utils import SWALR, AveragedModel
 
@@ -151,6 +151,9 @@ def alone(tmp_path: Path) -> Iterator[None]:
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 def test_state_that_is_split_among_processes_is_refused_before_anything_changes() -> None:
     model = lived(small_resnet((2, 1)), dtype=torch.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of what some releases import with it
+        from torch.distributed.optim import ZeroRedundancyOptimizer
     optimizer = ZeroRedundancyOptimizer(model.parameters(), torch.optim.AdamW, lr=0.01)
     loss_of(model, 0).backward()
     optimizer.step()
