@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nasir.errors import TooManyNodes, UnknownName
-from nasir.ir.structure import MOST_NODES
 from nasir.spec.check import Findings
 from nasir.spec.choices import Node, Space
 from nasir.spec.domains import Options, Value, shown
@@ -95,7 +94,7 @@ def _examined(tree: Tree, source: str, findings: Findings) -> tuple[StartNetwork
     except SpecProblems as error:
         cause = error.__cause__
         unknown = spec.plugins and isinstance(cause, UnknownName)  # only a run imports plugins
-        nodes = MOST_NODES if isinstance(cause, TooManyNodes) else 0  # all of them were made
+        nodes = MOST_LOOKED_AT if isinstance(cause, TooManyNodes) else 0  # dear enough: none after it
         return None, () if unknown else error.problems, nodes
 
 
