@@ -285,14 +285,12 @@ def _is_channels(axis: Tree, value: ValueType) -> bool:
     return isinstance(axis, int) and axis % (len(value.shape) + 1) == value.channel_axis + 1
 
 
-@rule("torch.cat", "torch.concat", "torch.concatenate")
-def _never(place: Place, x: int, value: ValueType) -> Typed | None:
-    return None  # its first operand is a list: see `joined`
+CONCATENATIONS = ("torch.cat", "torch.concat", "torch.concatenate")
 
 
 def joined(place: Place) -> Typed | None:
     """A concatenation along the channels."""
-    if place.call.operation not in ("torch.cat", "torch.concat", "torch.concatenate"):
+    if place.call.operation not in CONCATENATIONS:  # whose first operand is a list
         return None
     parts, axis = place.given(0, "tensors", ()), place.given(1, "dim", 0)
     if not isinstance(parts, tuple | list) or not all(isinstance(part, Ref) for part in parts) or not parts:
