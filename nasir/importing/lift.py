@@ -9,7 +9,7 @@ from nasir.errors import NasirError, TypeRuleError
 from nasir.importing.data import call_to_json
 from nasir.importing.recording import Batch, Call, Recording, Ref, Tree, Value
 from nasir.importing.regions import declare
-from nasir.importing.rules import Place, Typed, joined, typed
+from nasir.importing.rules import Place, Typed, typed
 from nasir.importing.trees import leaves, mapped, refs
 from nasir.ir import Draft, Graph, Port, ValueType
 from nasir.ir.types import FLOAT, DType
@@ -128,7 +128,7 @@ class _Lift:
         if any(self.draft.value(self.ports[number]).batch == 0 for number in operands):
             return False  # a parameter, or made of some
         place = Place(call, lambda number: self.draft.value(self.ports[number]), self._held(call))
-        found = joined(place) or typed(place)
+        found = typed(place)
         if found is None:
             return False
         node = self._add(call, found)

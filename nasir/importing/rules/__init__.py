@@ -1,0 +1,17 @@
+"""Which recorded calls are ops of nasir: a rule for each operation gives the node's op and attributes, or None."""
+
+from nasir.importing.rules import activations, arithmetic, convolutions, dropping, norms, pools, shapes
+from nasir.importing.rules.place import Place, Typed, typed
+
+__all__ = [
+    "Place",
+    "Typed",
+    "activations",
+    "arithmetic",
+    "convolutions",
+    "dropping",
+    "norms",
+    "pools",
+    "shapes",
+    "typed",
+]
