@@ -12,6 +12,7 @@ from nasir.ir.space import Axis, size_of
 JSON: TypeAlias = Any  # null, bool, int, float, str, list, dict: the borders (spec, journal) check it
 Kind: TypeAlias = Literal["param", "buffer"]
 Role: TypeAlias = Literal["write", "read", "along", "fixed"]
+Mode: TypeAlias = Literal["eval", "train"]
 DType: TypeAlias = Literal[
     "float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"
 ]

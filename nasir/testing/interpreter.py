@@ -120,6 +120,19 @@ _elementwise("tokens", lambda x: x.reshape(*x.shape[:2], -1).swapaxes(1, 2))
 _elementwise("mean_tokens", lambda x: x.mean(axis=1))
 
 
+_elementwise("only", lambda x: x)
+
+
+@reference("either")
+def _either(attrs: Attrs, weights: Weights, train: bool, evaluated: Array, trained: Array) -> Array:
+    return trained if train else evaluated
+
+
+@reference("assign")
+def _assign(attrs: Attrs, weights: Weights, train: bool, held: Array, x: Array) -> Array:
+    return x
+
+
 @reference("softmax")
 def _softmax(attrs: Attrs, weights: Weights, train: bool, x: Array, *, channel: int) -> Array:
     return _shares(x, channel)

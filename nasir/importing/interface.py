@@ -1,0 +1,71 @@
+"""How an imported network is called and what it returns: the user's arguments and outputs around a graph's values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from nasir.importing.recording import Recording, Ref, Structure, Tree
+from nasir.importing.trees import mapped, parts_of
+
+UNREAD = -1
+"""The number of a tensor that is passed in and that nothing reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """The arguments with Ref(n) in the place of the graph's input n, Ref(UNREAD) for a tensor that nothing reads; the
+    outputs with Ref(n) for its output n.
+
+    `args`: those that can be passed by position only; `kwargs`: all others by name. `names`: of the parameters that may
+    be passed by position as well, in order. `batched`: which inputs have the batch as their first axis.
+    """
+
+    args: tuple[Tree, ...]
+    kwargs: Mapping[str, Tree]
+    outputs: Tree
+    names: tuple[str, ...] = ()
+    batched: tuple[bool, ...] = (True,)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it adds nothing to a graph: its inputs by position, its output, or the tuple of several of them."""
+        given = [Ref(number) for number in range(len(self.batched))]
+        passed = [self.kwargs.get(name) for name in self.names[: len(given)]]
+        if self.args or len(self.kwargs) != len(given) or passed != given or not all(self.batched):
+            return False
+        several = type(self.outputs) is tuple and len(self.outputs) > 1
+        return self.outputs == (tuple([Ref(n) for n in range(len(self.outputs))]) if several else Ref(0))
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """Classes of the objects that it takes and returns, as module.Class."""
+        return frozenset(_kinds((self.args, dict(self.kwargs), self.outputs))) - {"slice"}
+
+
+def interface_of(
+    recording: Recording, names: Sequence[str], inputs: Mapping[int, int], outputs: Mapping[int, int]
+) -> Interface:
+    """The interface of a recording; `names`: of the parameters that may be passed by position, `inputs` and `outputs`:
+    which of the graph's a value is, by its number."""
+    args, kwargs = _renumbered(recording.arguments, inputs)
+    batched = {entry.ref.number: entry.batched for entry in recording.inputs if entry.ref is not None}
+    order = sorted((position, number) for number, position in inputs.items())
+    return Interface(
+        args=args[len(names) :],
+        kwargs={**dict(zip(names, args, strict=False)), **kwargs},
+        outputs=_renumbered(recording.outputs, outputs),
+        names=tuple(names),
+        batched=tuple([batched[number] for _, number in order]),
+    )
+
+
+def _renumbered(tree: Tree, numbers: Mapping[int, int]) -> Tree:
+    return mapped(lambda leaf: Ref(numbers.get(leaf.number, UNREAD)) if isinstance(leaf, Ref) else leaf, tree)
+
+
+def _kinds(tree: Tree) -> Iterator[str]:
+    if isinstance(tree, Structure):
+        yield tree.kind
+    for _, part in parts_of(tree) or ():
+        yield from _kinds(part)
