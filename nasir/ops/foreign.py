@@ -43,7 +43,7 @@ def opaque(
     weight_shapes: tuple[Shape, ...] = (),
     weight_dtypes: tuple[DType, ...] = (),
     buffers: Annotated[tuple[str, ...], doc("those of `weights` that are not learned")] = (),
-    macs: Annotated[Whole | None, doc("multiply-accumulates of one sample; left out: unknown, and counted as 0")] = None,
+    macs: Annotated[Whole | None, doc("multiply-accumulates of one sample; none: unknown, counts as 0")] = None,
 ) -> tuple[ValueType, ...]:
     """A call of a function or module that has no rule: nothing that runs over its inputs or outputs can be resized."""
     for value in x:
