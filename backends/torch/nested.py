@@ -1,8 +1,9 @@
-"""Tensors in containers: sequences, mappings, dataclasses and named tuples."""
+"""Tensors in containers: sequences, mappings, dataclasses, named tuples."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -10,11 +11,13 @@ from torch import Tensor
 
 
 def fields_of(operand: Any) -> list[tuple[str, Any]] | None:
-    """Named parts of slices, dataclasses and named tuples."""
+    """Named parts of slices, dataclasses, named tuples and ordered dicts."""
     if isinstance(operand, slice):
         return [("start", operand.start), ("stop", operand.stop), ("step", operand.step)]
     if dataclasses.is_dataclass(operand) and not isinstance(operand, type):
         return [(field.name, getattr(operand, field.name, None)) for field in dataclasses.fields(operand)]
+    if type(operand) is OrderedDict and all(isinstance(key, str) for key in operand):
+        return list(operand.items())
     if isinstance(operand, tuple) and hasattr(operand, "_fields"):
         return list(zip(operand._fields, operand, strict=True))
     return None

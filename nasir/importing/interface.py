@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nasir.importing.recording import Recording, Ref, Structure, Tree
-from nasir.importing.trees import mapped, parts_of
+from nasir.importing.recording import Recording, Ref, Tree
+from nasir.importing.trees import mapped, names_in
 
 UNREAD = -1
 """The number of a tensor that is passed in and that nothing reads."""
@@ -18,7 +18,8 @@ class Interface:
     outputs with Ref(n) for its output n.
 
     `args`: those that can be passed by position only; `kwargs`: all others by name. `names`: of the parameters that may
-    be passed by position as well, in order. `batched`: which inputs have the batch as their first axis.
+    be passed by position as well, in order. `batched`: which inputs have the batch as their first axis;
+    `ends`: how many outputs the graph has.
     """
 
     args: tuple[Tree, ...]
@@ -26,6 +27,7 @@ class Interface:
     outputs: Tree
     names: tuple[str, ...] = ()
     batched: tuple[bool, ...] = (True,)
+    ends: int = 1
 
     @property
     def plain(self) -> bool:
@@ -34,20 +36,20 @@ class Interface:
         passed = [self.kwargs.get(name) for name in self.names[: len(given)]]
         if self.args or len(self.kwargs) != len(given) or passed != given or not all(self.batched):
             return False
-        several = type(self.outputs) is tuple and len(self.outputs) > 1
-        return self.outputs == (tuple([Ref(n) for n in range(len(self.outputs))]) if several else Ref(0))
+        ends = tuple([Ref(number) for number in range(self.ends)])
+        return bool(self.outputs == (ends if self.ends > 1 else ends[0]))
 
     @property
     def kinds(self) -> frozenset[str]:
-        """Classes of the objects that it takes and returns, as module.Class."""
-        return frozenset(_kinds((self.args, dict(self.kwargs), self.outputs))) - {"slice"}
+        """Names of the classes and constants of libraries in it."""
+        return frozenset(names_in((self.args, dict(self.kwargs), self.outputs)))
 
 
 def interface_of(
-    recording: Recording, names: Sequence[str], inputs: Mapping[int, int], outputs: Mapping[int, int]
+    recording: Recording, names: Sequence[str], inputs: Mapping[int, int], outputs: Mapping[int, int], ends: int
 ) -> Interface:
     """The interface of a recording; `names`: of the parameters that may be passed by position, `inputs` and `outputs`:
-    which of the graph's a value is, by its number."""
+    which of the graph's a value is, by its number; `ends`: how many outputs the graph has."""
     args, kwargs = _renumbered(recording.arguments, inputs)
     batched = {entry.ref.number: entry.batched for entry in recording.inputs if entry.ref is not None}
     order = sorted((position, number) for number, position in inputs.items())
@@ -57,15 +59,9 @@ def interface_of(
         outputs=_renumbered(recording.outputs, outputs),
         names=tuple(names),
         batched=tuple([batched[number] for _, number in order]),
+        ends=ends,
     )
 
 
 def _renumbered(tree: Tree, numbers: Mapping[int, int]) -> Tree:
     return mapped(lambda leaf: Ref(numbers.get(leaf.number, UNREAD)) if isinstance(leaf, Ref) else leaf, tree)
-
-
-def _kinds(tree: Tree) -> Iterator[str]:
-    if isinstance(tree, Structure):
-        yield tree.kind
-    for _, part in parts_of(tree) or ():
-        yield from _kinds(part)

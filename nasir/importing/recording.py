@@ -63,6 +63,9 @@ class Device:
     name: str | None = None
 
 
+SLICE = "slice"
+
+
 @dataclass(frozen=True, slots=True)
 class Structure:
     """An object with named parts: a slice (start, stop, step), a dataclass or a named tuple (`kind`: module.Class)."""

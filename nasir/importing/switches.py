@@ -9,7 +9,7 @@ from nasir.importing.recording import Call, Mode, Ref, Switch, Tree
 from nasir.importing.trees import in_mode, parts_of, rebuilt, refs
 
 Joined = Callable[[int, int], int | None]
-"""(value in evaluation, value in training) -> the value that is the one or the other, None where they differ in type."""
+"""(value in evaluation, value in training) -> the value that is one of both; None where they differ in type."""
 
 
 def with_joined(call: Call, join: Joined) -> Call | None:

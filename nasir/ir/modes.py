@@ -11,10 +11,15 @@ from nasir.ir.types import Mode, Port
 BOTH: frozenset[Mode] = frozenset(get_args(Mode))
 
 
-def running(nodes: Mapping[int, Node], outputs: Iterable[Port]) -> dict[int, frozenset[Mode]]:
-    """The modes of the nodes that do not run in both, by id: those in which an output needs them."""
+def not_in_both(nodes: Mapping[int, Node], outputs: Iterable[Port]) -> dict[int, frozenset[Mode]]:
+    """The modes of the nodes that do not run in both, by id."""
     if not any(node.facts.reads is not None for node in nodes.values()):
         return {}
+    return {node_id: modes for node_id, modes in running(nodes, outputs).items() if modes != BOTH}
+
+
+def running(nodes: Mapping[int, Node], outputs: Iterable[Port]) -> dict[int, frozenset[Mode]]:
+    """The modes of each node, by id: those in which an output needs it."""
     found: dict[int, set[Mode]] = {node_id: set() for node_id in nodes}
     stack = [(port.node, mode) for port in outputs for mode in BOTH]
     while stack:
@@ -25,7 +30,7 @@ def running(nodes: Mapping[int, Node], outputs: Iterable[Port]) -> dict[int, fro
         node = nodes[node_id]
         wanted = reads_of(node)
         stack += [(port.node, mode) for port, read in zip(node.inputs, wanted, strict=True) if read in (None, mode)]
-    return {node_id: frozenset(modes) for node_id, modes in found.items() if modes != BOTH}
+    return {node_id: frozenset(modes) for node_id, modes in found.items()}
 
 
 def reads_of(node: Node) -> tuple[Mode | None, ...]:

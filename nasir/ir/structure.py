@@ -12,7 +12,7 @@ from nasir.errors import GraphError, NasirError, TooManyNodes
 from nasir.ir import canon, regions
 from nasir.ir.cost import Cost, count, total
 from nasir.ir.infer import Typing, infer, nonnegative
-from nasir.ir.modes import running
+from nasir.ir.modes import not_in_both
 from nasir.ir.node import Node, Region, RegionKind
 from nasir.ir.source import Key
 from nasir.ir.ties import Ties, sets_of
@@ -87,7 +87,7 @@ class Structure:
     @cached_property
     def modes(self) -> Mapping[int, frozenset[Mode]]:
         """The modes of the nodes that do not run in both (see `nasir.ir.modes`)."""
-        return running(self.nodes, self.outputs)
+        return not_in_both(self.nodes, self.outputs)
 
     @cached_property
     def shared(self) -> Mapping[Key, tuple[Key, ...]]:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from math import prod
 from typing import Annotated, Literal
 
-from annotated_types import MinLen, doc
+from annotated_types import doc
 
 from nasir.ir.infer import At
 from nasir.ir.op import Pads, Pair, Sizes, Taken, op, pair

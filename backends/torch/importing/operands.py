@@ -14,10 +14,9 @@ from nasir.backends.torch.nested import fields_of
 from nasir.backends.torch.nested import tensors_in as tensors_in
 from nasir.backends.torch.nested import with_tensors as with_tensors
 from nasir.errors import NasirError
-from nasir.importing.recording import Batch, Device, Mode, Ref, Structure, Switch, Symbol, Tree
+from nasir.importing.recording import SLICE, Batch, Device, Mode, Ref, Structure, Switch, Symbol, Tree
 
 PLAIN = (type(None), bool, int, float, complex, str, type(Ellipsis))
-SLICE = "slice"
 
 
 def encoded(operand: Any, ref: Callable[[Tensor], Ref], home: torch.device, where: str) -> Tree:

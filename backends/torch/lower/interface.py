@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from nasir.backends.torch.nested import tensors_in
 from nasir.errors import UsageError
 from nasir.importing.interface import UNREAD, Interface
-from nasir.importing.recording import Batch, Ref, Structure, Switch, Tree
+from nasir.importing.recording import SLICE, Batch, Device, Ref, Structure, Switch, Symbol, Tree
 from nasir.importing.trees import parts_of, same
 
 Values = Sequence[Any]
@@ -19,12 +20,13 @@ Pack = Callable[[Values, int, bool], Any]
 
 
 class Calling:
-    """`interface` at work; `kinds`: the classes that it names."""
+    """`interface` at work; `kinds`: the classes and constants that it names."""
 
-    def __init__(self, interface: Interface, kinds: Mapping[str, type]) -> None:
+    def __init__(self, interface: Interface, kinds: Mapping[str, Any]) -> None:
         self.interface, self.kinds = interface, dict(kinds)
         self._first = next((n for n, batched in enumerate(interface.batched) if batched), None)
         self._pack = self._packing(interface.outputs)
+        self.plain = interface.plain
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.interface, self.kinds)
@@ -43,13 +45,15 @@ class Calling:
             )
         found: dict[int, Tensor] = {}
         for number, tree in enumerate(face.args):
-            _take(tree, args[len(face.names) + number], f"{len(face.names) + number}", found)
+            self._take(tree, args[len(face.names) + number], f"{len(face.names) + number}", found)
         for name, tree in face.kwargs.items():
-            _take(tree, named[name], name, found)
+            self._take(tree, named[name], name, found)
         return [found[number] for number in range(len(face.batched))]
 
-    def packed(self, values: Values, inputs: Sequence[Tensor], training: bool) -> Any:
-        """What the user's module returns, of the outputs of the graph and its inputs."""
+    def packed(self, values: Any, inputs: Sequence[Tensor], training: bool) -> Any:
+        """What the user's module returns, of what the network gives (a tuple of several outputs) and its inputs."""
+        if self.interface.ends == 1:
+            values = (values,)
         batch = 1 if self._first is None else inputs[self._first].shape[0]
         return self._pack(values, batch, training)
 
@@ -64,8 +68,8 @@ class Calling:
             return lambda *given: (trained if given[2] else evaluated)(*given)
         parts = [(name, self._packing(part)) for name, part in parts_of(tree) or ()]
         if isinstance(tree, Structure):
-            kind: Any = self.kinds[tree.kind]
-            if issubclass(kind, tuple):
+            kind: Any = slice if tree.kind == SLICE else self.kinds[tree.kind]
+            if kind is slice or issubclass(kind, tuple):
                 return lambda *given: kind(*[part(*given) for _, part in parts])
             return lambda *given: kind(**{name: part(*given) for name, part in parts})
         if isinstance(tree, dict):
@@ -73,7 +77,46 @@ class Calling:
         if isinstance(tree, (tuple, list)):
             made = type(tree)
             return lambda *given: made([part(*given) for _, part in parts])
-        return lambda *given: tree
+        constant = self._constant(tree)
+        return lambda *given: constant
+
+    def _constant(self, tree: Tree) -> Any:
+        """What a leaf stands for that is no tensor."""
+        if isinstance(tree, Symbol):
+            return self.kinds[tree.name]
+        return torch.device(tree.name) if isinstance(tree, Device) and tree.name else tree
+
+    def _take(self, tree: Tree, given: Any, path: str, found: dict[int, Tensor]) -> None:
+        """Put the tensors of an argument into `found`; UsageError where it is not like that of the example."""
+        if isinstance(tree, Ref):
+            if not isinstance(given, Tensor):
+                raise UsageError(
+                    f"argument {path}: a {type(given).__name__}, and it was imported with a tensor; pass one"
+                )
+            if tree.number != UNREAD:
+                found[tree.number] = given
+            return
+        parts = parts_of(tree)
+        if parts is None:
+            known = self._constant(tree)
+            if given is not known and not same(known, given) and not isinstance(known, Device):
+                raise UsageError(
+                    f"argument {path} is {given!r:.60}, and the network was imported with {known!r:.60}, which it "
+                    "holds from then on; import it again with another value"
+                )
+            return
+        held: Mapping[str, Any]
+        if isinstance(tree, Structure):
+            held = {name: getattr(given, name, None) for name, _ in parts}
+        elif isinstance(tree, dict):
+            held = given if isinstance(given, Mapping) else {}
+        else:
+            held = {str(n): part for n, part in enumerate(given)} if isinstance(given, (tuple, list)) else {}
+        if held.keys() != {name for name, _ in parts}:
+            told = ", ".join(name for name, _ in parts)
+            raise UsageError(f"argument {path}: was imported as a {type(tree).__name__} of {told}; pass one like it")
+        for name, part in parts:
+            self._take(part, held[name], f"{path}.{name}", found)
 
 
 def first_floating(outputs: Any) -> Tensor:
@@ -82,36 +125,6 @@ def first_floating(outputs: Any) -> Tensor:
         if tensor.is_floating_point():
             return tensor
     raise UsageError(f"the network returns {type(outputs).__name__} without floating-point numbers, so no logits")
-
-
-def _take(tree: Tree, given: Any, path: str, found: dict[int, Tensor]) -> None:
-    """Put the tensors of an argument into `found`; UsageError where it is not like that of the example."""
-    if isinstance(tree, Ref):
-        if not isinstance(given, Tensor):
-            raise UsageError(f"argument {path}: a {type(given).__name__}, and it was imported with a tensor; pass one")
-        if tree.number != UNREAD:
-            found[tree.number] = given
-        return
-    parts = parts_of(tree)
-    if parts is None:
-        if given is not tree and not same(tree, given):
-            raise UsageError(
-                f"argument {path} is {given!r:.60}, and the network was imported with {tree!r:.60}, which it holds "
-                "from then on; import it again with another value"
-            )
-        return
-    held: Mapping[str, Any]
-    if isinstance(tree, Structure):
-        held = {name: getattr(given, name, None) for name, _ in parts}
-    elif isinstance(tree, dict):
-        held = given if isinstance(given, Mapping) else {}
-    else:
-        held = {str(n): part for n, part in enumerate(given)} if isinstance(given, (tuple, list)) else {}
-    if held.keys() != {name for name, _ in parts}:
-        told = ", ".join(name for name, _ in parts)
-        raise UsageError(f"argument {path}: was imported as a {type(tree).__name__} of {told}; pass one like it")
-    for name, part in parts:
-        _take(part, held[name], f"{path}.{name}", found)
 
 
 def _listed(names: Mapping[str, Any], more: int) -> str:

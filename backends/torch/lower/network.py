@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import wraps
+from heapq import heapify, heappop, heappush
+from itertools import pairwise
 from keyword import iskeyword
 from typing import Any, NamedTuple, get_args
 
@@ -71,22 +73,43 @@ class Row(NamedTuple):
 
 def schedule(graph: Graph) -> tuple[Step, ...]:
     """Nodes and units in an order in which every value is ready when it is read."""
-    owner = _owners(graph)
+    owner, order = _owners(graph), _order(graph)
     steps: list[Step] = []
     members: dict[str, list[int]] = {}
     last: dict[str, int] = {}
-    for node_id in graph.order:
+    for node_id in order:
         path = owner.get(node_id)
         if path is not None:
             members.setdefault(path, []).append(node_id)
             last[path] = node_id
-    for node_id in graph.order:
+    for node_id in order:
         path = owner.get(node_id)
         if path is None:
             steps.append(node_id)
         elif last[path] == node_id:
             steps.append(_unit(graph, path, tuple(members[path])))
     return tuple(steps)
+
+
+def _order(graph: Graph) -> tuple[int, ...]:
+    """The canonical order; that in which the nodes were made where parts of an imported module run as they are, or
+    random numbers would be drawn in another one: gradients are summed up and numbers drawn as the module does it."""
+    drawing = [node_id for node_id in graph.order if graph.nodes[node_id].facts.random]
+    foreign = any(node.facts.foreign for node in graph.nodes.values())
+    if not foreign and all(before < after for before, after in pairwise(drawing)):
+        return graph.order
+    waits = {node_id: len({port.node for port in graph.nodes[node_id].inputs}) for node_id in graph.order}
+    ready = [node_id for node_id, count in waits.items() if not count]
+    heapify(ready)
+    order: list[int] = []
+    while ready:
+        node_id = heappop(ready)
+        order.append(node_id)
+        for user in graph.users(node_id):
+            waits[user] -= 1
+            if not waits[user]:
+                heappush(ready, user)
+    return tuple(order)
 
 
 def _owners(graph: Graph) -> dict[int, str]:

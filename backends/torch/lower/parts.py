@@ -58,7 +58,7 @@ class LoweredParts(nn.Module):
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         calling = self.calling
-        if calling is None:
+        if calling is None or (calling.plain and not named and len(inputs) == len(calling.interface.batched)):
             return self._forward(self, *inputs, **named)
         bound = calling.bound(inputs, named)
         return calling.packed(self._forward(self, *bound), bound, self.training)
