@@ -16,12 +16,13 @@ from nasir.ir.types import FLOAT
 @dataclass(frozen=True, slots=True)
 class Ends:
     """Adds to `draft` what a recording puts out. `ports`: of its values by number; `label` makes a free label; `join`
-    makes one value of two of different modes; `buffer` gives the node that puts out a buffer."""
+    makes one value of two of different modes that are `alike`; `buffer` gives the node that puts out a buffer."""
 
     draft: Draft
     recording: Recording
     ports: Mapping[int, Port]
     label: Callable[[str], str]
+    alike: Callable[[int, int], bool]
     join: Joined
     buffer: Callable[[State], Port]
 
@@ -79,8 +80,8 @@ class Ends:
             elif own is not None and value.train.number == own:
                 value, mode = value.eval, "eval"
             else:
-                joined = self.join(value.eval.number, value.train.number)
-                value = None if joined is None else Ref(joined)
+                pair = value.eval.number, value.train.number
+                value = Ref(self.join(*pair)) if self.alike(*pair) else None
         if not isinstance(value, Ref):
             raise NasirError(f"buffer {update.key}: gets values of different shapes in both modes; let it have one")
         held = self.buffer(state)

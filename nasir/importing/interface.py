@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from nasir.importing.data import tree_from_data, tree_to_data
 from nasir.importing.recording import Recording, Ref, Tree
 from nasir.importing.trees import mapped, names_in
+from nasir.ir import JSON
 
 UNREAD = -1
 """The number of a tensor that is passed in and that nothing reads."""
@@ -43,6 +45,29 @@ class Interface:
     def kinds(self) -> frozenset[str]:
         """Names of the classes and constants of libraries in it."""
         return frozenset(names_in((self.args, dict(self.kwargs), self.outputs)))
+
+    def to_json(self) -> dict[str, JSON]:
+        """The interface as JSON data. TypeError where it holds arrays."""
+        trees = {name: tree_to_data(getattr(self, name)) for name in ("args", "outputs")}
+        return {
+            **trees,
+            "kwargs": tree_to_data(dict(self.kwargs)),
+            "names": [*self.names],
+            "batched": [*self.batched],
+            "ends": self.ends,
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, JSON]) -> Interface:
+        """Inverse of `to_json`; raises TextFormatError, and KeyError or TypeError for data of another form."""
+        return Interface(
+            args=tuple(tree_from_data(data["args"])),
+            kwargs=dict(tree_from_data(data["kwargs"])),
+            outputs=tree_from_data(data["outputs"]),
+            names=tuple(data["names"]),
+            batched=tuple(data["batched"]),
+            ends=int(data["ends"]),
+        )
 
 
 def interface_of(

@@ -71,6 +71,9 @@ class _Lift:
         self.reserved = {path for part in parts for path in (part, *paths_above([part]))}  # for modules and weights
         self.inputs: list[int] = []  # numbers of the inputs that something reads
         self.values = list(recording.values)  # and those that are one value in evaluation, another one in training
+        taken_in = [(call.args, dict(call.kwargs)) for call in recording.calls]
+        # numbers of the values that anything reads
+        self.read = frozenset(refs((taken_in, recording.outputs, [update.value for update in recording.updates])))
         self.either: dict[tuple[int, int], int] = {}
         self.made: list[tuple[Call, int]] = []  # calls with the nodes that they are
 
@@ -84,7 +87,7 @@ class _Lift:
                 if scope.path != call.module:
                     self.containers[scope.path] = scope.kind
             self._call(call)
-        ends = Ends(self.draft, self.recording, self.ports, self._label, self._joined, self._buffer)
+        ends = Ends(self.draft, self.recording, self.ports, self._label, self._alike, self._joined, self._buffer)
         outputs = ends.outputs()
         ends.updates(self.keys)
         ends.effects(self.made)
@@ -119,10 +122,8 @@ class _Lift:
                 self._own(Key(node, VALUE), state.key)
 
     def _constants(self) -> None:
-        read = [(call.args, dict(call.kwargs)) for call in self.recording.calls]
-        used = set(refs((read, self.recording.outputs, [update.value for update in self.recording.updates])))
         for number in self.recording.constants:
-            if number in used:
+            if number in self.read:
                 node = self._weight(f"constants.c{number}", number, learned=False)
                 self.lifted.constants[Key(node, VALUE)] = number
 
@@ -148,7 +149,7 @@ class _Lift:
 
     def _call(self, call: Call) -> None:
         """Add a call: two where it takes other values in training than in evaluation, which are not of one type."""
-        whole = with_joined(call, self._joined)
+        whole = with_joined(call, self._alike, self._joined)
         if whole is not None:
             self._add_call(whole, call)
             return
@@ -160,10 +161,8 @@ class _Lift:
             self._add_call(part, part)
             parts.append(numbers)
         for number in results:
-            joined = self._joined(parts[0][number], parts[1][number])
-            if joined is None:
-                raise NasirError(f"{call.place}: gives values of different types in both modes; let it give one type")
-            self.ports[number] = self.ports[joined]
+            if number in self.read:
+                self.ports[number] = self.ports[self._joined(parts[0][number], parts[1][number])]
 
     def _add_call(self, call: Call, recorded: Call) -> None:
         """Add a call of values that are joined, and was `recorded` with others in each mode."""
@@ -174,12 +173,14 @@ class _Lift:
         self.values.append(self.values[number])
         return len(self.values) - 1
 
-    def _joined(self, evaluated: int, trained: int) -> int | None:
-        """One value for two of different modes; None where their types differ."""
+    def _alike(self, evaluated: int, trained: int) -> bool:
+        """Whether two values are of one type."""
+        one, other = (self.draft.value(self.ports[number]) for number in (evaluated, trained))
+        return (one.shape, one.dtype, one.batch) == (other.shape, other.dtype, other.batch)
+
+    def _joined(self, evaluated: int, trained: int) -> int:
+        """One value for two of different modes that are alike."""
         if (evaluated, trained) not in self.either:
-            one, other = (self.draft.value(self.ports[number]) for number in (evaluated, trained))
-            if (one.shape, one.dtype, one.batch) != (other.shape, other.dtype, other.batch):
-                return None
             ports = [self.ports[evaluated], self.ports[trained]]
             path = self.draft.nodes[ports[1].node].label.rpartition(".")[0]
             number = self._again(evaluated)

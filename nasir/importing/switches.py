@@ -8,14 +8,15 @@ from dataclasses import replace
 from nasir.importing.recording import Call, Mode, Ref, Switch, Tree
 from nasir.importing.trees import in_mode, parts_of, rebuilt, refs
 
-Joined = Callable[[int, int], int | None]
-"""(value in evaluation, value in training) -> the value that is one of both; None where they differ in type."""
+Joined = Callable[[int, int], int]
+"""(value in evaluation, value in training) -> the value that is the one or the other."""
 
 
-def with_joined(call: Call, join: Joined) -> Call | None:
-    """The call with one value in the place of two of the modes; None where that cannot be: it is two calls then."""
-    args, kwargs = _joined(call.args, join), _joined(dict(call.kwargs), join)
-    return None if _switches((args, kwargs)) else replace(call, args=args, kwargs=kwargs)
+def with_joined(call: Call, alike: Callable[[int, int], bool], join: Joined) -> Call | None:
+    """The call with one value in the place of two of the modes; None where two are not `alike`: it is two calls."""
+    if not _joinable((call.args, dict(call.kwargs)), alike):
+        return None
+    return replace(call, args=_joined(call.args, join), kwargs=_joined(dict(call.kwargs), join))
 
 
 def of_mode(call: Call, mode: Mode) -> Call:
@@ -44,16 +45,17 @@ def _placed(tree: Tree, mode: Mode | None) -> Iterator[tuple[int, Mode | None]]:
 
 def _joined(tree: Tree, join: Joined) -> Tree:
     if isinstance(tree, Switch) and isinstance(tree.eval, Ref) and isinstance(tree.train, Ref):
-        number = join(tree.eval.number, tree.train.number)
-        return tree if number is None else Ref(number)
+        return Ref(join(tree.eval.number, tree.train.number))
     parts = parts_of(tree)
     if parts is None or isinstance(tree, Switch):
         return tree
     return rebuilt(tree, [_joined(part, join) for _, part in parts])
 
 
-def _switches(tree: Tree) -> bool:
-    """Whether values still depend on the mode; numbers that do are no matter."""
+def _joinable(tree: Tree, alike: Callable[[int, int], bool]) -> bool:
+    """Whether one value can take the place of each two; numbers that depend on the mode are no matter."""
     if isinstance(tree, Switch):
-        return bool(refs(tree))
-    return any(_switches(part) for _, part in parts_of(tree) or ())
+        if isinstance(tree.eval, Ref) and isinstance(tree.train, Ref):
+            return alike(tree.eval.number, tree.train.number)
+        return not refs(tree)
+    return all(_joinable(part, alike) for _, part in parts_of(tree) or ())
