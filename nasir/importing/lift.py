@@ -51,11 +51,9 @@ class _Lift:
         self.lifted = Lifted(Graph({}, (), {}, 0))
         self.keys = {key: state for state in recording.state for key in (state.key, *state.aliases)}
         self.owners: dict[str, Key] = {}  # of each key of the state, the node that has it
-        self.containers: dict[str, str] = {}  # class of each module that is no leaf, by path
         self.witness = -1  # number of an input
         floats = [state.dtype for state in recording.state if state.kind == "parameter" and "float" in state.dtype]
         self.native = floats[0] if floats else FLOAT  # in which the network computes
-        self.joining: set[str] = set()  # paths of modules whose own code adds or concatenates
 
     def run(self) -> Lifted:
         self._refuse()
@@ -64,14 +62,11 @@ class _Lift:
         self._state()
         self._constants()
         for call in self.recording.calls:
-            for scope in call.scope:
-                if scope.path != call.module:
-                    self.containers[scope.path] = scope.kind
             if not self._typed(call):
                 self._opaque(call)
         for number in refs(self.recording.outputs):
             self.draft.output(self.ports[number])
-        declare(self.draft, self.containers, self.joining)
+        declare(self.draft, self.recording)
         self.lifted.graph = self.draft.commit()
         return self.lifted
 
@@ -151,9 +146,6 @@ class _Lift:
         node = self.draft.add(found.op, [self.ports[number] for number in found.inputs], label, **found.attrs).node
         if call.module is not None:
             self._leaf(call, node)
-        facts = self.draft.nodes[node].facts
-        if call.scope and call.module is None and (facts.adds or facts.family == "concat"):
-            self.joining.add(call.scope[-1].path)
         return node
 
     def _leaf(self, call: Call, node: int) -> None:

@@ -115,6 +115,10 @@ class Editing(Generic[S]):
         self.nodes[node_id] = Node(node.op, tuple(inputs), node.attrs, node.label)
         self._typing = None
 
+    def relabel(self, node_id: int, label: str) -> None:
+        """Give a node another label, and so its weights other names."""
+        self.nodes[node_id] = replace(self.nodes[node_id], label=label)
+
     def set_attrs(self, node_id: int, **attrs: JSON) -> None:
         """Change attributes of a node; weights whose shape changes by it need an explicit source."""
         node = self.nodes[node_id]

@@ -148,7 +148,9 @@ class _Names:
 def _may_grow(home: str, now: PhaseView) -> bool:
     """Whether a place is a stage, or lies in one, in which training may have made others."""
     beside = {part.rpartition(".")[0] for parts in now.parts.values() for part in parts}
-    return any(lies_in(home, stage, now) for stage in now.stages) or home in beside or bool(moved(home, now.stages, now))
+    return (
+        any(lies_in(home, stage, now) for stage in now.stages) or home in beside or bool(moved(home, now.stages, now))
+    )
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
