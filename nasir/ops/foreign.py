@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, get_args
 
 from annotated_types import doc
@@ -9,7 +10,7 @@ from annotated_types import doc
 from nasir.ir.infer import MOST_UNITS, At
 from nasir.ir.op import Taken, op
 from nasir.ir.space import Axis, pin
-from nasir.ir.types import FLOAT, DType, Fill, Role, ValueType
+from nasir.ir.types import FLOAT, JSON, DType, Fill, Role, ValueType
 from nasir.ops import constants as known
 from nasir.options.ranges import Whole
 
@@ -43,7 +44,12 @@ def _units(at: At, size: int, number: int) -> Axis:
     return at.fresh(size, "shape", number) if 1 < size <= MOST_UNITS else size
 
 
-@op("opaque", family="opaque", takes=get_args(Taken), random=True, later=("passing",))
+def _counted(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out: ValueType) -> int:
+    counted = attrs["macs"]
+    return counted if isinstance(counted, int) else 0
+
+
+@op("opaque", family="opaque", takes=get_args(Taken), random=True, macs=_counted, later=("macs", "passing"))
 def opaque(
     at: At,
     *x: ValueType,
@@ -58,6 +64,7 @@ def opaque(
     weight_dtypes: tuple[DType, ...] = (),
     buffers: Annotated[tuple[str, ...], doc("those of `weights` that are not learned")] = (),
     passing: Annotated[tuple[str, ...], doc("those of `buffers` that are in no state_dict")] = (),
+    macs: Annotated[Whole | None, doc("multiply-accumulates of one sample; none: unknown, counts as 0")] = None,
 ) -> tuple[ValueType, ...]:
     """A call of a function or module that has no rule: nothing that runs over its inputs or outputs can be resized."""
     for value in x:

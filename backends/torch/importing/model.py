@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nasir.backends.torch.importing.counting import counter
 from nasir.backends.torch.importing.foreign import ALLOWED, OpaqueCall
-from nasir.backends.torch.importing.recording import Caller, record
+from nasir.backends.torch.importing.recording import Caller, record, record_structure
 from nasir.backends.torch.lower.build import build
 from nasir.backends.torch.model import Model
 from nasir.importing.data import call_from_json
 from nasir.importing.lift import Lifted, lift
 from nasir.importing.recording import Recording
+from nasir.ir import Graph
 from nasir.transfer import Key
 
 
@@ -32,7 +34,7 @@ def from_module(
     tells which. Raises NasirError for a module that is no data flow (see `record`).
     """
     recording = record(module, example, named, call=call, leaves=leaves)
-    lifted = lift(recording)
+    lifted = lift(recording, counter(recording, module))
     ALLOWED.update(node.operation for node in lifted.opaque.values())
     model = Model()
     model.training = module.training
@@ -40,6 +42,22 @@ def from_module(
     build(model, lifted.graph, tensors, None, _leaves(lifted, module))
     model.hold()
     return model
+
+
+def graph_of(
+    module: nn.Module,
+    *example: Any,
+    call: Caller | None = None,
+    leaves: Collection[type[nn.Module]] = (),
+    **named: Any,
+) -> Graph:
+    """The graph that `from_module` makes of a module, without its weights: nothing is computed, whatever its size.
+
+    The module may be on the meta device. Raises NasirError for one that does not run there, as well as for what is no
+    data flow.
+    """
+    recording = record_structure(module, example, named, call=call, leaves=leaves)
+    return lift(recording, counter(recording, module)).graph
 
 
 def _leaves(lifted: Lifted, module: nn.Module) -> dict[int, nn.Module]:
