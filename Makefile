@@ -19,7 +19,7 @@ test: $(READY)
 	@$(VERSIONS)
 	$(SUITE) -m "not zoo"
 
-# imports of the many networks of other libraries
+# the many networks and optimizers of other libraries
 test-zoo: $(READY)
 	@$(VERSIONS)
 	$(SUITE) -m zoo
