@@ -27,6 +27,7 @@ from nasir.testing.unit_oracles import unit_axes
 
 SHARE = 0.3  # of the units that become silent and are pruned
 FRESH = 5  # a batch size that was not recorded
+FEW = 2  # images of the comparisons in float64
 SHIFT = 0.1  # standard deviation of what is added to biases and norms, so that none is 0 or 1
 SMALL = 1e-3  # what layer scales and the like begin with at most
 STATE = 3.0  # times a parameter: its first moment, so that a wrong one is seen
@@ -40,7 +41,7 @@ def examined(make: Callable[[], nn.Module], shapes: Iterable[tuple[int, ...]]) -
     """
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
-    net = _lively(make())
+    net = lively(make())
     shape = _taken(net, shapes)
     row: dict[str, Any] = {
         "input": list(shape),
@@ -63,7 +64,7 @@ def examined(make: Callable[[], nn.Module], shapes: Iterable[tuple[int, ...]]) -
     return row
 
 
-def _lively(net: nn.Module) -> nn.Module:
+def lively(net: nn.Module) -> nn.Module:
     """Biases, norms, layer scales and running statistics away from 0 and 1, where faults would not be seen."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -171,7 +172,10 @@ def _pruned(model: Model, net: nn.Module, optimizer: torch.optim.Optimizer, shap
     except (Decline, NasirError) as error:
         return {"pruned": f"nothing: {_line(error)}"}
     atoms = [space.atom for space in spaces if not space.atom.mixed and int(SHARE * space.atom.size)]
-    row: dict[str, Any] = {"normalized_over": sum(bool(space.atom.mixed) for space in spaces), "pruned_spaces": len(atoms)}
+    row: dict[str, Any] = {
+        "normalized_over": sum(bool(space.atom.mixed) for space in spaces),
+        "pruned_spaces": len(atoms),
+    }
     if not atoms:
         return {**row, "pruned": "nothing: a norm runs over all that is free"}
     lively = _outputs(net, shape)
@@ -233,9 +237,9 @@ def _grown(model: Model, optimizer: torch.optim.Optimizer, shape: tuple[int, ...
     depths: Mapping[str, int] = model.graph.depths()
     reasons: list[str] = []
     row: dict[str, Any] = {"inserted": "no stage"}
+    before = _outputs(model, shape) if depths else []
     for stage, init in product(sorted(depths, key=lambda path: -depths[path]), ("zero", "near_zero", "copy")):
         try:
-            before = _outputs(model, shape)
             rewrite = model.apply(
                 InsertBlock(init=init),  # type: ignore[arg-type]
                 stage,
@@ -259,7 +263,7 @@ def _grown(model: Model, optimizer: torch.optim.Optimizer, shape: tuple[int, ...
 def _outputs(net: nn.Module, shape: tuple[int, ...]) -> list[Tensor]:
     """What a network says of images in evaluation, in float64; it stays as it is."""
     with torch.no_grad():
-        return list(tensors_in(copy.deepcopy(net).double().eval()(_images(FRESH, shape).double())))
+        return list(tensors_in(copy.deepcopy(net).double().eval()(_images(FEW, shape).double())))
 
 
 def _trains(model: Model, optimizer: torch.optim.Optimizer, shape: tuple[int, ...]) -> bool | str:

@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import resource
-import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +21,7 @@ import torchvision
 from torch import nn
 
 from benchmarks.examined import examined
+from benchmarks.processes import in_a_process
 from nasir.backends.torch.importing import graph_of
 from nasir.files import write_atomically
 
@@ -82,35 +80,6 @@ def looked_at(name: str) -> dict[str, Any]:
     return {"input": list(shape), "params": cost.params, "macs": cost.macs, "structure_only": True}
 
 
-def _child(name: str, gigabytes: float, pipe: Connection) -> None:
-    resource.setrlimit(resource.RLIMIT_DATA, (int(gigabytes * 2**30),) * 2)
-    started = time.process_time()
-    try:
-        row = looked_at(name)
-    except BaseException as error:  # whatever it is, the table tells it
-        row = {"failed": f"{type(error).__name__}: {str(error).splitlines()[0][:300] if str(error) else ''}"}
-    row["cpu_s"] = round(time.process_time() - started, 1)
-    row["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    pipe.send(row)
-
-
-def in_a_process(name: str, minutes: float, gigabytes: float) -> dict[str, Any]:
-    """The row of one network, or why there is none."""
-    context = multiprocessing.get_context("fork")  # the libraries are loaded once
-    ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(name, gigabytes, theirs))
-    child.start()
-    theirs.close()
-    row: dict[str, Any]
-    try:
-        row = ours.recv() if ours.poll(60 * minutes) else {"failed": f"takes more than {minutes:g} minutes"}
-    except EOFError:
-        row = {"failed": f"its process ended without a word; it may need more than {gigabytes:g} GB"}
-    child.kill()
-    child.join()
-    return row
-
-
 def main() -> None:
     torch.set_num_threads(1)
     parser = argparse.ArgumentParser(prog="python -m benchmarks.models")
@@ -125,7 +94,7 @@ def main() -> None:
     for name in asked.names or NAMES:
         if name in rows and not (asked.anew or asked.names):
             continue
-        rows[name] = row = in_a_process(name, asked.minutes, asked.gb)
+        rows[name] = row = in_a_process(partial(looked_at, name), asked.minutes, asked.gb)
         print(name, json.dumps(row), flush=True)
         versions = {"torch": torch.__version__, "torchvision": torchvision.__version__, "timm": timm.__version__}
         sorted_rows = {key: rows[key] for key in NAMES if key in rows}

@@ -24,7 +24,7 @@ def count(number: int) -> str:
 
 
 def parity(row: Row) -> str:
-    """"yes" where outputs and buffers are equal to the last bit in both modes, and gradients but for rounding."""
+    """ "yes" where outputs and buffers are equal to the last bit in both modes, and gradients but for rounding."""
     exact = all(row[f"parity_{name}"] == 0.0 for name in ("eval", "train", "buffers"))
     gradients = row["parity_gradients"]
     if exact and isinstance(gradients, float) and gradients <= 1e-5:
