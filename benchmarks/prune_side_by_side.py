@@ -1,4 +1,4 @@
-"""Half of the channels of torchvision's convolutional networks, pruned by nasir and by Torch-Pruning: right, and how fast.
+"""Half of the channels of torchvision's convolutional networks, pruned by nasir and Torch-Pruning: right, how fast.
 
     python -m benchmarks.prune_side_by_side [NAME ...] [--repeats N] [--out FILE]
 
@@ -68,6 +68,9 @@ def theirs(net: nn.Module, image: tuple[int, ...]) -> Pruned:
     return net, {"import": made - started, "prune": time.process_time() - made}
 
 
+TOOLS: dict[str, Callable[[nn.Module, tuple[int, ...]], Pruned]] = {"nasir": ours, "torch_pruning": theirs}
+
+
 class KeptNorm(nn.Module):
     """A layer norm over the channels that are kept; the others are 0."""
 
@@ -133,11 +136,10 @@ def compared(name: str, repeats: int) -> Row:
     if count > LARGEST:
         return {"left_out": f"{count:,} parameters: too large for this machine"}
     image = (3, SIDE.get(name, 64), SIDE.get(name, 64))
-    tools: dict[str, Callable[[nn.Module, tuple[int, ...]], Pruned]] = {"nasir": ours, "torch_pruning": theirs}
-    row: Row = {"params": count, **{tool: {} for tool in tools}}
-    times: dict[str, list[dict[str, float]]] = {tool: [] for tool in tools}
+    row: Row = {"params": count, **{tool: {} for tool in TOOLS}}
+    times: dict[str, list[dict[str, float]]] = {tool: [] for tool in TOOLS}
     for turn in range(repeats + 1):  # the first to warm up, and to look at what comes out
-        for tool, prune in tools.items():
+        for tool, prune in TOOLS.items():
             own = copy.deepcopy(net)
             gc.collect()
             try:
@@ -158,20 +160,21 @@ def compared(name: str, repeats: int) -> Row:
 
 def totals(rows: dict[str, Row]) -> dict[str, Any]:
     """How often each is right, and medians of how many times faster nasir is."""
-    both = [row for row in rows.values() if all("prune_ms" in row.get(tool, {}) for tool in ("nasir", "torch_pruning"))]
+    both = [row for row in rows.values() if all("prune_ms" in row.get(tool, {}) for tool in TOOLS)]
 
     def median(steps: tuple[str, ...], other: tuple[str, ...]) -> float:
         ratios = [sum(row["torch_pruning"][s] for s in other) / sum(row["nasir"][s] for s in steps) for row in both]
         return round(statistics.median(ratios), 2)
 
     whole = ("import_ms", "prune_ms")
+    right = {tool: sum(row.get(tool, {}).get("right") is True for row in rows.values()) for tool in TOOLS}
     return {
         "networks": len([row for row in rows.values() if "nasir" in row]),
-        **{tool: sum(row.get(tool, {}).get("right") is True for row in rows.values()) for tool in ("nasir", "torch_pruning")},
+        "right": right,
         "prune_times_faster": median(("prune_ms",), ("prune_ms",)),
         "prune_against_whole_times_faster": median(("prune_ms",), whole),
         "whole_times_faster": median(whole, whole),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
