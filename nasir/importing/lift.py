@@ -18,6 +18,8 @@ from nasir.transfer import Key
 SAFER = {"torch.Tensor.view": "torch.Tensor.reshape"}
 """What does the same wherever the first works, and needs no memory layout, which ops before it do not promise."""
 VALUE = "value"  # the weight of a node that puts out one
+TAKEN = frozenset("bfloat16 compile cpu cuda double float half ipu mtia requires_grad_ to type xpu".split())
+"""Names of functions that every module of torch has for something else, and so no label can have."""
 ROOT = "self"  # label of what belongs to the module as a whole
 
 
@@ -147,6 +149,8 @@ class _Lift:
         node = self.draft.add(found.op, [self.ports[number] for number in found.inputs], label, **found.attrs).node
         if call.module is not None:
             self._leaf(call, node)
+        for op, attrs in found.then:
+            node = self.draft.add(op, Port(node), self._label(label), **attrs).node
         facts = self.draft.nodes[node].facts
         if call.scope and call.module is None and (facts.adds or facts.family == "concat"):
             self.joining.add(call.scope[-1].path)
@@ -268,6 +272,7 @@ class _Lift:
 
     def _function_label(self, call: Call) -> str:
         name = call.operation.rpartition(".")[2].strip("_") or "call"
+        name = f"{name}_" if name in TAKEN else name
         path = call.scope[-1].path if call.scope else ""
         return f"{path}.{name}" if path else name
 

@@ -159,3 +159,14 @@ def scale(at: At, x: ValueType, value: float = 1.0, learnable: bool = True) -> V
     if learnable:
         at.slot("weight", (), Fill("constant", {"value": value}), tags=frozenset({"scalar"}))
     return x
+
+
+@op("prelu", family="activation", channels="alone", unchanged="zero", constant=known.bent)
+def prelu(at: At, x: ValueType, per_channel: bool = False) -> ValueType:
+    """x where it is positive, else a learnable slope times x: one slope, or one for each channel (He et al. 2015)."""
+    slope: Axis = 1
+    if per_channel:
+        _channels_first(at, x)
+        slope = x.axes[0]
+    at.slot("weight", ((slope, "along" if per_channel else "fixed"),), Fill("constant", {"value": 0.25}))
+    return x

@@ -129,11 +129,11 @@ def is_even(facts: OpDef, attrs: Any, slot: Slot) -> bool:
 
 
 def _each(facts: OpDef, node: NodeView, known: list[Known]) -> Known:
-    """A pointwise function of what is constant."""
+    """A pointwise function of what is constant; what it gives no finite number for is not."""
     assert facts.pointwise is not None
-    (values,) = known
-    assert values is not None
-    result = np.array(values)
-    where = ~np.isnan(values)
-    result[where] = facts.pointwise(values[where], **node.attrs)
+    parts = np.broadcast_arrays(*[filled(part, value) for part, value in zip(known, node.inputs, strict=True)])
+    where = ~np.isnan(parts).any(axis=0)
+    result = np.full(where.shape, np.nan)
+    values = facts.pointwise(*[part[where] for part in parts], **node.attrs)
+    result[where] = np.where(np.isfinite(values), values, np.nan)
     return result
