@@ -31,7 +31,7 @@ def _difference(x: Values, y: Values, alpha: float = 1.0) -> Values:
     return x - alpha * y
 
 
-@op("sub", family="elementwise", pointwise=_difference)
+@op("sub", family="elementwise", pointwise=_difference, takes=("unbatched",))
 def sub(at: At, x: ValueType, y: ValueType, alpha: float = 1.0) -> ValueType:
     """x - `alpha` * y of two values of one shape; an axis of 1 is repeated."""
     return _merge(at, (x, y))
@@ -42,19 +42,19 @@ def _quotient(x: Values, y: Values) -> Values:
     return x / y
 
 
-@op("div", family="elementwise", pointwise=_quotient, nonnegative="keeps")
+@op("div", family="elementwise", pointwise=_quotient, nonnegative="keeps", takes=("unbatched",))
 def div(at: At, x: ValueType, y: ValueType) -> ValueType:
     """x / y of two values of one shape; an axis of 1 is repeated."""
     return _merge(at, (x, y))
 
 
-@op("maximum", family="elementwise", pointwise=np.maximum, nonnegative="keeps")
+@op("maximum", family="elementwise", pointwise=np.maximum, nonnegative="keeps", takes=("unbatched",))
 def maximum(at: At, x: ValueType, y: ValueType) -> ValueType:
     """The larger of two values of one shape, element by element; an axis of 1 is repeated."""
     return _merge(at, (x, y))
 
 
-@op("minimum", family="elementwise", pointwise=np.minimum, nonnegative="keeps")
+@op("minimum", family="elementwise", pointwise=np.minimum, nonnegative="keeps", takes=("unbatched",))
 def minimum(at: At, x: ValueType, y: ValueType) -> ValueType:
     """The smaller of two values of one shape, element by element; an axis of 1 is repeated."""
     return _merge(at, (x, y))

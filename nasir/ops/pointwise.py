@@ -31,7 +31,7 @@ def pointwise(
     nonnegative: Sign | None = None,
     random: bool = False,
     view: bool = False,
-    takes: tuple[Taken, ...] = (),
+    takes: tuple[Taken, ...] = ("unbatched",),
     later: tuple[str, ...] = (),
     fault: Callable[..., str] | None = None,
 ) -> Callable[[Function], Function]:

@@ -150,6 +150,23 @@ def test_drop_paths() -> None:
     check(SwinDropPath(0.4))
 
 
+class OfWeights(nn.Module):
+    """Functions of weights, and of a value and a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift, self.size = nn.Parameter(torch.randn(8, 1, 1)), nn.Parameter(torch.rand(8, 1, 1))
+        self.slope = nn.Parameter(torch.rand(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (x - self.shift) / (F.softplus(self.size) + 0.1)
+        return torch.maximum(F.prelu(x, self.slope), -self.shift.exp())
+
+
+def test_functions_of_weights_are_typed() -> None:
+    check(OfWeights())
+
+
 class Gated(nn.Module):
     """A function whose other operand has less places."""
 

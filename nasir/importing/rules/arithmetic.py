@@ -42,7 +42,7 @@ def _reverse_sub(place: Place, x: int, value: ValueType) -> Typed | None:
     number = place.given(1, "other", None)
     if not is_number(number) or len(place.call.args) > 2 or place.call.kwargs.get("alpha", 1) != 1:
         return None
-    return Typed("scale", (x,), _times(-1.0), (("shift", {"value": float(number)}),))
+    return Typed("scale", (x,), _times(-1.0), then=(("shift", {"value": float(number)}),))
 
 
 @rule(*names("mul", "multiply"), "operator.mul", "torch.Tensor.__rmul__")
@@ -68,7 +68,7 @@ def _reverse_div(place: Place, x: int, value: ValueType) -> Typed | None:
     number = place.given(1, "other", None)
     if not is_number(number):
         return None
-    return Typed("reciprocal", (x,), {}, (("scale", _times(number)),))
+    return Typed("reciprocal", (x,), {}, then=(("scale", _times(number)),))
 
 
 @rule("torch.maximum", "torch.Tensor.maximum", "torch.max", "torch.Tensor.max")
@@ -105,8 +105,18 @@ def _of_two(
         return of_number(other)
     if not isinstance(other, Ref):
         return None
-    second = place.types(other.number)
-    fits = len(second.shape) == len(value.shape) and second.channel_axis == value.channel_axis
-    if not fits or any(a != b and 1 not in (a, b) for a, b in zip(value.shape, second.shape, strict=True)):
-        return None
-    return Typed(op, (x, other.number), attrs)
+    return Typed(op, (x, other.number), attrs) if _fits(value, place.types(other.number)) else None
+
+
+def _fits(one: ValueType, other: ValueType) -> bool:
+    """Whether axes lie on each other as sums and products take them; a weight's last ones on the last ones."""
+    if not (one.batch and other.batch):
+        whole, part = (one.shape, other.shape) if one.batch else (other.shape, one.shape)
+        if not (one.batch or other.batch):
+            whole, part = sorted((one.shape, other.shape), key=len, reverse=True)
+        if len(part) == len(whole) + 1 and part[0] == 1:  # in the place of the batch
+            part = part[1:]
+        pairs = zip(reversed(whole), reversed(part), strict=False)
+        return len(part) <= len(whole) and all(a == b or 1 in (a, b) for a, b in pairs)
+    alike = len(one.shape) == len(other.shape) and one.channel_axis == other.channel_axis
+    return alike and all(a == b or 1 in (a, b) for a, b in zip(one.shape, other.shape, strict=True))
