@@ -29,9 +29,9 @@ def joined_step_by_step(draft: Draft, modules: Mapping[str, str]) -> Graph:
             maker[next(iter(entries)), next(iter(exits))] = path
     for node_id in links:
         inputs = graph.nodes[node_id].inputs
-        path = maker.get((inputs[0], inputs[1])) if len(inputs) == 2 else None
-        if path is not None:
-            draft.relabel(node_id, _free(graph, f"{path}.concat"))
+        home = maker.get((inputs[0], inputs[1])) if len(inputs) == 2 else None
+        if home is not None:
+            draft.relabel(node_id, _free(graph, f"{home}.concat"))
     return draft.commit()
 
 

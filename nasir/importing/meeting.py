@@ -28,11 +28,11 @@ def meeting_places(graph: Graph) -> list[tuple[int, ...]]:
     fixed = graph.independent
     varying = [node_id for node_id in graph.order if node_id not in fixed]
     leaders = _dominators(graph, varying)
-    parts = []
+    parts: list[frozenset[int]] = []
     for node_id in varying:
-        part = _between(graph, leaders[node_id], node_id) if joins(graph, node_id) else None
-        if part is not None:
-            parts.append(_with_activations(graph, part, node_id))
+        between = _between(graph, leaders[node_id], node_id) if joins(graph, node_id) else None
+        if between is not None:
+            parts.append(_with_activations(graph, between, node_id))
     chosen: list[frozenset[int]] = []
     for part in sorted(parts, key=len):
         inner = [other for other in chosen if other & part]
