@@ -15,12 +15,12 @@ from nasir.ir.types import FLOAT
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """Adds to `draft` what a recording puts out. `ports`: of its values by number; `label` makes a free label; `join`
-    makes one value of two of different modes that are `alike`; `buffer` gives the node that puts out a buffer."""
+    """Adds to `draft` what a recording puts out. `port` gives where a value is, by its number; `label` a free label;
+    `join` makes one value of two of different modes that are `alike`; `buffer` gives the node that puts out a buffer."""
 
     draft: Draft
     recording: Recording
-    ports: Mapping[int, Port]
+    port: Callable[[int], Port]
     label: Callable[[str], str]
     alike: Callable[[int, int], bool]
     join: Joined
@@ -35,7 +35,7 @@ class Ends:
         ports = {number: self._ended(number, mode) for number, mode in modes.items()}
 
         def later(number: int) -> tuple[bool, bool]:
-            return modes[number] is not None, self.draft.value(self.ports[number]).dtype != FLOAT
+            return modes[number] is not None, self.draft.value(self.port(number)).dtype != FLOAT
 
         order = sorted(modes, key=later)
         for port in dict.fromkeys(ports[number] for number in order):
@@ -89,14 +89,14 @@ class Ends:
         try:
             port = self.draft.add(
                 "assign",
-                [held, self.ports[value.number]],
+                [held, self.port(value.number)],
                 self.label(f"{path}.next_{name}" if path else f"next_{name}"),
             )
             made = self.draft.value(port)
         except TypeRuleError:
             made = None
         if made is None or made.shape != state.shape:
-            given = self.draft.value(self.ports[value.number])
+            given = self.draft.value(self.port(value.number))
             raise NasirError(
                 f"buffer {update.key}: forward puts {given} in the place of a tensor of shape {state.shape}; register "
                 "it with its final shape and type, which no batch size changes"
@@ -110,7 +110,7 @@ class Ends:
         return not read and bool(values) and all(value.number in self.recording.constants for value in values)
 
     def _ended(self, number: int, mode: Mode | None) -> Port:
-        return self._in_mode(self.ports[number], mode)
+        return self._in_mode(self.port(number), mode)
 
     def _in_mode(self, port: Port, mode: Mode | None) -> Port:
         if mode is None:

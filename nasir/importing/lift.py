@@ -16,9 +16,9 @@ from nasir.importing.regions import declare
 from nasir.importing.rules import Place, Typed, typed
 from nasir.importing.switches import of_mode, with_joined
 from nasir.importing.trees import leaves, refs
-from nasir.ir import Draft, Graph, Port, ValueType
+from nasir.ir import Draft, Graph, Port, ValueType, op_named
 from nasir.ir.regions import paths_above
-from nasir.ir.types import FLOAT, DType
+from nasir.ir.types import FLOAT, DType, Slot
 from nasir.transfer import Key
 
 SAFER = {"torch.Tensor.view": "torch.Tensor.reshape"}
@@ -62,38 +62,32 @@ class _Lift:
         self.labels: set[str] = set()
         self.lifted = Lifted(Graph({}, (), {}, 0))
         self.keys = {key: state for state in recording.state for key in (state.key, *state.aliases)}
+        self.read = {state.ref.number: state for state in recording.state if state.ref is not None}  # by functions
         self.owners: dict[str, Key] = {}  # of each key of the state, the node that has it
-        self.containers: dict[str, str] = {}  # class of each module that is no leaf, by path
         floats = [state.dtype for state in recording.state if state.kind == "parameter" and "float" in state.dtype]
         self.native = floats[0] if floats else FLOAT  # in which the network computes
-        self.joining: set[str] = set()  # paths of modules whose own code adds or concatenates
         parts = [call.scope[-1].label for call in recording.calls if call.module] + list(self.keys)
         self.reserved = {path for part in parts for path in (part, *paths_above([part]))}  # for modules and weights
         self.inputs: list[int] = []  # numbers of the inputs that something reads
         self.values = list(recording.values)  # and those that are one value in evaluation, another one in training
-        taken_in = [(call.args, dict(call.kwargs)) for call in recording.calls]
-        # numbers of the values that anything reads
-        self.read = frozenset(refs((taken_in, recording.outputs, [update.value for update in recording.updates])))
+        calls = [(call.args, dict(call.kwargs)) for call in recording.calls]
+        self.wanted = frozenset(refs((calls, recording.outputs, [update.value for update in recording.updates])))
         self.either: dict[tuple[int, int], int] = {}
         self.made: list[tuple[Call, int]] = []  # calls with the nodes that they are
 
     def run(self, names: Sequence[str]) -> Lifted:
         for number, given in enumerate(self.recording.inputs):
             self._input(number, given.path, given.ref, given.batched)
-        self._state()
-        self._constants()
         for call in self.recording.calls:
-            for scope in call.scope:
-                if scope.path != call.module:
-                    self.containers[scope.path] = scope.kind
             self._call(call)
-        ends = Ends(self.draft, self.recording, self.ports, self._label, self._alike, self._joined, self._buffer)
+        ends = Ends(self.draft, self.recording, self._port, self._label, self._alike, self._joined, self._buffer)
         outputs = ends.outputs()
         ends.updates(self.keys)
         ends.effects(self.made)
         inputs = {number: position for position, number in enumerate(self.inputs)}
         self.lifted.interface = interface_of(self.recording, names, inputs, outputs, len(self.draft.outputs))
-        declare(self.draft, self.containers, self.joining)
+        self._names()
+        declare(self.draft, self.recording)
         self.lifted.graph = self.draft.commit()
         return self.lifted
 
@@ -114,36 +108,40 @@ class _Lift:
             "input", (), label, shape=value.shape, dtype=value.dtype, shared=not batched
         )
 
-    def _state(self) -> None:
-        """Parameters and buffers that functions read."""
-        for state in self.recording.state:
-            if state.ref is not None:
-                node = self._weight(state.key, state.ref.number, state.kind == "parameter")
-                self._own(Key(node, VALUE), state.key)
+    def _port(self, number: int, start: float = 0.0) -> Port:
+        """Where a value is. Parameters, buffers and constants are nodes from the first time that one is asked for, so
+        that spaces are named after the layer that writes them; `start`: what new entries of such a weight are."""
+        if number not in self.ports:
+            self._weight(number, start)
+        return self.ports[number]
 
-    def _constants(self) -> None:
-        for number in self.recording.constants:
-            if number in self.read:
-                node = self._weight(f"constants.c{number}", number, learned=False)
-                self.lifted.constants[Key(node, VALUE)] = number
+    def _weight(self, number: int, start: float) -> None:
+        value, state = self._value(number), self.read.get(number)
+        label = self._label(f"constants.c{number}" if state is None else state.key)
+        learned = state is not None and state.kind == "parameter"
+        stored = state is not None and state.persistent
+        facts = {"dtype": self._dtype(value.dtype), "learned": learned, "start": start, "stored": stored}
+        self.ports[number] = port = self.draft.add("parameter", (), label, shape=value.shape, **facts)
+        if state is None:
+            self.lifted.constants[Key(port.node, VALUE)] = number
+        else:
+            self._own(Key(port.node, VALUE), state.key)
 
-    def _weight(self, label: str, number: int, learned: bool) -> int:
-        value = self._value(number)
-        port = self.draft.add(
-            "parameter", (), self._label(label), shape=value.shape, dtype=self._dtype(value), learned=learned
-        )
-        self.ports[number] = port
-        return port.node
+    def _known(self, number: int) -> ValueType:
+        """The type of a value, or of what its weight will be."""
+        if number in self.ports:
+            return self.draft.value(self.ports[number])
+        value = self._type(self._value(number))
+        assert value is not None
+        return value
 
     def _buffer(self, state: State) -> Port:
-        """The node that puts out a buffer, made here where no call reads it."""
+        """The node that puts out a buffer, whether a call reads it or not."""
         if state.ref is not None:
-            return self.ports[state.ref.number]
-        value = Value("buffer", state.key, state.shape, state.dtype)
-        self.values.append(value)
-        node = self._weight(state.key, len(self.values) - 1, learned=False)
-        self._own(Key(node, VALUE), state.key)
-        return Port(node)
+            return self._port(state.ref.number)
+        self.values.append(Value("buffer", state.key, state.shape, state.dtype))
+        self.read[len(self.values) - 1] = state
+        return self._port(len(self.values) - 1)
 
     # -- calls
 
@@ -161,7 +159,7 @@ class _Lift:
             self._add_call(part, part)
             parts.append(numbers)
         for number in results:
-            if number in self.read:
+            if number in self.wanted:
                 self.ports[number] = self.ports[self._joined(parts[0][number], parts[1][number])]
 
     def _add_call(self, call: Call, recorded: Call) -> None:
@@ -175,15 +173,16 @@ class _Lift:
 
     def _alike(self, evaluated: int, trained: int) -> bool:
         """Whether two values are of one type."""
-        one, other = (self.draft.value(self.ports[number]) for number in (evaluated, trained))
+        one, other = self._known(evaluated), self._known(trained)
         return (one.shape, one.dtype, one.batch) == (other.shape, other.dtype, other.batch)
 
     def _joined(self, evaluated: int, trained: int) -> int:
         """One value for two of different modes that are alike."""
         if (evaluated, trained) not in self.either:
-            ports = [self.ports[evaluated], self.ports[trained]]
+            ports = [self._port(evaluated), self._port(trained)]
             path = self.draft.nodes[ports[1].node].label.rpartition(".")[0]
             number = self._again(evaluated)
+            self.values[number] = replace(self.values[number], origin="call", name="either")
             self.ports[number] = self.draft.add(
                 "either", ports, self._label(f"{path}.either" if path else "either", self.reserved)
             )
@@ -195,13 +194,12 @@ class _Lift:
         operands, results = refs((call.args, dict(call.kwargs))), refs(call.result)
         if not results or any(self._type(self._value(number)) is None for number in (*operands, *results)):
             return None
-        if any(self.draft.value(self.ports[number]).batch == 0 for number in operands):
-            return None  # a parameter, or made of some
-        place = Place(call, lambda number: self.draft.value(self.ports[number]), self._held(call))
-        found = typed(place)
-        if found is None:
+        found = typed(Place(call, self._known, self._held(call)))
+        if found is None or not self._fits(found, operands):
             return None
         node = self._add(call, found)
+        if node is None:
+            return None
         for output, number in enumerate(results):
             port = Port(node, output)
             wanted, made = self._type(self._value(number)), self.draft.value(port)
@@ -212,15 +210,55 @@ class _Lift:
             self.ports[number] = port
         return node
 
-    def _add(self, call: Call, found: Typed) -> int:
+    def _fits(self, found: Typed, operands: list[int]) -> bool:
+        """Whether a rule has a place for every weight among the operands, and its op takes the inputs."""
+        weights = {number for number in operands if self._value(number).origin in ("parameter", "buffer", "constant")}
+        own = {*found.weights.values()}
+        if not weights <= own.union(found.inputs) or not own <= self.read.keys():
+            return False
+        takes, types = op_named(found.op).takes, [self._known(number) for number in found.inputs]
+        batched = "unbatched" in takes or all(value.batch for value in types)
+        if "rows" not in takes and len({value.batch for value in types} - {0}) > 1:
+            return False
+        return batched and ("integers" in takes or all(value.dtype == FLOAT for value in types))
+
+    def _add(self, call: Call, found: Typed) -> int | None:
+        """The node of a call; None where its op's weights are not just those that the call has."""
+        facts = op_named(found.op)
+        start = 1.0 if facts.family in ("product", "elementwise") else 0.0  # it may divide
+        inputs = [self._port(number, start) for number in found.inputs]
         label = self._label_of(call)
-        node = self.draft.add(found.op, [self.ports[number] for number in found.inputs], label, **found.attrs).node
+        node = self.draft.add(found.op, inputs, label, **found.attrs).node
+        slots = self.draft.slots(node) if call.module is None else {}
+        own = {name: self.read[number] for name, number in found.weights.items()}
+        if slots.keys() != own.keys() or not all(self._holds(slots[name], state) for name, state in own.items()):
+            self.draft.retract(node)
+            self.labels.remove(label)
+            return None
         if call.module is not None:
             self._leaf(call, node)
-        facts = self.draft.nodes[node].facts
-        if call.scope and call.module is None and (facts.adds or facts.family == "concat"):
-            self.joining.add(call.scope[-1].path)
+        for name, state in own.items():
+            self._own(Key(node, name), state.key)
+        for op, attrs in found.then:
+            node = self.draft.add(op, Port(node), self._label(label), **attrs).node
         return node
+
+    def _holds(self, slot: Slot, state: State) -> bool:
+        """Whether a weight of an op may be this one of the module."""
+        kind = "parameter" if slot.kind == "param" else "buffer"
+        return (kind, slot.shape) == (state.kind, state.shape) and slot.dtype == self._dtype(state.dtype)
+
+    def _names(self) -> None:
+        """Name the weights whose keys in the user's `state_dict` are not the labels and slots of the nodes."""
+        users: dict[Key, list[Key]] = {owner: [owner] for owner in self.owners.values()}
+        for key, owner in self.draft.ties.items():
+            users[owner].append(key)
+        for name, owner in self.owners.items():
+            state = self.keys[name]
+            wanted = (state.key, *state.aliases)
+            usual = [f"{self.draft.nodes[key.node].label}.{key.slot}" for key in users[owner]]
+            if state.persistent and sorted(wanted) != sorted(usual):
+                self.draft.name(owner, *wanted)
 
     def _leaf(self, call: Call, node: int) -> None:
         """Say that a node is a leaf module, or uses the weights of one that was called before."""
@@ -270,7 +308,7 @@ class _Lift:
         try:
             node = self.draft.add(
                 "opaque",
-                [self.ports[number] for number in operands],
+                [self._port(number) for number in operands],
                 label,
                 call=text,
                 runs=call.operation,
@@ -282,6 +320,7 @@ class _Lift:
                 weight_shapes=[state.shape for state in states],
                 weight_dtypes=[state.dtype for state in states],
                 buffers=[name for name, state in zip(held, states, strict=True) if state.kind == "buffer"],
+                passing=[name for name, state in zip(held, states, strict=True) if not state.persistent],
                 sized_by=operands.index(telling) if sized and telling is not None else None,
                 macs=self.macs(recorded),
             ).node
@@ -316,9 +355,9 @@ class _Lift:
     def _value(self, number: int) -> Value:
         return self.values[number]
 
-    def _dtype(self, value: Value) -> DType:
-        """The dtype of a value; that in which the network computes is called float32."""
-        return FLOAT if value.dtype == self.native else cast(DType, value.dtype)
+    def _dtype(self, dtype: str) -> DType:
+        """A dtype of torch; that in which the network computes is called float32."""
+        return FLOAT if dtype == self.native else cast(DType, dtype)
 
     def _type(self, value: Value) -> ValueType | None:
         """The type of a value whose first axis is the batch, or that has none; None for any other."""
@@ -327,11 +366,11 @@ class _Lift:
             return None
         if not batched:
             whole = tuple([axis for axis in value.shape if isinstance(axis, int)])
-            return ValueType(whole, None, self._dtype(value), 0)
+            return ValueType(whole, None, self._dtype(value.dtype), 0)
         if not isinstance(value.shape[0], Batch):
             return None
         rest = tuple([axis for axis in value.shape[1:] if isinstance(axis, int)])
-        return ValueType(rest, None, self._dtype(value), value.shape[0].factor)
+        return ValueType(rest, None, self._dtype(value.dtype), value.shape[0].factor)
 
     def _loose(self, value: Value) -> ValueType:
         """The type of what an opaque node gives. Where its batch is not the first axis, or a length follows the data
@@ -341,7 +380,7 @@ class _Lift:
             return made
         factors = [axis.factor for axis in value.shape if isinstance(axis, Batch)]
         rest = tuple([1 if axis is None else axis for axis in value.shape if not isinstance(axis, Batch)])
-        return ValueType(rest, None, self._dtype(value), factors[0] if factors else 0)
+        return ValueType(rest, None, self._dtype(value.dtype), factors[0] if factors else 0)
 
     def _label_of(self, call: Call) -> str:
         return self._label(call.label) if call.module is not None else self._function_label(call)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,7 @@ from nasir.ir import canon, regions
 from nasir.ir.cost import Cost, count, total
 from nasir.ir.infer import Typing, infer, nonnegative
 from nasir.ir.modes import not_in_both
+from nasir.ir.names import Names, named, verify_names
 from nasir.ir.node import Node, Region, RegionKind
 from nasir.ir.source import Key
 from nasir.ir.ties import Ties, sets_of
@@ -25,8 +26,9 @@ MOST_NODES = 30_000
 @dataclass(frozen=True, eq=False)
 class Structure:
     """The fields of a graph: `minted` is the next free node id of the lineage, `frozen` are the label prefixes (sorted)
-    below which nothing learns, `ties` the owners of weights that several nodes share (see `nasir.ir.ties`). Nothing is
-    checked before it is asked for, or `verify` is called.
+    below which nothing learns, `ties` the owners of weights that several nodes share (see `nasir.ir.ties`), `names`
+    what weights are called in a state_dict if not by labels and slots (see `nasir.ir.names`). Nothing is checked before
+    it is asked for, or `verify` is called.
     """
 
     nodes: Mapping[int, Node]
@@ -35,15 +37,17 @@ class Structure:
     minted: int
     frozen: tuple[str, ...] = ()
     ties: Ties = field(default_factory=dict)
+    names: Names = field(default_factory=dict)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Structure):
             return NotImplemented
-        return (self.minted, self.outputs, self.frozen, self.ties, self.regions, self.nodes) == (
+        return (self.minted, self.outputs, self.frozen, self.ties, self.names, self.regions, self.nodes) == (
             other.minted,
             other.outputs,
             other.frozen,
             other.ties,
+            other.names,
             other.regions,
             other.nodes,
         )
@@ -76,7 +80,7 @@ class Structure:
 
     @cached_property
     def digest(self) -> str:
-        """Structural hash: ops, attributes, edges and ties; not ids, labels, regions or weights."""
+        """Structural hash: ops, attributes, edges and ties; not ids, labels, names, regions or weights."""
         return canon.digest(self.nodes, self.order, self.outputs, self.ties)
 
     @cached_property
@@ -104,6 +108,11 @@ class Structure:
         op says of it."""
         own = {name: (Key(node_id, name), slot) for name, slot in self.infer.slots[node_id].items()}
         return {**own, **self.infer.borrowed.get(node_id, {})}
+
+    @cached_property
+    def weight_names(self) -> Mapping[str, Key]:
+        """Where the array is, for each name of a state_dict: (node id, slot) of its owner."""
+        return dict(named(self))
 
     @cached_property
     def labels(self) -> Mapping[str, int]:
@@ -162,6 +171,38 @@ class Structure:
         return regions.boundary(self.nodes, path, self.borders[path])
 
     @cached_property
+    def independent(self) -> frozenset[int]:
+        """Ids of the nodes that depend on no input of the network (see `nasir.ir.regions.independent`)."""
+        return regions.independent(self.nodes, self.order)
+
+    @cached_property
+    def _holders(self) -> Mapping[str, tuple[str, ...]]:
+        return regions.holders(self.regions)
+
+    def stage_of(self, block: str) -> str:
+        """Path of the stage that a block is in; of one outside of all stages what its path lies below."""
+        stages = [path for path in self._holders.get(block, ()) if self.regions[path].kind == "stage"]
+        return stages[0] if stages else self.regions[block].parent
+
+    def around(self, path: str) -> tuple[str, ...]:
+        """Paths of the regions that a region lies in, innermost first; raises GraphError for an unknown path."""
+        owners = self.owners[self.members(path)[0]]
+        return owners[owners.index(path) + 1 :]
+
+    def below(self, node_id: int, places: Iterable[str]) -> bool:
+        """Whether a node lies in one of `places`: labels, prefixes of labels, or paths of regions."""
+        label, owners = self.nodes[node_id].label, self.owners[node_id]
+        return any(regions.covers(place, label) or place in owners for place in places)
+
+    def prefixes(self, path: str) -> tuple[str, ...]:
+        """The label prefixes that cover a region and nothing else."""
+        return regions.prefixes(self.regions, path)
+
+    def holds(self, place: str) -> bool:
+        """Whether any node lies in a place: a label, a prefix of labels, or the path of a region."""
+        return any(self.below(node_id, (place,)) for node_id in self.nodes)
+
+    @cached_property
     def stages(self) -> tuple[Region, ...]:
         """Regions of kind stage, in topological order."""
         return self._ordered("stage")
@@ -179,14 +220,15 @@ class Structure:
 
     def blocks_of(self, stage: str) -> tuple[Region, ...]:
         """The blocks of a stage, in the order data flows through them."""
-        return tuple([block for block in self.blocks if block.parent == stage])
+        return tuple([block for block in self.blocks if self.stage_of(block.path) == stage])
 
     def depths(self) -> dict[str, int]:
         """Number of blocks of each stage."""
         counts = {stage.path: 0 for stage in self.stages}
         for block in self.blocks:
-            if block.parent in counts:
-                counts[block.parent] += 1
+            stage = self.stage_of(block.path)
+            if stage in counts:
+                counts[stage] += 1
         return counts
 
     @cached_property
@@ -224,10 +266,15 @@ class Structure:
                     f"weight {tuple(key)} is tied to {tuple(owner)}, which owns nothing; tie it to the owner"
                 )
         _ = self.infer
+        verify_names(self)
         self.verify_regions()
 
     def verify_regions(self) -> None:
         """Every stage and block holds nodes and has one entry and one exit; GraphError otherwise."""
+        for region in self.regions.values():
+            fault = regions.parts_fault(region, self.regions)
+            if fault is not None:
+                raise GraphError(f"{fault}; a stage is made of blocks, a block of nodes")
         for path, region in self.regions.items():
             if region.kind == "branch":
                 continue

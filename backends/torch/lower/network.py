@@ -114,7 +114,7 @@ def _order(graph: Graph) -> tuple[int, ...]:
 
 def _owners(graph: Graph) -> dict[int, str]:
     """The block path each node runs in; absent for nodes that run at the top."""
-    blocks = {region.path for region in graph.blocks}
+    blocks = {region.path for region in graph.blocks if not region.parts}  # those have modules of their own
     if any(node.facts.family in ("mode", "assign") for node in graph.nodes.values()):
         blocks = {path for path in blocks if _is_one_call(graph, path)}
     outer = [path for path in blocks if not _inside(path, blocks)]
@@ -303,7 +303,7 @@ def write_top(
     ends = [
         (f'assign(self, {_attribute(graph.nodes[held].label)}, "{slot}", ', Port(value))
         for held, value in assigned.items()
-        for slot in graph.infer.slots[held]
+        for slot in graph.weights(held)
     ]
     return _source(graph, rows, names, ends), scope
 
