@@ -16,7 +16,7 @@ from nasir.ir.types import FLOAT
 @dataclass(frozen=True, slots=True)
 class Ends:
     """Adds to `draft` what a recording puts out. `port` gives where a value is, by its number; `label` a free label;
-    `join` makes one value of two of different modes that are `alike`; `buffer` gives the node that puts out a buffer."""
+    `join` makes one value of two of different modes that are `alike`; `buffer` gives the node of a buffer."""
 
     draft: Draft
     recording: Recording
