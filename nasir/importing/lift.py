@@ -123,19 +123,21 @@ class _Lift:
     def _typed(self, call: Call) -> bool:
         """Add the op that a call is; False where it is none."""
         operands, results = refs((call.args, dict(call.kwargs))), refs(call.result)
-        if not results or any(self._type(self._value(number)) is None for number in (*operands, *results)):
+        given = [made for number in results if (made := self._type(self._value(number))) is not None]
+        untyped = len(given) < len(results) or any(self._type(self._value(number)) is None for number in operands)
+        if not results or untyped:
             return False
         if any(self.draft.value(self.ports[number]).batch == 0 for number in operands):
             return False  # a parameter, or made of some
-        place = Place(call, lambda number: self.draft.value(self.ports[number]), self._held(call))
+        place = Place(call, lambda number: self.draft.value(self.ports[number]), self._held(call), tuple(given))
         found = typed(place)
         if found is None:
             return False
         node = self._add(call, found)
-        for output, number in enumerate(results):
+        for output, (number, wanted) in enumerate(zip(results, given, strict=True)):
             port = Port(node, output)
-            wanted, made = self._type(self._value(number)), self.draft.value(port)
-            if wanted is None or (made.shape, made.batch) != (wanted.shape, wanted.batch):
+            made = self.draft.value(port)
+            if (made.shape, made.batch, made.dtype) != (wanted.shape, wanted.batch, wanted.dtype):
                 raise NasirError(
                     f"{call.place}: {found.op} gives {made}, and the module {wanted}: nasir's rule is wrong"
                 )
@@ -147,6 +149,8 @@ class _Lift:
         node = self.draft.add(found.op, [self.ports[number] for number in found.inputs], label, **found.attrs).node
         if call.module is not None:
             self._leaf(call, node)
+        for op, attrs in found.then:
+            node = self.draft.add(op, Port(node), self._label(label), **attrs).node
         facts = self.draft.nodes[node].facts
         if call.scope and call.module is None and (facts.adds or facts.family == "concat"):
             self.joining.add(call.scope[-1].path)

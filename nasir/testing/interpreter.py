@@ -114,7 +114,6 @@ _elementwise("silu", lambda x: 0.5 * x * (1.0 + np.tanh(0.5 * x)))
 _elementwise("hardsigmoid", lambda x: np.clip(x + 3.0, 0.0, 6.0) / 6.0)
 _elementwise("stochastic_depth", lambda x: x)
 _elementwise("hardswish", lambda x: x * np.clip(x + 3.0, 0.0, 6.0) / 6.0)
-_elementwise("flatten", lambda x: x.reshape(len(x), -1))
 _elementwise("global_avg_pool", lambda x: x.mean(axis=(2, 3)))
 _elementwise("tokens", lambda x: x.reshape(*x.shape[:2], -1).swapaxes(1, 2))
 _elementwise("mean_tokens", lambda x: x.mean(axis=1))
@@ -154,32 +153,6 @@ def _ensemble(attrs: Attrs, weights: Weights, train: bool, *x: Array) -> Array:
     if attrs["average"] == "logits":
         return logits.mean(axis=1)  # type: ignore[no-any-return]
     return np.log(np.mean([_shares(branch, 1) for branch in x], axis=0))  # type: ignore[no-any-return]
-
-
-@reference("concat")
-def _concat(attrs: Attrs, weights: Weights, train: bool, *x: Array, channel: int) -> Array:
-    return np.concatenate(x, axis=channel)
-
-
-@reference("split")
-def _split(attrs: Attrs, weights: Weights, train: bool, x: Array, *, channel: int) -> tuple[Array, ...]:
-    ends = [int(end) for end in np.cumsum(attrs["sizes"])]
-    return tuple(np.split(x, ends[:-1], axis=channel))
-
-
-@reference("slice")
-def _slice(attrs: Attrs, weights: Weights, train: bool, x: Array, *, channel: int) -> Array:
-    return np.take(x, range(attrs["start"], attrs["stop"]), axis=channel)
-
-
-@reference("permute")
-def _permute(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
-    return x.transpose(0, *[number + 1 for number in attrs["order"]])
-
-
-@reference("reshape")
-def _reshape(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
-    return x.reshape(len(x), *attrs["shape"])
 
 
 @reference("subsample")
