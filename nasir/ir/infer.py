@@ -111,9 +111,11 @@ class At:
         kind: str = "param",
         tags: frozenset[str] = frozenset(),
         dtype: DType = "float32",
+        stored: bool = True,
     ) -> None:
         """Declare a weight array of this node."""
-        self.slots[name] = Slot(tuple([_new(SlotAxis, axis) for axis in axes]), init, kind, tags, dtype)  # type: ignore[arg-type]
+        along = tuple([_new(SlotAxis, axis) for axis in axes])
+        self.slots[name] = Slot(along, init, kind, tags, dtype, stored)  # type: ignore[arg-type]
 
     def slots_along(self, space: Axis, slots: Iterable[tuple[str, Fill, Kind, frozenset[str]]]) -> None:
         """Declare several float arrays with one entry per unit of `space`: (name, init, kind, tags) each."""

@@ -60,8 +60,8 @@ def unbound(node: NodeView, x: Known) -> tuple[Known, ...]:
     axis, count = node.attrs["axis"], node.inputs[0].shape[node.attrs["axis"]]
     if x is None:
         return (None,) * count
-    places = np.moveaxis(whole(x, axis, count), axis, 0)
-    return tuple([np.asarray(place) for place in places])
+    places: tuple[Known, ...] = tuple([np.take(whole(x, axis, count), n, axis=axis) for n in range(count)])
+    return places
 
 
 def permuted(node: NodeView, x: Known) -> Known:

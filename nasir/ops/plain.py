@@ -10,7 +10,7 @@ from annotated_types import MinLen, doc
 
 from nasir.ir.infer import At
 from nasir.ir.op import Pads, Pair, Sizes, op, pair
-from nasir.ir.space import Cat
+from nasir.ir.space import Axis, Cat
 from nasir.ir.types import FLOAT, JSON, DType, ValueType
 from nasir.ops import constants as known
 from nasir.ops.axes import ANYTHING
@@ -111,39 +111,55 @@ def stochastic_depth(at: At, x: ValueType, p: Share = 0.5, mode: Literal["row", 
 
 
 def _merge(at: At, inputs: tuple[ValueType, ...]) -> ValueType:
-    first = inputs[0]
-    for index, other in enumerate(inputs[1:], start=1):
-        if len(other.axes) != len(first.axes):
-            at.fail(
-                f"inputs have shapes {first.shape} (from {at.source(0, first.channels)}) and "
-                f"{other.shape} (from {at.source(index, other.channels)})"
-            )
-        if other.channel_axis != first.channel_axis:
-            at.fail(
-                f"inputs have their channels on axis {first.channel_axis + 1} (from {at.source(0, first.channels)}) "
-                f"and on axis {other.channel_axis + 1} (from {at.source(index, other.channels)})"
-            )
+    lead = next((number for number, value in enumerate(inputs) if value.batch), None)
+    if lead is None:  # weights alone
+        lead = max(range(len(inputs)), key=lambda number: len(inputs[number].axes))
+    first = inputs[lead]
+    for index, other in enumerate(inputs):
+        if index == lead:
+            continue
         axes = list(first.axes)
-        for number, (a, b) in enumerate(zip(first.axes, other.axes, strict=True)):
+        for number, (a, b) in enumerate(zip(first.axes, _beside(at, lead, index, first, other), strict=True)):
             if a is b or a == b:
                 continue
             if 1 in (a, b):  # one number for all of the other's
                 axes[number] = b if a == 1 else a
                 continue
-            at.same(a, b, f"axis {number + 1}", (0, index))
+            at.same(a, b, f"axis {number + 1}", (lead, index))
         first = first.over(tuple(axes))
     return first
 
 
-@op("add", family="sum", channels="alone", nonnegative="keeps")
+def _beside(at: At, lead: int, index: int, first: ValueType, other: ValueType) -> tuple[Axis, ...]:
+    """The axes of input `index` that lie on those of `first`; of a value without a batch axis the last on the last."""
+    if not other.batch:
+        missing = len(first.axes) - len(other.axes)
+        if missing >= 0:
+            return (1,) * missing + other.axes
+        if missing == -1 and first.batch and other.shape[0] == 1:  # in the place of the batch
+            return other.axes[1:]
+    if len(other.axes) != len(first.axes):
+        at.fail(
+            f"inputs have shapes {first.shape} (from {at.source(lead, first.channels)}) and "
+            f"{other.shape} (from {at.source(index, other.channels)})"
+        )
+    if other.channel_axis != first.channel_axis:
+        at.fail(
+            f"inputs have their channels on axis {first.channel_axis + 1} (from {at.source(lead, first.channels)}) "
+            f"and on axis {other.channel_axis + 1} (from {at.source(index, other.channels)})"
+        )
+    return other.axes
+
+
+@op("add", family="sum", channels="alone", nonnegative="keeps", takes=("unbatched",))
 def add(at: At, *x: ValueType) -> ValueType:
-    """Element-wise sum of inputs of one shape."""
+    """Element-wise sum of inputs of one shape; weights are the same for all samples."""
     return _merge(at, x)
 
 
-@op("mul", family="product", channels="alone", nonnegative="keeps")
+@op("mul", family="product", channels="alone", nonnegative="keeps", takes=("unbatched",))
 def mul(at: At, *x: ValueType) -> ValueType:
-    """Element-wise product of inputs of one shape."""
+    """Element-wise product of inputs of one shape; weights are the same for all samples."""
     return _merge(at, x)
 
 

@@ -56,6 +56,8 @@ def propagated(facts: OpDef, node: NodeView, known: list[Known]) -> Known | tupl
 def _merged(facts: OpDef, node: NodeView, known: list[Known]) -> Known:
     """Sums, means and products of several inputs, and inputs one after another."""
     parts = [filled(part, value) for part, value in zip(known, node.inputs, strict=True)]
+    if facts.unifies:  # the first axis of a weight may be in the place of the batch
+        parts = [part[0] if part.ndim > len(node.out.axes) else part for part in parts]
     if facts.adds:
         total: Values = sum(parts[1:], start=parts[0])
         return total / len(parts) if facts.family == "mean" else total

@@ -100,15 +100,14 @@ def largest_difference(ones: Sequence[Array], others: Sequence[Array]) -> float:
 def unit_axes(graph: Graph, space: Atom, roles: Sequence[str] = ("read", "write", "along")) -> dict[str, Any]:
     """Where a space of a graph runs in the state of its network, as UnitAxes; only axes that play one of `roles`."""
     found: dict[str, Any] = {}
-    for node_id, slots in graph.infer.slots.items():
-        for name, slot in slots.items():
-            axes = {
-                number: _labels(axis, space)
-                for number, (axis, role) in enumerate(slot.axes)
-                if role in roles and space in set(atoms_of(axis))
-            }
-            if axes:
-                found[f"{graph.nodes[node_id].label}.{name}"] = axes
+    for name, key in graph.weight_names.items():
+        axes = {
+            number: _labels(axis, space)
+            for number, (axis, role) in enumerate(graph.infer.slots[key.node][key.slot].axes)
+            if role in roles and space in set(atoms_of(axis))
+        }
+        if axes:
+            found[name] = axes
     return found
 
 

@@ -109,14 +109,17 @@ def _linear(bias: bool) -> nn.Linear:
 
 @lowering("batch_norm", spares=True)
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    proto = _batch_norm(len(x[0].shape), a["eps"], a["momentum"])
+    proto = _batch_norm(len(x[0].shape), a["eps"], a["momentum"], a["counts"])
     return _stamped(proto, num_features=x[0].shape[0])
 
 
 @cache
-def _batch_norm(axes: int, eps: float, momentum: float | None) -> nn.Module:
+def _batch_norm(axes: int, eps: float, momentum: float | None, counts: bool) -> nn.Module:
     kind = {1: nn.BatchNorm1d, 2: nn.BatchNorm1d, 3: nn.BatchNorm2d, 4: nn.BatchNorm3d}[axes]
-    return kind(1, eps=eps, momentum=momentum)
+    module: nn.Module = kind(1, eps=eps, momentum=momentum)
+    if not counts:
+        module._buffers["num_batches_tracked"] = None
+    return module
 
 
 @lowering("group_norm", spares=True)

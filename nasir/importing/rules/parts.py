@@ -111,7 +111,7 @@ def _sliced(value: ValueType, axis: int, item: Structure) -> list[Step] | None:
 def _selected(value: ValueType, axis: int, index: int) -> Step:
     """One place of an axis."""
     index %= value.shape[axis]
-    if value.is_sequence and axis == 0:
+    if value.is_sequence and value.plain and axis == 0:
         return "select_token", {"index": index}
     return "select", {"axis": axis, "index": index}
 
@@ -119,7 +119,7 @@ def _selected(value: ValueType, axis: int, index: int) -> Step:
 def _chained(x: int, steps: list[Step]) -> Typed:
     """Ops one after another."""
     (op, attrs), *rest = steps or [("identity", {})]
-    return Typed(op, (x,), attrs, tuple(rest))
+    return Typed(op, (x,), attrs, then=tuple(rest))
 
 
 @rule("torch.cat", "torch.concat", "torch.concatenate")

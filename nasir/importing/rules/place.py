@@ -1,13 +1,14 @@
 """What a rule sees of a recorded call, what it answers, and the table of rules.
 
-A rule is asked for calls whose tensors all have the batch as their first axis. What no rule takes becomes an opaque
-node, so a rule refuses (None) whatever it does not say exactly.
+A rule is asked for calls whose tensors have the batch as their first axis, or none, as parameters and what is made of
+them. What no rule takes becomes an opaque node, so a rule refuses (None) whatever it does not say exactly. Calls with
+inputs that the op does not take, because they have no batch axis or are no floating-point numbers, are refused for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from nasir.importing.recording import Call, Ref, Tree
@@ -21,12 +22,14 @@ Step: TypeAlias = tuple[str, Mapping[str, JSON]]
 class Typed:
     """The op that a call is, its attributes, and which of its operands are the inputs, by number of the value.
 
+    `weights`: those that are parameters or buffers and become weights of the node, by the name that its op gives them.
     `then`: ops that come after it, one after another, where a call is several.
     """
 
     op: str
     inputs: tuple[int, ...]
     attrs: Mapping[str, JSON]
+    weights: Mapping[str, int] = field(default_factory=dict)
     then: tuple[Step, ...] = ()
 
 

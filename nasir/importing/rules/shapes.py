@@ -23,7 +23,7 @@ FUNCTIONS = ("flatten", "unflatten", "reshape", "squeeze", "unsqueeze", "ravel")
 def _reshape(place: Place, x: int, value: ValueType) -> Typed | None:
     """Entries in the order in which they lie, whatever the call is named: all is said by the shape of the result."""
     (made,) = place.results
-    if made.dtype != value.dtype:  # bytes taken for others
+    if made.dtype != value.dtype or (made.batch > 0) != (value.batch > 0):  # bytes taken for others
         return None
     op, attrs = reshaped(value, made)
     return Typed(op, (x,), attrs)
