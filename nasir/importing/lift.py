@@ -19,6 +19,8 @@ from nasir.transfer import Key
 SAFER = {"torch.Tensor.view": "torch.Tensor.reshape"}
 """What does the same wherever the first works, and needs no memory layout, which ops before it do not promise."""
 VALUE = "value"  # the weight of a node that puts out one
+TAKEN = frozenset("bfloat16 compile cpu cuda double float half ipu mtia requires_grad_ to type xpu".split())
+"""Names of functions that every module of torch has for something else, and so no label can have."""
 ROOT = "self"  # label of what belongs to the module as a whole
 
 
@@ -52,26 +54,21 @@ class _Lift:
         self.keys = {key: state for state in recording.state for key in (state.key, *state.aliases)}
         self.read = {state.ref.number: state for state in recording.state if state.ref is not None}  # by functions
         self.owners: dict[str, Key] = {}  # of each key of the state, the node that has it
-        self.containers: dict[str, str] = {}  # class of each module that is no leaf, by path
         self.witness = -1  # number of an input
         floats = [state.dtype for state in recording.state if state.kind == "parameter" and "float" in state.dtype]
         self.native = floats[0] if floats else FLOAT  # in which the network computes
-        self.joining: set[str] = set()  # paths of modules whose own code adds or concatenates
 
     def run(self) -> Lifted:
         self._refuse()
         for number, given in enumerate(self.recording.inputs):
             self._input(number, given.path, given.ref, given.batched)
         for call in self.recording.calls:
-            for scope in call.scope:
-                if scope.path != call.module:
-                    self.containers[scope.path] = scope.kind
             if not self._typed(call):
                 self._opaque(call)
         for number in refs(self.recording.outputs):
             self.draft.output(self._port(number))
         self._names()
-        declare(self.draft, self.containers, self.joining)
+        declare(self.draft, self.recording)
         self.lifted.graph = self.draft.commit()
         return self.lifted
 
@@ -160,12 +157,15 @@ class _Lift:
             return False
         takes, types = op_named(found.op).takes, [self._known(number) for number in found.inputs]
         batched = "unbatched" in takes or all(value.batch for value in types)
+        if "rows" not in takes and len({value.batch for value in types} - {0}) > 1:
+            return False
         return batched and ("integers" in takes or all(value.dtype == FLOAT for value in types))
 
     def _add(self, call: Call, found: Typed) -> int | None:
         """The node of a call; None where its op's weights are not just those that the call has."""
         facts = op_named(found.op)
-        inputs = [self._port(number, start=1.0 if facts.family == "product" else 0.0) for number in found.inputs]
+        start = 1.0 if facts.family in ("product", "elementwise") else 0.0  # it may divide
+        inputs = [self._port(number, start) for number in found.inputs]
         label = self._label(call.label if call.module is not None else self._function_label(call))
         node = self.draft.add(found.op, inputs, label, **found.attrs).node
         slots = self.draft.slots(node) if call.module is None else {}
@@ -180,9 +180,6 @@ class _Lift:
             self._own(Key(node, name), state.key)
         for op, attrs in found.then:
             node = self.draft.add(op, Port(node), self._label(label), **attrs).node
-        several = sum(self.draft.value(port).batch > 0 for port in inputs) > 1
-        if call.scope and call.module is None and several and (facts.adds or facts.family == "concat"):
-            self.joining.add(call.scope[-1].path)
         return node
 
     def _holds(self, slot: Slot, state: State) -> bool:
@@ -320,6 +317,7 @@ class _Lift:
 
     def _function_label(self, call: Call) -> str:
         name = call.operation.rpartition(".")[2].strip("_") or "call"
+        name = f"{name}_" if name in TAKEN else name
         path = call.scope[-1].path if call.scope else ""
         return f"{path}.{name}" if path else name
 

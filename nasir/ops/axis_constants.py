@@ -51,8 +51,7 @@ def selected(node: NodeView, x: Known) -> Known:
     if x is None:
         return None
     axis = node.attrs["axis"]
-    one: Values = np.take(x, node.attrs["index"] if x.shape[axis] > 1 else 0, axis=axis)
-    return one
+    return _place(x, axis, node.attrs["index"])
 
 
 def unbound(node: NodeView, x: Known) -> tuple[Known, ...]:
@@ -60,8 +59,13 @@ def unbound(node: NodeView, x: Known) -> tuple[Known, ...]:
     axis, count = node.attrs["axis"], node.inputs[0].shape[node.attrs["axis"]]
     if x is None:
         return (None,) * count
-    places: tuple[Known, ...] = tuple([np.take(whole(x, axis, count), n, axis=axis) for n in range(count)])
-    return places
+    return tuple([_place(x, axis, number) for number in range(count)])
+
+
+def _place(x: Values, axis: int, index: int) -> Values:
+    """One place of an axis, which goes."""
+    place: Values = np.moveaxis(x, axis, 0)[index if x.shape[axis] > 1 else 0, ...]
+    return place
 
 
 def permuted(node: NodeView, x: Known) -> Known:
