@@ -13,7 +13,7 @@ from nasir.journal.directory import RunDirectory
 from nasir.journal.log import effective
 from nasir.records import CheckpointRecord, NetworkRecord
 from nasir.spec.model import Spec
-from nasir.spec.model_network import RunNetwork
+from nasir.spec.model_source import RunNetwork
 from nasir.training.manifest import MANIFEST, manifest_digest, read_manifest
 
 
