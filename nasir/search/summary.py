@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 import optuna
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from nasir.report.study_facts import Importance, ObjectiveFacts, Outcome, ParameterFacts, StudyFacts, Totals, TrialFacts
@@ -194,6 +193,8 @@ def _importances(
     varied = [name for name in names if len({_hashable(trial.params.get(name)) for trial in complete}) > 1]
     if len(complete) < FEW or not varied:
         return
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances  # slow, and needed at the end
+
     evaluator = PedAnovaImportanceEvaluator(target_quantile=max(0.1, GOOD / len(complete)))
     targets = [(objectives[0].metric, None)] if len(objectives) == 1 else [("the front", None)]
     if len(objectives) > 1:
