@@ -14,7 +14,8 @@ from typing import Any, Protocol, TypeVar
 from nasir.ir import Graph
 from nasir.running.prefixes.identity import digest
 from nasir.spec import Spec, hash_code
-from nasir.spec.imported import code_digests, file_digest
+from nasir.spec.beside import digest_of
+from nasir.spec.imported import code_digests
 from nasir.spec.inherit import inherited
 from nasir.spec.model_source import ImportedNetwork, RunNetwork, is_file
 from nasir.spec.network import initial_plan
@@ -86,7 +87,7 @@ def _weights(spec: Spec) -> Any:
         return None
     weights = network.weights
     if weights is not None and is_file(weights):
-        weights = file_digest(weights)
+        weights = digest_of(weights)
     if isinstance(network, ImportedNetwork):
         told = [network.model, weights]
         return told if network.is_preset else [network.source, *told, network.args, network.classes]

@@ -88,14 +88,14 @@ def _defined(tree: ast.Module) -> dict[str, ast.AST | None]:
 def _check_arguments(made: ast.FunctionDef, network: ModuleNetwork, findings: Findings) -> None:
     a, given = made.args, network.args or {}
     known = [argument.arg for argument in (*a.args, *a.kwonlyargs)]
-    for name in given if a.kwarg is None else ():
-        if name not in known:
-            findings.add_key(("network", "args", name), f"{made.name} takes no {name!r}", suggestion(name, known))
+    odd = [name for name in given if name not in known] if a.kwarg is None else []
+    for name in odd:
+        findings.add_key(("network", "args", name), f"{made.name} takes no {name!r}", suggestion(name, known))
     positional = [argument.arg for argument in (*a.posonlyargs, *a.args)]
     needed = positional[: len(positional) - len(a.defaults)]
     needed += [argument.arg for argument, default in zip(a.kwonlyargs, a.kw_defaults, strict=True) if default is None]
     missing = [name for name in needed if name not in given]
-    if missing:
+    if missing and not odd:  # one of them may be it
         remedy = f"write `args: {{{missing[0]}: ...}}`"
         at: Path = ("network",) if network.args is None else ("network", "args")
         findings.add(at, f"{made.name} needs {missing[0]!r}", remedy)

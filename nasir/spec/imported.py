@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path as File
 from typing import Any
 
 from nasir.errors import NasirError, SpecError
 from nasir.options import suggestion
+from nasir.spec.beside import digest_of, digests_beside, importable_beside
 from nasir.spec.model import Spec
 from nasir.spec.model_source import ImportedNetwork, ModuleNetwork, is_file
 from nasir.spec.plugins import load_file
 from nasir.training.backend import make_backend
-from nasir.training.modules import ImportedModule, ModuleSource
+from nasir.training.modules import ImportedModule, ModuleSource, Untyped
 
 
 class NotImported(SpecError):
@@ -46,11 +45,14 @@ def imported(spec: Spec) -> ImportedModule:
         raise spec.problem(("network",), text, "write the network as steps, or use `backend: torch`")
     network = spec.network
     try:
-        if isinstance(network, ModuleNetwork):
-            with _beside(network):
-                module: ImportedModule = backend.import_module(_source(spec, _function(spec, network)))
+        if not isinstance(network, ModuleNetwork):
+            module: ImportedModule = backend.import_module(_source(spec, None))
+        elif network.file is None:
+            module = backend.import_module(_source(spec, _function(spec, network, _installed(spec, network))))
         else:
-            module = backend.import_module(_source(spec, None))
+            with importable_beside(File(network.file)) as changed:
+                names = vars(load_file(spec, network.file, ("network", "module"), anew=changed))
+                module = backend.import_module(_source(spec, _function(spec, network, names)))
     except SpecError:
         raise
     except NasirError as error:
@@ -60,17 +62,14 @@ def imported(spec: Spec) -> ImportedModule:
 
 
 def code_digests(network: ModuleNetwork) -> dict[str, str]:
-    """SHA-256 by name of the Python files beside the one that makes a network, as far as they are imported now."""
+    """SHA-256 by name of the Python file that makes a network and of those beside it, as far as they are imported."""
     home, _ = network.made_by
     made_in = network.file or getattr(sys.modules.get(home), "__file__", None)
     if made_in is None:
         return {}
-    if network.file is None and "." not in home:  # beside it lie those of others
-        return {File(made_in).name: file_digest(made_in)}
-    folder = File(made_in).resolve().parent
-    loaded = {File(file).resolve() for module in [*sys.modules.values()] if (file := getattr(module, "__file__", None))}
-    files = sorted(file for file in loaded if file.parent == folder and file.suffix == ".py" and file.is_file())
-    return {file.name: file_digest(str(file)) for file in files}
+    if network.file is None and "." not in home:  # beside it lie the modules of others
+        return {File(made_in).name: digest_of(made_in)}
+    return digests_beside(File(made_in))
 
 
 def _source(spec: Spec, make: Callable[..., Any] | None) -> ModuleSource:
@@ -84,37 +83,23 @@ def _source(spec: Spec, make: Callable[..., Any] | None) -> ModuleSource:
     return ModuleSource(network.model, shape, spec.seed, network.source, args, network.classes, network.weights)
 
 
-def _function(spec: Spec, network: ModuleNetwork) -> Callable[..., Any]:
+def _installed(spec: Spec, network: ModuleNetwork) -> dict[str, Any]:
+    home, _ = network.made_by
+    try:
+        return vars(import_module(home))
+    except Exception as error:  # code of others; ImportError among them
+        text = f"{home} cannot be imported: {type(error).__name__}: {error}"
+        remedy = "install it, put it on PYTHONPATH, or name its file: path/to/file.py:function"
+        raise spec.problem(("network", "module"), text, remedy) from error
+
+
+def _function(spec: Spec, network: ModuleNetwork, names: Mapping[str, Any]) -> Callable[..., Any]:
     home, function = network.made_by
-    path = ("network", "module")
-    if network.file is not None:
-        names = vars(load_file(spec, network.file, path))
-    else:
-        try:
-            names = vars(import_module(home))
-        except Exception as error:  # code of others; ImportError among them
-            text = f"{home} cannot be imported: {type(error).__name__}: {error}"
-            remedy = "install it, put it on PYTHONPATH, or name its file: path/to/file.py:function"
-            raise spec.problem(path, text, remedy) from error
     made = names.get(function)
     if not callable(made):
         known = [name for name, value in names.items() if callable(value) and not name.startswith("_")]
-        raise spec.problem(path, f"{home} has no function {function!r}", suggestion(function, known))
+        raise spec.problem(("network", "module"), f"{home} has no function {function!r}", suggestion(function, known))
     return made  # type: ignore[no-any-return]
-
-
-@contextmanager
-def _beside(network: ModuleNetwork) -> Iterator[None]:
-    """Modules beside the file that makes a network can be imported, as when Python runs the file."""
-    if network.file is None:
-        yield
-        return
-    folder = str(File(network.file).parent)
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
 
 
 def _check_ends(spec: Spec, module: ImportedModule) -> None:
@@ -135,12 +120,12 @@ def facts_of(spec: Spec, module: ImportedModule) -> Mapping[str, Any]:
         "module": str(module.source),
         "versions": dict(module.versions),
         "code": code_digests(network) if isinstance(network, ModuleNetwork) else {},
-        "weights": file_digest(weights) if weights is not None and is_file(weights) else weights,
+        "weights": digest_of(weights) if weights is not None and is_file(weights) else weights,
         "untyped": {label: [kept.runs, kept.place] for label, kept in module.untyped.items()},
     }
 
 
-def file_digest(file: str) -> str:
-    """SHA-256 of a file of weights."""
-    with File(file).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def untyped_in(facts: Mapping[str, Any] | None) -> dict[str, Untyped]:
+    """By label, what runs as it is, from the `facts_of` a network that a journal has."""
+    told = (facts or {}).get("untyped") or {}
+    return {label: Untyped(str(runs), str(place)) for label, (runs, place) in told.items()}

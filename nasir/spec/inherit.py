@@ -65,6 +65,10 @@ def inherited(spec: Spec) -> Inherited:
     if shape != spec.input.shape:
         text = f"the network of {network.run} takes {list(shape)}, `input` is {list(spec.input.shape)}"
         raise spec.problem(path, text, "give the input that it was trained on")
+    foreign = [node.label for n, node in graph.nodes.items() if node.facts.foreign and graph.infer.slots[n]]
+    if network.weights == "none" and foreign:
+        text = f"only the code that made the network of that run gives '{foreign[0]}' new weights"
+        raise spec.problem(("network", "weights"), text, "use `weights: last`, or import the network by its code")
     renewed: tuple[str, ...] = ()
     if network.classes is not None:
         graph, renewed = with_classes(graph, network.classes, spec)

@@ -70,13 +70,16 @@ def import_file(path: str) -> Plugin:
     return plugin
 
 
-def load_file(spec: Spec, file: str, path: Path) -> ModuleType:
-    """The module of a Python file that a spec names at `path`, imported as `import_plugins` imports plugins."""
+def load_file(spec: Spec, file: str, path: Path, anew: bool = False) -> ModuleType:
+    """The module of a Python file that a spec names at `path`, imported as `import_plugins` imports plugins.
+
+    `anew`: run it again, even if it is imported. Equal files of two folders are two modules, whose imports may differ.
+    """
     if os.environ.get(ALLOW, "1") == "0":
         raise spec.problem(path, f"{ALLOW}=0 forbids Python files by path", "install it, and write package.module")
     refused = partial(spec.problem, path)
     code, data = _read(File(file), refused)
-    if code.module not in sys.modules:
+    if anew or getattr(sys.modules.get(code.module), "__file__", None) != file:
         _execute(code, data, refused, "mend it")
     return sys.modules[code.module]
 

@@ -34,7 +34,7 @@ class ModuleSource:
 
 @dataclass(frozen=True, slots=True)
 class Untyped:
-    """What runs as it is: the function or class that a node runs, and where it is called, for people."""
+    """What runs as it is: the function or class that a node runs; its module and the line of the source, in words."""
 
     runs: str
     place: str

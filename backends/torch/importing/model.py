@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -32,14 +32,27 @@ def from_module(
     are fixed from then on. What nasir has no rule for runs as it is, and whatever it touches cannot be resized; `show`
     tells which. Raises NasirError for a module that is no data flow (see `record`).
     """
-    recording = record(module, example, named, call=call, leaves=leaves)
-    lifted = lift(recording, counter(recording, module))
-    ALLOWED.update(node.operation for node in lifted.opaque.values())
+    recording, lifted = recorded_and_lifted(module, example, named, call=call, leaves=leaves)
     model = Model()
     model.training = module.training
     build(model, lifted.graph, {}, None, _given(lifted, recording, module))
     model.hold()
     return model
+
+
+def recorded_and_lifted(
+    module: nn.Module,
+    example: tuple[Any, ...],
+    named: Mapping[str, Any],
+    *,
+    call: Caller | None = None,
+    leaves: Collection[type[nn.Module]] = (),
+) -> tuple[Recording, Lifted]:
+    """What a module computes, and its graph; the functions that it calls can be called by networks from then on."""
+    recording = record(module, example, named, call=call, leaves=leaves)
+    lifted = lift(recording, counter(recording, module))
+    ALLOWED.update(node.operation for node in lifted.opaque.values())
+    return recording, lifted
 
 
 def graph_of(

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nasir.backends.torch.importing.foreign import ALLOWED, OpaqueCall
+from nasir.backends.torch.importing.foreign import OpaqueCall
+from nasir.backends.torch.importing.model import recorded_and_lifted
 from nasir.backends.torch.importing.names import class_name
-from nasir.backends.torch.importing.recording import record
 from nasir.backends.torch.lower.module import LoweredModule
 from nasir.errors import NasirError, UsageError
 from nasir.importing.data import call_from_json
-from nasir.importing.lift import Lifted, lift
+from nasir.importing.lift import Lifted
 from nasir.importing.recording import Recording
 from nasir.ir import Graph
 from nasir.options import suggestion
@@ -49,11 +49,9 @@ def import_module(source: ModuleSource) -> ImportedModule:
         module = _made(source)
         example = torch.randn(SAMPLES, *source.shape)
     _check(module, source)
-    recording = record(module, (example,))
-    lifted = lift(recording)
-    ALLOWED.update(call.operation for call in lifted.opaque.values())
+    recording, lifted = recorded_and_lifted(module, (example,), {})
     nodes = lifted.graph.nodes
-    untyped = {nodes[node].label: Untyped(call.operation, call.place) for node, call in lifted.opaque.items()}
+    untyped = {nodes[node].label: Untyped(call.operation, call.within) for node, call in lifted.opaque.items()}
     versions = {name: version(name) for name in ("torch", *([source.library] if source.library else []))}
     return ImportedModule(source, lifted.graph, untyped, versions, _State(module, recording, lifted))
 
