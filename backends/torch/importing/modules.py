@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nasir.backends.torch.importing.foreign import OpaqueCall
-from nasir.backends.torch.importing.model import recorded_and_lifted
+from nasir.backends.torch.importing.model import held, recorded_and_lifted
 from nasir.backends.torch.importing.names import class_name
 from nasir.backends.torch.lower.module import LoweredModule
 from nasir.errors import NasirError, UsageError
@@ -79,21 +79,8 @@ def take_weights(model: LoweredModule, imported: ImportedModule) -> None:
     """Give a model of the imported network the weights, statistics and constants of the module."""
     state = _state(imported)
     with torch.no_grad():
-        for key, name in state.lifted.state.items():
-            _tensor(model, imported.graph, key.node, key.slot).copy_(_held(state.module, name))
-        for key, number in state.lifted.constants.items():
-            _tensor(model, imported.graph, key.node, key.slot).copy_(torch.tensor(state.recording.constants[number]))
-
-
-def _tensor(model: LoweredModule, graph: Graph, node: int, slot: str) -> Tensor:
-    return _held(model, f"{graph.nodes[node].label}.{slot}")
-
-
-def _held(module: nn.Module, name: str) -> Tensor:
-    """A parameter or buffer, also one that no `state_dict` has."""
-    path, _, last = name.rpartition(".")
-    tensor: Tensor = getattr(module.get_submodule(path), last)
-    return tensor
+        for key, tensor in held(state.lifted, state.recording, state.module).items():
+            model.tensor(key).copy_(tensor)
 
 
 def _state(imported: ImportedModule) -> _State:
@@ -168,10 +155,10 @@ def _check(module: nn.Module, source: ModuleSource) -> None:
             f"{source}: {odd[0]} is {tensors[odd[0]].dtype}, and a run keeps weights as float32; make it with float(), "
             "and choose how it computes by `precision:`"
         )
-    held = [name for name, tensor in tensors.items() if not tensor.requires_grad]
-    if held:
+    frozen = [name for name, tensor in tensors.items() if not tensor.requires_grad]
+    if frozen:
         raise UsageError(
-            f"{source}: {held[0]} has requires_grad False, and what is not trained is for the spec to say; let all "
+            f"{source}: {frozen[0]} has requires_grad False, and what is not trained is for the spec to say; let all "
             "weights require gradients, and write `freeze:` into a phase"
         )
     moved = [name for name, tensor in tensors.items() if tensor.device.type != "cpu"]
