@@ -42,10 +42,11 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# what of the documentation is written by the code itself: the tables of docs/architecture.md and docs/runs.md
+# what of the documentation is written by the code itself: the tables of docs/architecture.md, runs.md and models.md
 docs: $(READY)
 	$(BIN)/python tests/architecture.py
 	$(BIN)/python tests/journal_table.py
+	$(BIN)/python tests/models_table.py
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.ir

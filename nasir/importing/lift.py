@@ -19,6 +19,8 @@ from nasir.transfer import Key
 SAFER = {"torch.Tensor.view": "torch.Tensor.reshape"}
 """What does the same wherever the first works, and needs no memory layout, which ops before it do not promise."""
 VALUE = "value"  # the weight of a node that puts out one
+TAKEN = frozenset("bfloat16 compile cpu cuda double float half ipu mtia requires_grad_ to type xpu".split())
+"""Names of functions that every module of torch has for something else, and so no label can have."""
 ROOT = "self"  # label of what belongs to the module as a whole
 
 
@@ -158,12 +160,15 @@ class _Lift:
             return False
         takes, types = op_named(found.op).takes, [self._known(number) for number in found.inputs]
         batched = "unbatched" in takes or all(value.batch for value in types)
+        if "rows" not in takes and len({value.batch for value in types} - {0}) > 1:
+            return False
         return batched and ("integers" in takes or all(value.dtype == FLOAT for value in types))
 
     def _add(self, call: Call, found: Typed) -> int | None:
         """The node of a call; None where its op's weights are not just those that the call has."""
         facts = op_named(found.op)
-        inputs = [self._port(number, start=1.0 if facts.family == "product" else 0.0) for number in found.inputs]
+        start = 1.0 if facts.family in ("product", "elementwise") else 0.0  # it may divide
+        inputs = [self._port(number, start) for number in found.inputs]
         label = self._label(call.label if call.module is not None else self._function_label(call))
         node = self.draft.add(found.op, inputs, label, **found.attrs).node
         slots = self.draft.slots(node) if call.module is None else {}
@@ -176,6 +181,8 @@ class _Lift:
             self._leaf(call, node)
         for name, state in own.items():
             self._own(Key(node, name), state.key)
+        for op, attrs in found.then:
+            node = self.draft.add(op, Port(node), self._label(label), **attrs).node
         several = sum(self.draft.value(port).batch > 0 for port in inputs) > 1
         if call.scope and call.module is None and several and (facts.adds or facts.family == "concat"):
             self.joining.add(call.scope[-1].path)
@@ -316,6 +323,7 @@ class _Lift:
 
     def _function_label(self, call: Call) -> str:
         name = call.operation.rpartition(".")[2].strip("_") or "call"
+        name = f"{name}_" if name in TAKEN else name
         path = call.scope[-1].path if call.scope else ""
         return f"{path}.{name}" if path else name
 

@@ -114,6 +114,11 @@ class At:
         for name, init, kind, tags in slots:
             self.slots[name] = Slot(axes, init, kind, tags)
 
+    def mix(self, axis: Axis) -> None:
+        """Say that what comes out of one unit depends on all units of the axis: resizing it is never exact."""
+        for atom in atoms_of(axis):
+            atom.mixed = atom.mixed or self.label
+
     def image(self, x: ValueType) -> tuple[Axis, int, int]:
         """(C, H, W) of an input, or a TypeRuleError."""
         if not x.is_image:
@@ -209,8 +214,7 @@ def infer_nodes(nodes: Mapping[int, Node], typing: Typing, order: Iterable[int])
         if largest > MOST_ENTRIES:
             at.fail(f"a weight or a value of {largest} entries; at most {MOST_ENTRIES} fit")
         if definition.mixes:
-            for atom in atoms_of(inputs[0].channels):
-                atom.mixed = atom.mixed or node.label
+            at.mix(inputs[0].channels)
 
 
 def _unusual_rows(at: At, definition: OpDef, inputs: Sequence[ValueType]) -> int:

@@ -128,6 +128,14 @@ def scaled(node: NodeView, x: Known) -> Known:
     return x * float(node.weight("weight") if node.slots else node.attrs["value"])
 
 
+def bent(node: NodeView, x: Known) -> Known:
+    """x where it is positive, else a slope times x."""
+    if x is None:
+        return None
+    slope = node.weight("weight")
+    return x * np.where(x > 0.0, 1.0, lifted(slope, node.out) if len(slope) > 1 else slope)
+
+
 def moved(node: NodeView, x: Known) -> Known:
     """Sum with a vector for each place of a sequence."""
     if x is None:

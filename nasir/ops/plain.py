@@ -1,23 +1,30 @@
-"""The ops nasir ships: structure and element-wise ones here; see also `ops_weighted.py` and `ops_tokens.py`."""
+"""Ops of structure: inputs, sums and products, channels joined and taken apart, pools, shapes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
 from math import prod
-from typing import Annotated, Literal
+from typing import Annotated
 
 from annotated_types import MinLen, doc
 
 from nasir.ir.infer import At
-from nasir.ir.op import Pads, Pair, Sizes, Taken, op, pair
+from nasir.ir.op import Pads, Pair, Sizes, op, pair
 from nasir.ir.space import Axis, Cat, Prod, Space, pin, size_of
 from nasir.ir.types import FLOAT, JSON, DType, ValueType
 from nasir.ops import constants as known
-from nasir.ops.functions import gaussian_gated, hard_gated, hard_sigmoid, logistic, rectified, same, sigmoid_gated
-from nasir.options.ranges import Count, Rate, Share, Whole
-
-ANYTHING: tuple[Taken, ...] = ("integers", "unbatched")
+from nasir.ops.dropping import dropout as dropout
+from nasir.ops.dropping import stochastic_depth as stochastic_depth
+from nasir.ops.pointwise import gelu as gelu
+from nasir.ops.pointwise import hardsigmoid as hardsigmoid
+from nasir.ops.pointwise import hardswish as hardswish
+from nasir.ops.pointwise import identity as identity
+from nasir.ops.pointwise import relu as relu
+from nasir.ops.pointwise import sigmoid as sigmoid
+from nasir.ops.pointwise import silu as silu
+from nasir.ops.shares import softmax as softmax
+from nasir.options.ranges import Count, Whole
 
 
 @op("input", family="input", view=True, later=("channel_axis", "dtype"))
@@ -38,78 +45,6 @@ def input_(
     channels = at.fresh(shape[value.channel_axis])
     channels.pin = "it is the input of the network"
     return value.with_channels(channels)
-
-
-@op("identity", family="passive", pointwise=same, unchanged="all", nonnegative="keeps", view=True, takes=ANYTHING)
-def identity(at: At, x: ValueType) -> ValueType:
-    """The input, unchanged."""
-    return x
-
-
-@op("relu", family="activation", pointwise=rectified, unchanged="nonnegative", nonnegative="always")
-def relu(at: At, x: ValueType) -> ValueType:
-    """max(x, 0)."""
-    return x
-
-
-@op("gelu", family="activation", pointwise=gaussian_gated, unchanged="zero")
-def gelu(at: At, x: ValueType) -> ValueType:
-    """x * Phi(x), the exact form."""
-    return x
-
-
-@op("silu", family="activation", pointwise=sigmoid_gated, unchanged="zero")
-def silu(at: At, x: ValueType) -> ValueType:
-    """x * sigmoid(x)."""
-    return x
-
-
-@op("sigmoid", family="activation", pointwise=logistic, nonnegative="always")
-def sigmoid(at: At, x: ValueType) -> ValueType:
-    """1 / (1 + exp(-x))."""
-    return x
-
-
-@op("hardswish", family="activation", pointwise=hard_gated, unchanged="zero")
-def hardswish(at: At, x: ValueType) -> ValueType:
-    """x * relu6(x + 3) / 6."""
-    return x
-
-
-@op("hardsigmoid", family="activation", pointwise=hard_sigmoid, nonnegative="always")
-def hardsigmoid(at: At, x: ValueType) -> ValueType:
-    """relu6(x + 3) / 6."""
-    return x
-
-
-@op("softmax", family="activation", nonnegative="always", mixes=True)
-def softmax(at: At, x: ValueType) -> ValueType:
-    """Softmax over the channel axis."""
-    return x
-
-
-@op("dropout", family="passive", pointwise=same, unchanged="all", nonnegative="keeps", random=True, view=True)
-def dropout(at: At, x: ValueType, p: Rate = 0.5) -> ValueType:
-    """Zero each element with probability `p` while training, 0 <= p < 1."""
-    return x
-
-
-@op(
-    "stochastic_depth",
-    family="passive",
-    channels="alone",
-    unchanged="all",
-    nonnegative="keeps",
-    random=True,
-    view=True,
-    constant=known.window,
-)
-def stochastic_depth(at: At, x: ValueType, p: Share = 0.5, mode: Literal["row", "batch"] = "row") -> ValueType:
-    """While training, all of a sample (`row`), or of the batch, is dropped with probability `p`, or divided by 1 - p.
-
-    Huang et al. 2016, as torchvision has it.
-    """
-    return x
 
 
 def _merge(at: At, inputs: tuple[ValueType, ...]) -> ValueType:

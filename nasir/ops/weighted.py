@@ -164,9 +164,20 @@ def layer_norm(at: At, x: ValueType, eps: NotNegative = 1e-5) -> ValueType:
     return x
 
 
-@op("scale", family="scale", channels="alone", unchanged="zero", constant=known.scaled)
+@op("scale", family="scale", channels="alone", unchanged="zero", constant=known.scaled, takes=("unbatched",))
 def scale(at: At, x: ValueType, value: float = 1.0, learnable: bool = True) -> ValueType:
     """Product with one scalar: SkipInit when learnable from 0 (De & Smith 2020), residual scaling when fixed."""
     if learnable:
         at.slot("weight", (), Fill("constant", {"value": value}), tags=frozenset({"scalar"}))
+    return x
+
+
+@op("prelu", family="activation", channels="alone", unchanged="zero", constant=known.bent)
+def prelu(at: At, x: ValueType, per_channel: bool = False) -> ValueType:
+    """x where it is positive, else a learnable slope times x: one slope, or one for each channel (He et al. 2015)."""
+    slope: Axis = 1
+    if per_channel:
+        _channels_first(at, x)
+        slope = x.axes[0]
+    at.slot("weight", ((slope, "along" if per_channel else "fixed"),), Fill("constant", {"value": 0.25}))
     return x

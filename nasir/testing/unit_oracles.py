@@ -91,7 +91,8 @@ def largest_difference(ones: Sequence[Array], others: Sequence[Array]) -> float:
     apart = 0.0
     for one, other in zip(ones, others, strict=True):
         if one.size:
-            difference = np.abs(one.astype(np.float64) - other.astype(np.float64))
+            with np.errstate(invalid="ignore"):  # of infinite ones
+                difference = np.abs(one.astype(np.float64) - other.astype(np.float64))
             alike = (one == other) | (np.isnan(one) & np.isnan(other))
             apart = max(apart, float(np.nan_to_num(np.where(alike, 0.0, difference), nan=np.inf).max()))
     return apart
