@@ -14,7 +14,6 @@ from nasir.backends.torch.data.batches import BatchSource
 from nasir.backends.torch.device.names import device_of
 from nasir.backends.torch.lower.module import LoweredModule
 from nasir.backends.torch.train.loop import seed_step, wants_bf16
-from nasir.ir.regions import covers
 from nasir.rewriting.rewrite import Refresh
 from nasir.training.plans import TrainPlan
 
@@ -27,7 +26,7 @@ def moving_norms(model: LoweredModule, refresh: Refresh) -> dict[str, nn.Module]
         module = model.leaf(node_id) if node.facts.family != "input" else None
         if module is None or "running_mean" not in module._buffers:
             continue
-        chosen = not refresh.paths or any(covers(path, node.label) for path in refresh.paths)
+        chosen = not refresh.paths or model.graph.below(node_id, refresh.paths)
         if chosen and (refresh.frozen or not model.is_held(node_id)):
             norms[node.label] = module
     return norms
