@@ -112,7 +112,7 @@ class Structure:
     @cached_property
     def weight_names(self) -> Mapping[str, Key]:
         """Where the array is, for each name of a state_dict: (node id, slot) of its owner."""
-        return dict(named(self))
+        return dict(named(self.nodes, self.infer, self.names))
 
     @cached_property
     def labels(self) -> Mapping[str, int]:
@@ -265,8 +265,7 @@ class Structure:
                 raise GraphError(
                     f"weight {tuple(key)} is tied to {tuple(owner)}, which owns nothing; tie it to the owner"
                 )
-        _ = self.infer
-        verify_names(self)
+        verify_names(self.nodes, self.infer, self.names)
         self.verify_regions()
 
     def verify_regions(self) -> None:

@@ -1,6 +1,16 @@
 """Which recorded calls are ops of nasir: a rule for each operation gives the node's op and attributes, or None."""
 
-from nasir.importing.rules import activations, arithmetic, convolutions, dropping, functional, norms, pools, shapes
+from nasir.importing.rules import (
+    activations,
+    arithmetic,
+    convolutions,
+    dropping,
+    functional,
+    norms,
+    parts,
+    pools,
+    shapes,
+)
 from nasir.importing.rules.place import Place, Typed, typed
 
 __all__ = [
@@ -12,6 +22,7 @@ __all__ = [
     "dropping",
     "functional",
     "norms",
+    "parts",
     "pools",
     "shapes",
     "typed",
