@@ -97,7 +97,7 @@ class OpDef:
         elementwise another function of inputs of one shape, element by element
         concat      inputs one after another along the channels
         split       consecutive parts of the channels, one output each; or one such part
-        embedding   learned vectors added to a sequence or put before it
+        embedding   learned vectors looked up by number, added to a sequence, or put before it
         attention   places of a sequence weigh one another
         ensemble    the mean prediction of branches; attribute `average`: probabilities or logits
         weight      puts out a weight, which functions use
