@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from nasir.errors import GraphError, TypeRuleError
 from nasir.ir.source import Key
-from nasir.ir.space import SpaceMismatch, atoms_of, unify
+from nasir.ir.space import atoms_of
 from nasir.ir.types import Slot
+from nasir.ir.unify import SpaceMismatch, unify
 
 if TYPE_CHECKING:
     from nasir.ir.node import Node

@@ -1,4 +1,4 @@
-"""Tables of vectors: looked up by layers and functions, by numbers of the input and constant ones, tied to the output."""
+"""Tables of vectors: looked up by layers and functions, by numbers of the input and constant ones, tied to the head."""
 
 from __future__ import annotations
 

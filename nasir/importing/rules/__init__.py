@@ -8,6 +8,7 @@ from nasir.importing.rules import (
     embeddings,
     functional,
     norms,
+    parts,
     pools,
     shapes,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "embeddings",
     "functional",
     "norms",
+    "parts",
     "pools",
     "shapes",
     "typed",
