@@ -225,15 +225,22 @@ class _Lift:
         return batched and ("integers" in takes or all(value.dtype == FLOAT for value in types))
 
     def _add(self, call: Call, found: Typed) -> int | None:
-        """The node of a call; None where its op's weights are not just those that the call has."""
+        """The node of a call; None where its op's weights are not just those that the call has, or it does not take
+        values of these types."""
         facts = op_named(found.op)
         start = 1.0 if facts.family in ("product", "elementwise") else 0.0  # it may divide
         inputs = [self._port(number, start) for number in found.inputs]
         label = self._label_of(call)
         node = self.draft.add(found.op, inputs, label, **found.attrs).node
-        slots = self.draft.slots(node) if call.module is None else {}
         own = {name: self.read[number] for name, number in found.weights.items()}
-        if slots.keys() != own.keys() or not all(self._holds(slots[name], state) for name, state in own.items()):
+        try:
+            slots = self.draft.slots(node)
+            fits = call.module is not None or (
+                slots.keys() == own.keys() and all(self._holds(slots[name], state) for name, state in own.items())
+            )
+        except TypeRuleError:
+            fits = False
+        if not fits:
             self.draft.retract(node)
             self.labels.remove(label)
             return None
