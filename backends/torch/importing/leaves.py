@@ -10,14 +10,18 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from nasir.backends.torch.importing.names import class_name
+from nasir.importing.recording import Structure
 
 LEAVES = (
     "torchvision.ops.stochastic_depth.StochasticDepth",
     "torchvision.ops.misc.FrozenBatchNorm2d",
+    "torchvision.models.convnext.LayerNorm2d",
     "timm.layers.activations.QuickGELU",
     "timm.layers.drop.DropPath",
     "timm.layers.drop.DropBlock2d",
     "timm.layers.norm_act.*BatchNorm*Act*",  # they count batches in train mode only, and hold dropout and activation
+    "timm.layers.grn.GlobalResponseNorm",
+    "timm.layers.norm.LayerNorm2d",
     "timm.layers.frozen_bn.FrozenBatchNorm*",
     "transformers.activations.QuickGELUActivation",
     "transformers.models.*DropPath",
@@ -63,8 +67,13 @@ def _matters(name: str) -> bool:
 
 
 def attributes_of(module: nn.Module) -> dict[str, Any]:
-    """The plain attributes of a leaf: numbers, strings, and tuples of them; `training` and private ones left out."""
-    return {
+    """The plain attributes of a leaf: numbers, strings, and tuples of them; `training` and private ones left out.
+
+    Of modules that it holds, their classes and attributes.
+    """
+    held = {name: Structure(class_name(type(inner)), tuple(attributes_of(inner).items()))
+            for name, inner in module.named_children()}
+    return held | {
         name: list(value) if isinstance(value, list) else value
         for name, value in vars(module).items()
         if not name.startswith("_") and name != "training" and _is_plain(value)
