@@ -42,10 +42,11 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# what of the documentation is written by the code itself: the tables of docs/architecture.md and docs/runs.md
+# what of the documentation is written by the code itself: the tables of docs/architecture.md, runs.md and models.md
 docs: $(READY)
 	$(BIN)/python tests/architecture.py
 	$(BIN)/python tests/journal_table.py
+	$(BIN)/python tests/models_table.py
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.ir
@@ -59,6 +60,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.search_load
 	$(BIN)/python -m benchmarks.step_overhead
 	$(BIN)/python -m benchmarks.guards
+	$(BIN)/python -m benchmarks.imports
 
 $(READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "nasir needs Python 3.11 or later; none was found (set PYTHON=...)"; exit 1; }

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from nasir.analysis.statistics import keeps_statistics
 from nasir.errors import Decline
 from nasir.ir import Draft, Graph
-from nasir.ir.regions import covers
 from nasir.options.ranges import Whole
 from nasir.registry import register
 from nasir.rewriting.evidence import Evidence
@@ -55,4 +54,4 @@ class RefreshNorms(Pass):
 
 
 def _within(graph: Graph, node_id: int, parts: tuple[str, ...]) -> bool:
-    return not parts or any(covers(part, graph.nodes[node_id].label) for part in parts)
+    return not parts or graph.below(node_id, parts)

@@ -54,26 +54,21 @@ class _Lift:
         self.keys = {key: state for state in recording.state for key in (state.key, *state.aliases)}
         self.read = {state.ref.number: state for state in recording.state if state.ref is not None}  # by functions
         self.owners: dict[str, Key] = {}  # of each key of the state, the node that has it
-        self.containers: dict[str, str] = {}  # class of each module that is no leaf, by path
         self.witness = -1  # number of an input
         floats = [state.dtype for state in recording.state if state.kind == "parameter" and "float" in state.dtype]
         self.native = floats[0] if floats else FLOAT  # in which the network computes
-        self.joining: set[str] = set()  # paths of modules whose own code adds or concatenates
 
     def run(self) -> Lifted:
         self._refuse()
         for number, given in enumerate(self.recording.inputs):
             self._input(number, given.path, given.ref, given.batched)
         for call in self.recording.calls:
-            for scope in call.scope:
-                if scope.path != call.module:
-                    self.containers[scope.path] = scope.kind
             if not self._typed(call):
                 self._opaque(call)
         for number in refs(self.recording.outputs):
             self.draft.output(self._port(number))
         self._names()
-        declare(self.draft, self.containers, self.joining)
+        declare(self.draft, self.recording)
         self.lifted.graph = self.draft.commit()
         return self.lifted
 
@@ -183,9 +178,6 @@ class _Lift:
             self._own(Key(node, name), state.key)
         for op, attrs in found.then:
             node = self.draft.add(op, Port(node), self._label(label), **attrs).node
-        several = sum(self.draft.value(port).batch > 0 for port in inputs) > 1
-        if call.scope and call.module is None and several and (facts.adds or facts.family == "concat"):
-            self.joining.add(call.scope[-1].path)
         return node
 
     def _holds(self, slot: Slot, state: State) -> bool:

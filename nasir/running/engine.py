@@ -11,7 +11,7 @@ from typing import TypeVar
 from nasir.counted import counted
 from nasir.errors import CheckpointError, Diverged, NasirError, Preempted, RunError
 from nasir.ir import Graph
-from nasir.ir.regions import closest, covers
+from nasir.ir.regions import closest
 from nasir.journal.directory import RunDirectory
 from nasir.journal.log import Journal
 from nasir.policy import PhasePlan, PhaseProgress
@@ -104,10 +104,10 @@ class Engine:
             # a checkpoint is written after an epoch only: one from before the phase leads back to before these rewrites
             if not self.decisions.make(self.plans[progress.phase_index], progress.total_epochs, 0):
                 raise self.decisions.stopped("a phase began")
-        labels = list(self.state.graph.labels)
+        graph = self.state.graph
         for prefix in (phase.freeze or ()) if fresh else ():
-            if not any(covers(prefix, label) for label in labels):
-                known = closest(prefix, [*self.state.graph.regions, *labels])
+            if not graph.holds(prefix):
+                known = closest(prefix, [*graph.regions, *graph.labels])
                 raise RunError(f"phase '{phase.name}': freeze: nothing is labelled '{prefix}' or below it; {known}")
 
     def _epoch(self, progress: PhaseProgress) -> None:

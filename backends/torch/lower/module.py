@@ -22,7 +22,6 @@ from nasir.backends.torch.lower.parts import LOWERED, LoweredParts
 from nasir.errors import GraphError
 from nasir.ir import Fill, Graph
 from nasir.ir.infer import collector_paused
-from nasir.ir.regions import covers
 from nasir.rewriting.rewrite import Rewrite
 from nasir.transfer import Key, TransferPlan, execute
 
@@ -149,7 +148,7 @@ class LoweredModule(LoweredParts):
         a user froze by hand is left as it is, unless it was among these.
         """
         self._prefixes = tuple(prefixes)
-        wanted = frozenset([node_id for node_id, node in self.graph.nodes.items() if self._holds(node_id, node.label)])
+        wanted = frozenset([node_id for node_id in self.graph.nodes if self._holds(node_id)])
         for node_id in (*(self._held - wanted), *wanted):  # what is frozen last stays so where nodes share weights
             module = self._lowered.get(node_id)
             if not isinstance(module, nn.Module):
@@ -162,8 +161,8 @@ class LoweredModule(LoweredParts):
                     parameter.grad = None
         self._held = wanted
 
-    def _holds(self, node_id: int, label: str) -> bool:
-        return self.graph.is_frozen(node_id) or any(covers(prefix, label) for prefix in self._prefixes)
+    def _holds(self, node_id: int) -> bool:
+        return self.graph.is_frozen(node_id) or self.graph.below(node_id, self._prefixes)
 
     @property
     def held_prefixes(self) -> tuple[str, ...]:

@@ -15,7 +15,6 @@ from nasir.backends.torch.data.batches import BatchSource
 from nasir.backends.torch.device.names import device_of
 from nasir.backends.torch.lower.module import LoweredModule
 from nasir.backends.torch.train.loop import seed_step, wants_bf16
-from nasir.ir.regions import covers
 from nasir.rewriting.rewrite import Refresh
 from nasir.training.plans import TrainPlan
 
@@ -28,7 +27,7 @@ def moving_norms(model: LoweredModule, refresh: Refresh) -> dict[str, nn.Module]
         module = model.leaf(node_id) if keeps_statistics(model.graph, node_id) else None
         if module is None:
             continue
-        chosen = not refresh.paths or any(covers(path, node.label) for path in refresh.paths)
+        chosen = not refresh.paths or model.graph.below(node_id, refresh.paths)
         if chosen and (refresh.frozen or not model.is_held(node_id)):
             norms[node.label] = module
     return norms
