@@ -8,6 +8,7 @@ from annotated_types import doc
 
 from nasir.ir.infer import At
 from nasir.ir.op import op
+from nasir.ir.space import pin
 from nasir.ir.types import ValueType
 from nasir.ops import constants as known
 from nasir.ops.weighted import AFFINE, STATISTICS, ZEROS, Affine, Biased
@@ -77,9 +78,13 @@ def local_response_norm(
     beta: float = 0.75,
     k: float = 1.0,
 ) -> ValueType:
-    """x / (`k` + `alpha` * m) ** `beta`: m is the mean square of `size` neighbouring channels (Krizhevsky et al. 2012)."""
+    """x / (`k` + `alpha` * m) ** `beta`: m is the mean square of `size` neighbouring channels.
+
+    Krizhevsky et al. 2012, as torch has it.
+    """
     if x.channel_axis != 0 or len(x.axes) < 2:
         at.fail(f"needs channels with axes behind them, got {at.shape(x)}")
+    pin(x.channels, f"{at.node.op} '{at.label}' normalizes by neighbours, so that their order matters")
     return x
 
 

@@ -11,7 +11,7 @@ from annotated_types import doc
 from nasir.ir.infer import At
 from nasir.ir.op import Pads, Sizes, op, pair
 from nasir.ir.space import Axis, Prod, pin
-from nasir.ir.types import JSON, Fill, Kind, ValueType
+from nasir.ir.types import JSON, Fill, Kind, Role, ValueType
 from nasir.ops import constants as known
 from nasir.ops.plain import window
 from nasir.options.ranges import Count, NotNegative, Share
@@ -128,9 +128,7 @@ def batch_norm(
     momentum: Share | None = 0.1,
     counts: Annotated[bool, doc("it counts the batches; without a `momentum` it must")] = True,
     affine: Affine = True,
-    statistics: Annotated[
-        bool, doc("it keeps running ones; else it always uses the batch's")
-    ] = True,
+    statistics: Annotated[bool, doc("it keeps running ones; else it always uses the batch's")] = True,
 ) -> ValueType:
     """Batch normalization per channel; `momentum` is the weight of the new batch in the running statistics.
 
@@ -169,9 +167,7 @@ def layer_norm(
     eps: NotNegative = 1e-5,
     affine: Affine = True,
     bias: Biased = True,
-    axes: Annotated[
-        Count, doc("how many of the last axes it normalizes together")
-    ] = 1,
+    axes: Annotated[Count, doc("how many of the last axes it normalizes together")] = 1,
 ) -> ValueType:
     """Normalization of a vector, or of each token, over its features (Ba et al. 2016)."""
     weights = AFFINE[: 1 + bias] if affine else ()
@@ -186,7 +182,8 @@ def layer_norm(
         pin(axis, f"{at.node.op} '{at.label}' normalizes over {axes} axes together")
         at.mix(axis)
     for name, fill, kind, tags in weights:
-        at.slot(name, tuple([(axis, "fixed" if isinstance(axis, int) else "along") for axis in x.axes[-axes:]]), fill, kind, tags)
+        roles: list[tuple[Axis, Role]] = [(a, "fixed" if isinstance(a, int) else "along") for a in x.axes[-axes:]]
+        at.slot(name, tuple(roles), fill, kind, tags)
     return x
 
 

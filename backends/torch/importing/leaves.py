@@ -67,17 +67,21 @@ def _matters(name: str) -> bool:
 
 
 def attributes_of(module: nn.Module) -> dict[str, Any]:
-    """The plain attributes of a leaf: numbers, strings, and tuples of them; `training` and private ones left out.
-
-    Of modules that it holds, their classes and attributes.
-    """
-    held = {name: Structure(class_name(type(inner)), tuple(attributes_of(inner).items()))
-            for name, inner in module.named_children()}
-    return held | {
+    """The plain attributes of a module: numbers, strings, and tuples of them; `training` and private ones left out."""
+    return {
         name: list(value) if isinstance(value, list) else value
         for name, value in vars(module).items()
         if not name.startswith("_") and name != "training" and _is_plain(value)
     }
+
+
+def described(leaf: nn.Module) -> dict[str, Any]:
+    """The plain attributes of a leaf, and the class and attributes of each module that it holds."""
+    held = {
+        name: Structure(class_name(type(inner)), tuple(described(inner).items()))
+        for name, inner in leaf.named_children()
+    }
+    return held | attributes_of(leaf)
 
 
 def _is_plain(value: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,34 @@ from torch.nn import functional as F
 
 from nasir.backends.torch.lower.ops import Call, Lowered, lowering, stamped
 from nasir.ir import JSON, ValueType
+
+
+class _Uncounted(nn.Module):
+    """A batch norm that does not count the batches, and so looks for no count in the state of an older torch."""
+
+    def _load_from_state_dict(self, state: Any, prefix: str, metadata: Any, *rest: Any) -> None:
+        super()._load_from_state_dict(state, prefix, {**metadata, "version": 2}, *rest)
+
+
+class UncountedBatchNorm1d(_Uncounted, nn.BatchNorm1d):
+    """Batch norm of vectors and sequences, without a counter."""
+
+
+class UncountedBatchNorm2d(_Uncounted, nn.BatchNorm2d):
+    """Batch norm of images, without a counter."""
+
+
+class UncountedBatchNorm3d(_Uncounted, nn.BatchNorm3d):
+    """Batch norm of volumes, without a counter."""
+
+
+BATCH_NORMS: Mapping[int, tuple[type[nn.Module], type[nn.Module]]] = {
+    1: (nn.BatchNorm1d, UncountedBatchNorm1d),
+    2: (nn.BatchNorm1d, UncountedBatchNorm1d),
+    3: (nn.BatchNorm2d, UncountedBatchNorm2d),
+    4: (nn.BatchNorm3d, UncountedBatchNorm3d),
+}
+"""By the number of axes: with a counter, without one."""
 
 
 @lowering("batch_norm", spares=True)
@@ -23,7 +52,8 @@ def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowere
 def _batch_norm(
     axes: int, eps: float, momentum: float | None, counts: bool, affine: bool, statistics: bool
 ) -> nn.Module:
-    kind = {1: nn.BatchNorm1d, 2: nn.BatchNorm1d, 3: nn.BatchNorm2d, 4: nn.BatchNorm3d}[axes]
+    counting, uncounted = BATCH_NORMS[axes]
+    kind = counting if counts else uncounted
     module: nn.Module = kind(1, eps=eps, momentum=momentum, affine=affine, track_running_stats=statistics)
     if not counts:
         module._buffers["num_batches_tracked"] = None

@@ -35,7 +35,9 @@ plain("clamp", *named("clamp", "clip"), low=Operand(1, "min"), high=Operand(2, "
 plain("clamp", *named("clamp_min"), low=Operand(1, "min"))
 plain("clamp", *named("clamp_max"), high=Operand(1, "max"))
 plain("abs", *named("abs", "absolute", "__abs__"))
-plain("gelu", *named("F.gelu", kind="GELU"), approximate=Operand(1, "approximate", "none"))
+plain(
+    "gelu", *named("F.gelu", kind="GELU"), "timm.layers.activations.GELU", approximate=Operand(1, "approximate", "none")
+)
 plain("quick_gelu", "timm.layers.activations.QuickGELU", "transformers.activations.QuickGELUActivation")
 plain("sigmoid", *named("sigmoid", "F.sigmoid", kind="Sigmoid"))
 plain("logsigmoid", *named("F.logsigmoid", kind="LogSigmoid"))
@@ -60,6 +62,11 @@ plain("sin", *named("sin"))
 plain("cos", *named("cos"))
 plain("erf", *named("erf"))
 plain("identity", "torch.nn.modules.linear.Identity", "torch.Tensor.contiguous")
+
+
+@rule("timm.layers.activations.GELUTanh")
+def _gelu_by_tanh(place: Place, x: int, value: ValueType) -> Typed | None:
+    return Typed("gelu", (x,), {"approximate": "tanh"})
 
 
 @rule(*named("pow", "__pow__", "__ipow__"))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from nasir.importing.recording import Ref, Structure, Switch, Tree
 from nasir.importing.rules.place import Operand, Place, Typed, is_number, rule, typed
-from nasir.ir import JSON, ValueType
+from nasir.ir import ValueType, op_named
+from nasir.ir.op import OpDef
 
 AFFINE = {"weight", "bias"}
 STATISTICS = {"running_mean", "running_var"}
@@ -19,7 +20,14 @@ def _whole(names: frozenset[str], *groups: set[str]) -> bool:
     return names <= set().union(*groups) and all(not group & names or group <= names for group in groups)
 
 
-@rule(*[f"torch.nn.modules.batchnorm.{kind}" for kind in ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm")])
+def _scales_first(names: Collection[str]) -> bool:
+    """Whether these are a weight, a weight and a bias, or nothing."""
+    return set(names) in (set(), {"weight"}, AFFINE)
+
+
+@rule(
+    *[f"torch.nn.modules.batchnorm.{kind}" for kind in ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm")]
+)
 def _batch_norm(place: Place, x: int, value: ValueType) -> Typed | None:
     a, names = place.call.attributes, place.weights
     if value.channel_axis != 0 or not _whole(names - {COUNTER}, AFFINE, STATISTICS):
@@ -43,16 +51,21 @@ def _batch_norm_act(place: Place, x: int, value: ValueType) -> Typed | None:
         step = typed(replace(place, call=call, weights=frozenset()))
         if step is None or step.then:
             return None
-        if step.op != "identity":
+        if not _does_nothing(op_named(step.op)):
             found = replace(found, then=(*found.then, (step.op, step.attrs)))
     return found
 
 
+def _does_nothing(facts: OpDef) -> bool:
+    """Whether an op lets through what comes in, in training too."""
+    return facts.family == "passive" and facts.unchanged == "all" and not facts.random
+
+
 @rule("torch.nn.functional.batch_norm")
 def _functional_batch_norm(place: Place, x: int, value: ValueType) -> Typed | None:
-    given = [place.given(position, name, None) for position, name in ((1, "running_mean"), (2, "running_var"))]
+    mean, variance = place.given(1, "running_mean", None), place.given(2, "running_var", None)
     training, momentum = place.given(5, "training", False), place.given(6, "momentum", 0.1)
-    weights = _weights(place, (3, 4), dict(zip(sorted(STATISTICS), given, strict=True)))
+    weights = _weights(place, (3, 4), running_mean=mean, running_var=variance)
     if value.channel_axis != 0 or weights is None or not is_number(momentum):
         return None
     statistics = "running_mean" in weights
@@ -111,18 +124,27 @@ def _functional_group_norm(place: Place, x: int, value: ValueType) -> Typed | No
 @rule("torch.nn.modules.normalization.LayerNorm")
 def _layer_norm(place: Place, x: int, value: ValueType) -> Typed | None:
     a = place.call.attributes
-    return _of_features("layer_norm", x, value, a["normalized_shape"], a["eps"], place.weights)
+    found = _of_layer(x, value, a["normalized_shape"], a["eps"], dict.fromkeys(place.weights, x))
+    return None if found is None else replace(found, weights={})  # it has its own
 
 
 @rule("torch.nn.functional.layer_norm", "torch.layer_norm")
 def _functional_layer_norm(place: Place, x: int, value: ValueType) -> Typed | None:
     weights, shape = _weights(place, (2, 3)), place.given(1, "normalized_shape", None)
-    return _of_features("layer_norm", x, value, shape, place.given(4, "eps", 1e-5), weights)
+    return _of_layer(x, value, shape, place.given(4, "eps", 1e-5), weights)
+
+
+def _of_layer(x: int, value: ValueType, shape: Tree, eps: Tree, weights: Mapping[str, int] | None) -> Typed | None:
+    axes = _normalized(value, shape)
+    if not axes or weights is None or not _scales_first(weights):
+        return None
+    attrs = {"eps": eps, "affine": bool(weights), "bias": set(weights) != {"weight"}, "axes": axes}
+    return Typed("layer_norm", (x,), attrs, weights)
 
 
 @rule("torchvision.models.convnext.LayerNorm2d", "timm.layers.norm.LayerNorm2d")
 def _layer_norm2d(place: Place, x: int, value: ValueType) -> Typed | None:
-    if not value.is_image or not {"bias"} != place.weights <= AFFINE:
+    if not value.is_image or not _scales_first(place.weights):
         return None
     attrs = {"eps": place.call.attributes["eps"], "affine": bool(place.weights), "bias": place.weights != {"weight"}}
     return Typed("layer_norm2d", (x,), attrs)
@@ -131,33 +153,30 @@ def _layer_norm2d(place: Place, x: int, value: ValueType) -> Typed | None:
 @rule("torch.nn.modules.normalization.RMSNorm")
 def _rms_norm(place: Place, x: int, value: ValueType) -> Typed | None:
     a = place.call.attributes
-    return _of_features("rms_norm", x, value, a["normalized_shape"], a["eps"], place.weights)
+    if _normalized(value, a["normalized_shape"]) != 1 or not place.weights <= {"weight"}:
+        return None
+    return Typed("rms_norm", (x,), {"eps": a["eps"], "affine": bool(place.weights)})
 
 
 @rule("torch.nn.functional.rms_norm", "torch.rms_norm")
 def _functional_rms_norm(place: Place, x: int, value: ValueType) -> Typed | None:
-    weights, shape = _weights(place, (2,)), place.given(1, "normalized_shape", None)
-    return _of_features("rms_norm", x, value, shape, place.given(3, "eps", None), weights)
+    weights = _weights(place, (2,))
+    if weights is None or _normalized(value, place.given(1, "normalized_shape", None)) != 1:
+        return None
+    return Typed("rms_norm", (x,), {"eps": place.given(3, "eps", None), "affine": bool(weights)}, weights)
 
 
-def _of_features(
-    op: str, x: int, value: ValueType, shape: Tree, eps: Tree, weights: Mapping[str, int] | frozenset[str] | None
-) -> Typed | None:
-    """A norm over the last axes, which are `shape`."""
+def _normalized(value: ValueType, shape: Tree) -> int:
+    """How many of the last axes `shape` is; 0 where it is none, or one that does not hold the channels."""
     axes = len(shape) if isinstance(shape, tuple | list) else 0
-    if not axes or weights is None or not {"bias"} != set(weights) <= AFFINE or tuple(shape) != value.shape[-axes:]:
-        return None
-    attrs: dict[str, JSON] = {"eps": eps, "affine": bool(weights)}
-    if op == "layer_norm":
-        attrs |= {"bias": set(weights) != {"weight"}, "axes": axes}
-    if (axes > 1 and op != "layer_norm") or (axes == 1 and not value.channels_last):
-        return None
-    return Typed(op, (x,), attrs, weights if isinstance(weights, Mapping) else {})
+    if not axes or tuple(shape) != value.shape[-axes:] or (axes == 1 and not value.channels_last):
+        return 0
+    return axes
 
 
-def _weights(place: Place, positions: tuple[int, ...], others: Mapping[str, Tree] | None = None) -> dict[str, int] | None:
+def _weights(place: Place, positions: tuple[int, ...], **others: Tree) -> dict[str, int] | None:
     """Numbers of the weight and bias that a function is given at `positions`, and of `others`; None for odd ones."""
-    operands = dict(others or {})
+    operands = dict(others)
     operands |= {name: place.given(at, name, None) for at, name in zip(positions, ("weight", "bias"), strict=False)}
     found = {name: operand for name, operand in operands.items() if operand is not None}
     refs = {name: operand.number for name, operand in found.items() if isinstance(operand, Ref)}
