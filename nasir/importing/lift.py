@@ -131,18 +131,20 @@ class _Lift:
     def _typed(self, call: Call) -> bool:
         """Add the op that a call is; False where it is none."""
         operands, results = refs((call.args, dict(call.kwargs))), refs(call.result)
-        if not results or any(self._type(self._value(number)) is None for number in (*operands, *results)):
+        given = [made for number in results if (made := self._type(self._value(number))) is not None]
+        untyped = len(given) < len(results) or any(self._type(self._value(number)) is None for number in operands)
+        if not results or untyped:
             return False
-        found = typed(Place(call, self._known, self._held(call)))
+        found = typed(Place(call, self._known, self._held(call), tuple(given)))
         if found is None or not self._fits(found, operands):
             return False
         node = self._add(call, found)
         if node is None:
             return False
-        for output, number in enumerate(results):
+        for output, (number, wanted) in enumerate(zip(results, given, strict=True)):
             port = Port(node, output)
-            wanted, made = self._type(self._value(number)), self.draft.value(port)
-            if wanted is None or (made.shape, made.batch) != (wanted.shape, wanted.batch):
+            made = self.draft.value(port)
+            if (made.shape, made.batch, made.dtype) != (wanted.shape, wanted.batch, wanted.dtype):
                 raise NasirError(
                     f"{call.place}: {found.op} gives {made}, and the module {wanted}: nasir's rule is wrong"
                 )

@@ -174,8 +174,13 @@ class Call:
     @property
     def place(self) -> str:
         """For messages: operation, module, class, and the line of the source."""
+        return f"{self.operation} in {self.within}"
+
+    @property
+    def within(self) -> str:
+        """For messages: module, class, and the line of the source."""
         where = f"{self.scope[-1].label or 'the root'} ({self.scope[-1].kind})" if self.scope else "no module"
-        return f"{self.operation} in {where}, {self.source}"
+        return f"{where}, {self.source}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,9 +96,10 @@ class OpDef:
         shape       places picked, averaged or put in another order: flatten, tokens, a global mean
         sum, mean, product   of inputs of one shape, element by element
         elementwise another function of inputs of one shape, element by element
-        concat      inputs one after another along the channels
-        split       consecutive parts of the channels, one output each; or one such part
-        embedding   learned vectors added to a sequence or put before it
+        concat      inputs one after another along the channels; or along another axis, or a new one, which the
+                    attribute `axis` names
+        split       consecutive parts of the channels, or of another axis, one output each; or one such part
+        embedding   learned vectors looked up by number, added to a sequence, or put before it
         attention   places of a sequence weigh one another
         ensemble    the mean prediction of branches; attribute `average`: probabilities or logits
         weight      puts out a weight, which functions use

@@ -6,7 +6,7 @@ what the op's family and its pointwise function do not say (`nasir.pruning.const
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -54,23 +54,6 @@ class NodeView:
         return self._weight(self._graph.nodes[key.node].label, key.slot)
 
 
-def split(node: NodeView, x: Known) -> tuple[Known, ...]:
-    """Consecutive parts of the channels."""
-    sizes = node.attrs["sizes"]
-    if x is None:
-        return (None,) * len(sizes)
-    return tuple(np.split(x, np.cumsum(sizes)[:-1], axis=node.out.channel_axis))
-
-
-def part(node: NodeView, x: Known) -> Known:
-    """One part of the channels."""
-    if x is None:
-        return None
-    index = np.arange(node.attrs["start"], node.attrs["stop"])
-    picked: Values = np.take(x, index, axis=node.out.channel_axis)
-    return picked
-
-
 def window(node: NodeView, x: Known) -> Known:
     """Something of each window, or of each few places, that is v where all of them are v."""
     return None if x is None else even(x, node.inputs[0])
@@ -91,16 +74,6 @@ def mean_of_places(node: NodeView, x: Known) -> Known:
     channels = node.inputs[0].channel_axis
     mean: Values = x.mean(axis=tuple([n for n in range(x.ndim) if n != channels]))
     return mean
-
-
-def reshaped(node: NodeView, x: Known) -> Known:
-    """The same entries, row-major, in another shape."""
-    return None if x is None else np.broadcast_to(x, node.inputs[0].shape).reshape(node.out.shape)
-
-
-def permuted(node: NodeView, x: Known) -> Known:
-    """The axes in another order."""
-    return None if x is None else x.transpose(node.attrs["order"])
 
 
 def sequenced(node: NodeView, x: Known) -> Known:
@@ -159,6 +132,12 @@ def held(node: NodeView) -> Known:
     return np.asarray(node.weight("value"), dtype=np.float64) if node.out.dtype == FLOAT else None
 
 
+def looked_up(node: NodeView, x: Known) -> Known:
+    """Vectors of a table: what is the same in all of them."""
+    table = np.asarray(node.weight("weight"), dtype=np.float64)
+    return lifted(np.where((table == table[0]).all(axis=0), table[0], np.nan), node.out)
+
+
 def normed(node: NodeView, x: Known) -> Known:
     """Normalization of each channel: where the scale is zero the shift is all that is left.
 
@@ -197,6 +176,20 @@ def lifted(vector: NDArray[Any], value: ValueType) -> Values:
 def filled(known: Known, value: ValueType) -> Values:
     """What is known, NaN all over where that is nothing."""
     return lifted(np.full(value.shape[value.channel_axis], np.nan), value) if known is None else known
+
+
+def whole(known: Values, axis: int, size: int) -> Values:
+    """What is known, with all places of one axis."""
+    return np.broadcast_to(known, (*known.shape[:axis], size, *known.shape[axis + 1 :]))
+
+
+def concatenated(known: Sequence[Known], values: Sequence[ValueType], axis: int) -> Values:
+    """What is known of values one after another along an axis."""
+    pairs = zip(known, values, strict=True)
+    parts = [whole(filled(part, value), axis, value.shape[axis]) for part, value in pairs]
+    rest = np.broadcast_shapes(*[part.shape[:axis] + part.shape[axis + 1 :] for part in parts])
+    sizes = [(*rest[:axis], part.shape[axis], *rest[axis:]) for part in parts]
+    return np.concatenate([np.broadcast_to(part, size) for part, size in zip(parts, sizes, strict=True)], axis)
 
 
 def even(known: Values, value: ValueType) -> Values:

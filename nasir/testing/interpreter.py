@@ -106,7 +106,6 @@ def _elementwise(op: str, function: Callable[[Array], Array]) -> None:
 _elementwise("dropout", lambda x: x)
 _elementwise("channel_dropout", lambda x: x)
 _elementwise("stochastic_depth", lambda x: x)
-_elementwise("flatten", lambda x: x.reshape(len(x), -1))
 _elementwise("global_avg_pool", lambda x: x.mean(axis=(2, 3)))
 _elementwise("tokens", lambda x: x.reshape(*x.shape[:2], -1).swapaxes(1, 2))
 _elementwise("mean_tokens", lambda x: x.mean(axis=1))
@@ -142,32 +141,6 @@ def _ensemble(attrs: Attrs, weights: Weights, train: bool, *x: Array) -> Array:
     if attrs["average"] == "logits":
         return logits.mean(axis=1)  # type: ignore[no-any-return]
     return np.log(np.mean([shares(branch, 1) for branch in x], axis=0))  # type: ignore[no-any-return]
-
-
-@reference("concat")
-def _concat(attrs: Attrs, weights: Weights, train: bool, *x: Array, channel: int) -> Array:
-    return np.concatenate(x, axis=channel)
-
-
-@reference("split")
-def _split(attrs: Attrs, weights: Weights, train: bool, x: Array, *, channel: int) -> tuple[Array, ...]:
-    ends = [int(end) for end in np.cumsum(attrs["sizes"])]
-    return tuple(np.split(x, ends[:-1], axis=channel))
-
-
-@reference("slice")
-def _slice(attrs: Attrs, weights: Weights, train: bool, x: Array, *, channel: int) -> Array:
-    return np.take(x, range(attrs["start"], attrs["stop"]), axis=channel)
-
-
-@reference("permute")
-def _permute(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
-    return x.transpose(0, *[number + 1 for number in attrs["order"]])
-
-
-@reference("reshape")
-def _reshape(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
-    return x.reshape(len(x), *attrs["shape"])
 
 
 @reference("subsample")
@@ -246,6 +219,16 @@ def _linear(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Array) -
 @reference("scale")
 def _scale(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Array) -> Array:
     return x * (weights["weight"] if attrs["learnable"] else attrs["value"])
+
+
+@reference("parameter")
+def _parameter(attrs: Attrs, weights: Mapping[str, Array], train: bool) -> Array:
+    return weights["value"]
+
+
+@reference("embedding")
+def _embedding(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Array) -> Array:
+    return weights["weight"][x]
 
 
 @reference("class_token")

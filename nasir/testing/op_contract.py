@@ -13,6 +13,7 @@ from nasir.blocks import STEPS
 from nasir.ir import JSON, Atom, Graph, Port, ValueType, op_named, parse, positions
 from nasir.ir.space import atoms_of, size_after
 from nasir.registry import ops
+from nasir.testing.axis_references import axis_cases
 from nasir.testing.interpreter import REFERENCES, Array, evaluate_op, trace
 from nasir.testing.norm_cases import norm_cases
 from nasir.testing.op_case import IMAGE, TOKENS, VECTOR, OpCase, anywhere
@@ -152,20 +153,10 @@ def shipped_cases() -> dict[str, tuple[OpCase, ...]]:
         by_op[op] += (OpCase(op, (IMAGE, (4, 1, 1))), OpCase(op, ((4, 1, 6), IMAGE)))
     attrs: dict[str, list[tuple[tuple[tuple[int, ...], ...], dict[str, JSON]]]] = {
         "input": [((), {"shape": [3, 4, 4]}), ((), {"shape": (7,)}), ((), {"shape": TOKENS})],
-        "concat": [((IMAGE, (2, 5, 6)), {}), ((VECTOR, (3,), (1,)), {}), ((TOKENS, (5, 2)), {})],
-        "split": [((TOKENS,), {"sizes": [2, 4]}), ((IMAGE,), {"sizes": [1, 3]}), ((VECTOR,), {"sizes": (1, 2, 3)})],
-        "slice": [
-            ((IMAGE,), {"start": 1, "stop": 3}),
-            ((VECTOR,), {"start": 0, "stop": 6}),
-            ((TOKENS,), {"start": 2, "stop": 5}),
-        ],
         "max_pool": [((IMAGE,), {"kernel": 2}), ((IMAGE,), {"kernel": [3, 2], "stride": 1, "padding": [1, 0]})],
         "avg_pool": [((IMAGE,), {"kernel": [2, 2]}), ((IMAGE,), {"kernel": 3, "stride": 2, "padding": 1})],
         "adaptive_avg_pool": [((IMAGE,), {"size": 1}), ((IMAGE,), {"size": [2, 4]})],
         "global_avg_pool": [((IMAGE,), {})],
-        "flatten": [((IMAGE,), {}), ((VECTOR,), {}), ((TOKENS,), {})],
-        "reshape": [((IMAGE,), {"shape": [4, 30]}), ((IMAGE,), {"shape": [8, 15]}), ((IMAGE,), {"shape": IMAGE})],
-        "permute": [((IMAGE,), {"order": [1, 2, 0]}), ((TOKENS,), {"order": [1, 0]}), ((VECTOR,), {"order": [0]})],
         "subsample": [((IMAGE,), {}), ((IMAGE,), {"stride": [1, 3]})],
         "pad_channels": [((IMAGE,), {"before": 1, "after": 2}), ((VECTOR,), {}), ((TOKENS,), {"before": 2})],
         "conv2d": [
@@ -188,16 +179,13 @@ def shipped_cases() -> dict[str, tuple[OpCase, ...]]:
     for op, cases in attrs.items():
         by_op[op] = tuple([OpCase(op, shapes, given) for shapes, given in cases])
     laid_out: dict[str, dict[str, JSON]] = {
-        "split": {"sizes": [2, 4]},
-        "slice": {"start": 1, "stop": 3},
         "pad_channels": {"before": 1, "after": 2},
         "linear": {"out": 3},
     }
     for op, given in laid_out.items():
         by_op[op] += (OpCase(op, (IMAGE,), given, channel_axis=2),)
-    by_op["concat"] += (OpCase("concat", ((5, 6), (2, 6)), channel_axis=0),)
     by_op["input"] += (
         OpCase("input", (), {"shape": IMAGE, "channel_axis": 2}),
         OpCase("input", (), {"shape": [5], "dtype": "int64"}),
     )
-    return by_op
+    return by_op | axis_cases()

@@ -7,8 +7,9 @@ blocks that did not change are the same modules.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
+from types import MappingProxyType
 from typing import Any, Self
 
 import torch
@@ -49,8 +50,12 @@ class LoweredModule(LoweredParts):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         channels_last: bool = False,
+        given: Mapping[int, nn.Module] = MappingProxyType({}),
     ) -> Self:
-        """A freshly initialized model. `plan` overrides the ops' own initializers; `seed` keys every random fill."""
+        """A freshly initialized model. `plan` overrides the ops' own initializers; `seed` keys every random fill.
+
+        `given`: by node, modules with weights of their own, for nodes that only they can compute.
+        """
         if plan is None:
             plan = TransferPlan(
                 {Key(n, name): slot.init for n, slots in graph.infer.slots.items() for name, slot in slots.items()}
@@ -59,7 +64,7 @@ class LoweredModule(LoweredParts):
         fresh = execute(plan, graph, _nothing_to_fetch, arrays, seed=seed, ordinal=0)
         model = cls()
         model.seed, model.channels_last = seed, channels_last
-        build(model, graph, fresh, None)
+        build(model, graph, fresh, None, given)
         model.hold()
         return model
 

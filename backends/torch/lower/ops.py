@@ -123,11 +123,6 @@ def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowere
     return LearnedScale() if a["learnable"] else Call(operator.mul, (a["value"],))
 
 
-@lowering("permute")
-def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return Call(torch.permute, ((0, *[number + 1 for number in a["order"]]),))
-
-
 def add_all(*values: Tensor) -> Tensor:
     """Sum of two or more tensors."""
     total = values[0] + values[1]
@@ -175,21 +170,6 @@ def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowere
     return Ensemble(a["average"], a["train"])
 
 
-@lowering("concat")
-def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return Call(torch.cat, (x[0].channel_dim,), listed=True)
-
-
-@lowering("split")
-def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return Call(torch.split, (list(a["sizes"]), x[0].channel_dim))
-
-
-@lowering("slice")
-def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return Call(torch.narrow, (x[0].channel_dim, a["start"], a["stop"] - a["start"]))
-
-
 @lowering("max_pool")
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
     return Call(F.max_pool2d, (pair(a["kernel"]), pair(a["stride"] or a["kernel"]), pair(a["padding"])))
@@ -212,21 +192,6 @@ def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowere
 @lowering("global_avg_pool")
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
     return Call(torch.mean, ((2, 3),))
-
-
-@lowering("flatten")
-def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return Call(torch.flatten, (1,))
-
-
-@lowering("reshape")
-def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return Call(reshape_values, (list(a["shape"]),))
-
-
-def reshape_values(x: Tensor, shape: list[int]) -> Tensor:
-    """Another shape per sample; the batch axis stays."""
-    return x.reshape(x.shape[0], *shape)
 
 
 def subsample(x: Tensor, step_h: int, step_w: int) -> Tensor:

@@ -1,6 +1,17 @@
 """Which recorded calls are ops of nasir: a rule for each operation gives the node's op and attributes, or None."""
 
-from nasir.importing.rules import activations, arithmetic, convolutions, dropping, functional, norms, pools, shapes
+from nasir.importing.rules import (
+    activations,
+    arithmetic,
+    convolutions,
+    dropping,
+    embeddings,
+    functional,
+    norms,
+    parts,
+    pools,
+    shapes,
+)
 from nasir.importing.rules.place import Place, Typed, typed
 
 __all__ = [
@@ -10,8 +21,10 @@ __all__ = [
     "arithmetic",
     "convolutions",
     "dropping",
+    "embeddings",
     "functional",
     "norms",
+    "parts",
     "pools",
     "shapes",
     "typed",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from nasir.importing.recording import Ref
 from nasir.importing.rules.place import Operand, Place, Typed, is_number, plain, rule
 from nasir.ir import ValueType
 
@@ -86,17 +85,6 @@ def _prelu(place: Place, x: int, value: ValueType) -> Typed | None:
     if several and value.channel_axis != 0:
         return None
     return Typed("prelu", (x,), {"per_channel": several})
-
-
-@rule("torch.nn.functional.prelu", *named("prelu"))
-def _functional_prelu(place: Place, x: int, value: ValueType) -> Typed | None:
-    weight = place.given(1, "weight", None)
-    if not isinstance(weight, Ref) or len(place.types(weight.number).shape) != 1:
-        return None
-    several = place.types(weight.number).shape[0] > 1
-    if several and value.channel_axis != 0:
-        return None
-    return Typed("prelu", (x,), {"per_channel": several}, {"weight": weight.number})
 
 
 @rule(*named("softmax", "F.softmax", kind="Softmax"))

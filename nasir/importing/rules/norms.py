@@ -1,12 +1,12 @@
-"""Normalization: modules, and functions with the parameters that they take."""
+"""Normalization. Functions with the parameters that they take: `functional.py`."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import replace
 
-from nasir.importing.recording import Ref, Structure, Switch, Tree
-from nasir.importing.rules.place import Operand, Place, Typed, is_number, rule, typed
+from nasir.importing.recording import Structure, Tree
+from nasir.importing.rules.place import Operand, Place, Typed, rule, typed
 from nasir.ir import ValueType, op_named
 from nasir.ir.op import OpDef
 
@@ -61,20 +61,6 @@ def _does_nothing(facts: OpDef) -> bool:
     return facts.family == "passive" and facts.unchanged == "all" and not facts.random
 
 
-@rule("torch.nn.functional.batch_norm")
-def _functional_batch_norm(place: Place, x: int, value: ValueType) -> Typed | None:
-    mean, variance = place.given(1, "running_mean", None), place.given(2, "running_var", None)
-    training, momentum = place.given(5, "training", False), place.given(6, "momentum", 0.1)
-    weights = _weights(place, (3, 4), running_mean=mean, running_var=variance)
-    if value.channel_axis != 0 or weights is None or not is_number(momentum):
-        return None
-    statistics = "running_mean" in weights
-    if training != (Switch(False, True) if statistics else True) or not _whole(frozenset(weights), AFFINE, STATISTICS):
-        return None
-    attrs = {"momentum": momentum, "counts": not statistics, "affine": "weight" in weights, "statistics": statistics}
-    return Typed("batch_norm", (x,), {"eps": place.given(7, "eps", 1e-5), **attrs}, weights)
-
-
 @rule("torchvision.ops.misc.FrozenBatchNorm2d")
 def _frozen_batch_norm(place: Place, x: int, value: ValueType) -> Typed | None:
     if not value.is_image or place.weights != AFFINE | STATISTICS:
@@ -82,26 +68,22 @@ def _frozen_batch_norm(place: Place, x: int, value: ValueType) -> Typed | None:
     return Typed("frozen_batch_norm", (x,), {"eps": place.call.attributes["eps"]})
 
 
-@rule(*[f"torch.nn.modules.instancenorm.InstanceNorm{n}d" for n in (1, 2, 3)])
+INSTANCE_NORMS = {f"torch.nn.modules.instancenorm.InstanceNorm{n}d": n + 1 for n in (1, 2, 3)}
+"""With the number of axes that their inputs have; with one less they would take the batch for the channels."""
+
+
+@rule(*INSTANCE_NORMS, "torch.nn.modules.instancenorm._InstanceNorm")
 def _instance_norm(place: Place, x: int, value: ValueType) -> Typed | None:
     a, names = place.call.attributes, place.weights
-    axes = int(place.call.operation[-2]) + 1
-    if value.channel_axis != 0 or len(value.shape) != axes or not _whole(names, AFFINE, STATISTICS | {COUNTER}):
+    axes = INSTANCE_NORMS.get(place.call.operation, len(value.shape))
+    if (
+        value.channel_axis != 0
+        or not 2 <= len(value.shape) == axes <= 4
+        or not _whole(names, AFFINE, STATISTICS | {COUNTER})
+    ):
         return None
     attrs = {"eps": a["eps"], "affine": "weight" in names, "statistics": "running_mean" in names}
     return Typed("instance_norm", (x,), attrs | ({} if a["momentum"] is None else {"momentum": a["momentum"]}))
-
-
-@rule("torch.nn.functional.instance_norm")
-def _functional_instance_norm(place: Place, x: int, value: ValueType) -> Typed | None:
-    """Without running statistics, which a function would need a counter for."""
-    weights = _weights(place, (3, 4))
-    kept = [place.given(1, "running_mean", None), place.given(2, "running_var", None)]
-    if value.channel_axis != 0 or not 2 <= len(value.shape) <= 4 or kept != [None, None]:
-        return None
-    if weights is None or not _whole(frozenset(weights), AFFINE) or place.given(5, "use_input_stats", True) is not True:
-        return None
-    return Typed("instance_norm", (x,), {"eps": place.given(7, "eps", 1e-5), "affine": bool(weights)}, weights)
 
 
 @rule("torch.nn.modules.normalization.GroupNorm")
@@ -112,34 +94,14 @@ def _group_norm(place: Place, x: int, value: ValueType) -> Typed | None:
     return Typed("group_norm", (x,), {"groups": a["num_groups"], "eps": a["eps"], "affine": bool(place.weights)})
 
 
-@rule("torch.nn.functional.group_norm")
-def _functional_group_norm(place: Place, x: int, value: ValueType) -> Typed | None:
-    weights = _weights(place, (2, 3))
-    if value.channel_axis != 0 or weights is None or not _whole(frozenset(weights), AFFINE):
-        return None
-    attrs = {"groups": place.given(1, "num_groups", 1), "eps": place.given(4, "eps", 1e-5), "affine": bool(weights)}
-    return Typed("group_norm", (x,), attrs, weights)
-
-
 @rule("torch.nn.modules.normalization.LayerNorm")
 def _layer_norm(place: Place, x: int, value: ValueType) -> Typed | None:
     a = place.call.attributes
-    found = _of_layer(x, value, a["normalized_shape"], a["eps"], dict.fromkeys(place.weights, x))
-    return None if found is None else replace(found, weights={})  # it has its own
-
-
-@rule("torch.nn.functional.layer_norm", "torch.layer_norm")
-def _functional_layer_norm(place: Place, x: int, value: ValueType) -> Typed | None:
-    weights, shape = _weights(place, (2, 3)), place.given(1, "normalized_shape", None)
-    return _of_layer(x, value, shape, place.given(4, "eps", 1e-5), weights)
-
-
-def _of_layer(x: int, value: ValueType, shape: Tree, eps: Tree, weights: Mapping[str, int] | None) -> Typed | None:
-    axes = _normalized(value, shape)
-    if not axes or weights is None or not _scales_first(weights):
+    axes = _normalized(value, a["normalized_shape"])
+    if not axes or not _scales_first(place.weights):
         return None
-    attrs = {"eps": eps, "affine": bool(weights), "bias": set(weights) != {"weight"}, "axes": axes}
-    return Typed("layer_norm", (x,), attrs, weights)
+    attrs = {"eps": a["eps"], "affine": bool(place.weights), "bias": place.weights != {"weight"}, "axes": axes}
+    return Typed("layer_norm", (x,), attrs)
 
 
 @rule("torchvision.models.convnext.LayerNorm2d", "timm.layers.norm.LayerNorm2d")
@@ -158,29 +120,12 @@ def _rms_norm(place: Place, x: int, value: ValueType) -> Typed | None:
     return Typed("rms_norm", (x,), {"eps": a["eps"], "affine": bool(place.weights)})
 
 
-@rule("torch.nn.functional.rms_norm", "torch.rms_norm")
-def _functional_rms_norm(place: Place, x: int, value: ValueType) -> Typed | None:
-    weights = _weights(place, (2,))
-    if weights is None or _normalized(value, place.given(1, "normalized_shape", None)) != 1:
-        return None
-    return Typed("rms_norm", (x,), {"eps": place.given(3, "eps", None), "affine": bool(weights)}, weights)
-
-
 def _normalized(value: ValueType, shape: Tree) -> int:
     """How many of the last axes `shape` is; 0 where it is none, or one that does not hold the channels."""
     axes = len(shape) if isinstance(shape, tuple | list) else 0
     if not axes or tuple(shape) != value.shape[-axes:] or (axes == 1 and not value.channels_last):
         return 0
     return axes
-
-
-def _weights(place: Place, positions: tuple[int, ...], **others: Tree) -> dict[str, int] | None:
-    """Numbers of the weight and bias that a function is given at `positions`, and of `others`; None for odd ones."""
-    operands = dict(others)
-    operands |= {name: place.given(at, name, None) for at, name in zip(positions, ("weight", "bias"), strict=False)}
-    found = {name: operand for name, operand in operands.items() if operand is not None}
-    refs = {name: operand.number for name, operand in found.items() if isinstance(operand, Ref)}
-    return refs if len(refs) == len(found) else None
 
 
 @rule("timm.layers.grn.GlobalResponseNorm")
