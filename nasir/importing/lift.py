@@ -11,7 +11,7 @@ from nasir.importing.compact import call_of, renumbered
 from nasir.importing.data import call_to_json
 from nasir.importing.ends import Ends
 from nasir.importing.interface import Interface, interface_of
-from nasir.importing.recording import Batch, Call, Mode, Recording, Ref, State, Value
+from nasir.importing.recording import Batch, Call, Mode, Recording, Ref, State, Structure, Value
 from nasir.importing.regions import declare
 from nasir.importing.rules import Place, Typed, typed
 from nasir.importing.switches import of_mode, with_joined
@@ -24,6 +24,8 @@ from nasir.transfer import Key
 SAFER = {"torch.Tensor.view": "torch.Tensor.reshape"}
 """What does the same wherever the first works, and needs no memory layout, which ops before it do not promise."""
 VALUE = "value"  # the weight of a node that puts out one
+PARTS = {"activation": "act", "passive": "drop"}
+"""What a node of such a family is called behind another one of the same call."""
 ROOT = "self"  # label of what belongs to the module as a whole
 
 
@@ -245,11 +247,13 @@ class _Lift:
             self.labels.remove(label)
             return None
         if call.module is not None:
-            self._leaf(call, node)
+            holds = any(isinstance(value, Structure) for value in call.attributes.values())
+            self._leaf(call, node, whole=not (found.then or holds))
         for name, state in own.items():
             self._own(Key(node, name), state.key)
         for op, attrs in found.then:
-            node = self.draft.add(op, Port(node), self._label(label), **attrs).node
+            part = PARTS.get(op_named(op).family or "")
+            node = self.draft.add(op, Port(node), self._label(f"{label}_{part or op}"), **attrs).node
         return node
 
     def _holds(self, slot: Slot, state: State) -> bool:
@@ -269,14 +273,15 @@ class _Lift:
             if state.persistent and sorted(wanted) != sorted(usual):
                 self.draft.name(owner, *wanted)
 
-    def _leaf(self, call: Call, node: int) -> None:
-        """Say that a node is a leaf module, or uses the weights of one that was called before."""
+    def _leaf(self, call: Call, node: int, whole: bool) -> None:
+        """Say that a node is a leaf module, or has the weights of one that is more than the node (not `whole`), or
+        that it uses the weights of one that was called before."""
         assert call.module is not None
         slots = self.draft.slots(node)
         for name in slots:
             key = f"{call.module}.{name}" if call.module else name
             self._own(Key(node, name), self.keys[key].key)
-        if call.module not in self.lifted.modules.values():  # else it uses the weights of the call before
+        if whole and call.module not in self.lifted.modules.values():  # else it uses the weights of the call before
             self.lifted.modules[node] = call.module
 
     def _own(self, weight: Key, key: str) -> bool:
