@@ -9,7 +9,9 @@ from nasir.importing.rules import (
     norms,
     parts,
     pools,
+    reductions,
     shapes,
+    shuffles,
 )
 from nasir.importing.rules.place import Place, Typed, typed
 
@@ -24,6 +26,8 @@ __all__ = [
     "norms",
     "parts",
     "pools",
+    "reductions",
     "shapes",
+    "shuffles",
     "typed",
 ]
