@@ -98,7 +98,7 @@ class OpDef:
         concat      inputs one after another along the channels; or along another axis, or a new one, which the
                     attribute `axis` names
         split       consecutive parts of the channels, or of another axis, one output each; or one such part
-        embedding   learned vectors added to a sequence or put before it
+        embedding   learned vectors looked up by number, added to a sequence, or put before it
         attention   places of a sequence weigh one another
         ensemble    the mean prediction of branches; attribute `average`: probabilities or logits
         weight      puts out a weight, which functions use

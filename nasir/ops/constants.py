@@ -132,6 +132,12 @@ def held(node: NodeView) -> Known:
     return np.asarray(node.weight("value"), dtype=np.float64) if node.out.dtype == FLOAT else None
 
 
+def looked_up(node: NodeView, x: Known) -> Known:
+    """Vectors of a table: what is the same in all of them."""
+    table = np.asarray(node.weight("weight"), dtype=np.float64)
+    return lifted(np.where((table == table[0]).all(axis=0), table[0], np.nan), node.out)
+
+
 def normed(node: NodeView, x: Known) -> Known:
     """Batch normalization by running statistics: where the scale is zero the shift is all that is left."""
     scale = node.weight("weight")

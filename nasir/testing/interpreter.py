@@ -246,6 +246,16 @@ def _scale(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Array) ->
     return x * (weights["weight"] if attrs["learnable"] else attrs["value"])
 
 
+@reference("parameter")
+def _parameter(attrs: Attrs, weights: Mapping[str, Array], train: bool) -> Array:
+    return weights["value"]
+
+
+@reference("embedding")
+def _embedding(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Array) -> Array:
+    return weights["weight"][x]
+
+
 @reference("class_token")
 def _class_token(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Array) -> Array:
     return np.concatenate([np.repeat(weights["weight"], len(x), axis=0), x], axis=1)

@@ -128,6 +128,27 @@ def _batch_norm(given: Given, shapes: Shapes) -> Mapping[str, Any] | None:
     return {"eps": given["eps"], "momentum": given["momentum"]}
 
 
+@layer(
+    f"{F}.embedding",
+    f"{NN}.sparse.Embedding",
+    ("weight",),
+    weight=None,
+    padding_idx=None,
+    max_norm=None,
+    norm_type=2.0,
+    scale_grad_by_freq=False,
+    sparse=False,
+)
+def _embedding(given: Given, shapes: Shapes) -> Mapping[str, Any] | None:
+    if len(shapes.get("weight", ())) != 2:
+        return None
+    count, channels = shapes["weight"]
+    padding = given["padding_idx"]
+    sizes = {"num_embeddings": count, "embedding_dim": channels}
+    sizes |= {"padding_idx": padding + count if padding is not None and padding < 0 else padding}
+    return {**sizes, **{name: given[name] for name in ("max_norm", "scale_grad_by_freq", "sparse")}}
+
+
 @layer(f"{F}.prelu", f"{NN}.activation.PReLU", ("weight",), weight=None)
 def _prelu(given: Given, shapes: Shapes) -> Mapping[str, Any] | None:
     weight = shapes.get("weight", ())
