@@ -8,25 +8,19 @@ from nasir.importing.recording import Tree
 from nasir.importing.rules.place import Place, Typed, axis_of, rule
 from nasir.ir import ValueType
 
-SHUFFLES = {
-    "channel_shuffle": ("torch.nn.modules.channelshuffle.ChannelShuffle", "groups"),
-    "pixel_shuffle": ("torch.nn.modules.pixelshuffle.PixelShuffle", "upscale_factor"),
-    "pixel_unshuffle": ("torch.nn.modules.pixelshuffle.PixelUnshuffle", "downscale_factor"),
-}
 
-
-def _shuffle(op: str, module: str, word: str) -> None:
-    attr = "groups" if op == "channel_shuffle" else "factor"
+def _shuffle(op: str, attr: str, module: str, word: str) -> None:
+    """A rule of a module, whose `word` is the attribute, and of the function of the same name as the op."""
 
     @rule(module, *[f"{home}.{op}" for home in ("torch", "torch.nn.functional")])
     def take(place: Place, x: int, value: ValueType) -> Typed | None:
         number = place.call.attributes.get(word, place.given(1, word, None))
-        fits = value.channel_axis == 0 and (op == "channel_shuffle" or value.is_image) and value.batch
-        return Typed(op, (x,), {attr: number}) if fits and type(number) is int else None
+        return Typed(op, (x,), {attr: number}) if value.is_image and type(number) is int else None
 
 
-for _op, (_module, _word) in SHUFFLES.items():
-    _shuffle(_op, _module, _word)
+_shuffle("channel_shuffle", "groups", "torch.nn.modules.channelshuffle.ChannelShuffle", "groups")
+_shuffle("pixel_shuffle", "factor", "torch.nn.modules.pixelshuffle.PixelShuffle", "upscale_factor")
+_shuffle("pixel_unshuffle", "factor", "torch.nn.modules.pixelshuffle.PixelUnshuffle", "downscale_factor")
 
 
 @rule("torch.roll", "torch.Tensor.roll")
