@@ -8,7 +8,7 @@ from typing import cast
 
 from nasir.errors import NasirError, TypeRuleError
 from nasir.importing.data import call_to_json
-from nasir.importing.recording import Batch, Call, Recording, Ref, State, Tree, Value
+from nasir.importing.recording import Batch, Call, Recording, Ref, State, Structure, Tree, Value
 from nasir.importing.regions import declare
 from nasir.importing.rules import Place, Typed, typed
 from nasir.importing.trees import leaves, mapped, refs
@@ -21,6 +21,8 @@ SAFER = {"torch.Tensor.view": "torch.Tensor.reshape"}
 VALUE = "value"  # the weight of a node that puts out one
 TAKEN = frozenset("bfloat16 compile cpu cuda double float half ipu mtia requires_grad_ to type xpu".split())
 """Names of functions that every module of torch has for something else, and so no label can have."""
+PARTS = {"activation": "act", "passive": "drop"}
+"""What a node of such a family is called behind another one of the same call."""
 ROOT = "self"  # label of what belongs to the module as a whole
 
 
@@ -175,11 +177,13 @@ class _Lift:
             self.labels.remove(label)
             return None
         if call.module is not None:
-            self._leaf(call, node)
+            holds = any(isinstance(value, Structure) for value in call.attributes.values())
+            self._leaf(call, node, whole=not (found.then or holds))
         for name, state in own.items():
             self._own(Key(node, name), state.key)
         for op, attrs in found.then:
-            node = self.draft.add(op, Port(node), self._label(label), **attrs).node
+            part = PARTS.get(op_named(op).family or "")
+            node = self.draft.add(op, Port(node), self._label(f"{label}_{part or op}"), **attrs).node
         return node
 
     def _holds(self, slot: Slot, state: State) -> bool:
@@ -199,15 +203,16 @@ class _Lift:
             if state.persistent and sorted(wanted) != sorted(usual):
                 self.draft.name(owner, *wanted)
 
-    def _leaf(self, call: Call, node: int) -> None:
-        """Say that a node is a leaf module, or uses the weights of one that was called before."""
+    def _leaf(self, call: Call, node: int, whole: bool) -> None:
+        """Say that a node is a leaf module, or has the weights of one that is more than the node (not `whole`), or
+        that it uses the weights of one that was called before."""
         assert call.module is not None
         slots = self.draft.slots(node)
         shared = False
         for name in slots:
             key = f"{call.module}.{name}" if call.module else name
             shared |= self._own(Key(node, name), self.keys[key].key)
-        if not shared:
+        if whole and not shared:
             self.lifted.modules[node] = call.module
 
     def _own(self, weight: Key, key: str) -> bool:

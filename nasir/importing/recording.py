@@ -138,7 +138,8 @@ class Call:
     """One operation: a function of torch, or a leaf module with all that it does.
 
     - `operation`: the name of the function (`torch.nn.functional.relu`), or the class of the leaf (module.Class).
-    - `module`: path of the leaf, None for functions; `attributes`: its plain attributes (kernel_size, eps, ...).
+    - `module`: path of the leaf, None for functions; `attributes`: its plain attributes (kernel_size, eps, ...), and a
+      Structure for each module that it holds.
     - `args`, `kwargs`: trees; `result`: a tree whose Refs are the tensors that the call makes.
     - `scope`: the modules that were running, outermost first, the leaf itself last.
     - `source`: `file:line` of the innermost line outside of torch.

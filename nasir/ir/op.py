@@ -85,7 +85,8 @@ class OpDef:
                     bias where there is one (tagged "bias"). Attribute `out`: channels it puts out; `kernel`, `stride`,
                     `padding`, `dilation`, `groups`, `bias`, where it has them, mean what they do for conv2d
         norm        normalizes, then multiplies by a weight and adds one, per channel (both tagged "norm", the second
-                    also "bias"). What it subtracts in evaluation, if it is of the past, is its buffer `running_mean`
+                    also "bias"). What it subtracts in evaluation, if it is of the past, is its buffer `running_mean`.
+                    With an attribute `momentum` it normalizes by the numbers of several places or samples in training
         activation  a nonlinearity
         scale       a product with one number: a weight, an attribute, or the reciprocal of one
         shift       a sum with one number
