@@ -93,9 +93,12 @@ def _moving(model: LoweredModule, norms: dict[str, nn.Module]) -> Iterator[None]
 
 
 def _start_anew(norms: dict[str, nn.Module]) -> None:
+    """As torch's `reset_running_stats`, which needs the number of batches, that not all norms count."""
     for module in norms.values():
-        reset: Any = module.reset_running_stats
-        reset()
+        for name, start in (("running_mean", 0.0), ("running_var", 1.0), ("num_batches_tracked", 0)):
+            buffer = module._buffers.get(name)
+            if buffer is not None:
+                buffer.fill_(start)
 
 
 def _weigh(norms: dict[str, nn.Module], done: int) -> None:
