@@ -25,7 +25,8 @@ class Atom:
         self.size = size
         self.source = source
         self.pin = pin  # why it cannot be resized; None when it can
-        self.mixed: str | None = None  # label of an op that normalizes over it or multiplies it with itself
+        # label of an op that normalizes over it, multiplies it with itself, or reads it by what writes it elsewhere
+        self.mixed: str | None = None
         self.link: Space | None = None  # set when inference found it to be another space
         self.name = ""  # label of the node that writes it; filled when inference ends
 

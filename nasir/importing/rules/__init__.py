@@ -5,11 +5,14 @@ from nasir.importing.rules import (
     arithmetic,
     convolutions,
     dropping,
+    embeddings,
     functional,
     norms,
     parts,
     pools,
+    reductions,
     shapes,
+    shuffles,
 )
 from nasir.importing.rules.place import Place, Typed, typed
 
@@ -20,10 +23,13 @@ __all__ = [
     "arithmetic",
     "convolutions",
     "dropping",
+    "embeddings",
     "functional",
     "norms",
     "parts",
     "pools",
+    "reductions",
     "shapes",
+    "shuffles",
     "typed",
 ]
