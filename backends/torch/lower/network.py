@@ -357,7 +357,7 @@ def _source(graph: Graph, rows: list[Row], names: dict[Port, str], ends: list[tu
         targets = ", ".join([names[port] for port in row.results]) + comma
         lines.append(f"    {targets} = {text}{drop}")
     lines += [f"    {head}{names[port]})" for head, port in ends]
-    values = [names[port] for port in graph.outputs]
+    values = [names[port] for port in graph.answers]
     lines.append(f"    return {values[0] if len(values) == 1 else '(' + ', '.join(values) + ')'}")
     return "\n".join(lines) + "\n"
 
