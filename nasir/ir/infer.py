@@ -102,9 +102,10 @@ class At:
         kind: str = "param",
         tags: frozenset[str] = frozenset(),
         dtype: DType = "float32",
+        groups: Axis = 1,
     ) -> None:
-        """Declare a weight array of this node."""
-        self.slots[name] = Slot(tuple([_new(SlotAxis, axis) for axis in axes]), init, kind, tags, dtype)  # type: ignore[arg-type]
+        """Declare a weight array of this node; see `Slot`."""
+        self.slots[name] = Slot(tuple([_new(SlotAxis, axis) for axis in axes]), init, kind, tags, dtype, groups)  # type: ignore[arg-type]
 
     def slots_along(self, space: Axis, slots: Iterable[tuple[str, Fill, Kind, frozenset[str]]]) -> None:
         """Declare several float arrays with one entry per unit of `space`: (name, init, kind, tags) each."""

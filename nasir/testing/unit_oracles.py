@@ -105,7 +105,8 @@ def unit_axes(graph: Graph, space: Atom, roles: Sequence[str] = ("read", "write"
             axes = {
                 number: _labels(axis, space)
                 for number, (axis, role) in enumerate(slot.axes)
-                if role in roles and space in set(atoms_of(axis))
+                if (role in roles and space in set(atoms_of(axis)))
+                or (role == "read" and "write" in roles and space in set(atoms_of(slot.groups)))
             }
             if axes:
                 found[f"{graph.nodes[node_id].label}.{name}"] = axes

@@ -23,8 +23,7 @@ from torch.nn import functional as F
 
 from nasir.backends.torch.lower.ensemble import Ensemble
 from nasir.errors import RunError
-from nasir.ir import JSON, ValueType, pair
-from nasir.ops.plain import even_windows
+from nasir.ir import JSON, ValueType, per_axis
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +73,7 @@ def lower_op(op: str, attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], 
         return LOWERINGS[op](attrs, inputs, out)
 
 
-@lowering("conv2d", spares=True)
-def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    proto = _conv(pair(a["kernel"]), pair(a["stride"]), pair(a["padding"]), pair(a["dilation"]), a["bias"])
-    return _stamped(proto, in_channels=x[0].shape[0], out_channels=a["out"], groups=a["groups"])
-
-
-@cache
-def _conv(
-    kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int], bias: bool
-) -> nn.Conv2d:
-    return nn.Conv2d(1, 1, kernel, stride=stride, padding=padding, dilation=dilation, bias=bias)
-
-
-def _stamped(proto: nn.Module, **sizes: int) -> nn.Module:
+def stamped(proto: nn.Module, **sizes: int) -> nn.Module:
     """A module like `proto` but for its sizes: constructing one anew takes thirty times as long."""
     state = {key: value.copy() if isinstance(value, dict) else value for key, value in proto.__dict__.items()}
     state["_non_persistent_buffers_set"] = set(state["_non_persistent_buffers_set"])
@@ -99,7 +85,7 @@ def _stamped(proto: nn.Module, **sizes: int) -> nn.Module:
 
 @lowering("linear")
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return _stamped(_linear(a["bias"]), in_features=x[0].shape[-1], out_features=a["out"])
+    return stamped(_linear(a["bias"]), in_features=x[0].shape[-1], out_features=a["out"])
 
 
 @cache
@@ -110,7 +96,7 @@ def _linear(bias: bool) -> nn.Linear:
 @lowering("batch_norm", spares=True)
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
     proto = _batch_norm(len(x[0].shape), a["eps"], a["momentum"])
-    return _stamped(proto, num_features=x[0].shape[0])
+    return stamped(proto, num_features=x[0].shape[0])
 
 
 @cache
@@ -277,25 +263,6 @@ def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowere
     return Call(torch.narrow, (x[0].channel_dim, a["start"], a["stop"] - a["start"]))
 
 
-@lowering("max_pool")
-def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return Call(F.max_pool2d, (pair(a["kernel"]), pair(a["stride"] or a["kernel"]), pair(a["padding"])))
-
-
-@lowering("avg_pool")
-def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return Call(F.avg_pool2d, (pair(a["kernel"]), pair(a["stride"] or a["kernel"]), pair(a["padding"])))
-
-
-@lowering("adaptive_avg_pool")
-def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    size, windows = pair(a["size"]), even_windows(x[0], a["size"])
-    # equal windows by the pool of fixed windows, whose gradient is deterministic on CUDA; 1x1 is a plain mean in torch
-    if windows is None or size == (1, 1):
-        return Call(F.adaptive_avg_pool2d, (size,))
-    return Call(F.avg_pool2d, (windows, windows))
-
-
 @lowering("global_avg_pool")
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
     return Call(torch.mean, ((2, 3),))
@@ -323,7 +290,7 @@ def subsample(x: Tensor, step_h: int, step_w: int) -> Tensor:
 
 @lowering("subsample")
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return Call(subsample, pair(a["stride"]))
+    return Call(subsample, per_axis(a["stride"], 2))
 
 
 def pad_channels(x: Tensor, before: int, after: int, behind: int) -> Tensor:
