@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -33,14 +34,17 @@ class Lifted:
     opaque: dict[int, Call] = field(default_factory=dict)
 
 
-def lift(recording: Recording) -> Lifted:
-    """The graph of a recording. Raises NasirError for what no graph can say, with module and line."""
-    return _Lift(recording).run()
+def lift(recording: Recording, macs: Callable[[Call], int | None] = lambda call: None) -> Lifted:
+    """The graph of a recording; `macs` counts the multiply-accumulates that opaque calls take for one sample.
+
+    Raises NasirError for what no graph can say, with module and line.
+    """
+    return _Lift(recording, macs).run()
 
 
 class _Lift:
-    def __init__(self, recording: Recording) -> None:
-        self.recording = recording
+    def __init__(self, recording: Recording, macs: Callable[[Call], int | None]) -> None:
+        self.recording, self.macs = recording, macs
         self.draft = Draft()
         self.ports: dict[int, Port] = {}
         self.labels: set[str] = set()
@@ -222,6 +226,7 @@ class _Lift:
                 weight_shapes=[state.shape for state in states],
                 weight_dtypes=[state.dtype for state in states],
                 buffers=[name for name, state in zip(held, states, strict=True) if state.kind == "buffer"],
+                macs=self.macs(call),
             ).node
         except TypeRuleError as error:
             raise NasirError(f"{call.place}: {error}; that cannot be imported yet") from None

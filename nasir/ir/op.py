@@ -120,7 +120,7 @@ class OpDef:
     numbers of rows for each sample, of which its rule makes what it puts out.
     `later`: attributes that graphs were written without once; such a one at its default is left out of digests and of
     stored graphs, which so stay what they were.
-    `macs` counts multiply-accumulates for one row of the batch; see `macs_of`.
+    `macs` counts multiply-accumulates for one row of the batch, in a `foreign` op for one sample; see `macs_of`.
     `unordered` says where the gradient can only be summed up in no fixed order on a CUDA device, so that equal steps
     differ in their last bits: for attributes, input types and output type a reason that goes on after "'label'", and
     the remedy, or None where there is a fixed order (without it: always).
@@ -186,7 +186,8 @@ class OpDef:
 
     def macs_of(self, attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out: ValueType) -> int:
         """Multiply-accumulates for one sample; 0 for an op that counts none."""
-        return 0 if self.macs is None else self.macs(attrs, inputs, out) * max(out.batch, 1)
+        rows = 1 if self.foreign else max(out.batch, 1)
+        return 0 if self.macs is None else self.macs(attrs, inputs, out) * rows
 
     def stated(self, attrs: Mapping[str, JSON]) -> Mapping[str, JSON]:
         """The (normalized) attributes without those of `later` that are at their defaults."""

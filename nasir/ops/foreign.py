@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, get_args
 
 from annotated_types import doc
@@ -9,7 +10,7 @@ from annotated_types import doc
 from nasir.ir.infer import At
 from nasir.ir.op import Taken, op
 from nasir.ir.space import pin
-from nasir.ir.types import FLOAT, DType, Fill, ValueType
+from nasir.ir.types import FLOAT, JSON, DType, Fill, ValueType
 from nasir.options.ranges import Whole
 
 Shape = tuple[Whole, ...]
@@ -23,7 +24,12 @@ def parameter(at: At, shape: Shape, dtype: DType = FLOAT, learned: bool = True) 
     return ValueType(shape, None, dtype, 0)
 
 
-@op("opaque", family="opaque", takes=get_args(Taken), random=True)
+def _counted(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out: ValueType) -> int:
+    counted = attrs["macs"]
+    return counted if isinstance(counted, int) else 0
+
+
+@op("opaque", family="opaque", takes=get_args(Taken), random=True, macs=_counted, later=("macs",))
 def opaque(
     at: At,
     *x: ValueType,
@@ -37,6 +43,7 @@ def opaque(
     weight_shapes: tuple[Shape, ...] = (),
     weight_dtypes: tuple[DType, ...] = (),
     buffers: Annotated[tuple[str, ...], doc("those of `weights` that are not learned")] = (),
+    macs: Annotated[Whole | None, doc("multiply-accumulates of one sample; none: unknown, counts as 0")] = None,
 ) -> tuple[ValueType, ...]:
     """A call of a function or module that has no rule: nothing that runs over its inputs or outputs can be resized."""
     for value in x:

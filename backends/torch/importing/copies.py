@@ -17,12 +17,18 @@ from nasir.errors import NasirError, NasirWarning
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def fresh_copy(module: nn.Module, training: bool) -> nn.Module:
+def fresh_copy(module: nn.Module, training: bool, meta: bool = False) -> nn.Module:
     """A copy of the module in one mode, without the user's hooks; the module itself is only read.
 
-    Hooks of torch itself (weight_norm, pruning) stay. Raises NasirError for modules that cannot be copied.
+    Hooks of torch itself (weight_norm, pruning) stay. `meta`: its parameters and buffers have no numbers, and take no
+    memory. Raises NasirError for modules that cannot be copied.
     """
     memo: dict[int, Any] = {}
+    if meta:
+        for parameter in module.parameters():
+            memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+        for buffer in module.buffers():
+            memo[id(buffer)] = torch.empty_like(buffer, device="meta")
     for inner in module.modules():
         for hook in _hooks(inner):
             if not _of_torch(hook):

@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from nasir.backends.torch.importing.counting import counter
 from nasir.backends.torch.importing.foreign import ALLOWED, OpaqueCall, Weight
-from nasir.backends.torch.importing.recording import Caller, record
+from nasir.backends.torch.importing.recording import Caller, record, record_structure
 from nasir.backends.torch.lower.build import build
 from nasir.backends.torch.model import Model
 from nasir.importing.data import call_from_json
 from nasir.importing.lift import Lifted, lift
 from nasir.importing.recording import Recording
+from nasir.ir import Graph
 
 
 def from_module(
@@ -31,13 +33,29 @@ def from_module(
     tells which. Raises NasirError for a module that is no data flow (see `record`).
     """
     recording = record(module, example, named, call=call, leaves=leaves)
-    lifted = lift(recording)
+    lifted = lift(recording, counter(recording, module))
     ALLOWED.update(node.operation for node in lifted.opaque.values())
     model = Model()
     model.training = module.training
     build(model, lifted.graph, {}, None, _given(lifted, recording, module))
     model.hold()
     return model
+
+
+def graph_of(
+    module: nn.Module,
+    *example: Any,
+    call: Caller | None = None,
+    leaves: Collection[type[nn.Module]] = (),
+    **named: Any,
+) -> Graph:
+    """The graph that `from_module` makes of a module, without its weights: nothing is computed, whatever its size.
+
+    The module may be on the meta device. Raises NasirError for one that does not run there, as well as for what is no
+    data flow.
+    """
+    recording = record_structure(module, example, named, call=call, leaves=leaves)
+    return lift(recording, counter(recording, module)).graph
 
 
 def _given(lifted: Lifted, recording: Recording, module: nn.Module) -> dict[int, nn.Module]:

@@ -253,6 +253,8 @@ class Recorder(TorchFunctionMode):
 
     def _autocast(self) -> str | None:
         kind = self._home.type
+        if kind == "meta":  # which has no autocast
+            return None
         return str(torch.get_autocast_dtype(kind)).removeprefix("torch.") if torch.is_autocast_enabled(kind) else None
 
     def _where(self, name: str) -> str:
@@ -276,10 +278,10 @@ def _source() -> str:
 
 def _generators(home: torch.device) -> list[Tensor]:
     """States of the generators that calls on a device draw from."""
-    own = [] if home.type == "cpu" else [torch.get_device_module(home).get_rng_state(home)]
+    own = [] if home.type in ("cpu", "meta") else [torch.get_device_module(home).get_rng_state(home)]
     return [torch.get_rng_state(), *own]
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors of one form hold the same numbers, NaN like NaN."""
-    return torch.equal(one, other) or torch.allclose(one, other, rtol=0.0, atol=0.0, equal_nan=True)
+    """Whether two tensors of one form hold the same numbers, NaN like NaN; those without numbers do."""
+    return one.is_meta or torch.equal(one, other) or torch.allclose(one, other, rtol=0.0, atol=0.0, equal_nan=True)

@@ -64,31 +64,43 @@ def record(
     hooks, which are left out, of activation checkpoints and autocast within forward, and of plain attributes that
     forward changes.
     """
+    _check(module, args)
+    if any(tensor.is_meta for tensor in [*module.parameters(), *module.buffers()]):
+        raise UsageError(
+            "record: the module is on the meta device, without numbers; give it some (to_empty, load), or take its "
+            "structure alone (graph_of)"
+        )
+    run = _Run(module, args, dict(kwargs or {}), call, leaves)
+    warn_about_hooks(module)
+    recording = run.recorded()
+    run.warn(recording)
+    return recording
+
+
+def record_structure(
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    call: Caller | None = None,
+    leaves: Collection[type[nn.Module]] = (),
+) -> Recording:
+    """What `record` gives, from runs on the meta device, which compute nothing and take no memory.
+
+    Its numbers are of no use: which calls draw random numbers or change buffers is unknown. Raises NasirError also for
+    modules that do not run there, such as those with tensors that are neither parameters nor buffers.
+    """
+    _check(module, args)
+    return _Run(module, args, dict(kwargs or {}), call, leaves, meta=True).recorded()
+
+
+def _check(module: nn.Module, args: tuple[Any, ...]) -> None:
     if not isinstance(args, tuple) or not isinstance(module, nn.Module):
         raise UsageError("record: call it as record(module, (x, ...), {...}): a module, and its arguments in a tuple")
     if type(module).__name__ in ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel"):
         raise UsageError(f"record: the module is wrapped in {type(module).__name__}; record its `.module`")
-    if any(tensor.is_meta for tensor in [*module.parameters(), *module.buffers()]):
-        raise UsageError("record: the module is on the meta device, without numbers; give it some (to_empty, load)")
     if any(is_lazy(tensor) for tensor in [*module.parameters(), *module.buffers()]):
         raise UsageError("record: a lazy module has no parameters yet; call the module once, and record it then")
-    run = _Run(module, args, dict(kwargs or {}), call or (lambda copy, *given, **named: copy(*given, **named)), leaves)
-    warn_about_hooks(module)
-    with _generators_kept(run.home), collector_paused():
-        first, second = [run.once(batch, training=False) for batch in EVAL_BATCHES]
-        refuse_lengths(run.measured[0] & run.measured[1])
-        evaluated = merge_batches(first, second, EVAL_BATCHES)
-        trained, batch = run.once(TRAIN_BATCH, training=True), TRAIN_BATCH
-        if same_sequence(evaluated, trained):
-            merged = merge_modes(evaluated, trained, batch)
-        else:  # calls of train mode alone: what they make of the batch size takes two runs as well
-            batches = (EVAL_BATCHES[0], TRAIN_BATCH)
-            fewer = run.once(batches[0], training=True)
-            refuse_lengths(run.measured[2] & run.measured[3])
-            merged = merge_modes(evaluated, merge_batches(fewer, trained, batches), None)
-        recording = folded(compact(merged), run.home)
-    run.warn(recording)
-    return recording
 
 
 class _Run:
@@ -99,12 +111,17 @@ class _Run:
         module: nn.Module,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        call: Caller,
+        call: Caller | None,
         leaves: Collection[type[nn.Module]],
+        meta: bool = False,
     ) -> None:
-        self.module, self.args, self.kwargs, self.call, self.leaves = module, args, kwargs, call, tuple(leaves)
+        self.module, self.args, self.kwargs, self.leaves = module, args, kwargs, tuple(leaves)
+        self.call = call or (lambda copy, *given, **named: copy(*given, **named))
+        self.meta = meta
         tensors = list(tensors_in((args, kwargs)))
         self.home = next((tensor.device for tensor in [*tensors, *module.parameters()]), torch.device("cpu"))
+        if meta:
+            self.home = torch.device("meta")
         self.samples = samples_of(tensors)
         self.inputs = tuple(
             [
@@ -116,14 +133,31 @@ class _Run:
         self.counted: list[str] = []  # plain attributes that forward changes
         self.measured: list[set[str]] = []  # by run: places where Python takes lengths that follow numbers
 
+    def recorded(self) -> Recording:
+        """The recording for any batch size, in both modes."""
+        with _generators_kept(self.home), collector_paused():
+            first, second = [self.once(batch, training=False) for batch in EVAL_BATCHES]
+            refuse_lengths(self.measured[0] & self.measured[1])
+            evaluated = merge_batches(first, second, EVAL_BATCHES)
+            trained, batch = self.once(TRAIN_BATCH, training=True), TRAIN_BATCH
+            if same_sequence(evaluated, trained):
+                merged = merge_modes(evaluated, trained, batch)
+            else:  # calls of train mode alone: what they make of the batch size takes two runs as well
+                batches = (EVAL_BATCHES[0], TRAIN_BATCH)
+                fewer = self.once(batches[0], training=True)
+                refuse_lengths(self.measured[2] & self.measured[3])
+                merged = merge_modes(evaluated, merge_batches(fewer, trained, batches), None)
+            # what depends on nothing has numbers on the meta device, too: they are computed anew
+            return folded(compact(merged), torch.device("cpu") if self.meta else self.home)
+
     def once(self, batch: int, training: bool) -> Recording:
         """Record one run on a fresh copy."""
-        copy = fresh_copy(self.module, training)
+        copy = fresh_copy(self.module, training, self.meta)
         recorder = Recorder(copy, self.leaves, self.home)
         before = _python_generators()
         told = f"with {batch} samples in {'train' if training else 'eval'} mode"
         with torch.inference_mode(False), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
-            args, kwargs = with_tensors((self.args, self.kwargs), lambda tensor: of_batch(tensor, self.samples, batch))
+            args, kwargs = with_tensors((self.args, self.kwargs), self._given(batch))
             attributes = plain_attributes(copy)
             recorder.take((args, kwargs), self.inputs)
             try:
@@ -150,6 +184,9 @@ class _Run:
         self.counted += [name for name in attributes if now.get(name) != attributes[name]]
         self.measured.append(recorder.measured)
         return recording
+
+    def _given(self, batch: int) -> Callable[[Tensor], Tensor]:
+        return lambda tensor: of_batch(tensor.to("meta") if self.meta else tensor, self.samples, batch)
 
     def warn(self, recording: Recording) -> None:
         """NasirWarning of what a recording does not carry over."""
