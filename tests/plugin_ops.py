@@ -64,9 +64,7 @@ def _(attrs: Mapping[str, Any], weights: Mapping[str, Any], train: bool, x: Any)
 
 
 @op("deconv", family="weighted")
-def deconv(
-    at: At, x: ValueType, out: int, kernel: PerAxis = 2, stride: PerAxis = 2, bias: bool = True
-) -> ValueType:
+def deconv(at: At, x: ValueType, out: int, kernel: PerAxis = 2, stride: PerAxis = 2, bias: bool = True) -> ValueType:
     """Transposed convolution, without padding; its kernel lies as torch's, [read, written, height, width]."""
     channels, height, width = at.image(x)
     written = at.fresh(out, "out")

@@ -155,10 +155,10 @@ def _transposed(rank: int) -> Rule:
             at.slot("bias", ((written, "write"),), bias_fill(out // groups * prod(window)), tags=BIAS)
         return over_places(x, written, tuple(made))
 
-    transposed.__doc__ = f"""Transposed {rank}-D convolution of {NAMES[rank]} to `out` channels, without a bias by default.
+    transposed.__doc__ = f"""Transposed {rank}-D convolution of {NAMES[rank]} to `out` channels; no bias by default.
 
-    It is the gradient of a convolution with these attributes with respect to its input; `output_padding` more places lie
-    at the end of each axis. The kernel is [input channels, output channels of a group, ...].
+    It is the gradient of a convolution with these attributes with respect to its input; at the end of each axis lie
+    `output_padding` more places. The kernel is [input channels, output channels of a group, ...].
     """
     name = f"conv_transpose{rank}d"
     return op(name, family="weighted", channels="groups", macs=_transposed_macs)(transposed)

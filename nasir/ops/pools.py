@@ -67,9 +67,7 @@ def _shares(node: NodeView) -> Iterator[float]:
             for value in (attrs["kernel"], attrs["stride"] or attrs["kernel"], attrs["padding"])
         )
         ends = [(n * hop - pad, n * hop - pad + window) for n in range(count)]
-        rows.append(
-            {(min(end, length) - max(start, 0), min(end, length + pad) - start) for start, end in ends}
-        )
+        rows.append({(min(end, length) - max(start, 0), min(end, length + pad) - start) for start, end in ends})
     for picked in product(*rows):
         entries, places_counted = prod(a for a, _ in picked), prod(b for _, b in picked)
         yield entries / (divisor or places_counted)
@@ -100,7 +98,7 @@ def avg_pool(
     count_include_pad: bool = True,
     divisor_override: Count | None = None,
 ) -> ValueType:
-    """Mean over windows; stride 0 means the kernel size. Places of the padding count, unless `count_include_pad` is off.
+    """Mean over windows; stride 0 means the kernel size. Places of the padding count if `count_include_pad`.
 
     `ceil_mode`: the last window may hang over the end; what lies beyond the padding never counts. `divisor_override`:
     sums are divided by this number instead (images and volumes only, as in torch).
@@ -116,8 +114,7 @@ def _pooled(
 ) -> ValueType:
     channels, sizes = places(at, x)
     out = slid(at, sizes, kernel, stride or kernel, padding, dilation, ceil_mode=ceil_mode)
-    spans = zip(*[per_axis(value, len(sizes)) for value in (kernel, padding, dilation)], strict=True)
-    if any(2 * pad > step * (window - 1) + 1 for window, pad, step in spans):
+    if any(2 * pad > window for window, pad in zip(*[per_axis(v, len(sizes)) for v in (kernel, padding)], strict=True)):
         at.fail(f"padding {padding} is more than half the kernel {kernel}")
     return over_places(x, channels, out)
 
@@ -148,7 +145,9 @@ def uneven_windows(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out
     )
 
 
-def _unordered_means(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out: ValueType) -> tuple[str, str] | None:
+def _unordered_means(
+    attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out: ValueType
+) -> tuple[str, str] | None:
     uneven = uneven_windows(attrs, inputs, out)
     if uneven is not None or attrs["size"] == 1:
         return uneven

@@ -19,12 +19,10 @@ from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from nasir.errors import NasirError
-from nasir.ir import JSON, Graph, Port, pair
-from nasir.ir.op import Pair
+from nasir.ir import JSON, Graph, Port, per_axis
 from nasir.ir.types import usual_channel_axis
 from nasir.transfer import Key
 
@@ -184,7 +182,7 @@ def _reshape(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
 
 @reference("subsample")
 def _subsample(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
-    down, right = pair(attrs["stride"])
+    down, right = per_axis(attrs["stride"], 2)
     return x[:, :, ::down, ::right]
 
 
@@ -195,42 +193,8 @@ def _pad_channels(attrs: Attrs, weights: Weights, train: bool, x: Array, *, chan
     return np.pad(x, widths)
 
 
-def _windows(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair = 1, value: float = 0.0) -> Array:
-    """[N, C, H', W', kh, kw]: what the window sees at each of its places."""
-    (kh, kw), (sh, sw), (ph, pw), (dh, dw) = pair(kernel), pair(stride), pair(padding), pair(dilation)
-    padded = np.pad(x, [(0, 0), (0, 0), (ph, ph), (pw, pw)], constant_values=value)
-    seen = sliding_window_view(padded, (dh * (kh - 1) + 1, dw * (kw - 1) + 1), axis=(2, 3))
-    windows: Array = seen[:, :, ::sh, ::sw, ::dh, ::dw]
-    return windows
-
-
-@reference("max_pool")
-def _max_pool(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
-    stride = attrs["stride"] or attrs["kernel"]
-    return _windows(x, attrs["kernel"], stride, attrs["padding"], value=-np.inf).max(axis=(4, 5))  # type: ignore[no-any-return]
-
-
-@reference("avg_pool")
-def _avg_pool(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
-    stride = attrs["stride"] or attrs["kernel"]
-    return _windows(x, attrs["kernel"], stride, attrs["padding"]).mean(axis=(4, 5))  # type: ignore[no-any-return]
-
-
-@reference("adaptive_avg_pool")
-def _adaptive_avg_pool(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
-    """Bin i of n over a length L is [floor(i L / n), ceil((i + 1) L / n))."""
-    rows, columns = pair(attrs["size"])
-    height, width = x.shape[2:]
-    out = np.empty((*x.shape[:2], rows, columns))
-    for row in range(rows):
-        for column in range(columns):
-            top, bottom = row * height // rows, -(-(row + 1) * height // rows)
-            left, right = column * width // columns, -(-(column + 1) * width // columns)
-            out[:, :, row, column] = x[:, :, top:bottom, left:right].mean(axis=(2, 3))
-    return out
-
-
-def _bias(weights: Mapping[str, Array], value: Array, channel: int) -> Array:
+def biased(weights: Mapping[str, Array], value: Array, channel: int) -> Array:
+    """A value, and the bias along its channels where there is one."""
     return value + _along(weights["bias"], value, channel) if "bias" in weights else value
 
 
@@ -239,20 +203,9 @@ def _along(vector: Array, like: Array, channel: int) -> Array:
     return vector.reshape(-1, *(1,) * (like.ndim - 1 - channel))
 
 
-@reference("conv2d")
-def _conv2d(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Array) -> Array:
-    groups = attrs["groups"]
-    seen = _windows(x, attrs["kernel"], attrs["stride"], attrs["padding"], attrs["dilation"])
-    seen = seen.reshape(len(x), groups, -1, *seen.shape[2:])
-    weight = weights["weight"]
-    weight = weight.reshape(groups, -1, *weight.shape[1:])
-    out: Array = np.einsum("ngihwkl,goikl->ngohw", seen, weight, optimize=True)
-    return _bias(weights, out.reshape(len(x), -1, *out.shape[3:]), 1)
-
-
 @reference("linear")
 def _linear(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Array) -> Array:
-    return _bias(weights, x @ weights["weight"].T, x.ndim - 1)
+    return biased(weights, x @ weights["weight"].T, x.ndim - 1)
 
 
 @reference("batch_norm")
@@ -262,7 +215,7 @@ def _batch_norm(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Arra
         axes = (0, *range(2, x.ndim))
         mean, var = x.mean(axis=axes), x.var(axis=axes)
     centred = (x - _along(mean, x, 1)) / np.sqrt(_along(var, x, 1) + attrs["eps"])
-    return _bias(weights, centred * _along(weights["weight"], x, 1), 1)
+    return biased(weights, centred * _along(weights["weight"], x, 1), 1)
 
 
 @reference("group_norm")
@@ -270,14 +223,14 @@ def _group_norm(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Arra
     grouped = x.reshape(len(x), attrs["groups"], -1)
     mean, var = grouped.mean(axis=2, keepdims=True), grouped.var(axis=2, keepdims=True)
     centred = ((grouped - mean) / np.sqrt(var + attrs["eps"])).reshape(x.shape)
-    return _bias(weights, centred * _along(weights["weight"], x, 1), 1)
+    return biased(weights, centred * _along(weights["weight"], x, 1), 1)
 
 
 @reference("layer_norm")
 def _layer_norm(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Array) -> Array:
     centred = x - x.mean(axis=-1, keepdims=True)
     normal = centred / np.sqrt(x.var(axis=-1, keepdims=True) + attrs["eps"])
-    return _bias(weights, normal * weights["weight"], x.ndim - 1)
+    return biased(weights, normal * weights["weight"], x.ndim - 1)
 
 
 @reference("scale")

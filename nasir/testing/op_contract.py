@@ -18,6 +18,7 @@ from nasir.testing.op_case import OpCase
 from nasir.testing.op_facts import OpFactLaws
 from nasir.testing.option_laws import check_options, in_block
 from nasir.testing.weights import random_batch, random_weights
+from nasir.testing.window_cases import window_cases
 from nasir.transfer import Key
 
 BOUND = 1e-12
@@ -167,21 +168,12 @@ def shipped_cases() -> dict[str, tuple[OpCase, ...]]:
             ((VECTOR,), {"start": 0, "stop": 6}),
             ((TOKENS,), {"start": 2, "stop": 5}),
         ],
-        "max_pool": [((IMAGE,), {"kernel": 2}), ((IMAGE,), {"kernel": [3, 2], "stride": 1, "padding": [1, 0]})],
-        "avg_pool": [((IMAGE,), {"kernel": [2, 2]}), ((IMAGE,), {"kernel": 3, "stride": 2, "padding": 1})],
-        "adaptive_avg_pool": [((IMAGE,), {"size": 1}), ((IMAGE,), {"size": [2, 4]})],
         "global_avg_pool": [((IMAGE,), {})],
         "flatten": [((IMAGE,), {}), ((VECTOR,), {}), ((TOKENS,), {})],
         "reshape": [((IMAGE,), {"shape": [4, 30]}), ((IMAGE,), {"shape": [8, 15]}), ((IMAGE,), {"shape": IMAGE})],
         "permute": [((IMAGE,), {"order": [1, 2, 0]}), ((TOKENS,), {"order": [1, 0]}), ((VECTOR,), {"order": [0]})],
         "subsample": [((IMAGE,), {}), ((IMAGE,), {"stride": [1, 3]})],
         "pad_channels": [((IMAGE,), {"before": 1, "after": 2}), ((VECTOR,), {}), ((TOKENS,), {"before": 2})],
-        "conv2d": [
-            ((IMAGE,), {"out": 3, "kernel": 3, "padding": 1}),
-            ((IMAGE,), {"out": 4, "kernel": [3, 2], "stride": [2, 1], "dilation": [1, 2], "groups": 2, "bias": True}),
-            ((IMAGE,), {"out": 8, "kernel": 1, "groups": 4}),
-            ((IMAGE,), {"out": 4, "kernel": 3, "groups": 4, "bias": True}),
-        ],
         "linear": [((VECTOR,), {"out": 3}), ((VECTOR,), {"out": 1, "bias": False}), ((TOKENS,), {"out": 4})],
         "group_norm": [((IMAGE,), {"groups": 2}), ((IMAGE,), {"groups": 1}), ((VECTOR,), {"groups": 3})],
         "layer_norm": [((VECTOR,), {}), ((TOKENS,), {})],
@@ -211,4 +203,4 @@ def shipped_cases() -> dict[str, tuple[OpCase, ...]]:
         OpCase("input", (), {"shape": IMAGE, "channel_axis": 2}),
         OpCase("input", (), {"shape": [5], "dtype": "int64"}),
     )
-    return by_op
+    return by_op | window_cases()

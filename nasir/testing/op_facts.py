@@ -167,12 +167,12 @@ def _side_by_side(case: OpCase) -> tuple[Array, Array]:
     node = _Node(case)
     weights = [_own(node.graph, node.id, seed) for seed in range(BRANCHES)]
     batches = [random_batch(node.graph, seed) for seed in range(BRANCHES)]
-    run = partial(evaluate_op, case.op)
-    apart = [run(node.attrs, w, x, False) for w, x in zip(weights, batches, strict=True)]
+    run = partial(evaluate_op, case.op, train=False, channel=1)
+    apart = [run(node.attrs, w, x) for w, x in zip(weights, batches, strict=True)]
     attrs: Mapping[str, JSON] = joint_attrs(node.graph.nodes[node.id], BRANCHES, shared=False)
     merged = {
         name: np.concatenate([w[name] for w in weights]) if slot.axes else weights[0][name]
         for name, slot in node.slots.items()
     }
     inputs = [np.concatenate([x[number] for x in batches], axis=1) for number in range(len(case.shapes))]
-    return run(attrs, merged, inputs, False), np.concatenate(apart, axis=1)
+    return run(attrs, merged, inputs), np.concatenate(apart, axis=1)
