@@ -137,7 +137,8 @@ class Value:
 class Call:
     """One operation: a function of torch, or a leaf module with all that it does.
 
-    - `operation`: the name of the function (`torch.nn.functional.relu`), or the class of the leaf (module.Class).
+    - `operation`: the name of the function (`torch.nn.functional.relu`), or the class of the leaf (module.Class); that
+      of torch.nn where the leaf's own class computes nothing else.
     - `module`: path of the leaf, None for functions; `attributes`: its plain attributes (kernel_size, eps, ...).
     - `args`, `kwargs`: trees; `result`: a tree whose Refs are the tensors that the call makes.
     - `scope`: the modules that were running, outermost first, the leaf itself last.

@@ -194,7 +194,7 @@ class Slot(NamedTuple):
             number = others.index(self.axes[self.axis("read")].space)
             read = others[number]
             others[number] = read.parts[1] if isinstance(read, Prod) and read is not self.groups else 1
-            written = Prod((self.groups, written))  # type: ignore[arg-type]
+            written = Prod((self.groups, written))
         return written, others
 
 

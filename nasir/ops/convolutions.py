@@ -34,7 +34,7 @@ def _transposed_macs(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], o
 
 def _carries_on(attrs: Mapping[str, JSON]) -> bool:
     """No zeros are added at the borders."""
-    return attrs["padding_mode"] != "zeros" or (attrs["padding"] == 0 and attrs["end_padding"] == 0)
+    return bool(attrs["padding_mode"] != "zeros" or attrs["padding"] == attrs["end_padding"] == 0)
 
 
 def _convolution(rank: int) -> Rule:
@@ -174,7 +174,7 @@ def _reading_first(
         return 1, ((channels, "write"), (1, "read"))
     assert isinstance(written, Prod)
     group, outputs = written.parts
-    inputs = channels if read == 1 else Prod((group, read))  # type: ignore[arg-type]
+    inputs = channels if read == 1 else Prod((group, read))
     return group, ((inputs, "read"), (outputs, "write"))
 
 

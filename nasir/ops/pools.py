@@ -34,15 +34,16 @@ def max_pool(
 ) -> ValueType:
     """Maximum over windows; stride 0 means the kernel size. `ceil_mode`: the last window may hang over the end."""
     out = _pooled(at, x, kernel, stride, padding, dilation, ceil_mode)
-    if dilation != 1 and padding != 0:
-        for axis, size in enumerate(x.shape[1:]):
-            window, hop, pad, step = (
-                per_axis(value, len(x.shape) - 1)[axis] for value in (kernel, stride or kernel, padding, dilation)
-            )
-            starts = range(-pad, -pad + hop * out.shape[1 + axis], hop)
-            if any(all(not 0 <= start + n * step < size for n in range(window)) for start in starts):
-                at.fail(f"a window lies in the padding alone: dilation {dilation}, padding {padding}; pad less")
+    if not reaches(x, padding, dilation):
+        at.fail(f"dilation {dilation} passes over an axis of {times(x.shape[1:])}: a window may hold padding only")
     return out
+
+
+def reaches(x: ValueType, padding: PerAxis, dilation: PerAxis) -> bool:
+    """Whether every window of a pool holds more than padding."""
+    rank = len(x.shape) - 1
+    spans = zip(x.shape[1:], per_axis(padding, rank), per_axis(dilation, rank), strict=True)
+    return all(size >= step or not pad for size, pad, step in spans)
 
 
 def _averaged(node: NodeView, x: Known) -> Known:

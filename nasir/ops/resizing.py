@@ -66,6 +66,7 @@ def pad(
     return x.over(tuple(axes))
 
 
+Interpolation = Literal["nearest", "nearest-exact", "linear", "bilinear", "trilinear", "area"]
 LINEAR = {"linear": 1, "bilinear": 2, "trilinear": 3}
 """Modes for one number of axes only."""
 
@@ -83,7 +84,7 @@ def interpolate(
     x: ValueType,
     size: Sizes | None = None,
     scale_factor: Factors | None = None,
-    mode: Literal["nearest", "nearest-exact", "linear", "bilinear", "trilinear", "area"] = "nearest",
+    mode: Interpolation = "nearest",
     align_corners: bool = False,
 ) -> ValueType:
     """The places resized to `size`, or by `scale_factor`, rounded down; one of the two is given.
@@ -101,8 +102,8 @@ def interpolate(
     if align_corners and mode not in LINEAR:
         at.fail(f"align_corners is for linear modes, not for {mode}; leave it out")
     try:
-        if size is not None:
-            made = per_axis(size, rank)
+        if scale_factor is None:
+            made = per_axis(size or 0, rank)
         else:
             factors = scale_factor if isinstance(scale_factor, tuple) else (scale_factor,) * rank
             if len(factors) != rank:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -63,7 +64,8 @@ def _avg_pool(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
     counted = _pool_windows(attrs, np.ones_like(x), float(attrs["count_include_pad"]), 0.0).sum(axis=-1)
     divisor = attrs["divisor_override"]
     total: Array = _pool_windows(attrs, x, 0.0).sum(axis=-1)
-    return total / (counted if divisor is None else divisor)
+    mean: Array = total / (counted if divisor is None else divisor)
+    return mean
 
 
 def _adapted(size: PerAxis, x: Array, function: Callable[..., Array]) -> Array:
@@ -72,11 +74,12 @@ def _adapted(size: PerAxis, x: Array, function: Callable[..., Array]) -> Array:
     wanted = per_axis(size, rank)
     out = np.empty((*x.shape[:2], *wanted))
     for place in product(*map(range, wanted)):
-        bins = [
+        bins: list[Any] = [
             slice(n * length // count, -(-(n + 1) * length // count))
             for n, length, count in zip(place, x.shape[2:], wanted, strict=True)
         ]
-        out[(..., *place)] = function(x[(..., *bins)], axis=tuple(range(2, 2 + rank)))
+        entry: tuple[Any, ...] = (slice(None), slice(None), *place)
+        out[entry] = function(x[:, :, *bins], axis=tuple(range(2, 2 + rank)))
     return out
 
 
@@ -123,13 +126,14 @@ def _transposed(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Arra
     ]
     out = np.zeros((len(x), groups, kernel.shape[2], *[n + end for n, end in zip(whole, more, strict=True)]))
     for offset in product(*map(range, window)):
-        where = [
+        entry: tuple[Any, ...] = (slice(None), slice(None), slice(None), *offset)
+        where: list[Any] = [
             slice(step * at, step * at + (n - 1) * hop + 1, hop)
             for step, at, n, hop in zip(dilation, offset, sizes, stride, strict=True)
         ]
-        out[(..., *where)] += np.einsum("ngi...,gio->ngo...", given, kernel[(..., *offset)])
-    kept = [slice(pad, out.shape[3 + axis] - pad) for axis, pad in enumerate(padding)]
-    out = out[(..., *kept)]
+        out[:, :, :, *where] += np.einsum("ngi...,gio->ngo...", given, kernel[entry])
+    kept: list[Any] = [slice(pad, out.shape[3 + axis] - pad) for axis, pad in enumerate(padding)]
+    out = out[:, :, :, *kept]
     return biased(weights, out.reshape(len(x), -1, *out.shape[3:]), 1)
 
 

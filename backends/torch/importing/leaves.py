@@ -29,30 +29,32 @@ HARMLESS = ("extra_repr", "reset_parameters", "_init_weights")
 CALLING = ("__call__", "__getattr__", "__getattribute__")
 
 
-def is_leaf(module: nn.Module, leaves: Collection[type[nn.Module]] = ()) -> bool:
-    """Whether a module is recorded as one call: a class of torch.nn, one of LEAVES, or one of the given classes.
+def leaf_class(module: nn.Module, leaves: Collection[type[nn.Module]] = ()) -> type[nn.Module] | None:
+    """The class that says what a module computes which is recorded as one call; None for any other module.
 
-    A subclass counts as the class of torch.nn that it is made from unless it overrides some of its behaviour. Modules
-    with hooks or parametrizations are no leaves, so that what those compute is recorded, too.
+    These are the classes of torch.nn, those of LEAVES and the given ones. A subclass counts as the class of torch.nn
+    that it is made from unless it overrides some of its behaviour. Modules with hooks or parametrizations are no
+    leaves, so that what those compute is recorded, too.
     """
     kind = type(module)
     if kind in leaves:
-        return True
+        return kind
     if parametrize.is_parametrized(module) or module._forward_hooks or module._forward_pre_hooks:
-        return False
+        return None
     name = class_name(kind)
-    return any(fnmatchcase(name, pattern) for pattern in LEAVES) or _of_torch(module)
+    return kind if any(fnmatchcase(name, pattern) for pattern in LEAVES) else _of_torch(module)
 
 
-def _of_torch(module: nn.Module) -> bool:
+def _of_torch(module: nn.Module) -> type[nn.Module] | None:
+    """The class of torch.nn that a module computes as."""
     kinds = type(module).__mro__
-    base = next((kind for kind in kinds if kind.__module__.startswith("torch.nn.modules.")), nn.Module)
+    base: type[nn.Module] = next((kind for kind in kinds if kind.__module__.startswith("torch.nn.modules.")), nn.Module)
     if base is nn.Module or issubclass(base, CONTAINERS) or "forward" in vars(module):
-        return False
+        return None
     if any(True for _ in module.children()) and not issubclass(base, HAS_OWN_MODULES):
-        return False
+        return None
     above = kinds[: kinds.index(base)]
-    return not any(hasattr(base, name) and _matters(name) for kind in above for name in vars(kind))
+    return None if any(hasattr(base, name) and _matters(name) for kind in above for name in vars(kind)) else base
 
 
 def _matters(name: str) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from nasir.backends.torch.importing.flow import Flow
-from nasir.backends.torch.importing.leaves import attributes_of, is_leaf
+from nasir.backends.torch.importing.leaves import attributes_of, leaf_class
 from nasir.backends.torch.importing.names import class_name, name_of
 from nasir.backends.torch.importing.operands import encoded, tensors_in
 from nasir.backends.torch.importing.pure import says_in_place
@@ -151,10 +151,12 @@ class Recorder(TorchFunctionMode):
                     f"record: {path or 'the module'} is TorchScript, whose calls Python does not see; record the "
                     "module that it was compiled from"
                 )
-            leaf = is_leaf(inner, self._leaves)
+            leaf = leaf_class(inner, self._leaves)
             inner.__dict__["forward"] = self._forward(inner, path, inner.forward, leaf)
 
-    def _forward(self, module: nn.Module, path: str, run: Callable[..., Any], leaf: bool) -> Callable[..., Any]:
+    def _forward(
+        self, module: nn.Module, path: str, run: Callable[..., Any], leaf: type[nn.Module] | None
+    ) -> Callable[..., Any]:
         kind = class_name(type(module))
 
         def forward(*args: Any, **kwargs: Any) -> Any:
@@ -166,10 +168,10 @@ class Recorder(TorchFunctionMode):
             if path:  # the root is there from the start
                 self._scopes.append(Scope(path, kind, visit))
             try:
-                if not leaf:
+                if leaf is None:
                     return run(*args, **kwargs)
                 with self.off():
-                    return self._recorded(kind, run, args, kwargs, (module, path))
+                    return self._recorded(class_name(leaf), run, args, kwargs, (module, path))
             finally:
                 del self._scopes[depth:]
 

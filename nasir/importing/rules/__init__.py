@@ -1,6 +1,6 @@
 """Which recorded calls are ops of nasir: a rule for each operation gives the node's op and attributes, or None."""
 
-from nasir.importing.rules import activations, arithmetic, convolutions, dropping, norms, pools, shapes
+from nasir.importing.rules import activations, arithmetic, convolutions, dropping, norms, pools, resizing, shapes
 from nasir.importing.rules.place import Place, Typed, typed
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "dropping",
     "norms",
     "pools",
+    "resizing",
     "shapes",
     "typed",
 ]
