@@ -10,14 +10,19 @@ VERSIONS = $(BIN)/python -c 'from importlib.metadata import version; import sys;
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo test test-fast test-torch lint format docs bench clean
+.PHONY: demo test test-zoo test-fast test-torch lint format docs bench clean
 
 demo: $(READY)
 	$(BIN)/nasir run specs/quickstart.yaml
 
 test: $(READY)
 	@$(VERSIONS)
-	$(SUITE)
+	$(SUITE) -m "not zoo"
+
+# the many networks and optimizers of other libraries
+test-zoo: $(READY)
+	@$(VERSIONS)
+	$(SUITE) -m zoo
 
 test-fast: $(READY)
 	@$(VERSIONS)
@@ -26,7 +31,7 @@ test-fast: $(READY)
 # the whole suite with one release of torch, in an environment of its own: make test-torch VERSION=2.12.1
 test-torch:
 	@test -n "$(VERSION)" || { echo "say which release: make test-torch VERSION=2.12.1"; exit 2; }
-	$(MAKE) test VENV=.venv-torch-$(VERSION) TORCH="torch==$(VERSION)"
+	$(MAKE) test test-zoo VENV=.venv-torch-$(VERSION) TORCH="torch==$(VERSION)"
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -37,10 +42,11 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# what of the documentation is written by the code itself: the tables of docs/architecture.md and docs/runs.md
+# what of the documentation is written by the code itself: the tables of docs/architecture.md, runs.md and models.md
 docs: $(READY)
 	$(BIN)/python tests/architecture.py
 	$(BIN)/python tests/journal_table.py
+	$(BIN)/python tests/models_table.py
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.ir

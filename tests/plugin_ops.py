@@ -16,7 +16,7 @@ from nasir import op
 from nasir.backends.torch import Call, lowering
 from nasir.ir import At, Fill, ValueType, per_axis
 from nasir.ir.op import PerAxis
-from nasir.ops.functions import gaussian_gated
+from nasir.ops.pointwise import gelu
 from nasir.testing import reference
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
@@ -29,10 +29,10 @@ def file_of_the_docs(name: str) -> str:
     return match[1]
 
 
-def _leaky_relu() -> str:
+def _my_leaky_relu() -> str:
     """Imports, function, op, lowering and reference of the leaky ReLU of the docs."""
     parts = [*ast.parse(file_of_the_docs("mine.py")).body, *ast.parse(file_of_the_docs("test_mine.py")).body]
-    wanted = [node for node in parts if getattr(node, "name", "") == "leaky" or "leaky_relu" in _head(node)]
+    wanted = [node for node in parts if getattr(node, "name", "") == "leaky" or "my_leaky_relu" in _head(node)]
     assert len(wanted) == 4
     needed = [
         node for node in parts if isinstance(node, ast.Import | ast.ImportFrom) and "mine" not in ast.unparse(node)
@@ -44,10 +44,10 @@ def _head(node: ast.stmt) -> str:
     return " ".join(map(ast.unparse, node.decorator_list)) if isinstance(node, ast.FunctionDef) else ""
 
 
-exec(compile(_leaky_relu(), str(PAGE), "exec"), {"__name__": "mine"})
+exec(compile(_my_leaky_relu(), str(PAGE), "exec"), {"__name__": "mine"})
 
 
-@op("my_gelu", family="activation", pointwise=gaussian_gated, unchanged="zero")
+@op("my_gelu", family="activation", pointwise=gelu, unchanged="zero")
 def my_gelu(at: At, x: ValueType) -> ValueType:
     """x * Phi(x)."""
     return x

@@ -21,6 +21,7 @@ from typing import Any
 
 import architecture
 import journal_table
+import models_table
 import pytest
 import warm
 
@@ -113,7 +114,7 @@ def test_marked_python_runs(block: Block) -> None:
 
 
 def test_the_map_of_the_house_is_up_to_date() -> None:
-    for written in (architecture, journal_table):
+    for written in (architecture, journal_table, models_table):
         page = written.PAGE.read_text()
         assert page == written.updated(page), f"{written.PAGE.name}: run `make docs`"
 

@@ -16,7 +16,8 @@ from nasir.ir import op_named
 from nasir.registry import ops
 
 ROOT = Path(__file__).parent.parent
-DEFINING = ("nasir/ops/*.py", "backends/torch/lower/ops.py", "backends/torch/lower/tokens.py", "nasir/testing/*.py")
+LOWERINGS = ("ops", "tokens", "pointwise", "dropping")
+DEFINING = ("nasir/ops/*.py", *[f"backends/torch/lower/{name}.py" for name in LOWERINGS], "nasir/testing/*.py")
 # words of the spec language and of torchvision, not of ops
 WORDS = (
     "nasir/spec/presets.py",

@@ -40,8 +40,8 @@ SILENT = PruneChannels(score="norm_scale", threshold=0.0)
 
 class TestPluginOps(OpContract):
     cases = (
-        *[OpCase(name, (shape,)) for name in ("leaky_relu", "my_gelu") for shape in (IMAGE, VECTOR, TOKENS)],
-        OpCase("leaky_relu", (IMAGE,), {"slope": 0.3}),
+        *[OpCase(name, (shape,)) for name in ("my_leaky_relu", "my_gelu") for shape in (IMAGE, VECTOR, TOKENS)],
+        OpCase("my_leaky_relu", (IMAGE,), {"slope": 0.3}),
         OpCase("deconv", (IMAGE,), {"out": 3}),
         OpCase("deconv", (IMAGE,), {"out": 4, "kernel": 3, "stride": [1, 2], "bias": False}),
     )
@@ -61,7 +61,7 @@ def chain(act: str, **attrs: Any) -> Graph:
 # -- activations
 
 
-@pytest.mark.parametrize("act", ["relu", "leaky_relu", "my_gelu"])
+@pytest.mark.parametrize("act", ["relu", "my_leaky_relu", "my_gelu"])
 def test_a_random_block_goes_behind_the_activation_of_a_layer(act: str) -> None:
     graph = chain(act)
     ends = [graph.nodes[layer.end].label for layer in layers(graph)]
@@ -89,7 +89,7 @@ def silent(graph: Graph, shift: float) -> tuple[dict[Key, Any], Evidence]:
     return weights, Evidence({"norm_scale": scales, "weights": named})
 
 
-@pytest.mark.parametrize("act, exact", [("relu", True), ("leaky_relu", True), ("my_gelu", True), ("stirred", False)])
+@pytest.mark.parametrize("act, exact", [("relu", True), ("my_leaky_relu", True), ("my_gelu", True), ("stirred", False)])
 def test_dead_units_are_pruned_exactly_behind_any_activation_that_states_its_function(act: str, exact: bool) -> None:
     graph = chain(act)
     weights, seen = silent(graph, 0.0)
@@ -101,7 +101,7 @@ def test_dead_units_are_pruned_exactly_behind_any_activation_that_states_its_fun
 
 
 def test_constants_fold_through_the_function_of_a_plugin() -> None:
-    draft = chain("leaky_relu", slope=0.3).draft()
+    draft = chain("my_leaky_relu", slope=0.3).draft()
     draft.set_attrs(draft.base.find("conv2"), padding=0)  # type: ignore[union-attr]
     graph = draft.commit()
     weights, seen = silent(graph, -0.7)
@@ -112,7 +112,7 @@ def test_constants_fold_through_the_function_of_a_plugin() -> None:
     assert abs(evaluate(rewrite.graph, after, batch) - evaluate(graph, weights, batch)).max() <= 1e-12
 
 
-@pytest.mark.parametrize("act", ["relu", "leaky_relu", "my_gelu"])
+@pytest.mark.parametrize("act", ["relu", "my_leaky_relu", "my_gelu"])
 def test_branches_merge_through_any_activation(act: str) -> None:
     draft = Draft()
     x = draft.add("input", (), "x", shape=[3, 8, 8])
@@ -139,7 +139,7 @@ def block(then: str, branch: str = "") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "then, claim", [("relu", "exact"), ("leaky_relu", "exact"), ("gelu", "no"), ("my_gelu", "no"), ("silu", "no")]
+    "then, claim", [("relu", "exact"), ("my_leaky_relu", "exact"), ("gelu", "no"), ("my_gelu", "no"), ("silu", "no")]
 )
 def test_the_shortcut_around_a_branch_is_found_whatever_follows_the_sum(then: str, claim: str) -> None:
     model = lived(pyramid((1, 1), 4, size=8))
@@ -153,7 +153,7 @@ def test_the_shortcut_around_a_branch_is_found_whatever_follows_the_sum(then: st
 
 def test_a_bend_behind_the_sum_is_exact_on_no_stream_that_may_be_negative() -> None:
     graph = pyramid((2, 1), 4, block="preact_basic", size=8)
-    assert InsertBlock(init="zero", block=block("leaky_relu")).attempt(graph, "s1.0").preserves == "no"
+    assert InsertBlock(init="zero", block=block("my_leaky_relu")).attempt(graph, "s1.0").preserves == "no"
 
 
 def test_no_shortcut_is_seen_through_what_says_nothing_or_mixes() -> None:
@@ -162,7 +162,7 @@ def test_no_shortcut_is_seen_through_what_says_nothing_or_mixes() -> None:
             InsertBlock(init="zero", block=block(then)).attempt(pyramid((1, 1), 4, size=8), "s1")
 
 
-@pytest.mark.parametrize("end", ["leaky_relu", "my_gelu", "gelu"])
+@pytest.mark.parametrize("end", ["my_leaky_relu", "my_gelu", "gelu"])
 def test_a_branch_may_end_in_an_activation_that_keeps_zero(end: str) -> None:
     model = lived(pyramid((1, 1), 4, size=8))
     before = logits(model, images(size=8))

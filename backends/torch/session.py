@@ -391,7 +391,7 @@ class TorchSession:
 
     def _groups(self) -> checkpoint.Groups:
         """Everything to save; before the first phase, what was loaded and waits for one."""
-        groups: dict[str, dict[str, Tensor]] = {"model": dict(self.model.state_dict())}
+        groups: dict[str, dict[str, Tensor]] = {"model": self.model.tensors()}
         state = self._optimizer_state
         if self.optimizer is not None:
             state = export_state(self.optimizer, self.model.named_parameters())

@@ -8,17 +8,19 @@ from typing import cast
 
 from nasir.errors import NasirError, TypeRuleError
 from nasir.importing.data import call_to_json
-from nasir.importing.recording import Batch, Call, Recording, Ref, Tree, Value
+from nasir.importing.recording import Batch, Call, Recording, Ref, State, Tree, Value
 from nasir.importing.regions import declare
 from nasir.importing.rules import Place, Typed, typed
 from nasir.importing.trees import leaves, mapped, refs
-from nasir.ir import Draft, Graph, Port, ValueType
-from nasir.ir.types import FLOAT, DType
+from nasir.ir import Draft, Graph, Port, ValueType, op_named
+from nasir.ir.types import FLOAT, DType, Slot
 from nasir.transfer import Key
 
 SAFER = {"torch.Tensor.view": "torch.Tensor.reshape"}
 """What does the same wherever the first works, and needs no memory layout, which ops before it do not promise."""
 VALUE = "value"  # the weight of a node that puts out one
+TAKEN = frozenset("bfloat16 compile cpu cuda double float half ipu mtia requires_grad_ to type xpu".split())
+"""Names of functions that every module of torch has for something else, and so no label can have."""
 ROOT = "self"  # label of what belongs to the module as a whole
 
 
@@ -50,6 +52,7 @@ class _Lift:
         self.labels: set[str] = set()
         self.lifted = Lifted(Graph({}, (), {}, 0))
         self.keys = {key: state for state in recording.state for key in (state.key, *state.aliases)}
+        self.read = {state.ref.number: state for state in recording.state if state.ref is not None}  # by functions
         self.owners: dict[str, Key] = {}  # of each key of the state, the node that has it
         self.containers: dict[str, str] = {}  # class of each module that is no leaf, by path
         self.witness = -1  # number of an input
@@ -61,8 +64,6 @@ class _Lift:
         self._refuse()
         for number, given in enumerate(self.recording.inputs):
             self._input(number, given.path, given.ref, given.batched)
-        self._state()
-        self._constants()
         for call in self.recording.calls:
             for scope in call.scope:
                 if scope.path != call.module:
@@ -70,7 +71,8 @@ class _Lift:
             if not self._typed(call):
                 self._opaque(call)
         for number in refs(self.recording.outputs):
-            self.draft.output(self.ports[number])
+            self.draft.output(self._port(number))
+        self._names()
         declare(self.draft, self.containers, self.joining)
         self.lifted.graph = self.draft.commit()
         return self.lifted
@@ -100,27 +102,32 @@ class _Lift:
         self.witness = ref.number
         self.ports[ref.number] = self.draft.add("input", (), label, shape=value.shape, dtype=value.dtype)
 
-    def _state(self) -> None:
-        """Parameters and buffers that functions read."""
-        for state in self.recording.state:
-            if state.ref is not None:
-                node = self._weight(state.key, state.ref.number, state.kind == "parameter")
-                self._own(Key(node, VALUE), state.key)
+    def _port(self, number: int, start: float = 0.0) -> Port:
+        """Where a value is. Parameters, buffers and constants are nodes from the first time that one is asked for, so
+        that spaces are named after the layer that writes them; `start`: what new entries of such a weight are."""
+        if number not in self.ports:
+            self._weight(number, start)
+        return self.ports[number]
 
-    def _constants(self) -> None:
-        used = {n for call in self.recording.calls for n in refs((call.args, dict(call.kwargs)))}
-        for number in self.recording.constants:
-            if number in used:
-                node = self._weight(f"constants.c{number}", number, learned=False)
-                self.lifted.constants[Key(node, VALUE)] = number
+    def _weight(self, number: int, start: float) -> None:
+        value, state = self._value(number), self.read.get(number)
+        label = self._label(f"constants.c{number}" if state is None else state.key)
+        learned = state is not None and state.kind == "parameter"
+        stored = state is not None and state.persistent
+        facts = {"dtype": self._dtype(value.dtype), "learned": learned, "start": start, "stored": stored}
+        self.ports[number] = port = self.draft.add("parameter", (), label, shape=value.shape, **facts)
+        if state is None:
+            self.lifted.constants[Key(port.node, VALUE)] = number
+        else:
+            self._own(Key(port.node, VALUE), state.key)
 
-    def _weight(self, label: str, number: int, learned: bool) -> int:
-        value = self._value(number)
-        port = self.draft.add(
-            "parameter", (), self._label(label), shape=value.shape, dtype=self._dtype(value), learned=learned
-        )
-        self.ports[number] = port
-        return port.node
+    def _known(self, number: int) -> ValueType:
+        """The type of a value, or of what its weight will be."""
+        if number in self.ports:
+            return self.draft.value(self.ports[number])
+        value = self._type(self._value(number))
+        assert value is not None
+        return value
 
     # -- calls
 
@@ -129,13 +136,12 @@ class _Lift:
         operands, results = refs((call.args, dict(call.kwargs))), refs(call.result)
         if not results or any(self._type(self._value(number)) is None for number in (*operands, *results)):
             return False
-        if any(self.draft.value(self.ports[number]).batch == 0 for number in operands):
-            return False  # a parameter, or made of some
-        place = Place(call, lambda number: self.draft.value(self.ports[number]), self._held(call))
-        found = typed(place)
-        if found is None:
+        found = typed(Place(call, self._known, self._held(call)))
+        if found is None or not self._fits(found, operands):
             return False
         node = self._add(call, found)
+        if node is None:
+            return False
         for output, number in enumerate(results):
             port = Port(node, output)
             wanted, made = self._type(self._value(number)), self.draft.value(port)
@@ -146,15 +152,58 @@ class _Lift:
             self.ports[number] = port
         return True
 
-    def _add(self, call: Call, found: Typed) -> int:
+    def _fits(self, found: Typed, operands: list[int]) -> bool:
+        """Whether a rule has a place for every weight among the operands, and its op takes the inputs."""
+        weights = {number for number in operands if self._value(number).origin in ("parameter", "buffer", "constant")}
+        own = {*found.weights.values()}
+        if not weights <= own.union(found.inputs) or not own <= self.read.keys():
+            return False
+        takes, types = op_named(found.op).takes, [self._known(number) for number in found.inputs]
+        batched = "unbatched" in takes or all(value.batch for value in types)
+        if "rows" not in takes and len({value.batch for value in types} - {0}) > 1:
+            return False
+        return batched and ("integers" in takes or all(value.dtype == FLOAT for value in types))
+
+    def _add(self, call: Call, found: Typed) -> int | None:
+        """The node of a call; None where its op's weights are not just those that the call has."""
+        facts = op_named(found.op)
+        start = 1.0 if facts.family in ("product", "elementwise") else 0.0  # it may divide
+        inputs = [self._port(number, start) for number in found.inputs]
         label = self._label(call.label if call.module is not None else self._function_label(call))
-        node = self.draft.add(found.op, [self.ports[number] for number in found.inputs], label, **found.attrs).node
+        node = self.draft.add(found.op, inputs, label, **found.attrs).node
+        slots = self.draft.slots(node) if call.module is None else {}
+        own = {name: self.read[number] for name, number in found.weights.items()}
+        if slots.keys() != own.keys() or not all(self._holds(slots[name], state) for name, state in own.items()):
+            self.draft.retract(node)
+            self.labels.remove(label)
+            return None
         if call.module is not None:
             self._leaf(call, node)
-        facts = self.draft.nodes[node].facts
-        if call.scope and call.module is None and (facts.adds or facts.family == "concat"):
+        for name, state in own.items():
+            self._own(Key(node, name), state.key)
+        for op, attrs in found.then:
+            node = self.draft.add(op, Port(node), self._label(label), **attrs).node
+        several = sum(self.draft.value(port).batch > 0 for port in inputs) > 1
+        if call.scope and call.module is None and several and (facts.adds or facts.family == "concat"):
             self.joining.add(call.scope[-1].path)
         return node
+
+    def _holds(self, slot: Slot, state: State) -> bool:
+        """Whether a weight of an op may be this one of the module."""
+        kind = "parameter" if slot.kind == "param" else "buffer"
+        return (kind, slot.shape) == (state.kind, state.shape) and slot.dtype == self._dtype(state.dtype)
+
+    def _names(self) -> None:
+        """Name the weights whose keys in the user's `state_dict` are not the labels and slots of the nodes."""
+        users: dict[Key, list[Key]] = {owner: [owner] for owner in self.owners.values()}
+        for key, owner in self.draft.ties.items():
+            users[owner].append(key)
+        for name, owner in self.owners.items():
+            state = self.keys[name]
+            wanted = (state.key, *state.aliases)
+            usual = [f"{self.draft.nodes[key.node].label}.{key.slot}" for key in users[owner]]
+            if state.persistent and sorted(wanted) != sorted(usual):
+                self.draft.name(owner, *wanted)
 
     def _leaf(self, call: Call, node: int) -> None:
         """Say that a node is a leaf module, or uses the weights of one that was called before."""
@@ -186,7 +235,7 @@ class _Lift:
     def _opaque(self, call: Call) -> None:
         operands = list(dict.fromkeys(refs((call.args, dict(call.kwargs)))))
         sized = any(isinstance(leaf, Batch) for _, leaf in leaves((call.args, dict(call.kwargs))))
-        if sized and not any(self.draft.value(self.ports[number]).batch for number in operands):
+        if sized and not any(self._known(number).batch for number in operands):
             operands.append(self.witness)  # of how large the batch is
         results = refs(call.result)
         held = sorted(self._held(call))
@@ -214,7 +263,7 @@ class _Lift:
         try:
             node = self.draft.add(
                 "opaque",
-                [self.ports[number] for number in operands],
+                [self._port(number) for number in operands],
                 label,
                 call=text,
                 runs=call.operation,
@@ -226,6 +275,7 @@ class _Lift:
                 weight_shapes=[state.shape for state in states],
                 weight_dtypes=[state.dtype for state in states],
                 buffers=[name for name, state in zip(held, states, strict=True) if state.kind == "buffer"],
+                passing=[name for name, state in zip(held, states, strict=True) if not state.persistent],
                 macs=self.macs(call),
             ).node
         except TypeRuleError as error:
@@ -243,9 +293,9 @@ class _Lift:
     def _value(self, number: int) -> Value:
         return self.recording.values[number]
 
-    def _dtype(self, value: Value) -> DType:
-        """The dtype of a value; that in which the network computes is called float32."""
-        return FLOAT if value.dtype == self.native else cast(DType, value.dtype)
+    def _dtype(self, dtype: str) -> DType:
+        """A dtype of torch; that in which the network computes is called float32."""
+        return FLOAT if dtype == self.native else cast(DType, dtype)
 
     def _type(self, value: Value) -> ValueType | None:
         """The type of a value whose first axis is the batch, or that has none; None for any other."""
@@ -254,11 +304,11 @@ class _Lift:
             return None
         if not batched:
             whole = tuple([axis for axis in value.shape if isinstance(axis, int)])
-            return ValueType(whole, None, self._dtype(value), 0)
+            return ValueType(whole, None, self._dtype(value.dtype), 0)
         if not isinstance(value.shape[0], Batch):
             return None
         rest = tuple([axis for axis in value.shape[1:] if isinstance(axis, int)])
-        return ValueType(rest, None, self._dtype(value), value.shape[0].factor)
+        return ValueType(rest, None, self._dtype(value.dtype), value.shape[0].factor)
 
     def _loose(self, value: Value, call: Call) -> ValueType:
         """The type of what an opaque node gives, which only opaque nodes read where its batch is not the first axis."""
@@ -269,10 +319,11 @@ class _Lift:
             raise NasirError(f"{call.place}: gives {value.shape}, whose size depends on the data or oddly on the batch")
         factors = [axis.factor for axis in value.shape if isinstance(axis, Batch)]
         rest = tuple([axis for axis in value.shape if isinstance(axis, int)])
-        return ValueType(rest, None, self._dtype(value), factors[0])
+        return ValueType(rest, None, self._dtype(value.dtype), factors[0])
 
     def _function_label(self, call: Call) -> str:
         name = call.operation.rpartition(".")[2].strip("_") or "call"
+        name = f"{name}_" if name in TAKEN else name
         path = call.scope[-1].path if call.scope else ""
         return f"{path}.{name}" if path else name
 

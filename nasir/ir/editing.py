@@ -43,6 +43,7 @@ class Editing(Generic[S]):
         self.minted = start.minted
         self.frozen: set[str] = set(start.frozen)
         self.ties: dict[Key, Key] = dict(start.ties)
+        self.names: dict[Key, tuple[str, ...]] = dict(start.names)
         self.resized: dict[Atom, Resize] = {}
         self._typing: Typing | None = None  # of the values asked for by `shape`
 
@@ -173,6 +174,16 @@ class Editing(Generic[S]):
         if key not in self.ties:
             raise GraphError(f"weight {key.slot!r} of node {key.node} is borrowed from no other node")
         del self.ties[key]
+
+    def name(self, key: Key, *names: str) -> None:
+        """Say what an array, (node id, slot) of its owner, is called in the state_dict instead of `label.slot`.
+
+        These are then all names that it has, also where several nodes share it. Whether there is such a weight, and
+        each name is the only one of its kind, is checked by `commit`; raises GraphError where there is no such node.
+        """
+        if key.node not in self.nodes:
+            raise GraphError(f"no node {key.node} to name a weight of; it was removed, or never was one of this draft")
+        self.names[key] = names
 
     def output(self, port: Port) -> None:
         """Make a port an output of the network."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nasir.errors import GraphError, UsageError
 from nasir.ir.editing import Editing
+from nasir.ir.names import left_names
 from nasir.ir.origins import Origins
 from nasir.ir.regions import covers
 from nasir.ir.source import Key, Source
@@ -137,6 +138,9 @@ class Draft(Editing[Graph]):
         labels = [node.label for node in self.nodes.values()]
         frozen = tuple(sorted(p for p in self.frozen if any(covers(p, label) for label in labels)))
         ties = left(self.ties, self.nodes)
-        graph = Graph(dict(self.nodes), tuple(self.outputs), dict(self.regions), self.minted, frozen, ties)
+        names = left_names(self.names, self.ties, self.nodes)
+        graph = Graph(dict(self.nodes), tuple(self.outputs), dict(self.regions), self.minted, frozen, ties, names)
+        for key in [key for key in names if key.slot not in graph.infer.slots.get(key.node, (key.slot,))]:
+            del names[key]  # the node has no such weight any more
         graph.verify()
         return graph

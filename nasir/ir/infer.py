@@ -102,16 +102,23 @@ class At:
         kind: str = "param",
         tags: frozenset[str] = frozenset(),
         dtype: DType = "float32",
+        stored: bool = True,
         groups: Axis = 1,
     ) -> None:
         """Declare a weight array of this node; see `Slot`."""
-        self.slots[name] = Slot(tuple([_new(SlotAxis, axis) for axis in axes]), init, kind, tags, dtype, groups)  # type: ignore[arg-type]
+        along = tuple([_new(SlotAxis, axis) for axis in axes])
+        self.slots[name] = Slot(along, init, kind, tags, dtype, stored, groups)  # type: ignore[arg-type]
 
     def slots_along(self, space: Axis, slots: Iterable[tuple[str, Fill, Kind, frozenset[str]]]) -> None:
         """Declare several float arrays with one entry per unit of `space`: (name, init, kind, tags) each."""
         axes = (SlotAxis(space, "along"),)
         for name, init, kind, tags in slots:
             self.slots[name] = Slot(axes, init, kind, tags)
+
+    def mix(self, axis: Axis) -> None:
+        """Say that what comes out of one unit depends on all units of the axis: resizing it is never exact."""
+        for atom in atoms_of(axis):
+            atom.mixed = atom.mixed or self.label
 
     def image(self, x: ValueType) -> tuple[Axis, int, int]:
         """(C, H, W) of an input, or a TypeRuleError."""
@@ -208,8 +215,7 @@ def infer_nodes(nodes: Mapping[int, Node], typing: Typing, order: Iterable[int])
         if largest > MOST_ENTRIES:
             at.fail(f"a weight or a value of {largest} entries; at most {MOST_ENTRIES} fit")
         if definition.mixes:
-            for atom in atoms_of(inputs[0].channels):
-                atom.mixed = atom.mixed or node.label
+            at.mix(inputs[0].channels)
 
 
 def _unusual_rows(at: At, definition: OpDef, inputs: Sequence[ValueType]) -> int:

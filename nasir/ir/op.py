@@ -41,9 +41,11 @@ Family: TypeAlias = Literal[
     "pad",
     "pool",
     "shape",
+    "shift",
     "sum",
     "mean",
     "product",
+    "elementwise",
     "concat",
     "split",
     "embedding",
@@ -87,12 +89,14 @@ class OpDef:
         norm        normalizes, then multiplies by a weight and adds one, per channel (both tagged "norm", the second
                     also "bias"). What it subtracts in evaluation, if it is of the past, is its buffer `running_mean`
         activation  a nonlinearity
-        scale       a product with one number: a weight, or an attribute
+        scale       a product with one number: a weight, an attribute, or the reciprocal of one
+        shift       a sum with one number
         passive     lets through what comes in, in evaluation
         pad         zero channels (`before` and `after`) around those of the input
         pool        maxima or means over windows of an image
         shape       places picked, averaged or put in another order: flatten, tokens, a global mean
         sum, mean, product   of inputs of one shape, element by element
+        elementwise another function of inputs of one shape, element by element
         concat      inputs one after another along the channels
         split       consecutive parts of the channels, one output each; or one such part
         embedding   learned vectors added to a sequence or put before it
@@ -106,10 +110,11 @@ class OpDef:
         moves       channels may change their place, but what one holds depends on no other that could be removed
         groups      consecutive groups of channels as by "alone"; attribute `groups` counts them
     `pointwise`: f(x, **attributes) of a float64 array, element by element, where the op is such a function in
-    evaluation. It makes `channels` "alone".
+    evaluation; of an "elementwise" op f(x, y, **attributes). It makes `channels` "alone".
     `unchanged`: what comes out as it came in, element by element: "zero", every "nonnegative" number, or "all".
     `nonnegative`: "always" when the output is >= 0 whatever comes in, "keeps" when it is if all inputs are.
-    `mixes`: it normalizes over the channel axis, so resizing that axis is never exact.
+    `mixes`: it normalizes over the channel axis, so resizing that axis is never exact. (Of another axis its rule says
+    so, by `at.mix`.)
     `random`: it draws random numbers in training. `view`: in evaluation it only renames what is in memory.
     `even`: of a weighted op over windows, given its attributes: whether channels that hold one number all over give
     channels that do, as without zeros at the borders.
@@ -299,7 +304,7 @@ WORDS: Mapping[str, tuple[str, ...]] = {
     "unchanged": get_args(Unchanged),
     "nonnegative": get_args(Sign),
 }
-UNARY = frozenset({"weighted", "norm", "activation", "scale", "passive", "pad", "pool", "shape", "split"})
+UNARY = frozenset({"weighted", "norm", "activation", "scale", "shift", "passive", "pad", "pool", "shape", "split"})
 """Families of ops with one input."""
 ATTRS: Mapping[str | None, tuple[str, ...]] = {
     "weighted": ("out",),
@@ -329,8 +334,9 @@ def _fault(made: OpDef) -> str:
         return f"a pointwise function acts on each channel alone; remove {what}"
     if made.mixes and made.separates:
         return f"what mixes channels does not keep them apart; remove channels={made.channels!r}"
-    if (made.family in UNARY or made.pointwise is not None) and made.arity != (1, 1):
-        what = "a pointwise op" if made.pointwise is not None else f"an op of family {made.family!r}"
+    alone = made.pointwise is not None and made.family != "elementwise"
+    if (made.family in UNARY or alone) and made.arity != (1, 1):
+        what = "a pointwise op" if alone else f"an op of family {made.family!r}"
         return f"{what} has one input; it is declared with {'any number' if made.arity[1] is None else made.arity[0]}"
     for word in (made.family, made.channels):
         missing = [attr for attr in ATTRS.get(word, ()) if attr not in made.attrs]

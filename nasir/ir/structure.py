@@ -12,6 +12,7 @@ from nasir.errors import GraphError, NasirError, TooManyNodes
 from nasir.ir import canon, regions
 from nasir.ir.cost import Cost, count, total
 from nasir.ir.infer import Typing, infer, nonnegative
+from nasir.ir.names import Names, named, verify_names
 from nasir.ir.node import Node, Region, RegionKind
 from nasir.ir.source import Key
 from nasir.ir.ties import Ties, sets_of
@@ -24,8 +25,9 @@ MOST_NODES = 30_000
 @dataclass(frozen=True, eq=False)
 class Structure:
     """The fields of a graph: `minted` is the next free node id of the lineage, `frozen` are the label prefixes (sorted)
-    below which nothing learns, `ties` the owners of weights that several nodes share (see `nasir.ir.ties`). Nothing is
-    checked before it is asked for, or `verify` is called.
+    below which nothing learns, `ties` the owners of weights that several nodes share (see `nasir.ir.ties`), `names`
+    what weights are called in a state_dict if not by labels and slots (see `nasir.ir.names`). Nothing is checked before
+    it is asked for, or `verify` is called.
     """
 
     nodes: Mapping[int, Node]
@@ -34,15 +36,17 @@ class Structure:
     minted: int
     frozen: tuple[str, ...] = ()
     ties: Ties = field(default_factory=dict)
+    names: Names = field(default_factory=dict)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Structure):
             return NotImplemented
-        return (self.minted, self.outputs, self.frozen, self.ties, self.regions, self.nodes) == (
+        return (self.minted, self.outputs, self.frozen, self.ties, self.names, self.regions, self.nodes) == (
             other.minted,
             other.outputs,
             other.frozen,
             other.ties,
+            other.names,
             other.regions,
             other.nodes,
         )
@@ -75,7 +79,7 @@ class Structure:
 
     @cached_property
     def digest(self) -> str:
-        """Structural hash: ops, attributes, edges and ties; not ids, labels, regions or weights."""
+        """Structural hash: ops, attributes, edges and ties; not ids, labels, names, regions or weights."""
         return canon.digest(self.nodes, self.order, self.outputs, self.ties)
 
     @cached_property
@@ -98,6 +102,11 @@ class Structure:
         op says of it."""
         own = {name: (Key(node_id, name), slot) for name, slot in self.infer.slots[node_id].items()}
         return {**own, **self.infer.borrowed.get(node_id, {})}
+
+    @cached_property
+    def weight_names(self) -> Mapping[str, Key]:
+        """Where the array is, for each name of a state_dict: (node id, slot) of its owner."""
+        return dict(named(self))
 
     @cached_property
     def labels(self) -> Mapping[str, int]:
@@ -218,6 +227,7 @@ class Structure:
                     f"weight {tuple(key)} is tied to {tuple(owner)}, which owns nothing; tie it to the owner"
                 )
         _ = self.infer
+        verify_names(self)
         self.verify_regions()
 
     def verify_regions(self) -> None:

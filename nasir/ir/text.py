@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args
 from nasir.errors import GraphError, TextFormatError, UnknownName
 from nasir.files import json_value
 from nasir.ir.infer import collector_paused
+from nasir.ir.names import Names
 from nasir.ir.node import Node, Region, RegionKind
 from nasir.ir.op import op_named
 from nasir.ir.regions import covers
@@ -42,6 +43,7 @@ def to_json(graph: Structure) -> dict[str, Any]:
         "minted": graph.minted,
         **({"frozen": list(graph.frozen)} if graph.frozen else {}),
         **({"ties": [[*key, *owner] for key, owner in graph.ties.items()]} if graph.ties else {}),
+        **({"names": [[*key, *given] for key, given in graph.names.items()]} if graph.names else {}),
     }
 
 
@@ -67,9 +69,10 @@ def _from_json(data: Mapping[str, Any], graph_type: type[S]) -> S:
         minted = data["minted"]
         frozen = tuple(data.get("frozen", ()))
         ties = {Key(node, slot): Key(*owner) for node, slot, *owner in data.get("ties", ())}
+        names = {Key(node, slot): tuple(given) for node, slot, *given in data.get("names", ())}
     except (KeyError, TypeError, ValueError) as error:
         raise TextFormatError(f"malformed graph data: {type(error).__name__}: {error}") from None
-    return _assemble(graph_type, nodes, outputs, regions, minted, frozen, ties)
+    return _assemble(graph_type, nodes, outputs, regions, minted, frozen, ties, names)
 
 
 def _port(pair: Any) -> Port:
@@ -87,6 +90,7 @@ def _assemble(
     minted: int,
     frozen: tuple[str, ...],
     ties: Ties,
+    names: Names,
 ) -> S:
     if type(minted) is not int:
         raise TextFormatError(f"minted: expected a whole number, the next free node id, found {shown(minted)}")
@@ -119,7 +123,10 @@ def _assemble(
     for key in (key for tie in ties.items() for key in tie):
         if type(key.node) is not int or type(key.slot) is not str or key.node not in made:
             raise TextFormatError(f"tie of {tuple(key)}: expected the id of a node and the name of a weight")
-    graph = graph_type(made, outputs, table, minted, tuple(sorted(frozen)), ties)
+    for key, given in names.items():
+        if type(key.node) is not int or not all(type(text) is str and text for text in (key.slot, *given)):
+            raise TextFormatError(f"names of {tuple(key)}: expected the id of a node, the name of a weight, and texts")
+    graph = graph_type(made, outputs, table, minted, tuple(sorted(frozen)), ties, names)
     graph.verify()
     return graph
 
@@ -152,6 +159,7 @@ def to_text(graph: Structure) -> str:
         lines.append(f"{region.kind} {json.dumps(region.path)}{template}")
     lines += [f"frozen {json.dumps(prefix)}" for prefix in graph.frozen]
     lines += [f"tie %{key.node}.{key.slot} %{owner.node}.{owner.slot}" for key, owner in graph.ties.items()]
+    lines += [f"name %{key.node}.{key.slot} {json.dumps(list(given))}" for key, given in graph.names.items()]
     lines.append("output " + ", ".join(_port_text(port) for port in graph.outputs))
     return "\n".join(lines) + "\n"
 
@@ -175,6 +183,7 @@ SPACE = "\\u0020"
 _HEAD = re.compile(r"nasir graph (\d+) minted (\d+)")
 _NODE = re.compile(r'%(\d+) ("(?:[^"\\]|\\.)*") = (\w+)\(([^)]*)\)((?: \w+=\S+)*)')
 _TIE = re.compile(r"tie %(\d+)\.(\S+) %(\d+)\.(\S+)")
+_NAME = re.compile(r"name %(\d+)\.(\S+) (\[.*\])")
 _REGION = re.compile(r'(stage|block|branch) ("(?:[^"\\]|\\.)*")(?: (\{.*\}))?')
 
 
@@ -186,6 +195,7 @@ def from_text(text: str, graph_type: type[S]) -> S:
         raise TextFormatError(f"line 1: expected 'nasir graph {FORMAT} minted N'")
     nodes, regions, frozen = [], [], []
     ties: dict[Key, Key] = {}
+    names: dict[Key, tuple[str, ...]] = {}
     outputs: tuple[Port, ...] = ()
     for number, line in enumerate(lines[1:], start=2):
         try:
@@ -200,6 +210,8 @@ def from_text(text: str, graph_type: type[S]) -> S:
                 regions.append(Region(json_value(match[2]), match[1], template))  # type: ignore[arg-type]
             elif match := _TIE.fullmatch(line):
                 ties[Key(_number(match[1]), match[2])] = Key(_number(match[3]), match[4])
+            elif match := _NAME.fullmatch(line):
+                names[Key(_number(match[1]), match[2])] = tuple(json_value(match[3]))
             elif line.startswith("frozen "):
                 frozen.append(json_value(line.removeprefix("frozen ")))
             elif line.startswith("output "):
@@ -209,7 +221,7 @@ def from_text(text: str, graph_type: type[S]) -> S:
         except ValueError as error:
             raise TextFormatError(f"line {number}: {error}") from None
     try:
-        return _assemble(graph_type, nodes, outputs, regions, int(head[2]), tuple(frozen), ties)
+        return _assemble(graph_type, nodes, outputs, regions, int(head[2]), tuple(frozen), ties, names)
     except (GraphError, UnknownName) as error:
         error.add_note("while reading a graph from text")
         raise

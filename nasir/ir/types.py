@@ -135,7 +135,8 @@ class SlotAxis(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """A weight array of a node. `tags` ("decay", "bias", "norm") drive optimizer groups.
+    """A weight array of a node. `tags` ("decay", "bias", "norm") drive optimizer groups. `stored`: it has a name in the
+    state_dict of the network; constants and buffers that are not persistent have none.
 
     A *kernel* is a parameter with an axis that the op writes and one that it reads; it is a convolution's where it has
     axes of fixed size (a window) too. Initializers and penalties go by that, never by the op.
@@ -149,6 +150,7 @@ class Slot(NamedTuple):
     kind: Kind = "param"
     tags: frozenset[str] = frozenset()
     dtype: DType = FLOAT
+    stored: bool = True
     groups: Axis = 1
 
     @property

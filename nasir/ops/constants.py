@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from nasir.ir.types import JSON, Port, Slot, ValueType
+from nasir.ir.types import FLOAT, JSON, Port, Slot, ValueType
 
 if TYPE_CHECKING:
     from nasir.ir.graph import Graph
@@ -119,6 +119,14 @@ def scaled(node: NodeView, x: Known) -> Known:
     return x * float(node.weight("weight") if node.slots else node.attrs["value"])
 
 
+def bent(node: NodeView, x: Known) -> Known:
+    """x where it is positive, else a slope times x."""
+    if x is None:
+        return None
+    slope = node.weight("weight")
+    return x * np.where(x > 0.0, 1.0, lifted(slope, node.out) if len(slope) > 1 else slope)
+
+
 def moved(node: NodeView, x: Known) -> Known:
     """Sum with a vector for each place of a sequence."""
     if x is None:
@@ -135,6 +143,11 @@ def preceded(node: NodeView, x: Known) -> Known:
 def attended(node: NodeView, x: Known) -> Known:
     """Means over places by weights that sum to 1, of the last channels: what is the same all over stays so."""
     return None if x is None else even(x, node.inputs[0])[:, 2 * node.attrs["heads"] * node.attrs["head_dim"] :]
+
+
+def held(node: NodeView) -> Known:
+    """The numbers of a weight."""
+    return np.asarray(node.weight("value"), dtype=np.float64) if node.out.dtype == FLOAT else None
 
 
 def normed(node: NodeView, x: Known) -> Known:

@@ -7,21 +7,41 @@ from typing import Annotated, get_args
 
 from annotated_types import doc
 
-from nasir.ir.infer import At
+from nasir.ir.infer import MOST_UNITS, At
 from nasir.ir.op import Taken, op
-from nasir.ir.space import pin
-from nasir.ir.types import FLOAT, JSON, DType, Fill, ValueType
+from nasir.ir.space import Axis, pin
+from nasir.ir.types import FLOAT, JSON, DType, Fill, Role, ValueType
+from nasir.ops import constants as known
 from nasir.options.ranges import Whole
 
 Shape = tuple[Whole, ...]
 
 
-@op("parameter", family="weight")
-def parameter(at: At, shape: Shape, dtype: DType = FLOAT, learned: bool = True) -> ValueType:
-    """A weight that a function uses, the same for all samples. Not `learned`: a buffer, or a constant."""
-    axes = tuple([(size, "fixed") for size in shape])
-    at.slot("value", axes, Fill("zeros"), "param" if learned else "buffer", dtype=dtype)  # type: ignore[arg-type]
-    return ValueType(shape, None, dtype, 0)
+@op("parameter", family="weight", constant=known.held, later=("start", "stored"))
+def parameter(
+    at: At,
+    shape: Shape,
+    dtype: DType = FLOAT,
+    learned: bool = True,
+    start: Annotated[float, doc("what entries of new units begin with")] = 0.0,
+    stored: Annotated[bool, doc("it is in the state_dict of the network")] = True,
+) -> ValueType:
+    """A weight that a function uses, the same for all samples. Not `learned`: a buffer, or a constant.
+
+    Its axes run over the spaces of what it is added to or multiplied with, which only a learned one can follow.
+    """
+    axes = tuple([_units(at, size, number) if dtype == FLOAT else size for number, size in enumerate(shape)])
+    for axis in axes if not learned else ():
+        pin(axis, f"it meets '{at.label}', whose numbers are not learned")
+    along: list[tuple[Axis, Role]] = [(axis, "fixed" if isinstance(axis, int) else "along") for axis in axes]
+    fill = Fill("constant", {"value": start}) if start else Fill("zeros")
+    at.slot("value", tuple(along), fill, "param" if learned else "buffer", dtype=dtype, stored=stored)
+    return ValueType(axes, None, dtype, 0)
+
+
+def _units(at: At, size: int, number: int) -> Axis:
+    """An axis of a weight: a space, unless it has one entry, or more than any space."""
+    return at.fresh(size, "shape", number) if 1 < size <= MOST_UNITS else size
 
 
 def _counted(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out: ValueType) -> int:
@@ -29,7 +49,7 @@ def _counted(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out: Valu
     return counted if isinstance(counted, int) else 0
 
 
-@op("opaque", family="opaque", takes=get_args(Taken), random=True, macs=_counted, later=("macs",))
+@op("opaque", family="opaque", takes=get_args(Taken), random=True, macs=_counted, later=("macs", "passing"))
 def opaque(
     at: At,
     *x: ValueType,
@@ -43,6 +63,7 @@ def opaque(
     weight_shapes: tuple[Shape, ...] = (),
     weight_dtypes: tuple[DType, ...] = (),
     buffers: Annotated[tuple[str, ...], doc("those of `weights` that are not learned")] = (),
+    passing: Annotated[tuple[str, ...], doc("those of `buffers` that are in no state_dict")] = (),
     macs: Annotated[Whole | None, doc("multiply-accumulates of one sample; none: unknown, counts as 0")] = None,
 ) -> tuple[ValueType, ...]:
     """A call of a function or module that has no rule: nothing that runs over its inputs or outputs can be resized."""
@@ -51,7 +72,8 @@ def opaque(
             pin(axis, f"'{at.label}' runs {runs}, which has no rule of how it can be resized")
     for name, shape, dtype in zip(weights, weight_shapes, weight_dtypes, strict=True):
         kind = "buffer" if name in buffers else "param"
-        at.slot(name, tuple([(size, "fixed") for size in shape]), Fill("zeros"), kind, dtype=dtype)
+        fixed: tuple[tuple[Axis, Role], ...] = tuple([(size, "fixed") for size in shape])
+        at.slot(name, fixed, Fill("zeros"), kind, dtype=dtype, stored=name not in passing)
     like = {value.shape: value.channel_axis for value in reversed(x)}  # as it mostly is where a shape stays
     facts = zip(shapes, dtypes, rows, strict=True)
     return tuple([ValueType(shape, like.get(tuple(shape)), dtype, batch) for shape, dtype, batch in facts])

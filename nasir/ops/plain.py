@@ -1,22 +1,29 @@
-"""The ops nasir ships: structure and element-wise ones here; the other files of this room hold those of one kind."""
+"""Ops of structure: inputs, sums and products, channels joined and taken apart, shapes."""
 
 from __future__ import annotations
 
 from math import prod
-from typing import Annotated, Literal
+from typing import Annotated
 
 from annotated_types import MinLen, doc
 
 from nasir.ir.infer import At
-from nasir.ir.op import Sizes, Taken, op
+from nasir.ir.op import Sizes, op
 from nasir.ir.space import Axis, Cat, Prod, Space, pin, size_of
 from nasir.ir.types import FLOAT, DType, ValueType
 from nasir.ops import constants as known
-from nasir.ops.functions import gaussian_gated, hard_gated, hard_sigmoid, logistic, rectified, same, sigmoid_gated
+from nasir.ops.dropping import dropout as dropout
+from nasir.ops.dropping import stochastic_depth as stochastic_depth
+from nasir.ops.pointwise import gelu as gelu
+from nasir.ops.pointwise import hardsigmoid as hardsigmoid
+from nasir.ops.pointwise import hardswish as hardswish
+from nasir.ops.pointwise import identity as identity
+from nasir.ops.pointwise import relu as relu
+from nasir.ops.pointwise import sigmoid as sigmoid
+from nasir.ops.pointwise import silu as silu
+from nasir.ops.shares import softmax as softmax
 from nasir.ops.windows import slid
-from nasir.options.ranges import Count, Rate, Share, Whole
-
-ANYTHING: tuple[Taken, ...] = ("integers", "unbatched")
+from nasir.options.ranges import Count, Whole
 
 
 @op("input", family="input", view=True, later=("channel_axis", "dtype"))
@@ -39,112 +46,56 @@ def input_(
     return value.with_channels(channels)
 
 
-@op("identity", family="passive", pointwise=same, unchanged="all", nonnegative="keeps", view=True, takes=ANYTHING)
-def identity(at: At, x: ValueType) -> ValueType:
-    """The input, unchanged."""
-    return x
-
-
-@op("relu", family="activation", pointwise=rectified, unchanged="nonnegative", nonnegative="always")
-def relu(at: At, x: ValueType) -> ValueType:
-    """max(x, 0)."""
-    return x
-
-
-@op("gelu", family="activation", pointwise=gaussian_gated, unchanged="zero")
-def gelu(at: At, x: ValueType) -> ValueType:
-    """x * Phi(x), the exact form."""
-    return x
-
-
-@op("silu", family="activation", pointwise=sigmoid_gated, unchanged="zero")
-def silu(at: At, x: ValueType) -> ValueType:
-    """x * sigmoid(x)."""
-    return x
-
-
-@op("sigmoid", family="activation", pointwise=logistic, nonnegative="always")
-def sigmoid(at: At, x: ValueType) -> ValueType:
-    """1 / (1 + exp(-x))."""
-    return x
-
-
-@op("hardswish", family="activation", pointwise=hard_gated, unchanged="zero")
-def hardswish(at: At, x: ValueType) -> ValueType:
-    """x * relu6(x + 3) / 6."""
-    return x
-
-
-@op("hardsigmoid", family="activation", pointwise=hard_sigmoid, nonnegative="always")
-def hardsigmoid(at: At, x: ValueType) -> ValueType:
-    """relu6(x + 3) / 6."""
-    return x
-
-
-@op("softmax", family="activation", nonnegative="always", mixes=True)
-def softmax(at: At, x: ValueType) -> ValueType:
-    """Softmax over the channel axis."""
-    return x
-
-
-@op("dropout", family="passive", pointwise=same, unchanged="all", nonnegative="keeps", random=True, view=True)
-def dropout(at: At, x: ValueType, p: Rate = 0.5) -> ValueType:
-    """Zero each element with probability `p` while training, 0 <= p < 1."""
-    return x
-
-
-@op(
-    "stochastic_depth",
-    family="passive",
-    channels="alone",
-    unchanged="all",
-    nonnegative="keeps",
-    random=True,
-    view=True,
-    constant=known.window,
-)
-def stochastic_depth(at: At, x: ValueType, p: Share = 0.5, mode: Literal["row", "batch"] = "row") -> ValueType:
-    """While training, all of a sample (`row`), or of the batch, is dropped with probability `p`, or divided by 1 - p.
-
-    Huang et al. 2016, as torchvision has it.
-    """
-    return x
-
-
 def _merge(at: At, inputs: tuple[ValueType, ...]) -> ValueType:
-    first = inputs[0]
-    for index, other in enumerate(inputs[1:], start=1):
-        if len(other.axes) != len(first.axes):
-            at.fail(
-                f"inputs have shapes {first.shape} (from {at.source(0, first.channels)}) and "
-                f"{other.shape} (from {at.source(index, other.channels)})"
-            )
-        if other.channel_axis != first.channel_axis:
-            at.fail(
-                f"inputs have their channels on axis {first.channel_axis + 1} (from {at.source(0, first.channels)}) "
-                f"and on axis {other.channel_axis + 1} (from {at.source(index, other.channels)})"
-            )
+    lead = next((number for number, value in enumerate(inputs) if value.batch), None)
+    if lead is None:  # weights alone
+        lead = max(range(len(inputs)), key=lambda number: len(inputs[number].axes))
+    first = inputs[lead]
+    for index, other in enumerate(inputs):
+        if index == lead:
+            continue
         axes = list(first.axes)
-        for number, (a, b) in enumerate(zip(first.axes, other.axes, strict=True)):
+        for number, (a, b) in enumerate(zip(first.axes, _beside(at, lead, index, first, other), strict=True)):
             if a is b or a == b:
                 continue
             if 1 in (a, b):  # one number for all of the other's
                 axes[number] = b if a == 1 else a
                 continue
-            at.same(a, b, f"axis {number + 1}", (0, index))
+            at.same(a, b, f"axis {number + 1}", (lead, index))
         first = first.over(tuple(axes))
     return first
 
 
-@op("add", family="sum", channels="alone", nonnegative="keeps")
+def _beside(at: At, lead: int, index: int, first: ValueType, other: ValueType) -> tuple[Axis, ...]:
+    """The axes of input `index` that lie on those of `first`; of a value without a batch axis the last on the last."""
+    if not other.batch:
+        missing = len(first.axes) - len(other.axes)
+        if missing >= 0:
+            return (1,) * missing + other.axes
+        if missing == -1 and first.batch and other.shape[0] == 1:  # in the place of the batch
+            return other.axes[1:]
+    if len(other.axes) != len(first.axes):
+        at.fail(
+            f"inputs have shapes {first.shape} (from {at.source(lead, first.channels)}) and "
+            f"{other.shape} (from {at.source(index, other.channels)})"
+        )
+    if other.channel_axis != first.channel_axis:
+        at.fail(
+            f"inputs have their channels on axis {first.channel_axis + 1} (from {at.source(lead, first.channels)}) "
+            f"and on axis {other.channel_axis + 1} (from {at.source(index, other.channels)})"
+        )
+    return other.axes
+
+
+@op("add", family="sum", channels="alone", nonnegative="keeps", takes=("unbatched",))
 def add(at: At, *x: ValueType) -> ValueType:
-    """Element-wise sum of inputs of one shape."""
+    """Element-wise sum of inputs of one shape; weights are the same for all samples."""
     return _merge(at, x)
 
 
-@op("mul", family="product", channels="alone", nonnegative="keeps")
+@op("mul", family="product", channels="alone", nonnegative="keeps", takes=("unbatched",))
 def mul(at: At, *x: ValueType) -> ValueType:
-    """Element-wise product of inputs of one shape."""
+    """Element-wise product of inputs of one shape; weights are the same for all samples."""
     return _merge(at, x)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import prod, sqrt
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
+
+from annotated_types import doc
 
 from nasir.ir.infer import At
 from nasir.ir.op import op
-from nasir.ir.space import Prod
+from nasir.ir.space import Axis, Prod
 from nasir.ir.types import JSON, Fill, Kind, ValueType
 from nasir.ops import constants as known
 from nasir.options.ranges import Count, NotNegative, Share
@@ -56,18 +58,27 @@ def _channels_first(at: At, x: ValueType) -> None:
         at.fail(f"needs an image or a vector, got {at.shape(x)}; use layer_norm for tokens")
 
 
-@op("batch_norm", family="norm", channels="alone", constant=known.normed)
-def batch_norm(at: At, x: ValueType, eps: NotNegative = 1e-5, momentum: Share | None = 0.1) -> ValueType:
+@op("batch_norm", family="norm", channels="alone", constant=known.normed, later=("counts",))
+def batch_norm(
+    at: At,
+    x: ValueType,
+    eps: NotNegative = 1e-5,
+    momentum: Share | None = 0.1,
+    counts: Annotated[bool, doc("it counts the batches; without a `momentum` it must")] = True,
+) -> ValueType:
     """Batch normalization per channel; `momentum` is the weight of the new batch in the running statistics.
 
     None: they are the plain average over all batches.
     """
+    if momentum is None and not counts:
+        at.fail("an average over all batches needs their number; give a momentum, or let it count")
     _channels_first(at, x)
     if len(x.axes) > 4:
         at.fail(f"needs at most three axes beside the channels, got shape {x.shape}")
     channels = x.axes[0]
     at.slots_along(channels, AFFINE + STATISTICS)
-    at.slot("num_batches_tracked", (), ZEROS, "buffer", dtype="int64")
+    if counts:
+        at.slot("num_batches_tracked", (), ZEROS, "buffer", dtype="int64")
     return x
 
 
@@ -95,9 +106,20 @@ def layer_norm(at: At, x: ValueType, eps: NotNegative = 1e-5) -> ValueType:
     return x
 
 
-@op("scale", family="scale", channels="alone", unchanged="zero", constant=known.scaled)
+@op("scale", family="scale", channels="alone", unchanged="zero", constant=known.scaled, takes=("unbatched",))
 def scale(at: At, x: ValueType, value: float = 1.0, learnable: bool = True) -> ValueType:
     """Product with one scalar: SkipInit when learnable from 0 (De & Smith 2020), residual scaling when fixed."""
     if learnable:
         at.slot("weight", (), Fill("constant", {"value": value}), tags=frozenset({"scalar"}))
+    return x
+
+
+@op("prelu", family="activation", channels="alone", unchanged="zero", constant=known.bent)
+def prelu(at: At, x: ValueType, per_channel: bool = False) -> ValueType:
+    """x where it is positive, else a learnable slope times x: one slope, or one for each channel (He et al. 2015)."""
+    slope: Axis = 1
+    if per_channel:
+        _channels_first(at, x)
+        slope = x.axes[0]
+    at.slot("weight", ((slope, "along" if per_channel else "fixed"),), Fill("constant", {"value": 0.25}))
     return x

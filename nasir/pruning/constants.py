@@ -55,7 +55,7 @@ def propagated(facts: OpDef, node: NodeView, known: list[Known]) -> Known | tupl
 
 def _merged(facts: OpDef, node: NodeView, known: list[Known]) -> Known:
     """Sums, means and products of several inputs, and inputs one after another."""
-    parts = [filled(part, value) for part, value in zip(known, node.inputs, strict=True)]
+    parts = _filled(node, known)
     if facts.adds:
         total: Values = sum(parts[1:], start=parts[0])
         return total / len(parts) if facts.family == "mean" else total
@@ -68,6 +68,13 @@ def _merged(facts: OpDef, node: NodeView, known: list[Known]) -> Known:
     rest = np.broadcast_shapes(*[part.shape[:axis] + part.shape[axis + 1 :] for part in parts])
     sizes = [(*rest[:axis], part.shape[axis], *rest[axis:]) for part in parts]
     return np.concatenate([np.broadcast_to(part, size) for part, size in zip(parts, sizes, strict=True)], axis)
+
+
+def _filled(node: NodeView, known: list[Known]) -> list[Values]:
+    """What is known of each input, NaN where that is nothing."""
+    parts = [filled(part, value) for part, value in zip(known, node.inputs, strict=True)]
+    # the first axis of a weight may be in the place of the batch
+    return [part[0] if part.ndim > len(node.out.axes) else part for part in parts]
 
 
 def _norm(node: NodeView) -> Known:
@@ -129,11 +136,11 @@ def is_even(facts: OpDef, attrs: Any, slot: Slot) -> bool:
 
 
 def _each(facts: OpDef, node: NodeView, known: list[Known]) -> Known:
-    """A pointwise function of what is constant."""
+    """A pointwise function of what is constant; what it gives no finite number for is not."""
     assert facts.pointwise is not None
-    (values,) = known
-    assert values is not None
-    result = np.array(values)
-    where = ~np.isnan(values)
-    result[where] = facts.pointwise(values[where], **node.attrs)
+    parts = np.broadcast_arrays(*_filled(node, known))
+    where = ~np.isnan(parts).any(axis=0)
+    result = np.full(where.shape, np.nan)
+    values = facts.pointwise(*[part[where] for part in parts], **node.attrs)
+    result[where] = np.where(np.isfinite(values), values, np.nan)
     return result

@@ -101,29 +101,17 @@ def _elementwise(op: str, function: Callable[[Array], Array]) -> None:
     REFERENCES[op] = lambda attrs, weights, train, x: function(x)
 
 
-_erf = np.vectorize(math.erf, otypes=[np.float64])
-
-_elementwise("identity", lambda x: x)
 _elementwise("dropout", lambda x: x)
-_elementwise("relu", lambda x: np.maximum(x, 0.0))
-_elementwise("gelu", lambda x: 0.5 * x * (1.0 + _erf(x / math.sqrt(2.0))))
-_elementwise("sigmoid", lambda x: 0.5 * (1.0 + np.tanh(0.5 * x)))
-_elementwise("silu", lambda x: 0.5 * x * (1.0 + np.tanh(0.5 * x)))
-_elementwise("hardsigmoid", lambda x: np.clip(x + 3.0, 0.0, 6.0) / 6.0)
+_elementwise("channel_dropout", lambda x: x)
 _elementwise("stochastic_depth", lambda x: x)
-_elementwise("hardswish", lambda x: x * np.clip(x + 3.0, 0.0, 6.0) / 6.0)
 _elementwise("flatten", lambda x: x.reshape(len(x), -1))
 _elementwise("global_avg_pool", lambda x: x.mean(axis=(2, 3)))
 _elementwise("tokens", lambda x: x.reshape(*x.shape[:2], -1).swapaxes(1, 2))
 _elementwise("mean_tokens", lambda x: x.mean(axis=1))
 
 
-@reference("softmax")
-def _softmax(attrs: Attrs, weights: Weights, train: bool, x: Array, *, channel: int) -> Array:
-    return _shares(x, channel)
-
-
-def _shares(x: Array, axis: int) -> Array:
+def shares(x: Array, axis: int) -> Array:
+    """exp(x) over its sum along an axis."""
     powers = np.exp(x - x.max(axis=axis, keepdims=True))
     shares: Array = powers / powers.sum(axis=axis, keepdims=True)
     return shares
@@ -151,7 +139,7 @@ def _ensemble(attrs: Attrs, weights: Weights, train: bool, *x: Array) -> Array:
         return logits
     if attrs["average"] == "logits":
         return logits.mean(axis=1)  # type: ignore[no-any-return]
-    return np.log(np.mean([_shares(branch, 1) for branch in x], axis=0))  # type: ignore[no-any-return]
+    return np.log(np.mean([shares(branch, 1) for branch in x], axis=0))  # type: ignore[no-any-return]
 
 
 @reference("concat")
@@ -195,10 +183,10 @@ def _pad_channels(attrs: Attrs, weights: Weights, train: bool, x: Array, *, chan
 
 def biased(weights: Mapping[str, Array], value: Array, channel: int) -> Array:
     """A value, and the bias along its channels where there is one."""
-    return value + _along(weights["bias"], value, channel) if "bias" in weights else value
+    return value + along(weights["bias"], value, channel) if "bias" in weights else value
 
 
-def _along(vector: Array, like: Array, channel: int) -> Array:
+def along(vector: Array, like: Array, channel: int) -> Array:
     """A vector over channels, shaped to broadcast over a batch."""
     return vector.reshape(-1, *(1,) * (like.ndim - 1 - channel))
 
@@ -214,8 +202,8 @@ def _batch_norm(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Arra
     if train:
         axes = (0, *range(2, x.ndim))
         mean, var = x.mean(axis=axes), x.var(axis=axes)
-    centred = (x - _along(mean, x, 1)) / np.sqrt(_along(var, x, 1) + attrs["eps"])
-    return biased(weights, centred * _along(weights["weight"], x, 1), 1)
+    centred = (x - along(mean, x, 1)) / np.sqrt(along(var, x, 1) + attrs["eps"])
+    return biased(weights, centred * along(weights["weight"], x, 1), 1)
 
 
 @reference("group_norm")
@@ -223,7 +211,7 @@ def _group_norm(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Arra
     grouped = x.reshape(len(x), attrs["groups"], -1)
     mean, var = grouped.mean(axis=2, keepdims=True), grouped.var(axis=2, keepdims=True)
     centred = ((grouped - mean) / np.sqrt(var + attrs["eps"])).reshape(x.shape)
-    return biased(weights, centred * _along(weights["weight"], x, 1), 1)
+    return biased(weights, centred * along(weights["weight"], x, 1), 1)
 
 
 @reference("layer_norm")
@@ -257,6 +245,6 @@ def _select_token(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Arra
 def _self_attention(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
     heads, matched = attrs["heads"], attrs["heads"] * attrs["head_dim"]
     q, k, v = (part.reshape(*x.shape[:2], heads, -1) for part in np.split(x, [matched, 2 * matched], axis=2))
-    shares = _shares(attrs["scale"] * np.einsum("nqhd,nkhd->nhqk", q, k), 3)
-    out: Array = np.einsum("nhqk,nkhd->nqhd", shares, v)
+    weighed = shares(attrs["scale"] * np.einsum("nqhd,nkhd->nhqk", q, k), 3)
+    out: Array = np.einsum("nhqk,nkhd->nqhd", weighed, v)
     return out.reshape(*x.shape[:2], -1)

@@ -30,3 +30,14 @@ class OpCase:
             if port.node == node.node:
                 draft.output(port)
         return draft.commit()
+
+
+IMAGE, VECTOR, TOKENS, VOLUME = (4, 5, 6), (6,), (5, 6), (4, 2, 3, 2)
+LAID_OUT = ((TOKENS, 0), (IMAGE, 2), (IMAGE, 1))
+"""Shapes with an axis of channels that is not the usual one."""
+
+
+def anywhere(op: str, **attrs: JSON) -> tuple[OpCase, ...]:
+    """Cases of an op of one input that takes any value, wherever its channels are."""
+    usual = [OpCase(op, (shape,), attrs) for shape in (IMAGE, VECTOR, TOKENS)]
+    return (*usual, *[OpCase(op, (shape,), attrs, axis) for shape, axis in LAID_OUT])

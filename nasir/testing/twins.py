@@ -50,4 +50,4 @@ def _renamed(graph: Graph, names: dict[str, str]) -> Graph:
         node_id: Node(names.get(node.op, node.op), node.inputs, node.attrs, node.label)
         for node_id, node in graph.nodes.items()
     }
-    return Graph(nodes, graph.outputs, graph.regions, graph.minted, graph.frozen, graph.ties)
+    return replace(graph, nodes=nodes)

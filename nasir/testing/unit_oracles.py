@@ -91,7 +91,8 @@ def largest_difference(ones: Sequence[Array], others: Sequence[Array]) -> float:
     apart = 0.0
     for one, other in zip(ones, others, strict=True):
         if one.size:
-            difference = np.abs(one.astype(np.float64) - other.astype(np.float64))
+            with np.errstate(invalid="ignore"):  # of infinite ones
+                difference = np.abs(one.astype(np.float64) - other.astype(np.float64))
             alike = (one == other) | (np.isnan(one) & np.isnan(other))
             apart = max(apart, float(np.nan_to_num(np.where(alike, 0.0, difference), nan=np.inf).max()))
     return apart
@@ -100,16 +101,16 @@ def largest_difference(ones: Sequence[Array], others: Sequence[Array]) -> float:
 def unit_axes(graph: Graph, space: Atom, roles: Sequence[str] = ("read", "write", "along")) -> dict[str, Any]:
     """Where a space of a graph runs in the state of its network, as UnitAxes; only axes that play one of `roles`."""
     found: dict[str, Any] = {}
-    for node_id, slots in graph.infer.slots.items():
-        for name, slot in slots.items():
-            axes = {
-                number: _labels(axis, space)
-                for number, (axis, role) in enumerate(slot.axes)
-                if (role in roles and space in set(atoms_of(axis)))
-                or (role == "read" and "write" in roles and space in set(atoms_of(slot.groups)))
-            }
-            if axes:
-                found[f"{graph.nodes[node_id].label}.{name}"] = axes
+    for name, key in graph.weight_names.items():
+        slot = graph.infer.slots[key.node][key.slot]
+        axes = {
+            number: _labels(axis, space)
+            for number, (axis, role) in enumerate(slot.axes)
+            if (role in roles and space in set(atoms_of(axis)))
+            or (role == "read" and "write" in roles and space in set(atoms_of(slot.groups)))
+        }
+        if axes:
+            found[name] = axes
     return found
 
 

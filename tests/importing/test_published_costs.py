@@ -51,6 +51,7 @@ def test_costs_are_those_that_are_published(name: str) -> None:
     check(name)
 
 
+@pytest.mark.zoo
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in MODELS if name not in QUICK])
 def test_costs_of_every_network_are_those_that_are_published(name: str) -> None:

@@ -39,6 +39,7 @@ def test_recordings_compute_the_same(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.zoo
 @pytest.mark.parametrize("name", SLOW)
 def test_recordings_of_many_networks_compute_the_same(name: str) -> None:
     check(SLOW[name])

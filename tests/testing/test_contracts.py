@@ -269,13 +269,17 @@ def test_a_policy_with_hidden_state_is_noticed(law: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "op, law", [("softmax", "test_the_mixes_flag_is_honest"), ("gelu", "test_the_sign_flag_holds_on_random_values")]
+    "op, shape, law",
+    [
+        ("layer_norm", (3, 4), "test_the_mixes_flag_is_honest"),
+        ("gelu", (4, 3, 3), "test_the_sign_flag_holds_on_random_values"),
+    ],
 )
-def test_a_wrong_flag_is_noticed(op: str, law: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_flag_is_noticed(op: str, shape: tuple[int, ...], law: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(loaded, op, replace(op_named(op), mixes=False, nonnegative="always"))
 
     class Suite(OpContract):
-        cases = (OpCase(op, ((4, 3, 3),)),)
+        cases = (OpCase(op, (shape,)),)
 
     with pytest.raises(AssertionError):
         getattr(Suite(), law)()

@@ -27,12 +27,12 @@ ALLOWED: set[str] = set()
 class Weight(nn.Module):
     """A weight as a value."""
 
-    def __init__(self, tensor: Tensor, learned: bool) -> None:
+    def __init__(self, tensor: Tensor, learned: bool, stored: bool) -> None:
         super().__init__()
         if learned:
             self.register_parameter("value", tensor)  # type: ignore[arg-type]
         else:
-            self.register_buffer("value", tensor)
+            self.register_buffer("value", tensor, persistent=stored)
 
     def forward(self) -> Tensor:
         return self.value  # type: ignore[return-value]
@@ -89,7 +89,8 @@ def _computes(name: str) -> bool:
 @lowering("parameter")
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
     empty = torch.empty(a["shape"], dtype=getattr(torch, a["dtype"]))
-    return Weight(nn.Parameter(empty, empty.is_floating_point()) if a["learned"] else empty, a["learned"])
+    value = nn.Parameter(empty, empty.is_floating_point()) if a["learned"] else empty
+    return Weight(value, a["learned"], a["stored"])
 
 
 @lowering("opaque")

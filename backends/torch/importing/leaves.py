@@ -14,10 +14,12 @@ from nasir.backends.torch.importing.names import class_name
 LEAVES = (
     "torchvision.ops.stochastic_depth.StochasticDepth",
     "torchvision.ops.misc.FrozenBatchNorm2d",
+    "timm.layers.activations.QuickGELU",
     "timm.layers.drop.DropPath",
     "timm.layers.drop.DropBlock2d",
     "timm.layers.norm_act.*BatchNorm*Act*",  # they count batches in train mode only, and hold dropout and activation
     "timm.layers.frozen_bn.FrozenBatchNorm*",
+    "transformers.activations.QuickGELUActivation",
     "transformers.models.*DropPath",
     "transformers.models.*DropPath1d",
 )

@@ -6,10 +6,10 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nasir.backends.torch.importing.counting import counter
-from nasir.backends.torch.importing.foreign import ALLOWED, OpaqueCall, Weight
+from nasir.backends.torch.importing.foreign import ALLOWED, OpaqueCall
 from nasir.backends.torch.importing.recording import Caller, record, record_structure
 from nasir.backends.torch.lower.build import build
 from nasir.backends.torch.model import Model
@@ -17,6 +17,7 @@ from nasir.importing.data import call_from_json
 from nasir.importing.lift import Lifted, lift
 from nasir.importing.recording import Recording
 from nasir.ir import Graph
+from nasir.transfer import Key
 
 
 def from_module(
@@ -37,7 +38,8 @@ def from_module(
     ALLOWED.update(node.operation for node in lifted.opaque.values())
     model = Model()
     model.training = module.training
-    build(model, lifted.graph, {}, None, _given(lifted, recording, module))
+    tensors = _tensors(lifted, recording, module)
+    build(model, lifted.graph, tensors, None, _leaves(lifted, module))
     model.hold()
     return model
 
@@ -58,23 +60,29 @@ def graph_of(
     return lift(recording, counter(recording, module)).graph
 
 
-def _given(lifted: Lifted, recording: Recording, module: nn.Module) -> dict[int, nn.Module]:
-    """The modules of the nodes that are leaves of the user's module, or hold weights of it."""
+def _leaves(lifted: Lifted, module: nn.Module) -> dict[int, nn.Module]:
+    """The modules of the nodes that are leaves of the user's module."""
     graph, types = lifted.graph, lifted.graph.infer.types
-    given: dict[int, nn.Module] = {}
+    leaves: dict[int, nn.Module] = {}
     for node, path in lifted.modules.items():
         leaf = module.get_submodule(path)
         if node in lifted.opaque:
             inputs = tuple([types[port] for port in graph.nodes[node].inputs])
             leaf = OpaqueCall.of_leaf(call_from_json(graph.nodes[node].attrs["call"]), inputs, leaf)
-        given[node] = leaf
-    home = next((tensor.device for tensor in module.state_dict(keep_vars=True).values()), torch.device("cpu"))
+        leaves[node] = leaf
+    return leaves
+
+
+def _tensors(lifted: Lifted, recording: Recording, module: nn.Module) -> dict[Key, Tensor]:
+    """The weights of all other nodes: the user's own tensors, and constants."""
+    own = module.state_dict(keep_vars=True)
+    home = next(iter(own.values())).device if own else torch.device("cpu")
+    tensors: dict[Key, Tensor] = {}
     for key, number in lifted.constants.items():
         dtype = getattr(torch, recording.values[number].dtype)
-        given[key.node] = Weight(torch.tensor(recording.constants[number], dtype=dtype, device=home), learned=False)
+        tensors[key] = torch.tensor(recording.constants[number], dtype=dtype, device=home)
     for key, name in lifted.state.items():
-        holder = graph.nodes[key.node]
-        if holder.facts.family == "weight":
+        if key.node not in lifted.modules:
             path, _, last = name.rpartition(".")
-            given[key.node] = Weight(getattr(module.get_submodule(path), last), holder.attrs["learned"])
-    return given
+            tensors[key] = getattr(module.get_submodule(path), last)
+    return tensors

@@ -171,10 +171,11 @@ def _fill(
         if before is not None:
             check_hooks(f"{graph.nodes[node_id].label}.{name}", before)
         wanted = before.requires_grad if before is not None else True
-        _put(module, name, nn.Parameter(tensor, requires_grad=wanted) if slot.kind == "param" else tensor)
-    if old is not None:
-        was = old._lowered.get(node_id)
-        module.train(was.training if isinstance(was, nn.Module) else old.training)
+        if slot.kind == "param" and not (old is None and isinstance(tensor, nn.Parameter)):  # one that was given stays
+            tensor = nn.Parameter(tensor, requires_grad=wanted)
+        _put(module, name, tensor)
+    was = None if old is None else old._lowered.get(node_id)
+    module.train(was.training if isinstance(was, nn.Module) else (old or model).training)
 
 
 def _unit(

@@ -1,7 +1,8 @@
 """`LoweredModule`: a graph as an ordinary `nn.Module` that holds its tensors, freezes them and survives rewrites.
 
-`state_dict` keys are node labels plus slot names. A rewrite allocates only what is new or reshaped: every other
-parameter is the same tensor object before and after, and blocks that did not change are the same modules.
+`state_dict` keys are node labels plus slot names, unless the graph names weights otherwise (see `lower.naming`). A
+rewrite allocates only what is new or reshaped: every other parameter is the same tensor object before and after, and
+blocks that did not change are the same modules.
 """
 
 from __future__ import annotations

@@ -95,14 +95,17 @@ def _linear(bias: bool) -> nn.Linear:
 
 @lowering("batch_norm", spares=True)
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    proto = _batch_norm(len(x[0].shape), a["eps"], a["momentum"])
+    proto = _batch_norm(len(x[0].shape), a["eps"], a["momentum"], a["counts"])
     return stamped(proto, num_features=x[0].shape[0])
 
 
 @cache
-def _batch_norm(axes: int, eps: float, momentum: float | None) -> nn.Module:
+def _batch_norm(axes: int, eps: float, momentum: float | None, counts: bool) -> nn.Module:
     kind = {1: nn.BatchNorm1d, 2: nn.BatchNorm1d, 3: nn.BatchNorm2d, 4: nn.BatchNorm3d}[axes]
-    return kind(1, eps=eps, momentum=momentum)
+    module: nn.Module = kind(1, eps=eps, momentum=momentum)
+    if not counts:
+        module._buffers["num_batches_tracked"] = None
+    return module
 
 
 @lowering("group_norm", spares=True)
@@ -131,74 +134,9 @@ def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowere
     return LearnedScale() if a["learnable"] else Call(operator.mul, (a["value"],))
 
 
-@lowering("dropout")
-def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return nn.Dropout(a["p"])
-
-
-@lowering("identity")
-def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return nn.Identity()
-
-
-@lowering("relu", overwrites=True)
-def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return Call(F.relu)
-
-
-@lowering("gelu")
-def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return Call(F.gelu)
-
-
-@lowering("silu")
-def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return Call(F.silu)
-
-
-@lowering("sigmoid")
-def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return Call(torch.sigmoid)
-
-
-@lowering("hardswish")
-def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return Call(F.hardswish)
-
-
-@lowering("hardsigmoid")
-def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return Call(F.hardsigmoid)
-
-
-class StochasticDepth(nn.Module):
-    """While training, all of a sample (`row`), or of the batch, is dropped, or divided by 1 - p."""
-
-    def __init__(self, p: float, mode: str) -> None:
-        super().__init__()
-        self.p, self.mode = p, mode
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0.0:
-            return x
-        size = [x.shape[0] if self.mode == "row" else 1] + [1] * (x.dim() - 1)
-        noise = torch.empty(size, dtype=x.dtype, device=x.device).bernoulli_(1.0 - self.p)
-        return x * (noise.div_(1.0 - self.p) if self.p < 1.0 else noise)
-
-
-@lowering("stochastic_depth")
-def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return StochasticDepth(a["p"], a["mode"])
-
-
 @lowering("permute")
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
     return Call(torch.permute, ((0, *[number + 1 for number in a["order"]]),))
-
-
-@lowering("softmax")
-def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return Call(torch.softmax, (x[0].channel_dim,))
 
 
 def add_all(*values: Tensor) -> Tensor:

@@ -8,10 +8,10 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from nasir.backends.torch.lower.made import Made, refuse
+from nasir.backends.torch.lower.naming import NamedWeights
 from nasir.backends.torch.lower.network import BlockCode, Unit
 from nasir.backends.torch.lower.ops import Lowered
 from nasir.errors import GraphError, UsageError
-from nasir.ir import Graph
 from nasir.transfer import Key
 
 LOWERED = ("graph", "code", "_lowered", "_units", "_made", "_places", "_foreign", "_inplace", "_forward")
@@ -22,13 +22,12 @@ LoweredUnit: TypeAlias = tuple[Unit, Any, nn.Module]  # what runs, its signature
 CODE: dict[Any, BlockCode] = {}  # one generated class for each block signature
 
 
-class LoweredParts(nn.Module):
+class LoweredParts(NamedWeights):
     """A network with the parts that `build` made of its graph, and where each of them is.
 
     Inputs are [N, *input shape], the result is the graph's output (a tuple when it has several).
     """
 
-    graph: Graph
     code: str  # the generated forward, blocks as calls; each block prints its own
     _lowered: dict[int, Lowered]  # by node id
     _units: dict[str, LoweredUnit]  # by block path
@@ -99,8 +98,17 @@ class LoweredParts(nn.Module):
         module = self._lowered[node_id]
         return module if isinstance(module, nn.Module) else None
 
+    def tensors(self, hidden: bool = True) -> dict[str, Tensor]:
+        """Every weight and buffer by its place, `label.slot`; if `hidden`, those that are in no `state_dict`, too."""
+        own: dict[str, Tensor] = nn.Module.state_dict(self)
+        slots = self.graph.infer.slots
+        for name, key in self.keys().items() if hidden else ():
+            if not slots[key.node][key.slot].stored:
+                own[name] = self.tensor(key)
+        return own
+
     def keys(self) -> dict[str, Key]:
-        """(node id, slot) of every state_dict name; of a weight that several nodes share, those of its owner."""
+        """(node id, slot) of the weight at each place; of one that several nodes share, those of its owner."""
         typing, nodes = self.graph.infer, self.graph.nodes
         owned = {f"{nodes[n].label}.{name}": Key(n, name) for n, slots in typing.slots.items() for name in slots}
         return owned | {
@@ -108,6 +116,11 @@ class LoweredParts(nn.Module):
             for n, slots in typing.borrowed.items()
             for name, (owner, _) in slots.items()
         }
+
+
+def tensors_of(model: nn.Module, hidden: bool = True) -> dict[str, Tensor]:
+    """`LoweredParts.tensors` of a network; of any other module its `state_dict`."""
+    return model.tensors(hidden) if isinstance(model, LoweredParts) else model.state_dict()
 
 
 def is_generated(sign: Any, block: nn.Module) -> bool:

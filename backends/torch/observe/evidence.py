@@ -56,7 +56,7 @@ def observe(
         "group_lasso": lambda: _means(model, 2),
         "weight_mean": lambda: _means(model, 1),
         "weight_abs": lambda: _weight_abs(model),
-        "weights": lambda: HostWeights(model.state_dict()),
+        "weights": lambda: HostWeights(model.tensors()),
     }
     wanted = dict.fromkeys(need.kind for need in needs)
     if wanted.pop("latency", 0) is None:

@@ -32,7 +32,7 @@ def evaluated(
     """
     if wants_channels_last(plan, model):
         model.use_channels_last()
-    own = model.state_dict()
+    own = model.tensors()
     odd = sorted(own.keys() ^ weights.keys()) or [n for n, t in own.items() if tuple(t.shape) != weights[n].shape]
     if odd:
         raise CheckpointError(

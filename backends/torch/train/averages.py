@@ -28,7 +28,7 @@ def checked_averages(averages: Iterable[Average], model: LoweredModule) -> list[
     for index, average in enumerate(listed):
         place = f"apply: averages[{index}] ({type(average).__name__})"
         if isinstance(average, Ema):
-            follows = average.tensors.keys() == model.state_dict().keys()
+            follows = average.tensors.keys() == model.tensors(hidden=False).keys()
         elif (inner := _copy_in(average)) is not None:
             follows = inner is not model and inner.graph == model.graph
         else:

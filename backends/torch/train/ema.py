@@ -14,9 +14,10 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from nasir.backends.torch.arrays import TorchArrays
 from nasir.backends.torch.device.names import device_of
 from nasir.backends.torch.lower.module import LoweredModule
+from nasir.backends.torch.lower.parts import tensors_of
 from nasir.errors import GraphError
 from nasir.rewriting.rewrite import Rewrite
-from nasir.transfer import TransferPlan, averages, execute
+from nasir.transfer import Key, TransferPlan, averages, execute
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,9 @@ class Ema:
         self.decay = decay
         self.warmup = warmup
         self.updates = 0  # so far
-        self.tensors: dict[str, Tensor] = {name: t.detach().clone() for name, t in model.state_dict().items()}
+        self.tensors: dict[str, Tensor] = {
+            name: t.detach().clone() for name, t in tensors_of(model, hidden=False).items()
+        }
 
     @property
     def present_decay(self) -> float:
@@ -95,7 +98,7 @@ class Ema:
         return follow
 
     def _pairs(self, model: nn.Module) -> _Pairs:
-        current = model.state_dict()
+        current = tensors_of(model, hidden=False)
         self._match(current)
         floats = [name for name, tensor in current.items() if tensor.is_floating_point()]
         others = [name for name in current if name not in set(floats)]
@@ -106,7 +109,7 @@ class Ema:
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
         """For the length of a `with`, the model holds the averages (in place); then its own values again, exactly."""
-        self._match(model.state_dict())
+        self._match(tensors_of(model, hidden=False))
         with holding(model, self.tensors):
             yield
 
@@ -147,7 +150,7 @@ class Ema:
 @contextmanager
 def holding(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
     """For the length of a `with`, the model holds other values by state_dict name (in place); then its own, exactly."""
-    current = model.state_dict()
+    current = tensors_of(model, hidden=False)
     own = {name: tensor.clone() for name, tensor in current.items()}
     with torch.no_grad():
         for name, tensor in current.items():
@@ -166,8 +169,14 @@ def carried_averages(
     """Averages `tensors` of `old` carried through the plan (copies too, as the averaged network is rewritten like the
     other one); what is new in `new` starts at its own value. All by state_dict name, and no memory of the network's."""
     names = {key: name for name, key in old.keys().items()}
+
+    def is_stored(key: Key) -> bool:
+        return rewrite.graph.infer.slots[key.node][key.slot].stored
+
     carried = execute(
-        TransferPlan({key: source for key, source in rewrite.plan.sources.items() if averages(source)}),
+        TransferPlan(
+            {key: source for key, source in rewrite.plan.sources.items() if averages(source) and is_stored(key)}
+        ),
         rewrite.graph,
         lambda key: tensors[names[key]],
         TorchArrays(device_of(old), next(old.parameters()).dtype),
@@ -176,7 +185,7 @@ def carried_averages(
         blobs=rewrite.blobs,
         averaged=True,
     )
-    state = new.state_dict()
+    state = new.tensors(hidden=False)
     return {
         name: carried[key]
         if key in carried
@@ -184,4 +193,5 @@ def carried_averages(
         if key in names and key not in rewrite.plan.sources
         else state[name].clone()
         for name, key in new.keys().items()
+        if name in state
     }

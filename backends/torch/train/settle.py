@@ -86,7 +86,7 @@ def train_settling(
 
 def settled(model: LoweredModule, settle: Settle) -> dict[str, Tensor]:
     """What settling moved, by state_dict name: the slots, and the running statistics of norms that are not frozen."""
-    state = model.state_dict()
+    state = model.tensors()
     return {
         **{name: state[name] for name in _names(model, settle)},
         **statistics(moving_norms(model, Refresh(batches=1))),

@@ -26,6 +26,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from nasir.backends.torch.lower.parts import tensors_of
 from nasir.backends.torch.weights.arena import Arena
 from nasir.errors import CheckpointError
 from nasir.files import fsync_directory, remove_left
@@ -61,7 +62,7 @@ class Checkpoint:
 
     def fill(self, model: nn.Module) -> None:
         """Give the model the stored weights; CheckpointError where they are not those of its network."""
-        own, stored = model.state_dict(), self.tensors["model"]
+        own, stored = tensors_of(model), self.tensors["model"]
         if own.keys() != stored.keys():
             raise CheckpointError(f"{self.path}: its weights are not those of its network; restore it from a copy")
         with torch.no_grad():
@@ -80,7 +81,7 @@ class _Snapshot:
 
 def bytes_of(model: nn.Module, averaged: bool, optimizer: OptimizerPlan) -> int:
     """Of weights, their averages if there are any, and the moments that the optimizer will have."""
-    weights = sum(int(tensor.nbytes) for tensor in model.state_dict().values())
+    weights = sum(int(tensor.nbytes) for tensor in tensors_of(model).values())
     learned = sum(int(parameter.nbytes) for parameter in model.parameters())
     moments = sum(kind in ("first", "second", "weight") for kind in optimizer.options.held().values())
     return weights * (2 if averaged else 1) + learned * moments

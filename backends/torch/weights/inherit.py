@@ -20,7 +20,7 @@ def take_over(model: LoweredModule, start: Start) -> None:
     group = "ema" if start.average else "model"
     if group not in parent.tensors:
         raise DataError(f"{start.path}: the run kept no moving average; use `weights: last`")
-    stored, own = parent.tensors[group], model.state_dict()
+    stored, own = parent.tensors[group], model.tensors(hidden=group == "model")
     fresh = {name for name in own if name.rpartition(".")[0] in start.renewed}
     odd = [name for name in own if name not in fresh and (name not in stored or stored[name].shape != own[name].shape)]
     if odd or len(stored) != len(own):

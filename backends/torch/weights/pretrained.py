@@ -45,7 +45,7 @@ def load_pretrained(model: LoweredModule, architecture: str, weights: str) -> tu
     """
     place = f"network: weights: {weights} of {architecture}"
     stored = renamed(_fetch(place, architecture, weights))
-    own = model.state_dict()
+    own = model.tensors()
     fresh = _fresh(place, own, stored)
     with torch.no_grad():
         for name in own.keys() - set(fresh):

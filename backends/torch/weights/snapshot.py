@@ -38,7 +38,7 @@ class Snapshot:
         holder.become(model)
         return cls(
             holder,
-            _cloned(model.state_dict()),
+            _cloned(model.tensors()),
             {name: _cloned(values) for name, values in state.items()},
             None if ema is None else _cloned(ema.tensors),
             0 if ema is None else ema.updates,
@@ -48,7 +48,7 @@ class Snapshot:
         """Give `model` its former modules, with their former values."""
         model.become(self.model)
         with torch.no_grad():
-            for name, tensor in model.state_dict().items():
+            for name, tensor in model.tensors().items():
                 tensor.copy_(self.weights[name])
 
 

@@ -85,7 +85,7 @@ def save(
         "seed": model.seed,
         "ordinal": model.ordinal,
         "channels_last": model.channels_last,
-        "strides": {name: list(t.stride()) for name, t in model.state_dict().items() if _is_channels_last(t)},
+        "strides": {name: list(t.stride()) for name, t in model.tensors().items() if _is_channels_last(t)},
         "settings": {
             path: {"class": kind, "attributes": packed(attributes, tensors, f"settings/{path}")}
             for path, (kind, attributes) in attached.settings(model).items()
@@ -290,7 +290,7 @@ def _placed(name: str, key: str, value: Any, parameter: Tensor, group: Mapping[s
 
 def _weights(model: Model) -> dict[str, Tensor]:
     """{"model/name": tensor}; UsageError where the model is no longer what its graph describes."""
-    tensors = dict(model.state_dict())
+    tensors = model.tensors()
     wanted = {name: model.graph.infer.slots[key.node][key.slot].shape for name, key in model.keys().items()}
     odd = sorted(tensors.keys() ^ wanted.keys()) or [n for n, t in tensors.items() if tuple(t.shape) != wanted[n]]
     if odd:

@@ -1,6 +1,16 @@
 """Which recorded calls are ops of nasir: a rule for each operation gives the node's op and attributes, or None."""
 
-from nasir.importing.rules import activations, arithmetic, convolutions, dropping, norms, pools, resizing, shapes
+from nasir.importing.rules import (
+    activations,
+    arithmetic,
+    convolutions,
+    dropping,
+    functional,
+    norms,
+    pools,
+    resizing,
+    shapes,
+)
 from nasir.importing.rules.place import Place, Typed, typed
 
 __all__ = [
@@ -10,6 +20,7 @@ __all__ = [
     "arithmetic",
     "convolutions",
     "dropping",
+    "functional",
     "norms",
     "pools",
     "resizing",

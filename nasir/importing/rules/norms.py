@@ -10,10 +10,11 @@ BATCH_NORMS = ("weight", "bias", "running_mean", "running_var", "num_batches_tra
 
 @rule(*[f"torch.nn.modules.batchnorm.BatchNorm{n}d" for n in (1, 2, 3)])
 def _batch_norm(place: Place, x: int, value: ValueType) -> Typed | None:
-    if value.channel_axis != 0 or place.weights != set(BATCH_NORMS):
+    counts = "num_batches_tracked" in place.weights
+    if value.channel_axis != 0 or not set(BATCH_NORMS) - {"num_batches_tracked"} <= place.weights:
         return None
     a = place.call.attributes
-    return Typed("batch_norm", (x,), {"eps": a["eps"], "momentum": a["momentum"]})
+    return Typed("batch_norm", (x,), {"eps": a["eps"], "momentum": a["momentum"], "counts": counts})
 
 
 @rule("torch.nn.modules.normalization.LayerNorm")

@@ -1,13 +1,16 @@
 """What a rule sees of a recorded call, what it answers, and the table of rules.
 
-A rule is asked for calls whose tensors all have the batch as their first axis. What no rule takes becomes an opaque
-node, so a rule refuses (None) whatever it does not say exactly.
+A rule is asked for calls whose tensors have the batch as their first axis, or none, as parameters and what is made of
+them. What no rule takes becomes an opaque node, so a rule refuses (None) whatever it does not say exactly. Calls with
+inputs that the op does not take, because they have no batch axis or are no floating-point numbers, are refused for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from math import isfinite
 from typing import TypeAlias
 
 from nasir.importing.recording import Call, Ref, Tree
@@ -16,11 +19,17 @@ from nasir.ir import JSON, ValueType
 
 @dataclass(frozen=True, slots=True)
 class Typed:
-    """The op that a call is, its attributes, and which of its operands are the inputs, by number of the value."""
+    """The op that a call is, its attributes, and which of its operands are the inputs, by number of the value.
+
+    `weights`: those that are parameters or buffers and become weights of the node, by the name that its op gives them.
+    `then`: ops of one input, with their attributes, that come after it one after another, where a call is several.
+    """
 
     op: str
     inputs: tuple[int, ...]
     attrs: Mapping[str, JSON]
+    weights: Mapping[str, int] = field(default_factory=dict)
+    then: tuple[tuple[str, Mapping[str, JSON]], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +66,43 @@ class Place:
         return args[position] if len(args) > position else self.call.kwargs.get(name, default)
 
 
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """An operand by its position and name; of a leaf module its attribute of that name."""
+
+    position: int
+    word: str
+    default: Tree = None
+
+    def of(self, place: Place) -> Tree:
+        """What the call was given for it."""
+        if place.call.module is not None:
+            return place.call.attributes.get(self.word, self.default)
+        return place.given(self.position, self.word, self.default)
+
+
+IGNORED = frozenset({"_stacklevel"})
+
+
+def is_number(value: Tree) -> bool:
+    """Whether an operand is a plain finite number."""
+    return type(value) in (int, float) and isfinite(value)
+
+
+def is_plain(value: Tree) -> bool:
+    """Whether an operand is None, a word or a plain finite number: the same in all modes and for all batches."""
+    return value is None or isinstance(value, str) or is_number(value)
+
+
 Rule: TypeAlias = Callable[[Place, int, ValueType], Typed | None]
 RULES: dict[str, Rule] = {}
 
 
 def rule(*operations: str) -> Callable[[Rule], Rule]:
-    """Register `function(place, x, type)` for operations whose first operand is a tensor `x`, or a list of them."""
+    """Register `function(place, x, type)` for operations whose first operand is a tensor `x`, or a list of them.
+
+    A `*` stands for any letters: classes of one kind, which several modules of a library have.
+    """
 
     def add(function: Rule) -> Rule:
         RULES.update(dict.fromkeys(operations, function))
@@ -71,22 +111,38 @@ def rule(*operations: str) -> Callable[[Rule], Rule]:
     return add
 
 
+def _rule_of(operation: str) -> Rule | None:
+    found = RULES.get(operation)
+    if found is not None:
+        return found
+    return next((made for name, made in RULES.items() if "*" in name and fnmatchcase(operation, name)), None)
+
+
 def typed(place: Place) -> Typed | None:
     """The op of a call; None where no rule takes it."""
-    found = RULES.get(place.call.operation)
+    found = _rule_of(place.call.operation)
     first = place.first
     if found is None or first is None or not place.call.gradient or place.call.autocast is not None:
         return None
     return found(place, first, place.types(first))
 
 
-def plain(op: str, *operations: str) -> None:
-    """Operations that are an op without attributes; another operand than `inplace` makes it something else."""
+def plain(op: str, *operations: str, **operands: Operand) -> None:
+    """Operations that are an op of one input, whose attributes are plain `operands`.
+
+    Any other operand than those and `inplace` makes it something else.
+    """
+    words = {operand.word for operand in operands.values()} | {"input", "inplace"}
+    last = max([operand.position for operand in operands.values()], default=0)
 
     @rule(*operations)
     def take(place: Place, x: int, value: ValueType) -> Typed | None:
-        odd = len(place.call.args) > 1 or place.call.kwargs.keys() - {"input", "inplace"}
-        return None if odd else Typed(op, (x,), {})
+        call = place.call
+        others = {word: given for word, given in call.kwargs.items() if word not in words and given is not None}
+        if len(call.args) > last + 1 or others.keys() - IGNORED:
+            return None
+        attrs = {name: operand.of(place) for name, operand in operands.items()}
+        return Typed(op, (x,), attrs) if all(map(is_plain, attrs.values())) else None
 
 
 def whole(*values: Tree) -> bool:

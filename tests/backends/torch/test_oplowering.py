@@ -10,7 +10,8 @@ import torch
 
 from nasir.backends.torch import Call, Model, lowering
 from nasir.backends.torch.lower import ops as oplowering
-from nasir.backends.torch.lower.ops import LOWERINGS, StochasticDepth
+from nasir.backends.torch.lower.dropping import StochasticDepth
+from nasir.backends.torch.lower.ops import LOWERINGS
 from nasir.errors import RunError
 from nasir.ir import Draft, Graph
 from nasir.ir.op import op
@@ -18,6 +19,7 @@ from nasir.ir.types import ValueType
 from nasir.registry import ops
 from nasir.testing import OpCase, random_batch, random_graph, random_weights, shipped_cases, trace
 from nasir.testing.interpreter import Array
+from nasir.testing.op_facts import apart_by
 from nasir.transfer import Key
 
 BOUND = 1e-10
@@ -31,7 +33,7 @@ def loaded(graph: Graph, weights: Mapping[Key, Array]) -> Model:
         for name, key in model.keys().items():
             model.state_dict()[name].copy_(torch.from_numpy(np.asarray(weights[key])))
     for module in model.modules():
-        if isinstance(module, torch.nn.Dropout | StochasticDepth):
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd | StochasticDepth):
             module.p = 0.0
     return model
 
@@ -49,7 +51,7 @@ def difference(graph: Graph, seed: int, training: bool, channels_last: bool = Fa
     for port, tensor in zip(graph.outputs, outputs if isinstance(outputs, tuple) else (outputs,), strict=True):
         wanted = values[port]
         assert tuple(tensor.shape) == wanted.shape, f"{tuple(tensor.shape)} instead of {wanted.shape}"
-        worst = max(worst, float(abs(tensor.numpy() - wanted).max() / max(1.0, abs(wanted).max())))
+        worst = max(worst, apart_by(tensor.numpy(), wanted))
     return worst
 
 

@@ -26,6 +26,7 @@ from nasir.training.shipped_states import LION_PYTORCH, SCHEDULE_FREE, TIMM
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
+MANY = [pytest.mark.slow, pytest.mark.zoo]
 QUICK = {("schedulefree.SGDScheduleFree", "prune"), ("schedulefree.AdamWScheduleFree", "insert"),
          ("lion_pytorch.Lion", "widen the stream"), ("timm.optim.Adan", "insert")}  # fmt: skip
 OPTIONS: Mapping[str, Mapping[str, Any]] = {  # with which each keeps all that it can
@@ -90,7 +91,7 @@ def how(kind: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("path", "what"),
     [
-        pytest.param(path, what, marks=[] if (path, what) in QUICK else pytest.mark.slow)
+        pytest.param(path, what, marks=[] if (path, what) in QUICK else MANY)
         for path in registered()
         for what in REWRITES
     ],
@@ -102,6 +103,7 @@ def test_what_is_registered_goes_on_right(path: str, what: str, tmp_path: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.zoo
 @pytest.mark.parametrize("path", registered())
 def test_its_state_of_replicas_is_that_of_units_that_always_were(path: str) -> None:
     kind = kind_of(path)
@@ -110,6 +112,7 @@ def test_its_state_of_replicas_is_that_of_units_that_always_were(path: str) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.zoo
 @pytest.mark.parametrize("package", ["timm"])
 @pytest.mark.parametrize("what", [*REWRITES, "replicas"])
 def test_of_all_others_each_goes_on_right_or_is_refused(package: str, what: str, tmp_path: Path) -> None:
@@ -276,9 +279,7 @@ def test_state_that_is_not_a_dense_number_for_each_weight_is_refused(
     assert "optimizer Quantized: its state 'exp_avg' is a" in told and "make it anew" in told
 
 
-@pytest.mark.parametrize(
-    "path", ["bitsandbytes.optim.AdamW8bit", pytest.param("torchao.optim.AdamW8bit", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("path", ["bitsandbytes.optim.AdamW8bit", pytest.param("torchao.optim.AdamW8bit", marks=MANY)])
 def test_optimizers_in_eight_bits_are_refused_where_state_has_to_move(path: str) -> None:
     kind = kind_of(path)
     for what, carried in (("prune", False), ("insert", True), ("remove", True)):

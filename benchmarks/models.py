@@ -1,0 +1,105 @@
+"""Networks of torchvision and timm, imported and examined one by one: the figures of docs/models.md.
+
+    python -m benchmarks.models ["timm dla34" ...] [--anew] [--minutes N] [--gb N] [--out FILE]
+
+Each network has a process of its own, with a bound on time and memory. Without names, all that FILE does not have yet
+are examined (`--anew`: those, too), so that an interrupted run goes on where it was. `make docs` writes the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from benchmarks.examined import examined
+from benchmarks.processes import in_a_process
+from nasir.backends.torch.importing import graph_of
+from nasir.files import write_atomically
+
+RESULTS = Path(__file__).parent / "results" / "models.json"
+SMALL = (3, 64, 64)
+LARGE = 350_000_000
+"""Of networks with more parameters only the structure is looked at."""
+
+OF_TORCHVISION = torchvision.models.list_models(torchvision.models)
+OF_TIMM = (
+    *("resnet10t", "resnet18d", "resnest14d", "seresnet18", "skresnet18", "ecaresnet26t", "res2net50_14w_8s"),
+    *("resnetv2_18", "resnetv2_50x1_bit", "regnetx_002", "regnety_002", "regnetz_b16", "gernet_s", "repvgg_a0"),
+    *("efficientnet_lite0", "efficientnetv2_rw_t", "mobilenetv2_050", "mobilenetv3_small_050", "mixnet_s"),
+    *("mobilenetv4_conv_small", "mobilenetv4_hybrid_medium", "lcnet_050", "mnasnet_small", "rexnet_100"),
+    *("ghostnet_050", "ghostnetv2_100", "mobileone_s0", "repghostnet_050", "repvit_m0_9", "fastvit_t8"),
+    *("convnext_atto", "convnextv2_atto", "convmixer_768_32", "mambaout_femto", "starnet_s1", "inception_next_atto"),
+    *("densenet121", "dla34", "vovnet39a", "ese_vovnet19b_slim_dw", "hrnet_w18_small", "selecsls42", "hgnetv2_b0"),
+    *("inception_v3", "inception_v4", "inception_resnet_v2", "xception41", "dpn48b", "cspresnet50", "cspdarknet53"),
+    *("nf_resnet26", "nf_regnet_b0", "dm_nfnet_f0", "eca_nfnet_l0", "botnet26t_256", "gcresnext26ts"),
+    *("vit_tiny_patch16_224", "deit_tiny_patch16_224", "deit3_small_patch16_224", "beit_base_patch16_224"),
+    *("swin_tiny_patch4_window7_224", "swinv2_cr_tiny_224", "cait_xxs24_224", "coat_lite_tiny", "coatnet_nano_rw_224"),
+    *("crossvit_tiny_240", "levit_128s", "maxvit_rmlp_pico_rw_256", "mixer_s32_224", "gmlp_ti16_224", "resmlp_12_224"),
+    *("poolformer_s12", "caformer_s18", "convformer_s18", "pvt_v2_b0", "twins_svt_small", "twins_pcpvt_small"),
+    *("edgenext_xx_small", "mobilevit_xxs", "mobilevitv2_050", "efficientformer_l1", "efficientvit_b0"),
+    *("efficientvit_m0", "convit_tiny", "pit_ti_224", "visformer_tiny", "xcit_nano_12_p8_224", "davit_tiny"),
+    *("tiny_vit_5m_224", "volo_d1_224", "sequencer2d_s"),
+)
+NAMES = (*(f"torchvision {name}" for name in OF_TORCHVISION), *(f"timm {name}" for name in OF_TIMM))
+
+
+def maker(name: str) -> tuple[Callable[[], nn.Module], tuple[int, ...]]:
+    """What makes a network, and the shape of the images that it is made for."""
+    library, model = name.split()
+    if library == "timm":
+        config = timm.models.get_pretrained_cfg(model)
+        return lambda: timm.create_model(model), tuple(config.input_size)
+    options = {"init_weights": False} if model in ("googlenet", "inception_v3") else {}
+    weights = next(iter(torchvision.models.get_model_weights(model)))
+    side = weights.transforms().crop_size[0]
+    return lambda: torchvision.models.get_model(model, **options), (3, side, side)
+
+
+def looked_at(name: str) -> dict[str, Any]:
+    """The row of one network."""
+    make, shape = maker(name)
+    with torch.device("meta"):
+        try:
+            count = sum(p.numel() for p in make().parameters())
+        except Exception:  # it cannot be made without numbers
+            count = 0
+    if count <= LARGE:
+        return examined(make, [SMALL, shape])
+    with torch.device("meta"):
+        net = make()
+    cost = graph_of(net, torch.empty(2, *shape, device="meta")).cost()
+    return {"input": list(shape), "params": cost.params, "macs": cost.macs, "structure_only": True}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.models")
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--anew", action="store_true", help="also those that FILE has")
+    parser.add_argument("--minutes", type=float, default=5.0, help="for each network")
+    parser.add_argument("--gb", type=float, default=10.0, help="memory for each network")
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
+    asked = parser.parse_args()
+    out: Path = asked.out
+    rows: dict[str, Any] = json.loads(out.read_text())["models"] if out.exists() else {}
+    for name in asked.names or NAMES:
+        if name in rows and not (asked.anew or asked.names):
+            continue
+        rows[name] = row = in_a_process(partial(looked_at, name), asked.minutes, asked.gb)
+        print(name, json.dumps(row), flush=True)
+        versions = {"torch": torch.__version__, "torchvision": torchvision.__version__, "timm": timm.__version__}
+        sorted_rows = {key: rows[key] for key in NAMES if key in rows}
+        write_atomically(out, f"{json.dumps({**versions, 'models': sorted_rows}, indent=1)}\n".encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""The table of docs/models.md, from what `python -m benchmarks.models` found: `make docs` writes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from architecture import between
+from test_layers import ROOT
+
+PAGE = ROOT / "docs/models.md"
+RESULTS = ROOT / "benchmarks/results/models.json"
+BEGIN, END = "<!-- models: written by `make docs` -->\n", "<!-- end of models -->\n"
+HEADER = (
+    *("network", "image", "parameters", "import (s)", "opaque", "same", "free spaces", "resizable", "blocks by stage"),
+    *("inserted", "pruned", "right", "optimizer"),
+)
+Row = Mapping[str, Any]
+
+
+def count(number: int) -> str:
+    return f"{number / 1e6:.1f} M"
+
+
+def parity(row: Row) -> str:
+    """ "yes" where outputs and buffers are equal to the last bit in both modes, and gradients but for rounding."""
+    exact = all(row[f"parity_{name}"] == 0.0 for name in ("eval", "train", "buffers"))
+    gradients = row["parity_gradients"]
+    if exact and isinstance(gradients, float) and gradients <= 1e-5:
+        return "yes"
+    told = (f"{row[f'parity_{name}']:.0e}" if row[f"parity_{name}"] else "0" for name in ("eval", "train", "gradients"))
+    return "no: " + " ".join(told)
+
+
+def yes(value: Any) -> str:
+    return {True: "yes", False: "**no**", None: "-"}.get(value, "**no**")
+
+
+def line(name: str, row: Row) -> list[str]:
+    """The cells of one network."""
+    side = "x".join(map(str, row["input"][1:])) if "input" in row else "-"
+    if "nodes" not in row:
+        told = "structure only" if "structure_only" in row else "not imported"
+        return [name, side, count(row["params"]) if "params" in row else "-", told, *["-"] * (len(HEADER) - 4)]
+    stages = "-".join(map(str, row["stages"].values())) or "-"
+    inserted = row["inserted"].split(", ")
+    return [
+        name,
+        side,
+        count(row["params"]),
+        f"{row['import_cpu_s']:.1f}",
+        f"{sum(row['opaque'].values())} of {row['nodes']}",
+        parity(row),
+        f"{row['free']} of {row['spaces']}",
+        f"{100 * row['resizable']:.0f} %",
+        stages,
+        inserted[1] if len(inserted) == 3 and row.get("inserted_right", True) is True else "no",
+        f"{100 * row['pruned_params']:.0f} %" if "pruned_params" in row else "no",
+        yes(row.get("pruned_right")),
+        yes(row.get("optimizer_right")),
+    ]
+
+
+def reasons(rows: Mapping[str, Row]) -> dict[str, list[str]]:
+    """What did not go, with its reason, and the networks where that is so."""
+    found: dict[str, list[str]] = {}
+
+    def note(told: str, name: str) -> None:
+        found.setdefault(told.replace("`", "'"), []).append(name)
+
+    for name, row in rows.items():
+        for key, what in (("refused", "not imported"), ("failed", "not examined")):
+            if key in row:
+                note(f"{what}: {row[key]}", name)
+        if "structure_only" in row:
+            note("its structure alone is looked at: too large for this machine", name)
+        if "nodes" in row:
+            if parity(row) != "yes":
+                note(f"not the same: {parity(row)[4:]} (evaluation, training, gradients)", name)
+            if "pruned_params" not in row:
+                note(f"not pruned: {row['pruned']}", name)
+            elif row.get("pruned_right") is not True:
+                note(f"pruned, and not right: {row['pruned']}", name)
+            if len(row["inserted"].split(", ")) != 3:
+                note(f"no block inserted: {row['inserted']}", name)
+            if row["trains"] is not True:
+                note(f"does not train afterwards: {row['trains']}", name)
+    return found
+
+
+def opaque(rows: Mapping[str, Row]) -> dict[str, tuple[int, int]]:
+    """Calls without a rule: how many, in how many networks."""
+    found: dict[str, tuple[int, int]] = {}
+    for row in rows.values():
+        for call, times in row.get("opaque", {}).items():
+            calls, networks = found.get(call, (0, 0))
+            found[call] = (calls + times, networks + 1)
+    return dict(sorted(found.items(), key=lambda item: (-item[1][1], item[0])))
+
+
+def text() -> str:
+    """The figures as Markdown: totals, the table, reasons, calls without a rule."""
+    data = json.loads(RESULTS.read_text(encoding="utf-8"))
+    rows: Mapping[str, Row] = data["models"]
+    imported = {name: row for name, row in rows.items() if "nodes" in row}
+    pruned = {name: row for name, row in imported.items() if "pruned_params" in row}
+    right = [name for name, row in pruned.items() if row.get("pruned_right") is True]
+    kept = [name for name, row in pruned.items() if row.get("optimizer_right") is True]
+    inserted = [name for name, row in imported.items() if line(name, row)[HEADER.index("inserted")] != "no"]
+    lines = [
+        f"torch {data['torch']}, torchvision {data['torchvision']}, timm {data['timm']}. Of {len(rows)} networks "
+        f"{len(imported)} were imported, {sum(parity(row) == 'yes' for row in imported.values())} of them compute the "
+        f"same, {sum(not row['opaque'] for row in imported.values())} have no opaque node; {len(pruned)} were pruned, "
+        f"{len(right)} of them right, with the right state of the optimizer in {len(kept)}; a block was inserted into "
+        f"{len(inserted)}.",
+        "",
+        f"| {' | '.join(HEADER)} |",
+        "|---" * len(HEADER) + "|",
+        *[f"| {' | '.join(line(name, row))} |" for name, row in rows.items()],
+        "",
+        "## What did not go, and why",
+        "",
+        *[f"- {told}: {', '.join(names)}" for told, names in sorted(reasons(rows).items())],
+        "",
+        "## Calls without a rule",
+        "",
+        "| call | times | networks |",
+        "|---|---|---|",
+        *[f"| `{call}` | {times} | {networks} |" for call, (times, networks) in opaque(rows).items()],
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def updated(page: str) -> str:
+    """The page with the figures as they have to be."""
+    return between(page, BEGIN, END, text())
+
+
+if __name__ == "__main__":
+    PAGE.write_text(updated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
