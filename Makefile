@@ -60,6 +60,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.search_load
 	$(BIN)/python -m benchmarks.step_overhead
 	$(BIN)/python -m benchmarks.guards
+	$(BIN)/python -m benchmarks.imports
 
 $(READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "nasir needs Python 3.11 or later; none was found (set PYTHON=...)"; exit 1; }

@@ -20,16 +20,18 @@ from nasir.records import EndRecord, EpochRecord, PrefixRecord, Record, StartRec
 from nasir.rewriting.propose import make_pass
 from nasir.running.before import check_batches
 from nasir.running.engine import Engine, Signals, setup_of, start_of
+from nasir.running.modules import module_again, module_behind
 from nasir.running.names import check_names
 from nasir.running.prefixes import PrefixStore, Sharing, environment_digest
 from nasir.running.reach import check_reach
 from nasir.running.replay import compare, reopen
 from nasir.running.resolution import summary_of
 from nasir.running.state import RunState
-from nasir.spec import Spec, import_plugins, load_spec
+from nasir.spec import Spec, hash_code, import_plugins, load_spec
 from nasir.spec.given import Given
+from nasir.spec.imported import facts_of, imported, made_by_code
 from nasir.spec.inherit import Inherited, inherited
-from nasir.spec.model_network import RunNetwork
+from nasir.spec.model_source import RunNetwork
 from nasir.spec.network import build, initial_plan
 from nasir.training.backend import Session, make_backend
 from nasir.version import VERSION
@@ -83,13 +85,14 @@ def run(
     for plugin in plugins:
         notice(f"imported plugin {plugin.path} (sha256 {plugin.sha256[:12]})")
     source = inherited(spec) if isinstance(spec.network, RunNetwork) else None
-    graph = build(spec) if source is None else source.graph
+    module = module_behind(spec, source.graph) if source is not None else imported(spec) if made_by_code(spec) else None
+    graph = build(spec, module=module) if source is None else source.graph
     check_reach(spec, graph)
     check_names(spec, graph)
     check_batches(spec, graph)
     path = Path(out) if out is not None else _free(Path("runs") / spec.name)
     RunDirectory(path).check_vacant()
-    session = make_backend(spec.backend).open(setup_of(spec, base))
+    session = make_backend(spec.backend).open(setup_of(spec, base, module))
     try:
         session.build(graph, initial_plan(graph, spec), start_of(spec, source))
         for text in _width_advice(spec, session.preferred_multiple()):
@@ -110,7 +113,7 @@ def run(
                 "base": str(base),
                 **_circumstances(session, prefixes, note_data),
             }
-            env["plugins"] = {Path(plugin.path).name: plugin.sha256 for plugin in plugins}
+            env["plugins"] = {Path(code.path).name: code.sha256 for code in hash_code(spec)}
             directory.write_env(env)
             with directory.journal() as journal:
                 engine = Engine(spec, RunState(graph), directory, journal, session, signals or Signals(), listener)
@@ -126,6 +129,7 @@ def run(
                         depths=graph.depths(),
                         nasir=VERSION,
                         inherited=taken_from or None,
+                        imported=facts_of(spec, module) if module is not None and source is None else None,
                         data=data.to_json(),
                     )
                 )
@@ -184,7 +188,8 @@ def resume(
         graph = Graph.from_json(directory.get_blob(start.graph))
         if spec.digest != start.spec_digest:
             raise JournalError(f"{directory.spec_path}: not the spec this run began with; restore it from a copy")
-        session = make_backend(spec.backend).open(setup_of(spec, Path(env["base"])))
+        module = module_again(spec, start, graph, notice)
+        session = make_backend(spec.backend).open(setup_of(spec, Path(env["base"]), module))
         try:
             for text in _differences(env, {**_environment(), **session.describe()}):
                 notice(f"resuming will not be bit-exact: {text}")

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from nasir.errors import Decline
 from nasir.ir import Draft, Graph
-from nasir.ir.regions import covers
 from nasir.options.ranges import Whole
 from nasir.registry import register
 from nasir.rewriting.evidence import Evidence
@@ -60,7 +59,7 @@ class Freeze(Pass):
                 draft.freeze(part)
                 continue
             for node_id, node in graph.nodes.items():
-                if covers(part, node.label) and graph.infer.slots[node_id] and node.facts.family != "norm":
+                if graph.below(node_id, (part,)) and graph.infer.slots[node_id] and node.facts.family != "norm":
                     draft.freeze(node.label)
         if draft.frozen == set(graph.frozen):
             raise Decline(f"{', '.join(parts)} is frozen already")

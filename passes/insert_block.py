@@ -129,7 +129,7 @@ def _place(graph: Graph, site: str) -> tuple[str, Region]:
         if not blocks:
             raise Decline(f"stage '{site}' has no block to append to")
         return site, blocks[-1]
-    return region.parent, region
+    return graph.stage_of(site), region
 
 
 def _template(graph: Graph, stage: str, previous: Region) -> Mapping[str, Any] | None:

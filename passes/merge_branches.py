@@ -212,5 +212,5 @@ class _Merge:
             new = path.removeprefix(prefix)
             if path.startswith(prefix) and self.merged.issuperset(graph.members(path)) and new not in draft.regions:
                 # without a template: the branch's would build a block without groups
-                draft.region(new, region.kind, None)
+                draft.region(new, region.kind, None, [part.removeprefix(prefix) for part in region.parts])
             del draft.regions[path]

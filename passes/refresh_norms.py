@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from nasir.analysis.statistics import keeps_statistics
 from nasir.errors import Decline
 from nasir.ir import Draft, Graph
-from nasir.ir.regions import covers
 from nasir.options.ranges import Whole
 from nasir.registry import register
 from nasir.rewriting.evidence import Evidence
@@ -46,7 +46,7 @@ class RefreshNorms(Pass):
         graph = draft.base
         assert graph is not None
         parts = () if site == WHOLE and not self.paths else parts_of(graph, site, self.paths)
-        chosen = [n for n in graph.nodes if "running_mean" in graph.weights(n) and _within(graph, n, parts)]
+        chosen = [n for n in graph.nodes if keeps_statistics(graph, n) and _within(graph, n, parts)]
         if not any(self.frozen or not graph.is_frozen(n) for n in chosen):
             raise Decline("no norm with running statistics that may move lies there")
         epochs = self.epochs or (0 if self.batches else 1)
@@ -54,4 +54,4 @@ class RefreshNorms(Pass):
 
 
 def _within(graph: Graph, node_id: int, parts: tuple[str, ...]) -> bool:
-    return not parts or any(covers(part, graph.nodes[node_id].label) for part in parts)
+    return not parts or graph.below(node_id, parts)

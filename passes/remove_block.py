@@ -49,7 +49,7 @@ class RemoveBlock(Pass):
         region = graph.regions.get(site)
         if region is None:
             raise GraphError(f"no stage or block {site!r}; known: {', '.join(graph.regions)}")
-        stage = site if region.kind == "stage" else region.parent
+        stage = site if region.kind == "stage" else graph.stage_of(site)
         siblings = [block.path for block in graph.blocks_of(stage)]
         if len(siblings) <= self.floor:
             raise Decline(f"stage '{stage}' has {counted(len(siblings), 'block')}, floor {self.floor}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from nasir.blocks import INITS, made_with, starts
 from nasir.errors import Decline
 from nasir.ir import Draft, Graph
-from nasir.ir.regions import closest, covers
+from nasir.ir.regions import closest
 from nasir.registry import register
 from nasir.rewriting.evidence import Evidence
 from nasir.rewriting.rewrite import WHOLE, Pass, parts_of
@@ -46,9 +46,8 @@ class ResetWeights(Pass):
         parts_of(graph, site, self.keep)
         changed = False
         for node_id, slots in graph.infer.slots.items():
-            label = graph.nodes[node_id].label
-            inside = not parts or any(covers(part, label) for part in parts)
-            if not inside or graph.is_frozen(node_id) or any(covers(kept, label) for kept in self.keep):
+            inside = not parts or graph.below(node_id, parts)
+            if not inside or graph.is_frozen(node_id) or graph.below(node_id, self.keep):
                 continue
             own = starts(self.init or made_with(graph, node_id), slots)
             for name, slot in slots.items():

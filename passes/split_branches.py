@@ -283,7 +283,7 @@ def _regions(
     """The stages and blocks of a branch, whose templates build blocks as wide as the branch's."""
 
     def template(region: Region) -> Mapping[str, Any] | None:
-        stage = region.path if region.kind == "stage" else region.parent
+        stage = region.path if region.kind == "stage" else graph.stage_of(region.path)
         given = region.template
         if given is None or stage not in widths or "out" not in (given.get("options") or {}):
             return given

@@ -132,7 +132,8 @@ def _branch(
         # of a stage that begins before the branches, each branch has the rest
         whole = inside.issuperset(graph.members(path)) or region.kind == "stage"
         if region.kind != "branch" and whole and not inside.isdisjoint(graph.members(path)):
-            draft.region(f"{paths[branch]}.{path}", region.kind, region.template)
+            parts = [f"{paths[branch]}.{part}" for part in region.parts]
+            draft.region(f"{paths[branch]}.{path}", region.kind, region.template, parts)
     if paths[branch] not in draft.regions:
         draft.region(paths[branch], "branch")
     return ports

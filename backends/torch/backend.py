@@ -7,12 +7,14 @@ from pathlib import Path
 import torch
 
 from nasir.analysis.roofline import DeviceProfile
+from nasir.backends.torch.importing.modules import import_module
 from nasir.backends.torch.observe.calibrate import calibrate
 from nasir.backends.torch.observe.latency import measure
 from nasir.backends.torch.session import TorchSession
 from nasir.backends.torch.weights.stored_arrays import stored_weights
 from nasir.ir import Graph
 from nasir.training.backend import Latency, Setup, StoredWeights
+from nasir.training.modules import ImportedModule, ModuleSource
 
 
 class TorchBackend:
@@ -21,6 +23,10 @@ class TorchBackend:
     def open(self, setup: Setup) -> TorchSession:
         """Data on the device, no network yet. Raises DataError, or RunError for a device that is not there."""
         return TorchSession(setup)
+
+    def import_module(self, source: ModuleSource) -> ImportedModule:
+        """See `nasir.backends.torch.importing.modules.import_module`."""
+        return import_module(source)
 
     def measure(
         self, graph: Graph, batch: int, device: str, threads: int | None = None, precision: str = "fp32"

@@ -22,6 +22,7 @@ from nasir.backends.torch.device.names import check_precision, choose_device, de
 from nasir.backends.torch.device.precision import products_of
 from nasir.backends.torch.device.switches import Switches
 from nasir.backends.torch.device.working import DATA, HOST, NETWORK, TRAINING, working
+from nasir.backends.torch.importing.modules import module_of, modules_kept, take_weights
 from nasir.backends.torch.lower.compile import Compilation, CompileChoice, step_seconds
 from nasir.backends.torch.lower.module import zeros_of
 from nasir.backends.torch.model import Model
@@ -46,7 +47,7 @@ from nasir.backends.torch.train.settle import refuse_frozen, settled, train_sett
 from nasir.backends.torch.weights import checkpoint
 from nasir.backends.torch.weights.arena import Arena
 from nasir.backends.torch.weights.inherit import take_over
-from nasir.backends.torch.weights.pretrained import load_pretrained
+from nasir.backends.torch.weights.pretrained import load_pretrained, load_stored
 from nasir.backends.torch.weights.snapshot import Snapshot
 from nasir.datasets.fit import LONE, LONE_REMEDY, check_fit, lone_norms
 from nasir.errors import DataError, Decline, Diverged, RunError
@@ -116,7 +117,12 @@ class TorchSession:
 
     @working("the network", NETWORK)
     def build(self, graph: Graph, plan: TransferPlan, start: Start | None = None) -> None:
+        module = self.setup.module if start is None else None
+        if module is not None:
+            load_stored(module_of(module), module.source)
         self._place(graph, plan)
+        if module is not None:
+            take_weights(self.model, module)
         if self.setup.weights is not None:
             load_pretrained(self.model, *self.setup.weights)
         if start is not None:
@@ -125,10 +131,14 @@ class TorchSession:
     def _place(self, graph: Graph, plan: TransferPlan) -> None:
         check_fit(graph, self.source.shape, self.source.class_names, self.setup.data.dataset)
         refuse_unordered(graph, self.setup.deterministic, self.device)
-        self.model = Model.from_graph(graph, self.setup.seed, plan=plan, device=self.device)
+        self.model = self._lowered(graph, plan)
         if wants_channels_last(self._layout(), self.model):
             self.model.use_channels_last()
         self.compilation.apply(self.model)
+
+    def _lowered(self, graph: Graph, plan: TransferPlan) -> Model:
+        kept = {} if self.setup.module is None else modules_kept(graph, self.setup.module, self.device)
+        return Model.from_graph(graph, self.setup.seed, plan=plan, device=self.device, given=kept)
 
     def _layout(self) -> TrainPlan:
         """A plan that has what a spec says of precision and memory layout, before there is a phase."""
@@ -442,7 +452,7 @@ class TorchSession:
         told: Callable[[], None] = lambda: None,
     ) -> list[dict[str, float]]:
         check_fit(graph, self.source.shape, self.source.class_names, self.setup.data.dataset)
-        model = Model.from_graph(graph, self.setup.seed, plan=zeros_of(graph), device=self.device)
+        model = self._lowered(graph, zeros_of(graph))
         layout, some = self._layout(), partial(self._some_validation, samples)
         return evaluated(model, weights, directions, points, some, layout, told)
 

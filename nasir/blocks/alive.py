@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from nasir.blocks.removal import shortcut_padding
 from nasir.ir import Atom, Draft, Graph, Port
-from nasir.ir.regions import covers
 from nasir.ir.space import Index, atoms_of
 
 Key = TypeVar("Key", bound=Hashable)
@@ -46,7 +45,7 @@ def written_below(graph: Graph, labels: Sequence[str]) -> set[Atom]:
     return {
         atom
         for node_id, slots in graph.infer.slots.items()
-        if any(covers(label, graph.nodes[node_id].label) for label in labels)
+        if graph.below(node_id, labels)
         for slot in slots.values()
         for axis, role in slot.axes
         if role in ("write", "along")

@@ -50,4 +50,4 @@ def copy_regions(
     for path, region in graph.regions.items():
         new = rename(path)
         if region.kind != "branch" and new not in draft.regions and not inside.isdisjoint(graph.members(path)):
-            draft.region(new, region.kind, template(region))
+            draft.region(new, region.kind, template(region), map(rename, region.parts))

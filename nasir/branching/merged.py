@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nasir.branching.merging import branch_paths, joint, over_outputs
+from nasir.branching.merging import along_channels, branch_paths, joint, over_outputs
 from nasir.branching.parts import outputs_of
 from nasir.errors import Decline
 from nasir.ir import Graph, Port
@@ -15,7 +15,7 @@ def splits_of(graph: Graph) -> list[int]:
         return []
     split_nodes = []
     for node_id, node in graph.nodes.items():
-        if node.facts.family != "split" or not node.facts.several:
+        if node.facts.family != "split" or not node.facts.several or not along_channels(graph, node_id):
             continue
         sizes = [graph.infer.types[port].shape for port in outputs_of(graph, node_id)]
         if len(set(sizes)) > 1 or len(sizes) != len(paths):
@@ -44,7 +44,8 @@ def joint_nodes(graph: Graph, ends: list[Port], branches: int) -> tuple[list[int
         node = graph.nodes[node_id]
         if node_id in joint_ids or node_id in repeats:
             continue
-        if node.facts.family == "concat" and len(node.inputs) == branches and len(set(node.inputs)) == 1:
+        once = len(node.inputs) == branches and len(set(node.inputs)) == 1
+        if node.facts.family == "concat" and once and along_channels(graph, node_id):
             repeats.add(node_id)
             continue
         shared = node.facts.channels == "groups" and over_outputs(node)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from nasir.branching.parts import outputs_of
 from nasir.ir import Graph, Port
 from nasir.ir.node import Node
 from nasir.ir.types import Slot
@@ -22,6 +23,13 @@ def joint(graph: Graph, node_id: int) -> bool:
         slot.axes[0].role in ("along", "write") if slot.axes else slot.kind == "buffer"
         for slot in graph.infer.slots[node_id].values()
     )
+
+
+def along_channels(graph: Graph, node_id: int) -> bool:
+    """Whether a node takes apart or joins values along their channels, as all that it reads and gives differ there."""
+    types = graph.infer.types
+    values = [types[port] for port in (*graph.nodes[node_id].inputs, *outputs_of(graph, node_id))]
+    return len({(value.channel_axis, value.with_channels(0).shape) for value in values}) == 1
 
 
 def joint_attrs(node: Node, branches: int, shared: bool) -> dict[str, Any]:

@@ -23,10 +23,11 @@ from nasir.cli import plot as plot_command
 from nasir.cli import run as run_command
 from nasir.cli import search as search_command
 from nasir.cli import verify as verify_command
-from nasir.cli.opening import open_run
+from nasir.cli.networks import graph_of, graph_of_spec, is_spec, loaded, opened
+from nasir.cli.opening import open_run, print_note
 from nasir.cli.parser import Parser
 from nasir.counted import counted
-from nasir.errors import GraphError, NasirError, SpecError, UnknownName, UsageError, printable
+from nasir.errors import NasirError, SpecError, UnknownName, printable
 from nasir.ir.regions import depth_text
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from nasir.spec import Spec
     from nasir.training.exporter import Exportable
 
-LARGEST_GRAPH = 2**26
-"""Bytes of a graph file that is read."""
 KINDS = ("passes", "ops", "blocks", "datasets", "specs", "backends", "policies", "optimizers", "penalties", "exporters")
 
 
@@ -70,10 +69,6 @@ def _complain(error: NasirError) -> None:
         print(line if error.exit_code in (75, 130) else f"error: {line}", file=sys.stderr)
     for note in getattr(error, "__notes__", ()):
         print(f"  {printable(note)}", file=sys.stderr)
-
-
-def _note(text: str) -> None:
-    print(f"note: {printable(text)}", file=sys.stderr)
 
 
 EXAMPLES = {
@@ -137,15 +132,20 @@ def _parser() -> Parser:
         )
         return made
 
+    def with_import(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        text = "run the code that makes the network of a spec (and its plugins), where nasir alone cannot"
+        made.add_argument("--import", dest="importing", action="store_true", help=text)
+        return made
+
     made = with_overrides(add("check", _check, "check a spec and describe what it would do, without training"))
-    made.add_argument("spec", metavar="SPEC")
+    with_import(made).add_argument("spec", metavar="SPEC")
     made.add_argument("--data", action="store_true", help="also read all of the data, and summarize them")
     made.add_argument("--simulate", metavar="CSV", help="show which rewrites the metrics in this file would lead to")
     made.add_argument(
         "--epochs", type=int, default=1000, help="maximum number of epochs to simulate (default %(default)s)"
     )
     made = with_overrides(add("show", _show, "draw the network of a spec, a run or a graph file"))
-    made.add_argument("what", metavar="SPEC|RUN|GRAPH")
+    with_import(made).add_argument("what", metavar="SPEC|RUN|GRAPH")
     made.add_argument("--html", metavar="FILE", help="write the drawing as an HTML page")
     made.add_argument(
         "--text",
@@ -155,7 +155,7 @@ def _parser() -> Parser:
     made = with_overrides(
         add("cost", _cost, "show the cost of a network by region: parameters, MACs, bytes and latency")
     )
-    cost_command.add_options(made)
+    cost_command.add_options(with_import(made))
     run_command.add_run_options(with_overrides(add("run", _run, "train the network of a spec")))
     resume = add("resume", run_command.resume, "continue a run that was stopped or killed")
     run_command.add_resume_options(resume)
@@ -171,11 +171,11 @@ def _parser() -> Parser:
     )
     verify_command.add_options(made)
     made = add("diff", _diff, "show the differences between two networks (exit code 3 if there are any)")
-    made.add_argument("first", metavar="SPEC|RUN|GRAPH")
+    with_import(made).add_argument("first", metavar="SPEC|RUN|GRAPH")
     made.add_argument("second", metavar="SPEC|RUN|GRAPH")
     made.add_argument("-v", "--verbose", action="store_true", help="list every block and node that differs")
     made = with_overrides(add("export", _export, "write a network, or what a run made of it, in another form"))
-    export_command.add_options(made)
+    export_command.add_options(with_import(made))
     made = add("report", _report, "write the HTML report of a run")
     made.add_argument("run_dir", metavar="RUN")
     made = add("plot", plot_command.run, "draw a figure of a run: trajectory, loss surface, or a curve of the report")
@@ -202,72 +202,29 @@ def _print(data: Any) -> None:
 # -- looking at specs and networks
 
 
-def _load(path: str, overrides: Sequence[str], runs: bool = False) -> Spec:
-    from nasir.spec import load_spec
-
-    spec = load_spec(Path(path), overrides)
-    if not (runs and spec.plugins):  # a run imports its plugins and then checks every name for good
-        for note in spec.notes:
-            _note(note)
-    return spec
-
-
-def _graph(what: str, overrides: Sequence[str] = ()) -> Graph:
-    """The network of a spec, of a run directory (its last one), or of a graph file in text or JSON form."""
-    from nasir.files import json_value
-    from nasir.ir import Graph, parse
-    from nasir.records import EndRecord, NetworkRecord
-    from nasir.spec.network import build
-
-    path = Path(what)
-    if overrides and (path.is_dir() or path.suffix in (".json", ".txt")):
-        raise UsageError(
-            f"{path}: --set changes a spec, and this is a {'run' if path.is_dir() else 'graph'}; leave it out"
-        )
-    if path.is_dir():
-        directory = open_run(path)
-        networks = [record for record in directory.effective() if isinstance(record, NetworkRecord | EndRecord)]
-        digests = [record.graph for record in networks]
-        if not digests:
-            raise UsageError(f"{path}: the run has no network yet; wait for its first record")
-        try:
-            return Graph.from_json(directory.get_blob(digests[-1]))
-        except UnknownName as error:
-            plugins = ", ".join(directory.env().get("plugins", ())) or "a plugin that is not installed"
-            raise UsageError(
-                f"{path}: the network needs {plugins}, which is never imported just to look at a run: "
-                f"{str(error).partition(':')[0]}; install the plugin as a package to look at it"
-            ) from None
-    if path.suffix in (".json", ".txt"):
-        try:
-            if path.stat().st_size > LARGEST_GRAPH:
-                raise UsageError(f"{path}: not a graph, which has at most {LARGEST_GRAPH} bytes; name another file")
-            text = path.read_text(encoding="utf-8")
-            return parse(text) if path.suffix == ".txt" else Graph.from_json(json_value(text))
-        except OSError as error:
-            raise UsageError(f"{path}: {error.strerror}; name a spec, a run directory or a graph file") from None
-        except (ValueError, GraphError) as error:
-            raise UsageError(
-                f"{path}: not a graph ({error}); write one with `nasir show --json` (.json) or `--text` (.txt)"
-            ) from None
-    return build(_load(what, overrides))
-
-
 def _check(options: argparse.Namespace) -> int:
     from nasir.cli.check_data import data_of, print_data
     from nasir.report.show import render
     from nasir.running.names import check_names
     from nasir.running.reach import check_reach
-    from nasir.spec.network import build
+    from nasir.spec.imported import NotImported
     from nasir.spec.search import load_any
     from nasir.spec.space_text import facts, lines
 
     spec, search = load_any(options.spec, options.overrides)
     for note in spec.notes if search is None else search.notes:
-        _note(note)
+        print_note(note)
     try:
         # what there is to note about the network of a search is among its notes
-        graph = build(spec, _note if search is None else None)
+        graph = graph_of_spec(spec, options.importing, print_note if search is None else None)
+    except NotImported as error:
+        if options.simulate or options.data:
+            raise
+        if options.json:
+            _print({"name": spec.name, "digest": spec.digest, "graph": None, "not_checked": str(error)})
+        else:
+            print(f"{spec.name}: correct as far as can be told without its network; not checked further: {error}")
+        return 0
     except SpecError as error:
         if not (spec.plugins and isinstance(error.__cause__, UnknownName)):
             raise
@@ -279,7 +236,7 @@ def _check(options: argparse.Namespace) -> int:
         check_names(spec, graph)
     if options.simulate:
         if search is not None:
-            _note("simulating the values that the search begins with")
+            print_note("simulating the values that the search begins with")
         return _simulate(spec, graph, options)
     cost = graph.cost()
     if options.json:
@@ -340,8 +297,9 @@ def _simulate(spec: Spec, graph: Graph, options: argparse.Namespace) -> int:
 
 def _show(options: argparse.Namespace) -> int:
     from nasir.report.show import render
+    from nasir.report.untyped import untyped_lines
 
-    graph = _graph(options.what, options.overrides)
+    graph, places = opened(options.what, options.overrides, options.importing)
     if options.html:
         from nasir.report import write_drawing
 
@@ -351,33 +309,33 @@ def _show(options: argparse.Namespace) -> int:
     elif options.text:
         print(export_command.text_of("text", graph), end="")
     else:
-        print(render(graph))
+        print("\n".join([render(graph), *untyped_lines(graph, places)]))
     return 0
 
 
 def _export(options: argparse.Namespace) -> int:
-    return export_command.run(lambda: _exportable(options.what, options.overrides), options)
+    return export_command.run(lambda: _exportable(options), options)
 
 
-def _exportable(what: str, overrides: Sequence[str]) -> Exportable:
+def _exportable(options: argparse.Namespace) -> Exportable:
     from nasir.journal.directory import RunDirectory
-    from nasir.spec.network import build
     from nasir.training.exporter import Exportable
 
-    path = Path(what)
-    if path.is_dir():
-        graph, directory = _graph(what, overrides), RunDirectory.open(path)
-        for step in directory.checkpoint_steps()[-1:]:
-            directory.check_checkpoint(step, directory.contents())
-        return Exportable(graph, what, directory.spec(), directory.checkpoints)
-    if path.suffix in (".json", ".txt"):
-        return Exportable(_graph(what, overrides), what)
-    spec = _load(what, overrides)
-    return Exportable(build(spec), what, spec.to_yaml())
+    what, path = options.what, Path(options.what)
+    if is_spec(what):
+        spec = loaded(what, options.overrides)
+        return Exportable(graph_of_spec(spec, options.importing), what, spec.to_yaml())
+    graph = graph_of(what, options.overrides)
+    if not path.is_dir():
+        return Exportable(graph, what)
+    directory = RunDirectory.open(path)
+    for step in directory.checkpoint_steps()[-1:]:
+        directory.check_checkpoint(step, directory.contents())
+    return Exportable(graph, what, directory.spec(), directory.checkpoints)
 
 
 def _cost(options: argparse.Namespace) -> int:
-    return cost_command.run(lambda: _graph(options.what, options.overrides), options)
+    return cost_command.run(lambda: graph_of(options.what, options.overrides, options.importing), options)
 
 
 def _diff(options: argparse.Namespace) -> int:
@@ -385,7 +343,7 @@ def _diff(options: argparse.Namespace) -> int:
 
     from nasir.report.diff import difference, summary
 
-    first, second = _graph(options.first), _graph(options.second)
+    first, second = (graph_of(what, importing=options.importing) for what in (options.first, options.second))
     changes = difference(first, second)
     if options.json:
         _print([asdict(change) for change in changes])
@@ -401,7 +359,7 @@ def _diff(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    return run_command.run(lambda: _load(options.spec, options.overrides, runs=True), options)
+    return run_command.run(lambda: loaded(options.spec, options.overrides, runs=True), options)
 
 
 def _replay(options: argparse.Namespace) -> int:

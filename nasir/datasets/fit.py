@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from nasir.errors import DataError
 from nasir.ir import Graph, Port
-from nasir.ir.regions import covers
 from nasir.ir.space import size_of
 
 
@@ -55,10 +54,11 @@ def lone_norms(graph: Graph, frozen: Sequence[str] = ()) -> tuple[str, ...]:
     return tuple(
         node.label
         for node_id, node in graph.nodes.items()
-        if "running_mean" in graph.infer.slots.get(node_id, ())
+        if node.facts.family == "norm"
+        and "momentum" in node.attrs
         and (read := graph.infer.types[node.inputs[0]]).entries == size_of(read.channels)
         and not graph.is_frozen(node_id)
-        and not any(covers(prefix, node.label) for prefix in frozen)
+        and not graph.below(node_id, frozen)
     )
 
 

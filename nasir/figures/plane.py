@@ -14,6 +14,7 @@ from nasir.errors import UsageError
 from nasir.figures.kept import Arrays, Kept
 from nasir.journal.directory import RunDirectory
 from nasir.running.engine import setup_of
+from nasir.running.modules import module_behind
 from nasir.running.replay import reopen
 from nasir.training.backend import Backend, make_backend
 
@@ -73,7 +74,7 @@ def loss_on(
     `told` hears of points done and of all. Raises DataError for a run without validation images.
     """
     spec, env = reopen(run)
-    setup = setup_of(spec, Path(env["base"]))
+    setup = setup_of(spec, Path(env["base"]), module_behind(spec, kept.graph))
     if sampling.batch is not None:
         setup = replace(setup, data=replace(setup.data, eval_batch_size=sampling.batch))
     session = make_backend(spec.backend).open(setup)

@@ -77,10 +77,10 @@ def tree_from_data(data: Any) -> Tree:
 
 
 def call_to_json(call: Call) -> str:
-    """What a call does, as text: not where it was made."""
+    """What a call does, as text: not where it was made, but for the path of the module that it calls."""
     data = {
         "operation": call.operation,
-        "module": call.module is not None,
+        "module": call.module,
         "args": tree_to_data(call.args),
         "kwargs": tree_to_data(dict(call.kwargs)),
         "result": tree_to_data(call.result),
@@ -92,12 +92,12 @@ def call_to_json(call: Call) -> str:
 
 
 def call_from_json(text: str) -> Call:
-    """A call that does the same; its `module` is "" where it is one of a module. Raises TextFormatError."""
+    """A call that does the same. Raises TextFormatError."""
     try:
         data = json.loads(text)
         return Call(
             operation=data["operation"],
-            module="" if data["module"] else None,
+            module=data["module"],
             args=tree_from_data(data["args"]),
             kwargs=tree_from_data(data["kwargs"]),
             result=tree_from_data(data["result"]),

@@ -8,7 +8,7 @@ from typing import cast
 
 from nasir.errors import NasirError, TypeRuleError
 from nasir.importing.data import call_to_json
-from nasir.importing.recording import Batch, Call, Recording, Ref, State, Tree, Value
+from nasir.importing.recording import Batch, Call, Recording, Ref, State, Structure, Tree, Value
 from nasir.importing.regions import declare
 from nasir.importing.rules import Place, Typed, typed
 from nasir.importing.trees import leaves, mapped, refs
@@ -21,6 +21,8 @@ SAFER = {"torch.Tensor.view": "torch.Tensor.reshape"}
 VALUE = "value"  # the weight of a node that puts out one
 TAKEN = frozenset("bfloat16 compile cpu cuda double float half ipu mtia requires_grad_ to type xpu".split())
 """Names of functions that every module of torch has for something else, and so no label can have."""
+PARTS = {"activation": "act", "passive": "drop"}
+"""What a node of such a family is called behind another one of the same call."""
 ROOT = "self"  # label of what belongs to the module as a whole
 
 
@@ -54,26 +56,21 @@ class _Lift:
         self.keys = {key: state for state in recording.state for key in (state.key, *state.aliases)}
         self.read = {state.ref.number: state for state in recording.state if state.ref is not None}  # by functions
         self.owners: dict[str, Key] = {}  # of each key of the state, the node that has it
-        self.containers: dict[str, str] = {}  # class of each module that is no leaf, by path
         self.witness = -1  # number of an input
         floats = [state.dtype for state in recording.state if state.kind == "parameter" and "float" in state.dtype]
         self.native = floats[0] if floats else FLOAT  # in which the network computes
-        self.joining: set[str] = set()  # paths of modules whose own code adds or concatenates
 
     def run(self) -> Lifted:
         self._refuse()
         for number, given in enumerate(self.recording.inputs):
             self._input(number, given.path, given.ref, given.batched)
         for call in self.recording.calls:
-            for scope in call.scope:
-                if scope.path != call.module:
-                    self.containers[scope.path] = scope.kind
             if not self._typed(call):
                 self._opaque(call)
         for number in refs(self.recording.outputs):
             self.draft.output(self._port(number))
         self._names()
-        declare(self.draft, self.containers, self.joining)
+        declare(self.draft, self.recording)
         self.lifted.graph = self.draft.commit()
         return self.lifted
 
@@ -134,18 +131,20 @@ class _Lift:
     def _typed(self, call: Call) -> bool:
         """Add the op that a call is; False where it is none."""
         operands, results = refs((call.args, dict(call.kwargs))), refs(call.result)
-        if not results or any(self._type(self._value(number)) is None for number in (*operands, *results)):
+        given = [made for number in results if (made := self._type(self._value(number))) is not None]
+        untyped = len(given) < len(results) or any(self._type(self._value(number)) is None for number in operands)
+        if not results or untyped:
             return False
-        found = typed(Place(call, self._known, self._held(call)))
+        found = typed(Place(call, self._known, self._held(call), tuple(given)))
         if found is None or not self._fits(found, operands):
             return False
         node = self._add(call, found)
         if node is None:
             return False
-        for output, number in enumerate(results):
+        for output, (number, wanted) in enumerate(zip(results, given, strict=True)):
             port = Port(node, output)
-            wanted, made = self._type(self._value(number)), self.draft.value(port)
-            if wanted is None or (made.shape, made.batch) != (wanted.shape, wanted.batch):
+            made = self.draft.value(port)
+            if (made.shape, made.batch, made.dtype) != (wanted.shape, wanted.batch, wanted.dtype):
                 raise NasirError(
                     f"{call.place}: {found.op} gives {made}, and the module {wanted}: nasir's rule is wrong"
                 )
@@ -178,14 +177,13 @@ class _Lift:
             self.labels.remove(label)
             return None
         if call.module is not None:
-            self._leaf(call, node)
+            holds = any(isinstance(value, Structure) for value in call.attributes.values())
+            self._leaf(call, node, whole=not (found.then or holds))
         for name, state in own.items():
             self._own(Key(node, name), state.key)
         for op, attrs in found.then:
-            node = self.draft.add(op, Port(node), self._label(label), **attrs).node
-        several = sum(self.draft.value(port).batch > 0 for port in inputs) > 1
-        if call.scope and call.module is None and several and (facts.adds or facts.family == "concat"):
-            self.joining.add(call.scope[-1].path)
+            part = PARTS.get(op_named(op).family or "")
+            node = self.draft.add(op, Port(node), self._label(f"{label}_{part or op}"), **attrs).node
         return node
 
     def _holds(self, slot: Slot, state: State) -> bool:
@@ -205,15 +203,16 @@ class _Lift:
             if state.persistent and sorted(wanted) != sorted(usual):
                 self.draft.name(owner, *wanted)
 
-    def _leaf(self, call: Call, node: int) -> None:
-        """Say that a node is a leaf module, or uses the weights of one that was called before."""
+    def _leaf(self, call: Call, node: int, whole: bool) -> None:
+        """Say that a node is a leaf module, or has the weights of one that is more than the node (not `whole`), or
+        that it uses the weights of one that was called before."""
         assert call.module is not None
         slots = self.draft.slots(node)
         shared = False
         for name in slots:
             key = f"{call.module}.{name}" if call.module else name
             shared |= self._own(Key(node, name), self.keys[key].key)
-        if not shared:
+        if whole and not shared:
             self.lifted.modules[node] = call.module
 
     def _own(self, weight: Key, key: str) -> bool:

@@ -139,7 +139,8 @@ class Call:
 
     - `operation`: the name of the function (`torch.nn.functional.relu`), or the class of the leaf (module.Class); that
       of torch.nn where the leaf's own class computes nothing else.
-    - `module`: path of the leaf, None for functions; `attributes`: its plain attributes (kernel_size, eps, ...).
+    - `module`: path of the leaf, None for functions; `attributes`: its plain attributes (kernel_size, eps, ...), and a
+      Structure for each module that it holds.
     - `args`, `kwargs`: trees; `result`: a tree whose Refs are the tensors that the call makes.
     - `scope`: the modules that were running, outermost first, the leaf itself last.
     - `source`: `file:line` of the innermost line outside of torch.
@@ -174,8 +175,13 @@ class Call:
     @property
     def place(self) -> str:
         """For messages: operation, module, class, and the line of the source."""
+        return f"{self.operation} in {self.within}"
+
+    @property
+    def within(self) -> str:
+        """For messages: module, class, and the line of the source."""
         where = f"{self.scope[-1].label or 'the root'} ({self.scope[-1].kind})" if self.scope else "no module"
-        return f"{self.operation} in {where}, {self.source}"
+        return f"{where}, {self.source}"
 
 
 @dataclass(frozen=True, slots=True)

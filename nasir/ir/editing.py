@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -13,7 +13,7 @@ from nasir.errors import GraphError, TooManyNodes
 from nasir.ir.infer import Typing, infer_nodes, mirrored, untyped
 from nasir.ir.node import Node, Region, RegionKind
 from nasir.ir.op import op_named
-from nasir.ir.regions import closest, covers, paths_above
+from nasir.ir.regions import closest, covers, paths_above, prefixes
 from nasir.ir.source import Key
 from nasir.ir.space import Atom, Index, atoms_of, size_after
 from nasir.ir.structure import MOST_NODES, NOTHING, Structure
@@ -71,10 +71,30 @@ class Editing(Generic[S]):
         self._typing = None
 
     def drop_empty_regions(self) -> None:
-        """Delete the regions that no longer hold a node."""
-        held = paths_above(node.label for node in self.nodes.values())
-        for path in [path for path in self.regions if path not in held]:
+        """Delete the regions that no longer hold a node, and the parts of regions that are none any more."""
+        labels = [node.label for node in self.nodes.values()]
+        held = paths_above(labels)
+        for path in [path for path, region in self.regions.items() if not region.parts and path not in held]:
             del self.regions[path]
+        made_up = [region for region in self.regions.values() if region.parts]
+        held.update(labels if made_up else ())
+        for region in sorted(made_up, key=lambda region: region.kind != "block"):  # those within others first
+            self._keep_parts(region, [part for part in region.parts if part in held or part in self.regions])
+
+    def _keep_parts(self, region: Region, parts: Sequence[str]) -> None:
+        """Leave a region only these of its parts; one without goes, and is no part of others."""
+        if len(parts) == len(region.parts):
+            return
+        if parts:
+            self.regions[region.path] = replace(region, parts=tuple(parts))
+        else:
+            self._forget(region.path)
+
+    def _forget(self, path: str) -> None:
+        """Delete a region, but not its nodes; it is no part of others any more."""
+        del self.regions[path]
+        for other in [region for region in self.regions.values() if path in region.parts]:
+            self._keep_parts(other, [part for part in other.parts if part != path])
 
     def rewire(self, old: Port, new: Port, only: Iterable[int] | None = None) -> None:
         """Let every reader of `old` (or `only` those nodes) read `new` instead; outputs too unless `only`."""
@@ -96,6 +116,10 @@ class Editing(Generic[S]):
         self.nodes[node_id] = Node(node.op, tuple(inputs), node.attrs, node.label)
         self._typing = None
 
+    def relabel(self, node_id: int, label: str) -> None:
+        """Give a node another label, and so its weights other names."""
+        self.nodes[node_id] = replace(self.nodes[node_id], label=label)
+
     def set_attrs(self, node_id: int, **attrs: JSON) -> None:
         """Change attributes of a node; weights whose shape changes by it need an explicit source."""
         node = self.nodes[node_id]
@@ -103,33 +127,74 @@ class Editing(Generic[S]):
         self.nodes[node_id] = Node(node.op, node.inputs, merged, node.label)
         self._typing = None
 
-    def region(self, path: str, kind: RegionKind, template: Mapping[str, JSON] | None = None) -> None:
-        """Declare the nodes labelled below `path` a stage, block or branch."""
+    def region(
+        self, path: str, kind: RegionKind, template: Mapping[str, JSON] | None = None, parts: Iterable[str] = ()
+    ) -> None:
+        """Declare the nodes labelled below `path` a stage, block or branch, or those of `parts` (see `Region`)."""
         if path in self.regions:
             raise GraphError(f"region '{path}' exists already; choose another path")
-        self.regions[path] = Region(path, kind, template)
+        self.regions[path] = Region(path, kind, template, tuple(parts))
+
+    def join(self, stage: str, path: str) -> None:
+        """Let a region (or label) that is new belong to a stage: it becomes a part of one that is made of parts.
+
+        Where all of such a stage is frozen, what joins it is frozen too. Below the path of any other stage nothing
+        needs to be done.
+        """
+        region = self.regions.get(stage)
+        if region is None or not region.parts:
+            return
+        if all(any(covers(other, prefix) for other in self.frozen) for prefix in prefixes(self.regions, stage)):
+            self.freeze(path)
+        self.regions[stage] = replace(region, parts=(*region.parts, path))
 
     def remove_region(self, path: str) -> None:
         """Delete a region and all its nodes."""
         if self.base is None or path not in self.regions:
             raise GraphError(f"no region '{path}' to remove; {closest(path, self.regions)}")
-        self.remove([node_id for node_id in self.base.members(path) if node_id in self.nodes])
-        for other in [p for p in self.regions if p == path or p.startswith(path + ".")]:
-            del self.regions[other]
+        gone = [node_id for node_id in self.base.members(path) if node_id in self.nodes]
+        self.remove(gone)
+        self._remove_unread({port.node for node_id in gone for port in self.base.nodes[node_id].inputs})
+        parts = self.regions[path].parts
+        for other in [p for p in self.regions if p == path or p in parts or p.startswith(path + ".")]:
+            if other in self.regions:
+                self._forget(other)
+
+    def _remove_unread(self, candidates: Iterable[int]) -> None:
+        """Delete those nodes that depend on no input and that nothing reads any more, and what only they read."""
+        assert self.base is not None
+        left = [node_id for node_id in candidates if node_id in self.base.independent and node_id in self.nodes]
+        while left:
+            read = {port.node for node in self.nodes.values() for port in node.inputs}
+            read.update(port.node for port in self.outputs)
+            unread = [node_id for node_id in left if node_id not in read]
+            self.remove(unread)
+            left = [p.node for node_id in unread for p in self.base.nodes[node_id].inputs if p.node in self.nodes]
 
     def freeze(self, prefix: str) -> None:
-        """Freeze everything labelled `prefix` or below it; raises GraphError where nothing is."""
+        """Freeze everything labelled `prefix` or below it, or in the region of that path.
+
+        Raises GraphError where nothing is.
+        """
+        for inner in prefixes(self.regions, prefix):
+            self._freeze(inner)
+
+    def _freeze(self, prefix: str) -> None:
         self._check_label(prefix)
         self.frozen = {other for other in self.frozen if not covers(prefix, other)}
         if not any(covers(other, prefix) for other in self.frozen):
             self.frozen.add(prefix)
 
     def unfreeze(self, prefix: str) -> None:
-        """Let what is labelled `prefix` or below it learn again.
+        """Let what is labelled `prefix` or below it, or in the region of that path, learn again.
 
         Where it was frozen as a part of something larger, the rest of that stays frozen part by part. Raises GraphError
         where nothing is labelled so.
         """
+        for inner in prefixes(self.regions, prefix):
+            self._unfreeze(inner)
+
+    def _unfreeze(self, prefix: str) -> None:
         self._check_label(prefix)
         above = [other for other in self.frozen if covers(other, prefix) and other != prefix]
         self.frozen = {other for other in self.frozen if not covers(prefix, other)} - set(above)
@@ -220,13 +285,27 @@ class Editing(Generic[S]):
         return self._typing.slots[node_id]
 
     def free_label(self, prefix: str) -> str:
-        """The first `prefix.N` (N after the largest in use) that no node or region lies under."""
-        used = [-1]
+        """The first `prefix.N` (N after the largest in use) that no node or region lies under.
+
+        For a stage that is made of parts, the name that goes on after theirs: `features.19` after `features.18`.
+        """
+        region = self.regions.get(prefix)
+        if region is not None and region.parts:
+            return self._after(region.parts[-1])
+        return self._numbered(f"{prefix}.")
+
+    def _after(self, part: str) -> str:
+        """The name `part`, but with the first free number in the place of that at its end."""
+        stem = part.rstrip("0123456789")
+        return self._numbered(stem) if stem != part else self._numbered(f"{part}_", 2)
+
+    def _numbered(self, stem: str, least: int = 0) -> str:
+        used = [least - 1]
         for name in (*self.regions, *(node.label for node in self.nodes.values())):
-            if name.startswith(prefix + "."):
-                head = name[len(prefix) + 1 :].partition(".")[0]
+            if name.startswith(stem):
+                head = name[len(stem) :].partition(".")[0]
                 used.append(int(head) if head.isdigit() else -1)
-        return f"{prefix}.{max(used) + 1}"
+        return f"{stem}{max(used) + 1}"
 
     def select(self, space: Atom, index: Sequence[int] | Index, noise: float = 0.0, paired: bool = False) -> None:
         """Resize a space: new unit i is old unit index[i]; repeats replicate, -1 is a fresh unit.

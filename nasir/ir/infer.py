@@ -11,9 +11,10 @@ from typing import NoReturn
 from nasir.errors import TypeRuleError
 from nasir.ir.node import Node
 from nasir.ir.op import OpDef, loaded, op_named
-from nasir.ir.space import Atom, Axis, SpaceMismatch, atoms_of, pin, size_of, unify
+from nasir.ir.space import Atom, Axis, Space, atoms_of, pin, size_of
 from nasir.ir.ties import NO_TIES, Borrowed, Ties, share
 from nasir.ir.types import FLOAT, JSON, DType, Fill, Kind, Port, Role, Slot, SlotAxis, ValueType, usual_channel_axis
+from nasir.ir.unify import SpaceMismatch, unify
 
 MOST_UNITS = 2**24
 """Units of a space: no width is larger."""
@@ -73,6 +74,14 @@ class At:
             self.mirror(mirror, atom, entry)
         return atom
 
+    def fixed(self, axis: Axis) -> Space:
+        """An axis as a space: of an axis of fixed size, units that cannot be resized."""
+        if not isinstance(axis, int):
+            return axis
+        atom = self.fresh(axis)
+        atom.pin = f"{self.node.op} '{self.label}' is given it with a fixed size"
+        return atom
+
     def mirror(self, attr: str, space: Axis, entry: int | None = None) -> None:
         """Say that an attribute repeats the size of `space`."""
         self.typing.mirrors.setdefault(self.node_id, {})[attr, entry] = space
@@ -125,15 +134,21 @@ class At:
         if not x.is_image:
             source = self.source(0, x.channels)
             self.fail(f"needs an image (channels, height, width), got {self.shape(x)} from {source}")
+        if x.axes[1].__class__ is not int or x.axes[2].__class__ is not int:
+            self.places(x, (1, 2), "the places of an image")
         return x.axes[0], x.shape[1], x.shape[2]
 
     def tokens(self, x: ValueType) -> tuple[int, Axis]:
         """(T, C) of an input, or a TypeRuleError."""
         if not x.is_sequence:
             self.fail(f"needs tokens (tokens, channels), got {self.shape(x)} from {self.source(0, x.channels)}")
-        # an image's channels may have become a sequence by a reshape
-        pin(x.axes[0], f"{self.node.op} '{self.label}' takes it for a sequence")
+        self.places(x, (0,), "a sequence")
         return x.shape[0], x.axes[1]
+
+    def places(self, x: ValueType, numbers: Iterable[int], what: str) -> None:
+        """Pin what were channels once and have become places, as `what` says, by a reshape or another order of axes."""
+        for number in numbers:
+            pin(x.axes[number], f"{self.node.op} '{self.label}' takes it for {what}")
 
     @staticmethod
     def shape(x: ValueType) -> str:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from types import MappingProxyType
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from nasir.errors import GraphError
+from nasir.ir.infer import Typing
+from nasir.ir.node import Node
 from nasir.ir.source import Key
 from nasir.ir.ties import Ties, sets_of
 
-if TYPE_CHECKING:
-    from nasir.ir.structure import Structure
-
 Names: TypeAlias = Mapping[Key, tuple[str, ...]]
 """All names of an array, by its owner, where they are not the labels and slots of the nodes that use it."""
-NO_NAMES: Names = MappingProxyType({})
 
 
 def left_names(names: Names, ties: Ties, nodes: Collection[int]) -> dict[Key, tuple[str, ...]]:
@@ -33,29 +30,29 @@ def left_names(names: Names, ties: Ties, nodes: Collection[int]) -> dict[Key, tu
     return kept
 
 
-def named(graph: Structure) -> Iterator[tuple[str, Key]]:
+def named(nodes: Mapping[int, Node], typing: Typing, names: Names) -> Iterator[tuple[str, Key]]:
     """(name, array) of all that is in the `state_dict` of a network."""
-    nodes, typing = graph.nodes, graph.infer
     for node_id, slots in typing.slots.items():
         for name, slot in slots.items():
             key = Key(node_id, name)
             if slot.stored:
-                for given in graph.names.get(key, (f"{nodes[node_id].label}.{name}",)):
+                for given in names.get(key, (f"{nodes[node_id].label}.{name}",)):
                     yield given, key
     for node_id, borrowed in typing.borrowed.items():
         for name, (owner, slot) in borrowed.items():
-            if slot.stored and owner not in graph.names:
+            if slot.stored and owner not in names:
                 yield f"{nodes[node_id].label}.{name}", owner
 
 
-def verify_names(graph: Structure) -> None:
+def verify_names(nodes: Mapping[int, Node], typing: Typing, names: Names) -> None:
     """GraphError for names of arrays that there are not, and for a name that two arrays have."""
-    for key, given in graph.names.items():
-        if key.slot not in graph.infer.slots.get(key.node, ()) or not given:
+    for key, given in names.items():
+        if key.slot not in typing.slots.get(key.node, ()) or not given:
             raise GraphError(
                 f"names {list(given)} of {tuple(key)}: no node owns such a weight; name those that one owns"
             )
-    if graph.names:
-        twice = [name for name, count in Counter(name for name, _ in named(graph)).items() if count > 1]
+    if names:
+        times = Counter(name for name, _ in named(nodes, typing, names))
+        twice = [name for name, count in times.items() if count > 1]
         if twice:
             raise GraphError(f"two weights are called '{twice[0]}': names in a state_dict must be unique")

@@ -29,13 +29,18 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """All nodes whose label begins with `path`; `template` says how to build another one like it."""
+    """All nodes whose label begins with `path`; `template` says how to build another one like it.
+
+    Where labels do not say it, as in networks that others wrote, `parts` do: the paths of other regions, labels, and
+    prefixes of labels; `path` is then a mere name.
+    """
 
     path: str
     kind: RegionKind
     template: Mapping[str, JSON] | None = None
+    parts: tuple[str, ...] = ()
 
     @property
     def parent(self) -> str:
-        """Path of the enclosing region, "" at the top."""
+        """What its path lies below, "" at the top; see `Structure.stage_of`."""
         return self.path.rpartition(".")[0]

@@ -87,7 +87,8 @@ class OpDef:
                     bias where there is one (tagged "bias"). Attribute `out`: channels it puts out; `kernel`, `stride`,
                     `padding`, `dilation`, `groups`, `bias`, where it has them, mean what they do for conv2d
         norm        normalizes, then multiplies by a weight and adds one, per channel (both tagged "norm", the second
-                    also "bias"). What it subtracts in evaluation, if it is of the past, is its buffer `running_mean`
+                    also "bias"). What it subtracts in evaluation, if it is of the past, is its buffer `running_mean`.
+                    With an attribute `momentum` it normalizes by the numbers of several places or samples in training
         activation  a nonlinearity
         scale       a product with one number: a weight, an attribute, or the reciprocal of one
         shift       a sum with one number
@@ -97,9 +98,10 @@ class OpDef:
         shape       places picked, averaged or put in another order: flatten, tokens, a global mean
         sum, mean, product   of inputs of one shape, element by element
         elementwise another function of inputs of one shape, element by element
-        concat      inputs one after another along the channels
-        split       consecutive parts of the channels, one output each; or one such part
-        embedding   learned vectors added to a sequence or put before it
+        concat      inputs one after another along the channels; or along another axis, or a new one, which the
+                    attribute `axis` names
+        split       consecutive parts of the channels, or of another axis, one output each; or one such part
+        embedding   learned vectors looked up by number, added to a sequence, or put before it
         attention   places of a sequence weigh one another
         ensemble    the mean prediction of branches; attribute `average`: probabilities or logits
         weight      puts out a weight, which functions use

@@ -52,18 +52,50 @@ def paths_above(labels: Iterable[str]) -> set[str]:
     return paths
 
 
+def holders(regions: Mapping[str, Region]) -> Mapping[str, tuple[str, ...]]:
+    """The regions that each path, label or prefix is a part of."""
+    held: dict[str, list[str]] = {}
+    for path, region in regions.items():
+        for part in region.parts:
+            held.setdefault(part, []).append(path)
+    return {part: tuple(paths) for part, paths in held.items()}
+
+
+def prefixes(regions: Mapping[str, Region], path: str) -> tuple[str, ...]:
+    """The label prefixes that cover a region (or a label prefix) and nothing else: itself, or those of its parts."""
+    region = regions.get(path)
+    if region is None or not region.parts:
+        return (path,)
+    return tuple([prefix for part in region.parts for prefix in prefixes(regions, part)])
+
+
 def owners(nodes: Mapping[int, Node], regions: Mapping[str, Region]) -> Mapping[int, tuple[str, ...]]:
-    """Paths of the regions each node lies in, innermost first: those its label lies below."""
+    """Paths of the regions each node lies in, innermost first: those its label lies below, or is a part of."""
+    held = holders(regions)
     under: dict[str, tuple[str, ...]] = {"": ()}  # regions at or above a label prefix
 
     def above(prefix: str) -> tuple[str, ...]:
         known = under.get(prefix)
         if known is None:
-            outer = above(prefix.rpartition(".")[0])
-            known = under[prefix] = (prefix, *outer) if prefix in regions else outer
+            known = above(prefix.rpartition(".")[0])
+            if prefix in held:
+                known = (*holding(prefix), *known)
+            if prefix in regions:
+                known = (prefix, *known)
+            under[prefix] = known
         return known
 
-    return {node_id: above(node.label.rpartition(".")[0]) for node_id, node in nodes.items()}
+    def holding(part: str) -> tuple[str, ...]:
+        return tuple([outer for path in held.get(part, ()) for outer in (path, *holding(path))])
+
+    if not held:
+        return {node_id: above(node.label.rpartition(".")[0]) for node_id, node in nodes.items()}
+    return {
+        node_id: (*holding(node.label), *above(node.label.rpartition(".")[0]))
+        if node.label in held
+        else above(node.label.rpartition(".")[0])
+        for node_id, node in nodes.items()
+    }
 
 
 def members(
@@ -77,6 +109,28 @@ def members(
     return {path: tuple(ids) for path, ids in node_ids.items()}
 
 
+def independent(nodes: Mapping[int, Node], order: Iterable[int]) -> frozenset[int]:
+    """The nodes that depend on no input of the network: weights that functions use, and what is made of them alone."""
+    fixed: set[int] = set()
+    for node_id in order:
+        node = nodes[node_id]
+        if node.facts.family == "weight" or (node.inputs and fixed.issuperset([port.node for port in node.inputs])):
+            fixed.add(node_id)
+    return frozenset(fixed)
+
+
+def parts_fault(region: Region, regions: Mapping[str, Region]) -> str | None:
+    """What is wrong with the parts of a region: a block has no regions as parts, a stage has none but blocks."""
+    for part in region.parts:
+        inner = regions.get(part)
+        if inner is not None and _RANK[inner.kind] >= _RANK[region.kind]:
+            return f"region '{region.path}': the {inner.kind} '{part}' cannot be a part of a {region.kind}"
+    return None
+
+
+_RANK = {"block": 0, "stage": 1, "branch": 2}
+
+
 def borders(
     nodes: Mapping[int, Node],
     order: tuple[int, ...],
@@ -84,8 +138,12 @@ def borders(
     regions: Mapping[str, Region],
     owners: Mapping[int, tuple[str, ...]],
 ) -> Mapping[str, Border]:
-    """(ports read from outside, own ports read from outside) of every region, in topological order."""
+    """(ports read from outside, own ports read from outside) of every region, in topological order.
+
+    What depends on no input of the network, such as a mask or a table, is not counted among what a region reads.
+    """
     by_path: dict[str, Border] = {path: ({}, {}) for path in regions}
+    fixed = independent(nodes, order)
     for node_id in order:
         inside = owners[node_id]
         for port in nodes[node_id].inputs:
@@ -93,7 +151,7 @@ def borders(
             if source is inside:
                 continue
             for path in inside:
-                if path not in source:
+                if path not in source and port.node not in fixed:
                     by_path[path][0].setdefault(port)
             for path in source:
                 if path not in inside:

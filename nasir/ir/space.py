@@ -25,7 +25,8 @@ class Atom:
         self.size = size
         self.source = source
         self.pin = pin  # why it cannot be resized; None when it can
-        self.mixed: str | None = None  # label of an op that normalizes over it or multiplies it with itself
+        # label of an op that normalizes over it, multiplies it with itself, or reads it by what writes it elsewhere
+        self.mixed: str | None = None
         self.link: Space | None = None  # set when inference found it to be another space
         self.name = ""  # label of the node that writes it; filled when inference ends
 
@@ -66,10 +67,6 @@ class Prod:
 
 Space: TypeAlias = Atom | Cat | Prod
 Axis: TypeAlias = Space | int  # a plain int is an axis that cannot be resized
-
-
-class SpaceMismatch(Exception):
-    """Two spaces of different sizes had to be the same; `unify` callers turn it into a TypeRuleError."""
 
 
 def size_of(axis: Axis) -> int:
@@ -149,105 +146,6 @@ def pin(axis: Axis, reason: str) -> None:
     """Forbid resizing of every atom of `axis`; the first reason is kept."""
     for atom in atoms_of(axis):
         atom.pin = atom.pin or reason
-
-
-def unify(left: Axis, right: Axis, place: str) -> None:
-    """Make two axes run over the same units; `place` names the op for pins that follow.
-
-    Raises SpaceMismatch when the sizes differ. Where the two cannot be expressed as one space, all their
-    atoms are pinned: correct, merely not resizable.
-    """
-    if left is right:
-        return
-    left, right = resolve(left), resolve(right)
-    if left is right:
-        return
-    if size_of(left) != size_of(right):
-        raise SpaceMismatch
-    if isinstance(left, int) or isinstance(right, int):
-        pin(left, f"{place} ties it to a fixed size")
-        pin(right, f"{place} ties it to a fixed size")
-    elif isinstance(left, Atom):
-        _bind(left, right, place)
-    elif isinstance(right, Atom):
-        _bind(right, left, place)
-    elif isinstance(left, Cat) and isinstance(right, Cat):
-        _unify_cats(left, right, place)
-    elif isinstance(left, Prod) and isinstance(right, Prod):
-        _unify_prods(left, right, place)
-    else:
-        _give_up(left, right, place)
-
-
-def _bind(atom: Atom, space: Space, place: str) -> None:
-    if any(other is atom for other in atoms_of(space)):
-        _give_up(atom, space, place)
-        return
-    # the older atom stays, so that what flows on through sums keeps the name of its first writer
-    if isinstance(space, Atom) and space.source > atom.source:
-        atom, space = space, atom
-    atom.link = space
-    if atom.pin:
-        pin(space, atom.pin)
-    if atom.mixed:
-        for other in atoms_of(space):
-            other.mixed = other.mixed or atom.mixed
-
-
-def _give_up(left: Axis, right: Axis, place: str) -> None:
-    reason = f"{place} relates {left!r} and {right!r}, which no product or concatenation expresses"
-    pin(left, reason)
-    pin(right, reason)
-
-
-def _unify_cats(left: Cat, right: Cat, place: str) -> None:
-    """Cut both at their common boundaries and unify piece by piece."""
-    ours, theirs = list(left.parts), list(right.parts)
-    while ours and theirs:
-        # a space that occurs twice may have been cut or bound since the lists were made
-        a, b = _first(ours), _first(theirs)
-        if a.size == b.size:
-            unify(a, b, place)
-            continue
-        long, short, rest = (a, b, ours) if a.size > b.size else (b, a, theirs)
-        if not isinstance(long, Atom):
-            _give_up(left, right, place)
-            return
-        tail = split(long, short.size)
-        head, remainder = tail.parts
-        unify(head, short, place)
-        rest.insert(0, remainder)
-
-
-def _first(parts: list[Space]) -> Space:
-    """Take the first part off the list, links followed and cuts expanded."""
-    part = resolve(parts.pop(0))
-    assert not isinstance(part, int)
-    if isinstance(part, Cat):
-        parts[:0] = part.parts[1:]
-        return part.parts[0]
-    return part
-
-
-def split(atom: Atom, size: int) -> Cat:
-    """Refine an atom into its first `size` units and the rest."""
-    parts = Cat((Atom(size, atom.source, atom.pin), Atom(atom.size - size, atom.source, atom.pin)))
-    for part in parts.parts:
-        assert isinstance(part, Atom)
-        part.mixed = atom.mixed
-    atom.link = parts
-    return parts
-
-
-def _unify_prods(left: Prod, right: Prod, place: str) -> None:
-    same = len(left.parts) == len(right.parts) and all(
-        size_of(a) == size_of(b) for a, b in zip(left.parts, right.parts, strict=True)
-    )
-    if not same:
-        _give_up(left, right, place)
-        return
-    for a, b in zip(left.parts, right.parts, strict=True):
-        unify(a, b, place)
 
 
 def positions(axis: Axis, take: Mapping[Atom, Index]) -> Index | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -106,7 +106,7 @@ class Structure:
     @cached_property
     def weight_names(self) -> Mapping[str, Key]:
         """Where the array is, for each name of a state_dict: (node id, slot) of its owner."""
-        return dict(named(self))
+        return dict(named(self.nodes, self.infer, self.names))
 
     @cached_property
     def labels(self) -> Mapping[str, int]:
@@ -165,6 +165,38 @@ class Structure:
         return regions.boundary(self.nodes, path, self.borders[path])
 
     @cached_property
+    def independent(self) -> frozenset[int]:
+        """Ids of the nodes that depend on no input of the network (see `nasir.ir.regions.independent`)."""
+        return regions.independent(self.nodes, self.order)
+
+    @cached_property
+    def _holders(self) -> Mapping[str, tuple[str, ...]]:
+        return regions.holders(self.regions)
+
+    def stage_of(self, block: str) -> str:
+        """Path of the stage that a block is in; of one outside of all stages what its path lies below."""
+        stages = [path for path in self._holders.get(block, ()) if self.regions[path].kind == "stage"]
+        return stages[0] if stages else self.regions[block].parent
+
+    def around(self, path: str) -> tuple[str, ...]:
+        """Paths of the regions that a region lies in, innermost first; raises GraphError for an unknown path."""
+        owners = self.owners[self.members(path)[0]]
+        return owners[owners.index(path) + 1 :]
+
+    def below(self, node_id: int, places: Iterable[str]) -> bool:
+        """Whether a node lies in one of `places`: labels, prefixes of labels, or paths of regions."""
+        label, owners = self.nodes[node_id].label, self.owners[node_id]
+        return any(regions.covers(place, label) or place in owners for place in places)
+
+    def prefixes(self, path: str) -> tuple[str, ...]:
+        """The label prefixes that cover a region and nothing else."""
+        return regions.prefixes(self.regions, path)
+
+    def holds(self, place: str) -> bool:
+        """Whether any node lies in a place: a label, a prefix of labels, or the path of a region."""
+        return any(self.below(node_id, (place,)) for node_id in self.nodes)
+
+    @cached_property
     def stages(self) -> tuple[Region, ...]:
         """Regions of kind stage, in topological order."""
         return self._ordered("stage")
@@ -182,14 +214,15 @@ class Structure:
 
     def blocks_of(self, stage: str) -> tuple[Region, ...]:
         """The blocks of a stage, in the order data flows through them."""
-        return tuple([block for block in self.blocks if block.parent == stage])
+        return tuple([block for block in self.blocks if self.stage_of(block.path) == stage])
 
     def depths(self) -> dict[str, int]:
         """Number of blocks of each stage."""
         counts = {stage.path: 0 for stage in self.stages}
         for block in self.blocks:
-            if block.parent in counts:
-                counts[block.parent] += 1
+            stage = self.stage_of(block.path)
+            if stage in counts:
+                counts[stage] += 1
         return counts
 
     @cached_property
@@ -226,12 +259,15 @@ class Structure:
                 raise GraphError(
                     f"weight {tuple(key)} is tied to {tuple(owner)}, which owns nothing; tie it to the owner"
                 )
-        _ = self.infer
-        verify_names(self)
+        verify_names(self.nodes, self.infer, self.names)
         self.verify_regions()
 
     def verify_regions(self) -> None:
         """Every stage and block holds nodes and has one entry and one exit; GraphError otherwise."""
+        for region in self.regions.values():
+            fault = regions.parts_fault(region, self.regions)
+            if fault is not None:
+                raise GraphError(f"{fault}; a stage is made of blocks, a block of nodes")
         for path, region in self.regions.items():
             if region.kind == "branch":
                 continue

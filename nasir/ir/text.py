@@ -39,7 +39,10 @@ def to_json(graph: Structure) -> dict[str, Any]:
             for node_id, node in graph.nodes.items()
         ],
         "outputs": [list(port) for port in graph.outputs],
-        "regions": [[region.path, region.kind, region.template] for region in graph.regions.values()],
+        "regions": [
+            [region.path, region.kind, region.template, *([list(region.parts)] if region.parts else ())]
+            for region in graph.regions.values()
+        ],
         "minted": graph.minted,
         **({"frozen": list(graph.frozen)} if graph.frozen else {}),
         **({"ties": [[*key, *owner] for key, owner in graph.ties.items()]} if graph.ties else {}),
@@ -65,7 +68,7 @@ def _from_json(data: Mapping[str, Any], graph_type: type[S]) -> S:
             for node_id, op, inputs, attrs, label in data["nodes"]
         ]
         outputs = tuple([_port(port) for port in data["outputs"]])
-        regions = [Region(path, kind, template) for path, kind, template in data["regions"]]
+        regions = [Region(path, kind, template, *map(tuple, parts)) for path, kind, template, *parts in data["regions"]]
         minted = data["minted"]
         frozen = tuple(data.get("frozen", ()))
         ties = {Key(node, slot): Key(*owner) for node, slot, *owner in data.get("ties", ())}
@@ -116,6 +119,8 @@ def _assemble(
                 f"region '{region.path}': expected one of {', '.join(KINDS)}, and a template, a mapping or nothing, "
                 f"found {shown(region.kind)} and {shown(region.template)}"
             )
+        if not all(type(part) is str for part in region.parts):
+            raise TextFormatError(f"region '{region.path}': expected texts as parts, found {shown(region.parts)}")
         table[region.path] = region
     for prefix in frozen:
         if type(prefix) is not str or not any(covers(prefix, node.label) for node in made.values()):
@@ -156,7 +161,8 @@ def to_text(graph: Structure) -> str:
         lines.append(f"%{node_id} {json.dumps(node.label)} = {node.op}({inputs}){_attrs_text(node)}")
     for region in graph.regions.values():
         template = "" if region.template is None else " " + json.dumps(region.template)
-        lines.append(f"{region.kind} {json.dumps(region.path)}{template}")
+        parts = f" of {json.dumps(region.parts)}" if region.parts else ""
+        lines.append(f"{region.kind} {json.dumps(region.path)}{template}{parts}")
     lines += [f"frozen {json.dumps(prefix)}" for prefix in graph.frozen]
     lines += [f"tie %{key.node}.{key.slot} %{owner.node}.{owner.slot}" for key, owner in graph.ties.items()]
     lines += [f"name %{key.node}.{key.slot} {json.dumps(list(given))}" for key, given in graph.names.items()]
@@ -184,7 +190,7 @@ _HEAD = re.compile(r"nasir graph (\d+) minted (\d+)")
 _NODE = re.compile(r'%(\d+) ("(?:[^"\\]|\\.)*") = (\w+)\(([^)]*)\)((?: \w+=\S+)*)')
 _TIE = re.compile(r"tie %(\d+)\.(\S+) %(\d+)\.(\S+)")
 _NAME = re.compile(r"name %(\d+)\.(\S+) (\[.*\])")
-_REGION = re.compile(r'(stage|block|branch) ("(?:[^"\\]|\\.)*")(?: (\{.*\}))?')
+_REGION = re.compile(r'(stage|block|branch) ("(?:[^"\\]|\\.)*")(?: (\{.*\}))?(?: of (\[.*\]))?')
 
 
 def from_text(text: str, graph_type: type[S]) -> S:
@@ -207,7 +213,8 @@ def from_text(text: str, graph_type: type[S]) -> S:
                 nodes.append((_number(match[1]), match[3], _ports(match[4]), attrs, json_value(match[2])))
             elif match := _REGION.fullmatch(line):
                 template = json_value(match[3]) if match[3] else None
-                regions.append(Region(json_value(match[2]), match[1], template))  # type: ignore[arg-type]
+                held = tuple(json_value(match[4])) if match[4] else ()
+                regions.append(Region(json_value(match[2]), match[1], template, held))  # type: ignore[arg-type]
             elif match := _TIE.fullmatch(line):
                 ties[Key(_number(match[1]), match[2])] = Key(_number(match[3]), match[4])
             elif match := _NAME.fullmatch(line):

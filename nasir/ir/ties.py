@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from nasir.errors import GraphError, TypeRuleError
 from nasir.ir.source import Key
-from nasir.ir.space import SpaceMismatch, unify
+from nasir.ir.space import atoms_of
 from nasir.ir.types import Slot
+from nasir.ir.unify import SpaceMismatch, unify
 
 if TYPE_CHECKING:
     from nasir.ir.node import Node
@@ -62,8 +63,11 @@ def share(
             if here != there:
                 raise TypeRuleError(f"{what}, but they differ in {fact}: {here} and {there}; remove the tie")
         try:
-            for (left_axis, _), (right_axis, _) in zip(mine.axes, theirs.axes, strict=True):
+            for (left_axis, role), (right_axis, other) in zip(mine.axes, theirs.axes, strict=True):
                 unify(right_axis, left_axis, what)
+                if "read" in (role, other) and role != other:  # copies of units halve what is read, and only that
+                    for atom in atoms_of(right_axis):
+                        atom.mixed = atom.mixed or nodes[key.node].label
         except SpaceMismatch:
             raise TypeRuleError(f"{what}, but their axes cannot be resized alike; remove the tie") from None
     borrowed: dict[int, dict[str, Borrowed]] = {}

@@ -85,7 +85,11 @@ class ValueType:
     @property
     def channel_dim(self) -> int:
         """Number of the channel axis in an array of this type, the batch axis counted where there is one."""
-        return self.channel_axis + (1 if self.batch else 0)
+        return self.dim(self.channel_axis)
+
+    def dim(self, axis: int | None) -> int:
+        """Number of an axis in an array of this type, the batch axis counted where there is one; None: the channels."""
+        return (self.channel_axis if axis is None else axis) + (1 if self.batch else 0)
 
     @property
     def entries(self) -> int:
@@ -106,8 +110,12 @@ class ValueType:
 
     def with_channels(self, channels: Axis) -> ValueType:
         """The same value over other channels."""
-        number = self.channel_axis
-        return ValueType((*self.axes[:number], channels, *self.axes[number + 1 :]), number, self.dtype, self.batch)
+        return self.with_axis(self.channel_axis, channels)
+
+    def with_axis(self, number: int, axis: Axis) -> ValueType:
+        """The same value with another axis in the place of one of its own."""
+        axes = (*self.axes[:number], axis, *self.axes[number + 1 :])
+        return ValueType(axes, self.channel_axis, self.dtype, self.batch)
 
     def __repr__(self) -> str:
         usual = usual_channel_axis(len(self.axes))

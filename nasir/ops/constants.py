@@ -6,7 +6,7 @@ what the op's family and its pointwise function do not say (`nasir.pruning.const
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -53,23 +53,6 @@ class NodeView:
         return self._weight(self._graph.nodes[key.node].label, key.slot)
 
 
-def split(node: NodeView, x: Known) -> tuple[Known, ...]:
-    """Consecutive parts of the channels."""
-    sizes = node.attrs["sizes"]
-    if x is None:
-        return (None,) * len(sizes)
-    return tuple(np.split(x, np.cumsum(sizes)[:-1], axis=node.out.channel_axis))
-
-
-def part(node: NodeView, x: Known) -> Known:
-    """One part of the channels."""
-    if x is None:
-        return None
-    index = np.arange(node.attrs["start"], node.attrs["stop"])
-    picked: Values = np.take(x, index, axis=node.out.channel_axis)
-    return picked
-
-
 def window(node: NodeView, x: Known) -> Known:
     """Something of each window, or of each few places, that is v where all of them are v."""
     return None if x is None else even(x, node.inputs[0])
@@ -82,16 +65,6 @@ def mean_of_places(node: NodeView, x: Known) -> Known:
     channels = node.inputs[0].channel_axis
     mean: Values = x.mean(axis=tuple([n for n in range(x.ndim) if n != channels]))
     return mean
-
-
-def reshaped(node: NodeView, x: Known) -> Known:
-    """The same entries, row-major, in another shape."""
-    return None if x is None else np.broadcast_to(x, node.inputs[0].shape).reshape(node.out.shape)
-
-
-def permuted(node: NodeView, x: Known) -> Known:
-    """The axes in another order."""
-    return None if x is None else x.transpose(node.attrs["order"])
 
 
 def sequenced(node: NodeView, x: Known) -> Known:
@@ -150,21 +123,38 @@ def held(node: NodeView) -> Known:
     return np.asarray(node.weight("value"), dtype=np.float64) if node.out.dtype == FLOAT else None
 
 
+def looked_up(node: NodeView, x: Known) -> Known:
+    """Vectors of a table: what is the same in all of them."""
+    table = np.asarray(node.weight("weight"), dtype=np.float64)
+    return lifted(np.where((table == table[0]).all(axis=0), table[0], np.nan), node.out)
+
+
 def normed(node: NodeView, x: Known) -> Known:
-    """Batch normalization by running statistics: where the scale is zero the shift is all that is left."""
-    scale = node.weight("weight")
-    silent = scale == 0.0
-    if x is None and not silent.any():
+    """Normalization of each channel: where the scale is zero the shift is all that is left.
+
+    By running statistics it is a function of what comes in, without them a channel that is the same all over is 0
+    before the shift.
+    """
+    scale, shift = (_affine(node, name, start) for name, start in (("weight", 1.0), ("bias", 0.0)))
+    if x is None and not (scale == 0.0).any():
         return None
-    shift = lifted(node.weight("bias"), node.out)
     values = np.full_like(shift, np.nan)
-    if x is not None:
+    if x is not None and "running_mean" in node.slots:
         mean, variance = (lifted(node.weight(name), node.out) for name in ("running_mean", "running_var"))
-        values = (x - mean) / np.sqrt(variance + node.attrs["eps"]) * lifted(scale, node.out) + shift
-    return np.where(lifted(silent, node.out) > 0.0, shift, values)
+        values = (x - mean) / np.sqrt(variance + node.attrs["eps"]) * scale + shift
+    elif x is not None:
+        values = np.where(np.isnan(even(x, node.inputs[0])), np.nan, shift)
+    return np.where(scale == 0.0, shift, values)
 
 
 # -- what rules are made of
+
+
+def _affine(node: NodeView, name: str, start: float) -> Values:
+    """A weight per channel, or the number that does nothing where there is none."""
+    if name in node.slots:
+        return lifted(node.weight(name), node.out)
+    return np.full_like(filled(None, node.out), start)
 
 
 def lifted(vector: NDArray[Any], value: ValueType) -> Values:
@@ -177,6 +167,20 @@ def lifted(vector: NDArray[Any], value: ValueType) -> Values:
 def filled(known: Known, value: ValueType) -> Values:
     """What is known, NaN all over where that is nothing."""
     return lifted(np.full(value.shape[value.channel_axis], np.nan), value) if known is None else known
+
+
+def whole(known: Values, axis: int, size: int) -> Values:
+    """What is known, with all places of one axis."""
+    return np.broadcast_to(known, (*known.shape[:axis], size, *known.shape[axis + 1 :]))
+
+
+def concatenated(known: Sequence[Known], values: Sequence[ValueType], axis: int) -> Values:
+    """What is known of values one after another along an axis."""
+    pairs = zip(known, values, strict=True)
+    parts = [whole(filled(part, value), axis, value.shape[axis]) for part, value in pairs]
+    rest = np.broadcast_shapes(*[part.shape[:axis] + part.shape[axis + 1 :] for part in parts])
+    sizes = [(*rest[:axis], part.shape[axis], *rest[axis:]) for part in parts]
+    return np.concatenate([np.broadcast_to(part, size) for part, size in zip(parts, sizes, strict=True)], axis)
 
 
 def even(known: Values, value: ValueType) -> Values:

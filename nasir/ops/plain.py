@@ -1,17 +1,22 @@
-"""Ops of structure: inputs, sums and products, channels joined and taken apart, shapes."""
+"""Ops of structure: inputs, sums and products; those that rearrange axes lie in `axes.py`."""
 
 from __future__ import annotations
 
-from math import prod
 from typing import Annotated
 
 from annotated_types import MinLen, doc
 
 from nasir.ir.infer import At
 from nasir.ir.op import Sizes, op
-from nasir.ir.space import Axis, Cat, Prod, Space, pin, size_of
+from nasir.ir.space import Axis, Cat
 from nasir.ir.types import FLOAT, DType, ValueType
 from nasir.ops import constants as known
+from nasir.ops.axes import concat as concat
+from nasir.ops.axes import flatten as flatten
+from nasir.ops.axes import permute as permute
+from nasir.ops.axes import reshape as reshape
+from nasir.ops.axes import slice_ as slice_
+from nasir.ops.axes import split as split
 from nasir.ops.dropping import dropout as dropout
 from nasir.ops.dropping import stochastic_depth as stochastic_depth
 from nasir.ops.pointwise import gelu as gelu
@@ -105,97 +110,10 @@ def mean(at: At, *x: ValueType) -> ValueType:
     return _merge(at, x)
 
 
-@op("concat", family="concat", channels="moves", nonnegative="keeps")
-def concat(at: At, *x: ValueType) -> ValueType:
-    """Inputs one after another along the channel axis; the other axes must agree."""
-    first = x[0]
-    rest = first.with_channels(0).shape
-    for index, other in enumerate(x[1:], start=1):
-        if other.with_channels(0).shape != rest:
-            at.fail(
-                f"inputs have shapes {first.shape} (from {at.source(0, first.channels)}) and {other.shape} "
-                f"(from {at.source(index, other.channels)}); only axis {first.channel_axis + 1} may differ"
-            )
-    parts: list[Space] = []
-    for value in x:
-        channels = value.channels
-        parts.append(at.fresh(channels) if isinstance(channels, int) else channels)
-    return first.with_channels(Cat(tuple(parts)))
-
-
-@op("split", family="split", channels="moves", nonnegative="keeps", view=True, constant=known.split)
-def split(at: At, x: ValueType, sizes: tuple[Count, ...]) -> tuple[ValueType, ...]:
-    """Consecutive parts of the channel axis, one output each; `sizes` must sum to it."""
-    channels = x.shape[x.channel_axis]
-    if sum(sizes) != channels:
-        at.fail(f"sizes {list(sizes)} sum to {sum(sizes)}, the input has {channels} channels")
-    parts = tuple([at.fresh(size, "sizes", entry) for entry, size in enumerate(sizes)])
-    at.same(x.channels, Cat(parts), "channels", (0, 0))
-    return tuple([x.with_channels(part) for part in parts])
-
-
-@op("slice", family="split", channels="moves", nonnegative="keeps", view=True, constant=known.part)
-def slice_(at: At, x: ValueType, start: Whole, stop: Count) -> ValueType:
-    """Channels start <= c < stop."""
-    size = x.shape[x.channel_axis]
-    if not 0 <= start < stop <= size:
-        at.fail(f"needs 0 <= start < stop <= {size}, got start {start}, stop {stop}")
-    middle = at.fresh(stop - start)
-    before = (at.fresh(start),) if start else ()
-    after = (at.fresh(size - stop),) if stop < size else ()
-    at.same(x.channels, Cat((*before, middle, *after)), "channels", (0, 0))
-    if before:
-        at.mirror("start", before[0])
-    at.mirror("stop", Cat((*before, middle)))
-    return x.with_channels(middle)
-
-
-@op("permute", family="shape", channels="moves", nonnegative="keeps", view=True, constant=known.permuted)
-def permute(at: At, x: ValueType, order: tuple[Whole, ...]) -> ValueType:
-    """The axes in another order, without the batch axis: order [1, 2, 0] makes (C, H, W) into (H, W, C)."""
-    if sorted(order) != list(range(len(x.axes))):
-        at.fail(f"order {list(order)} does not name each of {len(x.axes)} axes once, from 0 to {len(x.axes) - 1}")
-    return x.over(tuple([x.axes[number] for number in order]), order.index(x.channel_axis))
-
-
 @op("global_avg_pool", family="shape", channels="alone", nonnegative="keeps", constant=known.mean_of_places)
 def global_avg_pool(at: At, x: ValueType) -> ValueType:
     """Mean over height and width: (C, H, W) -> (C,)."""
     return x.over((at.image(x)[0],))
-
-
-@op("flatten", family="shape", channels="alone", nonnegative="keeps", view=True, constant=known.reshaped)
-def flatten(at: At, x: ValueType) -> ValueType:
-    """All axes as one, row-major: channels stay resizable."""
-    return x.over((x.axes[0] if len(x.axes) == 1 else Prod(x.axes),))
-
-
-@op("reshape", family="shape", channels="moves", nonnegative="keeps", view=True, constant=known.reshaped)
-def reshape(at: At, x: ValueType, shape: tuple[Count, ...]) -> ValueType:
-    """The same elements, row-major, in another shape.
-
-    Axes that stay in front keep their space; a flattening is a product; anything else pins its atoms.
-    """
-    if prod(shape) != prod(x.shape):
-        at.fail(f"cannot reshape {x.shape} ({prod(x.shape)} elements) to {shape} ({prod(shape)})")
-    axes: list[Axis] = []
-    rest = list(x.axes)
-    for number, size in enumerate(shape):
-        if rest and size_of(rest[0]) == size:
-            axes.append(rest.pop(0))
-            if axes[-1] is not None and not isinstance(axes[-1], int):
-                at.mirror("shape", axes[-1], number)
-            continue
-        if number == len(shape) - 1 and rest:
-            merged = Prod(tuple(rest))
-            at.mirror("shape", merged, number)
-            axes.append(merged)
-            rest = []
-            continue
-        for axis in rest:
-            pin(axis, f"reshape '{at.label}' turns {x.shape} into {shape}, which is no product of channels")
-        return ValueType((*axes, *shape[number:]), None, x.dtype, x.batch)
-    return ValueType(tuple(axes), None, x.dtype, x.batch)
 
 
 @op("subsample", family="shape", channels="alone", nonnegative="keeps", view=True, constant=known.window)
@@ -209,7 +127,7 @@ def subsample(at: At, x: ValueType, stride: Sizes = 2) -> ValueType:
 def pad_channels(at: At, x: ValueType, before: Whole = 0, after: Whole = 0) -> ValueType:
     """Zero channels before and after those of the input (option-A shortcut)."""
     channels = x.channels
-    middle = at.fresh(channels) if isinstance(channels, int) else channels
+    middle = at.fixed(channels)
     head = (at.fresh(before, "before"),) if before else ()
     tail = (at.fresh(after, "after"),) if after else ()
     return x.with_channels(Cat((*head, middle, *tail)) if head or tail else middle)

@@ -23,8 +23,9 @@ class PhaseView:
     """What a policy sees of the current graph: stage paths in network order, blocks per stage, cost.
 
     `sites` names, by rule, the places of passes that act on something else than stages (blocks, channel spaces, the
-    whole network), and of rules that name theirs; `regions` all stages, blocks and branches; `measuring` the rules
-    whose pass looks at weights or measurements, so that it may do after an epoch what it declines now.
+    whole network), and of rules that name theirs; `regions` all stages, blocks and branches; `parts` what lies in the
+    stages whose names do not say it: the paths of their blocks, and prefixes of labels; `measuring` the rules whose
+    pass looks at weights or measurements, so that it may do after an epoch what it declines now.
     """
 
     stages: tuple[str, ...]
@@ -34,6 +35,7 @@ class PhaseView:
     sites: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     regions: frozenset[str] = frozenset()
     measuring: frozenset[str] = frozenset()
+    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         missing = [stage for stage in self.stages if stage not in self.depths]

@@ -30,8 +30,13 @@ def sites_in(rule: RulePlan, view: PhaseView) -> tuple[str, ...]:
 
 
 def _in_stage(stage: str, known: Iterable[str], view: PhaseView) -> list[str]:
-    there = [site for site in known if site == stage] or [site for site in known if site.startswith(f"{stage}.")]
+    there = [site for site in known if site == stage] or [site for site in known if lies_in(site, stage, view)]
     return there or moved(stage, known, view)
+
+
+def lies_in(site: str, stage: str, view: PhaseView) -> bool:
+    """Whether a site is a stage or lies in it, by its name or by the parts of the stage."""
+    return any(covers(part, site) for part in view.parts.get(stage, (stage,))) or site == stage
 
 
 def named_now(name: str, known: Iterable[str], view: PhaseView) -> list[str]:
@@ -81,4 +86,4 @@ def former_names(site: str, view: PhaseView) -> list[str]:
 
 def depth_at(view: PhaseView, site: str) -> int:
     """Blocks of the stage that a site is or lies in; 0 for a site outside all stages."""
-    return next((depth for stage, depth in view.depths.items() if f"{site}.".startswith(f"{stage}.")), 0)
+    return next((depth for stage, depth in view.depths.items() if lies_in(site, stage, view)), 0)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from nasir.ir.graph import Graph
 from nasir.ir.op import OpDef
 from nasir.ir.types import Port, Slot, bias_of, gain_of, kernel_of
-from nasir.ops.constants import Known, NodeView, Values, even, filled, lifted, zeros_only
+from nasir.ops.constants import Known, NodeView, Values, concatenated, even, filled, lifted, zeros_only
 from nasir.rewriting.evidence import Evidence
 
 
@@ -64,10 +64,7 @@ def _merged(facts: OpDef, node: NodeView, known: list[Known]) -> Known:
         for part in parts[1:]:
             product, zero = product * part, zero | (part == 0.0)
         return np.where(zero, 0.0, product)
-    axis = node.out.channel_axis
-    rest = np.broadcast_shapes(*[part.shape[:axis] + part.shape[axis + 1 :] for part in parts])
-    sizes = [(*rest[:axis], part.shape[axis], *rest[axis:]) for part in parts]
-    return np.concatenate([np.broadcast_to(part, size) for part, size in zip(parts, sizes, strict=True)], axis)
+    return concatenated(known, node.inputs, node.out.channel_axis)
 
 
 def _filled(node: NodeView, known: list[Known]) -> list[Values]:
@@ -83,7 +80,7 @@ def _norm(node: NodeView) -> Known:
     if gain is None:
         return None
     silent = node.weight(gain) == 0.0
-    if not silent.any():
+    if silent.ndim != 1 or not silent.any():
         return None
     shift = np.zeros(len(silent)) if bias is None else node.weight(bias)
     return lifted(np.where(silent, shift, np.nan), node.out)

@@ -60,6 +60,13 @@ class StartRecord(Record):
         Mapping[str, str | None] | None,
         doc("the run that the network was taken from: `run`, `weights`, `checkpoint`, `manifest` (its SHA-256)"),
     ] = None
+    imported: Annotated[
+        Mapping[str, Any] | None,
+        doc(
+            "the code that made the network: `module`, `versions` of packages, `code` (SHA-256 by file), `weights` "
+            "(published ones, or the SHA-256 of a file), `untyped` (by label, what runs as it is, and where)"
+        ),
+    ] = None
     data: Annotated[
         Mapping[str, Any],
         doc("what the data are ([data.md](data.md#the-data-summary)); `nasir.records.DataSummary` reads it"),

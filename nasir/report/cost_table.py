@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -62,7 +62,7 @@ def cost_table(graph: Graph, profile: DeviceProfile | None = None, batch: int = 
 
     position = {node_id: index for index, node_id in enumerate(graph.order)}
     first = {path: min(map(position.__getitem__, graph.members(path)), default=len(position)) for path in graph.regions}
-    above = {path: [outer for outer in _outer(path) if outer in graph.regions] for path in graph.regions}
+    above = {path: [*reversed(graph.around(path))] if graph.members(path) else [] for path in graph.regions}
     paths = sorted(graph.regions, key=lambda path: [(first[p], p) for p in (*above[path], path)])
     regions = [row(path, graph.regions[path].kind, len(above[path]), graph.members(path)) for path in paths]
     outside = [node_id for node_id in graph.order if not graph.owners[node_id]]
@@ -73,12 +73,6 @@ def cost_table(graph: Graph, profile: DeviceProfile | None = None, batch: int = 
         tuple([row(graph.nodes[n].label, graph.nodes[n].op, 0, (n,)) for n in graph.order] if nodes else ()),
         batch,
     )
-
-
-def _outer(path: str) -> Iterable[str]:
-    """The paths that `path` lies in, outermost first."""
-    parts = path.split(".")
-    return [".".join(parts[:count]) for count in range(1, len(parts))]
 
 
 def render(

@@ -51,7 +51,7 @@ def overview(graph: Graph, born: Mapping[str, str] | None = None) -> str:
             shown[path] = node_id
         elif graph.nodes[node_id].facts.family in ("input", "weighted"):
             shown[node_id] = node_id
-    stage_of = {block.path: block.parent for block in graph.blocks if block.parent in graph.depths()}
+    stage_of = {block.path: graph.stage_of(block.path) for block in graph.blocks}
     colours = {stage.path: f"s{index % COLOURS}" for index, stage in enumerate(graph.stages)}
     sizes = {item: _extent(graph, node_id) for item, node_id in shown.items()}
     middle = max((height for _, height in sizes.values()), default=40.0) / 2 + 26
@@ -125,7 +125,7 @@ class _Part:
 
 
 def _parts(graph: Graph) -> Iterator[_Part]:
-    regions = [*graph.stages, *(block for block in graph.blocks if block.parent not in graph.depths())]
+    regions = [*graph.stages, *(block for block in graph.blocks if graph.stage_of(block.path) not in graph.depths())]
     owner = {node_id: region for region in regions for node_id in graph.members(region.path)}
     done: set[str] = set()
     loose: list[int] = []

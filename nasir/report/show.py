@@ -50,7 +50,7 @@ def _items(graph: Graph) -> list[tuple[int | Region, object]]:
 
 def _shape_key(graph: Graph, block: Region) -> tuple[object, ...]:
     nodes = tuple((graph.nodes[n].op, tuple(graph.nodes[n].attrs.items())) for n in graph.members(block.path))
-    return (block.parent, nodes, graph.cost(block.path).macs)
+    return (graph.stage_of(block.path), nodes, graph.cost(block.path).macs)
 
 
 def _block_row(graph: Graph, blocks: list[Region]) -> tuple[str, str, str, str, str]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nasir.errors import Decline, NasirError, PlanError, UnknownName, UsageError
 from nasir.ir.graph import Claim, Draft, Graph
 from nasir.ir.infer import collector_paused
-from nasir.ir.regions import closest, covers
+from nasir.ir.regions import closest
 from nasir.ir.space import Atom
 from nasir.options import Checked
 from nasir.registry import passes
@@ -254,7 +254,7 @@ def parts_of(graph: Graph, site: str, paths: tuple[str, ...]) -> tuple[str, ...]
     Raises Decline for a path that nothing is labelled by.
     """
     for path in paths:
-        if not any(covers(path, label) for label in graph.labels):
+        if not graph.holds(path):
             known = closest(path, [*graph.regions, *graph.labels])
             raise Decline(f"nothing is labelled '{path}' or below it; {known}")
     if paths or site != WHOLE:

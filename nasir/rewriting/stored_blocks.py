@@ -38,7 +38,7 @@ def put_away(draft: Draft, graph: Graph, paths: Iterable[str], seen: Evidence) -
         refuse_sharing(graph, graph.members(path), "a block that is put away keeps its own weights")
         entry, exit_ = graph.boundary(path)
         number = {node_id: index for index, node_id in enumerate(graph.members(path))}
-        stage = graph.regions[path].parent
+        stage = graph.stage_of(path)
         weights = {}
         nodes = []
         for node_id in number:
@@ -97,6 +97,7 @@ def bring_back(draft: Draft, graph: Graph, piece: Piece, original: bool) -> None
         ports = [before if number == ENTRY else Port(made[number], output) for number, output in inputs]
         made.append(draft.add(op, ports, f"{path}.{label}", **attrs).node)
     draft.region(path, "block", piece.data["template"])
+    draft.join(piece.stage, path)
     after = Port(made[piece.data["exit"]])
     draft.rewire(before, after, only=old)
     draft.outputs = [after if port == before else port for port in draft.outputs]

@@ -403,6 +403,7 @@ def view(graph: Graph, phases: Sequence[PhasePlan]) -> PhaseView:
         sites,
         frozenset(graph.regions),
         frozenset(rule.name for phase in phases for rule in phase.rules if _key(rule) in measuring),
+        {stage.path: (*stage.parts, *graph.prefixes(stage.path)) for stage in graph.stages if stage.parts},
     )
 
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 from nasir.counted import counted
 from nasir.errors import CheckpointError, Diverged, NasirError, Preempted, RunError
 from nasir.ir import Graph
-from nasir.ir.regions import closest, covers
+from nasir.ir.regions import closest
 from nasir.journal.directory import RunDirectory
 from nasir.journal.log import Journal
 from nasir.policy import PhasePlan, PhaseProgress
@@ -30,8 +30,9 @@ from nasir.running.decisions import Signals as Signals
 from nasir.running.state import RunState
 from nasir.spec import Spec
 from nasir.spec.inherit import Inherited
-from nasir.spec.model_network import ImportedNetwork, RunNetwork
+from nasir.spec.model_source import ImportedNetwork, RunNetwork
 from nasir.training.backend import Session, Setup, Start
+from nasir.training.modules import ImportedModule
 
 R = TypeVar("R", bound=Record)
 
@@ -104,10 +105,10 @@ class Engine:
             # a checkpoint is written after an epoch only: one from before the phase leads back to before these rewrites
             if not self.decisions.make(self.plans[progress.phase_index], progress.total_epochs, 0):
                 raise self.decisions.stopped("a phase began")
-        labels = list(self.state.graph.labels)
+        graph = self.state.graph
         for prefix in (phase.freeze or ()) if fresh else ():
-            if not any(covers(prefix, label) for label in labels):
-                known = closest(prefix, [*self.state.graph.regions, *labels])
+            if not graph.holds(prefix):
+                known = closest(prefix, [*graph.regions, *graph.labels])
                 raise RunError(f"phase '{phase.name}': freeze: nothing is labelled '{prefix}' or below it; {known}")
 
     def _epoch(self, progress: PhaseProgress) -> None:
@@ -241,8 +242,8 @@ class Engine:
         return saved is not None
 
 
-def setup_of(spec: Spec, base: Path) -> Setup:
-    """The session settings that a spec asks for."""
+def setup_of(spec: Spec, base: Path, module: ImportedModule | None = None) -> Setup:
+    """The session settings that a spec asks for; `module`: what its network is imported from."""
     return Setup(
         data=spec.data.plan(),
         base=base,
@@ -254,6 +255,7 @@ def setup_of(spec: Spec, base: Path) -> Setup:
         deterministic=spec.deterministic,
         probe=spec.probe,
         weights=_published(spec),
+        module=module,
     )
 
 
@@ -267,6 +269,6 @@ def start_of(spec: Spec, source: Inherited | None) -> Start | None:
 
 def _published(spec: Spec) -> tuple[str, str] | None:
     network = spec.network
-    if isinstance(network, ImportedNetwork) and network.weights is not None:
+    if isinstance(network, ImportedNetwork) and network.is_preset and network.weights is not None:
         return network.model, network.weights
     return None

@@ -11,7 +11,7 @@ from nasir.ir.regions import covers
 from nasir.options import Path, close_match
 from nasir.policy import EvolvePolicy, Moment, PhasePlan, PhaseView, RulePlan, Where
 from nasir.policy.plans import RULES
-from nasir.policy.sites import is_known, moved
+from nasir.policy.sites import is_known, lies_in, moved
 from nasir.registry import policies
 from nasir.running.courses import Course, Prospect, Unforeseen, names_of, pass_of
 from nasir.running.decisions import view
@@ -147,7 +147,10 @@ class _Names:
 
 def _may_grow(home: str, now: PhaseView) -> bool:
     """Whether a place is a stage, or lies in one, in which training may have made others."""
-    return any(covers(stage, home) for stage in now.stages) or bool(moved(home, now.stages, now))
+    beside = {part.rpartition(".")[0] for parts in now.parts.values() for part in parts}
+    return (
+        any(lies_in(home, stage, now) for stage in now.stages) or home in beside or bool(moved(home, now.stages, now))
+    )
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
@@ -162,6 +165,6 @@ def _above(name: str) -> Iterator[str]:
 
 def _labelled(prefix: str, course: Course) -> bool:
     graph = course.graph
-    if any(covers(prefix, label) for label in graph.labels):
+    if graph.holds(prefix):
         return True
     return not course.sure and any(covers(stage.path, home) for stage in graph.stages for home in _above(prefix))

@@ -28,7 +28,7 @@ from nasir.records import (
 )
 from nasir.rewriting.evidence import Evidence
 from nasir.rewriting.propose import make_pass, propose
-from nasir.spec import Spec, hash_plugins, import_plugins
+from nasir.spec import Spec, hash_code, import_plugins
 from nasir.spec.past import load_stored
 from nasir.transfer import TransferPlan
 
@@ -62,15 +62,15 @@ VOLATILE = frozenset(
 
 
 def reopen(directory: RunDirectory) -> tuple[Spec, dict[str, Any]]:
-    """(spec, environment) of a run, its plugins imported; refuses plugins that changed, before running them."""
+    """(spec, environment) of a run, its plugins imported; refuses code that changed, before running any."""
     env = directory.env()
     spec = load_stored(directory.spec_path)
-    for plugin in hash_plugins(spec):
-        known = env["plugins"].get(Path(plugin.path).name)
-        if known != plugin.sha256:
+    for code in hash_code(spec):
+        known = env["plugins"].get(Path(code.path).name)
+        if known != code.sha256:
             raise SpecError(
-                f"{plugin.path}: plugin changed since the run began (sha256 was {str(known)[:12]}, is "
-                f"{plugin.sha256[:12]}); restore it, or start a new run"
+                f"{code.path}: {'plugin ' * (code.path in spec.plugins)}changed since the run began (sha256 was "
+                f"{str(known)[:12]}, is {code.sha256[:12]}); restore it, or start a new run"
             )
     import_plugins(spec)
     return spec, env

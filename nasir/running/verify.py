@@ -33,7 +33,7 @@ from nasir.records import (
     of_kind,
 )
 from nasir.running.population import stored
-from nasir.spec import hash_plugins
+from nasir.spec import hash_code
 from nasir.spec.past import load_stored
 from nasir.training.manifest import check_files, manifest_digest, read_manifest
 from nasir.transfer import TransferPlan
@@ -199,7 +199,7 @@ def _spec(run: RunDirectory, contents: Contents, verdict: Verdict) -> None:
             verdict.faults.append(f"{run.spec_path}: not the spec this run began with")
             verdict.rescue.append(f"restore {run.spec_path} from a copy of the run")
         known = run.env().get("plugins", {})
-        for plugin in hash_plugins(spec):
+        for plugin in hash_code(spec):
             if known.get(Path(plugin.path).name) != plugin.sha256:
                 verdict.notes.append(f"{plugin.path}: plugin changed since the run began; a resume refuses it")
     except JournalError:

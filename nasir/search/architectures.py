@@ -13,9 +13,11 @@ from typing import Any, Protocol, TypeVar
 
 from nasir.ir import Graph
 from nasir.running.prefixes.identity import digest
-from nasir.spec import Spec, hash_plugins
+from nasir.spec import Spec, hash_code
+from nasir.spec.beside import digest_of
+from nasir.spec.imported import code_digests
 from nasir.spec.inherit import inherited
-from nasir.spec.model_network import ImportedNetwork, RunNetwork
+from nasir.spec.model_source import ImportedNetwork, RunNetwork, is_file
 from nasir.spec.network import initial_plan
 
 ATTRIBUTE = "architecture"  # user attribute of a trial that holds its key
@@ -62,7 +64,7 @@ def key(spec: Spec, graph: Graph) -> str:
             "frozen": [graph.is_frozen(node_id) for node_id in graph.order],
             "labels": labels if named else None,
             "weights": _weights(spec),
-            "plugins": [plugin.sha256 for plugin in hash_plugins(spec)],
+            "plugins": [plugin.sha256 for plugin in hash_code(spec)],
         }
     )
 
@@ -77,11 +79,19 @@ def lookup(trials: Iterable[Known], wanted: str, fingerprint: Callable[[], str])
 
 
 def _weights(spec: Spec) -> Any:
-    """Where trained weights that the network starts from come from."""
+    """Where the weights that the network starts from come from, if nasir does not draw them itself."""
     network = spec.network
     if isinstance(network, RunNetwork):
         return [inherited(spec).manifest, network.weights]
-    return [network.model, network.weights] if isinstance(network, ImportedNetwork) else None
+    if isinstance(network, tuple):
+        return None
+    weights = network.weights
+    if weights is not None and is_file(weights):
+        weights = digest_of(weights)
+    if isinstance(network, ImportedNetwork):
+        told = [network.model, weights]
+        return told if network.is_preset else [network.source, *told, network.args, network.classes]
+    return [network.plain()["module"].rpartition("/")[2], weights, network.args, code_digests(network)]
 
 
 def _words(value: Any) -> set[str]:

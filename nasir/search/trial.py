@@ -22,9 +22,10 @@ from nasir.running.engine import Signals, setup_of
 from nasir.running.prefixes import PrefixStore
 from nasir.search import architectures
 from nasir.spec import Spec, import_plugins
+from nasir.spec.imported import imported, made_by_code
 from nasir.spec.inherit import inherited
-from nasir.spec.model_network import RunNetwork
 from nasir.spec.model_search import Search
+from nasir.spec.model_source import RunNetwork
 from nasir.spec.network import build
 from nasir.training.backend import make_backend
 
@@ -121,7 +122,9 @@ def train(job: TrialJob, listener: Callable[[Record], None], signals: Signals) -
 def start_network(spec: Spec) -> Graph:
     """The network that training would begin with."""
     import_plugins(spec)
-    return inherited(spec).graph if isinstance(spec.network, RunNetwork) else build(spec)
+    if isinstance(spec.network, RunNetwork):
+        return inherited(spec).graph
+    return build(spec, module=imported(spec) if made_by_code(spec) else None)
 
 
 def data_fingerprint(spec: Spec) -> str:

@@ -2,7 +2,7 @@
 
 from nasir.spec.model import Spec
 from nasir.spec.passes import make_policy
-from nasir.spec.plugins import Plugin, hash_plugins, import_plugins
+from nasir.spec.plugins import Plugin, hash_code, import_plugins
 from nasir.spec.read import load_spec, loads_spec
 from nasir.spec.schema import json_schema
 from nasir.spec.search import SearchSpec, load_search, loads_search
@@ -11,7 +11,7 @@ __all__ = [
     "Plugin",
     "SearchSpec",
     "Spec",
-    "hash_plugins",
+    "hash_code",
     "import_plugins",
     "json_schema",
     "load_search",

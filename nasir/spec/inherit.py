@@ -13,7 +13,7 @@ from nasir.journal.directory import RunDirectory
 from nasir.journal.log import effective
 from nasir.records import CheckpointRecord, NetworkRecord
 from nasir.spec.model import Spec
-from nasir.spec.model_network import RunNetwork
+from nasir.spec.model_source import RunNetwork
 from nasir.training.manifest import MANIFEST, manifest_digest, read_manifest
 
 
@@ -65,6 +65,10 @@ def inherited(spec: Spec) -> Inherited:
     if shape != spec.input.shape:
         text = f"the network of {network.run} takes {list(shape)}, `input` is {list(spec.input.shape)}"
         raise spec.problem(path, text, "give the input that it was trained on")
+    foreign = [node.label for n, node in graph.nodes.items() if node.facts.foreign and graph.infer.slots[n]]
+    if network.weights == "none" and foreign:
+        text = f"only the code that made the network of that run gives '{foreign[0]}' new weights"
+        raise spec.problem(("network", "weights"), text, "use `weights: last`, or import the network by its code")
     renewed: tuple[str, ...] = ()
     if network.classes is not None:
         graph, renewed = with_classes(graph, network.classes, spec)

@@ -18,7 +18,7 @@ from nasir.spec.declared import declared
 from nasir.spec.dump import dump
 from nasir.spec.fields import DEVICE, INITIALIZER, NAME, Epochs, Strict, empty_if_none, fault
 from nasir.spec.model_data import Data
-from nasir.spec.model_network import Input, Network, RunNetwork, Step
+from nasir.spec.model_network import Input, Network, Step
 from nasir.spec.model_phase import (
     Budget,
     Condition,
@@ -33,6 +33,7 @@ from nasir.spec.model_phase import (
 )
 from nasir.spec.model_registered import Optimizer, Penalty
 from nasir.spec.model_search import Search
+from nasir.spec.model_source import PATHS
 from nasir.spec.problems import Place, Problem, SpecProblems
 from nasir.spec.tree import Tree, locate
 from nasir.training.backend import DEFAULT_BACKEND
@@ -214,20 +215,20 @@ class Spec(Strict):
         return dump(self.resolved())
 
     def identity(self) -> dict[str, Any]:
-        """The resolved spec with only the names of plugins and runs, not the folders they lie in.
+        """The resolved spec with only the names of plugins, runs and other files, not the folders they lie in.
 
         What there was no other of once goes without saying (`UNSAID`), so that runs and studies from before keep their
         digests.
         """
         data: dict[str, Any] = _said(self.resolved())
         data["plugins"] = [File(plugin).name for plugin in self.plugins]
-        if isinstance(self.network, RunNetwork):
-            data["network"]["run"] = File(self.network.run).name
+        if not isinstance(self.network, tuple):
+            data["network"] |= {key: File(data["network"][key]).name for key in PATHS if key in data["network"]}
         return data
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what the spec says, the folders of plugins and runs aside."""
+        """SHA-256 of what the spec says, the folders of its files and runs aside."""
         text = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from nasir.options import close_match
 from nasir.options.ranges import Count, Positive
-from nasir.options.words import unknown_word
 from nasir.spec.fields import LABEL, OneOf, Options, Strict, empty_if_none, fault
+from nasir.spec.model_source import LIBRARIES, ImportedNetwork, ModuleNetwork, RunNetwork, source_of
 
 
 def _as_list(value: Any) -> Any:
@@ -168,54 +168,18 @@ class Step(OneOf):
         return None if label is None else str(label)
 
 
-def _known_source(value: Any) -> Any:
-    """`torchvision`; anything else is refused with all that a network can come from."""
-    if value in ("torchvision", "run"):
-        return value
-    raise fault(*unknown_word(value, ("torchvision", "run")))
-
-
-class ImportedNetwork(Strict):
-    """A network of torchvision, read as a graph."""
-
-    source: Annotated[Literal["torchvision"], BeforeValidator(_known_source)] = Field(alias="from")
-    model: str = Field(min_length=1)
-    classes: Annotated[int, Field(ge=2)] | None = Field(
-        default=None, description="size of a new classifier; default: the model's"
-    )
-    weights: str | None = Field(
-        default=None, description="name of torchvision weights, such as IMAGENET1K_V2; null: fresh"
-    )
-
-
-class RunNetwork(Strict):
-    """The network of another run, as its last checkpoint has it."""
-
-    source: Literal["run"] = Field(alias="from")
-    run: str = Field(min_length=1, description="directory of the run, relative to the spec")
-    weights: Literal["last", "average", "none"] = Field(
-        default="last", description="those of the checkpoint, their moving average, or fresh ones"
-    )
-    classes: Annotated[int, Field(ge=2)] | None = Field(
-        default=None, description="size of a new classifier; default: that of the run"
-    )
-
-
-def _means_run(value: dict[str, Any]) -> bool:
-    """Whether a mapping is about a run, also where `from` is wrong: then by its keys."""
-    return value.get("from") == "run" or (value.get("from") != "torchvision" and "run" in value)
-
-
-def _network_tag(value: Any) -> str:
-    if isinstance(value, RunNetwork) or (isinstance(value, dict) and _means_run(value)):
-        return "<run>"
-    return "<map>" if isinstance(value, dict | ImportedNetwork) else "<list>"
-
+_TAGS: dict[str | None, str] = {
+    None: "<list>",
+    "run": "<run>",
+    "module": "<module>",
+    **dict.fromkeys(LIBRARIES, "<map>"),
+}
 
 Network = Annotated[
     Annotated[Annotated[tuple[Step, ...], Field(min_length=1, strict=False)], Tag("<list>")]
     | Annotated[ImportedNetwork, Tag("<map>")]
+    | Annotated[ModuleNetwork, Tag("<module>")]
     | Annotated[RunNetwork, Tag("<run>")],
-    Discriminator(_network_tag),
+    Discriminator(lambda value: _TAGS[source_of(value)]),
 ]
 """Steps from input to output, or a network to import."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from os.path import isfile
 from typing import Any
 
 from nasir.blocks import INITS, Maker, add_step, build_block, check_definition, made_with, starts
@@ -16,12 +17,14 @@ from nasir.registry import blocks, ops
 from nasir.spec import presets
 from nasir.spec.determinism import check_determinism
 from nasir.spec.given import Given
+from nasir.spec.imported import NotImported, code_name, made_by_code
 from nasir.spec.inherit import inherited
 from nasir.spec.labels import check_labels
 from nasir.spec.metrics import check_metrics
 from nasir.spec.model import Spec
-from nasir.spec.model_network import ImportedNetwork, RunNetwork
+from nasir.spec.model_source import ImportedNetwork, RunNetwork, is_file
 from nasir.spec.read import load_spec
+from nasir.training.modules import ImportedModule
 from nasir.transfer import Source, TransferPlan
 
 STAGE_KEYS = ("name", "block", "out", "depth", "stride", "label")
@@ -37,18 +40,26 @@ class _Step:
     path: Path
 
 
-def build(spec: Spec | Given, note: Callable[[str], None] | None = None) -> Graph:
+def build(
+    spec: Spec | Given, note: Callable[[str], None] | None = None, *, module: ImportedModule | None = None
+) -> Graph:
     """The first network of a spec, or of what `load_spec` takes for one: a path or YAML text.
 
-    Raises SpecError that names the line of a step that does not fit. `note` hears remarks that are no errors.
+    Raises SpecError that names the line of a step that does not fit. `note` hears remarks that are no errors. Runs no
+    code but nasir's: a network that only other code can make is that of the `module` that was imported for the spec
+    (`nasir.spec.imported`); NotImported without it.
     """
     spec = load_spec(spec)
     if isinstance(spec.network, RunNetwork):
-        graph = inherited(spec).graph
-        check_labels(spec, graph)
-        check_metrics(spec, graph)
-        check_determinism(spec, graph, lambda node: ("network",), note)
-        return graph
+        return _checked(spec, inherited(spec).graph, note)
+    weights = None if isinstance(spec.network, tuple) else spec.network.weights
+    if weights is not None and is_file(weights) and not isfile(weights):
+        raise spec.problem(("network", "weights"), f"no file {weights}", "paths are relative to the spec")
+    if made_by_code(spec):
+        if module is None:
+            text = f"the code that makes it is not run just to look at it: {code_name(spec)}"
+            raise NotImported(str(spec.problem(("network",), text, "run the spec, or import it by `--import`")))
+        return _checked(spec, module.graph, note)
     init = init_of(spec)
     for name, definition in spec.blocks.items():
         if name in STEPS or name in ops.names():
@@ -75,9 +86,19 @@ def build(spec: Spec | Given, note: Callable[[str], None] | None = None) -> Grap
         graph = draft.commit()
     except GraphError as error:
         raise spec.problem(("network",), str(error)) from error
+    return _checked(spec, graph, note, made.__getitem__)
+
+
+def _checked(
+    spec: Spec,
+    graph: Graph,
+    note: Callable[[str], None] | None,
+    path_of: Callable[[int], Path] = lambda node: ("network",),
+) -> Graph:
+    """The network, whose labels, classes and nodes go with the rest of the spec; `path_of`: what made a node."""
     check_labels(spec, graph)
     check_metrics(spec, graph)
-    check_determinism(spec, graph, made.__getitem__, note)
+    check_determinism(spec, graph, path_of, note)
     return graph
 
 
@@ -96,17 +117,14 @@ def init_of(spec: Spec) -> str:
     """Name of the initializer; "default" means torch's, or that of an imported model. Raises SpecError."""
     if spec.init not in INITS:
         raise spec.problem(("init",), f"unknown initializer {spec.init!r}", suggestion(spec.init, INITS))
-    if spec.init == "default" and isinstance(spec.network, ImportedNetwork):
+    if spec.init == "default" and isinstance(spec.network, ImportedNetwork) and spec.network.is_preset:
         return presets.init_of(spec.network.model)
     return spec.init
 
 
 def _steps(spec: Spec) -> Iterator[_Step]:
     if isinstance(spec.network, ImportedNetwork):
-        model = spec.network.model
-        if model not in presets.names():
-            raise spec.problem(("network", "model"), f"unknown model {model!r}", suggestion(model, presets.names()))
-        for kind, options in presets.steps_of(model, spec.network.classes):
+        for kind, options in presets.steps_of(spec.network.model, spec.network.classes):
             yield _Step(kind, options, options.pop("label", None), ("network",))
         return
     for index, step in enumerate(spec.steps):

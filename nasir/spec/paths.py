@@ -1,4 +1,4 @@
-"""Paths of a spec made absolute, so that they survive a copy of it: those of plugins and of a run to go on from."""
+"""Paths of a spec made absolute, so that they survive a copy of it: of plugins and of what its network comes from."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ from collections.abc import Callable, Mapping
 from os.path import exists
 from pathlib import Path as File
 
+from nasir.spec.model_source import is_file
 from nasir.spec.tree import Entry, Tree, is_choice
 
 
 def absolute_paths(tree: Tree) -> Tree:
     """`plugins` are relative to the file that lists them, or, in an override, to the current folder.
 
-    So is `network.run`, also in the alternatives of a choice, or, if nothing is there, relative to the current folder.
+    So are `network.module` and `network.weights` where they name files, also in the alternatives of a choice; and so is
+    `network.run`, or, if nothing is there, relative to the current folder.
     """
     tree = _with(tree, "plugins", lambda plugins: _each(plugins, _absolute))
-    return _with(tree, "network", lambda network: _chosen(network, _with_run))
+    return _with(tree, "network", lambda network: _chosen(network, _with_files))
 
 
 def _with(tree: Tree, key: str, change: Callable[[Tree], Tree]) -> Tree:
@@ -51,17 +53,19 @@ def _chosen(tree: Tree, change: Callable[[Tree], Tree]) -> Tree:
     return _with(made, "default", lambda default: default if isinstance(default.value, str) else alternative(default))
 
 
-def _with_run(network: Tree) -> Tree:
-    return _with(network, "run", lambda run: _chosen(_with_cases(run), _absolute_run))
+def _with_files(network: Tree) -> Tree:
+    network = _with(network, "run", lambda run: _chosen(_with_cases(run), _absolute_run))
+    network = _with(network, "module", lambda module: _chosen(_with_cases(module), _absolute_function))
+    return _with(network, "weights", lambda weights: _chosen(_with_cases(weights, is_file), _absolute_weights))
 
 
-def _with_cases(tree: Tree) -> Tree:
-    """A choice of texts keeps them as names of its alternatives, which are what a study stores."""
+def _with_cases(tree: Tree, is_path: Callable[[str], bool] = lambda text: True) -> Tree:
+    """A choice of texts, some of them paths, keeps them as names of its alternatives, which are what a study stores."""
     given = tree.child("choose") if is_choice(tree) else None
     if given is None or not isinstance(given.value, tuple):
         return tree
     cases = {str(item.value): Entry(item.place, item) for item in given.value if isinstance(item.value, str)}
-    if len(cases) < len(given.value):
+    if len(cases) < len(given.value) or not any(map(is_path, cases)):
         return tree
     named = Tree({"cases": Entry(given.place, Tree(cases, given.place))}, given.place)
     return _with(tree, "choose", lambda _: named)
@@ -72,6 +76,17 @@ def _absolute_run(run: Tree) -> Tree:
     if isinstance(run.value, str) and not exists(str(near.value)) and exists(run.value):
         return Tree(str(File(run.value).resolve()), run.place)
     return near
+
+
+def _absolute_function(module: Tree) -> Tree:
+    home, colon, function = str(module.value).rpartition(":")
+    if not home.endswith(".py"):
+        return module
+    return Tree(f"{_absolute(Tree(home, module.place)).value}{colon}{function}", module.place)
+
+
+def _absolute_weights(weights: Tree) -> Tree:
+    return _absolute(weights) if isinstance(weights.value, str) and is_file(weights.value) else weights
 
 
 def _absolute(item: Tree) -> Tree:

@@ -1,4 +1,4 @@
-"""Python files a spec lists under `plugins:`; importing one runs its code, so only a run does it."""
+"""Python files that a spec names: plugins, and what makes its network; only a run imports them, as that runs code."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from typing import TypeAlias
 
 from nasir.errors import UsageError
 from nasir.files import read_bounded
+from nasir.options import Path
 from nasir.spec.check import Findings, check_spec, check_tree
 from nasir.spec.model import Spec
+from nasir.spec.model_source import ModuleNetwork
 from nasir.spec.problems import raise_problems
 
 MAX_BYTES = 1 << 24
@@ -68,9 +70,26 @@ def import_file(path: str) -> Plugin:
     return plugin
 
 
-def hash_plugins(spec: Spec) -> tuple[Plugin, ...]:
-    """What `import_plugins` would run, without running it: to compare with the record of a run first."""
-    return tuple(_read(File(file), _refusal(spec, index))[0] for index, file in enumerate(spec.plugins))
+def load_file(spec: Spec, file: str, path: Path, anew: bool = False) -> ModuleType:
+    """The module of a Python file that a spec names at `path`, imported as `import_plugins` imports plugins.
+
+    `anew`: run it again, even if it is imported. Equal files of two folders are two modules, whose imports may differ.
+    """
+    if os.environ.get(ALLOW, "1") == "0":
+        raise spec.problem(path, f"{ALLOW}=0 forbids Python files by path", "install it, and write package.module")
+    refused = partial(spec.problem, path)
+    code, data = _read(File(file), refused)
+    if anew or getattr(sys.modules.get(code.module), "__file__", None) != file:
+        _execute(code, data, refused, "mend it")
+    return sys.modules[code.module]
+
+
+def hash_code(spec: Spec) -> tuple[Plugin, ...]:
+    """The Python files that a run of the spec imports, without running any: to compare with the record of a run."""
+    named: list[tuple[str, Refusal]] = [(file, _refusal(spec, index)) for index, file in enumerate(spec.plugins)]
+    if isinstance(spec.network, ModuleNetwork) and spec.network.file is not None:
+        named.append((spec.network.file, partial(spec.problem, ("network", "module"))))
+    return tuple(_read(File(file), refused)[0] for file, refused in named)
 
 
 def check_names(spec: Spec) -> None:
@@ -98,7 +117,7 @@ def _read(file: File, refused: Refusal, relative: str = "paths are relative to t
     return Plugin(str(file), digest, f"nasir_plugin_{stem}_{digest[:16]}"), data
 
 
-def _execute(plugin: Plugin, data: bytes, refused: Refusal) -> None:
+def _execute(plugin: Plugin, data: bytes, refused: Refusal, remedy: str = "mend the plugin") -> None:
     """Run exactly the bytes that were hashed; the module is forgotten again if it fails."""
     module = ModuleType(plugin.module)
     module.__file__ = plugin.path
@@ -111,4 +130,4 @@ def _execute(plugin: Plugin, data: bytes, refused: Refusal) -> None:
         if not isinstance(error, Exception | SystemExit):
             raise
         text = f"{plugin.path} failed: {type(error).__name__}: {error}"
-        raise refused(text, "mend the plugin") from error
+        raise refused(text, remedy) from error

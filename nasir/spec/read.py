@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from nasir.options import Path
 from nasir.spec.check import Findings, check_spec, check_tree
+from nasir.spec.check_import import check_import
 from nasir.spec.check_search import check_search
 from nasir.spec.choice_syntax import refused_choices
 from nasir.spec.given import TEXT, Given, read_given
@@ -70,6 +71,7 @@ def examine(tree: Tree, source: str) -> tuple[Spec | None, Findings]:
         findings.problems += _new(translate(error, tree, Spec), findings.problems)
     if spec is not None and not findings.problems:
         check_spec(spec, findings)
+        check_import(spec, findings)
         check_search(spec, findings)
     findings.problems = once(findings.problems)
     return (None if spec is None or findings.problems else _filled(spec, findings, source)), findings

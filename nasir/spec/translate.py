@@ -6,7 +6,7 @@ import types
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
 from nasir.options import Path, close_match, shown, suggestion
@@ -128,6 +128,7 @@ def _models(annotations: list[Any]) -> Iterator[type[BaseModel]]:
 
 
 def _below(annotation: Any, step: Any) -> Iterator[Any]:
+    yield from (member for member in get_args(annotation) if Tag(step) in get_args(member)[1:])
     for plain in _plain_types(annotation):
         if isinstance(plain, type) and issubclass(plain, BaseModel):
             for name, info in plain.model_fields.items():

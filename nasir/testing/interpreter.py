@@ -104,7 +104,6 @@ def _elementwise(op: str, function: Callable[[Array], Array]) -> None:
 _elementwise("dropout", lambda x: x)
 _elementwise("channel_dropout", lambda x: x)
 _elementwise("stochastic_depth", lambda x: x)
-_elementwise("flatten", lambda x: x.reshape(len(x), -1))
 _elementwise("global_avg_pool", lambda x: x.mean(axis=(2, 3)))
 _elementwise("tokens", lambda x: x.reshape(*x.shape[:2], -1).swapaxes(1, 2))
 _elementwise("mean_tokens", lambda x: x.mean(axis=1))
@@ -142,32 +141,6 @@ def _ensemble(attrs: Attrs, weights: Weights, train: bool, *x: Array) -> Array:
     return np.log(np.mean([shares(branch, 1) for branch in x], axis=0))  # type: ignore[no-any-return]
 
 
-@reference("concat")
-def _concat(attrs: Attrs, weights: Weights, train: bool, *x: Array, channel: int) -> Array:
-    return np.concatenate(x, axis=channel)
-
-
-@reference("split")
-def _split(attrs: Attrs, weights: Weights, train: bool, x: Array, *, channel: int) -> tuple[Array, ...]:
-    ends = [int(end) for end in np.cumsum(attrs["sizes"])]
-    return tuple(np.split(x, ends[:-1], axis=channel))
-
-
-@reference("slice")
-def _slice(attrs: Attrs, weights: Weights, train: bool, x: Array, *, channel: int) -> Array:
-    return np.take(x, range(attrs["start"], attrs["stop"]), axis=channel)
-
-
-@reference("permute")
-def _permute(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
-    return x.transpose(0, *[number + 1 for number in attrs["order"]])
-
-
-@reference("reshape")
-def _reshape(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
-    return x.reshape(len(x), *attrs["shape"])
-
-
 @reference("subsample")
 def _subsample(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
     down, right = per_axis(attrs["stride"], 2)
@@ -196,34 +169,19 @@ def _linear(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Array) -
     return biased(weights, x @ weights["weight"].T, x.ndim - 1)
 
 
-@reference("batch_norm")
-def _batch_norm(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Array) -> Array:
-    mean, var = weights["running_mean"], weights["running_var"]
-    if train:
-        axes = (0, *range(2, x.ndim))
-        mean, var = x.mean(axis=axes), x.var(axis=axes)
-    centred = (x - along(mean, x, 1)) / np.sqrt(along(var, x, 1) + attrs["eps"])
-    return biased(weights, centred * along(weights["weight"], x, 1), 1)
-
-
-@reference("group_norm")
-def _group_norm(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Array) -> Array:
-    grouped = x.reshape(len(x), attrs["groups"], -1)
-    mean, var = grouped.mean(axis=2, keepdims=True), grouped.var(axis=2, keepdims=True)
-    centred = ((grouped - mean) / np.sqrt(var + attrs["eps"])).reshape(x.shape)
-    return biased(weights, centred * along(weights["weight"], x, 1), 1)
-
-
-@reference("layer_norm")
-def _layer_norm(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Array) -> Array:
-    centred = x - x.mean(axis=-1, keepdims=True)
-    normal = centred / np.sqrt(x.var(axis=-1, keepdims=True) + attrs["eps"])
-    return biased(weights, normal * weights["weight"], x.ndim - 1)
-
-
 @reference("scale")
 def _scale(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Array) -> Array:
     return x * (weights["weight"] if attrs["learnable"] else attrs["value"])
+
+
+@reference("parameter")
+def _parameter(attrs: Attrs, weights: Mapping[str, Array], train: bool) -> Array:
+    return weights["value"]
+
+
+@reference("embedding")
+def _embedding(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Array) -> Array:
+    return weights["weight"][x]
 
 
 @reference("class_token")

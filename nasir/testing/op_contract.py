@@ -13,8 +13,10 @@ from nasir.blocks import STEPS
 from nasir.ir import JSON, Atom, Graph, Port, ValueType, op_named, parse, positions
 from nasir.ir.space import atoms_of, size_after
 from nasir.registry import ops
+from nasir.testing.axis_references import axis_cases
 from nasir.testing.interpreter import REFERENCES, Array, evaluate_op, trace
-from nasir.testing.op_case import IMAGE, TOKENS, VECTOR, VOLUME, OpCase, anywhere
+from nasir.testing.norm_cases import norm_cases
+from nasir.testing.op_case import IMAGE, TOKENS, VECTOR, OpCase, anywhere
 from nasir.testing.op_facts import OpFactLaws
 from nasir.testing.option_laws import check_options, in_block
 from nasir.testing.pointwise_cases import pointwise_cases
@@ -142,11 +144,7 @@ def _others(x: Array, value: ValueType) -> Array:
 
 def shipped_cases() -> dict[str, tuple[OpCase, ...]]:
     """Cases of every op nasir ships, by op."""
-    by_op = {"scale": anywhere("scale"), **pointwise_cases()}
-    by_op["batch_norm"] = (
-        *[OpCase("batch_norm", (shape,)) for shape in (IMAGE, VECTOR, VOLUME)],
-        OpCase("batch_norm", (TOKENS,), channel_axis=0),
-    )
+    by_op = {"scale": anywhere("scale"), **pointwise_cases(), **norm_cases()}
     by_op["scale"] += (OpCase("scale", (IMAGE,), {"value": 2, "learnable": False}),)
     ways = [{}, {"average": "logits"}, {"train": "joint"}, {"average": "logits", "train": "joint"}]
     by_op["ensemble"] = tuple([OpCase("ensemble", (VECTOR,) * (n + 1), way) for n, way in enumerate(ways)])
@@ -156,22 +154,10 @@ def shipped_cases() -> dict[str, tuple[OpCase, ...]]:
         by_op[op] += (OpCase(op, (IMAGE, (4, 1, 1))), OpCase(op, ((4, 1, 6), IMAGE)))
     attrs: dict[str, list[tuple[tuple[tuple[int, ...], ...], dict[str, JSON]]]] = {
         "input": [((), {"shape": [3, 4, 4]}), ((), {"shape": (7,)}), ((), {"shape": TOKENS})],
-        "concat": [((IMAGE, (2, 5, 6)), {}), ((VECTOR, (3,), (1,)), {}), ((TOKENS, (5, 2)), {})],
-        "split": [((TOKENS,), {"sizes": [2, 4]}), ((IMAGE,), {"sizes": [1, 3]}), ((VECTOR,), {"sizes": (1, 2, 3)})],
-        "slice": [
-            ((IMAGE,), {"start": 1, "stop": 3}),
-            ((VECTOR,), {"start": 0, "stop": 6}),
-            ((TOKENS,), {"start": 2, "stop": 5}),
-        ],
         "global_avg_pool": [((IMAGE,), {})],
-        "flatten": [((IMAGE,), {}), ((VECTOR,), {}), ((TOKENS,), {})],
-        "reshape": [((IMAGE,), {"shape": [4, 30]}), ((IMAGE,), {"shape": [8, 15]}), ((IMAGE,), {"shape": IMAGE})],
-        "permute": [((IMAGE,), {"order": [1, 2, 0]}), ((TOKENS,), {"order": [1, 0]}), ((VECTOR,), {"order": [0]})],
         "subsample": [((IMAGE,), {}), ((IMAGE,), {"stride": [1, 3]})],
         "pad_channels": [((IMAGE,), {"before": 1, "after": 2}), ((VECTOR,), {}), ((TOKENS,), {"before": 2})],
         "linear": [((VECTOR,), {"out": 3}), ((VECTOR,), {"out": 1, "bias": False}), ((TOKENS,), {"out": 4})],
-        "group_norm": [((IMAGE,), {"groups": 2}), ((IMAGE,), {"groups": 1}), ((VECTOR,), {"groups": 3})],
-        "layer_norm": [((VECTOR,), {}), ((TOKENS,), {})],
         "tokens": [((IMAGE,), {})],
         "class_token": [((TOKENS,), {})],
         "position_embedding": [((TOKENS,), {})],
@@ -185,17 +171,13 @@ def shipped_cases() -> dict[str, tuple[OpCase, ...]]:
     for op, cases in attrs.items():
         by_op[op] = tuple([OpCase(op, shapes, given) for shapes, given in cases])
     laid_out: dict[str, dict[str, JSON]] = {
-        "split": {"sizes": [2, 4]},
-        "slice": {"start": 1, "stop": 3},
         "pad_channels": {"before": 1, "after": 2},
         "linear": {"out": 3},
-        "layer_norm": {},
     }
     for op, given in laid_out.items():
         by_op[op] += (OpCase(op, (IMAGE,), given, channel_axis=2),)
-    by_op["concat"] += (OpCase("concat", ((5, 6), (2, 6)), channel_axis=0),)
     by_op["input"] += (
         OpCase("input", (), {"shape": IMAGE, "channel_axis": 2}),
         OpCase("input", (), {"shape": [5], "dtype": "int64"}),
     )
-    return by_op | window_cases()
+    return by_op | axis_cases() | window_cases()

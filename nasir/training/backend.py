@@ -17,6 +17,7 @@ from nasir.records.data import DataSummary
 from nasir.registry import backends
 from nasir.rewriting.evidence import Evidence, Need
 from nasir.rewriting.rewrite import Refresh, Rewrite, Settle
+from nasir.training.modules import ImportedModule
 from nasir.training.plans import DataPlan, TrainPlan
 from nasir.transfer import TransferPlan
 
@@ -34,7 +35,8 @@ class Setup:
     compile: str | bool = False  # False, "blocks", or "auto": measured when a phase begins
     deterministic: bool = False
     probe: int = 64  # samples whose logits measure the effect of a rewrite
-    weights: tuple[str, str] | None = None  # (model, name of published weights) that a new network starts from
+    weights: tuple[str, str] | None = None  # (model, published weights or a file) that a new network starts from
+    module: ImportedModule | None = None  # what the network was imported from
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,10 @@ class Session(Protocol):
         """A digest of the training and validation data as they are read: other data, another digest."""
 
     def build(self, graph: Graph, plan: TransferPlan, start: Start | None = None) -> None:
-        """Make the network, initialized by `plan`, then by the weights of `start`."""
+        """Make the network, initialized by `plan`, then by the weights of `start`.
+
+        Without `start`, one that was imported (`Setup.module`) has the weights of its module instead.
+        """
 
     def begin_phase(self, plan: TrainPlan, phase_epochs: int | None, resumed: bool) -> Mapping[str, Any]:
         """Set up optimizer and averages; `resumed`: go on in a phase that was begun. Fields of journal records to

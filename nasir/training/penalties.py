@@ -13,7 +13,6 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import MinLen, doc
 
 from nasir.ir import Graph
-from nasir.ir.regions import covers
 from nasir.options import Checked, construct
 from nasir.options.ranges import NotNegative
 from nasir.options.texts import Label
@@ -88,13 +87,12 @@ def weights_of(graph: Graph, on: str | Sequence[str]) -> list[Key]:
     blocks = {node_id for block in graph.blocks for node_id in graph.members(block.path)}
     keys = []
     for node_id in graph.order:
-        node = graph.nodes[node_id]
         for name, slot in graph.infer.slots[node_id].items():
             if slot.kind != "param":
                 continue
             kernel, convolution = slot.is_kernel, slot.is_convolution
             if not isinstance(on, str):
-                wanted = kernel and any(covers(prefix, node.label) for prefix in on)
+                wanted = kernel and graph.below(node_id, on)
             else:
                 wanted = {
                     "all": True,

@@ -24,7 +24,7 @@ SIDE = 32
 
 
 class Own(nn.Module):
-    """Code as people write it: functions with parameters, a gate, a layer called twice, a norm by hand."""
+    """Code as people write it: functions with parameters, a gate, a layer called twice, a sum that has no rule."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Own(nn.Module):
         gate = torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3))))))
         x = x * gate[:, :, None, None]
         x = x + self.again(F.relu(self.again(x)))
-        x = F.adaptive_avg_pool2d(x, 1).flatten(1) - self.shift
+        x = F.adaptive_avg_pool2d(x.cumsum(3), 1).flatten(1) - self.shift
         return self.fc(F.dropout(x, self.drop, self.training))  # type: ignore[no-any-return]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -13,12 +14,29 @@ from torch.nn import functional as F
 
 from nasir.backends.torch import Model, from_module
 from nasir.backends.torch.importing import runner
+from nasir.ir import Draft, Graph
 from nasir.ir.space import Atom, resolve
 from nasir.passes.prune_channels import PruneChannels
 from nasir.passes.widen import Widen
-from nasir.testing.unit_oracles import permutation_difference, unit_axes
+from nasir.rewriting.evidence import Evidence
+from nasir.rewriting.rewrite import Pass, Site
+from nasir.testing.unit_oracles import dead_unit_difference, permutation_difference, unit_axes
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Without(Pass):
+    """A space loses these units."""
+
+    units: tuple[int, ...] = (0,)
+
+    def sites(self, graph: Graph) -> Iterable[Site]:
+        return graph.infer.spaces
+
+    def rewrite(self, draft: Draft, site: Site, seen: Evidence) -> None:
+        assert isinstance(site, Atom)
+        draft.select(site, np.delete(np.arange(site.size), self.units))
 
 
 class Own(nn.Module):
@@ -70,6 +88,12 @@ def _numbers(own: nn.Module, x: Tensor) -> Tensor:
     return own.last(F.conv2d(y, own.kernel).mean((2, 3)) * torch.arange(1.0, 9.0) + own.shift)  # type: ignore[no-any-return]
 
 
+def _standardized(own: nn.Module, x: Tensor) -> Tensor:
+    y = own.first((x - own.mean[None, :, None, None]) / own.spread)
+    y = F.conv2d(torch.sigmoid(own.logit) * y, own.kernel)
+    return own.last(y.mean((2, 3)) / own.gain - own.offset.exp())  # type: ignore[no-any-return]
+
+
 NORM = {"gain": rand(8), "offset": rand(8)}
 MODULES: dict[str, Callable[[], Own]] = {
     "convolution": lambda: Own(
@@ -87,13 +111,18 @@ MODULES: dict[str, Callable[[], Own]] = {
         },
         {},
     ),
+    "standardized": lambda: Own(
+        _standardized,
+        {"kernel": rand(8, 6, 3, 3), "logit": rand(6, 1, 1), **NORM},
+        {"mean": rand(3), "spread": rand(1, 3, 1, 1)},
+    ),
     "numbers": lambda: Own(
         _numbers,
         {"kernel": rand(8, 6, 3, 3), "shift": rand(8)},
         {"mean": rand(3, 1, 1), "passing": rand(3, 1, 1), "mask": (rand(8, 8) > 1).float()},
     ),
 }
-OPAQUE = {"linear": 1}  # last.weight, of a module that is not called, is a weight of no leaf
+LOUD = ("standardized",)  # adds exp(0) where a weight is silent
 
 
 def made(name: str) -> Own:
@@ -165,8 +194,10 @@ def test_optimizers_go_on_through_a_rewrite(name: str) -> None:
     step()
     moments = {id(p): optimizer.state[p]["exp_avg"].clone() for p in model.parameters()}
     kept = list(model.parameters())
-    for space in [space.name for space in model.graph.infer.spaces if space.resizable]:
-        model.apply(PruneChannels(score="l1", fraction=0.5), space, optimizers=[optimizer])
+    for name in [space.name for space in model.graph.infer.spaces if space.resizable]:
+        # of a single group no space is left
+        for space in [space for space in model.graph.infer.spaces if space.name == name]:
+            model.apply(PruneChannels(score="l1", fraction=0.5), space, optimizers=[optimizer])
     after = list(model.parameters())
     assert {id(p) for g in optimizer.param_groups for p in g["params"]} >= {id(p) for p in after}
     assert all(optimizer.state[p]["exp_avg"].shape == p.shape for p in after)
@@ -177,18 +208,37 @@ def test_optimizers_go_on_through_a_rewrite(name: str) -> None:
     assert torch.isfinite(model(images(2))).all()
 
 
-def test_units_whose_factor_is_zero_go_without_a_change() -> None:
+@pytest.mark.parametrize("name", MODULES)
+def test_silent_units_go_without_a_change(name: str) -> None:
+    """The oracle of pruning: zero in the user's own module along all that writes and scales them, gone in the model."""
+    net = made(name).eval()
+    run, state = runner(net, (images(3),)), {key: value.numpy() for key, value in net.state_dict().items()}
+    for space in [space.name for space in from_module(net, images(2)).graph.infer.spaces if space.resizable]:
+        model = from_module(copy.deepcopy(net), images(2))
+        atom = next(other for other in model.graph.infer.spaces if other.name == space)
+        if atom.mixed is not None or name in LOUD:
+            continue
+        writers = unit_axes(model.graph, atom, ("write", "along"))
+        model.apply(Without((0,)), atom)
+        with torch.no_grad():
+            pruned = [model(images(3)).numpy()]
+        assert dead_unit_difference(run, state, writers, (0,), pruned) < 1e-12, space
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_units_whose_factor_is_zero_go_exactly(silent: bool) -> None:
     net = made("factors").eval()
     with torch.no_grad():
-        net.gain[::2] = 0.0
-        net.offset[::2] = 0.0
+        for weak in (net.first.weight, net.first.bias, net.kernel.transpose(0, 1)):  # type: ignore[operator]
+            weak[::2] *= 1e-3
+        net.factor[::2] *= 0.0 if silent else 1e-3  # type: ignore[operator]
+        net.places[:, ::2] *= 0.0 if silent else 1e-3  # type: ignore[operator]
     model = from_module(net, images(2))
     wanted = net(images(3))
-    rewrite = model.apply(PruneChannels(score="l1", threshold=0.0), space_of(model, "gain", "value"))
-    assert rewrite is None or rewrite.preserves != "exact" or (model(images(3)) - wanted).abs().max() < 1e-12
-    draft = model.graph.draft()
-    draft.select(space_of(model, "gain", "value"), np.arange(1, 8, 2))
-    assert draft.commit().infer.slots[model.graph.find("gain")]["value"].shape == (4,)
+    rewrite = model.apply(PruneChannels(fraction=0.5), space_of(model, "first", "weight"))
+    assert rewrite is not None and model.graph.find("factor") is not None
+    assert rewrite.preserves == ("exact" if silent else "no")
+    assert ((model(images(3)) - wanted).abs().max() < 1e-12) == silent
 
 
 def test_new_units_of_a_factor_are_alive() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -578,3 +579,35 @@ def test_parity_notices_another_network() -> None:
     assert parity(recording, module, IMAGES).largest == 0.0
     module.forward = lambda x: nn.Module.__call__(other, x)  # type: ignore[method-assign]
     assert parity(recording, module, IMAGES).largest > 1e-3
+
+
+def test_a_run_holds_no_tensor_that_forward_has_let_go_of() -> None:
+    gone: list[bool] = []
+
+    class Watched(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = torch.relu(self.linear(x))
+            watched = weakref.ref(hidden)
+            hidden = torch.tanh(hidden)
+            gone.append(watched() is None)
+            return hidden
+
+    record(Watched(), (torch.randn(2, 4),))
+    assert gone == [True] * 3
+
+
+def test_tensors_that_get_the_identity_of_others_are_told_apart() -> None:
+    class Passing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            for step in range(30):
+                rows = (x * 2).view(-1, 2, 2)
+                rows[:, 0] += step
+                x = rows.flatten(1) / 2
+            return x
+
+    module, x = Passing(), torch.randn(2, 4)
+    assert parity(record(module, (x,)), module, (torch.randn(5, 4),)).largest == 0.0

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from nasir.ir import Atom, Cat, Index, Prod, atoms_of, positions
-from nasir.ir.space import Space, SpaceMismatch, pin, resolve, size_after, size_of, split, unify
+from nasir.ir.space import Space, pin, resolve, size_after, size_of
+from nasir.ir.unify import SpaceMismatch, split, unify
 
 _sources = itertools.count()
 

@@ -10,6 +10,7 @@ import pytest
 
 from nasir.errors import Decline, GraphError, TextFormatError, TypeRuleError
 from nasir.ir import Draft, Graph, Port, parse
+from nasir.passes.widen import Widen
 from nasir.pruning.fold import effects
 from nasir.rewriting.evidence import Evidence
 from nasir.testing import evaluate, random_batch, random_weights, silence, transferred
@@ -197,3 +198,22 @@ def test_a_constant_goes_into_no_bias_that_others_share() -> None:
     with pytest.raises(Decline, match=r"'head@0.bias', which would take them, is shared with 'head@1'"):
         effects(graph, kept, seen, folding=True)
     assert effects(graph, kept, seen, folding=False) == (False, [])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_copies_of_units_are_not_exact_where_a_weight_reads_and_writes_them(tied: bool) -> None:
+    """A reader of two copies takes half of its weight for each, and what scales them takes all of it."""
+    draft = Draft()
+    y = draft.add("linear", draft.add("input", (), "x", shape=[5]), "a", out=8)
+    factor = draft.add("parameter", (), "factor", shape=[1, 8], start=1.0)
+    head = draft.add("linear", draft.add("mul", [factor, y], "scaled"), "head", out=1, bias=False)
+    if tied:
+        draft.tie(Key(head.node, "weight"), Key(factor.node, "value"))
+    draft.output(head)
+    graph = draft.commit()
+    (space,) = [atom for atom in graph.infer.spaces if atom.resizable]
+    rewrite = Widen(units=3, symmetry="none").attempt(graph, space, Evidence({}))
+    weights, (x,) = random_weights(graph, 0), random_batch(graph, 1)
+    after = transferred(rewrite.plan, rewrite.graph, weights)
+    apart = abs(evaluate(rewrite.graph, after, x) - evaluate(graph, weights, x)).max()
+    assert (rewrite.preserves, bool(apart < 1e-12)) == (("no", False) if tied else ("exact", True))

@@ -13,7 +13,7 @@ from nasir.errors import SpecError
 from nasir.ir import Graph
 from nasir.running.dry_run import simulate_spec
 from nasir.spec import Spec, load_spec, loads_spec
-from nasir.spec.model_network import RunNetwork
+from nasir.spec.model_source import RunNetwork
 from nasir.spec.network import build, initial_plan
 from nasir.spec.search import load_any
 from nasir.transfer import Key

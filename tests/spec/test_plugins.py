@@ -14,7 +14,7 @@ from spec_examples import VALID, changed
 
 from nasir.errors import NasirError, SpecError, UsageError
 from nasir.registry import Registry, passes
-from nasir.spec import Spec, hash_plugins, import_plugins, load_spec
+from nasir.spec import Spec, hash_code, import_plugins, load_spec
 from nasir.spec.plugins import import_file
 
 PASS = """
@@ -77,7 +77,7 @@ def test_a_run_imports_what_the_spec_lists_and_records_its_content(tmp_path: Pat
     )
     assert passes.get("from-path")(amount=2).amount == 2
     assert import_plugins(spec) == (plugin,)
-    assert hash_plugins(spec) == (plugin,)
+    assert hash_code(spec) == (plugin,)
 
 
 def test_a_copy_of_the_resolved_spec_still_finds_the_plugin(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_copy_of_the_resolved_spec_still_finds_the_plugin(tmp_path: Path) -> N
     copy.write_text(spec.to_yaml())
     again = load_spec(copy)
     assert again.digest == spec.digest
-    assert [plugin.path for plugin in hash_plugins(again)] == [str(tmp_path / "mine.py")]
+    assert [plugin.path for plugin in hash_code(again)] == [str(tmp_path / "mine.py")]
 
 
 def refusal(spec: Spec) -> str:

@@ -16,7 +16,7 @@ from spec_examples import VALID, changed
 from nasir.errors import SpecError
 from nasir.policy.plans import AtEpochs, Budget, PhasePlan, Plateau, RulePlan, Threshold, Where
 from nasir.spec import Spec, load_spec, loads_spec
-from nasir.spec.model_network import ImportedNetwork
+from nasir.spec.model_source import ImportedNetwork
 from nasir.training.plans import DataPlan, OptimizerPlan, ResizedCrop, SchedulePlan, TrainPlan
 
 
@@ -214,8 +214,10 @@ def test_a_network_can_be_imported() -> None:
     assert spec.network == ImportedNetwork(source="torchvision", model="resnet18", classes=10)
     assert spec.resolved()["network"] == {"from": "torchvision", "model": "resnet18", "classes": 10}
     assert loads_spec(spec.to_yaml()).network == spec.network
-    with pytest.raises(SpecError, match=r"s.yaml:4:17: network.from: unknown value 'timm'; known: torchvision, run"):
-        loads_spec(text.replace("torchvision", "timm"), "s.yaml")
+    with pytest.raises(
+        SpecError, match=r"s.yaml:4:17: network.from: unknown value 'keras'; known: torchvision, timm, module, run"
+    ):
+        loads_spec(text.replace("torchvision", "keras"), "s.yaml")
 
 
 def test_an_input_can_be_a_vector() -> None:

@@ -9,14 +9,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from torch import Tensor
 
 from nasir.importing.recording import Call, Ref, Structure, Tree
 
-Emit = Callable[[str, tuple[Tree, ...], Tensor, bool], int]
-"""(operation, args, a tensor like the result, whether in place) -> number of the new value."""
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a tensor is but for its numbers: shape, strides and start in its memory, dtype as torch's name for it."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    start: int
+    dtype: str
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Form:
+        """That of a tensor as it is now."""
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        return cls(tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()), dtype)
+
+    @property
+    def size(self) -> int:
+        """How many numbers it has."""
+        return prod(self.shape)
+
+
+Emit = Callable[[str, tuple[Tree, ...], Form, bool], int]
+"""(operation, args, form of the result, whether in place) -> number of the new value."""
 
 
 @dataclass
@@ -28,14 +51,14 @@ class Memory:
 
 @dataclass
 class Tracked:
-    """A tensor of the run: its value as of the write number `seen` of its memory.
+    """A tensor of the run, which may be gone: its value as of the write number `seen` of its memory.
 
     Views have their `parent`, the `call` that made them of its value `made_of`, and their `position` among its results;
     `same`: the call returned the parent itself. `first` is the value that the tensor came up with. `lost` says why the
     value is unknown after a write.
     """
 
-    tensor: Tensor
+    form: Form
     value: int
     memory: Memory
     seen: int
@@ -87,17 +110,17 @@ def _undone(child: Tracked, parent: Tracked, before: int, emit: Emit) -> int | N
     name = call.operation.removesuffix(".__get__").rpartition(".")[2]
     new = Ref(child.value)
     if name == "__getitem__" and not call.kwargs:
-        return emit("torch.Tensor.__setitem__", (Ref(before), call.args[1], new), parent.tensor, True)
-    if name in SAME_NUMBERS and child.tensor.numel() == parent.tensor.numel():
-        return emit("torch.Tensor.reshape", (new, tuple(parent.tensor.shape)), parent.tensor, False)
+        return emit("torch.Tensor.__setitem__", (Ref(before), call.args[1], new), parent.form, True)
+    if name in SAME_NUMBERS and child.form.size == parent.form.size:
+        return emit("torch.Tensor.reshape", (new, parent.form.shape), parent.form, False)
     if name in SWAPS and not call.kwargs:
         axes = SWAPS[name] or tuple(call.args[1:])
-        return emit("torch.Tensor.transpose", (new, *axes), parent.tensor, False)
+        return emit("torch.Tensor.transpose", (new, *axes), parent.form, False)
     if name == "permute":
-        return emit("torch.Tensor.permute", (new, _inverse(call.args[1:])), parent.tensor, False)
-    part = _part(child.tensor, parent.tensor)
+        return emit("torch.Tensor.permute", (new, _inverse(call.args[1:])), parent.form, False)
+    part = _part(child.form, parent.form)
     if part is not None:
-        return emit("torch.Tensor.__setitem__", (Ref(before), part, new), parent.tensor, True)
+        return emit("torch.Tensor.__setitem__", (Ref(before), part, new), parent.form, True)
     return None
 
 
@@ -121,14 +144,14 @@ def _inverse(order: Sequence[Any]) -> tuple[int, ...]:
     return tuple([positive.index(axis) for axis in range(len(positive))])
 
 
-def _part(child: Tensor, parent: Tensor) -> Tree | None:
+def _part(child: Form, parent: Form) -> Tree | None:
     """The index under which `child` lies in `parent` where it is a run of one axis (chunk, split, narrow)."""
-    if child.ndim != parent.ndim or child.stride() != parent.stride():
+    if len(child.shape) != len(parent.shape) or child.strides != parent.strides:
         return None
-    axes = [axis for axis in range(child.ndim) if child.shape[axis] != parent.shape[axis]]
-    if len(axes) != 1 or not parent.stride(axes[0]):
+    axes = [axis for axis, (one, other) in enumerate(zip(child.shape, parent.shape, strict=True)) if one != other]
+    if len(axes) != 1 or not parent.strides[axes[0]]:
         return None
-    start, rest = divmod(int(child.storage_offset()) - int(parent.storage_offset()), parent.stride(axes[0]))
+    start, rest = divmod(child.start - parent.start, parent.strides[axes[0]])
     if rest:
         return None
     whole = Structure("slice", (("start", None), ("stop", None), ("step", None)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -9,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from nasir.backends.torch.importing.aliases import Memory, Tracked, written
+from nasir.backends.torch.importing.aliases import Form, Memory, Tracked, written
 from nasir.backends.torch.importing.lengths import Lengths
 from nasir.backends.torch.importing.operands import encoded, tensors_in, with_tensors
 from nasir.backends.torch.importing.pure import functional
@@ -26,7 +27,8 @@ Kind = Literal["parameter", "buffer"]
 class Flow:
     """Values, calls and state of a run so far.
 
-    Every tensor that came up is held, so that none of them takes the identity or the memory of another one.
+    Tensors are held weakly: what forward lets go of is gone from here, so that a run takes no more memory than forward
+    does, and a new tensor that gets the identity or the memory of an old one is not taken for it.
     """
 
     def __init__(self, home: torch.device) -> None:
@@ -38,8 +40,10 @@ class Flow:
         self.lengths = Lengths()
         self.state: list[State] = []
         self.state_of: dict[int, State] = {}
-        self._tracked: dict[int, Tracked] = {}  # by the identity of the tensor
-        self._memories: dict[int, Memory] = {}  # by the identity of torch's storage
+        self._tracked: dict[int, Tracked] = {}  # by the identity of the tensor, while it lives
+        self._alive: dict[int, weakref.ref[Tensor]] = {}
+        # by the identity of torch's storage, while a tensor in it lives, or one that is a view of it
+        self._memories: weakref.WeakValueDictionary[int, Memory] = weakref.WeakValueDictionary()
 
     def take_state(self, module: nn.Module) -> None:
         """Number the parameters and buffers; a tensor under several keys counts under the first."""
@@ -57,9 +61,9 @@ class Flow:
                 self.state[place] = replace(self.state[place], aliases=(*self.state[place].aliases, key))
                 continue
             ref = Ref(self.add(tensor, kind, key, frozenset((kind,))))
-            dtype, trainable = _dtype(tensor), tensor.requires_grad
-            shape = tuple(tensor.shape)
-            self.state.append(State(key, kind, shape, dtype, ref, trainable=trainable, persistent=key in in_file))
+            form, trainable = Form.of(tensor), tensor.requires_grad
+            state = State(key, kind, form.shape, form.dtype, ref, trainable=trainable, persistent=key in in_file)
+            self.state.append(state)
 
     def add(
         self,
@@ -73,12 +77,21 @@ class Flow:
         """A value for a tensor that has just come up: a view where it shares the memory of an operand."""
         if tensor.layout is not torch.strided:
             raise NasirError(f"record: {name} has the layout {tensor.layout}; only strided tensors can be recorded")
-        number = self._number(tensor, origin, name, depends)
-        memory = self._memories.setdefault(tensor.untyped_storage()._cdata, Memory())
+        number = self._number(Form.of(tensor), origin, name, depends)
+        memory = Memory()
+        memory = self._memories.setdefault(tensor.untyped_storage()._cdata, memory)
         known = [self._tracked[id(operand)] for operand in operands if id(operand) in self._tracked]
         parent = next((other for other in known if other.memory is memory), None)
         made_of = None if parent is None else parent.value
-        self._tracked[id(tensor)] = Tracked(tensor, number, memory, memory.writes, number, parent, made_of, same=same)
+        form, key = Form.of(tensor), id(tensor)
+        self._tracked[key] = Tracked(form, number, memory, memory.writes, number, parent, made_of, same=same)
+        tracked, alive = self._tracked, self._alive
+
+        def gone(_: weakref.ref[Tensor]) -> None:
+            tracked.pop(key, None)
+            alive.pop(key, None)
+
+        alive[key] = weakref.ref(tensor, gone)
         return number
 
     def ref(self, tensor: Tensor, where: str) -> Ref:
@@ -114,7 +127,7 @@ class Flow:
     def wrote(self, call: Call, target: Tensor, result: Any, changed: Sequence[Tensor], reshaped: bool) -> None:
         """Record a call that wrote into its first operand `target`, and `changed` the tensors that see that."""
         tracked = self._tracked[id(target)]
-        self._refuse_write(call, tracked, changed)
+        self._refuse_write(call, target, changed)
         if reshaped and any(other.memory is tracked.memory for other in self._tracked.values() if other is not tracked):
             raise impossible_write("the form of a tensor that others share", call.place, "make a new tensor instead")
         if any(tensor is not target for tensor in tensors_in(result)):
@@ -124,9 +137,10 @@ class Flow:
         for other in tracked.chain:  # all that it is a view of, as they were before
             self._value(other, call.place)
         call = functional(call, target, [self.values[n].dtype for n in refs((call.args, dict(call.kwargs)))])
-        number = self._number(target, "call", call.operation, sources_of(call, self.depends, self._held))
+        number = self._number(Form.of(target), "call", call.operation, sources_of(call, self.depends, self._held))
         call = replace(call, result=Ref(number))
         self._append(call)
+        tracked.form = Form.of(target)
         written(tracked, number, lambda *emitted: self._emitted(call, *emitted), call.place)
 
     def follows_data(self, tensor: Tensor) -> bool:
@@ -159,13 +173,14 @@ class Flow:
                 found.append(Update(key, now))
         return tuple(found)
 
-    def _refuse_write(self, call: Call, tracked: Tracked, changed: Sequence[Tensor]) -> None:
+    def _refuse_write(self, call: Call, target: Tensor, changed: Sequence[Tensor]) -> None:
+        tracked = self._tracked[id(target)]
         state = self.state_of.get(tracked.chain[-1].first)
         if state is not None and state.kind == "parameter":
             raise impossible_write(f"the parameter {state.key}", call.place, "compute a new tensor from it instead")
         if any(self._tracked[id(tensor)].memory is not tracked.memory for tensor in changed):
             raise impossible_write("several tensors", call.place, "write into one at a time")
-        if tracked.tensor.requires_grad and not call.gradient:
+        if target.requires_grad and not call.gradient:
             what = "a tensor that gradients flow through, without gradient"
             raise impossible_write(what, call.place, "make a new tensor instead")
 
@@ -197,11 +212,11 @@ class Flow:
         tracked.value = refs(call.result)[tracked.position]
         return tracked.value
 
-    def _emitted(self, cause: Call, operation: str, args: tuple[Tree, ...], like: Tensor, in_place: bool) -> int:
+    def _emitted(self, cause: Call, operation: str, args: tuple[Tree, ...], form: Form, in_place: bool) -> int:
         """Record a call that follows from a write of `cause`."""
         plain = replace(cause, operation=operation, module=None, args=args, kwargs={}, attributes={})
         call = replace(plain, in_place=in_place, random=False, updates=())
-        number = self._number(like, "call", operation, sources_of(call, self.depends, self._held))
+        number = self._number(form, "call", operation, sources_of(call, self.depends, self._held))
         self._append(replace(call, result=Ref(number)))
         return number
 
@@ -209,8 +224,8 @@ class Flow:
         self.calls.append(call)
         self.makers.update(dict.fromkeys(refs(call.result), call))
 
-    def _number(self, tensor: Tensor, origin: Origin, name: str, depends: frozenset[Source]) -> int:
-        self.values.append(Value(origin, name, tuple(tensor.shape), _dtype(tensor)))
+    def _number(self, form: Form, origin: Origin, name: str, depends: frozenset[Source]) -> int:
+        self.values.append(Value(origin, name, form.shape, form.dtype))
         self.depends.append(depends)
         return len(self.values) - 1
 
@@ -218,7 +233,3 @@ class Flow:
         self.values.append(self.values[number])
         self.depends.append(self.depends[number])
         return len(self.values) - 1
-
-
-def _dtype(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")

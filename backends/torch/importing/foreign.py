@@ -58,7 +58,7 @@ class OpaqueCall(nn.Module):
     @classmethod
     def of_leaf(cls, call: Recorded, inputs: tuple[ValueType, ...], leaf: nn.Module) -> OpaqueCall:
         """A call of a module, whose parameters, buffers and modules are this one's, under their names."""
-        made = cls(call, inputs, check=False)
+        made = cls(replace(call, module=""), inputs, check=False)
         made.__dict__.update({name: leaf.__dict__[name] for name in ("_parameters", "_buffers", "_modules")})
         made.__dict__["leaf"] = leaf  # no child: it would be there twice
         made.training = leaf.training

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -33,15 +33,28 @@ def from_module(
     are fixed from then on. What nasir has no rule for runs as it is, and whatever it touches cannot be resized; `show`
     tells which. Raises NasirError for a module that is no data flow (see `record`).
     """
-    recording = record(module, example, named, call=call, leaves=leaves)
-    lifted = lift(recording, counter(recording, module))
-    ALLOWED.update(node.operation for node in lifted.opaque.values())
+    recording, lifted = recorded_and_lifted(module, example, named, call=call, leaves=leaves)
     model = Model()
     model.training = module.training
-    tensors = _tensors(lifted, recording, module)
+    tensors = {key: tensor for key, tensor in held(lifted, recording, module).items() if key.node not in lifted.modules}
     build(model, lifted.graph, tensors, None, _leaves(lifted, module))
     model.hold()
     return model
+
+
+def recorded_and_lifted(
+    module: nn.Module,
+    example: tuple[Any, ...],
+    named: Mapping[str, Any],
+    *,
+    call: Caller | None = None,
+    leaves: Collection[type[nn.Module]] = (),
+) -> tuple[Recording, Lifted]:
+    """What a module computes, and its graph; the functions that it calls can be called by networks from then on."""
+    recording = record(module, example, named, call=call, leaves=leaves)
+    lifted = lift(recording, counter(recording, module))
+    ALLOWED.update(node.operation for node in lifted.opaque.values())
+    return recording, lifted
 
 
 def graph_of(
@@ -73,8 +86,8 @@ def _leaves(lifted: Lifted, module: nn.Module) -> dict[int, nn.Module]:
     return leaves
 
 
-def _tensors(lifted: Lifted, recording: Recording, module: nn.Module) -> dict[Key, Tensor]:
-    """The weights of all other nodes: the user's own tensors, and constants."""
+def held(lifted: Lifted, recording: Recording, module: nn.Module) -> dict[Key, Tensor]:
+    """The weights of all nodes: the user's own tensors, and constants."""
     own = module.state_dict(keep_vars=True)
     home = next(iter(own.values())).device if own else torch.device("cpu")
     tensors: dict[Key, Tensor] = {}
@@ -82,7 +95,6 @@ def _tensors(lifted: Lifted, recording: Recording, module: nn.Module) -> dict[Ke
         dtype = getattr(torch, recording.values[number].dtype)
         tensors[key] = torch.tensor(recording.constants[number], dtype=dtype, device=home)
     for key, name in lifted.state.items():
-        if key.node not in lifted.modules:
-            path, _, last = name.rpartition(".")
-            tensors[key] = getattr(module.get_submodule(path), last)
+        path, _, last = name.rpartition(".")
+        tensors[key] = getattr(module.get_submodule(path), last)
     return tensors

@@ -156,7 +156,13 @@ class _Run:
         recorder = Recorder(copy, self.leaves, self.home)
         before = _python_generators()
         told = f"with {batch} samples in {'train' if training else 'eval'} mode"
-        with torch.inference_mode(False), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            # nothing is differentiated: what gradients would need is not kept
+            torch.autograd.graph.saved_tensors_hooks(_dropped, _missing),
+            torch.compiler.set_stance("force_eager"),
+        ):
             args, kwargs = with_tensors((self.args, self.kwargs), self._given(batch))
             attributes = plain_attributes(copy)
             recorder.take((args, kwargs), self.inputs)
@@ -212,6 +218,14 @@ class _Run:
                 NasirWarning,
                 stacklevel=3,
             )
+
+
+def _dropped(_: Tensor) -> None:
+    pass
+
+
+def _missing(_: None) -> Tensor:
+    raise NasirError("record: forward computes gradients; let it compute outputs only")
 
 
 def _paths(args: tuple[Any, ...], kwargs: dict[str, Any], home: torch.device) -> list[str]:

@@ -7,8 +7,9 @@ blocks that did not change are the same modules.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
+from types import MappingProxyType
 from typing import Any, Self
 
 import torch
@@ -22,7 +23,6 @@ from nasir.backends.torch.lower.parts import LOWERED, LoweredParts
 from nasir.errors import GraphError
 from nasir.ir import Fill, Graph
 from nasir.ir.infer import collector_paused
-from nasir.ir.regions import covers
 from nasir.rewriting.rewrite import Rewrite
 from nasir.transfer import Key, TransferPlan, execute
 
@@ -50,8 +50,12 @@ class LoweredModule(LoweredParts):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         channels_last: bool = False,
+        given: Mapping[int, nn.Module] = MappingProxyType({}),
     ) -> Self:
-        """A freshly initialized model. `plan` overrides the ops' own initializers; `seed` keys every random fill."""
+        """A freshly initialized model. `plan` overrides the ops' own initializers; `seed` keys every random fill.
+
+        `given`: by node, modules with weights of their own, for nodes that only they can compute.
+        """
         if plan is None:
             plan = TransferPlan(
                 {Key(n, name): slot.init for n, slots in graph.infer.slots.items() for name, slot in slots.items()}
@@ -60,7 +64,7 @@ class LoweredModule(LoweredParts):
         fresh = execute(plan, graph, _nothing_to_fetch, arrays, seed=seed, ordinal=0)
         model = cls()
         model.seed, model.channels_last = seed, channels_last
-        build(model, graph, fresh, None)
+        build(model, graph, fresh, None, given)
         model.hold()
         return model
 
@@ -149,7 +153,7 @@ class LoweredModule(LoweredParts):
         a user froze by hand is left as it is, unless it was among these.
         """
         self._prefixes = tuple(prefixes)
-        wanted = frozenset([node_id for node_id, node in self.graph.nodes.items() if self._holds(node_id, node.label)])
+        wanted = frozenset([node_id for node_id in self.graph.nodes if self._holds(node_id)])
         for node_id in (*(self._held - wanted), *wanted):  # what is frozen last stays so where nodes share weights
             module = self._lowered.get(node_id)
             if not isinstance(module, nn.Module):
@@ -162,8 +166,8 @@ class LoweredModule(LoweredParts):
                     parameter.grad = None
         self._held = wanted
 
-    def _holds(self, node_id: int, label: str) -> bool:
-        return self.graph.is_frozen(node_id) or any(covers(prefix, label) for prefix in self._prefixes)
+    def _holds(self, node_id: int) -> bool:
+        return self.graph.is_frozen(node_id) or self.graph.below(node_id, self._prefixes)
 
     @property
     def held_prefixes(self) -> tuple[str, ...]:

@@ -69,7 +69,7 @@ def schedule(graph: Graph) -> tuple[Step, ...]:
 
 def _owners(graph: Graph) -> dict[int, str]:
     """The block path each node runs in; absent for nodes that run at the top."""
-    blocks = {region.path for region in graph.blocks}
+    blocks = {region.path for region in graph.blocks if not region.parts}  # those have modules of their own
     outer = [path for path in blocks if not _inside(path, blocks)]
     owner = {node_id: path for path in outer for node_id in graph.members(path)}
     outputs = {port.node for port in graph.outputs}

@@ -93,31 +93,6 @@ def _linear(bias: bool) -> nn.Linear:
     return nn.Linear(1, 1, bias=bias)
 
 
-@lowering("batch_norm", spares=True)
-def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    proto = _batch_norm(len(x[0].shape), a["eps"], a["momentum"], a["counts"])
-    return stamped(proto, num_features=x[0].shape[0])
-
-
-@cache
-def _batch_norm(axes: int, eps: float, momentum: float | None, counts: bool) -> nn.Module:
-    kind = {1: nn.BatchNorm1d, 2: nn.BatchNorm1d, 3: nn.BatchNorm2d, 4: nn.BatchNorm3d}[axes]
-    module: nn.Module = kind(1, eps=eps, momentum=momentum)
-    if not counts:
-        module._buffers["num_batches_tracked"] = None
-    return module
-
-
-@lowering("group_norm", spares=True)
-def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return nn.GroupNorm(a["groups"], x[0].shape[0], eps=a["eps"])
-
-
-@lowering("layer_norm")
-def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return nn.LayerNorm(x[0].shape[-1], eps=a["eps"])
-
-
 class LearnedScale(nn.Module):
     """Product with one learnable scalar."""
 
@@ -132,11 +107,6 @@ class LearnedScale(nn.Module):
 @lowering("scale")
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
     return LearnedScale() if a["learnable"] else Call(operator.mul, (a["value"],))
-
-
-@lowering("permute")
-def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return Call(torch.permute, ((0, *[number + 1 for number in a["order"]]),))
 
 
 def add_all(*values: Tensor) -> Tensor:
@@ -186,39 +156,9 @@ def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowere
     return Ensemble(a["average"], a["train"])
 
 
-@lowering("concat")
-def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return Call(torch.cat, (x[0].channel_dim,), listed=True)
-
-
-@lowering("split")
-def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return Call(torch.split, (list(a["sizes"]), x[0].channel_dim))
-
-
-@lowering("slice")
-def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return Call(torch.narrow, (x[0].channel_dim, a["start"], a["stop"] - a["start"]))
-
-
 @lowering("global_avg_pool")
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
     return Call(torch.mean, ((2, 3),))
-
-
-@lowering("flatten")
-def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return Call(torch.flatten, (1,))
-
-
-@lowering("reshape")
-def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return Call(reshape_values, (list(a["shape"]),))
-
-
-def reshape_values(x: Tensor, shape: list[int]) -> Tensor:
-    """Another shape per sample; the batch axis stays."""
-    return x.reshape(x.shape[0], *shape)
 
 
 def subsample(x: Tensor, step_h: int, step_w: int) -> Tensor:

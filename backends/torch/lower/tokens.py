@@ -22,6 +22,11 @@ def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowere
     return Call(image_tokens)
 
 
+@lowering("embedding")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return nn.Embedding(a["count"], a["out"], padding_idx=a["padding"])
+
+
 class ClassToken(nn.Module):
     """One learnable token, put before the others."""
 

@@ -13,7 +13,6 @@ from nasir.backends.torch.optimizers.groups import build_optimizer, tagged
 from nasir.backends.torch.train.loop import train_epoch
 from nasir.backends.torch.train.refresh import moving_norms, statistics
 from nasir.errors import Decline
-from nasir.ir.regions import covers
 from nasir.rewriting.rewrite import Refresh, Rewrite, Settle
 from nasir.training.plans import OptimizerPlan, TrainPlan
 
@@ -26,7 +25,7 @@ def refuse_frozen(rewrite: Rewrite, prefixes: Sequence[str]) -> None:
         return
     graph = rewrite.graph
     held = {
-        graph.nodes[node].label: graph.is_frozen(node) or any(covers(at, graph.nodes[node].label) for at in prefixes)
+        graph.nodes[node].label: graph.is_frozen(node) or graph.below(node, prefixes)
         for node, _ in rewrite.settle.slots
     }
     if all(held.values()):

@@ -1,4 +1,4 @@
-"""Published weights for imported networks: torchvision's, loaded by their own names."""
+"""Weights that imported networks start from: published ones, by the name their library has for them, and files."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nasir.backends.torch.lower.module import LoweredModule
+from nasir.backends.torch.weights.state_files import names_tensors, read_state
 from nasir.errors import DataError, RunError
+from nasir.training.modules import ModuleSource
 
 CLASSIFIERS = ("fc.", "heads.head.", "classifier.")  # torchvision's names: ResNets, vision transformers, DenseNets
+COUNTER = ".num_batches_tracked"  # which files written before torch counted batches lack
 RENAMED: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (  # where torchvision's names are not ours
     (r"^class_token$", "class_token.weight"),
     (r"^encoder\.pos_embedding$", "encoder.pos_embedding.weight"),
@@ -37,20 +40,71 @@ def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_pretrained(model: LoweredModule, architecture: str, weights: str) -> tuple[str, ...]:
-    """Copy torchvision's weights called `weights` (IMAGENET1K_V2) into `model`; returns the names left as they were.
+    """Copy torchvision's weights called `weights` (IMAGENET1K_V2), or those of a file that has torchvision's names,
+    into `model`; returns the names left as they were.
 
     Keys of the state dict are the model's own, but for `RENAMED`. The classifier stays fresh where its number of
     classes differs. Raises DataError for weights that do not exist or do not fit, RunError where they cannot be
     fetched.
     """
     place = f"network: weights: {weights} of {architecture}"
-    stored = renamed(_fetch(place, architecture, weights))
+    stored = renamed(_state_of(place, weights, lambda: _fetch(place, architecture, weights)))
     own = model.tensors()
     fresh = _fresh(place, own, stored)
     with torch.no_grad():
         for name in own.keys() - set(fresh):
             own[name].copy_(stored[name])
     return fresh
+
+
+def load_stored(module: nn.Module, source: ModuleSource) -> None:
+    """Give a module the weights that its source names, by the names of its own `state_dict`; without any it stays.
+
+    Where the source has a number of classes, a last layer of another number stays fresh. Raises DataError and RunError
+    as `load_pretrained` does; the module then keeps its weights.
+    """
+    if source.weights is None:
+        return
+    place = f"network: weights: {source.weights} of {source}"
+    stored = dict(_state_of(place, source.weights, lambda: _published(place, source)))
+    own = module.state_dict()
+    _check_names(place, own, stored)
+    for name in [name for name, tensor in own.items() if name in stored and stored[name].shape != tensor.shape]:
+        there, here = tuple(stored[name].shape), tuple(own[name].shape)
+        if source.classes is None or here[:1] != (source.classes,) or there[1:] != here[1:]:
+            raise DataError(
+                f"{place}: {name} has shape {there} there and {here} here; give the network the sizes that the weights "
+                "were trained with (`args:`), or remove `weights:`"
+            )
+        del stored[name]
+    module.load_state_dict(stored, strict=False)
+
+
+def _state_of(place: str, weights: str, published: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+    """The tensors of a file, or, if the weights are no path, the published ones."""
+    return read_state(place, Path(weights)) if Path(weights).is_absolute() else published()
+
+
+def _published(place: str, source: ModuleSource) -> Mapping[str, Tensor]:
+    if source.library != "timm":
+        return _fetch(place, source.model, source.weights or "")
+    import timm  # there, as it made the module
+
+    tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{source.model.partition('.')[0]}.*")]
+    if source.weights not in tags:
+        known = f"use {' or '.join(tags)}, or null for fresh ones" if tags else "remove `weights:`"
+        raise DataError(f"{place}: no such weights; {known}")
+    classes = {} if source.classes is None else {"num_classes": source.classes}  # timm renews a classifier by itself
+    name = f"{source.model.partition('.')[0]}.{source.weights}"
+    try:
+        made = timm.create_model(name, pretrained=True, **{**classes, **source.args})
+    except MemoryError:
+        raise
+    except Exception as error:  # no network, a damaged file, arguments that do not go with the weights
+        raise RunError(
+            f"{place}: cannot be loaded ({error}); check the network, name a file that has them, or remove `weights:`"
+        ) from error
+    return made.state_dict()
 
 
 def _fetch(place: str, architecture: str, weights: str) -> Mapping[str, Tensor]:
@@ -78,21 +132,14 @@ def _fetch(place: str, architecture: str, weights: str) -> Mapping[str, Tensor]:
             f"{place}: cannot be downloaded ({error}); check the network, put the file of "
             f"{known[weights].url} into {kept.parent}, or remove `weights:`"
         ) from error
-    if not isinstance(state, Mapping) or not all(
-        isinstance(n, str) and isinstance(t, Tensor) for n, t in state.items()
-    ):
+    if not names_tensors(state):
         raise DataError(f"{place}: {kept} holds no weights by name; remove it, to have it downloaded")
-    return state
+    return state  # type: ignore[no-any-return]
 
 
 def _fresh(place: str, own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> tuple[str, ...]:
     """Names that the stored weights do not set; raises DataError where there is no good reason for it."""
-    unknown = sorted(stored.keys() - own.keys())
-    # files written before torch counted batches lack the counter
-    missing = [name for name in own if name not in stored and not name.endswith(".num_batches_tracked")]
-    if unknown or missing:
-        names = ", ".join([*unknown, *missing][:3])
-        raise DataError(f"{place}: {names} are not in both the file and the network; remove `weights:`")
+    _check_names(place, own, stored)
     odd = [name for name, tensor in own.items() if name in stored and stored[name].shape != tensor.shape]
     for name in odd:
         if not name.startswith(CLASSIFIERS):
@@ -102,3 +149,11 @@ def _fresh(place: str, own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) 
                 "were trained on, or remove `weights:`"
             )
     return tuple([name for name in own if name in odd or name not in stored])
+
+
+def _check_names(place: str, own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
+    unknown = sorted(stored.keys() - own.keys())
+    missing = [name for name in own if name not in stored and not name.endswith(COUNTER)]
+    if unknown or missing:
+        names = ", ".join([*unknown, *missing][:3])
+        raise DataError(f"{place}: {names} are not in both the file and the network; remove `weights:`")

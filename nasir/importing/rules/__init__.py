@@ -5,11 +5,15 @@ from nasir.importing.rules import (
     arithmetic,
     convolutions,
     dropping,
+    embeddings,
     functional,
     norms,
+    parts,
     pools,
+    reductions,
     resizing,
     shapes,
+    shuffles,
 )
 from nasir.importing.rules.place import Place, Typed, typed
 
@@ -20,10 +24,14 @@ __all__ = [
     "arithmetic",
     "convolutions",
     "dropping",
+    "embeddings",
     "functional",
     "norms",
+    "parts",
     "pools",
+    "reductions",
     "resizing",
     "shapes",
+    "shuffles",
     "typed",
 ]

@@ -16,29 +16,36 @@ from typing import TypeAlias
 from nasir.importing.recording import Call, Ref, Tree
 from nasir.ir import JSON, ValueType
 
+Step: TypeAlias = tuple[str, Mapping[str, JSON]]
+"""An op of one input and its attributes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Typed:
     """The op that a call is, its attributes, and which of its operands are the inputs, by number of the value.
 
     `weights`: those that are parameters or buffers and become weights of the node, by the name that its op gives them.
-    `then`: ops of one input, with their attributes, that come after it one after another, where a call is several.
+    `then`: ops that come after it, one after another, where a call is several.
     """
 
     op: str
     inputs: tuple[int, ...]
     attrs: Mapping[str, JSON]
     weights: Mapping[str, int] = field(default_factory=dict)
-    then: tuple[tuple[str, Mapping[str, JSON]], ...] = ()
+    then: tuple[Step, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a rule sees: the call, the types of values so far, and the names of the leaf's parameters and buffers."""
+    """What a rule sees: the call, the types of values so far, and the names of the leaf's parameters and buffers.
+
+    `results`: the types of what the call gives, by shape; which axis holds the channels, rules say.
+    """
 
     call: Call
     types: Callable[[int], ValueType]
     weights: frozenset[str]
+    results: tuple[ValueType, ...] = ()
 
     @property
     def first(self) -> int | None:
@@ -148,3 +155,13 @@ def plain(op: str, *operations: str, **operands: Operand) -> None:
 def whole(*values: Tree) -> bool:
     """Whether each is a whole number, or several, whatever mode and batch."""
     return all(type(part) is int for v in values for part in (v if isinstance(v, tuple | list) and v else (v,)))
+
+
+def axis_of(number: Tree, value: ValueType, more: int = 0) -> int | None:
+    """The axis that an operand counts, from the end where it is negative, without the batch axis; None where it is no
+    whole number, or the batch axis. `more`: axes that the result has beside those of the value."""
+    lead = 1 if value.batch else 0
+    if type(number) is not int:
+        return None
+    axis = number % (len(value.shape) + lead + more) - lead
+    return None if axis < 0 else axis

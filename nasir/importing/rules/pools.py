@@ -65,12 +65,3 @@ for _rank in (1, 2, 3):
             f"torch.nn.functional.adaptive_{_name}",
             f"torch.adaptive_{_name}",
         )(partial(_adaptive, f"adaptive_{_kind.lower()}_pool", _rank))
-
-
-@rule("torch.Tensor.mean", "torch.mean")
-def _mean(place: Place, x: int, value: ValueType) -> Typed | None:
-    axes = place.given(1, "dim", None)
-    if not value.is_image or place.given(2, "keepdim", False) or "dtype" in place.call.kwargs:
-        return None
-    wanted = sorted(axis % 4 for axis in axes) if isinstance(axes, tuple | list) else None
-    return Typed("global_avg_pool", (x,), {}) if wanted == [2, 3] else None

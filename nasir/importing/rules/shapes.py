@@ -1,97 +1,99 @@
-"""Axes rearranged, taken apart, joined."""
+"""Axes in another order, and shapes."""
 
 from __future__ import annotations
 
-from nasir.importing.recording import Batch, Ref, Tree
-from nasir.importing.rules.place import Place, Typed, rule
+from collections.abc import Sequence
+from math import prod
+
+from nasir.importing.recording import Tree
+from nasir.importing.rules.place import Place, Step, Typed, axis_of, rule
 from nasir.ir import ValueType
+from nasir.ir.space import size_of
+from nasir.ir.types import usual_channel_axis
+
+FUNCTIONS = ("flatten", "unflatten", "reshape", "squeeze", "unsqueeze", "ravel")
 
 
-@rule("torch.nn.modules.flatten.Flatten")
-def _flatten_module(place: Place, x: int, value: ValueType) -> Typed | None:
-    a = place.call.attributes
-    return Typed("flatten", (x,), {}) if a["start_dim"] == 1 and a["end_dim"] in (-1, len(value.shape)) else None
+@rule(
+    "torch.nn.modules.flatten.Flatten",
+    "torch.nn.modules.flatten.Unflatten",
+    *[f"{home}.{name}" for home in ("torch", "torch.Tensor") for name in FUNCTIONS],
+    *[f"torch.Tensor.{name}" for name in ("view", "view_as", "reshape_as")],
+)
+def _reshape(place: Place, x: int, value: ValueType) -> Typed | None:
+    """Entries in the order in which they lie, whatever the call is named: all is said by the shape of the result."""
+    (made,) = place.results
+    if made.dtype != value.dtype or (made.batch > 0) != (value.batch > 0):  # bytes taken for others
+        return None
+    op, attrs = reshaped(value, made)
+    return Typed(op, (x,), attrs)
 
 
-@rule("torch.flatten", "torch.Tensor.flatten")
-def _flatten(place: Place, x: int, value: ValueType) -> Typed | None:
-    start, end = place.given(1, "start_dim", 0), place.given(2, "end_dim", -1)
-    return Typed("flatten", (x,), {}) if start == 1 and end in (-1, len(value.shape)) else None
+def reshaped(value: ValueType, made: ValueType) -> Step:
+    """The op that lays the entries of a value out as another one."""
+    if (value.shape, value.batch) == (made.shape, made.batch):
+        return "identity", {}
+    if len(made.shape) == 1 and value.batch == made.batch:
+        return "flatten", {}
+    axis = _holding(value, made)
+    usual = axis == usual_channel_axis(len(made.shape))
+    rows = None if made.batch == value.batch else made.batch
+    return "reshape", {"shape": made.shape, "channel_axis": None if usual else axis, "rows": rows}
 
 
-@rule("torch.Tensor.view", "torch.Tensor.reshape", "torch.reshape")
-def _flattened(place: Place, x: int, value: ValueType) -> Typed | None:
-    """A view of each sample as one row; other ones have no op that says exactly what they do."""
-    sizes = place.call.args[1:]
-    if len(sizes) == 1 and isinstance(sizes[0], tuple | list):
-        sizes = tuple(sizes[0])
-    return Typed("flatten", (x,), {}) if len(sizes) == 2 and sizes[0] == Batch(1) and value.batch == 1 else None
+def _holding(value: ValueType, made: ValueType) -> int:
+    """The axis that holds the channels once a value is reshaped; of several, the one whose places lie closest."""
+    if isinstance(value.channels, int):
+        return usual_channel_axis(len(made.shape))
+    behind = prod(value.shape[value.channel_axis + 1 :])
+    low, high = behind, behind * size_of(value.channels)
+    stride = 1
+    for axis in reversed(range(len(made.shape))):
+        if max(stride, low) < min(stride * made.shape[axis], high):
+            return axis
+        stride *= made.shape[axis]
+    return usual_channel_axis(len(made.shape))
 
 
 @rule("torch.Tensor.permute", "torch.permute")
 def _permute(place: Place, x: int, value: ValueType) -> Typed | None:
     axes = place.call.args[1:] or (place.call.kwargs.get("dims", ()),)
-    order = list(axes[0]) if len(axes) == 1 and isinstance(axes[0], tuple | list) else list(axes)
-    return _ordered(x, value, [axis % (len(value.shape) + 1) for axis in order])
+    return _ordered(x, value, list(axes[0]) if isinstance(axes[0], tuple | list) else list(axes))
 
 
-@rule("torch.transpose", "torch.Tensor.transpose", "torch.Tensor.swapaxes", "torch.swapaxes")
+@rule(*[f"{home}.{name}" for home in ("torch", "torch.Tensor") for name in ("transpose", "swapaxes", "swapdims")])
 def _transpose(place: Place, x: int, value: ValueType) -> Typed | None:
-    count = len(value.shape) + 1
-    order = list(range(count))
-    a, b = place.given(1, "dim0", None), place.given(2, "dim1", None)
-    if not isinstance(a, int) or not isinstance(b, int):
+    names = ("dim0", "dim1") if place.call.operation.endswith(("transpose", "dims")) else ("axis0", "axis1")
+    return _exchanged(x, value, *[place.given(number, name, None) for number, name in enumerate(names, start=1)])
+
+
+@rule("torch.Tensor.mT.__get__")
+def _matrix(place: Place, x: int, value: ValueType) -> Typed | None:
+    return _exchanged(x, value, -2, -1)
+
+
+def _exchanged(x: int, value: ValueType, a: Tree, b: Tree) -> Typed | None:
+    order: list[Tree] = list(range(len(value.shape) + (1 if value.batch else 0)))
+    if type(a) is not int or type(b) is not int:
         return None
-    order[a % count], order[b % count] = order[b % count], order[a % count]
+    order[a], order[b] = order[b], order[a]
     return _ordered(x, value, order)
 
 
-def _ordered(x: int, value: ValueType, order: list[int]) -> Typed | None:
-    if order[:1] != [0] or len(order) != len(value.shape) + 1:
+@rule(*[f"{home}.{name}" for home in ("torch", "torch.Tensor") for name in ("movedim", "moveaxis")])
+def _moved(place: Place, x: int, value: ValueType) -> Typed | None:
+    source, target = (place.given(number, name, None) for number, name in ((1, "source"), (2, "destination")))
+    pairs = [(source, target)] if type(source) is int else list(zip(source, target, strict=True))
+    count = len(value.shape) + (1 if value.batch else 0)
+    moves = {to % count: axis % count for axis, to in pairs}
+    rest = iter([axis for axis in range(count) if axis not in moves.values()])
+    return _ordered(x, value, [moves[place] if place in moves else next(rest) for place in range(count)])
+
+
+def _ordered(x: int, value: ValueType, order: Sequence[Tree]) -> Typed | None:
+    """The axes, the batch axis among them, in another order."""
+    count = len(value.shape) + (1 if value.batch else 0)
+    if value.batch and order[0] % count != 0:
         return None
-    return Typed("permute", (x,), {"order": [axis - 1 for axis in order[1:]]})
-
-
-@rule("torch.chunk", "torch.Tensor.chunk")
-def _chunk(place: Place, x: int, value: ValueType) -> Typed | None:
-    count, axis = place.given(1, "chunks", None), place.given(2, "dim", 0)
-    if not isinstance(count, int) or not _is_channels(axis, value):
-        return None
-    size = value.shape[value.channel_axis]
-    part = -(-size // count)
-    return _split(x, [part] * (size // part) + ([size % part] if size % part else []))
-
-
-@rule("torch.split", "torch.Tensor.split", "torch.functional.split")
-def _parts(place: Place, x: int, value: ValueType) -> Typed | None:
-    sizes, axis = (
-        place.given(1, "split_size_or_sections", place.call.kwargs.get("split_size")),
-        place.given(2, "dim", 0),
-    )
-    if not _is_channels(axis, value):
-        return None
-    if isinstance(sizes, int):
-        size = value.shape[value.channel_axis]
-        sizes = [sizes] * (size // sizes) + ([size % sizes] if size % sizes else [])
-    return _split(x, list(sizes)) if isinstance(sizes, tuple | list) and all(type(n) is int for n in sizes) else None
-
-
-def _split(x: int, sizes: list[int]) -> Typed | None:
-    return Typed("split", (x,), {"sizes": sizes}) if min(sizes) > 0 else None
-
-
-def _is_channels(axis: Tree, value: ValueType) -> bool:
-    return isinstance(axis, int) and axis % (len(value.shape) + 1) == value.channel_axis + 1
-
-
-@rule("torch.cat", "torch.concat", "torch.concatenate")
-def _concatenate(place: Place, x: int, value: ValueType) -> Typed | None:
-    parts, axis = place.given(0, "tensors", ()), place.given(1, "dim", 0)
-    if not isinstance(parts, tuple | list) or not all(isinstance(part, Ref) for part in parts):
-        return None
-    types = [place.types(part.number) for part in parts]
-    dims = len(value.shape) + 1
-    alike = all(len(t.shape) + 1 == dims and t.channel_axis == value.channel_axis for t in types)
-    if not alike or not isinstance(axis, int) or axis % dims != value.channel_axis + 1:
-        return None
-    return Typed("concat", tuple([part.number for part in parts]), {})
+    axes = [axis_of(axis, value) for axis in (order[1:] if value.batch else order)]
+    return Typed("permute", (x,), {"order": axes})

@@ -17,7 +17,7 @@ from nasir.ir import Graph
 from nasir.records import Record, ResumeRecord, StartRecord
 from nasir.running.engine import setup_of
 from nasir.spec import Spec
-from nasir.spec.model_network import RunNetwork
+from nasir.spec.model_source import RunNetwork
 from nasir.spec.network import initial_plan
 from nasir.training.backend import DEFAULT_BACKEND, Session
 from nasir.training.plans import OptimizerPlan, PenaltyPlan, TrainPlan
@@ -96,6 +96,7 @@ def static_digest(
     see `environment_digest`; `plugins`: SHA-256 of the files the spec imports, by name.
     """
     setup = plain(setup_of(spec, base.resolve()))
+    del setup["module"]  # told by `imported`
     del setup["device"]  # the one it came to is in `environment`
     if setup["data"]["class_weights"] is None:  # digests were made before classes had weights
         del setup["data"]["class_weights"]
@@ -112,6 +113,7 @@ def static_digest(
             "setup": setup,
             "environment": environment,
             "inherited": inherited,
+            **({} if start.imported is None else {"imported": start.imported}),
             "plugins": plugins,
             **backend,
         }

@@ -1,0 +1,58 @@
+"""The modules that networks of runs were imported from: no run stores one, so its code makes it again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from nasir.errors import RunError
+from nasir.ir import Graph
+from nasir.journal.directory import RunDirectory
+from nasir.records import StartRecord
+from nasir.running.replay import reopen
+from nasir.spec import Spec
+from nasir.spec.imported import code_digests, imported, made_by_code
+from nasir.spec.model_source import ModuleNetwork, RunNetwork
+from nasir.training.modules import ImportedModule
+
+
+def module_behind(spec: Spec, graph: Graph) -> ImportedModule | None:
+    """What the network `graph` of a spec needs to run: the module that it, or a run before it, was imported from.
+
+    None for a network that nasir can compute by itself. Raises SpecError where the code has changed since, or fails.
+    """
+    if made_by_code(spec):
+        return imported(spec)
+    if isinstance(spec.network, RunNetwork) and any(node.facts.foreign for node in graph.nodes.values()):
+        return module_behind(reopen(RunDirectory.open(spec.network.run))[0], graph)
+    return None
+
+
+def module_again(spec: Spec, start: StartRecord, graph: Graph, notice: Callable[[str], None]) -> ImportedModule | None:
+    """`module_behind` of a run that began with the network `graph`.
+
+    Raises RunError where the code gives another network by now; `notice` hears of other versions of packages.
+    """
+    module = module_behind(spec, graph)
+    if module is None or not made_by_code(spec):
+        return module
+    before = start.imported or {}
+    now = code_digests(spec.network) if isinstance(spec.network, ModuleNetwork) else {}
+    changed = [name for name, digest in now.items() if _of(before, "code").get(name, digest) != digest]
+    if changed or module.graph != graph:
+        what = f"{', '.join(changed)} changed" if changed else "it gives another network than it did"
+        place = spec.locate(("network",))
+        raise RunError(f"{place}: {module.source}: {what} since the run began; restore it, or start a new run")
+    for name, version in module.versions.items():
+        known = _of(before, "versions").get(name, version)
+        if known != version and name not in OTHERWISE_TOLD:
+            notice(f"resuming will not be bit-exact: {name} was {known!r}, is {version!r}")
+    return module
+
+
+OTHERWISE_TOLD = ("torch",)
+"""Packages whose versions a session describes."""
+
+
+def _of(facts: Any, key: str) -> dict[str, str]:
+    return dict(facts.get(key) or {})
