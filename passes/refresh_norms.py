@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from nasir.analysis.statistics import keeps_statistics
 from nasir.errors import Decline
 from nasir.ir import Draft, Graph
 from nasir.options.ranges import Whole
@@ -45,7 +46,7 @@ class RefreshNorms(Pass):
         graph = draft.base
         assert graph is not None
         parts = () if site == WHOLE and not self.paths else parts_of(graph, site, self.paths)
-        chosen = [n for n in graph.nodes if "running_mean" in graph.weights(n) and _within(graph, n, parts)]
+        chosen = [n for n in graph.nodes if keeps_statistics(graph, n) and _within(graph, n, parts)]
         if not any(self.frozen or not graph.is_frozen(n) for n in chosen):
             raise Decline("no norm with running statistics that may move lies there")
         epochs = self.epochs or (0 if self.batches else 1)

@@ -16,7 +16,7 @@ from nasir.ir import op_named
 from nasir.registry import ops
 
 ROOT = Path(__file__).parent.parent
-LOWERINGS = ("ops", "tokens", "pointwise", "dropping")
+LOWERINGS = ("ops", "axes", "tokens", "pointwise", "dropping", "norms")
 DEFINING = ("nasir/ops/*.py", *[f"backends/torch/lower/{name}.py" for name in LOWERINGS], "nasir/testing/*.py")
 # words of the spec language and of torchvision, not of ops
 WORDS = (

@@ -54,7 +54,8 @@ def lone_norms(graph: Graph, frozen: Sequence[str] = ()) -> tuple[str, ...]:
     return tuple(
         node.label
         for node_id, node in graph.nodes.items()
-        if "running_mean" in graph.infer.slots.get(node_id, ())
+        if node.facts.family == "norm"
+        and "momentum" in node.attrs
         and (read := graph.infer.types[node.inputs[0]]).entries == size_of(read.channels)
         and not graph.is_frozen(node_id)
         and not graph.below(node_id, frozen)

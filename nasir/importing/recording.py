@@ -8,11 +8,12 @@ from typing import Any, Literal, TypeAlias
 
 from numpy.typing import NDArray
 
+from nasir.ir.types import Mode as Mode
+
 Tree: TypeAlias = Any
 """Nested tuples, lists, dicts and Structures. Leaves: None, bool, int, float, complex, str, Ellipsis, numpy arrays, and
 the classes Ref, Batch, Symbol, Device of this module. A Switch stands for one of two trees."""
 
-Mode: TypeAlias = Literal["eval", "train"]
 Origin: TypeAlias = Literal["input", "parameter", "buffer", "constant", "call"]
 Source: TypeAlias = Literal["input", "parameter", "buffer", "random"]
 
@@ -60,6 +61,9 @@ class Device:
     """A device: that of the inputs (None), or one that the module names itself, as "cuda:1"."""
 
     name: str | None = None
+
+
+SLICE = "slice"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +142,8 @@ class Call:
     """One operation: a function of torch, or a leaf module with all that it does.
 
     - `operation`: the name of the function (`torch.nn.functional.relu`), or the class of the leaf (module.Class).
-    - `module`: path of the leaf, None for functions; `attributes`: its plain attributes (kernel_size, eps, ...).
+    - `module`: path of the leaf, None for functions; `attributes`: its plain attributes (kernel_size, eps, ...), and a
+      Structure for each module that it holds.
     - `args`, `kwargs`: trees; `result`: a tree whose Refs are the tensors that the call makes.
     - `scope`: the modules that were running, outermost first, the leaf itself last.
     - `source`: `file:line` of the innermost line outside of torch.

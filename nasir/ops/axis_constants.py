@@ -5,6 +5,8 @@ See `nasir.ops.constants`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from nasir.ops.constants import Known, NodeView, Values, concatenated, filled, whole
@@ -75,6 +77,63 @@ def permuted(node: NodeView, x: Known) -> Known:
 
 def reshaped(node: NodeView, x: Known) -> Known:
     """The same entries, row-major, in another shape."""
-    if x is None or node.inputs[0].batch != node.out.batch:
+    if x is None:
         return None
-    return np.broadcast_to(x, node.inputs[0].shape).reshape(node.out.shape)
+    before, after = node.inputs[0], node.out
+    rows = np.broadcast_to(x, (max(before.batch, 1), *before.shape)).reshape(max(after.batch, 1), *after.shape)
+    return rows[0] if len(rows) == 1 else np.where((rows == rows[0]).all(axis=0), rows[0], np.nan)
+
+
+def reduced(node: NodeView, x: Known) -> Known:
+    """One number of all along some axes."""
+    if x is None:
+        return None
+    how, axes = node.attrs["how"], tuple(node.attrs["axes"])
+    full = x
+    for axis in axes if how == "sum" else ():
+        full = whole(full, axis, node.inputs[0].shape[axis])
+    functions: dict[str, Callable[..., Values]] = {"mean": np.mean, "sum": np.sum, "amax": np.max, "amin": np.min}
+    return functions[how](full, axis=axes, keepdims=node.attrs["keep"])
+
+
+def shuffled(node: NodeView, x: Known) -> Known:
+    """Channels of equal groups one by one."""
+    if x is None:
+        return None
+    groups = node.attrs["groups"]
+    return whole(x, 0, node.out.shape[0]).reshape(groups, -1, *x.shape[1:]).swapaxes(0, 1).reshape(-1, *x.shape[1:])
+
+
+def spread(node: NodeView, x: Known) -> Known:
+    """Channels as squares of places."""
+    if x is None:
+        return None
+    (channels, *_), r = node.out.shape, node.attrs["factor"]
+    height, width = node.inputs[0].shape[1:]
+    full = np.broadcast_to(x, node.inputs[0].shape).reshape(channels, r, r, height, width)
+    return full.transpose(0, 3, 1, 4, 2).reshape(node.out.shape)
+
+
+def gathered(node: NodeView, x: Known) -> Known:
+    """Squares of places as channels."""
+    if x is None:
+        return None
+    (channels, *_), r = node.inputs[0].shape, node.attrs["factor"]
+    height, width = node.out.shape[1:]
+    full = np.broadcast_to(x, node.inputs[0].shape).reshape(channels, height, r, width, r)
+    return full.transpose(0, 2, 4, 1, 3).reshape(node.out.shape)
+
+
+def rolled(node: NodeView, x: Known) -> Known:
+    """Axes shifted around."""
+    return None if x is None else np.roll(x, node.attrs["shifts"], node.attrs["axes"])
+
+
+def repeated(node: NodeView, x: Known) -> Known:
+    """Axes several times."""
+    if x is None:
+        return None
+    for axis, count in enumerate(node.attrs["counts"]):
+        if x.shape[axis] > 1 or node.inputs[0].shape[axis] == 1:
+            x = np.repeat(x, count, axis) if node.attrs["each"] else np.concatenate([x] * count, axis)
+    return x

@@ -139,20 +139,31 @@ def looked_up(node: NodeView, x: Known) -> Known:
 
 
 def normed(node: NodeView, x: Known) -> Known:
-    """Batch normalization by running statistics: where the scale is zero the shift is all that is left."""
-    scale = node.weight("weight")
-    silent = scale == 0.0
-    if x is None and not silent.any():
+    """Normalization of each channel: where the scale is zero the shift is all that is left.
+
+    By running statistics it is a function of what comes in, without them a channel that is the same all over is 0
+    before the shift.
+    """
+    scale, shift = (_affine(node, name, start) for name, start in (("weight", 1.0), ("bias", 0.0)))
+    if x is None and not (scale == 0.0).any():
         return None
-    shift = lifted(node.weight("bias"), node.out)
     values = np.full_like(shift, np.nan)
-    if x is not None:
+    if x is not None and "running_mean" in node.slots:
         mean, variance = (lifted(node.weight(name), node.out) for name in ("running_mean", "running_var"))
-        values = (x - mean) / np.sqrt(variance + node.attrs["eps"]) * lifted(scale, node.out) + shift
-    return np.where(lifted(silent, node.out) > 0.0, shift, values)
+        values = (x - mean) / np.sqrt(variance + node.attrs["eps"]) * scale + shift
+    elif x is not None:
+        values = np.where(np.isnan(even(x, node.inputs[0])), np.nan, shift)
+    return np.where(scale == 0.0, shift, values)
 
 
 # -- what rules are made of
+
+
+def _affine(node: NodeView, name: str, start: float) -> Values:
+    """A weight per channel, or the number that does nothing where there is none."""
+    if name in node.slots:
+        return lifted(node.weight(name), node.out)
+    return np.full_like(filled(None, node.out), start)
 
 
 def lifted(vector: NDArray[Any], value: ValueType) -> Values:

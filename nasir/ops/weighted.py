@@ -10,8 +10,8 @@ from annotated_types import doc
 
 from nasir.ir.infer import At
 from nasir.ir.op import Pads, Sizes, op, pair
-from nasir.ir.space import Axis, Prod
-from nasir.ir.types import JSON, Fill, Kind, ValueType
+from nasir.ir.space import Axis, Prod, pin
+from nasir.ir.types import JSON, Fill, Kind, Role, ValueType
 from nasir.ops import constants as known
 from nasir.ops.plain import window
 from nasir.options.ranges import Count, NotNegative, Share
@@ -111,37 +111,42 @@ def linear(at: At, x: ValueType, out: Count, bias: bool = True) -> ValueType:
     return x.with_channels(written)
 
 
+Affine: TypeAlias = Annotated[bool, doc("it multiplies by a weight and adds a bias, per channel")]
+Biased: TypeAlias = Annotated[bool, doc("it adds a bias, if it multiplies by a weight")]
+
+
 def _channels_first(at: At, x: ValueType) -> None:
     if x.channel_axis != 0:
         at.fail(f"needs an image or a vector, got {at.shape(x)}; use layer_norm for tokens")
 
 
-@op("batch_norm", family="norm", channels="alone", constant=known.normed, later=("counts",))
+@op("batch_norm", family="norm", channels="alone", constant=known.normed, later=("counts", "affine", "statistics"))
 def batch_norm(
     at: At,
     x: ValueType,
     eps: NotNegative = 1e-5,
     momentum: Share | None = 0.1,
     counts: Annotated[bool, doc("it counts the batches; without a `momentum` it must")] = True,
+    affine: Affine = True,
+    statistics: Annotated[bool, doc("it keeps running ones; else it always uses the batch's")] = True,
 ) -> ValueType:
     """Batch normalization per channel; `momentum` is the weight of the new batch in the running statistics.
 
     None: they are the plain average over all batches.
     """
-    if momentum is None and not counts:
+    if momentum is None and statistics and not counts:
         at.fail("an average over all batches needs their number; give a momentum, or let it count")
     _channels_first(at, x)
     if len(x.axes) > 4:
         at.fail(f"needs at most three axes beside the channels, got shape {x.shape}")
-    channels = x.axes[0]
-    at.slots_along(channels, AFFINE + STATISTICS)
-    if counts:
+    at.slots_along(x.axes[0], (AFFINE if affine else ()) + (STATISTICS if statistics else ()))
+    if counts and statistics:
         at.slot("num_batches_tracked", (), ZEROS, "buffer", dtype="int64")
     return x
 
 
-@op("group_norm", family="norm", channels="groups", mixes=True)
-def group_norm(at: At, x: ValueType, groups: Count, eps: NotNegative = 1e-5) -> ValueType:
+@op("group_norm", family="norm", channels="groups", mixes=True, later=("affine",))
+def group_norm(at: At, x: ValueType, groups: Count, eps: NotNegative = 1e-5, affine: Affine = True) -> ValueType:
     """Normalization over groups of consecutive channels and all positions (Wu & He 2018)."""
     _channels_first(at, x)
     channels, size = x.axes[0], x.shape[0]
@@ -151,16 +156,34 @@ def group_norm(at: At, x: ValueType, groups: Count, eps: NotNegative = 1e-5) -> 
         at.same(channels, Prod((at.fresh(groups, "groups"), at.fresh(size // groups))), "channels", (0, 0))
     elif groups == size > 1:
         at.mirror("groups", channels)
-    at.slots_along(channels, AFFINE)
+    at.slots_along(channels, AFFINE if affine else ())
     return x
 
 
-@op("layer_norm", family="norm", mixes=True)
-def layer_norm(at: At, x: ValueType, eps: NotNegative = 1e-5) -> ValueType:
-    """Normalization of a vector, or of each token, over its features."""
-    if not x.channels_last:
-        at.fail(f"needs a vector or tokens, got {at.shape(x)}; use group_norm with groups: 1 for images")
-    at.slots_along(x.axes[-1], AFFINE)
+@op("layer_norm", family="norm", mixes=True, later=("affine", "bias", "axes"))
+def layer_norm(
+    at: At,
+    x: ValueType,
+    eps: NotNegative = 1e-5,
+    affine: Affine = True,
+    bias: Biased = True,
+    axes: Annotated[Count, doc("how many of the last axes it normalizes together")] = 1,
+) -> ValueType:
+    """Normalization of a vector, or of each token, over its features (Ba et al. 2016)."""
+    weights = AFFINE[: 1 + bias] if affine else ()
+    if axes == 1:
+        if not x.channels_last:
+            at.fail(f"needs a vector or tokens, got {at.shape(x)}; use group_norm with groups: 1 for images")
+        at.slots_along(x.axes[-1], weights)
+        return x
+    if axes > len(x.axes):
+        at.fail(f"normalizes over {axes} axes, and its input has {len(x.axes)}")
+    for axis in x.axes[-axes:]:
+        pin(axis, f"{at.node.op} '{at.label}' normalizes over {axes} axes together")
+        at.mix(axis)
+    for name, fill, kind, tags in weights:
+        roles: list[tuple[Axis, Role]] = [(a, "fixed" if isinstance(a, int) else "along") for a in x.axes[-axes:]]
+        at.slot(name, tuple(roles), fill, kind, tags)
     return x
 
 

@@ -80,7 +80,7 @@ def _norm(node: NodeView) -> Known:
     if gain is None:
         return None
     silent = node.weight(gain) == 0.0
-    if not silent.any():
+    if silent.ndim != 1 or not silent.any():
         return None
     shift = np.zeros(len(silent)) if bias is None else node.weight(bias)
     return lifted(np.where(silent, shift, np.nan), node.out)

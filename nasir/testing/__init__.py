@@ -6,6 +6,7 @@ A third party subclasses a suite in its own tests; pytest collects it from there
         make = staticmethod(lambda: MyPass(fraction=0.5))
 """
 
+from nasir.testing import norm_references as norm_references
 from nasir.testing import pointwise_references as pointwise_references
 from nasir.testing.backend_contract import BackendContract as BackendContract
 from nasir.testing.graphs import MIXING as MIXING

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -66,6 +66,55 @@ def _reshape(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
     return x.reshape(rows, *attrs["shape"])
 
 
+@reference("reduce")
+def _reduce(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
+    axes = tuple([axis + 1 for axis in attrs["axes"]])
+    functions: dict[str, Callable[..., Array]] = {"mean": np.mean, "sum": np.sum, "amax": np.max, "amin": np.min}
+    return functions[attrs["how"]](x, axis=axes, keepdims=attrs["keep"])
+
+
+@reference("channel_shuffle")
+def _channel_shuffle(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
+    count, groups = x.shape[1], attrs["groups"]
+    return x[:, [place % groups * (count // groups) + place // groups for place in range(count)]]
+
+
+@reference("pixel_shuffle")
+def _pixel_shuffle(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
+    r = attrs["factor"]
+    out = np.empty((len(x), x.shape[1] // (r * r), x.shape[2] * r, x.shape[3] * r))
+    for row in range(r):
+        for column in range(r):
+            out[:, :, row::r, column::r] = x[:, row * r + column :: r * r]
+    return out
+
+
+@reference("pixel_unshuffle")
+def _pixel_unshuffle(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
+    r = attrs["factor"]
+    out = np.empty((len(x), x.shape[1] * r * r, x.shape[2] // r, x.shape[3] // r))
+    for row in range(r):
+        for column in range(r):
+            out[:, row * r + column :: r * r] = x[:, :, row::r, column::r]
+    return out
+
+
+@reference("roll")
+def _roll(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
+    for shift, axis in zip(attrs["shifts"], attrs["axes"], strict=True):
+        size = x.shape[axis + 1]
+        x = np.take(x, [(place - shift) % size for place in range(size)], axis=axis + 1)
+    return x
+
+
+@reference("repeat")
+def _repeat(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
+    for axis, count in enumerate(attrs["counts"], start=1):
+        places = np.arange(x.shape[axis] * count)
+        x = np.take(x, places // count if attrs["each"] else places % x.shape[axis], axis=axis)
+    return x
+
+
 Shapes = tuple[tuple[int, ...], ...]
 CASES: Mapping[str, list[tuple[Shapes, dict[str, JSON]]]] = {
     "concat": [
@@ -101,6 +150,24 @@ CASES: Mapping[str, list[tuple[Shapes, dict[str, JSON]]]] = {
         ((TOKENS,), {"shape": [5, 2, 3], "channel_axis": 2}),
         ((VECTOR,), {"shape": [1, 6, 1, 1], "channel_axis": 1}),
         ((IMAGE,), {"shape": [4, 1, 5, 2, 3]}),
+    ],
+    "reduce": [
+        ((IMAGE,), {"how": "mean", "axes": [1, 2]}),
+        ((IMAGE,), {"how": "mean", "axes": [1, 2], "keep": True}),
+        ((IMAGE,), {"how": "amax", "axes": [0], "keep": True}),
+        ((IMAGE,), {"how": "sum", "axes": [0, 2]}),
+        ((TOKENS,), {"how": "amin", "axes": [0]}),
+        ((VECTOR,), {"how": "sum", "axes": [0]}),
+    ],
+    "channel_shuffle": [((IMAGE,), {"groups": 2}), ((VECTOR,), {"groups": 3}), ((IMAGE,), {"groups": 1})],
+    "pixel_shuffle": [((IMAGE,), {"factor": 2}), ((IMAGE,), {"factor": 1})],
+    "pixel_unshuffle": [(((2, 4, 6),), {"factor": 2}), ((IMAGE,), {"factor": 1})],
+    "roll": [((IMAGE,), {"shifts": [1, -2], "axes": [1, 2]}), ((TOKENS,), {"shifts": [2], "axes": [0]})],
+    "repeat": [
+        ((IMAGE,), {"counts": [1, 2, 3]}),
+        ((IMAGE,), {"counts": [2, 1, 2], "each": True}),
+        ((TOKENS,), {"counts": [1, 2]}),
+        (((4, 1, 1),), {"counts": [1, 5, 6]}),
     ],
     "permute": [((IMAGE,), {"order": [1, 2, 0]}), ((TOKENS,), {"order": [1, 0]}), ((VECTOR,), {"order": [0]})],
 }

@@ -111,6 +111,19 @@ _elementwise("tokens", lambda x: x.reshape(*x.shape[:2], -1).swapaxes(1, 2))
 _elementwise("mean_tokens", lambda x: x.mean(axis=1))
 
 
+_elementwise("only", lambda x: x)
+
+
+@reference("either")
+def _either(attrs: Attrs, weights: Weights, train: bool, evaluated: Array, trained: Array) -> Array:
+    return trained if train else evaluated
+
+
+@reference("assign")
+def _assign(attrs: Attrs, weights: Weights, train: bool, held: Array, x: Array) -> Array:
+    return x
+
+
 def shares(x: Array, axis: int) -> Array:
     """exp(x) over its sum along an axis."""
     powers = np.exp(x - x.max(axis=axis, keepdims=True))
@@ -191,7 +204,7 @@ def _adaptive_avg_pool(attrs: Attrs, weights: Weights, train: bool, x: Array) ->
     return out
 
 
-def _bias(weights: Mapping[str, Array], value: Array, channel: int) -> Array:
+def biased(weights: Mapping[str, Array], value: Array, channel: int) -> Array:
     return value + along(weights["bias"], value, channel) if "bias" in weights else value
 
 
@@ -208,37 +221,12 @@ def _conv2d(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Array) -
     weight = weights["weight"]
     weight = weight.reshape(groups, -1, *weight.shape[1:])
     out: Array = np.einsum("ngihwkl,goikl->ngohw", seen, weight, optimize=True)
-    return _bias(weights, out.reshape(len(x), -1, *out.shape[3:]), 1)
+    return biased(weights, out.reshape(len(x), -1, *out.shape[3:]), 1)
 
 
 @reference("linear")
 def _linear(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Array) -> Array:
-    return _bias(weights, x @ weights["weight"].T, x.ndim - 1)
-
-
-@reference("batch_norm")
-def _batch_norm(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Array) -> Array:
-    mean, var = weights["running_mean"], weights["running_var"]
-    if train:
-        axes = (0, *range(2, x.ndim))
-        mean, var = x.mean(axis=axes), x.var(axis=axes)
-    centred = (x - along(mean, x, 1)) / np.sqrt(along(var, x, 1) + attrs["eps"])
-    return _bias(weights, centred * along(weights["weight"], x, 1), 1)
-
-
-@reference("group_norm")
-def _group_norm(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Array) -> Array:
-    grouped = x.reshape(len(x), attrs["groups"], -1)
-    mean, var = grouped.mean(axis=2, keepdims=True), grouped.var(axis=2, keepdims=True)
-    centred = ((grouped - mean) / np.sqrt(var + attrs["eps"])).reshape(x.shape)
-    return _bias(weights, centred * along(weights["weight"], x, 1), 1)
-
-
-@reference("layer_norm")
-def _layer_norm(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Array) -> Array:
-    centred = x - x.mean(axis=-1, keepdims=True)
-    normal = centred / np.sqrt(x.var(axis=-1, keepdims=True) + attrs["eps"])
-    return _bias(weights, normal * weights["weight"], x.ndim - 1)
+    return biased(weights, x @ weights["weight"].T, x.ndim - 1)
 
 
 @reference("scale")

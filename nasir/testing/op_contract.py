@@ -15,7 +15,8 @@ from nasir.ir.space import atoms_of, size_after
 from nasir.registry import ops
 from nasir.testing.axis_references import axis_cases
 from nasir.testing.interpreter import REFERENCES, Array, evaluate_op, trace
-from nasir.testing.op_case import IMAGE, TOKENS, VECTOR, VOLUME, OpCase, anywhere
+from nasir.testing.norm_cases import norm_cases
+from nasir.testing.op_case import IMAGE, TOKENS, VECTOR, OpCase, anywhere
 from nasir.testing.op_facts import OpFactLaws
 from nasir.testing.option_laws import check_options, in_block
 from nasir.testing.pointwise_cases import pointwise_cases
@@ -142,11 +143,7 @@ def _others(x: Array, value: ValueType) -> Array:
 
 def shipped_cases() -> dict[str, tuple[OpCase, ...]]:
     """Cases of every op nasir ships, by op."""
-    by_op = {"scale": anywhere("scale"), **pointwise_cases()}
-    by_op["batch_norm"] = (
-        *[OpCase("batch_norm", (shape,)) for shape in (IMAGE, VECTOR, VOLUME)],
-        OpCase("batch_norm", (TOKENS,), channel_axis=0),
-    )
+    by_op = {"scale": anywhere("scale"), **pointwise_cases(), **norm_cases()}
     by_op["scale"] += (OpCase("scale", (IMAGE,), {"value": 2, "learnable": False}),)
     ways = [{}, {"average": "logits"}, {"train": "joint"}, {"average": "logits", "train": "joint"}]
     by_op["ensemble"] = tuple([OpCase("ensemble", (VECTOR,) * (n + 1), way) for n, way in enumerate(ways)])
@@ -169,8 +166,6 @@ def shipped_cases() -> dict[str, tuple[OpCase, ...]]:
             ((IMAGE,), {"out": 4, "kernel": 3, "groups": 4, "bias": True}),
         ],
         "linear": [((VECTOR,), {"out": 3}), ((VECTOR,), {"out": 1, "bias": False}), ((TOKENS,), {"out": 4})],
-        "group_norm": [((IMAGE,), {"groups": 2}), ((IMAGE,), {"groups": 1}), ((VECTOR,), {"groups": 3})],
-        "layer_norm": [((VECTOR,), {}), ((TOKENS,), {})],
         "tokens": [((IMAGE,), {})],
         "class_token": [((TOKENS,), {})],
         "position_embedding": [((TOKENS,), {})],
@@ -186,7 +181,6 @@ def shipped_cases() -> dict[str, tuple[OpCase, ...]]:
     laid_out: dict[str, dict[str, JSON]] = {
         "pad_channels": {"before": 1, "after": 2},
         "linear": {"out": 3},
-        "layer_norm": {},
     }
     for op, given in laid_out.items():
         by_op[op] += (OpCase(op, (IMAGE,), given, channel_axis=2),)

@@ -10,14 +10,18 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from nasir.backends.torch.importing.names import class_name
+from nasir.importing.recording import Structure
 
 LEAVES = (
     "torchvision.ops.stochastic_depth.StochasticDepth",
     "torchvision.ops.misc.FrozenBatchNorm2d",
+    "torchvision.models.convnext.LayerNorm2d",
     "timm.layers.activations.QuickGELU",
     "timm.layers.drop.DropPath",
     "timm.layers.drop.DropBlock2d",
     "timm.layers.norm_act.*BatchNorm*Act*",  # they count batches in train mode only, and hold dropout and activation
+    "timm.layers.grn.GlobalResponseNorm",
+    "timm.layers.norm.LayerNorm2d",
     "timm.layers.frozen_bn.FrozenBatchNorm*",
     "transformers.activations.QuickGELUActivation",
     "transformers.models.*DropPath",
@@ -63,12 +67,21 @@ def _matters(name: str) -> bool:
 
 
 def attributes_of(module: nn.Module) -> dict[str, Any]:
-    """The plain attributes of a leaf: numbers, strings, and tuples of them; `training` and private ones left out."""
+    """The plain attributes of a module: numbers, strings, and tuples of them; `training` and private ones left out."""
     return {
         name: list(value) if isinstance(value, list) else value
         for name, value in vars(module).items()
         if not name.startswith("_") and name != "training" and _is_plain(value)
     }
+
+
+def described(leaf: nn.Module) -> dict[str, Any]:
+    """The plain attributes of a leaf, and the class and attributes of each module that it holds."""
+    held = {
+        name: Structure(class_name(type(inner)), tuple(described(inner).items()))
+        for name, inner in leaf.named_children()
+    }
+    return held | attributes_of(leaf)
 
 
 def _is_plain(value: Any) -> bool:

@@ -71,7 +71,7 @@ def modules_kept(graph: Graph, imported: ImportedModule, device: torch.device) -
         call = call_from_json(node.attrs["call"])
         assert call.module is not None
         leaf = deepcopy(module_of(imported).get_submodule(call.module)).to(device)
-        kept[node_id] = OpaqueCall.of_leaf(call, tuple([types[port] for port in node.inputs]), leaf)
+        kept[node_id] = OpaqueCall(node.attrs, tuple([types[port] for port in node.inputs]), leaf)
     return kept
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from nasir.backends.torch.importing.flow import Flow
-from nasir.backends.torch.importing.leaves import attributes_of, is_leaf
+from nasir.backends.torch.importing.leaves import described, is_leaf
 from nasir.backends.torch.importing.names import class_name, name_of
 from nasir.backends.torch.importing.operands import encoded, tensors_in
 from nasir.backends.torch.importing.pure import says_in_place
@@ -196,7 +196,7 @@ class Recorder(TorchFunctionMode):
             result=None,
             scope=tuple(self._scopes),
             source=_source(),
-            attributes=attributes_of(leaf[0]) if leaf else {},
+            attributes=described(leaf[0]) if leaf else {},
             gradient=torch.is_grad_enabled(),
             autocast=self._autocast(),
         )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from nasir.backends.torch.lower.ops import Call, Lowered, lowering
 from nasir.ir import JSON, ValueType
@@ -69,3 +70,53 @@ def reshaped(x: Tensor, shape: tuple[int, ...], rows: int, before: int) -> Tenso
     """Another shape of each row; each sample has `rows` rows, and had so many before."""
     count = x.shape[0]
     return x.reshape(count if rows == before else count // before * rows, *shape)
+
+
+REDUCTIONS: Mapping[str, Callable[..., Tensor]] = {
+    "mean": torch.mean,
+    "sum": torch.sum,
+    "amax": torch.amax,
+    "amin": torch.amin,
+}
+
+
+@lowering("reduce")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return Call(REDUCTIONS[a["how"]], (tuple([x[0].dim(axis) for axis in a["axes"]]), a["keep"]))
+
+
+@lowering("channel_shuffle")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return Call(F.channel_shuffle, (a["groups"],))
+
+
+@lowering("pixel_shuffle")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return Call(F.pixel_shuffle, (a["factor"],))
+
+
+@lowering("pixel_unshuffle")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return Call(F.pixel_unshuffle, (a["factor"],))
+
+
+@lowering("roll")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return Call(torch.roll, (tuple(a["shifts"]), tuple([x[0].dim(axis) for axis in a["axes"]])))
+
+
+@lowering("repeat")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    counts = list(zip(x[0].shape, a["counts"], strict=True))
+    if all(size == 1 or count == 1 for size, count in counts):  # needs no memory
+        return Call(Tensor.expand, ((-1, *out.shape) if x[0].batch else out.shape,))
+    if not a["each"]:
+        return Call(Tensor.repeat, ((1, *a["counts"]) if x[0].batch else tuple(a["counts"]),))
+    return Call(beside, (tuple([(x[0].dim(n), count) for n, (_, count) in enumerate(counts) if count > 1]),))
+
+
+def beside(x: Tensor, counts: tuple[tuple[int, int], ...]) -> Tensor:
+    """Each place along some axes so often, beside its copies."""
+    for dim, count in counts:
+        x = x.repeat_interleave(count, dim)
+    return x

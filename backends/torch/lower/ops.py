@@ -77,7 +77,7 @@ def lower_op(op: str, attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], 
 @lowering("conv2d", spares=True)
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
     proto = _conv(pair(a["kernel"]), pair(a["stride"]), pair(a["padding"]), pair(a["dilation"]), a["bias"])
-    return _stamped(proto, in_channels=x[0].shape[0], out_channels=a["out"], groups=a["groups"])
+    return stamped(proto, in_channels=x[0].shape[0], out_channels=a["out"], groups=a["groups"])
 
 
 @cache
@@ -87,7 +87,7 @@ def _conv(
     return nn.Conv2d(1, 1, kernel, stride=stride, padding=padding, dilation=dilation, bias=bias)
 
 
-def _stamped(proto: nn.Module, **sizes: int) -> nn.Module:
+def stamped(proto: nn.Module, **sizes: int) -> nn.Module:
     """A module like `proto` but for its sizes: constructing one anew takes thirty times as long."""
     state = {key: value.copy() if isinstance(value, dict) else value for key, value in proto.__dict__.items()}
     state["_non_persistent_buffers_set"] = set(state["_non_persistent_buffers_set"])
@@ -99,37 +99,12 @@ def _stamped(proto: nn.Module, **sizes: int) -> nn.Module:
 
 @lowering("linear")
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return _stamped(_linear(a["bias"]), in_features=x[0].shape[-1], out_features=a["out"])
+    return stamped(_linear(a["bias"]), in_features=x[0].shape[-1], out_features=a["out"])
 
 
 @cache
 def _linear(bias: bool) -> nn.Linear:
     return nn.Linear(1, 1, bias=bias)
-
-
-@lowering("batch_norm", spares=True)
-def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    proto = _batch_norm(len(x[0].shape), a["eps"], a["momentum"], a["counts"])
-    return _stamped(proto, num_features=x[0].shape[0])
-
-
-@cache
-def _batch_norm(axes: int, eps: float, momentum: float | None, counts: bool) -> nn.Module:
-    kind = {1: nn.BatchNorm1d, 2: nn.BatchNorm1d, 3: nn.BatchNorm2d, 4: nn.BatchNorm3d}[axes]
-    module: nn.Module = kind(1, eps=eps, momentum=momentum)
-    if not counts:
-        module._buffers["num_batches_tracked"] = None
-    return module
-
-
-@lowering("group_norm", spares=True)
-def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return nn.GroupNorm(a["groups"], x[0].shape[0], eps=a["eps"])
-
-
-@lowering("layer_norm")
-def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return nn.LayerNorm(x[0].shape[-1], eps=a["eps"])
 
 
 class LearnedScale(nn.Module):

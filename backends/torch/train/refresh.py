@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nasir.analysis.statistics import keeps_statistics
 from nasir.backends.torch.data.batches import BatchSource
 from nasir.backends.torch.device.names import device_of
 from nasir.backends.torch.lower.module import LoweredModule
@@ -23,8 +24,8 @@ def moving_norms(model: LoweredModule, refresh: Refresh) -> dict[str, nn.Module]
     norms = {}
     for node_id in model.graph.order:
         node = model.graph.nodes[node_id]
-        module = model.leaf(node_id) if node.facts.family != "input" else None
-        if module is None or "running_mean" not in module._buffers:
+        module = model.leaf(node_id) if keeps_statistics(model.graph, node_id) else None
+        if module is None:
             continue
         chosen = not refresh.paths or model.graph.below(node_id, refresh.paths)
         if chosen and (refresh.frozen or not model.is_held(node_id)):
@@ -92,9 +93,12 @@ def _moving(model: LoweredModule, norms: dict[str, nn.Module]) -> Iterator[None]
 
 
 def _start_anew(norms: dict[str, nn.Module]) -> None:
+    """As torch's `reset_running_stats`, which needs the number of batches, that not all norms count."""
     for module in norms.values():
-        reset: Any = module.reset_running_stats
-        reset()
+        for name, start in (("running_mean", 0.0), ("running_var", 1.0), ("num_batches_tracked", 0)):
+            buffer = module._buffers.get(name)
+            if buffer is not None:
+                buffer.fill_(start)
 
 
 def _weigh(norms: dict[str, nn.Module], done: int) -> None:

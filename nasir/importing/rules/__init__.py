@@ -10,7 +10,9 @@ from nasir.importing.rules import (
     norms,
     parts,
     pools,
+    reductions,
     shapes,
+    shuffles,
 )
 from nasir.importing.rules.place import Place, Typed, typed
 
@@ -26,6 +28,8 @@ __all__ = [
     "norms",
     "parts",
     "pools",
+    "reductions",
     "shapes",
+    "shuffles",
     "typed",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from nasir.importing.recording import Ref
 from nasir.importing.rules.place import Operand, Place, Typed, is_number, plain, rule
 from nasir.ir import ValueType
 
@@ -35,7 +34,9 @@ plain("clamp", *named("clamp", "clip"), low=Operand(1, "min"), high=Operand(2, "
 plain("clamp", *named("clamp_min"), low=Operand(1, "min"))
 plain("clamp", *named("clamp_max"), high=Operand(1, "max"))
 plain("abs", *named("abs", "absolute", "__abs__"))
-plain("gelu", *named("F.gelu", kind="GELU"), approximate=Operand(1, "approximate", "none"))
+plain(
+    "gelu", *named("F.gelu", kind="GELU"), "timm.layers.activations.GELU", approximate=Operand(1, "approximate", "none")
+)
 plain("quick_gelu", "timm.layers.activations.QuickGELU", "transformers.activations.QuickGELUActivation")
 plain("sigmoid", *named("sigmoid", "F.sigmoid", kind="Sigmoid"))
 plain("logsigmoid", *named("F.logsigmoid", kind="LogSigmoid"))
@@ -62,6 +63,11 @@ plain("erf", *named("erf"))
 plain("identity", "torch.nn.modules.linear.Identity", "torch.Tensor.contiguous")
 
 
+@rule("timm.layers.activations.GELUTanh")
+def _gelu_by_tanh(place: Place, x: int, value: ValueType) -> Typed | None:
+    return Typed("gelu", (x,), {"approximate": "tanh"})
+
+
 @rule(*named("pow", "__pow__", "__ipow__"))
 def _pow(place: Place, x: int, value: ValueType) -> Typed | None:
     exponent = place.given(1, "exponent", None)
@@ -79,17 +85,6 @@ def _prelu(place: Place, x: int, value: ValueType) -> Typed | None:
     if several and value.channel_axis != 0:
         return None
     return Typed("prelu", (x,), {"per_channel": several})
-
-
-@rule("torch.nn.functional.prelu", *named("prelu"))
-def _functional_prelu(place: Place, x: int, value: ValueType) -> Typed | None:
-    weight = place.given(1, "weight", None)
-    if not isinstance(weight, Ref) or len(place.types(weight.number).shape) != 1:
-        return None
-    several = place.types(weight.number).shape[0] > 1
-    if several and value.channel_axis != 0:
-        return None
-    return Typed("prelu", (x,), {"per_channel": several}, {"weight": weight.number})
 
 
 @rule(*named("softmax", "F.softmax", kind="Softmax"))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from nasir.importing.recording import Ref, Switch, Tree
-from nasir.importing.rules.place import RULES, Place, Typed, rule
+from nasir.importing.rules.place import RULES, Place, Typed, is_number, rule
 from nasir.ir import ValueType
 
 Given: TypeAlias = Mapping[str, Tree]  # operands by name
@@ -123,7 +123,27 @@ def _group_norm(given: Given, shapes: Shapes) -> Mapping[str, Any] | None:
     eps=1e-5,
 )
 def _batch_norm(given: Given, shapes: Shapes) -> Mapping[str, Any] | None:
-    if given["training"] != Switch(False, True):  # by the statistics of the batch in training alone
+    # by the statistics of the batch in training alone, or where it has no others at all times
+    at_times = Switch(False, True) if "running_mean" in shapes else True
+    if given["training"] != at_times or not is_number(given["momentum"]):
+        return None
+    return {"eps": given["eps"], "momentum": given["momentum"]}
+
+
+@layer(
+    f"{F}.instance_norm",
+    f"{NN}.instancenorm._InstanceNorm",
+    AFFINE,
+    running_mean=None,
+    running_var=None,
+    weight=None,
+    bias=None,
+    use_input_stats=True,
+    momentum=0.1,
+    eps=1e-5,
+)
+def _instance_norm(given: Given, shapes: Shapes) -> Mapping[str, Any] | None:
+    if given["running_mean"] is not None or given["running_var"] is not None or given["use_input_stats"] is not True:
         return None
     return {"eps": given["eps"], "momentum": given["momentum"]}
 

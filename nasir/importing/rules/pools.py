@@ -38,12 +38,3 @@ def _adaptive_avg_pool(place: Place, x: int, value: ValueType) -> Typed | None:
         return None
     wanted = [whole if part is None else part for part, whole in zip(pair(size), value.shape[1:], strict=True)]
     return Typed("adaptive_avg_pool", (x,), {"size": wanted})
-
-
-@rule("torch.Tensor.mean", "torch.mean")
-def _mean(place: Place, x: int, value: ValueType) -> Typed | None:
-    axes = place.given(1, "dim", None)
-    if not value.is_image or place.given(2, "keepdim", False) or "dtype" in place.call.kwargs:
-        return None
-    wanted = sorted(axis % 4 for axis in axes) if isinstance(axes, tuple | list) else None
-    return Typed("global_avg_pool", (x,), {}) if wanted == [2, 3] else None

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nasir.backends.torch import Model
 from nasir.backends.torch.train.refresh import moving_norms, refresh_norms
+from nasir.ir import Draft
 from nasir.rewriting.rewrite import Refresh
 from nasir.training.plans import OptimizerPlan, TrainPlan
 
@@ -67,6 +68,19 @@ def test_the_cumulative_average_is_torchs_own_bit_for_bit(batches: int) -> None:
     wanted = reference.state_dict()
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, wanted[name]), name
+
+
+def test_norms_that_do_not_count_batches_are_averaged_alike() -> None:
+    statistics = []
+    for counts in (True, False):
+        draft = Draft()
+        x = draft.add("input", (), "x", shape=images(1, 8, seed=0).shape[1:])
+        x = draft.add("batch_norm", draft.add("conv2d", x, "conv", out=4, kernel=3), "norm", counts=counts)
+        draft.output(draft.add("global_avg_pool", x, "pool"))
+        model = Model.from_graph(draft.commit())
+        assert refreshed(model, Refresh(batches=4, cumulative=True)) == {"batches": 4, "norms": 1}
+        statistics.append({name: buffer for name, buffer in model.named_buffers() if "running" in name})
+    assert all(torch.equal(buffer, statistics[1][name]) for name, buffer in statistics[0].items())
 
 
 @pytest.mark.parametrize("cumulative", [True, False])
