@@ -31,7 +31,7 @@ FEW = 2  # images of the comparisons in float64
 SHIFT = 0.1  # standard deviation of what is added to biases and norms, so that none is 0 or 1
 SMALL = 1e-3  # what layer scales and the like begin with at most
 STATE = 3.0  # times a parameter: its first moment, so that a wrong one is seen
-TOLERANCE = 1e-9  # of the largest output, in float64
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}  # of the largest output
 
 
 def examined(make: Callable[[], nn.Module], shapes: Iterable[tuple[int, ...]]) -> dict[str, Any]:
@@ -58,9 +58,16 @@ def examined(make: Callable[[], nn.Module], shapes: Iterable[tuple[int, ...]]) -
     row |= _structure(model.graph, net)
     row |= _parity(model, net, own, shape)
     del own
-    row |= _pruned(model, net, optimizer, shape)
+    for dtype in (torch.float64, torch.float32):
+        try:
+            _outputs(net, shape, dtype)
+            break
+        except RuntimeError:  # it computes in float32 somewhere, whatever it is given
+            continue
+    row["dtype"] = str(dtype).removeprefix("torch.")
+    row |= _pruned(model, net, optimizer, shape, dtype)
     del net
-    row |= _grown(model, optimizer, shape)
+    row |= _grown(model, optimizer, shape, dtype)
     return row
 
 
@@ -161,7 +168,9 @@ def _apart(ones: list[Any], others: list[Any]) -> float | str:
     return largest
 
 
-def _pruned(model: Model, net: nn.Module, optimizer: torch.optim.Optimizer, shape: tuple[int, ...]) -> dict[str, Any]:
+def _pruned(
+    model: Model, net: nn.Module, optimizer: torch.optim.Optimizer, shape: tuple[int, ...], dtype: torch.dtype
+) -> dict[str, Any]:
     """The dead-channel oracle: silent units of the network as it is, pruned in the model, change nothing.
 
     Then whether the optimizer's state is that of the parameters that stay.
@@ -178,13 +187,13 @@ def _pruned(model: Model, net: nn.Module, optimizer: torch.optim.Optimizer, shap
     }
     if not atoms:
         return {**row, "pruned": "nothing: a norm runs over all that is free"}
-    lively = _outputs(net, shape)
+    lively = _outputs(net, shape, dtype)
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
         for atom in atoms:
             gone = torch.randperm(atom.size, generator=generator)[: int(SHARE * atom.size)].tolist()
             _silence(model, graph, atom, gone)
-    wanted = _outputs(net, shape)
+    wanted = _outputs(net, shape, dtype)
     for parameter in model.parameters():
         optimizer.state[parameter] = {
             "step": torch.tensor(1.0),
@@ -205,14 +214,14 @@ def _pruned(model: Model, net: nn.Module, optimizer: torch.optim.Optimizer, shap
             return {**row, "pruned": f"declined: {reasons[0]}"}
         row["pruned_params"] = round(1 - model.graph.cost().params / before.params, 4)
         row["pruned_preserves"] = rewrite.preserves
-        given = _outputs(model, shape)
+        given = _outputs(model, shape, dtype)
     except Exception as error:  # of ours or of torch: told in the table
         return {**row, "pruned": f"{type(error).__name__}: {_line(error)}"}
     size = max(float(t.abs().max()) for t in wanted)
     apart, moved = _apart(wanted, given), _apart(lively, wanted)
     row["pruned"] = apart if isinstance(apart, str) else apart / size
     row["silencing_moved"] = moved if isinstance(moved, str) else moved / size
-    row["pruned_right"] = row["pruned"] if isinstance(row["pruned"], str) else row["pruned"] <= TOLERANCE
+    row["pruned_right"] = row["pruned"] if isinstance(row["pruned"], str) else row["pruned"] <= TOLERANCE[dtype]
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     row["optimizer_right"] = held == {id(p) for p in model.parameters()} and all(
         torch.equal(optimizer.state[p]["exp_avg"], STATE * p.detach())
@@ -232,12 +241,14 @@ def _silence(model: Model, graph: Graph, atom: Any, gone: list[int]) -> None:
             tensor.index_fill_(axis, index, 0.0)
 
 
-def _grown(model: Model, optimizer: torch.optim.Optimizer, shape: tuple[int, ...]) -> dict[str, Any]:
+def _grown(
+    model: Model, optimizer: torch.optim.Optimizer, shape: tuple[int, ...], dtype: torch.dtype
+) -> dict[str, Any]:
     """A block inserted at the end of the deepest stage that takes one, and a step of training with it."""
     depths: Mapping[str, int] = model.graph.depths()
     reasons: list[str] = []
     row: dict[str, Any] = {"inserted": "no stage"}
-    before = _outputs(model, shape) if depths else []
+    before = _outputs(model, shape, dtype) if depths else []
     for stage, init in product(sorted(depths, key=lambda path: -depths[path]), ("zero", "near_zero", "copy")):
         try:
             rewrite = model.apply(
@@ -252,18 +263,18 @@ def _grown(model: Model, optimizer: torch.optim.Optimizer, shape: tuple[int, ...
             row = {"inserted": f"{stage}, {init}, {rewrite.preserves}"}
             if rewrite.preserves == "exact":
                 size = max(float(t.abs().max()) for t in before)
-                apart = _apart(before, _outputs(model, shape))
-                row["inserted_right"] = apart if isinstance(apart, str) else apart <= TOLERANCE * size
+                apart = _apart(before, _outputs(model, shape, dtype))
+                row["inserted_right"] = apart if isinstance(apart, str) else apart <= TOLERANCE[dtype] * size
         except Exception as error:  # of ours or of torch: told in the table
             row = {"inserted": f"{type(error).__name__}: {_line(error)}"}
         break
     return {**row, "trains": _trains(model, optimizer, shape)}
 
 
-def _outputs(net: nn.Module, shape: tuple[int, ...]) -> list[Tensor]:
-    """What a network says of images in evaluation, in float64; it stays as it is."""
+def _outputs(net: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
+    """What a network says of images in evaluation, computed in a dtype; it stays as it is."""
     with torch.no_grad():
-        return list(tensors_in(copy.deepcopy(net).double().eval()(_images(FEW, shape).double())))
+        return list(tensors_in(copy.deepcopy(net).to(dtype).eval()(_images(FEW, shape).to(dtype))))
 
 
 def _trains(model: Model, optimizer: torch.optim.Optimizer, shape: tuple[int, ...]) -> bool | str:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.models ["timm dla34" ...] [--anew] [--minutes N] [--gb N] [--out FILE]
 
-Each network has a process of its own, with a bound on time and memory. Without names, all that FILE does not have yet
-are examined (`--anew`: those, too), so that an interrupted run goes on where it was. `make docs` writes the page.
+Each network has a process of its own, with a bound on time and memory. What FILE has already is left out (but for
+`--anew`), so that an interrupted run goes on where it was. `make docs` writes the page.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def main() -> None:
     out: Path = asked.out
     rows: dict[str, Any] = json.loads(out.read_text())["models"] if out.exists() else {}
     for name in asked.names or NAMES:
-        if name in rows and not (asked.anew or asked.names):
+        if name in rows and not asked.anew:
             continue
         rows[name] = row = in_a_process(partial(looked_at, name), asked.minutes, asked.gb)
         print(name, json.dumps(row), flush=True)

@@ -46,7 +46,7 @@ OUTSIDE = {"passes", "backends"}  # at the root; only an `__init__` offers names
 HEAVY = {"torch", "torchvision", "optuna"}
 TORCH = "nasir.backends.torch"
 TORCH_ROOMS = (
-    ("arrays", "host", "wrapped", "applying", "data", "device"),
+    ("arrays", "host", "nested", "wrapped", "applying", "data", "device"),
     ("lower",),
     ("optimizers", "penalties"),
     ("train",),

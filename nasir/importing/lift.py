@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import cast, get_args
 
 from nasir.errors import NasirError, TypeRuleError
+from nasir.importing.compact import call_of, renumbered
 from nasir.importing.data import call_to_json
-from nasir.importing.recording import Batch, Call, Recording, Ref, State, Structure, Tree, Value
+from nasir.importing.ends import Ends
+from nasir.importing.interface import Interface, interface_of
+from nasir.importing.recording import Batch, Call, Mode, Recording, Ref, State, Structure, Value
 from nasir.importing.regions import declare
 from nasir.importing.rules import Place, Typed, typed
-from nasir.importing.trees import leaves, mapped, refs
+from nasir.importing.switches import of_mode, with_joined
+from nasir.importing.trees import leaves, refs
 from nasir.ir import Draft, Graph, Port, ValueType, op_named
+from nasir.ir.regions import paths_above
 from nasir.ir.types import FLOAT, DType, Slot
 from nasir.transfer import Key
 
 SAFER = {"torch.Tensor.view": "torch.Tensor.reshape"}
 """What does the same wherever the first works, and needs no memory layout, which ops before it do not promise."""
 VALUE = "value"  # the weight of a node that puts out one
-TAKEN = frozenset("bfloat16 compile cpu cuda double float half ipu mtia requires_grad_ to type xpu".split())
-"""Names of functions that every module of torch has for something else, and so no label can have."""
 PARTS = {"activation": "act", "passive": "drop"}
 """What a node of such a family is called behind another one of the same call."""
 ROOT = "self"  # label of what belongs to the module as a whole
@@ -36,19 +39,26 @@ class Lifted:
     constants: dict[Key, int] = field(default_factory=dict)
     modules: dict[int, str] = field(default_factory=dict)
     opaque: dict[int, Call] = field(default_factory=dict)
+    interface: Interface = field(default_factory=lambda: Interface((), {}, Ref(0)))
 
 
-def lift(recording: Recording, macs: Callable[[Call], int | None] = lambda call: None) -> Lifted:
-    """The graph of a recording; `macs` counts the multiply-accumulates that opaque calls take for one sample.
+def lift(
+    recording: Recording,
+    macs: Callable[[Call], int | None] = lambda call: None,
+    names: Sequence[str] = (),
+    taken: Collection[str] = (),
+) -> Lifted:
+    """The graph of a recording; `macs` counts the multiply-accumulates that opaque calls take for one sample, `names`
+    are those of the parameters that may be passed by position, `taken` those that no part of a module can have.
 
     Raises NasirError for what no graph can say, with module and line.
     """
-    return _Lift(recording, macs).run()
+    return _Lift(recording, macs, taken).run(names)
 
 
 class _Lift:
-    def __init__(self, recording: Recording, macs: Callable[[Call], int | None]) -> None:
-        self.recording, self.macs = recording, macs
+    def __init__(self, recording: Recording, macs: Callable[[Call], int | None], taken: Collection[str]) -> None:
+        self.recording, self.macs, self.taken = recording, macs, taken
         self.draft = Draft()
         self.ports: dict[int, Port] = {}
         self.labels: set[str] = set()
@@ -56,48 +66,49 @@ class _Lift:
         self.keys = {key: state for state in recording.state for key in (state.key, *state.aliases)}
         self.read = {state.ref.number: state for state in recording.state if state.ref is not None}  # by functions
         self.owners: dict[str, Key] = {}  # of each key of the state, the node that has it
-        self.witness = -1  # number of an input
         floats = [state.dtype for state in recording.state if state.kind == "parameter" and "float" in state.dtype]
         self.native = floats[0] if floats else FLOAT  # in which the network computes
+        parts = [call.scope[-1].label for call in recording.calls if call.module] + list(self.keys)
+        self.reserved = {path for part in parts for path in (part, *paths_above([part]))}  # for modules and weights
+        self.inputs: list[int] = []  # numbers of the inputs that something reads
+        self.values = list(recording.values)  # and those that are one value in evaluation, another one in training
+        calls = [(call.args, dict(call.kwargs)) for call in recording.calls]
+        self.wanted = frozenset(refs((calls, recording.outputs, [update.value for update in recording.updates])))
+        self.either: dict[tuple[int, int], int] = {}
+        self.made: list[tuple[Call, int]] = []  # calls with the nodes that they are
 
-    def run(self) -> Lifted:
-        self._refuse()
+    def run(self, names: Sequence[str]) -> Lifted:
         for number, given in enumerate(self.recording.inputs):
             self._input(number, given.path, given.ref, given.batched)
         for call in self.recording.calls:
-            if not self._typed(call):
-                self._opaque(call)
-        for number in refs(self.recording.outputs):
-            self.draft.output(self._port(number))
+            self._call(call)
+        ends = Ends(self.draft, self.recording, self._port, self._label, self._alike, self._joined, self._buffer)
+        outputs = ends.outputs()
+        ends.updates(self.keys)
+        ends.effects(self.made)
+        inputs = {number: position for position, number in enumerate(self.inputs)}
+        self.lifted.interface = interface_of(self.recording, names, inputs, outputs, len(self.draft.outputs))
         self._names()
         declare(self.draft, self.recording)
         self.lifted.graph = self.draft.commit()
         return self.lifted
 
-    def _refuse(self) -> None:
-        for call in self.recording.calls:
-            if call.only is not None:
-                raise NasirError(f"{call.place}: runs in {call.only} mode only; that cannot be imported yet")
-        for update in self.recording.updates:
-            raise NasirError(f"buffer {update.key}: is computed by functions; that cannot be imported yet")
-        for path, leaf in leaves(self.recording.outputs):
-            if not isinstance(leaf, Ref):
-                raise NasirError(
-                    f"output {path}: {leaf!r:.60} is no tensor; return tensors only, by call=lambda module, *args: ..."
-                )
-
     # -- where values come from
 
     def _input(self, number: int, path: str, ref: Ref | None, batched: bool) -> None:
-        if ref is None or not batched:
-            what = "is not used" if ref is None else "has no batch axis"
-            raise NasirError(f"input {path}: {what}; that cannot be imported yet")
+        if ref is None:  # the interface drops what nothing reads
+            return
         value = self._type(self.recording.values[ref.number])
-        if value is None:
-            raise NasirError(f"input {path}: the batch is not its first axis; that cannot be imported yet")
-        label = self._label("x" if len(self.recording.inputs) == 1 else f"x{number}")
-        self.witness = ref.number
-        self.ports[ref.number] = self.draft.add("input", (), label, shape=value.shape, dtype=value.dtype)
+        if value is None or (value.batch != 1 if batched else value.batch):
+            raise NasirError(
+                f"input {path}: the batch is not its first axis; turn it in call=lambda module, *args: ..., and pass "
+                "the example with the batch first"
+            )
+        label = self._label("x" if len(self.recording.inputs) == 1 else f"x{number}", self.reserved)
+        self.inputs.append(ref.number)
+        self.ports[ref.number] = self.draft.add(
+            "input", (), label, shape=value.shape, dtype=value.dtype, shared=not batched
+        )
 
     def _port(self, number: int, start: float = 0.0) -> Port:
         """Where a value is. Parameters, buffers and constants are nodes from the first time that one is asked for, so
@@ -126,21 +137,73 @@ class _Lift:
         assert value is not None
         return value
 
+    def _buffer(self, state: State) -> Port:
+        """The node that puts out a buffer, whether a call reads it or not."""
+        if state.ref is not None:
+            return self._port(state.ref.number)
+        self.values.append(Value("buffer", state.key, state.shape, state.dtype))
+        self.read[len(self.values) - 1] = state
+        return self._port(len(self.values) - 1)
+
     # -- calls
 
-    def _typed(self, call: Call) -> bool:
-        """Add the op that a call is; False where it is none."""
+    def _call(self, call: Call) -> None:
+        """Add a call: two where it takes other values in training than in evaluation, which are not of one type."""
+        whole = with_joined(call, self._alike, self._joined)
+        if whole is not None:
+            self._add_call(whole, call)
+            return
+        results = refs(call.result)
+        parts = []
+        for mode in get_args(Mode):
+            numbers = {number: self._again(number) for number in results}
+            part = replace(of_mode(call, mode), result=renumbered(numbers.__getitem__)(call.result))
+            self._add_call(part, part)
+            parts.append(numbers)
+        for number in results:
+            if number in self.wanted:
+                self.ports[number] = self.ports[self._joined(parts[0][number], parts[1][number])]
+
+    def _add_call(self, call: Call, recorded: Call) -> None:
+        """Add a call of values that are joined, and was `recorded` with others in each mode."""
+        node = self._typed(call)
+        self.made.append((call, self._opaque(call, recorded) if node is None else node))
+
+    def _again(self, number: int) -> int:
+        self.values.append(self.values[number])
+        return len(self.values) - 1
+
+    def _alike(self, evaluated: int, trained: int) -> bool:
+        """Whether two values are of one type."""
+        one, other = self._known(evaluated), self._known(trained)
+        return (one.shape, one.dtype, one.batch) == (other.shape, other.dtype, other.batch)
+
+    def _joined(self, evaluated: int, trained: int) -> int:
+        """One value for two of different modes that are alike."""
+        if (evaluated, trained) not in self.either:
+            ports = [self._port(evaluated), self._port(trained)]
+            path = self.draft.nodes[ports[1].node].label.rpartition(".")[0]
+            number = self._again(evaluated)
+            self.values[number] = replace(self.values[number], origin="call", name="either")
+            self.ports[number] = self.draft.add(
+                "either", ports, self._label(f"{path}.either" if path else "either", self.reserved)
+            )
+            self.either[evaluated, trained] = number
+        return self.either[evaluated, trained]
+
+    def _typed(self, call: Call) -> int | None:
+        """Add the op that a call is; None where it is none, which node it is else."""
         operands, results = refs((call.args, dict(call.kwargs))), refs(call.result)
         given = [made for number in results if (made := self._type(self._value(number))) is not None]
         untyped = len(given) < len(results) or any(self._type(self._value(number)) is None for number in operands)
         if not results or untyped:
-            return False
+            return None
         found = typed(Place(call, self._known, self._held(call), tuple(given)))
         if found is None or not self._fits(found, operands):
-            return False
+            return None
         node = self._add(call, found)
         if node is None:
-            return False
+            return None
         for output, (number, wanted) in enumerate(zip(results, given, strict=True)):
             port = Port(node, output)
             made = self.draft.value(port)
@@ -149,7 +212,7 @@ class _Lift:
                     f"{call.place}: {found.op} gives {made}, and the module {wanted}: nasir's rule is wrong"
                 )
             self.ports[number] = port
-        return True
+        return node
 
     def _fits(self, found: Typed, operands: list[int]) -> bool:
         """Whether a rule has a place for every weight among the operands, and its op takes the inputs."""
@@ -164,15 +227,22 @@ class _Lift:
         return batched and ("integers" in takes or all(value.dtype == FLOAT for value in types))
 
     def _add(self, call: Call, found: Typed) -> int | None:
-        """The node of a call; None where its op's weights are not just those that the call has."""
+        """The node of a call; None where its op's weights are not just those that the call has, or it does not take
+        values of these types."""
         facts = op_named(found.op)
         start = 1.0 if facts.family in ("product", "elementwise") else 0.0  # it may divide
         inputs = [self._port(number, start) for number in found.inputs]
-        label = self._label(call.label if call.module is not None else self._function_label(call))
+        label = self._label_of(call)
         node = self.draft.add(found.op, inputs, label, **found.attrs).node
-        slots = self.draft.slots(node) if call.module is None else {}
         own = {name: self.read[number] for name, number in found.weights.items()}
-        if slots.keys() != own.keys() or not all(self._holds(slots[name], state) for name, state in own.items()):
+        try:
+            slots = self.draft.slots(node)
+            fits = call.module is not None or (
+                slots.keys() == own.keys() and all(self._holds(slots[name], state) for name, state in own.items())
+            )
+        except TypeRuleError:
+            fits = False
+        if not fits:
             self.draft.retract(node)
             self.labels.remove(label)
             return None
@@ -208,11 +278,10 @@ class _Lift:
         that it uses the weights of one that was called before."""
         assert call.module is not None
         slots = self.draft.slots(node)
-        shared = False
         for name in slots:
             key = f"{call.module}.{name}" if call.module else name
-            shared |= self._own(Key(node, name), self.keys[key].key)
-        if whole and not shared:
+            self._own(Key(node, name), self.keys[key].key)
+        if whole and call.module not in self.lifted.modules.values():  # else it uses the weights of the call before
             self.lifted.modules[node] = call.module
 
     def _own(self, weight: Key, key: str) -> bool:
@@ -231,34 +300,25 @@ class _Lift:
         prefix = f"{call.module}." if call.module else ""
         return frozenset(key.removeprefix(prefix) for key in self.keys if key.startswith(prefix))
 
-    def _opaque(self, call: Call) -> None:
+    def _opaque(self, call: Call, recorded: Call) -> int:
         operands = list(dict.fromkeys(refs((call.args, dict(call.kwargs)))))
         sized = any(isinstance(leaf, Batch) for _, leaf in leaves((call.args, dict(call.kwargs))))
-        if sized and not any(self._known(number).batch for number in operands):
-            operands.append(self.witness)  # of how large the batch is
+        telling = next((number for number in operands if self._tells_batch(number)), None)
+        if (sized and telling is None) or not operands:
+            telling = self._witness(call, sized)
+            operands.append(telling)
         results = refs(call.result)
         held = sorted(self._held(call))
         states = [self.keys[f"{call.module}.{name}" if call.module else name] for name in held]
-        if call.module is not None and any(state.key in self.owners for state in states):
-            raise NasirError(f"{call.place}: shares weights, and has no rule; that cannot be imported yet")
-        numbers = {number: Ref(position) for position, number in enumerate((*operands, *results))}
-
-        def renumbered(tree: Tree) -> Tree:
-            return mapped(lambda leaf: numbers[leaf.number] if isinstance(leaf, Ref) else leaf, tree)
-
-        plain = replace(
-            call,
-            operation=SAFER.get(call.operation, call.operation),
-            args=renumbered(call.args),
-            kwargs=renumbered(dict(call.kwargs)),
-            result=renumbered(call.result),
-        )
+        numbers = {number: position for position, number in enumerate((*operands, *results))}
+        operation = SAFER.get(call.operation, call.operation)
+        plain = replace(call_of(call, renumbered(numbers.__getitem__)), operation=operation)
         try:
             text = call_to_json(plain)
         except TypeError as error:
             raise NasirError(f"{call.place}: {error}; that cannot be imported yet") from None
-        values = [self._loose(self._value(number), call) for number in results]
-        label = self._label(call.label if call.module is not None else self._function_label(call))
+        values = [self._loose(self._value(number)) for number in results]
+        label = self._label_of(call)
         try:
             node = self.draft.add(
                 "opaque",
@@ -275,7 +335,8 @@ class _Lift:
                 weight_dtypes=[state.dtype for state in states],
                 buffers=[name for name, state in zip(held, states, strict=True) if state.kind == "buffer"],
                 passing=[name for name, state in zip(held, states, strict=True) if not state.persistent],
-                macs=self.macs(call),
+                sized_by=operands.index(telling) if sized and telling is not None else None,
+                macs=self.macs(recorded),
             ).node
         except TypeRuleError as error:
             raise NasirError(f"{call.place}: {error}; that cannot be imported yet") from None
@@ -286,11 +347,27 @@ class _Lift:
             self.lifted.modules[node] = call.module
             for name, state in zip(held, states, strict=True):
                 self._own(Key(node, name), state.key)
+        return node
+
+    def _tells_batch(self, number: int) -> bool:
+        """Whether the length of the first axis of a value tells how large the batch is."""
+        value = self._type(self._value(number))
+        return value is not None and value.batch > 0
+
+    def _witness(self, call: Call, sized: bool) -> int:
+        """An input for a call that has none, or is `sized`: takes its size from a batch that no operand has."""
+        batched = [number for number in self.inputs if self._tells_batch(number)]
+        if not batched and sized:
+            raise NasirError(
+                f"{call.place}: takes its size from the batch, and nothing reads the numbers of an input that has one; "
+                "let forward use that input, or make the size an attribute of the module"
+            )
+        return (batched or self.inputs)[0]
 
     # -- types and names
 
     def _value(self, number: int) -> Value:
-        return self.recording.values[number]
+        return self.values[number]
 
     def _dtype(self, dtype: str) -> DType:
         """A dtype of torch; that in which the network computes is called float32."""
@@ -309,27 +386,29 @@ class _Lift:
         rest = tuple([axis for axis in value.shape[1:] if isinstance(axis, int)])
         return ValueType(rest, None, self._dtype(value.dtype), value.shape[0].factor)
 
-    def _loose(self, value: Value, call: Call) -> ValueType:
-        """The type of what an opaque node gives, which only opaque nodes read where its batch is not the first axis."""
+    def _loose(self, value: Value) -> ValueType:
+        """The type of what an opaque node gives. Where its batch is not the first axis, or a length follows the data
+        (and counts as 1), only opaque nodes read it."""
         made = self._type(value)
         if made is not None:
             return made
-        if any(axis is None or (isinstance(axis, Batch) and axis.offset) for axis in value.shape):
-            raise NasirError(f"{call.place}: gives {value.shape}, whose size depends on the data or oddly on the batch")
         factors = [axis.factor for axis in value.shape if isinstance(axis, Batch)]
-        rest = tuple([axis for axis in value.shape if isinstance(axis, int)])
-        return ValueType(rest, None, self._dtype(value.dtype), factors[0])
+        rest = tuple([1 if axis is None else axis for axis in value.shape if not isinstance(axis, Batch)])
+        return ValueType(rest, None, self._dtype(value.dtype), factors[0] if factors else 0)
+
+    def _label_of(self, call: Call) -> str:
+        return self._label(call.label) if call.module is not None else self._function_label(call)
 
     def _function_label(self, call: Call) -> str:
         name = call.operation.rpartition(".")[2].strip("_") or "call"
-        name = f"{name}_" if name in TAKEN else name
         path = call.scope[-1].path if call.scope else ""
-        return f"{path}.{name}" if path else name
+        name = f"{name}_" if name in self.taken else name
+        return self._label(f"{path}.{name}" if path else name, self.reserved)
 
-    def _label(self, wanted: str) -> str:
-        """A label that is free: `wanted`, else with a number."""
+    def _label(self, wanted: str, reserved: Collection[str] = ()) -> str:
+        """A label that is free: `wanted`, else with a number; none of those `reserved`."""
         label, number = wanted, 1
-        while label in self.labels or not label:
+        while label in self.labels or label in reserved or not label:
             number += 1
             label = f"{wanted or ROOT}_{number}"
         self.labels.add(label)

@@ -8,11 +8,12 @@ from typing import Any, Literal, TypeAlias
 
 from numpy.typing import NDArray
 
+from nasir.ir.types import Mode as Mode
+
 Tree: TypeAlias = Any
 """Nested tuples, lists, dicts and Structures. Leaves: None, bool, int, float, complex, str, Ellipsis, numpy arrays, and
 the classes Ref, Batch, Symbol, Device of this module. A Switch stands for one of two trees."""
 
-Mode: TypeAlias = Literal["eval", "train"]
 Origin: TypeAlias = Literal["input", "parameter", "buffer", "constant", "call"]
 Source: TypeAlias = Literal["input", "parameter", "buffer", "random"]
 
@@ -60,6 +61,9 @@ class Device:
     """A device: that of the inputs (None), or one that the module names itself, as "cuda:1"."""
 
     name: str | None = None
+
+
+SLICE = "slice"
 
 
 @dataclass(frozen=True, slots=True)

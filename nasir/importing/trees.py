@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nasir.importing.recording import Mode, Ref, Structure, Switch, Tree
+from nasir.importing.recording import SLICE, Mode, Ref, Structure, Switch, Symbol, Tree
 
 
 def parts_of(tree: Tree) -> tuple[tuple[str, Tree], ...] | None:
@@ -79,6 +79,16 @@ def in_mode(tree: Tree, mode: Mode) -> Tree:
         return in_mode(tree.of(mode), mode)
     parts = parts_of(tree)
     return tree if parts is None else rebuilt(tree, [in_mode(part, mode) for _, part in parts])
+
+
+def names_in(tree: Tree) -> Iterator[str]:
+    """Names of the classes and constants of libraries in the tree."""
+    if isinstance(tree, Symbol):
+        yield tree.name
+    if isinstance(tree, Structure) and tree.kind != SLICE:
+        yield tree.kind
+    for _, part in parts_of(tree) or ():
+        yield from names_in(part)
 
 
 def refs(tree: Tree) -> list[int]:

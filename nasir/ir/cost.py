@@ -5,7 +5,7 @@ Batch normalization, activations and pooling count as no multiply-accumulates; `
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from nasir.ir.infer import Typing
@@ -44,8 +44,9 @@ def total(parts: Iterable[Cost]) -> Cost:
     return Cost(params, macs, activation_bytes, weight_bytes)
 
 
-def count(nodes: Mapping[int, Node], typing: Typing) -> dict[int, Cost]:
-    """Cost of each node by id, in topological order, counted on every call; `Graph.costs` keeps it."""
+def count(nodes: Mapping[int, Node], typing: Typing, idle: Collection[int] = ()) -> dict[int, Cost]:
+    """Cost of each node by id, in topological order, counted on every call; `Graph.costs` keeps it. Those of `idle`,
+    which do not run in evaluation, cost their weights alone."""
     types, slots = typing.types, typing.slots
     values = dict.fromkeys(slots, 0)  # bytes of all outputs of each node
     for port, value in types.items():
@@ -60,7 +61,9 @@ def count(nodes: Mapping[int, Node], typing: Typing) -> dict[int, Cost]:
             if slot.kind == "param":
                 params += entries
         definition, macs = op_named(node.op), 0
-        if definition.macs is not None:
+        if node_id in idle:
+            size = 0
+        elif definition.macs is not None:
             inputs = tuple([types[port] for port in node.inputs])
             macs = definition.macs_of(node.attrs, inputs, types[Port(node_id)])
         costs[node_id] = Cost(params, macs, size, weights)

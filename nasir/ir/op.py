@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 from annotated_types import MinLen
 
 from nasir.errors import TypeRuleError, UsageError
-from nasir.ir.types import JSON, ValueType
+from nasir.ir.types import JSON, Mode, ValueType
 from nasir.options import Canonical, Option, checked, declared, sentence
 from nasir.options.ranges import Count, Whole
 from nasir.registry import ops
@@ -31,6 +31,7 @@ Macs: TypeAlias = Callable[[Mapping[str, JSON], tuple[ValueType, ...], ValueType
 Unordered: TypeAlias = Callable[[Mapping[str, JSON], tuple[ValueType, ...], ValueType], tuple[str, str] | None]
 Pointwise: TypeAlias = Callable[..., Any]
 Even: TypeAlias = Callable[[Mapping[str, JSON]], bool]
+Reads: TypeAlias = Callable[[Mapping[str, JSON]], tuple[Mode | None, ...]]
 Family: TypeAlias = Literal[
     "input",
     "weighted",
@@ -53,6 +54,8 @@ Family: TypeAlias = Literal[
     "ensemble",
     "weight",
     "opaque",
+    "mode",
+    "assign",
 ]
 Sign: TypeAlias = Literal["always", "keeps"]
 Channels: TypeAlias = Literal["alone", "moves", "groups"]
@@ -106,6 +109,8 @@ class OpDef:
         ensemble    the mean prediction of branches; attribute `average`: probabilities or logits
         weight      puts out a weight, which functions use
         opaque      a call of somebody's function or module, of which nothing is known
+        mode        the input that is read in the mode in which the network runs (`reads`), nothing where there is none
+        assign      its second input, which the buffer that its first one puts out holds when the network has run
     `channels`: how channels are kept apart.
         alone       each channel, with the entries of the weights that belong to it, for itself, and in order: of inputs
                     whose channels lie one after another the results lie one after another
@@ -125,6 +130,7 @@ class OpDef:
     `takes`: what its inputs may be beside floating-point numbers of each sample: "integers", numbers of any other
     type; "unbatched", values without a batch axis, which are the same for all samples; "rows", values with different
     numbers of rows for each sample, of which its rule makes what it puts out.
+    `reads`: of ops of family "mode": in which mode each input is read, given the attributes; None: in both.
     `later`: attributes that graphs were written without once; such a one at its default is left out of digests and of
     stored graphs, which so stay what they were.
     `macs` counts multiply-accumulates for one row of the batch, in a `foreign` op for one sample; see `macs_of`.
@@ -152,6 +158,7 @@ class OpDef:
     even: Even | None = None
     constant: Callable[..., Any] | None = None
     unordered: Unordered | None = None
+    reads: Reads | None = None
     takes: frozenset[Taken] = frozenset()
     later: frozenset[str] = frozenset()
     _known: dict[Any, dict[str, JSON]] = field(default_factory=dict, compare=False, repr=False)
@@ -256,6 +263,7 @@ def op(
     constant: Callable[..., Any] | None = None,
     macs: Macs | None = None,
     unordered: Unordered | None = None,
+    reads: Reads | None = None,
     takes: Iterable[Taken] = (),
     later: Iterable[str] = (),
 ) -> Callable[[Rule], Rule]:
@@ -288,6 +296,7 @@ def op(
             even=even,
             constant=constant,
             unordered=unordered,
+            reads=reads,
             takes=frozenset(takes),
             later=frozenset(later),
         )
@@ -340,6 +349,8 @@ def _fault(made: OpDef) -> str:
     if (made.family in UNARY or alone) and made.arity != (1, 1):
         what = "a pointwise op" if alone else f"an op of family {made.family!r}"
         return f"{what} has one input; it is declared with {'any number' if made.arity[1] is None else made.arity[0]}"
+    if (made.family == "mode") != (made.reads is not None):
+        return "an op of family 'mode', and no other, says in which mode it reads its inputs; give it `reads`"
     for word in (made.family, made.channels):
         missing = [attr for attr in ATTRS.get(word, ()) if attr not in made.attrs]
         if missing:

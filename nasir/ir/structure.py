@@ -12,11 +12,12 @@ from nasir.errors import GraphError, NasirError, TooManyNodes
 from nasir.ir import canon, regions
 from nasir.ir.cost import Cost, count, total
 from nasir.ir.infer import Typing, infer, nonnegative
+from nasir.ir.modes import not_in_both
 from nasir.ir.names import Names, named, verify_names
 from nasir.ir.node import Node, Region, RegionKind
 from nasir.ir.source import Key
 from nasir.ir.ties import Ties, sets_of
-from nasir.ir.types import Border, Port, Slot
+from nasir.ir.types import Border, Mode, Port, Slot
 
 MOST_NODES = 30_000
 """Nodes of a network: some 4,000 residual blocks. What asks for more, such as a slip in a depth, is refused."""
@@ -86,6 +87,11 @@ class Structure:
     def nonnegative(self) -> Mapping[int, bool]:
         """Node ids whose outputs are surely >= 0 (see `nasir.ir.infer.nonnegative`)."""
         return nonnegative(self.nodes, self.order)
+
+    @cached_property
+    def modes(self) -> Mapping[int, frozenset[Mode]]:
+        """The modes of the nodes that do not run in both (see `nasir.ir.modes`)."""
+        return not_in_both(self.nodes, self.outputs)
 
     @cached_property
     def shared(self) -> Mapping[Key, tuple[Key, ...]]:
@@ -227,8 +233,8 @@ class Structure:
 
     @cached_property
     def costs(self) -> Mapping[int, Cost]:
-        """Cost of each node for one sample, by id in topological order."""
-        return count(self.nodes, self.infer)
+        """Cost of each node for one sample in evaluation, by id in topological order."""
+        return count(self.nodes, self.infer, frozenset(n for n, modes in self.modes.items() if "eval" not in modes))
 
     @cached_property
     def total_cost(self) -> Cost:

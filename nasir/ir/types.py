@@ -12,12 +12,25 @@ from nasir.ir.space import Axis, Prod, size_of
 JSON: TypeAlias = Any  # null, bool, int, float, str, list, dict: the borders (spec, journal) check it
 Kind: TypeAlias = Literal["param", "buffer"]
 Role: TypeAlias = Literal["write", "read", "along", "fixed"]
+Mode: TypeAlias = Literal["eval", "train"]
 DType: TypeAlias = Literal[
-    "float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"
+    "float32",
+    "float64",
+    "float16",
+    "bfloat16",
+    "int64",
+    "int32",
+    "int16",
+    "int8",
+    "uint8",
+    "bool",
+    "complex64",
+    "complex128",
 ]
 """What numbers an array holds. Of a value, "float32" is whatever floating-point type the network computes in."""
 WIDTH: Mapping[str, int] = {
     **{"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2},
+    **{"complex64": 8, "complex128": 16},
     **{"int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "bool": 1},
 }
 """Bytes of one number."""

@@ -197,6 +197,8 @@ def permute(at: At, x: ValueType, order: tuple[Whole, ...]) -> ValueType:
 )
 def flatten(at: At, x: ValueType) -> ValueType:
     """All axes as one, row-major: channels stay resizable."""
+    if not x.axes:
+        at.fail("one number for each sample has no axes to flatten")
     return x.over((x.axes[0] if len(x.axes) == 1 else Prod(x.axes),))
 
 

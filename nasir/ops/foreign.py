@@ -49,7 +49,7 @@ def _counted(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out: Valu
     return counted if isinstance(counted, int) else 0
 
 
-@op("opaque", family="opaque", takes=get_args(Taken), random=True, macs=_counted, later=("macs", "passing"))
+@op("opaque", family="opaque", takes=get_args(Taken), random=True, macs=_counted, later=("macs", "passing", "sized_by"))
 def opaque(
     at: At,
     *x: ValueType,
@@ -63,6 +63,7 @@ def opaque(
     weight_shapes: tuple[Shape, ...] = (),
     weight_dtypes: tuple[DType, ...] = (),
     buffers: Annotated[tuple[str, ...], doc("those of `weights` that are not learned")] = (),
+    sized_by: Annotated[Whole | None, doc("number of the input whose first axis tells how large the batch is")] = None,
     passing: Annotated[tuple[str, ...], doc("those of `buffers` that are in no state_dict")] = (),
     macs: Annotated[Whole | None, doc("multiply-accumulates of one sample; none: unknown, counts as 0")] = None,
 ) -> tuple[ValueType, ...]:

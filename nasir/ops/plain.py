@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from annotated_types import MinLen, doc
+from annotated_types import doc
 
 from nasir.ir.infer import At
 from nasir.ir.op import Sizes, op
@@ -31,20 +31,21 @@ from nasir.ops.windows import slid
 from nasir.options.ranges import Count, Whole
 
 
-@op("input", family="input", view=True, later=("channel_axis", "dtype"))
+@op("input", family="input", view=True, later=("channel_axis", "dtype", "shared"))
 def input_(
     at: At,
-    shape: Annotated[tuple[Count, ...], MinLen(1)],
+    shape: tuple[Count, ...],
     channel_axis: Annotated[
         Whole | None, doc("which axis holds the channels; null: the last of two, else the first")
     ] = None,
     dtype: Annotated[DType, doc("float32: the floating-point type that the network computes in")] = FLOAT,
+    shared: Annotated[bool, doc("it has no batch axis, and is the same for all samples")] = False,
 ) -> ValueType:
-    """The network's input; `shape` without the batch axis: [C, H, W], [N], or [T, C] for tokens."""
+    """The network's input; `shape` without the batch axis: [C, H, W], [N], or [T, C] for tokens; [] for one number."""
     if channel_axis is not None and channel_axis >= len(shape):
         at.fail(f"channel_axis must be from 0 to {len(shape) - 1}, not {channel_axis}")
-    value = ValueType(shape, channel_axis, dtype)
-    if dtype != FLOAT:  # indices and masks have no channels
+    value = ValueType(shape, channel_axis, dtype, 0 if shared else 1)
+    if dtype != FLOAT or not shape:  # indices, masks and single numbers have no channels
         return value
     channels = at.fresh(shape[value.channel_axis])
     channels.pin = "it is the input of the network"

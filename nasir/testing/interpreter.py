@@ -109,6 +109,19 @@ _elementwise("tokens", lambda x: x.reshape(*x.shape[:2], -1).swapaxes(1, 2))
 _elementwise("mean_tokens", lambda x: x.mean(axis=1))
 
 
+_elementwise("only", lambda x: x)
+
+
+@reference("either")
+def _either(attrs: Attrs, weights: Weights, train: bool, evaluated: Array, trained: Array) -> Array:
+    return trained if train else evaluated
+
+
+@reference("assign")
+def _assign(attrs: Attrs, weights: Weights, train: bool, held: Array, x: Array) -> Array:
+    return x
+
+
 def shares(x: Array, axis: int) -> Array:
     """exp(x) over its sum along an axis."""
     powers = np.exp(x - x.max(axis=axis, keepdims=True))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -12,12 +11,12 @@ from torch import Tensor, nn
 from torch.overrides import get_overridable_functions
 
 from nasir.backends.torch.importing.names import named
-from nasir.backends.torch.importing.replaying import carry_out
+from nasir.backends.torch.importing.written import written
 from nasir.backends.torch.lower.ops import Lowered, lowering
 from nasir.errors import RunError
 from nasir.importing.data import call_from_json
 from nasir.importing.recording import Call as Recorded
-from nasir.importing.trees import refs
+from nasir.importing.trees import names_in
 from nasir.ir import JSON, ValueType
 
 ALLOWED: set[str] = set()
@@ -39,42 +38,58 @@ class Weight(nn.Module):
 
 
 class OpaqueCall(nn.Module):
-    """One recorded call of a function, in the mode of this module; a batch of any size."""
+    """One recorded call, in the mode of this module; a batch of any size.
 
-    def __init__(self, call: Recorded, inputs: tuple[ValueType, ...], check: bool = True) -> None:
+    `attrs`: those of an opaque node, `inputs`: the types of its inputs. With a `leaf`, it is a call of that module,
+    whose parameters, buffers and modules are this one's, under their names.
+    """
+
+    def __init__(self, attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], leaf: nn.Module | None = None) -> None:
         super().__init__()
-        if check and call.operation not in ALLOWED and not _computes(call.operation):
-            raise RunError(
-                f"{call.operation}: no function of torch that computes with tensors, and it was not recorded in this "
-                "process; import the network again from the module that it was made of"
-            )
-        self.call = call
-        self.results = refs(call.result)
-        batched = [(number, value) for number, value in enumerate(inputs) if value.batch]
-        self.first: int | None = batched[0][0] if batched else None
-        self.rows = batched[0][1].batch if batched else 1
+        call, sized_by = call_from_json(attrs["call"]), attrs["sized_by"]
+        if leaf is None:
+            _check(call)
+        self.how = (attrs["call"], sized_by, 1 if sized_by is None else inputs[sized_by].batch)
+        self.operation = call.operation
+        self.target = named(call.operation) if leaf is None else None
         self.leaf: nn.Module | None = None
+        if leaf is not None:
+            self.__dict__.update({name: leaf.__dict__[name] for name in ("_parameters", "_buffers", "_modules")})
+            self.__dict__["leaf"] = leaf  # no child: it would be there twice
+            self.training = leaf.training
+        self.run = written(*self.how)
 
-    @classmethod
-    def of_leaf(cls, call: Recorded, inputs: tuple[ValueType, ...], leaf: nn.Module) -> OpaqueCall:
-        """A call of a module, whose parameters, buffers and modules are this one's, under their names."""
-        made = cls(replace(call, module=""), inputs, check=False)
-        made.__dict__.update({name: leaf.__dict__[name] for name in ("_parameters", "_buffers", "_modules")})
-        made.__dict__["leaf"] = leaf  # no child: it would be there twice
-        made.training = leaf.training
-        return made
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "run"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.run = written(*self.how)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        tensors = dict(enumerate(inputs))
-        if self.leaf is not None:
-            self.leaf.training = self.training
-        batch = 1 if self.first is None else inputs[self.first].shape[0] // self.rows
-        home = inputs[0].device if inputs else torch.device("cpu")
-        carry_out(self.call, tensors, home, batch, "train" if self.training else "eval", self.leaf)
-        return tuple([tensors[number] for number in self.results])
+        leaf = self.leaf
+        if leaf is None:
+            return self.run(inputs, self.training, self.target)  # type: ignore[arg-type]
+        leaf.training = self.training
+        return self.run(inputs, self.training, leaf.forward)
 
     def extra_repr(self) -> str:
-        return self.call.operation
+        return self.operation
+
+
+def _check(call: Recorded) -> None:
+    """RunError for a call that names anything but what computes with tensors: a graph may come from a file."""
+    named_in = [call.operation, *names_in((call.args, dict(call.kwargs)))]
+    for position, name in enumerate(named_in):
+        if name not in ALLOWED and not (_computes(name) if position == 0 else _is_data(name)):
+            raise RunError(
+                f"{name}: no function of torch that computes with tensors, and it was not recorded in this process; "
+                "import the network again from the module that it was made of"
+            )
+
+
+def _is_data(name: str) -> bool:
+    return name.startswith("torch.") and isinstance(named(name), (torch.dtype, torch.layout, torch.memory_format))
 
 
 @cache
@@ -95,7 +110,6 @@ def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowere
 
 @lowering("opaque")
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    call: Any = call_from_json(a["call"])
-    if call.module is not None:
+    if a["live"]:
         raise RunError(f"{a['runs']}: a module of yours, which is not at hand; import the network again from it")
-    return OpaqueCall(replace(call, module=None), x)
+    return OpaqueCall(a, x)

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from nasir.backends.torch.importing.names import class_name
+from nasir.importing import extending
 from nasir.importing.recording import Structure
 
 LEAVES = (
@@ -48,7 +49,8 @@ def leaf_class(module: nn.Module, leaves: Collection[type[nn.Module]] = ()) -> t
     if parametrize.is_parametrized(module) or module._forward_hooks or module._forward_pre_hooks:
         return None
     name = class_name(kind)
-    return kind if any(fnmatchcase(name, pattern) for pattern in LEAVES) else _of_torch(module)
+    known = any(fnmatchcase(name, pattern) for pattern in (*LEAVES, *extending.LEAVES))
+    return kind if known else _of_torch(module)
 
 
 def _of_torch(module: nn.Module) -> type[nn.Module] | None:

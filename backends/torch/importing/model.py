@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
+import weakref
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from nasir.backends.torch.importing.copies import fresh_copy, of_batch, samples_of
 from nasir.backends.torch.importing.counting import counter
 from nasir.backends.torch.importing.foreign import ALLOWED, OpaqueCall
+from nasir.backends.torch.importing.names import named
+from nasir.backends.torch.importing.origin import Origin
 from nasir.backends.torch.importing.recording import Caller, record, record_structure
 from nasir.backends.torch.lower.build import build
+from nasir.backends.torch.lower.interface import Calling
 from nasir.backends.torch.model import Model
-from nasir.importing.data import call_from_json
+from nasir.backends.torch.nested import tensors_in, with_tensors
+from nasir.errors import NasirError
 from nasir.importing.lift import Lifted, lift
 from nasir.importing.recording import Recording
+from nasir.importing.trees import names_in
 from nasir.ir import Graph
 from nasir.transfer import Key
 
@@ -36,10 +44,31 @@ def from_module(
     recording, lifted = recorded_and_lifted(module, example, named, call=call, leaves=leaves)
     model = Model()
     model.training = module.training
+    model.calling = Calling(lifted.interface, {name: _class(name) for name in lifted.interface.kinds})
     tensors = {key: tensor for key, tensor in held(lifted, recording, module).items() if key.node not in lifted.modules}
     build(model, lifted.graph, tensors, None, _leaves(lifted, module))
+    model.origin = origin(lifted, recording, module, (example, named), call)
     model.hold()
     return model
+
+
+def origin(
+    lifted: Lifted,
+    recording: Recording,
+    module: nn.Module,
+    example: tuple[tuple[Any, ...], Mapping[str, Any]],
+    call: Caller | None,
+) -> Origin:
+    """What `Model.to_module` takes to give the module back."""
+    names = {entry.key: (entry.key, *entry.aliases) for entry in recording.state}
+    state = {key: names[name] for key, name in lifted.state.items()}
+    held = {name for given in state.values() for name in given}
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    rest = {name: tensor for name, tensor in tensors.items() if name not in held}
+    samples = samples_of(list(tensors_in(example)))
+    few = with_tensors(example, lambda tensor: of_batch(tensor, samples, 2))
+    skeleton = fresh_copy(module, module.training, meta=True)
+    return Origin(weakref.ref(module), skeleton, lifted.graph, state, rest, few, call)
 
 
 def recorded_and_lifted(
@@ -52,8 +81,9 @@ def recorded_and_lifted(
 ) -> tuple[Recording, Lifted]:
     """What a module computes, and its graph; the functions that it calls can be called by networks from then on."""
     recording = record(module, example, named, call=call, leaves=leaves)
-    lifted = lift(recording, counter(recording, module))
-    ALLOWED.update(node.operation for node in lifted.opaque.values())
+    lifted = lift(recording, counter(recording, module), positional(module, call), frozenset(dir(Model())))
+    for opaque in lifted.opaque.values():
+        ALLOWED.update((opaque.operation, *names_in((opaque.args, dict(opaque.kwargs)))))
     return recording, lifted
 
 
@@ -70,7 +100,28 @@ def graph_of(
     data flow.
     """
     recording = record_structure(module, example, named, call=call, leaves=leaves)
-    return lift(recording, counter(recording, module)).graph
+    return lift(recording, counter(recording, module), taken=frozenset(dir(Model()))).graph
+
+
+def positional(module: nn.Module, call: Caller | None) -> tuple[str, ...]:
+    """Names of the parameters of a module that may be passed by position, in order."""
+    if call is None:
+        parameters = list(inspect.signature(module.forward).parameters.values())
+    else:
+        parameters = list(inspect.signature(call).parameters.values())[1:]  # the module itself is the first
+    return tuple([p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD])
+
+
+def _class(name: str) -> type:
+    """The class of an object that the module takes or returns; NasirError where it cannot be found by its name."""
+    try:
+        found: Any = named(name)
+    except NasirError:
+        raise NasirError(
+            f"the module takes or returns a {name}, which cannot be found by that name; define the class at the top "
+            "level of a module that can be imported"
+        ) from None
+    return found  # type: ignore[no-any-return]
 
 
 def _leaves(lifted: Lifted, module: nn.Module) -> dict[int, nn.Module]:
@@ -81,7 +132,7 @@ def _leaves(lifted: Lifted, module: nn.Module) -> dict[int, nn.Module]:
         leaf = module.get_submodule(path)
         if node in lifted.opaque:
             inputs = tuple([types[port] for port in graph.nodes[node].inputs])
-            leaf = OpaqueCall.of_leaf(call_from_json(graph.nodes[node].attrs["call"]), inputs, leaf)
+            leaf = OpaqueCall(graph.nodes[node].attrs, inputs, leaf)
         leaves[node] = leaf
     return leaves
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,13 @@ import torch
 from torch import Tensor
 
 from nasir.backends.torch.importing.names import class_name, named
+from nasir.backends.torch.nested import fields_of
+from nasir.backends.torch.nested import tensors_in as tensors_in
+from nasir.backends.torch.nested import with_tensors as with_tensors
 from nasir.errors import NasirError
-from nasir.importing.recording import Batch, Device, Mode, Ref, Structure, Switch, Symbol, Tree
+from nasir.importing.recording import SLICE, Batch, Device, Mode, Ref, Structure, Switch, Symbol, Tree
 
 PLAIN = (type(None), bool, int, float, complex, str, type(Ellipsis))
-SLICE = "slice"
 
 
 def encoded(operand: Any, ref: Callable[[Tensor], Ref], home: torch.device, where: str) -> Tree:
@@ -27,7 +28,7 @@ def encoded(operand: Any, ref: Callable[[Tensor], Ref], home: torch.device, wher
         return ref(operand)
     if type(operand) in PLAIN:
         return operand
-    parts = _fields(operand)
+    parts = fields_of(operand)
     if parts is not None:
         kind = SLICE if isinstance(operand, slice) else class_name(type(operand))
         return Structure(kind, tuple([(name, encoded(part, ref, home, where)) for name, part in parts]))
@@ -51,50 +52,6 @@ def encoded(operand: Any, ref: Callable[[Tensor], Ref], home: torch.device, wher
         f"record: {where}: a {class_name(type(operand))} is neither a tensor nor data (numbers, strings, sequences, "
         "dicts, dataclasses); pass what the module needs of it, for outputs by call=lambda module, *args: ..."
     )
-
-
-def _fields(operand: Any) -> list[tuple[str, Any]] | None:
-    """Named parts of slices, dataclasses and named tuples."""
-    if isinstance(operand, slice):
-        return [("start", operand.start), ("stop", operand.stop), ("step", operand.step)]
-    if dataclasses.is_dataclass(operand) and not isinstance(operand, type):
-        return [(field.name, getattr(operand, field.name, None)) for field in dataclasses.fields(operand)]
-    if isinstance(operand, tuple) and hasattr(operand, "_fields"):
-        return list(zip(operand._fields, operand, strict=True))
-    return None
-
-
-def tensors_in(operand: Any) -> Iterator[Tensor]:
-    """Every tensor in an operand or result, in the order of `encoded`."""
-    if isinstance(operand, Tensor):
-        yield operand
-    elif (parts := _fields(operand)) is not None:
-        for _, part in parts:
-            yield from tensors_in(part)
-    elif isinstance(operand, (tuple, list)):
-        for part in operand:
-            yield from tensors_in(part)
-    elif isinstance(operand, Mapping):
-        for part in operand.values():
-            yield from tensors_in(part)
-
-
-def with_tensors(operand: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The operand with other tensors in it; containers without tensors stay the same objects."""
-    if isinstance(operand, Tensor):
-        return change(operand)
-    if next(tensors_in(operand), None) is None:
-        return operand
-    parts = _fields(operand)
-    if parts is not None:
-        changed = {name: with_tensors(part, change) for name, part in parts}
-        return type(operand)(*changed.values()) if isinstance(operand, tuple) else type(operand)(**changed)
-    if isinstance(operand, Mapping):
-        return {key: with_tensors(part, change) for key, part in operand.items()}
-    inner = [with_tensors(part, change) for part in operand]
-    if isinstance(operand, list) or type(operand) is tuple:
-        return type(operand)(inner)
-    return type(operand)(tuple(inner))  # what torch.max returns
 
 
 def decoded(tree: Tree, tensor: Callable[[int], Tensor], home: torch.device, batch: int, mode: Mode) -> Any:

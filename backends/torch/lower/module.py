@@ -117,7 +117,7 @@ class LoweredModule(LoweredParts):
             )
             model = type(self)()
             model.seed, model.ordinal, model.channels_last = self.seed, self.ordinal + 1, self.channels_last
-            model.training = self.training
+            model.training, model.calling = self.training, self.calling
             build(model, rewrite.graph, fresh, self)
             attached.carry(self, model, added)
         return model

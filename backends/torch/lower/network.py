@@ -14,14 +14,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import wraps
+from heapq import heapify, heappop, heappush
+from itertools import pairwise
 from keyword import iskeyword
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from torch import fx, nn
 
+from nasir.backends.torch.lower.modes import assign
 from nasir.backends.torch.lower.ops import Call, Lowered, may_overwrite
 from nasir.errors import NasirWarning, UsageError
 from nasir.ir import Graph, Port, op_named
+from nasir.ir.modes import reads_of
+from nasir.ir.types import Mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,27 +43,46 @@ Step = int | Unit
 
 
 class Row(NamedTuple):
-    """One call of the generated forward: its text before and after the inputs; `several`: it gives a tuple."""
+    """One call of the generated forward: its text before and after the inputs; `several`: it gives a tuple; `mode`: it
+    runs in this one alone. With `reads`, the mode in which each input is read, it is no call but a choice of them."""
 
     head: str
     tail: str
     inputs: tuple[Port, ...]
     results: tuple[Port, ...]
     several: bool
+    mode: Mode | None = None
+    reads: tuple[Mode | None, ...] = ()
+
+    def text(self, names: Mapping[Port, str]) -> str:
+        """Its expression, given the variables of the inputs."""
+        given = [names[port] for port in self.inputs]
+        if self.reads:
+            chosen = {
+                mode: next((name for name, read in zip(given, self.reads, strict=True) if read in (None, mode)), "None")
+                for mode in get_args(Mode)
+            }
+            return f"{chosen['train']} if self.training else {chosen['eval']}"
+        made = f"{self.head}{', '.join(given)}{self.tail}"
+        if self.mode is None:
+            return made
+        nothing = f"({'None, ' * len(self.results)})" if self.several else "None"
+        first, second = (made, nothing) if self.mode == "train" else (nothing, made)
+        return f"{first} if self.training else {second}"
 
 
 def schedule(graph: Graph) -> tuple[Step, ...]:
     """Nodes and units in an order in which every value is ready when it is read."""
-    owner = _owners(graph)
+    owner, order = _owners(graph), _order(graph)
     steps: list[Step] = []
     members: dict[str, list[int]] = {}
     last: dict[str, int] = {}
-    for node_id in graph.order:
+    for node_id in order:
         path = owner.get(node_id)
         if path is not None:
             members.setdefault(path, []).append(node_id)
             last[path] = node_id
-    for node_id in graph.order:
+    for node_id in order:
         path = owner.get(node_id)
         if path is None:
             steps.append(node_id)
@@ -67,9 +91,32 @@ def schedule(graph: Graph) -> tuple[Step, ...]:
     return tuple(steps)
 
 
+def _order(graph: Graph) -> tuple[int, ...]:
+    """The canonical order; that in which the nodes were made where parts of an imported module run as they are, or
+    random numbers would be drawn in another one: gradients are summed up and numbers drawn as the module does it."""
+    drawing = [node_id for node_id in graph.order if graph.nodes[node_id].facts.random]
+    foreign = any(node.facts.foreign for node in graph.nodes.values())
+    if not foreign and all(before < after for before, after in pairwise(drawing)):
+        return graph.order
+    waits = {node_id: len({port.node for port in graph.nodes[node_id].inputs}) for node_id in graph.order}
+    ready = [node_id for node_id, count in waits.items() if not count]
+    heapify(ready)
+    order: list[int] = []
+    while ready:
+        node_id = heappop(ready)
+        order.append(node_id)
+        for user in graph.users(node_id):
+            waits[user] -= 1
+            if not waits[user]:
+                heappush(ready, user)
+    return tuple(order)
+
+
 def _owners(graph: Graph) -> dict[int, str]:
     """The block path each node runs in; absent for nodes that run at the top."""
     blocks = {region.path for region in graph.blocks if not region.parts}  # those have modules of their own
+    if any(node.facts.family in ("mode", "assign") for node in graph.nodes.values()):
+        blocks = {path for path in blocks if _is_one_call(graph, path)}
     outer = [path for path in blocks if not _inside(path, blocks)]
     owner = {node_id: path for path in outer for node_id in graph.members(path)}
     outputs = {port.node for port in graph.outputs}
@@ -88,6 +135,25 @@ def _owners(graph: Graph) -> dict[int, str]:
         else:
             owner.pop(node_id, None)
     return owner
+
+
+def _is_one_call(graph: Graph, path: str) -> bool:
+    """Whether a block can run as one module: all of it in the same modes, without a buffer that is assigned to."""
+    nodes = graph.members(path)
+    modes = {graph.modes.get(node_id) for node_id in nodes}
+    families = {graph.nodes[n].facts.family for n in nodes}
+    families |= {"assign" for n in nodes for user in graph.users(n) if _assigns_to(graph, user, n)}
+    return len(modes) == 1 and not families & {"mode", "assign"}
+
+
+def _assigns_to(graph: Graph, node_id: int, held: int) -> bool:
+    node = graph.nodes[node_id]
+    return node.facts.family == "assign" and node.inputs[0].node == held
+
+
+def _mode(graph: Graph, node_id: int) -> Mode | None:
+    """The one mode in which a node runs; None where it runs in both."""
+    return next(iter(graph.modes.get(node_id, ())), None)
 
 
 def _inside(path: str, others: set[str]) -> bool:
@@ -214,19 +280,32 @@ def write_top(
     scope: dict[str, Any] = {}
     names = {Port(node_id): f"x{index or ''}" for index, node_id in enumerate(graph.inputs)}
     rows: list[Row] = []
+    assigned = {node.inputs[0].node: n for n, node in graph.nodes.items() if node.facts.family == "assign"}
     for step in steps:
         if isinstance(step, Unit):
-            rows.append(Row(f"{_attribute(step.path)}(", ")", step.inputs, step.outputs, len(step.outputs) > 1))
+            mode, several = _mode(graph, step.nodes[-1]), len(step.outputs) > 1
+            rows.append(Row(f"{_attribute(step.path)}(", ")", step.inputs, step.outputs, several, mode))
         elif step not in graph.inputs:
-            node, call = graph.nodes[step], lowered[step]
+            node, call, mode = graph.nodes[step], lowered.get(step), _mode(graph, step)
             several = op_named(node.op).several
             results = tuple(_outputs(graph, step)) if several else (Port(step),)
-            if isinstance(call, Call):
+            if node.facts.family == "mode":
+                rows.append(Row("", "", node.inputs, results, several, mode, reads_of(node)))
+            elif isinstance(call, Call):
                 kwargs = {**call.kwargs, "inplace": True} if step in inplace else call.kwargs
-                rows.append(Row(*_call_text(call, kwargs, scope), node.inputs, results, several))
+                rows.append(Row(*_call_text(call, kwargs, scope), node.inputs, results, several, mode))
             else:
-                rows.append(Row(f"{_attribute(node.label)}(", ")", node.inputs, results, several))
-    return _source(graph, rows, names), scope
+                # what is assigned at the end is written in place, and backward passes need what was read
+                tail = ").clone()" if step in assigned else ")"
+                rows.append(Row(f"{_attribute(node.label)}(", tail, node.inputs, results, several, mode))
+    if assigned:
+        scope["assign"] = assign
+    ends = [
+        (f'assign(self, {_attribute(graph.nodes[held].label)}, "{slot}", ', Port(value))
+        for held, value in assigned.items()
+        for slot in graph.weights(held)
+    ]
+    return _source(graph, rows, names, ends), scope
 
 
 def _outputs(graph: Graph, node_id: int) -> Iterator[Port]:
@@ -258,23 +337,26 @@ def _call_text(call: Call, kwargs: Mapping[str, Any], scope: dict[str, Any]) -> 
     return head, f"{tail}{''.join(f', {text}' for text in constants)})"
 
 
-def _source(graph: Graph, rows: list[Row], names: dict[Port, str]) -> str:
-    """The rows as Python, each value dropped after its last use so that its memory is free again."""
+def _source(graph: Graph, rows: list[Row], names: dict[Port, str], ends: list[tuple[str, Port]]) -> str:
+    """The rows as Python, each value dropped after its last use so that its memory is free again; `ends`: calls after
+    all of them, each with a value as its last operand."""
     last = {port: index for index, row in enumerate(rows) for port in row.inputs}
-    kept = set(graph.outputs)
+    kept = {*graph.outputs, *[port for _, port in ends]}
     lines = [f"def forward(self, {', '.join(names.values())}):"]
-    for index, (head, tail, inputs, results, several) in enumerate(rows):
-        for port in results:
+    for index, row in enumerate(rows):
+        for port in row.results:
             names[port] = f"v{port.node}" + (f"_{port.output}" if port.output else "")
-        text = f"{head}{', '.join([names[port] for port in inputs])}{tail}"
+        text = row.text(names)
         done = [
             names[port]
-            for port in dict.fromkeys((*inputs, *results))
+            for port in dict.fromkeys((*row.inputs, *row.results))
             if last.get(port, -1) <= index and port not in kept
         ]
         drop = f";  {' = '.join(done)} = None" if done else ""
-        targets = ", ".join([names[port] for port in results]) + ("," if several and len(results) == 1 else "")
+        comma = "," if row.several and len(row.results) == 1 else ""
+        targets = ", ".join([names[port] for port in row.results]) + comma
         lines.append(f"    {targets} = {text}{drop}")
+    lines += [f"    {head}{names[port]})" for head, port in ends]
     values = [names[port] for port in graph.outputs]
     lines.append(f"    return {values[0] if len(values) == 1 else '(' + ', '.join(values) + ')'}")
     return "\n".join(lines) + "\n"

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
+from nasir.backends.torch.lower.interface import Calling
 from nasir.backends.torch.lower.made import Made, refuse
 from nasir.backends.torch.lower.naming import NamedWeights
 from nasir.backends.torch.lower.network import BlockCode, Unit
@@ -25,7 +26,8 @@ CODE: dict[Any, BlockCode] = {}  # one generated class for each block signature
 class LoweredParts(NamedWeights):
     """A network with the parts that `build` made of its graph, and where each of them is.
 
-    Inputs are [N, *input shape], the result is the graph's output (a tuple when it has several).
+    Inputs are [N, *input shape], the result is the graph's output (a tuple when it has several). An imported network is
+    called as the user's module is, and returns what that returns.
     """
 
     code: str  # the generated forward, blocks as calls; each block prints its own
@@ -41,6 +43,7 @@ class LoweredParts(NamedWeights):
         super().__init__()
         # there from the start, so that no label can take their names
         self.__dict__.update(dict.fromkeys(LOWERED))
+        self.calling: Calling | None = None  # how the user's module is called that it was imported from
         self.channels_last = False
         self.ordinal = 0  # rewrites so far: part of the key of every random fill
         self.seed = 0
@@ -52,8 +55,12 @@ class LoweredParts(NamedWeights):
         """The blocks that run as one module each, by region path."""
         return {path: block for path, (_, _, block) in self._units.items()}
 
-    def forward(self, *inputs: Tensor) -> Any:
-        return self._forward(self, *inputs)
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        calling = self.calling
+        if calling is None or (calling.plain and not named and len(inputs) == len(calling.interface.batched)):
+            return self._forward(self, *inputs, **named)
+        bound = calling.bound(inputs, named)
+        return calling.packed(self._forward(self, *bound), bound, self.training)
 
     def tensor(self, key: Key) -> Tensor:
         """The parameter or buffer of a (node id, slot); raises GraphError when there is none."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nasir.backends.torch.host import on_host, widened
+from nasir.backends.torch.lower.interface import first_floating
 from nasir.backends.torch.lower.module import LoweredModule
 from nasir.backends.torch.observe.units import Role, Rows, by_space, weight_sums
 from nasir.backends.torch.train.loop import evaluating
@@ -142,7 +143,7 @@ def _taylor(model: LoweredModule, labelled: Labelled | None) -> Measured:
         for parameter, _ in flags:
             parameter.requires_grad_(True)  # frozen weights are scored like all others
         with evaluating(model), torch.enable_grad():
-            loss = functional.cross_entropy(widened(model(images.to(dtype))), labels)
+            loss = functional.cross_entropy(widened(first_floating(model(images.to(dtype)))), labels)
             raw = torch.autograd.grad(loss, [parameter for parameter, _ in flags], allow_unused=True)
     finally:
         for parameter, flag in flags:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nasir.backends.torch.device.precision import float32_products
+from nasir.backends.torch.lower.interface import first_floating
 from nasir.backends.torch.train.ema import holding
 from nasir.backends.torch.train.loop import evaluating
 from nasir.errors import NotFinite
@@ -22,7 +23,7 @@ Tensors = Mapping[str, Tensor]
 def logits_of(model: nn.Module, images: Tensor) -> Tensor:
     """Eval-mode logits in full precision: rounding to bf16 or TF32 would hide what a rewrite does."""
     with evaluating(model), torch.no_grad(), float32_products("ieee"):
-        logits: Tensor = model(images.to(next(model.parameters()).dtype))
+        logits = first_floating(model(images.to(next(model.parameters()).dtype)))
     return logits
 
 

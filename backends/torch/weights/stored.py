@@ -14,6 +14,7 @@ The file is safetensors, with JSON as its metadata; there is no pickle in it. St
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from torch.optim import Optimizer
 
 from nasir.backends.torch.device.names import device_named
 from nasir.backends.torch.lower import attached
+from nasir.backends.torch.lower.interface import Calling
 from nasir.backends.torch.lower.module import zeros_of
 from nasir.backends.torch.model import Model
 from nasir.backends.torch.optimizers import momentum
@@ -39,10 +41,12 @@ from nasir.backends.torch.weights.checkpoint import host
 from nasir.backends.torch.weights.plain import packed, unpacked
 from nasir.errors import CheckpointError, NasirError, UsageError
 from nasir.files import canonical_json, json_value, replacing
+from nasir.importing.interface import Interface
 from nasir.ir import JSON, Graph
 from nasir.version import VERSION
 
 FORMAT = 1
+KINDS = {"collections.OrderedDict": OrderedDict}  # classes in the outputs of imported networks that a file may name
 METADATA = "nasir"  # the key of our JSON in the metadata of a file
 BESIDE = ("others", "random")  # what an optimizer may keep beside the state of parameters
 NOT_OPTIONS = ("params", "param_names")  # of a group: they follow the model
@@ -76,12 +80,14 @@ def save(
     path = Path(path)
     model._adopt()
     _refuse_live(model.graph)
+    calling = _calling(model)
     tensors = _weights(model)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     body: dict[str, Any] = {
         "format": FORMAT,
         "nasir": VERSION,
         "graph": model.graph.to_json(),
+        **calling,
         "seed": model.seed,
         "ordinal": model.ordinal,
         "channels_last": model.channels_last,
@@ -120,6 +126,20 @@ def _refuse_live(graph: Graph) -> None:
                 f"'{node.label}' is a {node.attrs['runs'].rpartition('.')[2]} of an imported module, which a file of "
                 "data cannot hold; store the model by torch.save(model), or its state_dict"
             )
+
+
+def _calling(model: Model) -> dict[str, JSON]:
+    """How an imported network is called, as JSON data; UsageError where that takes classes of somebody's own."""
+    if model.calling is None:
+        return {}
+    interface = model.calling.interface
+    own = sorted(interface.kinds - KINDS.keys())
+    if own:
+        raise UsageError(
+            f"the network takes or returns a {own[0]}, which a file of data cannot hold; import it with "
+            "call=lambda module, *args: ..., which returns tensors or a dict, or store it by torch.save(model)"
+        )
+    return {"interface": interface.to_json()}
 
 
 def load(path: Path | str, device: torch.device | str = "cpu") -> Stored:
@@ -450,6 +470,8 @@ def _model(body: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch
     plan, layout = zeros_of(graph), body["channels_last"]
     model = Model.from_graph(graph, body["seed"], plan=plan, device=device, channels_last=layout)
     model.ordinal = body["ordinal"]
+    if "interface" in body:
+        model.calling = Calling(Interface.from_json(body["interface"]), KINDS)
     own = dict((*model.named_parameters(), *model.named_buffers()))
     strides, fixed = body["strides"], set(body["fixed"])
     with torch.no_grad():
