@@ -175,7 +175,9 @@ def lifted(vector: NDArray[Any], value: ValueType) -> Values:
 
 def filled(known: Known, value: ValueType) -> Values:
     """What is known, NaN all over where that is nothing."""
-    return lifted(np.full(value.shape[value.channel_axis], np.nan), value) if known is None else known
+    if known is not None:
+        return known
+    return lifted(np.full(value.shape[value.channel_axis], np.nan), value) if value.axes else np.array(np.nan)
 
 
 def whole(known: Values, axis: int, size: int) -> Values:

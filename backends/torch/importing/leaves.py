@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from nasir.backends.torch.importing.names import class_name
+from nasir.importing import extending
 from nasir.importing.recording import Structure
 
 LEAVES = (
@@ -49,15 +50,16 @@ def is_leaf(module: nn.Module, leaves: Collection[type[nn.Module]] = ()) -> bool
     return _is_listed(kind) or _of_torch(module)
 
 
-def operation_of(leaf: nn.Module) -> str:
+def operation_of(leaf: nn.Module, leaves: Collection[type[nn.Module]] = ()) -> str:
     """The class whose behaviour a leaf has, as module.Class: its own, or that of torch.nn which it is made from."""
     kind = type(leaf)
-    return class_name(_base(kind) if not _is_listed(kind) and _of_torch(leaf) else kind)
+    own = kind in leaves or _is_listed(kind) or not _of_torch(leaf)
+    return class_name(kind if own else _base(kind))
 
 
 def _is_listed(kind: type[nn.Module]) -> bool:
     name = class_name(kind)
-    return any(fnmatchcase(name, pattern) for pattern in LEAVES)
+    return any(fnmatchcase(name, pattern) for pattern in (*LEAVES, *extending.LEAVES))
 
 
 def _base(kind: type[nn.Module]) -> type[nn.Module]:

@@ -155,7 +155,7 @@ class Recorder(TorchFunctionMode):
             inner.__dict__["forward"] = self._forward(inner, path, inner.forward, leaf)
 
     def _forward(self, module: nn.Module, path: str, run: Callable[..., Any], leaf: bool) -> Callable[..., Any]:
-        kind, operation = class_name(type(module)), operation_of(module) if leaf else ""
+        kind, operation = class_name(type(module)), operation_of(module, self._leaves) if leaf else ""
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             if self.paused:
