@@ -36,33 +36,45 @@ HARMLESS = ("extra_repr", "reset_parameters", "_init_weights")
 CALLING = ("__call__", "__getattr__", "__getattribute__")
 
 
-def leaf_class(module: nn.Module, leaves: Collection[type[nn.Module]] = ()) -> type[nn.Module] | None:
-    """The class that says what a module computes which is recorded as one call; None for any other module.
+def is_leaf(module: nn.Module, leaves: Collection[type[nn.Module]] = ()) -> bool:
+    """Whether a module is recorded as one call: a class of torch.nn, one of LEAVES, or one of the given classes.
 
-    These are the classes of torch.nn, those of LEAVES and the given ones. A subclass counts as the class of torch.nn
-    that it is made from unless it overrides some of its behaviour. Modules with hooks or parametrizations are no
-    leaves, so that what those compute is recorded, too.
+    A subclass counts as the class of torch.nn that it is made from unless it overrides some of its behaviour. Modules
+    with hooks or parametrizations are no leaves, so that what those compute is recorded, too.
     """
     kind = type(module)
     if kind in leaves:
-        return kind
+        return True
     if parametrize.is_parametrized(module) or module._forward_hooks or module._forward_pre_hooks:
-        return None
+        return False
+    return _is_listed(kind) or _of_torch(module)
+
+
+def operation_of(leaf: nn.Module, leaves: Collection[type[nn.Module]] = ()) -> str:
+    """The class whose behaviour a leaf has, as module.Class: its own, or that of torch.nn which it is made from."""
+    kind = type(leaf)
+    own = kind in leaves or _is_listed(kind) or not _of_torch(leaf)
+    return class_name(kind if own else _base(kind))
+
+
+def _is_listed(kind: type[nn.Module]) -> bool:
     name = class_name(kind)
-    known = any(fnmatchcase(name, pattern) for pattern in (*LEAVES, *extending.LEAVES))
-    return kind if known else _of_torch(module)
+    return any(fnmatchcase(name, pattern) for pattern in (*LEAVES, *extending.LEAVES))
 
 
-def _of_torch(module: nn.Module) -> type[nn.Module] | None:
-    """The class of torch.nn that a module computes as."""
-    kinds = type(module).__mro__
-    base: type[nn.Module] = next((kind for kind in kinds if kind.__module__.startswith("torch.nn.modules.")), nn.Module)
+def _base(kind: type[nn.Module]) -> type[nn.Module]:
+    """The first class of torch.nn among a class and those above it; nn.Module where there is no other."""
+    return next((each for each in kind.__mro__ if each.__module__.startswith("torch.nn.modules.")), nn.Module)
+
+
+def _of_torch(module: nn.Module) -> bool:
+    kinds, base = type(module).__mro__, _base(type(module))
     if base is nn.Module or issubclass(base, CONTAINERS) or "forward" in vars(module):
-        return None
+        return False
     if any(True for _ in module.children()) and not issubclass(base, HAS_OWN_MODULES):
-        return None
+        return False
     above = kinds[: kinds.index(base)]
-    return None if any(hasattr(base, name) and _matters(name) for kind in above for name in vars(kind)) else base
+    return not any(hasattr(base, name) and _matters(name) for kind in above for name in vars(kind))
 
 
 def _matters(name: str) -> bool:

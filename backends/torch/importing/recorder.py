@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from nasir.backends.torch.importing.flow import Flow
-from nasir.backends.torch.importing.leaves import described, leaf_class
+from nasir.backends.torch.importing.leaves import described, is_leaf, operation_of
 from nasir.backends.torch.importing.names import class_name, name_of
 from nasir.backends.torch.importing.operands import encoded, tensors_in
 from nasir.backends.torch.importing.pure import says_in_place
@@ -151,13 +151,11 @@ class Recorder(TorchFunctionMode):
                     f"record: {path or 'the module'} is TorchScript, whose calls Python does not see; record the "
                     "module that it was compiled from"
                 )
-            leaf = leaf_class(inner, self._leaves)
+            leaf = is_leaf(inner, self._leaves)
             inner.__dict__["forward"] = self._forward(inner, path, inner.forward, leaf)
 
-    def _forward(
-        self, module: nn.Module, path: str, run: Callable[..., Any], leaf: type[nn.Module] | None
-    ) -> Callable[..., Any]:
-        kind = class_name(type(module))
+    def _forward(self, module: nn.Module, path: str, run: Callable[..., Any], leaf: bool) -> Callable[..., Any]:
+        kind, operation = class_name(type(module)), operation_of(module, self._leaves) if leaf else ""
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             if self.paused:
@@ -168,10 +166,10 @@ class Recorder(TorchFunctionMode):
             if path:  # the root is there from the start
                 self._scopes.append(Scope(path, kind, visit))
             try:
-                if leaf is None:
+                if not leaf:
                     return run(*args, **kwargs)
                 with self.off():
-                    return self._recorded(class_name(leaf), run, args, kwargs, (module, path))
+                    return self._recorded(operation, run, args, kwargs, (module, path))
             finally:
                 del self._scopes[depth:]
 
