@@ -61,6 +61,7 @@ def examined(make: Callable[[], nn.Module], shapes: Iterable[tuple[int, ...]]) -
     for dtype in (torch.float64, torch.float32):
         try:
             _outputs(net, shape, dtype)
+            _outputs(model, shape, dtype)
             break
         except RuntimeError:  # it computes in float32 somewhere, whatever it is given
             continue
