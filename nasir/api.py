@@ -29,7 +29,7 @@ from nasir.running.resolution import summary_of
 from nasir.running.state import RunState
 from nasir.spec import Spec, hash_code, import_plugins, load_spec
 from nasir.spec.given import Given
-from nasir.spec.imported import facts_of, imported, made_by_code
+from nasir.spec.imported import facts_of, imported
 from nasir.spec.inherit import Inherited, inherited
 from nasir.spec.model_source import RunNetwork
 from nasir.spec.network import build, initial_plan
@@ -85,7 +85,7 @@ def run(
     for plugin in plugins:
         notice(f"imported plugin {plugin.path} (sha256 {plugin.sha256[:12]})")
     source = inherited(spec) if isinstance(spec.network, RunNetwork) else None
-    module = module_behind(spec, source.graph) if source is not None else imported(spec) if made_by_code(spec) else None
+    module = imported(spec) if source is None else module_behind(spec, source.graph)
     graph = build(spec, module=module) if source is None else source.graph
     check_reach(spec, graph)
     check_names(spec, graph)

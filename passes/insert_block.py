@@ -15,6 +15,7 @@ from annotated_types import Ge, Lt
 
 from nasir.blocks import build_block
 from nasir.blocks.tail import branch_tails, near_zero, parameters
+from nasir.branching import copy_nodes
 from nasir.errors import Decline, GraphError
 from nasir.ir import Draft, Graph, Port, Region
 from nasir.options.ranges import Count, Positive
@@ -68,15 +69,17 @@ class InsertBlock(Pass):
         path = draft.free_label(stage)
         old_nodes = set(draft.nodes)
         template = _template(graph, stage, previous) if self.block is None else self.block
+        copied: dict[int, int] = {}
         if template is None or isinstance(template, str):
-            after = _clone(draft, graph, stage, previous, path, before)
+            after, copied = _clone(draft, graph, stage, previous, path, before)
         else:
             after = _build(draft, before, path, template)
+        draft.join(stage, path)
         if draft.shape(after) != draft.shape(before):
             raise Decline(f"the block turns {draft.shape(before)} into {draft.shape(after)}; it must keep the shape")
         settle = None
         if self.init == "copy":
-            if not _copy_weights(draft, graph, stage, previous, path):
+            if not _copy_weights(draft, graph, stage, previous, path, copied):
                 draft.note(
                     REMARK, f"no block of '{stage}' before '{path}' is built like it: it starts fresh, not as a copy"
                 )
@@ -154,31 +157,59 @@ def _keeps_shape(graph: Graph, block: Region) -> bool:
 
 
 def _relative(graph: Graph, path: str) -> dict[str, int]:
-    return {graph.nodes[node_id].label[len(path) + 1 :]: node_id for node_id in graph.members(path)}
+    return {_below(graph.nodes[node_id].label, path): node_id for node_id in graph.members(path)}
 
 
-def _clone(draft: Draft, graph: Graph, stage: str, previous: Region, path: str, before: Port) -> Port:
-    """The structure of the nearest block of the stage that keeps its shape, `previous` first."""
-    blocks = graph.blocks_of(stage)
-    model = next((b for b in (previous, *reversed(blocks)) if _keeps_shape(graph, b)), None)
-    if model is None:
+def _below(label: str, path: str) -> str:
+    """A label as it goes on below the path of its block; the whole of one that is only a part of it."""
+    return label.removeprefix(f"{path}.")
+
+
+def _model(draft: Draft, graph: Graph, stage: str, previous: Region) -> Region:
+    """The block to copy: the nearest one of the stage that keeps its shape, `previous` first, then the last; one with
+    an identity shortcut where there is any."""
+    blocks = [b for b in (previous, *reversed(graph.blocks_of(stage))) if _keeps_shape(graph, b)]
+    if not blocks:
         raise Decline(f"no block of '{stage}' keeps its shape: nothing to copy; name a template with `block:`")
+
+    def is_residual(block: Region) -> bool:
+        entry, exit_ = graph.boundary(block.path)
+        try:
+            branch_tails(draft, entry, Port(exit_))
+        except Decline:
+            return False
+        return True
+
+    return next((block for block in blocks if is_residual(block)), blocks[0])
+
+
+def _clone(
+    draft: Draft, graph: Graph, stage: str, previous: Region, path: str, before: Port
+) -> tuple[Port, dict[int, int]]:
+    """The structure of a block of the stage; returns its output, and its nodes by those that they are copies of.
+
+    Weights of which it is not known how they begin are copies, too, and so are constants.
+    """
+    model = _model(draft, graph, stage, previous)
     entry, exit_ = graph.boundary(model.path)
-    ports = {entry: before}
-    for node_id in graph.members(model.path):
-        node = graph.nodes[node_id]
-        label = f"{path}.{node.label[len(model.path) + 1 :]}"
-        made = draft.add(node.op, [ports[port] for port in node.inputs], label, **node.attrs)
-        for output in range(sum(port.node == node_id for port in graph.infer.types)):
-            ports[Port(node_id, output)] = Port(made.node, output)
+    members = graph.members(model.path)
+    made, ports = copy_nodes(
+        draft, graph, members, lambda label: f"{path}.{_below(label, model.path)}", entries={entry: before}
+    )
+    for node_id, copy in made.items():
+        if graph.nodes[node_id].facts.foreign:
+            draft.copy(copy, node_id)
     draft.region(path, "block", model.template)
-    return ports[Port(exit_)]
+    return ports[Port(exit_)], made
 
 
-def _copy_weights(draft: Draft, graph: Graph, stage: str, previous: Region, path: str) -> bool:
-    """Copy from the nearest earlier block with the same nodes, if there is one.
+def _copy_weights(
+    draft: Draft, graph: Graph, stage: str, previous: Region, path: str, copied: Mapping[int, int]
+) -> bool:
+    """Copy from the nearest earlier block with the same nodes, or else from that whose structure was copied.
 
-    FRAGrow falls back to a fresh start otherwise, so do we.
+    `copied`: new nodes by those that they are copies of. Where there is neither, FRAGrow falls back to a fresh start,
+    so do we.
     """
     made = {
         node.label[len(path) + 1 :]: node_id
@@ -196,4 +227,6 @@ def _copy_weights(draft: Draft, graph: Graph, stage: str, previous: Region, path
             for name, node_id in made.items():
                 draft.copy(node_id, known[name])
             return True
-    return False
+    for node_id, copy in copied.items():
+        draft.copy(copy, node_id)
+    return bool(copied)

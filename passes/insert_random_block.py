@@ -97,7 +97,8 @@ class InsertRandomBlock(Pass):
         if self.width == "last_conv" and template.get("block") == "resbuilder":
             template["options"] = {"out": _last_width(draft.base, end), **(template.get("options") or {})}
         known = set(draft.nodes)
-        path = draft.free_label(_stage(draft.base, end) or "inserted")
+        stage = _stage(draft.base, end) or "inserted"
+        path = draft.free_label(stage)
         try:
             after = build_block(draft, before, path, template)
             shape = draft.shape(after)
@@ -107,6 +108,7 @@ class InsertRandomBlock(Pass):
             raise Decline(
                 f"the block turns {draft.shape(before)} into {shape}; it must keep the shape: leave `out` out of it"
             )
+        draft.join(stage, path)
         if start:
             near_zero(draft, branch_tail(draft, before, after), self.sigma)
             draft.claim("approximate")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
@@ -86,6 +87,7 @@ class SplitBranches(Pass):
         old = downstream(graph, site)
         _check(graph, old)
         refuse_sharing(graph, old, "each branch gets weights of its own")
+        _refuse_common(graph, old)
         mid, nodes = (graph, old) if self._keeps_widths() else separated(graph, old)
         groups = groups_of(mid, nodes)
         sizes = self._sizes(mid, nodes, groups, params_of(graph, old, {}))
@@ -95,12 +97,16 @@ class SplitBranches(Pass):
         self._check_difference(mid, nodes, takes, fresh)
         ends = []
         for branch, take in enumerate(takes):
-            made, ports = copy_nodes(draft, mid, nodes, numbered(branch), take)
+            made, ports = copy_nodes(draft, mid, nodes, partial(numbered, branch), take)
             ends.append(ports[graph.outputs[0]])
             for node_id, copy in made.items():
                 for name, slot in mid.infer.slots[node_id].items():
                     source: Source | None = None
-                    if self.how != "random" and node_id in graph.nodes and node_id not in fresh:
+                    if mid.nodes[
+                        node_id
+                    ].facts.foreign:  # it is not known how such weights begin, or they are constants
+                        source = _along_spaces(Key(node_id, name), slot, take)
+                    elif self.how != "random" and node_id in graph.nodes and node_id not in fresh:
                         key = Key(node_id, name)
                         source = _along_spaces(key, slot, take) if dealt is None else dealt.source(key, slot, branch)
                     _start(draft, mid, node_id, copy, name, source)
@@ -176,6 +182,17 @@ def _check(graph: Graph, nodes: Sequence[int]) -> None:
         raise Decline("the network puts out no vector of logits to average")
     if _has_branches(graph):
         raise Decline("the network has branches already")
+
+
+def _refuse_common(graph: Graph, nodes: Sequence[int]) -> None:
+    """Decline where what is before the branches uses a learned weight of theirs as a value, too."""
+    inside = set(nodes)
+    for node_id in graph.independent - inside:
+        learns = any(slot.kind == "param" for slot in graph.infer.slots[node_id].values())
+        if learns and not inside.isdisjoint(graph.users(node_id)):
+            raise Decline(
+                f"'{graph.nodes[node_id].label}' is used before the branches and in them; each gets weights of its own"
+            )
 
 
 def aligned(sizes: Mapping[Atom, int], branch: int, branches: int) -> dict[Atom, Index]:

@@ -41,11 +41,12 @@ import sys
 from pathlib import Path
 from nasir import build
 from nasir.spec import import_plugins
+from nasir.spec.imported import imported
 from nasir.spec.search import load_any
 for path in sys.argv[1:]:
     spec, _ = load_any(path)
     import_plugins(spec)
-    assert build(spec).cost().params > 0, path
+    assert build(spec, module=imported(spec)).cost().params > 0, path
 """
 
 

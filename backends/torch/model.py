@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Self, overload
+from typing import Any, Protocol, Self, overload
 
 import torch
 from torch import Tensor, nn
@@ -19,18 +19,31 @@ from nasir.backends.torch.optimizers.gradients import moved_gradients
 from nasir.backends.torch.optimizers.transfer import transfer_optimizers
 from nasir.backends.torch.train.averages import checked_averages, moved_averages
 from nasir.backends.torch.wrapped import refuse_wrapped
-from nasir.errors import Decline
+from nasir.errors import Decline, UsageError
 from nasir.ir import Graph
 from nasir.ir.infer import collector_paused
 from nasir.rewriting.evidence import Evidence, Need
 from nasir.rewriting.rewrite import Pass, Rewrite, Site
 
 
+class Origin(Protocol):
+    """Where an imported model comes from."""
+
+    def module_of(self, model: LoweredModule) -> nn.Module:
+        """The module with the tensors of `model`."""
+
+
 class Model(LoweredModule):
-    """A network lowered from `graph`. Make one with `Model.from_graph`; change it with `apply`.
+    """A network lowered from `graph`. Make one with `Model.from_graph` or `from_module`; change it with `apply`.
 
     Inputs are [N, *input shape], the result is the graph's output (a tuple when it has several).
     """
+
+    origin: Origin | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.origin = None
 
     def observe(self, needs: Iterable[Need], images: Tensor | None = None, labels: Tensor | None = None) -> Evidence:
         """What a pass needs to see before its next rewrite of this model: `change.attempt(graph, site, seen)`.
@@ -107,6 +120,21 @@ class Model(LoweredModule):
             parameter.grad = gradient if parameter.requires_grad else None
         forgotten.note(self, before, held, given, f"{change.made_by.get('pass')} at {change.site}")
         return change
+
+    def to_module(self) -> nn.Module:
+        """The module that this model was imported from, with the tensors that the model has now: the user's own object
+        where it is still there and no size has changed, else one like it.
+
+        Its code stays as it was written, so raises UsageError where a rewrite changed more than sizes, naming what,
+        and where with the new sizes the module does not compute what the model does (both run on the example).
+        """
+        if self.origin is None:
+            raise UsageError(
+                "to_module: this model was not imported from a module in this process; import one by from_module, and "
+                "load the weights into it"
+            )
+        self._adopt()
+        return self.origin.module_of(self)
 
     def _was_replaced(self, was: nn.Module, now: nn.Module, path: str) -> None:
         forgotten.note_replaced(self, was, now, path)

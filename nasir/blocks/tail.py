@@ -106,8 +106,15 @@ def parameters(draft: Draft, tail: int) -> list[tuple[int, str, bool]]:
     if node.facts.activates and node.facts.unchanged is not None:
         tail = node.inputs[0].node
         node = draft.nodes[tail]
-    slots = draft.slots(tail) if node.facts.family in ("weighted", "norm", "scale") else {}
-    tail_parameters = [(tail, name, "bias" in slot.tags) for name, slot in slots.items() if slot.kind == "param"]
+    holders = [tail] if node.facts.family in ("weighted", "norm", "scale") else []
+    if node.facts.family == "product":  # by a weight, as the scale that a layer learns
+        holders = [port.node for port in node.inputs if draft.nodes[port.node].facts.family == "weight"]
+    tail_parameters = [
+        (holder, name, "bias" in slot.tags)
+        for holder in holders
+        for name, slot in draft.slots(holder).items()
+        if slot.kind == "param"
+    ]
     if not tail_parameters:
         raise Decline(f"the branch ends in '{node.label}' ({node.op}), which has no weights to set")
     return tail_parameters

@@ -16,7 +16,8 @@ def outputs_of(graph: Graph, node_id: int) -> Iterator[Port]:
 
 
 def downstream(graph: Graph, site: str) -> tuple[int, ...]:
-    """Ids of all nodes that depend on what the region `site` reads, in topological order.
+    """Ids of all nodes that depend on what the region `site` reads, with the weights that they alone use as values, in
+    topological order.
 
     Raises GraphError for an unknown region and for one without a single entry.
     """
@@ -25,6 +26,9 @@ def downstream(graph: Graph, site: str) -> tuple[int, ...]:
     for node_id in graph.order:
         inputs = graph.nodes[node_id].inputs
         if entry in inputs or any(port.node in reached for port in inputs):
+            reached.add(node_id)
+    for node_id in reversed(graph.order):
+        if node_id in graph.independent and reached.issuperset(graph.users(node_id)):
             reached.add(node_id)
     return tuple([node_id for node_id in graph.order if node_id in reached])
 
@@ -52,6 +56,7 @@ def separated(graph: Graph, nodes: Collection[int]) -> tuple[Graph, tuple[int, .
     for node_id in nodes:
         node = graph.nodes[node_id]
         outer = [port for port in node.inputs if port.node not in inside]
+        outer = [port for port in outer if port.node not in graph.independent]
         if not node.facts.unifies or not outer or len(outer) == len(node.inputs):
             continue
         for port in dict.fromkeys(outer):
@@ -62,6 +67,8 @@ def separated(graph: Graph, nodes: Collection[int]) -> tuple[Graph, tuple[int, .
             conv = draft.add("conv2d", port, f"{label}.0", out=shape[0], kernel=1)
             norm = draft.add("batch_norm", conv, f"{label}.1")
             draft.rewire(port, norm, only=[node_id])
+            for path in graph.owners[node_id]:
+                draft.join(path, label)
             added += [conv.node, norm.node]
     if not added:
         return graph, tuple(nodes)

@@ -73,7 +73,7 @@ def _of_spec(
     for plugin in import_plugins(spec):
         print_note(f"imported plugin {plugin.path} (sha256 {plugin.sha256[:12]})")
     module = imported(spec)
-    return build(spec, note, module=module), module.untyped
+    return build(spec, note, module=module), module.untyped if module is not None else {}
 
 
 def _of_run(path: Path) -> tuple[Graph, Mapping[str, Untyped]]:

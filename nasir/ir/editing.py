@@ -78,8 +78,10 @@ class Editing(Generic[S]):
             del self.regions[path]
         made_up = [region for region in self.regions.values() if region.parts]
         held.update(labels if made_up else ())
-        for region in sorted(made_up, key=lambda region: region.kind != "block"):  # those within others first
-            self._keep_parts(region, [part for part in region.parts if part in held or part in self.regions])
+        for path in sorted([r.path for r in made_up], key=lambda path: self.regions[path].kind != "block"):
+            region = self.regions.get(path)  # a stage goes with the last of its blocks
+            if region is not None:
+                self._keep_parts(region, [part for part in region.parts if part in held or part in self.regions])
 
     def _keep_parts(self, region: Region, parts: Sequence[str]) -> None:
         """Leave a region only these of its parts; one without goes, and is no part of others."""
@@ -287,12 +289,14 @@ class Editing(Generic[S]):
     def free_label(self, prefix: str) -> str:
         """The first `prefix.N` (N after the largest in use) that no node or region lies under.
 
-        For a stage that is made of parts, the name that goes on after theirs: `features.19` after `features.18`.
+        For a stage whose blocks have other names, that which goes on after theirs: `features.19` after `features.18`.
         """
         region = self.regions.get(prefix)
         if region is not None and region.parts:
             return self._after(region.parts[-1])
-        return self._numbered(f"{prefix}.")
+        blocks = [other.path for other in self.regions.values() if other.kind == "block" and other.parent == prefix]
+        numbered = any(path.rpartition(".")[2].isdigit() for path in blocks)
+        return self._numbered(f"{prefix}.") if numbered or not blocks else self._after(blocks[-1])
 
     def _after(self, part: str) -> str:
         """The name `part`, but with the first free number in the place of that at its end."""

@@ -118,7 +118,8 @@ def _effects(
             continue  # depthwise: nothing is summed over channels
         value = types[node.inputs[0]]
         gone = positions(value.channels, removed)
-        assert gone is not None
+        if gone is None:
+            continue  # what goes are places beside the channels, each computed for itself
         constant = _at(known[node.inputs[0]], value, gone < 0)
         exact = exact and not bool(np.isnan(constant).any()) and (folding or not constant.any())
         if folding and bool((constant[~np.isnan(constant)] != 0.0).any()):

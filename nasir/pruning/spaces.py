@@ -44,7 +44,9 @@ def kinds_of(graph: Graph) -> tuple[dict[Atom, Kind], dict[Atom, list[tuple[Atom
     whole: set[Atom] = set()
     attrs: dict[Atom, str] = {}
     products: dict[Atom, list[tuple[Atom, ...]]] = {}
-    for entries in graph.infer.mirrors.values():
+    for node_id, entries in graph.infer.mirrors.items():
+        if graph.nodes[node_id].facts.family == "shape":
+            continue  # it repeats what others write
         for (attr, _), axis in entries.items():
             space: Axis = resolve(axis)
             if isinstance(space, Atom) and attr in FACTORS:

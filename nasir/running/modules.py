@@ -21,11 +21,9 @@ def module_behind(spec: Spec, graph: Graph) -> ImportedModule | None:
 
     None for a network that nasir can compute by itself. Raises SpecError where the code has changed since, or fails.
     """
-    if made_by_code(spec):
-        return imported(spec)
     if isinstance(spec.network, RunNetwork) and any(node.facts.foreign for node in graph.nodes.values()):
         return module_behind(reopen(RunDirectory.open(spec.network.run))[0], graph)
-    return None
+    return imported(spec)
 
 
 def module_again(spec: Spec, start: StartRecord, graph: Graph, notice: Callable[[str], None]) -> ImportedModule | None:

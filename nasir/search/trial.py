@@ -22,7 +22,7 @@ from nasir.running.engine import Signals, setup_of
 from nasir.running.prefixes import PrefixStore
 from nasir.search import architectures
 from nasir.spec import Spec, import_plugins
-from nasir.spec.imported import imported, made_by_code
+from nasir.spec.imported import imported
 from nasir.spec.inherit import inherited
 from nasir.spec.model_search import Search
 from nasir.spec.model_source import RunNetwork
@@ -124,7 +124,7 @@ def start_network(spec: Spec) -> Graph:
     import_plugins(spec)
     if isinstance(spec.network, RunNetwork):
         return inherited(spec).graph
-    return build(spec, module=imported(spec) if made_by_code(spec) else None)
+    return build(spec, module=imported(spec))
 
 
 def data_fingerprint(spec: Spec) -> str:

@@ -33,12 +33,14 @@ def code_name(spec: Spec) -> str:
     return str(_source(spec, None))
 
 
-def imported(spec: Spec) -> ImportedModule:
-    """Run the code that makes the network of a spec, and import what it gives.
+def imported(spec: Spec) -> ImportedModule | None:
+    """Run the code that makes the network of a spec, and import what it gives; None where no other code makes it.
 
     Raises SpecError at the line of `network:` where that fails, where the environment forbids local code, and where
     the network is none that a run can train: one input and one output, a number for each class.
     """
+    if not made_by_code(spec):
+        return None
     backend = make_backend(spec.backend)
     if not hasattr(backend, "import_module"):
         text = f"the backend {spec.backend!r} imports no modules"

@@ -9,6 +9,7 @@ from nasir.errors import TooManyNodes, UnknownName
 from nasir.spec.check import Findings
 from nasir.spec.choices import Node, Space
 from nasir.spec.domains import Options, Value, shown
+from nasir.spec.imported import NotImported
 from nasir.spec.model_search import Search
 from nasir.spec.network import build
 from nasir.spec.problems import Place, Problem, SpecProblems
@@ -91,6 +92,8 @@ def _examined(tree: Tree, source: str, findings: Findings) -> tuple[StartNetwork
     try:
         start = StartNetwork.of(spec, tree, build(spec, findings.notes.append))
         return start, (), start.nodes
+    except NotImported:
+        return None, (), 0
     except SpecProblems as error:
         cause = error.__cause__
         unknown = spec.plugins and isinstance(cause, UnknownName)  # only a run imports plugins

@@ -17,6 +17,7 @@ from nasir.backends.torch import from_module
 from nasir.backends.torch.importing import runner
 from nasir.ir import Draft, Graph
 from nasir.passes.prune_channels import PruneChannels
+from nasir.pruning.spaces import kinds_of
 from nasir.rewriting.evidence import Evidence
 from nasir.testing import dead_unit_difference, permutation_difference, silenced, unit_axes
 
@@ -261,3 +262,42 @@ def test_larger_shufflenets_are_whole_and_pruned_right(size: str) -> None:
     graph = from_module(copy.deepcopy(net), x).graph
     assert not opaque(graph)
     assert_right(net, x)
+
+
+class Headed(nn.Module):
+    """A layer on each of the heads into which the channels are cut."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.write = nn.Conv2d(3, 8, 1)
+        self.each = nn.Linear(4, 6, bias=bias)
+        self.read = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.write(x)).flatten(2).mT.unflatten(2, (2, 4))
+        return self.read(self.each(x).flatten(2)).mean(1)  # type: ignore[no-any-return]
+
+
+def test_heads_and_their_channels_are_pruned_each_for_itself() -> None:
+    torch.manual_seed(0)
+    net = Headed(bias=False).double().eval()
+    graph = from_module(copy.deepcopy(net), images(2)).graph
+    free = {atom.name: atom for atom in graph.infer.spaces if atom.resizable}
+    assert {name: atom.size for name, atom in free.items()} == {"write": 2, "write#2": 4, "each": 6}
+    kinds, _ = kinds_of(graph)
+    assert [kinds[free[name]] for name in free] == ["widths", "widths", "channels"]
+    assert_right(net, images(2))
+
+
+def test_heads_that_put_out_a_bias_are_not_silent() -> None:
+    torch.manual_seed(0)
+    net = Headed(bias=True).double().eval()
+    with torch.no_grad():
+        net.write.weight[4:] = 0.0
+        net.write.bias[4:] = 0.0  # type: ignore[index]
+    model = from_module(net, images(2)).eval()
+    wanted = model(images(3))
+    rewrite = model.apply(PruneChannels(fraction=0.5), "write")
+    assert rewrite is not None and rewrite.preserves == "no"
+    assert model.get_submodule("read").weight.shape == (5, 6)
+    assert abs(model(images(3)) - wanted).max() > ROUNDING

@@ -325,3 +325,68 @@ def test_code_by_path_can_be_forbidden(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("NASIR_ALLOW_LOCAL_CODE", "0")
     with pytest.raises(UsageError, match=r"network.module: NASIR_ALLOW_LOCAL_CODE=0 forbids Python files by path"):
         nasir.api.run(written(tmp_path), tmp_path / "run")
+
+
+PLUGIN = """\
+from nasir.importing import Typed, rule
+
+
+@rule("gates.Gate")
+def gate(place, x, value):
+    return Typed("OP", (x,), {})
+"""
+
+
+def typed_by(op: str, folder: Path) -> Path:
+    """The spec with a plugin whose rule says that a gate is an op."""
+    spec = written(folder, more="plugins: [./gate_rule.py]\n")
+    (folder / "gate_rule.py").write_text(PLUGIN.replace("OP", op))
+    return spec
+
+
+@pytest.fixture
+def own_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rules that a test registers are gone after it."""
+    from nasir.importing import extending
+    from nasir.importing.rules import place
+
+    monkeypatch.setattr(place, "RULES", dict(place.RULES))
+    monkeypatch.setattr(extending, "RULES", place.RULES)
+    monkeypatch.setattr(extending, "LEAVES", set())
+
+
+@pytest.mark.usefixtures("own_rules")
+def test_a_plugin_has_rules_of_its_own(tmp_path: Path) -> None:
+    run = nasir.api.run(typed_by("silu", tmp_path), tmp_path / "run")
+    gate = run.graph.nodes[run.graph.find("gate")]
+    assert gate.op == "silu" and gate.facts.family != "opaque"
+
+
+@pytest.mark.usefixtures("own_rules")
+@pytest.mark.parametrize(
+    ("op", "text"),
+    [
+        ("gelu", "net.py:make: the network gives numbers that differ from the module's by .*; a rule that types one"),
+        ("flatten", "gates.Gate in gate .*flatten gives .* nasir's rule is wrong"),
+    ],
+)
+def test_a_rule_that_is_wrong_is_told(op: str, text: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=rf"own.yaml:8:10: network: .*{text}"):
+        nasir.api.run(typed_by(op, tmp_path), tmp_path / "run")
+
+
+@pytest.mark.usefixtures("own_rules")
+def test_a_rule_that_fails_is_named() -> None:
+    from nasir.importing import rule
+
+    @rule(torch.nn.Mish)
+    def broken(place: object, x: int, value: object) -> str:
+        return str(1 // (x - x))
+
+    with pytest.raises(nasir.NasirError, match=r"Mish in 0 .*: the rule .*broken failed: ZeroDivisionError.*; mend it"):
+        nasir.from_module(torch.nn.Sequential(torch.nn.Mish()), torch.randn(2, 3))
+    rule("torch.nn.modules.activation.Mish")(lambda place, x, value: "mish")
+    with pytest.raises(nasir.NasirError, match="gives a str; let it give Typed or None"):
+        nasir.from_module(torch.nn.Sequential(torch.nn.Mish()), torch.randn(2, 3))
+    with pytest.raises(UsageError, match="name what it is for"):
+        rule()

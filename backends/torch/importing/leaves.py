@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from nasir.backends.torch.importing.names import class_name
+from nasir.importing import extending
 from nasir.importing.recording import Structure
 
 LEAVES = (
@@ -47,7 +48,7 @@ def is_leaf(module: nn.Module, leaves: Collection[type[nn.Module]] = ()) -> bool
     if parametrize.is_parametrized(module) or module._forward_hooks or module._forward_pre_hooks:
         return False
     name = class_name(kind)
-    return any(fnmatchcase(name, pattern) for pattern in LEAVES) or _of_torch(module)
+    return any(fnmatchcase(name, pattern) for pattern in (*LEAVES, *extending.LEAVES)) or _of_torch(module)
 
 
 def _of_torch(module: nn.Module) -> bool:

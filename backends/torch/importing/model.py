@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from nasir.backends.torch.importing.copies import fresh_copy, of_batch, samples_of
 from nasir.backends.torch.importing.counting import counter
 from nasir.backends.torch.importing.foreign import ALLOWED, OpaqueCall
 from nasir.backends.torch.importing.names import named
+from nasir.backends.torch.importing.origin import Origin
 from nasir.backends.torch.importing.recording import Caller, record, record_structure
 from nasir.backends.torch.lower.build import build
 from nasir.backends.torch.lower.interface import Calling
 from nasir.backends.torch.model import Model
+from nasir.backends.torch.nested import tensors_in, with_tensors
 from nasir.errors import NasirError
 from nasir.importing.lift import Lifted, lift
 from nasir.importing.recording import Recording
@@ -43,8 +47,28 @@ def from_module(
     model.calling = Calling(lifted.interface, {name: _class(name) for name in lifted.interface.kinds})
     tensors = {key: tensor for key, tensor in held(lifted, recording, module).items() if key.node not in lifted.modules}
     build(model, lifted.graph, tensors, None, _leaves(lifted, module))
+    model.origin = origin(lifted, recording, module, (example, named), call)
     model.hold()
     return model
+
+
+def origin(
+    lifted: Lifted,
+    recording: Recording,
+    module: nn.Module,
+    example: tuple[tuple[Any, ...], Mapping[str, Any]],
+    call: Caller | None,
+) -> Origin:
+    """What `Model.to_module` takes to give the module back."""
+    names = {entry.key: (entry.key, *entry.aliases) for entry in recording.state}
+    state = {key: names[name] for key, name in lifted.state.items()}
+    held = {name for given in state.values() for name in given}
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    rest = {name: tensor for name, tensor in tensors.items() if name not in held}
+    samples = samples_of(list(tensors_in(example)))
+    few = with_tensors(example, lambda tensor: of_batch(tensor, samples, 2))
+    skeleton = fresh_copy(module, module.training, meta=True)
+    return Origin(weakref.ref(module), skeleton, lifted.graph, state, rest, few, call)
 
 
 def recorded_and_lifted(

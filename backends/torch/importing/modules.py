@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from nasir.backends.torch.importing.foreign import OpaqueCall
 from nasir.backends.torch.importing.model import held, recorded_and_lifted
 from nasir.backends.torch.importing.names import class_name
-from nasir.backends.torch.lower.module import LoweredModule
+from nasir.backends.torch.importing.operands import tensors_in
+from nasir.backends.torch.lower.module import LoweredModule, zeros_of
 from nasir.errors import NasirError, UsageError
 from nasir.importing.data import call_from_json
 from nasir.importing.lift import Lifted
@@ -28,6 +29,7 @@ from nasir.options import suggestion
 from nasir.training.modules import ImportedModule, ModuleSource, Untyped
 
 SAMPLES = 2  # of the example
+TOLERANCE, TINY = 1e-3, 1e-6  # of differences by rounding, beside the largest number
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,9 @@ def import_module(source: ModuleSource) -> ImportedModule:
     nodes = lifted.graph.nodes
     untyped = {nodes[node].label: Untyped(call.operation, call.within) for node, call in lifted.opaque.items()}
     versions = {name: version(name) for name in ("torch", *([source.library] if source.library else []))}
-    return ImportedModule(source, lifted.graph, untyped, versions, _State(module, recording, lifted))
+    imported = ImportedModule(source, lifted.graph, untyped, versions, _State(module, recording, lifted))
+    _compare(imported, example)
+    return imported
 
 
 def module_of(imported: ImportedModule) -> nn.Module:
@@ -144,6 +148,26 @@ def package(name: str) -> Any:
         return imported_package(name)
     except ImportError as error:
         raise UsageError(f"{name} cannot be imported ({error}); install it: `pip install {name}`") from error
+
+
+def _compare(imported: ImportedModule, example: Tensor) -> None:
+    """Refuse a network that computes something else than the module, as one does where a rule is wrong."""
+    source, module, graph = imported.source, module_of(imported), imported.graph
+    if len(graph.outputs) != 1:
+        return  # no run takes it
+    cpu = torch.device("cpu")
+    model = LoweredModule.from_graph(graph, plan=zeros_of(graph), given=modules_kept(graph, imported, cpu))
+    take_weights(model, imported)
+    was_training = module.training
+    with torch.no_grad(), _seeded(source.seed):
+        wanted, given = next(iter(tensors_in(module.eval()(example)))), model.eval()(example)
+    module.train(was_training)
+    most, least = float((given - wanted).abs().max()), TOLERANCE * float(wanted.abs().max()) + TINY
+    if not most <= least and bool(wanted.isfinite().all()):
+        raise NasirError(
+            f"{source}: the network gives numbers that differ from the module's by {most:.3g}; a rule that types one "
+            "of its calls is wrong (`nasir.importing.rule`)"
+        )
 
 
 def _check(module: nn.Module, source: ModuleSource) -> None:

@@ -22,6 +22,7 @@ from nasir.backends.torch.lower.network import (
 )
 from nasir.backends.torch.lower.ops import Lowered, lower_op
 from nasir.backends.torch.lower.parts import CODE, LoweredParts, LoweredUnit, Places, is_generated
+from nasir.backends.torch.lower.twins import take_values, twin_of
 from nasir.errors import RunError
 from nasir.ir import Graph, Port, Slot
 from nasir.transfer import Key
@@ -53,6 +54,10 @@ def build(
             continue
         if node_id in given and node.facts.foreign:
             lowered[node_id], made[node_id] = given[node_id], Made.of(given[node_id])
+            continue
+        if old is not None and node_id not in old._lowered and (twin := twin_of(old, node)):
+            lowered[node_id], made[node_id] = twin, Made.of(twin)
+            take_values(twin, {name: fresh[Key(node_id, name)] for name in graph.infer.slots[node_id]})
             continue
         inputs = tuple([types[port] for port in node.inputs])
         module = lower_op(node.op, node.attrs, inputs, types[Port(node_id)])

@@ -107,7 +107,8 @@ def rule(*operations: str) -> Callable[[Rule], Rule]:
     return add
 
 
-def _rule_of(operation: str) -> Rule | None:
+def rule_of(operation: str) -> Rule | None:
+    """The rule for an operation, None without one."""
     found = RULES.get(operation)
     if found is not None:
         return found
@@ -116,7 +117,7 @@ def _rule_of(operation: str) -> Rule | None:
 
 def typed(place: Place) -> Typed | None:
     """The op of a call; None where no rule takes it."""
-    found = _rule_of(place.call.operation)
+    found = rule_of(place.call.operation)
     first = place.first
     if found is None or first is None or not place.call.gradient or place.call.autocast is not None:
         return None
