@@ -55,7 +55,7 @@ def examined(make: Callable[[], nn.Module], shapes: Iterable[tuple[int, ...]]) -
     except NasirError as error:
         return {**row, "refused": _line(error)}
     row["import_cpu_s"] = round(time.process_time() - started, 2)
-    row |= _structure(model.graph, net)
+    row |= structure(model.graph, net)
     row |= _parity(model, net, own, shape)
     del own
     for dtype in (torch.float64, torch.float32):
@@ -105,7 +105,7 @@ def _taken(net: nn.Module, shapes: Iterable[tuple[int, ...]]) -> tuple[int, ...]
     return last
 
 
-def _structure(graph: Graph, net: nn.Module) -> dict[str, Any]:
+def structure(graph: Graph, net: nn.Module) -> dict[str, Any]:
     """Spaces, the share of the parameters that have a resizable axis, opaque nodes, blocks by stage."""
     spaces = graph.infer.spaces
     opaque = [node for node in graph.nodes.values() if node.facts.family == "opaque"]

@@ -158,3 +158,27 @@ def test_stages_of_a_flat_network_are_runs_of_blocks_of_one_shape() -> None:
     assert [block.path for block in graph.blocks_of("features.stage2")] == ["features.2", "features.3"]
     inside = {graph.nodes[node_id].label.split(".")[1] for node_id in graph.members("features.stage2")}
     assert inside == {"2", "3"}
+
+
+def test_a_stage_ends_where_something_else_reads_a_block_as_an_auxiliary_head_does() -> None:
+    class Step(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.relu(self.linear(x))
+
+    class Watched(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c, self.d = Step(), Step(), Step(), Step()
+            self.aside, self.fc = nn.Linear(6, 2), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            y = self.b(self.a(x))
+            return self.fc(self.d(self.c(y))), self.aside(y)
+
+    graph = graph_of(Watched(), torch.randn(2, 6))
+    assert [block.path for block in graph.blocks] == ["a", "b", "c", "d"]
+    assert list(graph.depths().values()) == [2, 2]
