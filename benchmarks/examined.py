@@ -237,6 +237,8 @@ def _silence(model: Model, graph: Graph, atom: Any, gone: list[int]) -> None:
     for key, axes in unit_axes(graph, atom, ("write", "along")).items():
         label, _, name = key.rpartition(".")
         tensor = getattr(model.get_submodule(label), name)
+        if isinstance(tensor, nn.Module):  # of a node that puts out a weight
+            tensor = tensor.value
         for axis, labels in axes.items():
             index = torch.isin(torch.as_tensor(labels), torch.tensor(gone)).nonzero().flatten()
             tensor.index_fill_(axis, index, 0.0)

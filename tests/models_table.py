@@ -16,6 +16,7 @@ HEADER = (
     *("network", "image", "parameters", "import (s)", "opaque", "same", "free spaces", "resizable", "blocks by stage"),
     *("inserted", "pruned", "right", "optimizer"),
 )
+ROUNDING = 1e-4  # of the largest gradient
 Row = Mapping[str, Any]
 
 
@@ -24,15 +25,16 @@ def count(number: int) -> str:
 
 
 def parity(row: Row) -> str:
-    """Whether outputs and buffers are equal to the last bit in both modes, and gradients but for rounding."""
+    """Whether outputs and buffers are equal to the last bit in both modes, and gradients but for rounding; else how far
+    apart they are."""
     if "parity_eval" not in row:
         return "-"
-    exact = all(row[f"parity_{name}"] == 0.0 for name in ("eval", "train", "buffers"))
-    gradients = row["parity_gradients"]
-    if exact and isinstance(gradients, float) and gradients <= 1e-5:
+    found = {name: row[f"parity_{name}"] for name in ("eval", "train", "buffers", "gradients")}
+    if any(isinstance(apart, str) for apart in found.values()):
+        return "**no**"
+    if max(found["eval"], found["train"], found["buffers"]) == 0.0 and found["gradients"] <= ROUNDING:
         return "yes"
-    told = (f"{row[f'parity_{name}']:.0e}" if row[f"parity_{name}"] else "0" for name in ("eval", "train", "gradients"))
-    return "no: " + " ".join(told)
+    return f"{'to ' if max(found.values()) <= ROUNDING else '**no**: '}{max(found.values()):.0e}"
 
 
 def yes(value: Any) -> str:
@@ -78,8 +80,9 @@ def reasons(rows: Mapping[str, Row]) -> dict[str, list[str]]:
         if "structure_only" in row:
             note("the structure alone was looked at, for want of time", name)
         elif "nodes" in row:
-            if parity(row) != "yes":
-                note(f"not the same: {parity(row)[4:]} (evaluation, training, gradients)", name)
+            if parity(row).startswith("**no**"):
+                told = ", ".join(f"{key} {row[f'parity_{key}']}" for key in ("eval", "train", "buffers", "gradients"))
+                note(f"not the same: {told}", name)
             if "pruned_params" not in row:
                 note(f"not pruned: {row['pruned']}", name)
             elif row.get("pruned_right") is not True:
@@ -113,9 +116,9 @@ def text() -> str:
     inserted = [name for name, row in examined.items() if line(name, row)[HEADER.index("inserted")] != "no"]
     lines = [
         f"torch {data['torch']}, torchvision {data['torchvision']}, timm {data['timm']}. Of {len(rows)} networks "
-        f"{len(imported)} were imported, {sum(not row['opaque'] for row in imported.values())} of them without an opaque "
-        f"node. {len(examined)} were examined as a whole: {sum(parity(row) == 'yes' for row in examined.values())} "
-        f"compute the same; {len(pruned)} were pruned, {len(right)} of them right, {len(kept)} with the right state of "
+        f"{len(imported)} were imported, {sum(not row['opaque'] for row in imported.values())} of them without an "
+        f"opaque node. {len(examined)} were examined as a whole: {sum(parity(row) == 'yes' for row in examined.values())} "
+        f"compute the same to the last bit; {len(pruned)} were pruned, {len(right)} of them right, {len(kept)} with the right state of "
         f"the optimizer; a block was inserted into {len(inserted)}.",
         "",
         f"| {' | '.join(HEADER)} |",
