@@ -70,6 +70,7 @@ class _Lift:
         floats = [state.dtype for state in recording.state if state.kind == "parameter" and "float" in state.dtype]
         self.native = floats[0] if floats else FLOAT  # in which the network computes
         parts = [call.scope[-1].label for call in recording.calls if call.module] + list(self.keys)
+        parts = [self._place(part) for part in parts]
         self.reserved = {path for part in parts for path in (part, *paths_above([part]))}  # for modules and weights
         self.inputs: list[int] = []  # numbers of the inputs that something reads
         self.values = list(recording.values)  # and those that are one value in evaluation, another one in training
@@ -90,7 +91,7 @@ class _Lift:
         inputs = {number: position for position, number in enumerate(self.inputs)}
         self.lifted.interface = interface_of(self.recording, names, inputs, outputs, len(self.draft.outputs))
         self._names()
-        declare(self.draft, self.recording)
+        declare(self.draft, self.recording, self._place)
         self.lifted.graph = self.draft.commit()
         return self.lifted
 
@@ -418,6 +419,11 @@ class _Lift:
         rest = tuple([1 if axis is None else axis for axis in value.shape if not isinstance(axis, Batch)])
         return ValueType(rest, None, self._dtype(value.dtype), factors[0] if factors else 0)
 
+    def _place(self, path: str) -> str:
+        """Where in a model a path of the module lies: models have something else under a few names."""
+        first, dot, rest = path.partition(".")
+        return f"{first}_{dot}{rest}" if first in self.taken else path
+
     def _label_of(self, call: Call) -> str:
         return self._label(call.label) if call.module is not None else self._function_label(call)
 
@@ -429,6 +435,7 @@ class _Lift:
 
     def _label(self, wanted: str, reserved: Collection[str] = ()) -> str:
         """A label that is free: `wanted`, else with a number; none of those `reserved`."""
+        wanted = self._place(wanted)
         label, number = wanted, 1
         while label in self.labels or label in reserved or not label:
             number += 1
