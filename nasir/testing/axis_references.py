@@ -167,7 +167,7 @@ CASES: Mapping[str, list[tuple[Shapes, dict[str, JSON]]]] = {
         ((TOKENS,), {"how": "amin", "axes": [0]}),
         ((VECTOR,), {"how": "sum", "axes": [0]}),
     ],
-    "channel_shuffle": [((IMAGE,), {"groups": 2}), ((VECTOR,), {"groups": 3}), ((IMAGE,), {"groups": 1})],
+    "channel_shuffle": [((IMAGE,), {"groups": 2}), ((IMAGE,), {"groups": 4}), ((IMAGE,), {"groups": 1})],
     "pixel_shuffle": [((IMAGE,), {"factor": 2}), ((IMAGE,), {"factor": 1})],
     "pixel_unshuffle": [(((2, 4, 6),), {"factor": 2}), ((IMAGE,), {"factor": 1})],
     "roll": [((IMAGE,), {"shifts": [1, -2], "axes": [1, 2]}), ((TOKENS,), {"shifts": [2], "axes": [0]})],
