@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import cast, get_args
 
 from nasir.errors import NasirError, TypeRuleError
@@ -199,10 +200,13 @@ class _Lift:
         untyped = len(given) < len(results) or any(self._type(self._value(number)) is None for number in operands)
         if not results or untyped:
             return None
-        found = typed(Place(call, self._known, self._held(call), tuple(given)))
-        if found is None or not self._fits(found, operands):
+        for axis in (None, *self._channel_axes(operands)):
+            found = typed(Place(call, partial(self._laid_out, axis), self._held(call), tuple(given)))
+            if found is not None and self._fits(found, operands):
+                break
+        else:
             return None
-        node = self._add(call, found)
+        node = self._add(call, found, axis)
         if node is None:
             return None
         for output, (number, wanted) in enumerate(zip(results, given, strict=True)):
@@ -214,6 +218,19 @@ class _Lift:
                 )
             self.ports[number] = port
         return node
+
+    def _channel_axes(self, operands: Sequence[int]) -> list[int]:
+        """Which axis may hold the channels of the operands, as the call sees them, if not the one that did so far."""
+        values = [value for value in map(self._known, operands) if value.batch and value.axes]
+        known = [value.channel_axis for value in values]
+        return [axis for axis in dict.fromkeys((*known, 0, *[len(v.axes) - 1 for v in values])) if {axis} != {*known}]
+
+    def _laid_out(self, axis: int | None, number: int) -> ValueType:
+        """The type of a value whose channels are on that axis; None: where they are."""
+        value = self._known(number)
+        if axis is None or not value.batch or axis >= len(value.axes):
+            return value
+        return ValueType(value.axes, axis, value.dtype, value.batch)
 
     def _fits(self, found: Typed, operands: list[int]) -> bool:
         """Whether a rule has a place for every weight among the operands, and its op takes the inputs."""
@@ -227,13 +244,18 @@ class _Lift:
             return False
         return batched and ("integers" in takes or all(value.dtype == FLOAT for value in types))
 
-    def _add(self, call: Call, found: Typed) -> int | None:
-        """The node of a call; None where its op's weights are not just those that the call has, or it does not take
-        values of these types."""
+    def _add(self, call: Call, found: Typed, axis: int | None) -> int | None:
+        """The node of a call whose operands have their channels on `axis`; None where its op's weights are not just
+        those that the call has, or it does not take values of these types."""
         facts = op_named(found.op)
         start = 1.0 if facts.family in ("product", "elementwise") else 0.0  # it may divide
         inputs = [self._port(number, start) for number in found.inputs]
-        label = self._label_of(call)
+        label, first = self._label_of(call), self.draft.minted
+        for place, number in enumerate(found.inputs):
+            wanted = self._laid_out(axis, number).channel_axis
+            if wanted != self.draft.value(inputs[place]).channel_axis:
+                name = self._label(f"{label}_layout")
+                inputs[place] = self.draft.add("layout", inputs[place], name, channel_axis=wanted)
         node = self.draft.add(found.op, inputs, label, **found.attrs).node
         own = {name: self.read[number] for name, number in found.weights.items()}
         try:
@@ -244,8 +266,8 @@ class _Lift:
         except TypeRuleError:
             fits = False
         if not fits:
-            self.draft.retract(node)
-            self.labels.remove(label)
+            self.labels.difference_update(self.draft.nodes[n].label for n in range(first, node + 1))
+            self.draft.retract(first)
             return None
         if call.module is not None:
             holds = any(isinstance(value, Structure) for value in call.attributes.values())
