@@ -114,12 +114,13 @@ def text() -> str:
     right = [name for name, row in pruned.items() if row.get("pruned_right") is True]
     kept = [name for name, row in pruned.items() if row.get("optimizer_right") is True]
     inserted = [name for name, row in examined.items() if line(name, row)[HEADER.index("inserted")] != "no"]
+    bare = sum(not row["opaque"] for row in imported.values())
+    same = sum(parity(row) == "yes" for row in examined.values())
     lines = [
         f"torch {data['torch']}, torchvision {data['torchvision']}, timm {data['timm']}. Of {len(rows)} networks "
-        f"{len(imported)} were imported, {sum(not row['opaque'] for row in imported.values())} of them without an "
-        f"opaque node. {len(examined)} were examined as a whole: {sum(parity(row) == 'yes' for row in examined.values())} "
-        f"compute the same to the last bit; {len(pruned)} were pruned, {len(right)} of them right, {len(kept)} with the right state of "
-        f"the optimizer; a block was inserted into {len(inserted)}.",
+        f"{len(imported)} were imported, {bare} of them without an opaque node. {len(examined)} were examined as a "
+        f"whole: {same} compute the same to the last bit; {len(pruned)} were pruned, {len(right)} of them right, "
+        f"{len(kept)} with the right state of the optimizer; a block was inserted into {len(inserted)}.",
         "",
         f"| {' | '.join(HEADER)} |",
         "|---" * len(HEADER) + "|",

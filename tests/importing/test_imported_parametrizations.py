@@ -1,4 +1,4 @@
-"""Weights that are computed: weight normalization of both kinds, pruning masks, weight standardization."""
+"""Weights that are computed: weight and spectral normalization of both kinds, masks, weight standardization."""
 
 from __future__ import annotations
 
@@ -56,6 +56,8 @@ def masked(module: nn.Module) -> nn.Module:
 MODULES: dict[str, Callable[[], Net]] = {
     "weight_norm": lambda: Net(parametrizations.weight_norm),
     "weight_norm with hooks": lambda: Net(old(utils.weight_norm)),
+    "spectral_norm": lambda: Net(parametrizations.spectral_norm),
+    "spectral_norm with hooks": lambda: Net(old(utils.spectral_norm)),
     "mask": lambda: Net(masked),
     "standardized": lambda: Net(lambda module: module, Standardized),
 }
