@@ -8,7 +8,7 @@ from annotated_types import doc
 
 from nasir.ir.infer import At
 from nasir.ir.op import Sizes, op
-from nasir.ir.space import Axis, Cat
+from nasir.ir.space import Axis, Cat, pin, size_of
 from nasir.ir.types import FLOAT, DType, ValueType
 from nasir.ops import constants as known
 from nasir.ops.axes import concat as concat
@@ -56,6 +56,10 @@ def _merge(at: At, inputs: tuple[ValueType, ...]) -> ValueType:
                 continue
             if 1 in (a, b):  # one number for all of the other's
                 axes[number] = b if a == 1 else a
+                continue
+            if size_of(a) != size_of(b) and 1 in (size_of(a), size_of(b)):
+                alone, axes[number] = (a, b) if size_of(a) == 1 else (b, a)
+                pin(alone, f"{at.node.op} '{at.label}' takes its one unit for all of another axis")
                 continue
             at.same(a, b, f"axis {number + 1}", (lead, index))
         first = first.over(tuple(axes))
