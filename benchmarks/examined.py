@@ -150,7 +150,9 @@ def _parity(model: Model, net: nn.Module, own: nn.Module, shape: tuple[int, ...]
     apart = _apart([one for one, _ in pairs], [other for _, other in pairs])
     size = max(float(one.abs().max()) for one, _ in pairs if one is not None)
     row["parity_gradients"] = apart if isinstance(apart, str) else apart / size  # sums in another order differ a bit
-    row["parity_buffers"] = _apart(list(own.buffers()), list(net.buffers()))
+    theirs = dict(own.named_buffers())  # forward itself may have made some more in it
+    kept = dict(net.named_buffers())
+    row["parity_buffers"] = _apart([theirs.get(name) for name in kept], list(kept.values()))
     own.zero_grad(set_to_none=True)
     return row
 
