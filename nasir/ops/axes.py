@@ -199,7 +199,9 @@ def flatten(at: At, x: ValueType) -> ValueType:
     """All axes as one, row-major: channels stay resizable."""
     if not x.axes:
         at.fail("one number for each sample has no axes to flatten")
-    return x.over((x.axes[0] if len(x.axes) == 1 else Prod(x.axes),))
+    sizes = [axis for axis in x.axes if isinstance(axis, int)]
+    whole: Axis = prod(sizes) if len(sizes) == len(x.axes) else Prod(x.axes)
+    return x.over((x.axes[0] if len(x.axes) == 1 else whole,))
 
 
 @op(
