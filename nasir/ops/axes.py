@@ -12,7 +12,7 @@ from annotated_types import doc
 
 from nasir.ir.infer import At
 from nasir.ir.op import Taken, op
-from nasir.ir.space import Cat, Prod, pin, size_of
+from nasir.ir.space import Axis, Cat, Prod, pin, size_of
 from nasir.ir.types import ValueType
 from nasir.ir.unify import regroup
 from nasir.ops import axis_constants as known
