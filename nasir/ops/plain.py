@@ -17,16 +17,6 @@ from nasir.ops.axes import permute as permute
 from nasir.ops.axes import reshape as reshape
 from nasir.ops.axes import slice_ as slice_
 from nasir.ops.axes import split as split
-from nasir.ops.dropping import dropout as dropout
-from nasir.ops.dropping import stochastic_depth as stochastic_depth
-from nasir.ops.pointwise import gelu as gelu
-from nasir.ops.pointwise import hardsigmoid as hardsigmoid
-from nasir.ops.pointwise import hardswish as hardswish
-from nasir.ops.pointwise import identity as identity
-from nasir.ops.pointwise import relu as relu
-from nasir.ops.pointwise import sigmoid as sigmoid
-from nasir.ops.pointwise import silu as silu
-from nasir.ops.shares import softmax as softmax
 from nasir.ops.windows import slid
 from nasir.options.ranges import Count, Whole
 
