@@ -22,11 +22,11 @@ ANYTHING: tuple[Taken, ...] = ("integers", "unbatched")
 AxisOrChannels: TypeAlias = Annotated[Whole | None, doc("which axis, without the batch axis; null: the channels")]
 
 
-def _number(at: At, x: ValueType, axis: int | None) -> int:
+def _number(at: At, x: ValueType, axis: int | None, attr: str = "axis") -> int:
     """The number of an axis that an attribute names; TypeRuleError where there is none."""
     number = x.channel_axis if axis is None else axis
     if number >= len(x.axes):
-        at.fail(f"axis must be from 0 to {len(x.axes) - 1}, not {number}, of an input of shape {x.shape}")
+        at.fail(f"{attr} must be from 0 to {len(x.axes) - 1}, not {number}, of an input of shape {x.shape}")
     return number
 
 
@@ -229,7 +229,7 @@ def contiguous(at: At, x: ValueType) -> ValueType:
 )
 def layout(at: At, x: ValueType, channel_axis: Whole) -> ValueType:
     """The same value, of which another axis holds the channels from here on."""
-    return ValueType(x.axes, _number(at, x, channel_axis), x.dtype, x.batch)
+    return ValueType(x.axes, _number(at, x, channel_axis, "channel_axis"), x.dtype, x.batch)
 
 
 @op(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -241,16 +242,29 @@ def test_units_whose_factor_is_zero_go_exactly(silent: bool) -> None:
     assert ((model(images(3)) - wanted).abs().max() < 1e-12) == silent
 
 
+HOW = [{"how": "fresh"}, {"how": "paired"}, {"how": "replicate", "symmetry": "none"}]
+
+
+@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("options", HOW, ids=lambda options: options["how"])
+def test_new_units_leave_the_function_as_it_is(name: str, options: dict[str, Any]) -> None:
+    net = made(name).eval()
+    wanted = net(images(3))
+    for space in [space.name for space in from_module(net, images(2)).graph.infer.spaces if space.resizable]:
+        model = from_module(copy.deepcopy(net), images(2))
+        atom = next(other for other in model.graph.infer.spaces if other.name == space)
+        rewrite = model.apply(Widen(units=2, **options), atom)
+        assert rewrite is not None and rewrite.preserves == ("no" if atom.mixed else "exact")
+        if atom.mixed is None:
+            assert (model(images(3)) - wanted).abs().max() < 1e-12, space
+
+
 def test_new_units_of_a_factor_are_alive() -> None:
     """One that began with zero, and is read by zeros, would get no gradient for ever."""
-    net = made("factors").eval()
-    model = from_module(net, images(2))
-    wanted = net(images(3))
-    rewrite = model.apply(Widen(how="fresh", factor=1.5), space_of(model, "first", "weight"))
-    assert rewrite is not None and (model(images(3)) - wanted).abs().max() < 1e-12
-    factor = model.get_submodule("factor").value
+    model = from_module(made("factors").eval(), images(2))
+    assert model.apply(Widen(how="fresh", factor=1.5), space_of(model, "first", "weight")) is not None
+    factor, places = (model.get_submodule(name).value for name in ("factor", "places"))
     assert isinstance(factor, Tensor) and factor.shape == (9, 1, 1) and (factor != 0.0).all()
-    places = model.get_submodule("places").value
     assert isinstance(places, Tensor) and places.shape == (1, 9, 1, 8)
 
 
@@ -269,3 +283,19 @@ def test_an_import_in_evaluation_stays_in_evaluation() -> None:
 
     model = from_module(Drops().eval(), images(2))
     assert torch.equal(model(images(3)), images(3))
+
+
+def test_a_kernel_that_is_a_buffer_is_no_weight_that_learns() -> None:
+    """Blurring before a step: what no op has as it is stays a call of the function, with the buffer."""
+    net = Own(
+        lambda own, x: own.last(F.conv2d(F.conv2d(own.first(x), own.blur, groups=6), own.kernel).mean((2, 3))),
+        {"kernel": rand(8, 6, 3, 3)},
+        {"blur": rand(6, 1, 3, 3)},
+    ).double()
+    own = copy.deepcopy(net)
+    model = from_module(net, images(2))
+    opaque = [node.attrs["runs"] for node in model.graph.nodes.values() if node.facts.family == "opaque"]
+    assert opaque == ["torch.nn.functional.conv2d"]
+    assert {id(p) for p in model.parameters()} == {id(p) for p in net.parameters()}
+    assert model.state_dict().keys() == net.state_dict().keys()
+    check_parity(model, own, net, images(5))

@@ -81,7 +81,7 @@ def build(
                 assert isinstance(lender, nn.Module) and isinstance(borrower, nn.Module)
                 tensor = lender._parameters.get(owner.slot)
                 _put(borrower, name, lender._buffers[owner.slot] if tensor is None else tensor)  # type: ignore[arg-type]
-    steps = schedule(graph)
+    steps = schedule(graph, as_made=model.calling is not None)
     inplace = inplace_relus(graph, graph.order)
     units: dict[str, LoweredUnit] = {}
     for step in steps:
