@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from small_runs import killed_and_resumed, stable, weights
+from small_runs import Killed, killed_and_resumed, stable, weights
 
 import nasir
 import nasir.api
 from nasir.cli.main import main
 from nasir.errors import DataError, RunError, SpecError, UsageError
 from nasir.journal.directory import RunDirectory
-from nasir.records import StartRecord
+from nasir.records import Record, StartRecord
 from nasir.running.replay import replay_graphs
 from nasir.spec.imported import NotImported, imported
 
@@ -244,6 +244,40 @@ def test_a_classifier_of_another_size_stays_fresh_where_classes_are_given(tmp_pa
     assert held["classifier.3.weight"].shape == (3, 1024)
     with pytest.raises(DataError, match=r"classifier.3.weight has shape \(1000, 1024\) there and \(3, 1024\) here"):
         first_network(written(tmp_path, network.replace("classes: 3", "args: {num_classes: 3}")))
+
+
+def test_stored_weights_count_until_there_is_a_checkpoint(tmp_path: Path) -> None:
+    spec = written(tmp_path)
+    state = first_network(spec)[1].state_dict()
+    torch.save(state, tmp_path / "w.pt")
+    spec = written(tmp_path, NETWORK.replace("}}", "}, weights: w.pt}"))
+    whole = nasir.api.run(spec, tmp_path / "whole")
+    assert stable(killed_and_resumed(spec, tmp_path / "early", 1).journal) == stable(whole.journal)
+
+    def kill(record: Record) -> None:
+        if record.n == killed_at:
+            raise Killed
+
+    for folder, killed_at in (("before", 1), ("after", 7)):
+        with pytest.raises(Killed):
+            nasir.api.run(spec, tmp_path / folder, listener=kill)
+    torch.save({**state, "fc.bias": state["fc.bias"] + 1}, tmp_path / "w.pt")
+    with pytest.raises(RunError, match=r"w.pt: changed since the run began; restore it, or start a new run"):
+        nasir.api.resume(tmp_path / "before")
+    (tmp_path / "w.pt").unlink()
+    with pytest.raises(DataError, match=r"w.pt cannot be read \(No such file or directory\); restore it"):
+        nasir.api.resume(tmp_path / "before")
+    assert stable(nasir.api.resume(tmp_path / "after").journal) == stable(whole.journal)
+
+
+def test_latency_is_measured_where_the_module_is_at_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = written(tmp_path)
+    run = nasir.api.run(spec, tmp_path / "run")
+    for what in (spec, run.path):
+        assert main(["cost", "--measure", "--import", "--device", "cpu", "--json", str(what)]) == 0
+        assert json.loads(capsys.readouterr().out)["graph"]
+    assert main(["cost", "--measure", "--device", "cpu", str(run.path)]) == 1
+    assert "GRU: a module of yours, which is not at hand" in capsys.readouterr().err
 
 
 REFUSED = [
