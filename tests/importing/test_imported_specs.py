@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -246,6 +247,11 @@ def test_a_classifier_of_another_size_stays_fresh_where_classes_are_given(tmp_pa
         first_network(written(tmp_path, network.replace("classes: 3", "args: {num_classes: 3}")))
 
 
+def kill(ordinal: int, record: Record) -> None:
+    if record.n == ordinal:
+        raise Killed
+
+
 def test_stored_weights_count_until_there_is_a_checkpoint(tmp_path: Path) -> None:
     spec = written(tmp_path)
     state = first_network(spec)[1].state_dict()
@@ -254,13 +260,9 @@ def test_stored_weights_count_until_there_is_a_checkpoint(tmp_path: Path) -> Non
     whole = nasir.api.run(spec, tmp_path / "whole")
     assert stable(killed_and_resumed(spec, tmp_path / "early", 1).journal) == stable(whole.journal)
 
-    def kill(record: Record) -> None:
-        if record.n == killed_at:
-            raise Killed
-
-    for folder, killed_at in (("before", 1), ("after", 7)):
+    for folder, ordinal in (("before", 1), ("after", 7)):
         with pytest.raises(Killed):
-            nasir.api.run(spec, tmp_path / folder, listener=kill)
+            nasir.api.run(spec, tmp_path / folder, listener=partial(kill, ordinal))
     torch.save({**state, "fc.bias": state["fc.bias"] + 1}, tmp_path / "w.pt")
     with pytest.raises(RunError, match=r"w.pt: changed since the run began; restore it, or start a new run"):
         nasir.api.resume(tmp_path / "before")
