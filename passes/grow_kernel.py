@@ -10,9 +10,10 @@ import numpy as np
 from annotated_types import Ge
 
 from nasir.errors import Decline, GraphError
-from nasir.ir import Draft, Fill, Graph, pair
+from nasir.ir import Draft, Fill, Graph, per_axis
 from nasir.ir.space import size_of
 from nasir.ir.types import kernel_of
+from nasir.ops.windows import times
 from nasir.options import Remedy
 from nasir.options.ranges import Count
 from nasir.registry import register
@@ -29,7 +30,7 @@ class GrowKernel(Pass):
     Padding grows with them, so that every output keeps its size and its value. Sites are labels of convolutions,
     regions and the network.
 
-    to     height and width of the new kernels; those of even size need an even number
+    to     size of the new kernels along every axis; those of even size need an even number
     least  in a region or the network, convolutions whose kernel is smaller stay as they are: 2 spares all that are 1x1
     """
 
@@ -69,18 +70,19 @@ class GrowKernel(Pass):
             return False
         if node_id in graph.sharing:  # the other layer would need it too
             return False
-        kernel = pair(node.attrs["kernel"])
-        if _window(graph, node_id) != kernel:
+        kernel = _window(graph, node_id)
+        if not kernel or node.attrs["kernel"] not in (kernel, kernel[0]):
             return False
         return least <= min(kernel) < self.to and max(kernel) <= self.to
 
     def _grow(self, draft: Draft, graph: Graph, node_id: int) -> None:
         node, slots = draft.nodes[node_id], graph.infer.slots[node_id]
-        kernel, padding, dilation = (pair(node.attrs[name]) for name in ("kernel", "padding", "dilation"))
+        kernel = _window(graph, node_id)
+        padding, dilation = (per_axis(node.attrs[name], len(kernel)) for name in ("padding", "dilation"))
         if any((self.to - size) % 2 for size in kernel):
             raise Decline(
-                f"'{node.label}': a {kernel[0]}x{kernel[1]} kernel does not lie in the middle of "
-                f"{self.to}x{self.to}; choose a size that differs by an even number"
+                f"'{node.label}': a {times(kernel)} kernel does not lie in the middle of "
+                f"{times((self.to,) * len(kernel))}; choose a size that differs by an even number"
             )
         rims = [(self.to - size) // 2 for size in kernel]
         wider = [pad + rim * step for pad, rim, step in zip(padding, rims, dilation, strict=True)]

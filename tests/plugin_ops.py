@@ -14,8 +14,8 @@ from torch import nn
 
 from nasir import op
 from nasir.backends.torch import Call, lowering
-from nasir.ir import At, Fill, ValueType, pair
-from nasir.ir.op import Pair
+from nasir.ir import At, Fill, ValueType, per_axis
+from nasir.ir.op import PerAxis
 from nasir.ops.pointwise import gelu
 from nasir.testing import reference
 
@@ -63,14 +63,12 @@ def _(attrs: Mapping[str, Any], weights: Mapping[str, Any], train: bool, x: Any)
     return torch.nn.functional.gelu(torch.from_numpy(x)).numpy()
 
 
-@op("conv_transpose2d", family="weighted")
-def conv_transpose2d(
-    at: At, x: ValueType, out: int, kernel: Pair = 2, stride: Pair = 2, bias: bool = True
-) -> ValueType:
+@op("deconv", family="weighted")
+def deconv(at: At, x: ValueType, out: int, kernel: PerAxis = 2, stride: PerAxis = 2, bias: bool = True) -> ValueType:
     """Transposed convolution, without padding; its kernel lies as torch's, [read, written, height, width]."""
     channels, height, width = at.image(x)
     written = at.fresh(out, "out")
-    (kh, kw), (sh, sw) = pair(kernel), pair(stride)
+    (kh, kw), (sh, sw) = per_axis(kernel, 2), per_axis(stride, 2)
     start = Fill("normal", {"std": 1.0})
     at.slot("weight", ((channels, "read"), (written, "write"), (kh, "fixed"), (kw, "fixed")), start)
     if bias:
@@ -78,15 +76,15 @@ def conv_transpose2d(
     return ValueType((written, (height - 1) * sh + kh, (width - 1) * sw + kw))
 
 
-@lowering("conv_transpose2d")
+@lowering("deconv")
 def _(attrs: Mapping[str, Any], inputs: tuple[ValueType, ...], out: ValueType) -> nn.Module:
-    read, given = inputs[0].shape[0], pair(attrs["kernel"])
-    return nn.ConvTranspose2d(read, attrs["out"], given, stride=pair(attrs["stride"]), bias=attrs["bias"])
+    read, given = inputs[0].shape[0], per_axis(attrs["kernel"], 2)
+    return nn.ConvTranspose2d(read, attrs["out"], given, stride=per_axis(attrs["stride"], 2), bias=attrs["bias"])
 
 
-@reference("conv_transpose2d")
+@reference("deconv")
 def _(attrs: Mapping[str, Any], weights: Mapping[str, Any], train: bool, x: Any) -> Any:
-    kernel, stride = weights["weight"], pair(attrs["stride"])
+    kernel, stride = weights["weight"], per_axis(attrs["stride"], 2)
     count, _, height, width = x.shape
     _, out, kh, kw = kernel.shape
     y = np.zeros((count, out, (height - 1) * stride[0] + kh, (width - 1) * stride[1] + kw))

@@ -19,7 +19,7 @@ from nasir.blocks import Maker, build_block
 from nasir.errors import NasirError, OptionError, TypeRuleError, UsageError
 from nasir.ir import Draft, Graph, Port, ValueType, op
 from nasir.ir.infer import At
-from nasir.ir.op import Pair, op_named
+from nasir.ir.op import PerAxis, op_named
 from nasir.options import Checked, Remedy, checked, construct, kind_of, options_of, parameters_of
 from nasir.registry import blocks, ops
 from nasir.rewriting.rewrite import Pass
@@ -64,8 +64,8 @@ GOOD: list[tuple[Any, Any, Any]] = [
     (Annotated[int, MultipleOf(8)], 16, 16),
     (Annotated[tuple[int, ...], Len(1, 2)], [1], (1,)),
     (Annotated[str, "free text"], "x", "x"),
-    (Pair, [3, 3], 3),
-    (Pair, (3, 5), (3, 5)),
+    (PerAxis, [3, 3], 3),
+    (PerAxis, (3, 5), (3, 5)),
     (Callable[..., Any], math.sin, math.sin),
     (object, 3, 3),
 ]
@@ -378,7 +378,7 @@ def test_attributes_of_an_op_without_text_annotations_are_checked() -> None:
     def sharpen(at, x, amount=1.0, window=3):  # type: ignore[no-untyped-def]
         return x
 
-    sharpen.__annotations__ = {"at": At, "x": ValueType, "amount": Annotated[float, Gt(0)], "window": Pair}
+    sharpen.__annotations__ = {"at": At, "x": ValueType, "amount": Annotated[float, Gt(0)], "window": PerAxis}
     sharpen.__annotations__["return"] = ValueType
     try:
         op("sharpen")(sharpen)

@@ -42,8 +42,8 @@ class TestPluginOps(OpContract):
     cases = (
         *[OpCase(name, (shape,)) for name in ("my_leaky_relu", "my_gelu") for shape in (IMAGE, VECTOR, TOKENS)],
         OpCase("my_leaky_relu", (IMAGE,), {"slope": 0.3}),
-        OpCase("conv_transpose2d", (IMAGE,), {"out": 3}),
-        OpCase("conv_transpose2d", (IMAGE,), {"out": 4, "kernel": 3, "stride": [1, 2], "bias": False}),
+        OpCase("deconv", (IMAGE,), {"out": 3}),
+        OpCase("deconv", (IMAGE,), {"out": 4, "kernel": 3, "stride": [1, 2], "bias": False}),
     )
 
 
@@ -194,7 +194,7 @@ def decoder() -> Graph:
     x = draft.add("input", (), "x", shape=[3, 8, 8])
     x = draft.add("conv2d", x, "conv1", out=6, kernel=3)
     x = draft.add("relu", draft.add("batch_norm", x, "bn1"), "act1")
-    x = draft.add("conv_transpose2d", x, "up", out=5)
+    x = draft.add("deconv", x, "up", out=5)
     x = draft.add("relu", draft.add("batch_norm", x, "bn2"), "act2")
     draft.output(draft.add("linear", draft.add("global_avg_pool", x, "gap"), "fc", out=3))
     return draft.commit()
@@ -204,7 +204,7 @@ def test_initializers_go_by_the_roles_of_weights() -> None:
     draft = Draft()
     x = draft.add("input", (), "x", shape=[96, 4, 4])
     for init in ("he_normal", "vit", "glorot_uniform"):
-        Maker(draft, init, init).node("conv_transpose2d", x, "up", out=48, kernel=3)
+        Maker(draft, init, init).node("deconv", x, "up", out=48, kernel=3)
     he, vit, glorot = (
         {slot: rule for (n, slot), rule in draft.origins.fills.items() if n == node} for node in (1, 2, 3)
     )
@@ -214,7 +214,7 @@ def test_initializers_go_by_the_roles_of_weights() -> None:
     assert glorot["weight"].rule == "xavier_uniform" and glorot["bias"].rule == "zeros"
     draft = Draft()
     x = draft.add("input", (), "x", shape=[96, 4, 4])
-    draft.output(Maker(draft, "", "he_normal").node("conv_transpose2d", x, "up", out=48, kernel=3))
+    draft.output(Maker(draft, "", "he_normal").node("deconv", x, "up", out=48, kernel=3))
     graph = draft.commit()
     assert starts("he_normal", graph.infer.slots[1]) == {"weight": he["weight"]}
     slot = graph.infer.slots[1]["weight"]
@@ -248,7 +248,7 @@ def test_units_are_pruned_exactly_before_and_behind_it() -> None:
 def test_a_constant_that_it_may_not_carry_on_evenly_is_refused() -> None:
     graph = decoder()
     _, seen = silent(graph, 0.5)
-    with pytest.raises(Decline, match="conv_transpose2d may not carry on evenly"):
+    with pytest.raises(Decline, match="deconv may not carry on evenly"):
         SILENT.attempt(graph, WHOLE, seen)
     assert (
         PruneChannels(score="norm_scale", threshold=0.0, constants="drop").attempt(graph, WHOLE, seen).preserves == "no"
@@ -260,7 +260,7 @@ def test_passes_that_would_have_to_know_more_leave_it_alone() -> None:
     graph = SplitBranches(branches=2, planes="keep", how="rrr").attempt(_staged(), "s1").graph
     rewrite = MergeBranches().apply(graph, WHOLE, _weights(graph))
     assert rewrite is not None
-    assert [node.op for node in rewrite.graph.nodes.values()].count("conv_transpose2d") == 2  # each branch its own
+    assert [node.op for node in rewrite.graph.nodes.values()].count("deconv") == 2  # each branch its own
 
 
 def _staged() -> Graph:
@@ -269,7 +269,7 @@ def _staged() -> Graph:
     x = draft.add("relu", draft.add("conv2d", x, "stem", out=4, kernel=3), "stem_act")
     draft.region("s1", "stage")
     x = draft.add("relu", draft.add("conv2d", x, "s1.conv", out=4, kernel=3), "s1.act")
-    x = draft.add("conv_transpose2d", x, "s1.up", out=4)
+    x = draft.add("deconv", x, "s1.up", out=4)
     draft.output(draft.add("linear", draft.add("global_avg_pool", x, "gap"), "fc", out=3))
     return draft.commit()
 

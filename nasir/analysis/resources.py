@@ -174,7 +174,7 @@ def _memory(graph: Graph, node_id: int, fixed: Fixed, batch: int) -> Term:
 
 def _bilinear(graph: Graph, node_id: int, slot: Slot, fixed: Fixed, each: float) -> Term:
     """each * a_in * a_out, and each * (a_in * R_out + a_out * R_in), a_in and a_out those of one group."""
-    written, others = _sides(slot)
+    written, others = slot.sides
     read = multiplied(*[count(axis, fixed) for axis in others])
     inputs = graph.infer.types[graph.nodes[node_id].inputs[0]].channels
     fixed_part = multiplied(_times(each), *[count(axis, fixed) for axis in others if isinstance(axis, int)])
@@ -192,11 +192,6 @@ def _kernel(slots: Mapping[str, Slot]) -> Slot | None:
     return None if name is None else slots[name]
 
 
-def _sides(slot: Slot) -> tuple[Axis, list[Axis]]:
-    written = [space for space, role in slot.axes if role == "write"]
-    return written[0], [space for space, role in slot.axes if role != "write"]
-
-
 def _of_one_group(graph: Graph, node_id: int, written: Axis, fixed: Fixed) -> Count:
     """Output channels that one input channel is read by: all, or those of its group."""
     node, types = graph.nodes[node_id], graph.infer.types
@@ -205,6 +200,6 @@ def _of_one_group(graph: Graph, node_id: int, written: Axis, fixed: Fixed) -> Co
         return count(written, fixed)
     if groups == types[node.inputs[0]].shape[0] == types[Port(node_id)].shape[0]:
         return _times(1)
-    if not isinstance(written, Prod):  # the rule of conv2d makes it one: groups, then the outputs of one
+    if not isinstance(written, Prod):  # the rule of convolutions makes it one: groups, then the outputs of one
         return multiplied(_times(1 / groups), count(written, fixed))
     return multiplied(*[count(part, fixed) for part in written.parts[1:]])

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 
 from nasir.errors import TypeRuleError
 from nasir.ir.graph import Draft, Graph
-from nasir.ir.op import pair
 from nasir.ir.space import atoms_of
 from nasir.ir.types import Port, kernel_of
 
@@ -64,7 +63,7 @@ def is_shortcut(graph: Graph, node_id: int) -> bool:
     node = graph.nodes[node_id]
     if node.facts.family != "weighted" or not {"kernel", "stride"} <= node.attrs.keys():
         return False
-    if pair(node.attrs["kernel"]) != (1, 1) or pair(node.attrs["stride"]) == (1, 1):
+    if node.attrs["kernel"] != 1 or node.attrs["stride"] == 1:
         return False
     users = graph.users(node_id)
     return bool(users) and all(graph.nodes[user].facts.adds for user in users)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import cast, get_args
 
 from nasir.errors import NasirError, TypeRuleError
@@ -69,6 +70,7 @@ class _Lift:
         floats = [state.dtype for state in recording.state if state.kind == "parameter" and "float" in state.dtype]
         self.native = floats[0] if floats else FLOAT  # in which the network computes
         parts = [call.scope[-1].label for call in recording.calls if call.module] + list(self.keys)
+        parts = [self._place(part) for part in parts]
         self.reserved = {path for part in parts for path in (part, *paths_above([part]))}  # for modules and weights
         self.inputs: list[int] = []  # numbers of the inputs that something reads
         self.values = list(recording.values)  # and those that are one value in evaluation, another one in training
@@ -89,7 +91,7 @@ class _Lift:
         inputs = {number: position for position, number in enumerate(self.inputs)}
         self.lifted.interface = interface_of(self.recording, names, inputs, outputs, len(self.draft.outputs))
         self._names()
-        declare(self.draft, self.recording)
+        declare(self.draft, self.recording, self._place)
         self.lifted.graph = self.draft.commit()
         return self.lifted
 
@@ -198,10 +200,13 @@ class _Lift:
         untyped = len(given) < len(results) or any(self._type(self._value(number)) is None for number in operands)
         if not results or untyped:
             return None
-        found = typed(Place(call, self._known, self._held(call), tuple(given)))
-        if found is None or not self._fits(found, operands):
+        for axis in (None, *self._channel_axes(operands)):
+            found = typed(Place(call, partial(self._laid_out, axis), self._held(call), tuple(given)))
+            if found is not None and self._fits(found, operands):
+                break
+        else:
             return None
-        node = self._add(call, found)
+        node = self._add(call, found, axis)
         if node is None:
             return None
         for output, (number, wanted) in enumerate(zip(results, given, strict=True)):
@@ -213,6 +218,19 @@ class _Lift:
                 )
             self.ports[number] = port
         return node
+
+    def _channel_axes(self, operands: Sequence[int]) -> list[int]:
+        """Which axis may hold the channels of the operands, as the call sees them, if not the one that did so far."""
+        values = [value for value in map(self._known, operands) if value.batch and value.axes]
+        known = [value.channel_axis for value in values]
+        return [axis for axis in dict.fromkeys((*known, 0, *[len(v.axes) - 1 for v in values])) if {axis} != {*known}]
+
+    def _laid_out(self, axis: int | None, number: int) -> ValueType:
+        """The type of a value whose channels are on that axis; None: where they are."""
+        value = self._known(number)
+        if axis is None or not value.batch or axis >= len(value.axes):
+            return value
+        return ValueType(value.axes, axis, value.dtype, value.batch)
 
     def _fits(self, found: Typed, operands: list[int]) -> bool:
         """Whether a rule has a place for every weight among the operands, and its op takes the inputs."""
@@ -226,13 +244,18 @@ class _Lift:
             return False
         return batched and ("integers" in takes or all(value.dtype == FLOAT for value in types))
 
-    def _add(self, call: Call, found: Typed) -> int | None:
-        """The node of a call; None where its op's weights are not just those that the call has, or it does not take
-        values of these types."""
+    def _add(self, call: Call, found: Typed, axis: int | None) -> int | None:
+        """The node of a call whose operands have their channels on `axis`; None where its op's weights are not just
+        those that the call has, or it does not take values of these types."""
         facts = op_named(found.op)
         start = 1.0 if facts.family in ("product", "elementwise") else 0.0  # it may divide
         inputs = [self._port(number, start) for number in found.inputs]
-        label = self._label_of(call)
+        label, first = self._label_of(call), self.draft.minted
+        for place, number in enumerate(found.inputs):
+            wanted = self._laid_out(axis, number).channel_axis
+            if wanted != self.draft.value(inputs[place]).channel_axis:
+                name = self._label(f"{label}_layout")
+                inputs[place] = self.draft.add("layout", inputs[place], name, channel_axis=wanted)
         node = self.draft.add(found.op, inputs, label, **found.attrs).node
         own = {name: self.read[number] for name, number in found.weights.items()}
         try:
@@ -243,8 +266,8 @@ class _Lift:
         except TypeRuleError:
             fits = False
         if not fits:
-            self.draft.retract(node)
-            self.labels.remove(label)
+            self.labels.difference_update(self.draft.nodes[n].label for n in range(first, node + 1))
+            self.draft.retract(first)
             return None
         if call.module is not None:
             holds = any(isinstance(value, Structure) for value in call.attributes.values())
@@ -396,6 +419,11 @@ class _Lift:
         rest = tuple([1 if axis is None else axis for axis in value.shape if not isinstance(axis, Batch)])
         return ValueType(rest, None, self._dtype(value.dtype), factors[0] if factors else 0)
 
+    def _place(self, path: str) -> str:
+        """Where in a model a path of the module lies: models have something else under a few names."""
+        first, dot, rest = path.partition(".")
+        return f"{first}_{dot}{rest}" if first in self.taken else path
+
     def _label_of(self, call: Call) -> str:
         return self._label(call.label) if call.module is not None else self._function_label(call)
 
@@ -407,6 +435,7 @@ class _Lift:
 
     def _label(self, wanted: str, reserved: Collection[str] = ()) -> str:
         """A label that is free: `wanted`, else with a number; none of those `reserved`."""
+        wanted = self._place(wanted)
         label, number = wanted, 1
         while label in self.labels or label in reserved or not label:
             number += 1

@@ -141,7 +141,8 @@ class Value:
 class Call:
     """One operation: a function of torch, or a leaf module with all that it does.
 
-    - `operation`: the name of the function (`torch.nn.functional.relu`), or the class of the leaf (module.Class).
+    - `operation`: the name of the function (`torch.nn.functional.relu`), or the class of the leaf (module.Class); of a
+      class that is only made from one of torch.nn that one.
     - `module`: path of the leaf, None for functions; `attributes`: its plain attributes (kernel_size, eps, ...), and a
       Structure for each module that it holds.
     - `args`, `kwargs`: trees; `result`: a tree whose Refs are the tensors that the call makes.

@@ -3,7 +3,7 @@ meet again."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from nasir.errors import GraphError
@@ -18,15 +18,16 @@ CONTAINERS = "torch.nn.modules.container."
 """Where the classes are that only hold other modules."""
 
 
-def declare(draft: Draft, recording: Recording) -> None:
-    """Declare the blocks and stages of a lifted recording.
+def declare(draft: Draft, recording: Recording, place: Callable[[str], str]) -> None:
+    """Declare the blocks and stages of a lifted recording; `place`: where a module lies in the labels, by its path.
 
     Blocks are the modules that begin and end at one value and join values themselves, others of their classes, and what
     stands in their place. A repeated module is a block rather than one within it, such as the attention of a layer.
     Where there are none, blocks are the parts in which paths leave a value and meet again. A stage is a module that
     holds nothing but blocks, or a run of blocks, one behind the other, whose outputs have one shape.
     """
-    kinds = {scope.path: scope.kind for call in recording.calls for scope in call.scope if scope.path != call.module}
+    held = {scope.path: scope.kind for call in recording.calls for scope in call.scope if scope.path != call.module}
+    kinds = {place(path): kind for path, kind in held.items()}
     graph = joined_step_by_step(draft, kinds)
     modules = _Modules(graph, kinds)
     blocks = modules.blocks()

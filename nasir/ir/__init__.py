@@ -10,7 +10,7 @@ from nasir.ir.node import Node as Node
 from nasir.ir.node import Region as Region
 from nasir.ir.op import op as op
 from nasir.ir.op import op_named as op_named
-from nasir.ir.op import pair as pair
+from nasir.ir.op import per_axis as per_axis
 from nasir.ir.space import Atom as Atom
 from nasir.ir.space import Cat as Cat
 from nasir.ir.space import Index as Index

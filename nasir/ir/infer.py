@@ -112,10 +112,11 @@ class At:
         tags: frozenset[str] = frozenset(),
         dtype: DType = "float32",
         stored: bool = True,
+        groups: Axis = 1,
     ) -> None:
-        """Declare a weight array of this node."""
+        """Declare a weight array of this node; see `Slot`."""
         along = tuple([_new(SlotAxis, axis) for axis in axes])
-        self.slots[name] = Slot(along, init, kind, tags, dtype, stored)  # type: ignore[arg-type]
+        self.slots[name] = Slot(along, init, kind, tags, dtype, stored, groups)  # type: ignore[arg-type]
 
     def slots_along(self, space: Axis, slots: Iterable[tuple[str, Fill, Kind, frozenset[str]]]) -> None:
         """Declare several float arrays with one entry per unit of `space`: (name, init, kind, tags) each."""

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
+from annotated_types import MinLen
+
 from nasir.errors import TypeRuleError, UsageError
 from nasir.ir.types import JSON, Mode, ValueType
 from nasir.options import Canonical, Option, checked, declared, sentence
@@ -61,16 +63,16 @@ Unchanged: TypeAlias = Literal["zero", "nonnegative", "all"]
 Taken: TypeAlias = Literal["integers", "unbatched", "rows"]
 
 
-def _shortest(value: int | tuple[int, int]) -> int | tuple[int, int]:
-    """Equal architectures have equal attributes: one number where both are the same."""
-    return value[0] if isinstance(value, tuple) and value[0] == value[1] else value
+def shortest(value: Any) -> Any:
+    """Equal architectures have equal attributes: one number where all are the same."""
+    return value[0] if isinstance(value, tuple) and len(set(value)) == 1 else value
 
 
-Pair: TypeAlias = Annotated[int | tuple[int, int], Canonical(_shortest)]
-"""One whole number, or two: height and width."""
-Sizes: TypeAlias = Annotated[Count | tuple[Count, Count], Canonical(_shortest)]
+PerAxis: TypeAlias = Annotated[int | Annotated[tuple[int, ...], MinLen(1)], Canonical(shortest)]
+"""One whole number, or one for each axis that a window slides along: height and width of an image."""
+Sizes: TypeAlias = Annotated[Count | Annotated[tuple[Count, ...], MinLen(1)], Canonical(shortest)]
 """The same of at least 1."""
-Pads: TypeAlias = Annotated[Whole | tuple[Whole, Whole], Canonical(_shortest)]
+Pads: TypeAlias = Annotated[Whole | Annotated[tuple[Whole, ...], MinLen(1)], Canonical(shortest)]
 """The same of at least 0."""
 SHARED = 10_000  # attribute sets an op remembers
 
@@ -374,6 +376,10 @@ def op_named(name: str) -> OpDef:
 loaded: dict[str, OpDef] = {}  # the ops that were asked for, by name
 
 
-def pair(value: Pair) -> tuple[int, int]:
-    """(h, w) of an attribute that may be one number."""
-    return (value, value) if isinstance(value, int) else value
+def per_axis(value: PerAxis, axes: int) -> tuple[int, ...]:
+    """An attribute that may be one number, as one for each of so many axes; ValueError where it has another number."""
+    if isinstance(value, int):
+        return (value,) * axes
+    if len(value) != axes:
+        raise ValueError(f"{list(value)} holds {len(value)} numbers, for a value with {axes} axes beside its channels")
+    return tuple(value)

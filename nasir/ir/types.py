@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from nasir.ir.space import Axis, size_of
+from nasir.ir.space import Axis, Prod, size_of
 
 JSON: TypeAlias = Any  # null, bool, int, float, str, list, dict: the borders (spec, journal) check it
 Kind: TypeAlias = Literal["param", "buffer"]
@@ -161,6 +161,9 @@ class Slot(NamedTuple):
 
     A *kernel* is a parameter with an axis that the op writes and one that it reads; it is a convolution's where it has
     axes of fixed size (a window) too. Initializers and penalties go by that, never by the op.
+
+    `groups`: of a kernel along whose read axis the inputs of several groups lie one group after another, as of a
+    transposed convolution, these groups: nothing is summed over them. (Other kernels have them along what they write.)
     """
 
     axes: tuple[SlotAxis, ...]
@@ -169,6 +172,7 @@ class Slot(NamedTuple):
     tags: frozenset[str] = frozenset()
     dtype: DType = FLOAT
     stored: bool = True
+    groups: Axis = 1
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -198,6 +202,23 @@ class Slot(NamedTuple):
     def axis(self, role: Role) -> int:
         """Number of the first axis of that role; ValueError where there is none."""
         return [axis[1] for axis in self.axes].index(role)
+
+    def written(self, number: int) -> Axis:
+        """What of an axis are units whose values the array gives, scales or shifts: all, its groups, or nothing (1)."""
+        space, role = self.axes[number]
+        return space if role in ("write", "along") else self.groups if role == "read" else 1
+
+    @property
+    def sides(self) -> tuple[Axis, list[Axis]]:
+        """Of a kernel: what it writes, groups included, and its other axes, groups left out."""
+        written = self.axes[self.axis("write")].space
+        others = [space for space, role in self.axes if role != "write"]
+        if not isinstance(self.groups, int) or self.groups != 1:
+            number = others.index(self.axes[self.axis("read")].space)
+            read = others[number]
+            others[number] = read.parts[1] if isinstance(read, Prod) and read is not self.groups else 1
+            written = Prod((self.groups, written))
+        return written, others
 
 
 def kernel_of(slots: Mapping[str, Slot]) -> str | None:

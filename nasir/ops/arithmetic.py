@@ -48,6 +48,16 @@ def div(at: At, x: ValueType, y: ValueType) -> ValueType:
     return _merge(at, (x, y))
 
 
+def _sum_with_product(x: Values, y: Values, z: Values, value: float = 1.0) -> Values:
+    return x + value * y * z
+
+
+@op("addcmul", family="elementwise", pointwise=_sum_with_product, takes=("unbatched",))
+def addcmul(at: At, x: ValueType, y: ValueType, z: ValueType, value: float = 1.0) -> ValueType:
+    """x + `value` * y * z of three values of one shape; an axis of 1 is repeated."""
+    return _merge(at, (x, y, z))
+
+
 @op("maximum", family="elementwise", pointwise=np.maximum, nonnegative="keeps", takes=("unbatched",))
 def maximum(at: At, x: ValueType, y: ValueType) -> ValueType:
     """The larger of two values of one shape, element by element; an axis of 1 is repeated."""

@@ -203,6 +203,21 @@ def flatten(at: At, x: ValueType) -> ValueType:
 
 
 @op(
+    "layout",
+    family="passive",
+    channels="moves",
+    unchanged="all",
+    nonnegative="keeps",
+    view=True,
+    takes=ANYTHING,
+    constant=known.untouched,
+)
+def layout(at: At, x: ValueType, channel_axis: Whole) -> ValueType:
+    """The same value, of which another axis holds the channels from here on."""
+    return ValueType(x.axes, _number(at, x, channel_axis), x.dtype, x.batch)
+
+
+@op(
     "reshape",
     family="shape",
     channels="moves",

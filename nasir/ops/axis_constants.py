@@ -137,3 +137,8 @@ def repeated(node: NodeView, x: Known) -> Known:
         if x.shape[axis] > 1 or node.inputs[0].shape[axis] == 1:
             x = np.repeat(x, count, axis) if node.attrs["each"] else np.concatenate([x] * count, axis)
     return x
+
+
+def untouched(node: NodeView, x: Known) -> Known:
+    """The value itself."""
+    return x

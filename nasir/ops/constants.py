@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from nasir.ir.op import pair
 from nasir.ir.types import FLOAT, JSON, Port, Slot, ValueType
 
 if TYPE_CHECKING:
@@ -57,14 +56,6 @@ class NodeView:
 def window(node: NodeView, x: Known) -> Known:
     """Something of each window, or of each few places, that is v where all of them are v."""
     return None if x is None else even(x, node.inputs[0])
-
-
-def padded_window(node: NodeView, x: Known) -> Known:
-    """The same where zeros may be added at the borders."""
-    if x is None:
-        return None
-    known = even(x, node.inputs[0])
-    return zeros_only(known) if max(pair(node.attrs["padding"])) > 0 else known
 
 
 def mean_of_places(node: NodeView, x: Known) -> Known:

@@ -14,7 +14,16 @@ from nasir.ops.pointwise import same
 from nasir.options.ranges import Rate, Share
 
 
-@op("dropout", family="passive", pointwise=same, unchanged="all", nonnegative="keeps", random=True, view=True)
+@op(
+    "dropout",
+    family="passive",
+    pointwise=same,
+    unchanged="all",
+    nonnegative="keeps",
+    random=True,
+    view=True,
+    takes=("unbatched",),
+)
 def dropout(at: At, x: ValueType, p: Rate = 0.5) -> ValueType:
     """Zero each element with probability `p` while training, 0 <= p < 1; the others are divided by 1 - p."""
     return x

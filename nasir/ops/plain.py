@@ -1,17 +1,15 @@
-"""Ops of structure: inputs, sums and products, pools; those that rearrange axes lie in `axes.py`."""
+"""Ops of structure: inputs, sums and products; those that rearrange axes lie in `axes.py`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import lru_cache
 from typing import Annotated
 
 from annotated_types import doc
 
 from nasir.ir.infer import At
-from nasir.ir.op import Pads, Pair, Sizes, op, pair
+from nasir.ir.op import Sizes, op
 from nasir.ir.space import Axis, Cat
-from nasir.ir.types import FLOAT, JSON, DType, ValueType
+from nasir.ir.types import FLOAT, DType, ValueType
 from nasir.ops import constants as known
 from nasir.ops.axes import concat as concat
 from nasir.ops.axes import flatten as flatten
@@ -29,6 +27,7 @@ from nasir.ops.pointwise import relu as relu
 from nasir.ops.pointwise import sigmoid as sigmoid
 from nasir.ops.pointwise import silu as silu
 from nasir.ops.shares import softmax as softmax
+from nasir.ops.windows import slid
 from nasir.options.ranges import Count, Whole
 
 
@@ -112,89 +111,6 @@ def mean(at: At, *x: ValueType) -> ValueType:
     return _merge(at, x)
 
 
-def window(at: At, x: ValueType, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair = 1) -> tuple[int, int]:
-    """(height, width) after sliding a window over an image; TypeRuleError when it does not fit."""
-    _, height, width = at.image(x)
-    try:
-        return _window(height, width, kernel, stride, padding, dilation)
-    except ValueError as problem:
-        at.fail(str(problem))
-
-
-@lru_cache(4096)
-def _window(height: int, width: int, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> tuple[int, int]:
-    if min(*pair(kernel), *pair(stride), *pair(dilation)) < 1 or min(pair(padding)) < 0:
-        raise ValueError(
-            f"kernel {kernel}, stride {stride} and dilation {dilation} must be >= 1, padding {padding} >= 0"
-        )
-    out = [
-        (length + 2 * pad - step * (window - 1) - 1) // hop + 1
-        for length, window, hop, pad, step in zip(
-            (height, width), pair(kernel), pair(stride), pair(padding), pair(dilation), strict=True
-        )
-    ]
-    if min(out) < 1:
-        raise ValueError(
-            f"a {height}x{width} input is too small for kernel {kernel}, stride {stride}, padding {padding}: "
-            "use a smaller kernel or stride, or fewer downsampling steps before it"
-        )
-    return out[0], out[1]
-
-
-@op("max_pool", family="pool", channels="alone", nonnegative="keeps", constant=known.window)
-def max_pool(at: At, x: ValueType, kernel: Sizes, stride: Pads = 0, padding: Pads = 0) -> ValueType:
-    """Maximum over windows; stride 0 means the kernel size."""
-    return _pool(at, x, kernel, stride, padding)
-
-
-@op("avg_pool", family="pool", channels="alone", nonnegative="keeps", constant=known.padded_window)
-def avg_pool(at: At, x: ValueType, kernel: Sizes, stride: Pads = 0, padding: Pads = 0) -> ValueType:
-    """Mean over windows, padding counted; stride 0 means the kernel size."""
-    return _pool(at, x, kernel, stride, padding)
-
-
-def _pool(at: At, x: ValueType, kernel: Pair, stride: Pair, padding: Pair) -> ValueType:
-    if any(2 * pad > window for pad, window in zip(pair(padding), pair(kernel), strict=True)):
-        at.fail(f"padding {padding} is more than half the kernel {kernel}")
-    return x.over((x.axes[0], *window(at, x, kernel, stride or kernel, padding)))
-
-
-def even_windows(x: ValueType, size: Pair) -> tuple[int, int] | None:
-    """(height, width) of the equal windows, side by side, that pool an image to `size`; None where sizes do not divide.
-
-    Windows of an adaptive pool differ in size or overlap there.
-    """
-    (height, width), (rows, columns) = x.shape[1:], pair(size)
-    return None if height % rows or width % columns else (height // rows, width // columns)
-
-
-def _uneven_windows(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out: ValueType) -> tuple[str, str] | None:
-    if even_windows(inputs[0], attrs["size"]) is not None:
-        return None
-    sides, wanted = inputs[0].shape[1:], pair(attrs["size"])
-    near = [
-        max(n for n in range(1, min(side, most) + 1) if side % n == 0) for side, most in zip(sides, wanted, strict=True)
-    ]
-    return (
-        f"pools {sides[0]}x{sides[1]} to {wanted[0]}x{wanted[1]} by windows that differ in size or overlap",
-        f"use a size that divides {sides[0]}x{sides[1]}, such as {near[0] if near[0] == near[1] else near}",
-    )
-
-
-@op(
-    "adaptive_avg_pool",
-    family="pool",
-    channels="alone",
-    nonnegative="keeps",
-    constant=known.window,
-    unordered=_uneven_windows,
-)
-def adaptive_avg_pool(at: At, x: ValueType, size: Sizes) -> ValueType:
-    """Mean over windows chosen so that the output is `size` (height, width)."""
-    channels, _, _ = at.image(x)
-    return x.over((channels, *pair(size)))
-
-
 @op("global_avg_pool", family="shape", channels="alone", nonnegative="keeps", constant=known.mean_of_places)
 def global_avg_pool(at: At, x: ValueType) -> ValueType:
     """Mean over height and width: (C, H, W) -> (C,)."""
@@ -204,7 +120,8 @@ def global_avg_pool(at: At, x: ValueType) -> ValueType:
 @op("subsample", family="shape", channels="alone", nonnegative="keeps", view=True, constant=known.window)
 def subsample(at: At, x: ValueType, stride: Sizes = 2) -> ValueType:
     """Every `stride`-th row and column (option-A shortcut, He et al. 2015, section 3.3)."""
-    return x.over((x.axes[0], *window(at, x, 1, stride, 0)))
+    channels, height, width = at.image(x)
+    return x.over((channels, *slid(at, (height, width), 1, stride, 0)))
 
 
 @op("pad_channels", family="pad", channels="moves", unchanged="all", nonnegative="keeps", constant=known.padded)

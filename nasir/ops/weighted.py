@@ -1,4 +1,4 @@
-"""Ops that own weights: convolution, linear, norms, scale. Slot names and default values are torch's."""
+"""Ops that own weights: linear, norms, scale. Slot names and default values are torch's."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import Annotated, TypeAlias
 from annotated_types import doc
 
 from nasir.ir.infer import At
-from nasir.ir.op import Pads, Sizes, op, pair
+from nasir.ir.op import op
 from nasir.ir.space import Axis, Prod, pin
 from nasir.ir.types import JSON, Fill, Kind, Role, ValueType
 from nasir.ops import constants as known
-from nasir.ops.plain import window
 from nasir.options.ranges import Count, NotNegative, Share
 
 Along: TypeAlias = tuple[str, Fill, Kind, frozenset[str]]
@@ -32,67 +31,10 @@ STATISTICS: tuple[Along, ...] = (
 )
 
 
-def _bias_init(fan_in: int) -> Fill:
+def bias_fill(fan_in: int) -> Fill:
+    """Torch's default for the bias of a layer with such a kernel."""
     bound = 1.0 / sqrt(fan_in)
     return Fill("uniform", {"low": -bound, "high": bound})
-
-
-def _conv_macs(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out: ValueType) -> int:
-    kh, kw = pair(attrs["kernel"])
-    groups: int = attrs["groups"]
-    return inputs[0].shape[0] // groups * kh * kw * out.shape[0] * out.shape[1] * out.shape[2]
-
-
-def _unpadded(attrs: Mapping[str, JSON]) -> bool:
-    return max(pair(attrs["padding"])) == 0
-
-
-@op("conv2d", family="weighted", channels="groups", even=_unpadded, macs=_conv_macs)
-def conv2d(
-    at: At,
-    x: ValueType,
-    out: Count,
-    kernel: Sizes,
-    stride: Sizes = 1,
-    padding: Pads = 0,
-    dilation: Sizes = 1,
-    groups: Count = 1,
-    bias: bool = False,
-) -> ValueType:
-    """2-D convolution to `out` channels; `groups` = input channels is depthwise. No bias by default."""
-    kh, kw = pair(kernel)
-    height, width = window(at, x, kernel, stride, padding, dilation)
-    channels = x.axes[0]
-    fan_in = x.shape[0] // groups * kh * kw
-    if groups == 1:
-        written: Axis = at.fresh(out, "out")
-        read: Axis = channels
-    else:
-        written, read = _grouped(at, channels, x.shape[0], out, groups)
-    at.slot("weight", ((written, "write"), (read, "read"), (kh, "fixed"), (kw, "fixed")), KAIMING, tags=DECAY)
-    if bias:
-        at.slot("bias", ((written, "write"),), _bias_init(fan_in), tags=BIAS)
-    return x.over((written, height, width))
-
-
-def _grouped(at: At, channels: Axis, size: int, out: int, groups: int) -> tuple[Axis, Axis]:
-    """(written, read) spaces: in = Prod(G, I), out = Prod(G, O); depthwise: G is the whole input space."""
-    if size % groups or out % groups:
-        at.fail(f"groups {groups} must divide both the {size} input and the {out} output channels")
-    if groups == size:
-        at.mirror("groups", channels)
-        if out == size:
-            at.mirror("out", channels)
-            return channels, 1
-        written: Axis = Prod((channels, at.fresh(out // groups)))
-        at.mirror("out", written)
-        return written, 1
-    group = at.fresh(groups, "groups")
-    read = at.fresh(size // groups)
-    at.same(channels, Prod((group, read)), "channels", (0, 0))
-    written = Prod((group, at.fresh(out // groups)))
-    at.mirror("out", written)
-    return written, read
 
 
 def _linear_macs(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out: ValueType) -> int:
@@ -107,7 +49,7 @@ def linear(at: At, x: ValueType, out: Count, bias: bool = True) -> ValueType:
     written = at.fresh(out, "out")
     at.slot("weight", ((written, "write"), (x.axes[-1], "read")), KAIMING, tags=DECAY)
     if bias:
-        at.slot("bias", ((written, "write"),), _bias_init(x.shape[-1]), tags=BIAS)
+        at.slot("bias", ((written, "write"),), bias_fill(x.shape[-1]), tags=BIAS)
     return x.with_channels(written)
 
 

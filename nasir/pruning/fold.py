@@ -163,7 +163,7 @@ def _shift(node: Node, slot: Slot, kernel: NDArray[Any], constant: Values, where
                 f"which {reason}: it cannot be folded exactly; use `constants: drop`"
             )
     weights = by_role(kernel.astype(np.float64), slot)
-    if weights.shape[1] != len(where):
+    if weights.shape[1] != len(where) or slot.groups != 1:
         raise Decline(f"'{node.label}' reads constant channels by a grouped convolution; use `constants: drop`")
     folded: Values = weights.reshape(*weights.shape[:2], -1).sum(axis=2)[:, where] @ values
     return folded

@@ -8,6 +8,7 @@ A third party subclasses a suite in its own tests; pytest collects it from there
 
 from nasir.testing import norm_references as norm_references
 from nasir.testing import pointwise_references as pointwise_references
+from nasir.testing import window_references as window_references
 from nasir.testing.backend_contract import BackendContract as BackendContract
 from nasir.testing.graphs import MIXING as MIXING
 from nasir.testing.graphs import STIRRING as STIRRING

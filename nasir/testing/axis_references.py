@@ -66,6 +66,11 @@ def _reshape(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
     return x.reshape(rows, *attrs["shape"])
 
 
+@reference("layout")
+def _layout(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
+    return x
+
+
 @reference("reduce")
 def _reduce(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
     axes = tuple([axis + 1 for axis in attrs["axes"]])
@@ -151,6 +156,7 @@ CASES: Mapping[str, list[tuple[Shapes, dict[str, JSON]]]] = {
         ((VECTOR,), {"shape": [1, 6, 1, 1], "channel_axis": 1}),
         ((IMAGE,), {"shape": [4, 1, 5, 2, 3]}),
     ],
+    "layout": [((IMAGE,), {"channel_axis": 2}), ((TOKENS,), {"channel_axis": 0}), ((VECTOR,), {"channel_axis": 0})],
     "reduce": [
         ((IMAGE,), {"how": "mean", "axes": [1, 2]}),
         ((IMAGE,), {"how": "mean", "axes": [1, 2], "keep": True}),

@@ -19,12 +19,10 @@ from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from nasir.errors import NasirError
-from nasir.ir import JSON, Graph, Port, pair
-from nasir.ir.op import Pair
+from nasir.ir import JSON, Graph, Port, per_axis
 from nasir.ir.types import usual_channel_axis
 from nasir.transfer import Key
 
@@ -158,7 +156,7 @@ def _ensemble(attrs: Attrs, weights: Weights, train: bool, *x: Array) -> Array:
 
 @reference("subsample")
 def _subsample(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
-    down, right = pair(attrs["stride"])
+    down, right = per_axis(attrs["stride"], 2)
     return x[:, :, ::down, ::right]
 
 
@@ -169,59 +167,14 @@ def _pad_channels(attrs: Attrs, weights: Weights, train: bool, x: Array, *, chan
     return np.pad(x, widths)
 
 
-def _windows(x: Array, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair = 1, value: float = 0.0) -> Array:
-    """[N, C, H', W', kh, kw]: what the window sees at each of its places."""
-    (kh, kw), (sh, sw), (ph, pw), (dh, dw) = pair(kernel), pair(stride), pair(padding), pair(dilation)
-    padded = np.pad(x, [(0, 0), (0, 0), (ph, ph), (pw, pw)], constant_values=value)
-    seen = sliding_window_view(padded, (dh * (kh - 1) + 1, dw * (kw - 1) + 1), axis=(2, 3))
-    windows: Array = seen[:, :, ::sh, ::sw, ::dh, ::dw]
-    return windows
-
-
-@reference("max_pool")
-def _max_pool(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
-    stride = attrs["stride"] or attrs["kernel"]
-    return _windows(x, attrs["kernel"], stride, attrs["padding"], value=-np.inf).max(axis=(4, 5))  # type: ignore[no-any-return]
-
-
-@reference("avg_pool")
-def _avg_pool(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
-    stride = attrs["stride"] or attrs["kernel"]
-    return _windows(x, attrs["kernel"], stride, attrs["padding"]).mean(axis=(4, 5))  # type: ignore[no-any-return]
-
-
-@reference("adaptive_avg_pool")
-def _adaptive_avg_pool(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
-    """Bin i of n over a length L is [floor(i L / n), ceil((i + 1) L / n))."""
-    rows, columns = pair(attrs["size"])
-    height, width = x.shape[2:]
-    out = np.empty((*x.shape[:2], rows, columns))
-    for row in range(rows):
-        for column in range(columns):
-            top, bottom = row * height // rows, -(-(row + 1) * height // rows)
-            left, right = column * width // columns, -(-(column + 1) * width // columns)
-            out[:, :, row, column] = x[:, :, top:bottom, left:right].mean(axis=(2, 3))
-    return out
-
-
 def biased(weights: Mapping[str, Array], value: Array, channel: int) -> Array:
+    """A value, and the bias along its channels where there is one."""
     return value + along(weights["bias"], value, channel) if "bias" in weights else value
 
 
 def along(vector: Array, like: Array, channel: int) -> Array:
     """A vector over channels, shaped to broadcast over a batch."""
     return vector.reshape(-1, *(1,) * (like.ndim - 1 - channel))
-
-
-@reference("conv2d")
-def _conv2d(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Array) -> Array:
-    groups = attrs["groups"]
-    seen = _windows(x, attrs["kernel"], attrs["stride"], attrs["padding"], attrs["dilation"])
-    seen = seen.reshape(len(x), groups, -1, *seen.shape[2:])
-    weight = weights["weight"]
-    weight = weight.reshape(groups, -1, *weight.shape[1:])
-    out: Array = np.einsum("ngihwkl,goikl->ngohw", seen, weight, optimize=True)
-    return biased(weights, out.reshape(len(x), -1, *out.shape[3:]), 1)
 
 
 @reference("linear")

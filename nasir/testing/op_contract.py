@@ -22,6 +22,7 @@ from nasir.testing.option_laws import check_options, in_block
 from nasir.testing.pointwise_cases import pointwise_cases
 from nasir.testing.unit_oracles import largest_difference
 from nasir.testing.weights import random_batch, random_weights
+from nasir.testing.window_cases import window_cases
 from nasir.transfer import Key
 
 BOUND = 1e-12
@@ -153,18 +154,9 @@ def shipped_cases() -> dict[str, tuple[OpCase, ...]]:
         by_op[op] += (OpCase(op, (IMAGE, (4, 1, 1))), OpCase(op, ((4, 1, 6), IMAGE)))
     attrs: dict[str, list[tuple[tuple[tuple[int, ...], ...], dict[str, JSON]]]] = {
         "input": [((), {"shape": [3, 4, 4]}), ((), {"shape": (7,)}), ((), {"shape": TOKENS})],
-        "max_pool": [((IMAGE,), {"kernel": 2}), ((IMAGE,), {"kernel": [3, 2], "stride": 1, "padding": [1, 0]})],
-        "avg_pool": [((IMAGE,), {"kernel": [2, 2]}), ((IMAGE,), {"kernel": 3, "stride": 2, "padding": 1})],
-        "adaptive_avg_pool": [((IMAGE,), {"size": 1}), ((IMAGE,), {"size": [2, 4]})],
         "global_avg_pool": [((IMAGE,), {})],
         "subsample": [((IMAGE,), {}), ((IMAGE,), {"stride": [1, 3]})],
         "pad_channels": [((IMAGE,), {"before": 1, "after": 2}), ((VECTOR,), {}), ((TOKENS,), {"before": 2})],
-        "conv2d": [
-            ((IMAGE,), {"out": 3, "kernel": 3, "padding": 1}),
-            ((IMAGE,), {"out": 4, "kernel": [3, 2], "stride": [2, 1], "dilation": [1, 2], "groups": 2, "bias": True}),
-            ((IMAGE,), {"out": 8, "kernel": 1, "groups": 4}),
-            ((IMAGE,), {"out": 4, "kernel": 3, "groups": 4, "bias": True}),
-        ],
         "linear": [((VECTOR,), {"out": 3}), ((VECTOR,), {"out": 1, "bias": False}), ((TOKENS,), {"out": 4})],
         "tokens": [((IMAGE,), {})],
         "class_token": [((TOKENS,), {})],
@@ -188,4 +180,4 @@ def shipped_cases() -> dict[str, tuple[OpCase, ...]]:
         OpCase("input", (), {"shape": IMAGE, "channel_axis": 2}),
         OpCase("input", (), {"shape": [5], "dtype": "int64"}),
     )
-    return by_op | axis_cases()
+    return by_op | axis_cases() | window_cases()

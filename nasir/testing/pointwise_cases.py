@@ -48,5 +48,7 @@ def pointwise_cases() -> dict[str, tuple[OpCase, ...]]:
         by_op[op] = tuple([OpCase(op, (shape, shape)) for (shape,) in SHAPES])
         by_op[op] += tuple([OpCase(op, (shape, shape), channel_axis=axis) for shape, axis in LAID_OUT])
         by_op[op] += (OpCase(op, (IMAGE, (4, 1, 1))), OpCase(op, ((4, 1, 6), IMAGE)))
+    by_op["addcmul"] = (OpCase("addcmul", (IMAGE,) * 3, {"value": 0.5}), OpCase("addcmul", (VECTOR,) * 3))
+    by_op["addcmul"] += (OpCase("addcmul", ((4, 1, 1), IMAGE, (4, 5, 1))),)
     by_op["sub"] += (OpCase("sub", (IMAGE, IMAGE), {"alpha": 2}),)
     return by_op

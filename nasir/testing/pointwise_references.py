@@ -70,6 +70,7 @@ FUNCTIONS: Mapping[str, Callable[..., Array]] = {
     "shift": lambda x, value: value + x,
     "divide_by": lambda x, value: x / value,
     "sub": lambda x, y, alpha: -alpha * y + x,
+    "addcmul": lambda x, y, z, value: z * y * value + x,
     "div": lambda x, y: x / y,
     "maximum": lambda x, y: _picked(x > y, x, y),
     "minimum": lambda x, y: _picked(x > y, y, x),

@@ -102,10 +102,12 @@ def unit_axes(graph: Graph, space: Atom, roles: Sequence[str] = ("read", "write"
     """Where a space of a graph runs in the state of its network, as UnitAxes; only axes that play one of `roles`."""
     found: dict[str, Any] = {}
     for name, key in graph.weight_names.items():
+        slot = graph.infer.slots[key.node][key.slot]
         axes = {
             number: _labels(axis, space)
-            for number, (axis, role) in enumerate(graph.infer.slots[key.node][key.slot].axes)
-            if role in roles and space in set(atoms_of(axis))
+            for number, (axis, role) in enumerate(slot.axes)
+            if (role in roles and space in set(atoms_of(axis)))
+            or (role == "read" and "write" in roles and space in set(atoms_of(slot.groups)))
         }
         if axes:
             found[name] = axes

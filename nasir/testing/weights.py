@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from nasir.ir import Graph, Port
-from nasir.ir.space import Atom, positions
+from nasir.ir.space import Atom, atoms_of, positions
 from nasir.ir.types import FLOAT
 from nasir.testing.interpreter import Array
 from nasir.transfer import Key, NumpyArrays, TransferPlan, execute
@@ -72,8 +72,9 @@ def silence(graph: Graph, weights: dict[Key, Array], units: dict[Atom, Array]) -
         takes[space] = index
     for node_id, slots in graph.infer.slots.items():
         for name, slot in slots.items():
-            for number, (axis, role) in enumerate(slot.axes):
-                index_or_none = positions(axis, takes) if role in ("write", "along") else None
+            for number, (axis, _) in enumerate(slot.axes):
+                written = {atom: takes[atom] for atom in atoms_of(slot.written(number)) if atom in takes}
+                index_or_none = positions(axis, written)
                 # variances stay: they divide
                 if index_or_none is not None and name != "running_var":
                     array = weights[Key(node_id, name)] = weights[Key(node_id, name)].copy()

@@ -60,8 +60,8 @@ class _Resizing:
     def __init__(self, draft: Draft) -> None:
         self.resized, self.index = draft.resized, draft.selected
         self.noisy = any(resize.noise for resize in self.resized.values())
-        # by ids of space and initializer, and whether it is read: arrays along one space share one index
-        self.known: dict[tuple[int, bool, int], AxisTake | None] = {}
+        # by ids of space, initializer and groups, and whether it is read: arrays along one space share one index
+        self.known: dict[tuple[int, bool, int, int], AxisTake | None] = {}
 
     def taken(self, key: Key, old: Slot, new: Slot) -> Take | None:
         """The part taken of a weight that existed before; None where none of its axes is resized."""
@@ -71,9 +71,9 @@ class _Resizing:
                 axes.append(None)
                 continue
             end = resolve(space)
-            same = (id(end if isinstance(end, Atom) else space), role == "read", id(new.init))
+            same = (id(end if isinstance(end, Atom) else space), role == "read", id(new.init), id(old.groups))
             if same not in self.known:
-                self.known[same] = self._along(space, role == "read", new.init)
+                self.known[same] = self._along(space, role == "read", new.init, old.groups)
             axes.append(self.known[same])
         if all(axis is None for axis in axes):
             return None
@@ -86,18 +86,30 @@ class _Resizing:
         atoms = [atom for space, _ in slot.axes for atom in atoms_of(space)]
         return max((self.resized[atom].noise for atom in atoms if atom in self.resized), default=0.0)
 
-    def _along(self, space: Axis, read: bool, init: Fill) -> AxisTake | None:
+    def _along(self, space: Axis, read: bool, init: Fill, groups: Axis) -> AxisTake | None:
         index = positions(space, self.index)
         if index is None:
             return None
-        if not read:
-            return AxisTake(index, None, init, self._twin(space, opposite=False))
+        apart = set(atoms_of(groups))
+        summed = {atom: self.index[atom] for atom in atoms_of(space) if atom in self.index and atom not in apart}
+        if not read or not summed:  # nothing new is summed over
+            return AxisTake(index, None, init, self._twin(space))
         # readers of replicas share the weight, readers of fresh units start at zero: the function is kept
-        twin = self._twin(space, opposite=True)
-        return AxisTake(index, _shares(index), ZEROS if twin is None else init, twin)
+        inside = positions(space, summed) if apart else index
+        assert inside is not None
+        shares = _shares(inside)
+        if shares is not None and apart:
+            replicas = {atom: self.index[atom] for atom in apart if atom in self.index}
+            place = positions_after(space, summed, replicas)
+            shares = np.where(place >= 0, shares[place], 1.0)
+        twin = self._twin(space, apart)
+        return AxisTake(index, shares, ZEROS if twin is None else init, twin)
 
-    def _twin(self, space: Axis, opposite: bool) -> Twin | None:
-        """How paired fresh units are tied along an axis; other fresh units get the factor 0 where it is read."""
+    def _twin(self, space: Axis, apart: set[Atom] | None = None) -> Twin | None:
+        """How paired fresh units are tied along an axis.
+
+        Where it is read (`apart`: what is not summed over) they are opposite, and other fresh units get the factor 0.
+        """
         atoms = dict.fromkeys(atoms_of(space))
         paired = [atom for atom in atoms if atom in self.resized and self.resized[atom].paired]
         if not paired:
@@ -113,10 +125,11 @@ class _Resizing:
             first[fresh[1:both:2]] = fresh[0:both:2]
             marks[fresh[:both]] = -1
             partner = positions_after(space, self.index, {atom: first})
-            sign = np.where(partner == everyone, sign, -sign)
+            if apart is not None and atom not in apart:
+                sign = np.where(partner == everyone, sign, -sign)
             of = partner[of]
             tied |= positions_after(space, self.index, {atom: marks}) < 0
-        return Twin(of, np.where(tied, sign, 0.0) if opposite else np.ones(size))
+        return Twin(of, np.ones(size) if apart is None else np.where(tied, sign, 0.0))
 
 
 def _shares(index: Index) -> Gain | None:

@@ -75,6 +75,13 @@ def windows(x: Tensor, size: int = 2) -> Tensor:
     return x.permute(0, 5, 1, 3, 2, 4).reshape(count, channels, height, width)
 
 
+def pixels(x: Tensor) -> Tensor:
+    """A shuffle of pixels written out; which of the factors are the channels, only the layer behind it tells."""
+    count, channels, height, width = x.shape
+    x = x.view(count, channels // 4, 2, 2, height, width).permute(0, 1, 4, 2, 5, 3)
+    return x.reshape(count, channels // 4, 2 * height, 2 * width)
+
+
 CODES: dict[str, Callable[[Tensor], Tensor]] = {
     "halves": lambda x: torch.cat(x.chunk(2, 1)[::-1], 1),
     "uneven parts": lambda x: torch.cat(torch.split(x, [1, 4, 3], dim=1)[1:], 1),
@@ -113,6 +120,8 @@ CODES: dict[str, Callable[[Tensor], Tensor]] = {
     "two means": lambda x: x.mean(3).sum(axis=-1),
     "radix": lambda x: x.view(x.shape[0], 2, -1, *x.shape[2:]).sum(dim=1),
     "pixels": lambda x: nn.functional.pixel_shuffle(x, 2),
+    "pixels written out": pixels,
+    "an image of a channel": lambda x: x[:, 1][:, None],
     "pixels as modules": lambda x: nn.PixelUnshuffle(2)(nn.PixelShuffle(2)(x)),
     "channel_shuffle": lambda x: nn.functional.channel_shuffle(x, 2),
     "ChannelShuffle": lambda x: nn.ChannelShuffle(4)(x),
@@ -160,6 +169,8 @@ FREE |= {
     "radix": [2, 4],
     "pixels": [2],
     "pixels as modules": [2],
+    "pixels written out": [2],
+    "an image of a channel": [],
     "channel_shuffle": [2, 4],
     "ChannelShuffle": [4, 2],
     "rolled channels": [],
@@ -239,6 +250,16 @@ def randomized(net: nn.Module) -> nn.Module:
 
 def opaque(graph: Graph) -> list[str]:
     return [f"{n.label}: {n.attrs['runs']}" for n in graph.nodes.values() if n.facts.family == "opaque"]
+
+
+def test_layers_find_their_channels() -> None:
+    """A layer reads the axis that torch says, whichever held the channels before it."""
+    graph = from_module(made(pixels), images(2)).graph
+    (node,) = [node for node in graph.nodes.values() if node.op == "layout"]
+    assert node.label == "behind_layout" and node.attrs == {"channel_axis": 0}
+    assert graph.infer.types[graph.nodes[graph.find("behind")].inputs[0]].is_image
+    pinned = {atom.pin for atom in graph.infer.spaces}
+    assert "conv2d 'behind' takes it for the places of an image" in pinned
 
 
 def test_a_shufflenet_is_whole_and_pruned_right() -> None:

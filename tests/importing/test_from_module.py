@@ -177,6 +177,25 @@ def test_what_has_no_rule_runs_as_it_is_and_pins_what_it_touches() -> None:
     assert torch.isfinite(model(x)).all()
 
 
+class Step(nn.Module):
+    """A block whose shortcut may hold something that has no rule, under the same name."""
+
+    def __init__(self, shortcut: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.shortcut = nn.Conv2d(3, 3, 3, padding=1), shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) + self.shortcut(x)  # type: ignore[no-any-return]
+
+
+def test_blocks_with_and_without_an_opaque_node_are_two_kinds_of_code() -> None:
+    net = nn.Sequential(Step(nn.Identity()), Step(nn.AlphaDropout(0.2)), Step(nn.Identity())).eval()
+    model = from_module(net, images(2))
+    assert [node.label for node in model.graph.nodes.values() if node.facts.family == "opaque"] == ["1.shortcut"]
+    x = images(3)
+    assert torch.equal(model(x), net(x))
+
+
 def test_copies_go_their_own_way_and_files_say_what_they_cannot_hold(tmp_path: Path) -> None:
     model = from_module(network("own"), images(2)).eval()
     other = copy.deepcopy(model)

@@ -99,7 +99,8 @@ class OfWeights(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = (x - self.shift) / (F.softplus(self.size) + 0.1)
-        return torch.maximum(F.prelu(x, self.slope), -self.shift.exp())
+        x = torch.addcmul(self.shift, self.size, x)
+        return torch.maximum(F.prelu(x, self.slope), -F.dropout(self.shift.exp(), 0.2, self.training))
 
 
 def test_functions_of_weights_are_typed() -> None:

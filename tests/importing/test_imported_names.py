@@ -95,6 +95,32 @@ def test_state_dicts_are_the_users_both_ways(kind: Callable[[], nn.Module]) -> N
     assert all(torch.equal(tensor, 2 * wanted[key]) for key, tensor in net.state_dict().items())
 
 
+class Awkward(nn.Module):
+    """Names that a model has for something else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys, self.graph = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.units = nn.Sequential(*[nn.Sequential(nn.Linear(4, 4), nn.ReLU()) for _ in range(2)])
+        self.seed, self.code = nn.Parameter(torch.rand(4)), nn.Parameter(torch.rand(3, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.graph(self.keys(x)) * self.seed
+        for unit in self.units:
+            x = x + unit(x)
+        return F.linear(x, self.code)
+
+
+def test_names_that_a_model_has_for_something_else_are_kept() -> None:
+    net = Awkward()
+    model = from_module(net, torch.rand(2, 4))
+    assert model.state_dict().keys() == net.state_dict().keys()
+    assert torch.equal(model(torch.ones(3, 4)), net(torch.ones(3, 4)))
+    model.load_state_dict(net.state_dict())
+    assert {"keys_", "graph_", "seed_", "units_.0.0"} <= model.graph.labels.keys()
+    assert model.graph.infer.slots[model.graph.find("keys_")].keys() == {"weight", "bias"}
+
+
 def test_what_is_missing_or_does_not_fit_is_told_by_its_name() -> None:
     model = from_module(Rooted(), images(2))
     state = dict(model.state_dict())

@@ -39,6 +39,13 @@ class Last(nn.Module):
         return self.inner(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # type: ignore[no-any-return]
 
 
+class LikeLayerNorm(nn.LayerNorm):
+    """A class of somebody's that only is made in another way."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=1e-3, bias=False)
+
+
 NORMS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "batch": (lambda: nn.BatchNorm2d(8), "batch_norm"),
     "bare batch": (lambda: nn.BatchNorm2d(8, affine=False), "batch_norm"),
@@ -54,6 +61,7 @@ NORMS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "layer": (lambda: Last(nn.LayerNorm(8)), "layer_norm"),
     "bare layer": (lambda: Last(nn.LayerNorm(8, elementwise_affine=False)), "layer_norm"),
     "layer without bias": (lambda: Last(nn.LayerNorm(8, bias=False)), "layer_norm"),
+    "layer of a user's": (lambda: Last(LikeLayerNorm(8)), "layer_norm"),
     "torchvision 2d": (lambda: torchvision.models.convnext.LayerNorm2d(8), "layer_norm2d"),
     "timm 2d": (lambda: timm.layers.LayerNorm2d(8), "layer_norm2d"),
     "rms": (lambda: Last(nn.RMSNorm(8)), "rms_norm"),

@@ -507,6 +507,7 @@ def test_subclasses_that_change_nothing_are_leaves_and_others_are_not() -> None:
 
     recording = record(nn.Sequential(Named(4, 4), Changed(4, 4)), (rows(),))
     assert [call.module for call in recording.calls] == ["0", None, None]
+    assert recording.calls[0].operation == "torch.nn.modules.linear.Linear"
 
 
 def test_a_module_of_torch_by_itself_is_one_call() -> None:

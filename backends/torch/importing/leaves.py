@@ -47,13 +47,28 @@ def is_leaf(module: nn.Module, leaves: Collection[type[nn.Module]] = ()) -> bool
         return True
     if parametrize.is_parametrized(module) or module._forward_hooks or module._forward_pre_hooks:
         return False
+    return _is_listed(kind) or _of_torch(module)
+
+
+def operation_of(leaf: nn.Module, leaves: Collection[type[nn.Module]] = ()) -> str:
+    """The class whose behaviour a leaf has, as module.Class: its own, or that of torch.nn which it is made from."""
+    kind = type(leaf)
+    own = kind in leaves or _is_listed(kind) or not _of_torch(leaf)
+    return class_name(kind if own else _base(kind))
+
+
+def _is_listed(kind: type[nn.Module]) -> bool:
     name = class_name(kind)
-    return any(fnmatchcase(name, pattern) for pattern in (*LEAVES, *extending.LEAVES)) or _of_torch(module)
+    return any(fnmatchcase(name, pattern) for pattern in (*LEAVES, *extending.LEAVES))
+
+
+def _base(kind: type[nn.Module]) -> type[nn.Module]:
+    """The first class of torch.nn among a class and those above it; nn.Module where there is no other."""
+    return next((each for each in kind.__mro__ if each.__module__.startswith("torch.nn.modules.")), nn.Module)
 
 
 def _of_torch(module: nn.Module) -> bool:
-    kinds = type(module).__mro__
-    base = next((kind for kind in kinds if kind.__module__.startswith("torch.nn.modules.")), nn.Module)
+    kinds, base = type(module).__mro__, _base(type(module))
     if base is nn.Module or issubclass(base, CONTAINERS) or "forward" in vars(module):
         return False
     if any(True for _ in module.children()) and not issubclass(base, HAS_OWN_MODULES):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from nasir.backends.torch.importing.flow import Flow
-from nasir.backends.torch.importing.leaves import described, is_leaf
+from nasir.backends.torch.importing.leaves import described, is_leaf, operation_of
 from nasir.backends.torch.importing.names import class_name, name_of
 from nasir.backends.torch.importing.operands import encoded, tensors_in
 from nasir.backends.torch.importing.pure import says_in_place
@@ -155,7 +155,7 @@ class Recorder(TorchFunctionMode):
             inner.__dict__["forward"] = self._forward(inner, path, inner.forward, leaf)
 
     def _forward(self, module: nn.Module, path: str, run: Callable[..., Any], leaf: bool) -> Callable[..., Any]:
-        kind = class_name(type(module))
+        kind, operation = class_name(type(module)), operation_of(module, self._leaves) if leaf else ""
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             if self.paused:
@@ -169,7 +169,7 @@ class Recorder(TorchFunctionMode):
                 if not leaf:
                     return run(*args, **kwargs)
                 with self.off():
-                    return self._recorded(kind, run, args, kwargs, (module, path))
+                    return self._recorded(operation, run, args, kwargs, (module, path))
             finally:
                 del self._scopes[depth:]
 

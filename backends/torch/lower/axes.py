@@ -120,3 +120,13 @@ def beside(x: Tensor, counts: tuple[tuple[int, int], ...]) -> Tensor:
     for dim, count in counts:
         x = x.repeat_interleave(count, dim)
     return x
+
+
+def same(x: Tensor) -> Tensor:
+    """The value itself."""
+    return x
+
+
+@lowering("layout")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return Call(same)

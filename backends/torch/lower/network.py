@@ -253,7 +253,7 @@ def signature(graph: Graph, unit: Unit, lowered: Mapping[int, Lowered], inplace:
         node = graph.nodes[node_id]
         wires = tuple([outside[p] if p in outside else (position[p.node], p.output) for p in node.inputs])
         lower = lowered[node_id]
-        what: Any = relative(node.label, unit.path)
+        what: Any = (relative(node.label, unit.path), node.facts.several)  # of several outputs one is picked
         if isinstance(lower, Call):
             what = (lower.target, lower.listed, repr(lower.args), repr(dict(lower.kwargs)), node_id in inplace)
         rows.append((what, wires))

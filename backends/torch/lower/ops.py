@@ -23,8 +23,7 @@ from torch.nn import functional as F
 
 from nasir.backends.torch.lower.ensemble import Ensemble
 from nasir.errors import RunError
-from nasir.ir import JSON, ValueType, pair
-from nasir.ops.plain import even_windows
+from nasir.ir import JSON, ValueType, per_axis
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +71,6 @@ def lower_op(op: str, attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], 
         raise RunError(f"op {op!r} has no torch lowering; register one with @nasir.backends.torch.lowering({op!r})")
     with torch.device("meta"):
         return LOWERINGS[op](attrs, inputs, out)
-
-
-@lowering("conv2d", spares=True)
-def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    proto = _conv(pair(a["kernel"]), pair(a["stride"]), pair(a["padding"]), pair(a["dilation"]), a["bias"])
-    return stamped(proto, in_channels=x[0].shape[0], out_channels=a["out"], groups=a["groups"])
-
-
-@cache
-def _conv(
-    kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int], bias: bool
-) -> nn.Conv2d:
-    return nn.Conv2d(1, 1, kernel, stride=stride, padding=padding, dilation=dilation, bias=bias)
 
 
 def stamped(proto: nn.Module, **sizes: int) -> nn.Module:
@@ -170,25 +156,6 @@ def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowere
     return Ensemble(a["average"], a["train"])
 
 
-@lowering("max_pool")
-def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return Call(F.max_pool2d, (pair(a["kernel"]), pair(a["stride"] or a["kernel"]), pair(a["padding"])))
-
-
-@lowering("avg_pool")
-def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return Call(F.avg_pool2d, (pair(a["kernel"]), pair(a["stride"] or a["kernel"]), pair(a["padding"])))
-
-
-@lowering("adaptive_avg_pool")
-def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    size, windows = pair(a["size"]), even_windows(x[0], a["size"])
-    # equal windows by the pool of fixed windows, whose gradient is deterministic on CUDA; 1x1 is a plain mean in torch
-    if windows is None or size == (1, 1):
-        return Call(F.adaptive_avg_pool2d, (size,))
-    return Call(F.avg_pool2d, (windows, windows))
-
-
 @lowering("global_avg_pool")
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
     return Call(torch.mean, ((2, 3),))
@@ -201,7 +168,7 @@ def subsample(x: Tensor, step_h: int, step_w: int) -> Tensor:
 
 @lowering("subsample")
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return Call(subsample, pair(a["stride"]))
+    return Call(subsample, per_axis(a["stride"], 2))
 
 
 def pad_channels(x: Tensor, before: int, after: int, behind: int) -> Tensor:

@@ -75,6 +75,11 @@ def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowere
     return Call(torch.sub, kwargs={"alpha": a["alpha"]})
 
 
+@lowering("addcmul", spares=True)
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return Call(torch.addcmul, kwargs={"value": a["value"]})
+
+
 @lowering("clamp")
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
     low, high = a["low"], a["high"]

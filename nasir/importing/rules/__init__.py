@@ -11,6 +11,7 @@ from nasir.importing.rules import (
     parts,
     pools,
     reductions,
+    resizing,
     shapes,
     shuffles,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "parts",
     "pools",
     "reductions",
+    "resizing",
     "shapes",
     "shuffles",
     "typed",

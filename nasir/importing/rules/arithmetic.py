@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import combinations
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -69,6 +70,21 @@ def _reverse_div(place: Place, x: int, value: ValueType) -> Typed | None:
     if not is_number(number):
         return None
     return Typed("reciprocal", (x,), {}, then=(("scale", _times(number)),))
+
+
+@rule(*names("addcmul"))
+def _addcmul(place: Place, x: int, value: ValueType) -> Typed | None:
+    others, scale = (
+        [place.given(1, "tensor1", None), place.given(2, "tensor2", None)],
+        place.call.kwargs.get("value", 1),
+    )
+    if len(place.call.args) > 3 or not is_number(scale) or not all(isinstance(other, Ref) for other in others):
+        return None
+    inputs = (x, *[other.number for other in others])
+    types = [place.types(number) for number in inputs]
+    if not all(_fits(one, other) for one, other in combinations(types, 2)):
+        return None
+    return Typed("addcmul", inputs, {"value": float(scale)})
 
 
 @rule("torch.maximum", "torch.Tensor.maximum", "torch.max", "torch.Tensor.max")

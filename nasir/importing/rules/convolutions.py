@@ -1,34 +1,60 @@
-"""Convolutions and linear layers."""
+"""Convolutions, transposed ones, and linear layers."""
 
 from __future__ import annotations
 
-from nasir.importing.rules.place import Place, Typed, rule
-from nasir.ir import ValueType
+from functools import partial
+
+from nasir.importing.rules.place import Place, Typed, rule, whole
+from nasir.ir import JSON, ValueType
+from nasir.ops.windows import has_places
+
+SHARED = {
+    "out": "out_channels",
+    "kernel": "kernel_size",
+    "stride": "stride",
+    "padding": "padding",
+    "dilation": "dilation",
+    "groups": "groups",
+}
+"""Attributes of the ops by those of torch's modules."""
 
 
-@rule("torch.nn.modules.conv.Conv2d")
-def _conv2d(place: Place, x: int, value: ValueType) -> Typed | None:
-    a = place.call.attributes
-    if not value.is_image or a["padding_mode"] != "zeros":
+def _attributes(place: Place) -> dict[str, JSON] | None:
+    """Those that all convolutions have; None where they are no plain numbers."""
+    attrs = {name: place.call.attributes[theirs] for name, theirs in SHARED.items()}
+    numbers = [value for value in attrs.values() if not isinstance(value, str)]
+    return attrs | {"bias": "bias" in place.weights} if whole(*numbers) else None
+
+
+def _convolution(rank: int, place: Place, x: int, value: ValueType) -> Typed | None:
+    attrs = _attributes(place)
+    if attrs is None or not has_places(value, rank):
         return None
-    padding = a["padding"]
-    if padding == "valid":
-        padding = (0, 0)
-    elif padding == "same":
-        spans = [step * (size - 1) for step, size in zip(a["dilation"], a["kernel_size"], strict=True)]
-        if any(span % 2 for span in spans):
-            return None
-        padding = tuple([span // 2 for span in spans])
-    attrs = {
-        "out": a["out_channels"],
-        "kernel": a["kernel_size"],
-        "stride": a["stride"],
-        "padding": padding,
-        "dilation": a["dilation"],
-        "groups": a["groups"],
-        "bias": "bias" in place.weights,
-    }
-    return Typed("conv2d", (x,), attrs)
+    if attrs["padding"] == "valid":
+        attrs["padding"] = 0
+    elif attrs["padding"] == "same":
+        added = [step * (size - 1) for step, size in zip(attrs["dilation"], attrs["kernel"], strict=True)]
+        attrs |= {"padding": [both // 2 for both in added], "end_padding": [both % 2 for both in added]}
+    return Typed(f"conv{rank}d", (x,), attrs | {"padding_mode": place.call.attributes["padding_mode"]})
+
+
+def _transposed(rank: int, place: Place, x: int, value: ValueType) -> Typed | None:
+    attrs, wanted = _attributes(place), place.given(1, "output_size", None)
+    if attrs is None or not has_places(value, rank) or not (wanted is None or whole(wanted)):
+        return None
+    more = place.call.attributes["output_padding"]
+    if wanted is not None:  # the places that it is to give, perhaps behind the batch and the channels
+        windows = zip(
+            value.shape[1:], *[attrs[name] for name in ("stride", "padding", "dilation", "kernel")], strict=True
+        )
+        least = [(size - 1) * hop - 2 * pad + step * (window - 1) + 1 for size, hop, pad, step, window in windows]
+        more = [size - fewest for size, fewest in zip(wanted[-rank:], least, strict=True)]
+    return Typed(f"conv_transpose{rank}d", (x,), attrs | {"output_padding": more}) if whole(more) else None
+
+
+for _rank in (1, 2, 3):
+    rule(f"torch.nn.modules.conv.Conv{_rank}d")(partial(_convolution, _rank))
+    rule(f"torch.nn.modules.conv.ConvTranspose{_rank}d")(partial(_transposed, _rank))
 
 
 @rule("torch.nn.modules.linear.Linear")

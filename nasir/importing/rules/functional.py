@@ -52,7 +52,9 @@ NN = "torch.nn.modules"
 
 def _sizes(value: Tree, count: int) -> Tree:
     """A size for each axis of a window, as layers keep it."""
-    return (value,) * count if isinstance(value, int) else tuple(value) if isinstance(value, list) else value
+    if not isinstance(value, tuple | list):
+        return (value,) * count if isinstance(value, int) else value
+    return tuple(value) * count if len(value) == 1 else tuple(value)
 
 
 def _convolution(axes: int, transposed: bool) -> Attributes:

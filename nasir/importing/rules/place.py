@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import isfinite
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from nasir.importing.recording import Call, Ref, Tree
 from nasir.ir import JSON, ValueType
@@ -55,6 +55,17 @@ class Place:
         if isinstance(operand, tuple | list) and operand:
             operand = operand[0]
         return operand.number if isinstance(operand, Ref) else None
+
+    def options(self, **defaults: Tree) -> dict[str, Tree] | None:
+        """Attributes of a leaf, or the operands of a function behind its first one, which has them in this order.
+
+        None where a function is given others.
+        """
+        if self.call.module is not None:
+            return {name: self.call.attributes.get(name, default) for name, default in defaults.items()}
+        if len(self.call.args) > len(defaults) + 1 or self.call.kwargs.keys() - defaults.keys() - {"input"}:
+            return None
+        return {name: self.given(n, name, default) for n, (name, default) in enumerate(defaults.items(), start=1)}
 
     def given(self, position: int, name: str, default: Tree) -> Tree:
         """An operand by its position or name."""
@@ -142,10 +153,9 @@ def plain(op: str, *operations: str, **operands: Operand) -> None:
         return Typed(op, (x,), attrs) if all(map(is_plain, attrs.values())) else None
 
 
-def pair(value: Any) -> tuple[Any, Any]:
-    """A size given as one number or two."""
-    first, second = value if isinstance(value, tuple | list) else (value, value)
-    return first, second
+def whole(*values: Tree) -> bool:
+    """Whether each is a whole number, or several, whatever mode and batch."""
+    return all(type(part) is int for v in values for part in (v if isinstance(v, tuple | list) and v else (v,)))
 
 
 def axis_of(number: Tree, value: ValueType, more: int = 0) -> int | None:

@@ -43,8 +43,6 @@ def reshaped(value: ValueType, made: ValueType) -> Step:
 
 def _holding(value: ValueType, made: ValueType) -> int:
     """The axis that holds the channels once a value is reshaped; of several, the one whose places lie closest."""
-    if isinstance(value.channels, int):
-        return usual_channel_axis(len(made.shape))
     behind = prod(value.shape[value.channel_axis + 1 :])
     low, high = behind, behind * size_of(value.channels)
     stride = 1

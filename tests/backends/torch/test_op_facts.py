@@ -43,7 +43,7 @@ def test_pointwise_functions_are_what_torch_computes(name: str) -> None:
         graph = case.graph()
         node = graph.nodes[graph.find("op")]
         lowered = lower_op(name, node.attrs, (graph.infer.types[node.inputs[0]],), graph.infer.types[Port(1)])
-        values = [x.reshape(*[1] * len(case.shapes[0]), -1) for x in (x, x[::-1].copy())[: len(case.shapes)]]
+        values = [x.reshape(*[1] * len(case.shapes[0]), -1) for x in (x, x[::-1].copy(), x)[: len(case.shapes)]]
         given = [torch.from_numpy(value) for value in values]
         result = (
             lowered.target(*given, *lowered.args, **lowered.kwargs)
