@@ -48,6 +48,22 @@ def make(classes, width=8):
     return Net(classes, width)
 
 
+class Twice(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, padding=1)
+        self.cell = nn.GRU(6, 6, batch_first=True)
+        self.attend = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.fc = nn.Linear(6, classes)
+
+    def forward(self, x):
+        x = self.conv(x).flatten(2).transpose(1, 2)
+        for _ in range(2):
+            x, _ = self.cell(x)
+            x, _ = self.attend(x, x, x)
+        return self.fc(x.mean(1))
+
+
 def tuples(classes):
     return nn.Linear(3, classes), None
 
@@ -133,6 +149,7 @@ def first_network(spec: Path) -> tuple[nasir.Graph, torch.nn.Module, torch.nn.Mo
     "network",
     [
         NETWORK,
+        NETWORK.replace("make", "Twice"),
         "{from: torchvision, model: resnet18, args: {num_classes: 3}}",
         "{from: torchvision, model: mobilenet_v3_small, classes: 3}",
         "{from: timm, model: resnet10t, classes: 3}",
@@ -153,9 +170,10 @@ def test_training_begins_with_the_network_of_the_module(network: str, tmp_path: 
         assert torch.equal(other(x), wanted)
     held = {id(tensor) for tensor in module.state_dict(keep_vars=True).values()}
     assert held.isdisjoint(id(tensor) for tensor in model.state_dict(keep_vars=True).values())
+    assert len(list(model.parameters())) == len(list(module.parameters()))  # shared ones once
     _, again, _ = first_network(spec)  # drawn by the seed of the spec
-    drawn = again.state_dict()
-    assert all(torch.equal(drawn[name], value) for name, value in again.state_dict().items())
+    drawn = dict(again.named_parameters())
+    assert all(torch.equal(drawn[name], value) for name, value in module.named_parameters())
 
 
 def test_a_run_that_is_killed_goes_on_bit_for_bit(tmp_path: Path) -> None:
