@@ -55,12 +55,13 @@ def examined(make: Callable[[], nn.Module], shapes: Iterable[tuple[int, ...]]) -
     except NasirError as error:
         return {**row, "refused": _line(error)}
     row["import_cpu_s"] = round(time.process_time() - started, 2)
-    row |= _structure(model.graph, net)
+    row |= structure(model.graph, net)
     row |= _parity(model, net, own, shape)
     del own
     for dtype in (torch.float64, torch.float32):
         try:
             _outputs(net, shape, dtype)
+            _outputs(model, shape, dtype)
             break
         except RuntimeError:  # it computes in float32 somewhere, whatever it is given
             continue
@@ -104,7 +105,7 @@ def _taken(net: nn.Module, shapes: Iterable[tuple[int, ...]]) -> tuple[int, ...]
     return last
 
 
-def _structure(graph: Graph, net: nn.Module) -> dict[str, Any]:
+def structure(graph: Graph, net: nn.Module) -> dict[str, Any]:
     """Spaces, the share of the parameters that have a resizable axis, opaque nodes, blocks by stage."""
     spaces = graph.infer.spaces
     opaque = [node for node in graph.nodes.values() if node.facts.family == "opaque"]
@@ -236,6 +237,8 @@ def _silence(model: Model, graph: Graph, atom: Any, gone: list[int]) -> None:
     for key, axes in unit_axes(graph, atom, ("write", "along")).items():
         label, _, name = key.rpartition(".")
         tensor = getattr(model.get_submodule(label), name)
+        if isinstance(tensor, nn.Module):  # of a node that puts out a weight
+            tensor = tensor.value
         for axis, labels in axes.items():
             index = torch.isin(torch.as_tensor(labels), torch.tensor(gone)).nonzero().flatten()
             tensor.index_fill_(axis, index, 0.0)

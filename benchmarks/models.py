@@ -1,9 +1,10 @@
 """Networks of torchvision and timm, imported and examined one by one: the figures of docs/models.md.
 
-    python -m benchmarks.models ["timm dla34" ...] [--anew] [--minutes N] [--gb N] [--out FILE]
+    python -m benchmarks.models ["timm dla34" ...] [--anew] [--most PARAMETERS] [--minutes N] [--gb N] [--out FILE]
 
 Each network has a process of its own, with a bound on time and memory. What FILE has already is left out (but for
-`--anew`), so that an interrupted run goes on where it was. `make docs` writes the page.
+`--anew`), so that an interrupted run goes on where it was. Of networks with more parameters than `--most` only the
+structure is looked at, without numbers. `make docs` writes the page.
 """
 
 from __future__ import annotations
@@ -20,15 +21,13 @@ import torch
 import torchvision
 from torch import nn
 
-from benchmarks.examined import examined
+from benchmarks.examined import examined, structure
 from benchmarks.processes import in_a_process
 from nasir.backends.torch.importing import graph_of
 from nasir.files import write_atomically
 
 RESULTS = Path(__file__).parent / "results" / "models.json"
 SMALL = (3, 64, 64)
-LARGE = 350_000_000
-"""Of networks with more parameters only the structure is looked at."""
 
 OF_TORCHVISION = torchvision.models.list_models(torchvision.models)
 OF_TIMM = (
@@ -64,20 +63,18 @@ def maker(name: str) -> tuple[Callable[[], nn.Module], tuple[int, ...]]:
     return lambda: torchvision.models.get_model(model, **options), (3, side, side)
 
 
-def looked_at(name: str) -> dict[str, Any]:
-    """The row of one network."""
+def looked_at(name: str, most: float) -> dict[str, Any]:
+    """The row of one network; its structure alone where it has more than `most` parameters."""
     make, shape = maker(name)
-    with torch.device("meta"):
-        try:
-            count = sum(p.numel() for p in make().parameters())
-        except Exception:  # it cannot be made without numbers
-            count = 0
-    if count <= LARGE:
-        return examined(make, [SMALL, shape])
-    with torch.device("meta"):
+    try:
+        with torch.device("meta"):
+            net = make()
+    except Exception:  # it cannot be made without numbers
         net = make()
-    cost = graph_of(net, torch.empty(2, *shape, device="meta")).cost()
-    return {"input": list(shape), "params": cost.params, "macs": cost.macs, "structure_only": True}
+    if sum(p.numel() for p in net.parameters()) <= most:
+        return examined(make, [SMALL, shape])
+    graph = graph_of(net.to("meta"), torch.empty(2, *shape, device="meta"))
+    return {"input": list(shape), "params": graph.cost().params, "structure_only": True, **structure(graph, net)}
 
 
 def main() -> None:
@@ -85,6 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.models")
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--anew", action="store_true", help="also those that FILE has")
+    parser.add_argument("--most", type=float, default=350e6, help="parameters of what is examined as a whole")
     parser.add_argument("--minutes", type=float, default=5.0, help="for each network")
     parser.add_argument("--gb", type=float, default=10.0, help="memory for each network")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
@@ -94,7 +92,7 @@ def main() -> None:
     for name in asked.names or NAMES:
         if name in rows and not asked.anew:
             continue
-        rows[name] = row = in_a_process(partial(looked_at, name), asked.minutes, asked.gb)
+        rows[name] = row = in_a_process(partial(looked_at, name, asked.most), asked.minutes, asked.gb)
         print(name, json.dumps(row), flush=True)
         versions = {"torch": torch.__version__, "torchvision": torchvision.__version__, "timm": timm.__version__}
         sorted_rows = {key: rows[key] for key in NAMES if key in rows}

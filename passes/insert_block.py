@@ -18,6 +18,7 @@ from nasir.blocks.tail import branch_tails, near_zero, parameters
 from nasir.branching import copy_nodes
 from nasir.errors import Decline, GraphError
 from nasir.ir import Draft, Graph, Port, Region
+from nasir.ir.regions import relative
 from nasir.options.ranges import Count, Positive
 from nasir.registry import register
 from nasir.rewriting.evidence import Evidence
@@ -37,7 +38,9 @@ class InsertBlock(Pass):
                   back, 10 epochs at most; near_zero: N(0, sigma); copy: the weights of the block before it;
                   default: nothing special
     block         template of the new block: null for the stage's, "copy" for the structure of a neighbour, or a
-                  mapping {block: name or definition, options: {...}}
+                  mapping {block: name or definition, options: {...}}. Stages of imported networks have no template:
+                  null then is "copy", where weights that functions use, and modules that nasir has no rule for, start
+                  as copies whatever `init` says of the others
     sigma         standard deviation of near_zero
     settle_lr     learning rate of Adam for init: adam
     settle_epochs most epochs of that training
@@ -157,12 +160,7 @@ def _keeps_shape(graph: Graph, block: Region) -> bool:
 
 
 def _relative(graph: Graph, path: str) -> dict[str, int]:
-    return {_below(graph.nodes[node_id].label, path): node_id for node_id in graph.members(path)}
-
-
-def _below(label: str, path: str) -> str:
-    """A label as it goes on below the path of its block; the whole of one that is only a part of it."""
-    return label.removeprefix(f"{path}.")
+    return {relative(graph.nodes[node_id].label, path): node_id for node_id in graph.members(path)}
 
 
 def _model(draft: Draft, graph: Graph, stage: str, previous: Region) -> Region:
@@ -194,7 +192,7 @@ def _clone(
     entry, exit_ = graph.boundary(model.path)
     members = graph.members(model.path)
     made, ports = copy_nodes(
-        draft, graph, members, lambda label: f"{path}.{_below(label, model.path)}", entries={entry: before}
+        draft, graph, members, lambda label: f"{path}.{relative(label, model.path)}", entries={entry: before}
     )
     for node_id, copy in made.items():
         if graph.nodes[node_id].facts.foreign:
@@ -212,7 +210,7 @@ def _copy_weights(
     so do we.
     """
     made = {
-        node.label[len(path) + 1 :]: node_id
+        relative(node.label, path): node_id
         for node_id, node in draft.nodes.items()
         if node.label.startswith(path + ".")
     }

@@ -159,7 +159,7 @@ def _revived(
 ) -> Model:
     """A model from what `Model.__reduce__` gives; raises UnknownName for ops that no plugin has registered yet."""
     model = kind()
-    model.training = own["training"]
+    model.training, model.calling = own["training"], own.get("calling")
     build(model, Graph.from_json(graph), {}, None, leaves)
     model.__dict__.update(own)
     attached.give_state(model._places, state)

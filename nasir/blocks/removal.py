@@ -36,6 +36,7 @@ def remove_blocks(draft: Draft, paths: Iterable[str]) -> None:
         draft.remove_region(path)
         if missing:
             source = draft.add("pad_channels", source, f"{path}_pad", after=missing)
+            draft.join(graph.stage_of(path), f"{path}_pad")
         draft.rewire(Port(exit_), source)
         stands_for[Port(exit_)] = source
         parent = path.rpartition(".")[0]

@@ -79,10 +79,17 @@ def _from_sum(draft: Draft, port: Port) -> bool:
     return draft.nodes[port.node].facts.family == "sum"
 
 
+ZERO_KEPT = ("shape", "split", "pool")
+"""Families of ops of one input that make zeros of zeros: places picked, averaged, or put in another order."""
+
+
 def _stripped(draft: Draft, tail: int) -> int:
-    while _transparent(draft.nodes[tail]) or _fixed_scale(draft, tail):
-        tail = draft.nodes[tail].inputs[0].node
-    return tail
+    while True:
+        node = draft.nodes[tail]
+        moves = node.facts.family in ZERO_KEPT and len(node.inputs) == 1
+        if not (moves or _transparent(node) or _fixed_scale(draft, tail)):
+            return tail
+        tail = node.inputs[0].node
 
 
 def near_zero(draft: Draft, tail: int, sigma: float) -> None:
@@ -108,7 +115,8 @@ def parameters(draft: Draft, tail: int) -> list[tuple[int, str, bool]]:
         node = draft.nodes[tail]
     holders = [tail] if node.facts.family in ("weighted", "norm", "scale") else []
     if node.facts.family == "product":  # by a weight, as the scale that a layer learns
-        holders = [port.node for port in node.inputs if draft.nodes[port.node].facts.family == "weight"]
+        factors = [_stripped(draft, port.node) for port in node.inputs]
+        holders = [factor for factor in factors if draft.nodes[factor].facts.family == "weight"]
     tail_parameters = [
         (holder, name, "bias" in slot.tags)
         for holder in holders
@@ -116,7 +124,10 @@ def parameters(draft: Draft, tail: int) -> list[tuple[int, str, bool]]:
         if slot.kind == "param"
     ]
     if not tail_parameters:
-        raise Decline(f"the branch ends in '{node.label}' ({node.op}), which has no weights to set")
+        raise Decline(
+            f"the branch ends in '{node.label}' ({node.op}), which has no weights to set; "
+            "only init: default or copy apply"
+        )
     return tail_parameters
 
 

@@ -23,8 +23,8 @@ def misfits(graph: Graph, shape: Sequence[int] | None, class_names: Sequence[str
 
     `dataset` is the name of the data set.
     """
-    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        sides = f"{len(graph.inputs)} and {len(graph.outputs)}"
+    if len(graph.inputs) != 1 or len(graph.answers) != 1:
+        sides = f"{len(graph.inputs)} and {len(graph.answers)}"
         text = f"training needs a network with one input and one output, this one has {sides}"
         yield Misfit("network", text, "give it one of each")
         return

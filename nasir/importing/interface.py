@@ -21,7 +21,7 @@ class Interface:
 
     `args`: those that can be passed by position only; `kwargs`: all others by name. `names`: of the parameters that may
     be passed by position as well, in order. `batched`: which inputs have the batch as their first axis;
-    `ends`: how many outputs the graph has.
+    `ends`: how many outputs the graph returns.
     """
 
     args: tuple[Tree, ...]
@@ -74,7 +74,7 @@ def interface_of(
     recording: Recording, names: Sequence[str], inputs: Mapping[int, int], outputs: Mapping[int, int], ends: int
 ) -> Interface:
     """The interface of a recording; `names`: of the parameters that may be passed by position, `inputs` and `outputs`:
-    which of the graph's a value is, by its number; `ends`: how many outputs the graph has."""
+    which of the graph's a value is, by its number; `ends`: how many it returns."""
     args, kwargs = _renumbered(recording.arguments, inputs)
     batched = {entry.ref.number: entry.batched for entry in recording.inputs if entry.ref is not None}
     order = sorted((position, number) for number, position in inputs.items())

@@ -82,17 +82,20 @@ class _Lift:
     def run(self, names: Sequence[str]) -> Lifted:
         for number, given in enumerate(self.recording.inputs):
             self._input(number, given.path, given.ref, given.batched)
+        if not self.inputs:
+            raise NasirError("the module reads no numbers of what it is called with, so there is nothing to import")
         for call in self.recording.calls:
             self._call(call)
         ends = Ends(self.draft, self.recording, self._port, self._label, self._alike, self._joined, self._buffer)
         outputs = ends.outputs()
         ends.updates(self.keys)
         ends.effects(self.made)
-        inputs = {number: position for position, number in enumerate(self.inputs)}
-        self.lifted.interface = interface_of(self.recording, names, inputs, outputs, len(self.draft.outputs))
         self._names()
         declare(self.draft, self.recording, self._place)
         self.lifted.graph = self.draft.commit()
+        inputs = {number: position for position, number in enumerate(self.inputs)}
+        answers = len(self.lifted.graph.answers)
+        self.lifted.interface = interface_of(self.recording, names, inputs, outputs, answers)
         return self.lifted
 
     # -- where values come from
@@ -339,7 +342,10 @@ class _Lift:
         try:
             text = call_to_json(plain)
         except TypeError as error:
-            raise NasirError(f"{call.place}: {error}; that cannot be imported yet") from None
+            raise NasirError(
+                f"{call.place}: takes what no graph can hold ({error}); make it a buffer of the module, or make the "
+                "module around it one call by leaves=[Class]"
+            ) from None
         values = [self._loose(self._value(number)) for number in results]
         label = self._label_of(call)
         try:
@@ -362,7 +368,10 @@ class _Lift:
                 macs=self.macs(recorded),
             ).node
         except TypeRuleError as error:
-            raise NasirError(f"{call.place}: {error}; that cannot be imported yet") from None
+            raise NasirError(
+                f"{call.place}: gives what no graph can say ({error}); make the module around it one call by "
+                "leaves=[Class], or leave it out by call=lambda module, *args: ..."
+            ) from None
         for output, number in enumerate(results):
             self.ports[number] = Port(node, output)
         self.lifted.opaque[node] = call

@@ -150,7 +150,7 @@ def _declare_stages(draft: Draft, modules: _Modules) -> None:
     inside = {node_id for block in graph.blocks for node_id in graph.members(block.path)}
     mixed = paths_above(node.label for node_id, node in graph.nodes.items() if node_id not in inside)
     for home, blocks in homes.items():
-        runs = _runs([(path, ends[path]) for path in blocks])
+        runs = _runs(graph, [(path, ends[path]) for path in blocks])
         if home in modules.whole and (home not in mixed or len(runs) == 1):
             draft.region(home, "stage")
         elif len(blocks) > 1:
@@ -158,12 +158,17 @@ def _declare_stages(draft: Draft, modules: _Modules) -> None:
                 draft.region(_free(draft, f"{home}.stage" if home else "stage"), "stage", parts=run)
 
 
-def _runs(blocks: Iterable[tuple[str, _Ends | None]]) -> list[list[str]]:
-    """Blocks that follow one another and whose outputs have one shape."""
+def _runs(graph: Graph, blocks: Iterable[tuple[str, _Ends | None]]) -> list[list[str]]:
+    """Blocks that follow one another, with nothing else reading what is between them, and whose outputs have one
+    shape."""
     runs: list[list[str]] = []
     last: _Ends | None = None
+    outputs = {port.node for port in graph.outputs}
     for path, ends in blocks:
-        if last is not None and ends is not None and ends.entry.node == last.exit and ends.after == last.after:
+        follows = last is not None and ends is not None and ends.entry.node == last.exit and ends.after == last.after
+        if last is not None and follows:
+            follows = last.exit not in outputs and set(graph.members(path)).issuperset(graph.users(last.exit))
+        if follows:
             runs[-1].append(path)
         else:
             runs.append([path])

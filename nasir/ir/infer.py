@@ -11,7 +11,7 @@ from typing import NoReturn
 from nasir.errors import TypeRuleError
 from nasir.ir.node import Node
 from nasir.ir.op import OpDef, loaded, op_named
-from nasir.ir.space import Atom, Axis, Space, atoms_of, pin, size_of
+from nasir.ir.space import Atom, Axis, Space, atoms_of, mix, pin, size_of
 from nasir.ir.ties import NO_TIES, Borrowed, Ties, share
 from nasir.ir.types import FLOAT, JSON, DType, Fill, Kind, Port, Role, Slot, SlotAxis, ValueType, usual_channel_axis
 from nasir.ir.unify import SpaceMismatch, unify
@@ -126,8 +126,7 @@ class At:
 
     def mix(self, axis: Axis) -> None:
         """Say that what comes out of one unit depends on all units of the axis: resizing it is never exact."""
-        for atom in atoms_of(axis):
-            atom.mixed = atom.mixed or self.label
+        mix(axis, self.label)
 
     def image(self, x: ValueType) -> tuple[Axis, int, int]:
         """(C, H, W) of an input, or a TypeRuleError."""

@@ -376,10 +376,10 @@ def op_named(name: str) -> OpDef:
 loaded: dict[str, OpDef] = {}  # the ops that were asked for, by name
 
 
-def per_axis(value: PerAxis, axes: int) -> tuple[int, ...]:
-    """An attribute that may be one number, as one for each of so many axes; ValueError where it has another number."""
+def per_axis(value: PerAxis, axes: int, name: str = "an attribute") -> tuple[int, ...]:
+    """An attribute that may be one number, as one for each of so many axes; ValueError where it has other many."""
     if isinstance(value, int):
         return (value,) * axes
     if len(value) != axes:
-        raise ValueError(f"{list(value)} holds {len(value)} numbers, for a value with {axes} axes beside its channels")
+        raise ValueError(f"{name} {list(value)} holds {len(value)} numbers, for {axes} axes beside the channels")
     return tuple(value)

@@ -41,6 +41,11 @@ def covers(prefix: str, label: str) -> bool:
     return label == prefix or label.startswith(prefix + ".")
 
 
+def relative(label: str, path: str) -> str:
+    """A label as it goes on below a path; the whole of one that does not lie there, as of a part of a region."""
+    return label.removeprefix(f"{path}.")
+
+
 def paths_above(labels: Iterable[str]) -> set[str]:
     """Every path that one of the labels lies below: of "s1.0.conv1" those are "s1.0" and "s1"."""
     paths: set[str] = set()

@@ -148,6 +148,12 @@ def pin(axis: Axis, reason: str) -> None:
         atom.pin = atom.pin or reason
 
 
+def mix(axis: Axis, label: str) -> None:
+    """Say that resizing `axis` is never exact, because of the node `label`; the first one is kept."""
+    for atom in atoms_of(axis):
+        atom.mixed = atom.mixed or label
+
+
 def positions(axis: Axis, take: Mapping[Atom, Index]) -> Index | None:
     """Old position of each new index along `axis`; None when nothing changes.
 

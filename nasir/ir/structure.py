@@ -69,6 +69,17 @@ class Structure:
         return tuple(sorted([node_id for node_id, node in self.nodes.items() if node.facts.family == "input"]))
 
     @cached_property
+    def answers(self) -> tuple[Port, ...]:
+        """The outputs that the network returns: all but the next values of buffers."""
+        return tuple([port for port in self.outputs if not self._is_assigned(port)])
+
+    def _is_assigned(self, port: Port) -> bool:
+        node = self.nodes[port.node]
+        while node.facts.family == "mode" and len(node.inputs) == 1:
+            node = self.nodes[node.inputs[0].node]
+        return node.facts.family == "assign"
+
+    @cached_property
     def order(self) -> tuple[int, ...]:
         """Topological order, a function of the structure alone; raises GraphError on cycles and unused nodes."""
         return canon.postorder(self.nodes, self.outputs)

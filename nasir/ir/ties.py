@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from nasir.errors import GraphError, TypeRuleError
 from nasir.ir.source import Key
-from nasir.ir.space import atoms_of
+from nasir.ir.space import mix
 from nasir.ir.types import Slot
 from nasir.ir.unify import SpaceMismatch, unify
 
@@ -66,8 +66,7 @@ def share(
             for (left_axis, role), (right_axis, other) in zip(mine.axes, theirs.axes, strict=True):
                 unify(right_axis, left_axis, what)
                 if "read" in (role, other) and role != other:  # copies of units halve what is read, and only that
-                    for atom in atoms_of(right_axis):
-                        atom.mixed = atom.mixed or nodes[key.node].label
+                    mix(right_axis, nodes[key.node].label)
         except SpaceMismatch:
             raise TypeRuleError(f"{what}, but their axes cannot be resized alike; remove the tie") from None
     borrowed: dict[int, dict[str, Borrowed]] = {}

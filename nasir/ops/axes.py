@@ -203,6 +203,21 @@ def flatten(at: At, x: ValueType) -> ValueType:
 
 
 @op(
+    "contiguous",
+    family="passive",
+    channels="alone",
+    unchanged="all",
+    nonnegative="keeps",
+    takes=ANYTHING,
+    constant=known.untouched,
+)
+def contiguous(at: At, x: ValueType) -> ValueType:
+    """The same value, which lies in memory row by row from here on: what comes next may be faster, or add up in another
+    order."""
+    return x
+
+
+@op(
     "layout",
     family="passive",
     channels="moves",

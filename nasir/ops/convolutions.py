@@ -11,7 +11,7 @@ from nasir.ir.op import Pads, PerAxis, Rule, Sizes, op, per_axis
 from nasir.ir.space import Axis, Prod
 from nasir.ir.types import JSON, Role, ValueType
 from nasir.ops.weighted import BIAS, DECAY, KAIMING, bias_fill
-from nasir.ops.windows import over_places, places, slid, times
+from nasir.ops.windows import each, over_places, places, slid, times
 from nasir.options.ranges import Count
 
 PaddingMode: TypeAlias = Literal["zeros", "reflect", "replicate", "circular"]
@@ -137,11 +137,10 @@ def _transposed(rank: int) -> Rule:
         output_padding: Pads = 0,
     ) -> ValueType:
         channels, sizes = places(at, x, rank)
-        window = per_axis(kernel, rank)
+        given = {"stride": stride, "padding": padding, "dilation": dilation, "output_padding": output_padding}
+        window, *others = each(at, rank, kernel=kernel, **given)
         made = []
-        for size, width, hop, pad, step, more in zip(
-            sizes, window, *[per_axis(v, rank) for v in (stride, padding, dilation, output_padding)], strict=True
-        ):
+        for size, width, hop, pad, step, more in zip(sizes, window, *others, strict=True):
             if more >= max(hop, step):
                 at.fail(f"output_padding {output_padding} must be less than stride {stride} or dilation {dilation}")
             made.append((size - 1) * hop - 2 * pad + step * (width - 1) + more + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from annotated_types import doc
@@ -9,7 +10,7 @@ from annotated_types import doc
 from nasir.ir.infer import At
 from nasir.ir.op import op
 from nasir.ir.space import pin
-from nasir.ir.types import ValueType
+from nasir.ir.types import JSON, ValueType
 from nasir.ops import constants as known
 from nasir.ops.weighted import AFFINE, STATISTICS, ZEROS, Affine, Biased
 from nasir.options.ranges import Count, NotNegative, Share
@@ -69,7 +70,14 @@ def response_norm(at: At, x: ValueType, eps: NotNegative = 1e-6) -> ValueType:
     return x
 
 
-@op("local_response_norm", family="norm", mixes=True)
+def _in_volumes(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out: ValueType) -> tuple[str, str] | None:
+    """With two axes or more behind the channels torch pools volumes."""
+    if len(out.axes) < 3:
+        return None
+    return "averages over neighbouring channels by a pool of volumes", "use another norm"
+
+
+@op("local_response_norm", family="norm", mixes=True, unordered=_in_volumes)
 def local_response_norm(
     at: At,
     x: ValueType,

@@ -8,7 +8,7 @@ from annotated_types import doc
 
 from nasir.ir.infer import At
 from nasir.ir.op import Sizes, op
-from nasir.ir.space import Axis, Cat
+from nasir.ir.space import Axis, Cat, pin, size_of
 from nasir.ir.types import FLOAT, DType, ValueType
 from nasir.ops import constants as known
 from nasir.ops.axes import concat as concat
@@ -17,16 +17,6 @@ from nasir.ops.axes import permute as permute
 from nasir.ops.axes import reshape as reshape
 from nasir.ops.axes import slice_ as slice_
 from nasir.ops.axes import split as split
-from nasir.ops.dropping import dropout as dropout
-from nasir.ops.dropping import stochastic_depth as stochastic_depth
-from nasir.ops.pointwise import gelu as gelu
-from nasir.ops.pointwise import hardsigmoid as hardsigmoid
-from nasir.ops.pointwise import hardswish as hardswish
-from nasir.ops.pointwise import identity as identity
-from nasir.ops.pointwise import relu as relu
-from nasir.ops.pointwise import sigmoid as sigmoid
-from nasir.ops.pointwise import silu as silu
-from nasir.ops.shares import softmax as softmax
 from nasir.ops.windows import slid
 from nasir.options.ranges import Count, Whole
 
@@ -66,6 +56,10 @@ def _merge(at: At, inputs: tuple[ValueType, ...]) -> ValueType:
                 continue
             if 1 in (a, b):  # one number for all of the other's
                 axes[number] = b if a == 1 else a
+                continue
+            if size_of(a) != size_of(b) and 1 in (size_of(a), size_of(b)):
+                alone, axes[number] = (a, b) if size_of(a) == 1 else (b, a)
+                pin(alone, f"{at.node.op} '{at.label}' takes its one unit for all of another axis")
                 continue
             at.same(a, b, f"axis {number + 1}", (lead, index))
         first = first.over(tuple(axes))

@@ -41,12 +41,7 @@ def pointwise(
     """
 
     def add(function: Function) -> Function:
-        def rule(at: At, x: ValueType, **attrs: JSON) -> ValueType:
-            problem = fault(**attrs) if fault is not None else ""
-            if problem:
-                at.fail(problem)
-            return x
-
+        rule = _rule(fault)
         update_wrapper(rule, function)
         own = list(inspect.signature(function).parameters.values())[1:]
         inputs = [
@@ -68,6 +63,19 @@ def pointwise(
         return function
 
     return add
+
+
+def _rule(fault: Callable[..., str] | None) -> Callable[..., ValueType]:
+    def rule(at: At, x: ValueType, **attrs: JSON) -> ValueType:
+        return x
+
+    def checked(at: At, x: ValueType, **attrs: JSON) -> ValueType:
+        problem = fault(**attrs) if fault is not None else ""
+        if problem:
+            at.fail(problem)
+        return x
+
+    return rule if fault is None else checked
 
 
 def _gauss(x: Values) -> Values:

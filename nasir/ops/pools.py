@@ -11,7 +11,7 @@ from nasir.ir.op import Pads, PerAxis, Sizes, op, per_axis
 from nasir.ir.types import JSON, ValueType
 from nasir.ops import constants as known
 from nasir.ops.constants import Known, NodeView
-from nasir.ops.windows import over_places, places, slid, times
+from nasir.ops.windows import each, over_places, places, slid, times
 from nasir.options.ranges import Count
 
 
@@ -183,7 +183,5 @@ def adaptive_max_pool(at: At, x: ValueType, size: Sizes) -> ValueType:
 
 def _adapted(at: At, x: ValueType, size: PerAxis) -> ValueType:
     channels, sides = places(at, x)
-    try:
-        return over_places(x, channels, per_axis(size, len(sides)))
-    except ValueError as problem:
-        at.fail(f"size {problem}")
+    (wanted,) = each(at, len(sides), size=size)
+    return over_places(x, channels, wanted)

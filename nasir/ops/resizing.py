@@ -10,14 +10,14 @@ import numpy as np
 from annotated_types import Gt, MinLen
 
 from nasir.ir.infer import At
-from nasir.ir.op import Pads, Sizes, op, per_axis, shortest
+from nasir.ir.op import Pads, Sizes, op, shortest
 from nasir.ir.space import pin
 from nasir.ir.types import JSON, ValueType
 from nasir.ops import constants as known
 from nasir.ops.constants import Known, NodeView
 from nasir.ops.convolutions import check_padding
 from nasir.ops.pools import uneven_windows
-from nasir.ops.windows import over_places, places
+from nasir.ops.windows import each, over_places, places
 from nasir.options import Canonical
 
 Factor = Annotated[float, Gt(0)]
@@ -53,10 +53,7 @@ def pad(
         if value != 0.0:
             at.fail(f"value {value} is for mode: constant; leave it out")
     beside = [number for number in range(len(x.axes)) if number != x.channel_axis]
-    try:
-        first, last = per_axis(before, len(beside)), per_axis(after, len(beside))
-    except ValueError as problem:
-        at.fail(str(problem))
+    first, last = each(at, len(beside), before=before, after=after)
     check_padding(at, mode, tuple([x.shape[number] for number in beside]), first, last)
     axes = list(x.axes)
     for number, head, tail in zip(beside, first, last, strict=True):
@@ -101,16 +98,13 @@ def interpolate(
         at.fail(f"mode {mode} is for {LINEAR[mode]} axes beside the channels, the input has {rank}; use {fits}")
     if align_corners and mode not in LINEAR:
         at.fail(f"align_corners is for linear modes, not for {mode}; leave it out")
-    try:
-        if scale_factor is None:
-            made = per_axis(size or 0, rank)
-        else:
-            factors = scale_factor if isinstance(scale_factor, tuple) else (scale_factor,) * rank
-            if len(factors) != rank:
-                raise ValueError(f"scale_factor {list(factors)} holds {len(factors)} numbers, for {rank} axes")
-            made = tuple([floor(length * factor) for length, factor in zip(sizes, factors, strict=True)])
-    except ValueError as problem:
-        at.fail(str(problem))
+    if scale_factor is None:
+        (made,) = each(at, rank, size=size or 0)
+    else:
+        factors = scale_factor if isinstance(scale_factor, tuple) else (scale_factor,) * rank
+        if len(factors) != rank:
+            at.fail(f"scale_factor {list(factors)} holds {len(factors)} numbers, for {rank} axes beside the channels")
+        made = tuple([floor(length * factor) for length, factor in zip(sizes, factors, strict=True)])
     if min(made) < 1:
         at.fail(f"scale_factor {scale_factor} leaves nothing of an axis of {sizes}; use a larger one")
     return over_places(x, channels, made)

@@ -29,9 +29,10 @@ from nasir.options.ranges import Count, Whole
 )
 def channel_shuffle(at: At, x: ValueType, groups: Count) -> ValueType:
     """The first channel of each of `groups` equal groups, then the second of each (Zhang et al. 2018, section 3.1)."""
-    if x.channel_axis != 0 or x.shape[0] % groups:
-        at.fail(f"needs channels on the first axis, of a number that {groups} divides, got {at.shape(x)}")
-    group, unit = regroup(x.axes[:1], (groups, x.shape[0] // groups), f"channel_shuffle '{at.label}'")
+    channels, _, _ = at.image(x)
+    if x.shape[0] % groups:
+        at.fail(f"groups {groups} must divide the {x.shape[0]} channels")
+    group, unit = regroup((channels,), (groups, x.shape[0] // groups), f"channel_shuffle '{at.label}'")
     if not isinstance(group, int):
         at.mirror("groups", group)
     return x.with_axis(0, Prod((unit, group)))

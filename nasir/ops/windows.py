@@ -45,6 +45,14 @@ def over_places(x: ValueType, channels: Axis, sizes: tuple[int, ...]) -> ValueTy
     return x.over((channels, *sizes), 0)
 
 
+def each(at: At, rank: int, **given: PerAxis) -> tuple[tuple[int, ...], ...]:
+    """Attributes as one number for each of so many axes; TypeRuleError where one holds another number of them."""
+    try:
+        return tuple([per_axis(value, rank, name) for name, value in given.items()])
+    except ValueError as problem:
+        at.fail(str(problem))
+
+
 def slid(
     at: At,
     sizes: tuple[int, ...],
@@ -77,11 +85,12 @@ def _slid(
     ceil_mode: bool,
 ) -> tuple[int, ...]:
     rank = len(sizes)
-    if 0 in per_axis(stride, rank):
+    if 0 in per_axis(stride, rank, "stride"):
         raise ValueError(f"stride {stride} must be at least 1 along every axis")
     out = []
+    given = {"kernel": kernel, "stride": stride, "padding": padding, "dilation": dilation, "end_padding": end_padding}
     for length, window, hop, pad, step, more in zip(
-        sizes, *[per_axis(value, rank) for value in (kernel, stride, padding, dilation, end_padding)], strict=True
+        sizes, *[per_axis(value, rank, name) for name, value in given.items()], strict=True
     ):
         room = length + 2 * pad + more - step * (window - 1) - 1
         count = (room + (hop - 1 if ceil_mode else 0)) // hop + 1

@@ -11,6 +11,7 @@ from nasir.counted import counted
 from nasir.ir import Graph, Port, Region
 from nasir.report.layout import layered
 from nasir.report.plots import COLOURS, quantity
+from nasir.report.windows import window_of
 
 __all__ = ["draw", "overview"]
 
@@ -261,10 +262,10 @@ def _box(graph: Graph, node_id: int, prefix: str, x: float, layer: int) -> str:
 
 def _summary(graph: Graph, node_id: int) -> str:
     node = graph.nodes[node_id]
-    kernel, stride, groups = (node.attrs.get(key) for key in ("kernel", "stride", "groups"))
+    window, (stride, groups) = window_of(graph, node_id, TIMES), (node.attrs.get(key) for key in ("stride", "groups"))
     parts = [node.op.replace("_", " ")]
-    if kernel is not None:
-        parts.append(TIMES.join(map(str, kernel)) if isinstance(kernel, (list, tuple)) else f"{kernel}{TIMES}{kernel}")
+    if window:
+        parts.append(window)
     if stride not in (None, 0, 1, [1, 1], (1, 1)):
         parts.append(f"/{stride[0] if isinstance(stride, (list, tuple)) else stride}")
     if groups not in (None, 1):

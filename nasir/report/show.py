@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 
 from nasir.ir import Graph, Port, Region
+from nasir.report.windows import window_of
 
 
 def render(graph: Graph) -> str:
@@ -56,13 +57,8 @@ def _shape_key(graph: Graph, block: Region) -> tuple[object, ...]:
 def _block_row(graph: Graph, blocks: list[Region]) -> tuple[str, str, str, str, str]:
     first, last = blocks[0].path, blocks[-1].path
     name = first if len(blocks) == 1 else f"{first} .. {last}"
-    weighted = [graph.nodes[n] for n in graph.members(first) if graph.nodes[n].facts.family == "weighted"]
-    convs = " ".join(
-        f"{node.attrs['kernel']}x{node.attrs['kernel']}:{node.attrs['out']}"
-        if "kernel" in node.attrs
-        else f"fc:{node.attrs['out']}"
-        for node in weighted
-    )
+    weighted = [n for n in graph.members(first) if graph.nodes[n].facts.family == "weighted"]
+    convs = " ".join(f"{window_of(graph, n) or 'fc'}:{graph.nodes[n].attrs['out']}" for n in weighted)
     what = f"{len(blocks)} x [{convs}]" if len(blocks) > 1 else f"[{convs}]"
     exit_ = graph.boundary(last)[1]
     params = sum(graph.cost(block.path).params for block in blocks)
@@ -74,9 +70,10 @@ def _node_row(graph: Graph, node_id: int) -> tuple[str, str, str, str, str]:
     node = graph.nodes[node_id]
     cost = graph.cost(node.label)
     what = node.op
-    if node.facts.family == "weighted" and "kernel" in node.attrs:
+    window = window_of(graph, node_id)
+    if node.facts.family == "weighted" and window:
         stride = node.attrs.get("stride", 1)
-        what += f" {node.attrs['kernel']}x{node.attrs['kernel']}" + (f" / {stride}" if stride != 1 else "")
+        what += f" {window}" + (f" / {stride}" if stride != 1 else "")
     numbers = (f"{cost.params:,}" if cost.params else "", f"{cost.macs:,}" if cost.macs else "")
     return (node.label, what, _shape(graph, node_id), *numbers)
 

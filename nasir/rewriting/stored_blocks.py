@@ -9,6 +9,7 @@ from typing import Any
 from nasir.analysis.sharing import refuse_sharing
 from nasir.errors import Decline
 from nasir.ir import Draft, Graph, Port
+from nasir.ir.regions import relative
 from nasir.records import Record, RewriteRecord
 from nasir.rewriting.evidence import Evidence
 from nasir.transfer import Blob
@@ -36,6 +37,7 @@ def put_away(draft: Draft, graph: Graph, paths: Iterable[str], seen: Evidence) -
     noted: dict[str, Any] = {}
     for path in paths:
         refuse_sharing(graph, graph.members(path), "a block that is put away keeps its own weights")
+        _refuse_foreign(graph, path)
         entry, exit_ = graph.boundary(path)
         number = {node_id: index for index, node_id in enumerate(graph.members(path))}
         stage = graph.stage_of(path)
@@ -43,7 +45,7 @@ def put_away(draft: Draft, graph: Graph, paths: Iterable[str], seen: Evidence) -
         nodes = []
         for node_id in number:
             node = graph.nodes[node_id]
-            label = node.label[len(path) + 1 :]
+            label = relative(node.label, path)
             inputs = [[ENTRY, 0] if port == entry else [number[port.node], port.output] for port in node.inputs]
             nodes.append([label, node.op, inputs, dict(node.attrs)])
             for slot in graph.infer.slots[node_id]:
@@ -59,6 +61,21 @@ def put_away(draft: Draft, graph: Graph, paths: Iterable[str], seen: Evidence) -
             "weights": weights,
         }
     draft.note(ARCHIVE, noted)
+
+
+def _refuse_foreign(graph: Graph, path: str) -> None:
+    """Decline for a block that uses what a journal cannot hold: a module of the user, or a mask that others use too."""
+    inside = set(graph.members(path))
+    for node_id in inside:
+        node = graph.nodes[node_id]
+        if node.facts.family == "opaque" and node.attrs["live"]:
+            raise Decline(f"'{node.label}' runs a module of yours ({node.attrs['runs']}), which cannot be put away")
+        common = [port.node for port in node.inputs if port.node in graph.independent - inside]
+        if common:
+            raise Decline(
+                f"'{node.label}' reads '{graph.nodes[common[0]].label}' from outside of block '{path}', which cannot "
+                "be put away with it"
+            )
 
 
 def pieces(history: Sequence[Record]) -> list[Piece]:

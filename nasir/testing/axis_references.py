@@ -66,6 +66,7 @@ def _reshape(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
     return x.reshape(rows, *attrs["shape"])
 
 
+@reference("contiguous")
 @reference("layout")
 def _layout(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
     return x
@@ -156,6 +157,7 @@ CASES: Mapping[str, list[tuple[Shapes, dict[str, JSON]]]] = {
         ((VECTOR,), {"shape": [1, 6, 1, 1], "channel_axis": 1}),
         ((IMAGE,), {"shape": [4, 1, 5, 2, 3]}),
     ],
+    "contiguous": [((IMAGE,), {}), ((TOKENS,), {})],
     "layout": [((IMAGE,), {"channel_axis": 2}), ((TOKENS,), {"channel_axis": 0}), ((VECTOR,), {"channel_axis": 0})],
     "reduce": [
         ((IMAGE,), {"how": "mean", "axes": [1, 2]}),
@@ -165,7 +167,7 @@ CASES: Mapping[str, list[tuple[Shapes, dict[str, JSON]]]] = {
         ((TOKENS,), {"how": "amin", "axes": [0]}),
         ((VECTOR,), {"how": "sum", "axes": [0]}),
     ],
-    "channel_shuffle": [((IMAGE,), {"groups": 2}), ((VECTOR,), {"groups": 3}), ((IMAGE,), {"groups": 1})],
+    "channel_shuffle": [((IMAGE,), {"groups": 2}), ((IMAGE,), {"groups": 4}), ((IMAGE,), {"groups": 1})],
     "pixel_shuffle": [((IMAGE,), {"factor": 2}), ((IMAGE,), {"factor": 1})],
     "pixel_unshuffle": [(((2, 4, 6),), {"factor": 2}), ((IMAGE,), {"factor": 1})],
     "roll": [((IMAGE,), {"shifts": [1, -2], "axes": [1, 2]}), ((TOKENS,), {"shifts": [2], "axes": [0]})],

@@ -117,6 +117,7 @@ CODES: dict[str, Callable[[Tensor], Tensor]] = {
     "attention over channels": lambda x: (
         x * torch.sigmoid(torch.cat([x.mean(1, True), x.amax(1, keepdim=True)], 1).sum(1, True))
     ),
+    "one channel for all": lambda x: x[:, 1:] * torch.sigmoid(x[:, :1]),
     "two means": lambda x: x.mean(3).sum(axis=-1),
     "radix": lambda x: x.view(x.shape[0], 2, -1, *x.shape[2:]).sum(dim=1),
     "pixels": lambda x: nn.functional.pixel_shuffle(x, 2),
@@ -166,6 +167,7 @@ FREE |= {
     "shuffle of four": [4, 2],
     "shuffled halves": [4],
     "heads": [2, 4],
+    "one channel for all": [7],
     "radix": [2, 4],
     "pixels": [2],
     "pixels as modules": [2],

@@ -158,3 +158,28 @@ def test_stages_of_a_flat_network_are_runs_of_blocks_of_one_shape() -> None:
     assert [block.path for block in graph.blocks_of("features.stage2")] == ["features.2", "features.3"]
     inside = {graph.nodes[node_id].label.split(".")[1] for node_id in graph.members("features.stage2")}
     assert inside == {"2", "3"}
+
+
+class Watched(nn.Module):
+    """What lies between two blocks of one shape is put out, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        block = torchvision.models.resnet.BasicBlock
+        self.stem, self.blocks = nn.Conv2d(3, 4, 1), nn.ModuleList([block(4, 4) for _ in range(4)])
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.blocks[1](self.blocks[0](self.stem(x)))
+        return x.mean((2, 3)), self.blocks[3](self.blocks[2](x)).mean((2, 3))
+
+
+def test_a_value_that_others_read_ends_a_stage() -> None:
+    graph = structure(Watched(), 8)
+    assert graph.depths() == {"blocks.stage1": 2, "blocks.stage2": 2}
+
+
+def test_auxiliary_heads_do_not_keep_a_network_from_its_stages() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        net = torchvision.models.googlenet(init_weights=False)
+    assert sum(structure(net, 64).depths().values()) == 9

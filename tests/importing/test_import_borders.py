@@ -198,3 +198,82 @@ def test_networks_of_others_return_the_same(name: str) -> None:
 )
 def test_more_networks_of_others_return_the_same(name: str) -> None:
     check_same(SLOW[name].made(), SLOW[name].arguments, steps=1)
+
+
+class Twice(nn.Module):
+    """A module without a rule that is called twice, by name, with weights that another one has, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRU(6, 6, batch_first=True)
+        self.attend = nn.MultiheadAttention(6, 2, dropout=0.1, batch_first=True)
+        self.out = nn.Linear(6, 6, bias=False)
+        self.out.weight = self.attend.out_proj.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, last = self.cell(input=x)
+        x, _ = self.cell(x, hx=last)
+        y, weights = self.attend(query=x, key=x, value=x, average_attn_weights=False)
+        y, _ = self.attend(y, x, x, need_weights=False)
+        return self.out(y) + weights.mean()  # type: ignore[no-any-return]
+
+
+def sequences(batch: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return (torch.randn(batch, 5, 6),), {}
+
+
+def test_modules_without_a_rule_may_be_called_twice() -> None:
+    net = Twice()
+    model = check_same(net, sequences)
+    assert model.state_dict().keys() == net.state_dict().keys()
+    assert model.graph.cost().params == sum(p.numel() for p in net.parameters())
+    assert {id(p) for p in model.parameters()} == {id(p) for p in net.parameters()}
+    other = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert torch.isfinite(other(*sequences(3)[0])).all() and other(*sequences(3)[0]).any()
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(*sequences(3)[0]).sum().backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments"),
+    [
+        (lambda: nn.Linear(6, 4), vectors),
+        (lambda: nn.GRU(6, 4, batch_first=True), sequences),
+        (nn.ReLU, vectors),
+        (lambda: nn.TransformerEncoderLayer(6, 2, 8, batch_first=True), sequences),
+    ],
+)
+def test_a_layer_may_be_the_whole(make: Any, arguments: Any) -> None:
+    net = make()
+    assert check_same(net, arguments).state_dict().keys() == net.state_dict().keys()
+
+
+def test_whole_numbers_stay_whole_where_a_pass_looks() -> None:
+    net = nn.Sequential(nn.Embedding(11, 6), nn.Flatten(), nn.Linear(30, 8), nn.ReLU(), nn.Linear(8, 3))
+    ids = torch.randint(0, 11, (4, 5))
+    model = from_module(net, ids)
+    prune = PruneChannels(fraction=0.5, score="taylor")
+    assert model.apply(prune, "network", images=ids, labels=torch.tensor([0, 1, 2, 0])) is not None
+
+
+def test_what_cannot_be_imported_is_told_with_its_remedy() -> None:
+    class Deaf(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.ones(len(x), 2)
+
+    class Blind(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return torch.zeros(len(x), 2) + y.sum()
+
+    with pytest.raises(NasirError, match="reads no numbers of what it is called with"):
+        from_module(Deaf(), torch.randn(2, 6))
+    with pytest.raises(NasirError, match=r"torch.zeros in the root .*test_import_borders.py:\d+: takes its size from"):
+        from_module(Blind(), torch.randn(2, 6), torch.randn(3))
+    with pytest.raises(UsageError, match=r"wrapped in DataParallel; give what is in it, its `.module`"):
+        from_module(nn.DataParallel(nn.Linear(6, 3)), torch.randn(2, 6))
+    with pytest.raises(UsageError, match=r"wrapped in OptimizedModule; give what is in it, its `._orig_mod`"):
+        from_module(torch.compile(nn.Linear(6, 3)), torch.randn(2, 6))  # type: ignore[arg-type]

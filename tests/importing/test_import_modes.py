@@ -220,3 +220,30 @@ def test_buffers_that_cannot_be_kept_are_refused_with_their_names() -> None:
         from_module(Growing(), *vectors(2)[0])
     with pytest.raises(NasirError, match=r"buffer mean: forward makes it in its first call"):
         from_module(Late(), *vectors(2)[0])
+
+
+def test_a_stage_ends_where_a_head_reads_it() -> None:
+    """Blocks in a row, with a head between them in training."""
+
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.layer(x).relu()
+
+    class Headed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.three, self.four = (Residual() for _ in range(4))
+            self.aux, self.fc = nn.Linear(6, 3), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Any:
+            x = self.two(self.one(x))
+            aux = self.aux(x)
+            y = self.fc(self.four(self.three(x)))
+            return (y, aux) if self.training else y
+
+    model = check_same(Headed(), vectors)
+    assert [list(region.parts) for region in model.graph.stages] == [["one", "two"], ["three", "four"]]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,9 +17,12 @@ from torch.nn import functional as F
 import nasir
 from nasir import Graph
 from nasir.backends.torch import Model, from_module
+from nasir.backends.torch.weights import checkpoint
+from nasir.backends.torch.weights.exporters import Weights
 from nasir.errors import GraphError, TextFormatError
 from nasir.ir import Draft, parse
 from nasir.passes.prune_channels import PruneChannels
+from nasir.training.exporter import Exportable
 from nasir.transfer import Key
 
 
@@ -179,6 +183,17 @@ def test_names_go_through_copies_and_files(kind: Callable[[], nn.Module], tmp_pa
         assert torch.equal(other.eval()(images(3)), wanted)
 
 
+@pytest.mark.parametrize("kind", MODULES)
+def test_exported_weights_have_the_users_names(kind: Callable[[], nn.Module], tmp_path: Path) -> None:
+    net = kind()
+    model = from_module(net, images(2))
+    checkpoint.save(tmp_path, 1, {"model": model.tensors()}, {})
+    Weights().write(Exportable(model.graph, "it", checkpoints=tmp_path), tmp_path / "exported")
+    exported = safetensors.torch.load_file(tmp_path / "exported")
+    assert exported.keys() == net.state_dict().keys()
+    net.load_state_dict(exported)
+
+
 def test_names_are_no_part_of_an_architecture() -> None:
     graph = from_module(Rooted(), images(2)).graph
     draft = graph.draft()
@@ -216,3 +231,20 @@ def test_wrong_names_are_refused() -> None:
     text = named("a").commit().to_text()
     with pytest.raises(TextFormatError):
         parse(text.replace('["a"]', '["a"'))
+
+
+def test_a_name_may_be_the_place_of_another_weight() -> None:
+    draft = Draft()
+    x = draft.add("input", (), "x", shape=[3])
+    a = draft.add("linear", x, "a", out=3, bias=False)
+    b = draft.add("linear", a, "b", out=3, bias=False)
+    draft.name(Key(a.node, "weight"), "b.weight")
+    draft.name(Key(b.node, "weight"), "a.weight")
+    draft.output(b)
+    model = Model.from_graph(draft.commit())
+    state = numbers(model.state_dict())
+    assert torch.equal(state["a.weight"], model.get_parameter("b.weight"))
+    assert torch.equal(state["b.weight"], model.get_parameter("a.weight"))
+    other = Model.from_graph(model.graph, seed=1)
+    other.load_state_dict(state)
+    assert all(torch.equal(p, model.get_parameter(name)) for name, p in other.named_parameters())

@@ -130,6 +130,19 @@ def test_a_norm_with_its_activation_is_two_nodes(act: type[nn.Module] | str | No
     assert set(graph.infer.slots[norm]) == {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
 
 
+@pytest.mark.parametrize(
+    ("make", "ops"),
+    [
+        (lambda: timm.layers.norm_act.FrozenBatchNormAct2d(8), ["frozen_batch_norm", "relu"]),
+        (lambda: timm.layers.GroupNormAct(8, num_groups=2), ["group_norm", "identity", "relu"]),
+        (lambda: timm.layers.LayerNormAct2d(8), ["permute", "layer_norm", "permute", "identity", "relu"]),
+    ],
+)
+def test_other_norms_with_their_activations(make: Callable[[], nn.Module], ops: list[str]) -> None:
+    model = check(stirred(make()))
+    assert [node.op for node in model.graph.nodes.values()][2:-1] == ops
+
+
 def test_a_norm_with_dropout_and_activation_is_three_nodes() -> None:
     model = check(stirred(timm.layers.BatchNormAct2d(8, drop_layer=lambda: nn.Dropout2d(0.3))))
     labels = [node.label for node in model.graph.nodes.values()]

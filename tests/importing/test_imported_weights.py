@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -241,16 +242,29 @@ def test_units_whose_factor_is_zero_go_exactly(silent: bool) -> None:
     assert ((model(images(3)) - wanted).abs().max() < 1e-12) == silent
 
 
+HOW = [{"how": "fresh"}, {"how": "paired"}, {"how": "replicate", "symmetry": "none"}]
+
+
+@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("options", HOW, ids=lambda options: options["how"])
+def test_new_units_leave_the_function_as_it_is(name: str, options: dict[str, Any]) -> None:
+    net = made(name).eval()
+    wanted = net(images(3))
+    for space in [space.name for space in from_module(net, images(2)).graph.infer.spaces if space.resizable]:
+        model = from_module(copy.deepcopy(net), images(2))
+        atom = next(other for other in model.graph.infer.spaces if other.name == space)
+        rewrite = model.apply(Widen(units=2, **options), atom)
+        assert rewrite is not None and rewrite.preserves == ("no" if atom.mixed else "exact")
+        if atom.mixed is None:
+            assert (model(images(3)) - wanted).abs().max() < 1e-12, space
+
+
 def test_new_units_of_a_factor_are_alive() -> None:
     """One that began with zero, and is read by zeros, would get no gradient for ever."""
-    net = made("factors").eval()
-    model = from_module(net, images(2))
-    wanted = net(images(3))
-    rewrite = model.apply(Widen(how="fresh", factor=1.5), space_of(model, "first", "weight"))
-    assert rewrite is not None and (model(images(3)) - wanted).abs().max() < 1e-12
-    factor = model.get_submodule("factor").value
+    model = from_module(made("factors").eval(), images(2))
+    assert model.apply(Widen(how="fresh", factor=1.5), space_of(model, "first", "weight")) is not None
+    factor, places = (model.get_submodule(name).value for name in ("factor", "places"))
     assert isinstance(factor, Tensor) and factor.shape == (9, 1, 1) and (factor != 0.0).all()
-    places = model.get_submodule("places").value
     assert isinstance(places, Tensor) and places.shape == (1, 9, 1, 8)
 
 

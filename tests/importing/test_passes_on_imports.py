@@ -287,6 +287,41 @@ def test_a_module_that_nasir_does_not_know_is_copied_with_its_block() -> None:
     assert torch.equal(twin.eval()(images(2)), model.eval()(images(2)))
 
 
+def swin() -> nn.Module:
+    made = torchvision.models.SwinTransformer([2, 2], 8, [2, 2], [2, 4], [4, 4], num_classes=5)
+    return made  # type: ignore[no-any-return]
+
+
+def convnext() -> nn.Module:
+    from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+
+    return ConvNeXt([CNBlockConfig(8, 16, 2), CNBlockConfig(16, None, 2)], num_classes=5)
+
+
+@pytest.mark.parametrize(("net", "stage"), [(swin, "features.1"), (convnext, "features.1")])
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_blocks_with_masks_tables_and_scales_begin_silent_too(net: Any, stage: str, training: bool) -> None:
+    torch.manual_seed(0)
+    model = from_module(net(), torch.randn(2, 3, 32, 32)).train(training)
+    x = torch.randn(3, 3, 32, 32)
+    torch.manual_seed(1)
+    before = model(x)
+    rewrite = model.apply(InsertBlock(init="zero"), stage)
+    assert isinstance(rewrite, Rewrite) and rewrite.preserves == "exact"
+    torch.manual_seed(1)
+    after = model(x)
+    if not training:  # another block draws other numbers
+        assert torch.equal(after, before)
+    after.square().sum().backward()
+    new = [p for key, p in model.named_parameters() if key.startswith(f"{stage}.2.")]
+    assert any(p.grad is not None and bool(p.grad.abs().max() > 0) for p in new)
+    with torch.no_grad():
+        model.eval()
+        wanted = model(x)
+        model.apply(RemoveBlock(), f"{stage}.2")
+        assert torch.equal(model(x), wanted)
+
+
 @pytest.mark.parametrize("name", NEW)
 @pytest.mark.parametrize(
     ("change", "site"),

@@ -20,10 +20,10 @@ class TestGrowKernel(PassContract):
     bound = 1e-12
 
 
-def kernels(**attrs: object) -> Graph:
+def kernels(op: str = "conv2d", shape: tuple[int, ...] = (4, 9, 8), **attrs: object) -> Graph:
     draft = Draft()
-    x = draft.add("input", (), "x", shape=[4, 9, 8])
-    x = draft.add("conv2d", x, "conv", **{"out": 4, "kernel": 3, "padding": 1, "bias": True, **attrs})
+    x = draft.add("input", (), "x", shape=shape, channel_axis=0)
+    x = draft.add(op, x, "conv", **{"out": 4, "kernel": 3, "padding": 1, "bias": True, **attrs})
     draft.output(draft.add("linear", draft.add("flatten", x, "flat"), "fc", out=3))
     return draft.commit()
 
@@ -37,6 +37,12 @@ CASES = [
     {"padding": 0},
     {"kernel": [3, 5], "padding": [1, 2]},
     {"kernel": 1, "padding": 0, "stride": [1, 2]},
+    {"kernel": [1, 3], "padding": [0, 1], "end_padding": [0, 1]},
+    {"padding_mode": "circular"},
+    {"op": "conv1d", "shape": (4, 11), "stride": 2},
+    {"op": "conv3d", "shape": (4, 3, 6, 5), "kernel": [1, 3, 3], "padding": [0, 1, 1]},
+    {"op": "conv_transpose2d", "stride": 2, "output_padding": 1},
+    {"op": "conv_transpose2d", "stride": [1, 2], "dilation": 2, "groups": 2, "out": 6},
 ]
 
 

@@ -39,6 +39,11 @@ from nasir.ir.infer import collector_paused
 
 EVAL_BATCHES = (2, 3)
 TRAIN_BATCH = 4  # another one: it checks what the first two say of the batch size
+WRAPPERS = {
+    **dict.fromkeys(("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel"), "module"),
+    "OptimizedModule": "_orig_mod",  # what torch.compile gives
+}
+"""Classes that hold a module and call it in another way, with the attribute where it is."""
 PATCHING = threading.RLock()
 
 Caller = Callable[..., Any]
@@ -97,8 +102,11 @@ def record_structure(
 def _check(module: nn.Module, args: tuple[Any, ...]) -> None:
     if not isinstance(args, tuple) or not isinstance(module, nn.Module):
         raise UsageError("record: call it as record(module, (x, ...), {...}): a module, and its arguments in a tuple")
-    if type(module).__name__ in ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel"):
-        raise UsageError(f"record: the module is wrapped in {type(module).__name__}; record its `.module`")
+    inside = WRAPPERS.get(type(module).__name__)
+    if inside is not None:
+        raise UsageError(
+            f"record: the module is wrapped in {type(module).__name__}; give what is in it, its `.{inside}`"
+        )
     if any(is_lazy(tensor) for tensor in [*module.parameters(), *module.buffers()]):
         raise UsageError("record: a lazy module has no parameters yet; call the module once, and record it then")
 

@@ -127,6 +127,11 @@ def same(x: Tensor) -> Tensor:
     return x
 
 
+@lowering("contiguous")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return Call(Tensor.contiguous)
+
+
 @lowering("layout")
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
     return Call(same)

@@ -82,7 +82,7 @@ def build(
                 home, slot = _home(lender, owner.slot)
                 tensor = home._parameters.get(slot)
                 _put(borrower, name, home._buffers[slot] if tensor is None else tensor)  # type: ignore[arg-type]
-    steps = schedule(graph)
+    steps = schedule(graph, as_made=model.calling is not None)
     inplace = inplace_relus(graph, graph.order)
     units: dict[str, LoweredUnit] = {}
     for step in steps:

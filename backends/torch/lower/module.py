@@ -19,6 +19,7 @@ from nasir.backends.torch.arrays import TorchArrays
 from nasir.backends.torch.device.names import device_named
 from nasir.backends.torch.lower import attached
 from nasir.backends.torch.lower.build import build, foreign_nodes
+from nasir.backends.torch.lower.interface import Calling
 from nasir.backends.torch.lower.parts import LOWERED, LoweredParts
 from nasir.errors import GraphError
 from nasir.ir import Fill, Graph
@@ -51,10 +52,12 @@ class LoweredModule(LoweredParts):
         dtype: torch.dtype = torch.float32,
         channels_last: bool = False,
         given: Mapping[int, nn.Module] = MappingProxyType({}),
+        calling: Calling | None = None,
     ) -> Self:
         """A freshly initialized model. `plan` overrides the ops' own initializers; `seed` keys every random fill.
 
-        `given`: by node, modules with weights of their own, for nodes that only they can compute.
+        `given`: by node, modules with weights of their own, for nodes that only they can compute; `calling`: how it is
+        called and what it returns, if not simply the inputs and outputs of the graph.
         """
         if plan is None:
             plan = TransferPlan(
@@ -63,7 +66,7 @@ class LoweredModule(LoweredParts):
         arrays = TorchArrays(device_named(device), dtype, channels_last)
         fresh = execute(plan, graph, _nothing_to_fetch, arrays, seed=seed, ordinal=0)
         model = cls()
-        model.seed, model.channels_last = seed, channels_last
+        model.seed, model.channels_last, model.calling = seed, channels_last, calling
         build(model, graph, fresh, None, given)
         model.hold()
         return model

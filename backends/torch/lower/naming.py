@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,6 +10,21 @@ from torch import Tensor, nn
 from nasir.ir import Graph
 
 Names = tuple[str, ...]
+
+
+def places_by_names(graph: Graph) -> dict[Names, list[str]]:
+    """For the names of each array: where it lies in the tree of modules, once for each node that uses it."""
+    label = {key: f"{graph.nodes[key.node].label}.{key.slot}" for names in (graph.names, graph.ties) for key in names}
+    return {names: [label[key], *[label[k] for k in graph.shared.get(key, ())]] for key, names in graph.names.items()}
+
+
+def give_names(state: MutableMapping[str, Any], graph: Graph, prefix: str = "") -> None:
+    """Call tensors that `state` holds by their places, behind `prefix`, by the names that the graph gives them."""
+    found: dict[str, Any] = {}  # put back at the end: the name of one may be the place of another
+    for names, places in places_by_names(graph).items():
+        held = [state.pop(f"{prefix}{place}") for place in places if f"{prefix}{place}" in state]
+        found |= {f"{prefix}{name}": held[0] for name in names if held}
+    state.update(found)
 
 
 class NamedWeights(nn.Module):
@@ -20,10 +35,8 @@ class NamedWeights(nn.Module):
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """As nn.Module's, with the names of the graph: those of the module that a network was imported from."""
         state = super().state_dict(*args, **kwargs)
-        start = kwargs.get("prefix", args[1] if len(args) > 1 else "")
-        for names, places in self._places_by_names().items():
-            found = [state.pop(f"{start}{place}") for place in places if f"{start}{place}" in state]
-            state.update({f"{start}{name}": found[0] for name in names if found})
+        if self.graph is not None:
+            give_names(state, self.graph, kwargs.get("prefix", args[1] if len(args) > 1 else ""))
         return state
 
     def _load_from_state_dict(
@@ -36,9 +49,10 @@ class NamedWeights(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        own = nn.Module.state_dict(self, keep_vars=True)
-        for names, places in self._places_by_names().items():
-            given = {name: state_dict.pop(f"{prefix}{name}", None) for name in names}
+        named = {} if self.graph is None else places_by_names(self.graph)
+        own = nn.Module.state_dict(self, keep_vars=True) if named else {}
+        taken = [{name: state_dict.pop(f"{prefix}{name}", None) for name in names} for names in named]
+        for (names, places), given in zip(named.items(), taken, strict=True):
             missing_keys += [f"{prefix}{name}" for name, tensor in given.items() if tensor is None]
             found = next((tensor for tensor in given.values() if tensor is not None), None)
             for place in places:
@@ -56,15 +70,3 @@ class NamedWeights(nn.Module):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
-
-    def _places_by_names(self) -> dict[Names, list[str]]:
-        """For the names of each array: where it lies in the tree of modules, once for each node that uses it."""
-        graph: Graph | None = self.graph
-        if graph is None:
-            return {}
-        label = {
-            key: f"{graph.nodes[key.node].label}.{key.slot}" for names in (graph.names, graph.ties) for key in names
-        }
-        return {
-            names: [label[key], *[label[k] for k in graph.shared.get(key, ())]] for key, names in graph.names.items()
-        }

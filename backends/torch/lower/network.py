@@ -15,7 +15,6 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import wraps
 from heapq import heapify, heappop, heappush
-from itertools import pairwise
 from keyword import iskeyword
 from typing import Any, NamedTuple, get_args
 
@@ -71,9 +70,10 @@ class Row(NamedTuple):
         return f"{first} if self.training else {second}"
 
 
-def schedule(graph: Graph) -> tuple[Step, ...]:
-    """Nodes and units in an order in which every value is ready when it is read."""
-    owner, order = _owners(graph), _order(graph)
+def schedule(graph: Graph, as_made: bool = False) -> tuple[Step, ...]:
+    """Nodes and units in an order in which every value is ready when it is read: the canonical one, or (`as_made`) that
+    in which the nodes were made, so that an imported network draws numbers and sums up gradients as the module does."""
+    owner, order = _owners(graph), _in_turn(graph) if as_made else graph.order
     steps: list[Step] = []
     members: dict[str, list[int]] = {}
     last: dict[str, int] = {}
@@ -91,13 +91,8 @@ def schedule(graph: Graph) -> tuple[Step, ...]:
     return tuple(steps)
 
 
-def _order(graph: Graph) -> tuple[int, ...]:
-    """The canonical order; that in which the nodes were made where parts of an imported module run as they are, or
-    random numbers would be drawn in another one: gradients are summed up and numbers drawn as the module does it."""
-    drawing = [node_id for node_id in graph.order if graph.nodes[node_id].facts.random]
-    foreign = any(node.facts.foreign for node in graph.nodes.values())
-    if not foreign and all(before < after for before, after in pairwise(drawing)):
-        return graph.order
+def _in_turn(graph: Graph) -> tuple[int, ...]:
+    """Each node as soon as all that it reads is there, the lowest id first."""
     waits = {node_id: len({port.node for port in graph.nodes[node_id].inputs}) for node_id in graph.order}
     ready = [node_id for node_id, count in waits.items() if not count]
     heapify(ready)
@@ -357,7 +352,7 @@ def _source(graph: Graph, rows: list[Row], names: dict[Port, str], ends: list[tu
         targets = ", ".join([names[port] for port in row.results]) + comma
         lines.append(f"    {targets} = {text}{drop}")
     lines += [f"    {head}{names[port]})" for head, port in ends]
-    values = [names[port] for port in graph.outputs]
+    values = [names[port] for port in graph.answers]
     lines.append(f"    return {values[0] if len(values) == 1 else '(' + ', '.join(values) + ')'}")
     return "\n".join(lines) + "\n"
 

@@ -15,6 +15,7 @@ from torch.nn import functional
 from nasir.backends.torch.host import on_host, widened
 from nasir.backends.torch.lower.interface import first_floating
 from nasir.backends.torch.lower.module import LoweredModule
+from nasir.backends.torch.observe.logits import as_input
 from nasir.backends.torch.observe.units import Role, Rows, by_space, weight_sums
 from nasir.backends.torch.train.loop import evaluating
 from nasir.errors import NasirError
@@ -137,13 +138,12 @@ def _taylor(model: LoweredModule, labelled: Labelled | None) -> Measured:
     if labelled is None:
         raise NasirError("'taylor' needs training images with labels: give `images` and `labels`")
     images, labels = labelled()
-    dtype = next(model.parameters()).dtype
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         for parameter, _ in flags:
             parameter.requires_grad_(True)  # frozen weights are scored like all others
         with evaluating(model), torch.enable_grad():
-            loss = functional.cross_entropy(widened(first_floating(model(images.to(dtype)))), labels)
+            loss = functional.cross_entropy(widened(first_floating(model(as_input(model, images)))), labels)
             raw = torch.autograd.grad(loss, [parameter for parameter, _ in flags], allow_unused=True)
     finally:
         for parameter, flag in flags:
@@ -194,7 +194,7 @@ def _activation_mean(model: LoweredModule, images: Tensor | None) -> Measured:
             if leaf is not None:
                 handles.append(leaf.register_forward_hook(_collector(means, node_id)))
         with evaluating(model), torch.no_grad():
-            model(images.to(next(model.parameters()).dtype))
+            model(as_input(model, images))
     finally:
         for handle in handles:
             handle.remove()

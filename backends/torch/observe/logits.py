@@ -23,8 +23,13 @@ Tensors = Mapping[str, Tensor]
 def logits_of(model: nn.Module, images: Tensor) -> Tensor:
     """Eval-mode logits in full precision: rounding to bf16 or TF32 would hide what a rewrite does."""
     with evaluating(model), torch.no_grad(), float32_products("ieee"):
-        logits = first_floating(model(images.to(next(model.parameters()).dtype)))
+        logits = first_floating(model(as_input(model, images)))
     return logits
+
+
+def as_input(model: nn.Module, images: Tensor) -> Tensor:
+    """Examples in the precision of a model; whole numbers, such as indices of words, stay so."""
+    return images.to(next(model.parameters()).dtype) if images.is_floating_point() else images
 
 
 def effect_of(

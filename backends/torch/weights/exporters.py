@@ -9,6 +9,7 @@ from typing import Literal
 import safetensors.torch
 from torch import Tensor
 
+from nasir.backends.torch.lower.naming import give_names
 from nasir.backends.torch.weights import checkpoint
 from nasir.errors import UsageError
 from nasir.files import write_atomically
@@ -27,7 +28,7 @@ class Weights(Exporter):
         write_atomically(path, safetensors.torch.save(self.tensors(source), metadata={"format": "pt"}))
 
     def tensors(self, source: Exportable) -> dict[str, Tensor]:
-        """By name, on the host; UsageError where the run has no checkpoint, or no average."""
+        """By the names of a state_dict, on the host; UsageError where the run has no checkpoint, or no average."""
         newest, _ = checkpoint.latest(self.needed(source, "checkpoints"))
         if newest is None:
             raise UsageError(f"{source.name}: the run has no checkpoint yet; wait for its first one")
@@ -37,4 +38,9 @@ class Weights(Exporter):
                 f"{source.name}: the newest checkpoint has no moving average; export the last weights, or give the "
                 "phase `ema`"
             )
-        return {name: tensor.clone() for name, tensor in newest.tensors[group].items()}
+        tensors = dict(newest.tensors[group])
+        for node_id, slots in source.graph.infer.slots.items():
+            for name in [name for name, slot in slots.items() if not slot.stored]:
+                tensors.pop(f"{source.graph.nodes[node_id].label}.{name}", None)
+        give_names(tensors, source.graph)
+        return {name: tensor.clone() for name, tensor in tensors.items()}

@@ -468,10 +468,9 @@ def _model(body: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch
     if entries > stored_entries:  # before memory is taken for what the graph says
         raise CheckpointError(f"its network has {entries} weights and statistics, {stored_entries} are stored")
     plan, layout = zeros_of(graph), body["channels_last"]
-    model = Model.from_graph(graph, body["seed"], plan=plan, device=device, channels_last=layout)
+    calling = Calling(Interface.from_json(body["interface"]), KINDS) if "interface" in body else None
+    model = Model.from_graph(graph, body["seed"], plan=plan, device=device, channels_last=layout, calling=calling)
     model.ordinal = body["ordinal"]
-    if "interface" in body:
-        model.calling = Calling(Interface.from_json(body["interface"]), KINDS)
     own = dict((*model.named_parameters(), *model.named_buffers()))
     strides, fixed = body["strides"], set(body["fixed"])
     with torch.no_grad():

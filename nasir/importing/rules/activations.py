@@ -60,7 +60,7 @@ plain("reciprocal", *named("reciprocal"))
 plain("sin", *named("sin"))
 plain("cos", *named("cos"))
 plain("erf", *named("erf"))
-plain("identity", "torch.nn.modules.linear.Identity", "torch.Tensor.contiguous")
+plain("identity", "torch.nn.modules.linear.Identity")
 
 
 @rule("timm.layers.activations.GELUTanh")

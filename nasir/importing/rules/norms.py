@@ -41,8 +41,16 @@ def _batch_norm(place: Place, x: int, value: ValueType) -> Typed | None:
 
 @rule("timm.layers.norm_act.BatchNormAct2d", "timm.layers.norm_act.SyncBatchNormAct")
 def _batch_norm_act(place: Place, x: int, value: ValueType) -> Typed | None:
-    """A batch norm, then modules that it holds: a dropout, and an activation."""
-    found = _batch_norm(place, x, value)
+    return _activated(place, _batch_norm(place, x, value))
+
+
+@rule("timm.layers.norm_act.FrozenBatchNormAct2d")
+def _frozen_batch_norm_act(place: Place, x: int, value: ValueType) -> Typed | None:
+    return _activated(place, _frozen_batch_norm(place, x, value))
+
+
+def _activated(place: Place, found: Typed | None) -> Typed | None:
+    """A norm, then modules that it holds: a dropout, and an activation."""
     for name in ("drop", "act"):
         inner = place.call.attributes.get(name)
         if found is None or not isinstance(inner, Structure):

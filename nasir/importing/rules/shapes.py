@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import prod
 
 from nasir.importing.recording import Tree
-from nasir.importing.rules.place import Place, Step, Typed, axis_of, rule
+from nasir.importing.rules.place import Place, Step, Typed, axis_of, plain, rule
 from nasir.ir import ValueType
 from nasir.ir.space import size_of
 from nasir.ir.types import usual_channel_axis
@@ -95,3 +95,6 @@ def _ordered(x: int, value: ValueType, order: Sequence[Tree]) -> Typed | None:
         return None
     axes = [axis_of(axis, value) for axis in (order[1:] if value.batch else order)]
     return Typed("permute", (x,), {"order": axes})
+
+
+plain("contiguous", "torch.Tensor.contiguous")
