@@ -12,6 +12,7 @@ from nasir.importing.compact import call_of, renumbered
 from nasir.importing.data import call_to_json
 from nasir.importing.ends import Ends
 from nasir.importing.interface import Interface, interface_of
+from nasir.importing.likes import without_likes
 from nasir.importing.recording import Batch, Call, Mode, Recording, Ref, State, Structure, Value
 from nasir.importing.regions import declare
 from nasir.importing.rules import Place, Typed, typed
@@ -54,7 +55,7 @@ def lift(
 
     Raises NasirError for what no graph can say, with module and line.
     """
-    return _Lift(recording, macs, taken).run(names)
+    return _Lift(without_likes(recording), macs, taken).run(names)
 
 
 class _Lift:

@@ -56,13 +56,14 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "two": lambda x: (x - x.tanh()) / (x.exp() + 1) + torch.maximum(x, -x) - torch.min(x, x * 2),
     "alpha": lambda x: torch.add(x, x.tanh(), alpha=0.3) + x.sub(x.exp(), alpha=0.7) + torch.add(x, 2, alpha=3),
     "in place": lambda x: x.add(1).mul_(2).sub_(0.5).div_(3).neg_().tanh_(),
+    "casts": lambda x: x.float() + x.to(torch.float32) * x.to(dtype=torch.float32),
     "shares": lambda x: F.softmax(x, dim=1) * x.softmax(-1) + torch.log_softmax(x, 2),
 }
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions(name: str) -> None:
-    check(Function(FUNCTIONS[name]))
+    check(Function(FUNCTIONS[name]), double=name != "casts")
 
 
 @pytest.mark.parametrize(
@@ -126,6 +127,7 @@ def test_other_operands_with_less_places_are_repeated() -> None:
         lambda x: x.softmax(1, dtype=torch.float64).float(),
         lambda x: F.softmax(x, 0),
         lambda x: 2**x,
+        lambda x: x.to(torch.float64).to(torch.float32),
         lambda x: torch.max(x, 1, keepdim=True).values * x,
         lambda x: x * x.shape[0],
         lambda x: F.dropout(x, 0.3, True),
