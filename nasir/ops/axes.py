@@ -12,7 +12,7 @@ from annotated_types import doc
 
 from nasir.ir.infer import At
 from nasir.ir.op import Taken, op
-from nasir.ir.space import Cat, Prod, pin, size_of
+from nasir.ir.space import Axis, Cat, Prod, pin, size_of
 from nasir.ir.types import ValueType
 from nasir.ir.unify import regroup
 from nasir.ops import axis_constants as known
@@ -22,11 +22,11 @@ ANYTHING: tuple[Taken, ...] = ("integers", "unbatched")
 AxisOrChannels: TypeAlias = Annotated[Whole | None, doc("which axis, without the batch axis; null: the channels")]
 
 
-def _number(at: At, x: ValueType, axis: int | None) -> int:
+def _number(at: At, x: ValueType, axis: int | None, attr: str = "axis") -> int:
     """The number of an axis that an attribute names; TypeRuleError where there is none."""
     number = x.channel_axis if axis is None else axis
     if number >= len(x.axes):
-        at.fail(f"axis must be from 0 to {len(x.axes) - 1}, not {number}, of an input of shape {x.shape}")
+        at.fail(f"{attr} must be from 0 to {len(x.axes) - 1}, not {number}, of an input of shape {x.shape}")
     return number
 
 
@@ -199,7 +199,9 @@ def flatten(at: At, x: ValueType) -> ValueType:
     """All axes as one, row-major: channels stay resizable."""
     if not x.axes:
         at.fail("one number for each sample has no axes to flatten")
-    return x.over((x.axes[0] if len(x.axes) == 1 else Prod(x.axes),))
+    sizes = [axis for axis in x.axes if isinstance(axis, int)]
+    whole: Axis = prod(sizes) if len(sizes) == len(x.axes) else Prod(x.axes)
+    return x.over((x.axes[0] if len(x.axes) == 1 else whole,))
 
 
 @op(
@@ -229,7 +231,7 @@ def contiguous(at: At, x: ValueType) -> ValueType:
 )
 def layout(at: At, x: ValueType, channel_axis: Whole) -> ValueType:
     """The same value, of which another axis holds the channels from here on."""
-    return ValueType(x.axes, _number(at, x, channel_axis), x.dtype, x.batch)
+    return ValueType(x.axes, _number(at, x, channel_axis, "channel_axis"), x.dtype, x.batch)
 
 
 @op(

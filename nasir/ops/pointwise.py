@@ -299,3 +299,9 @@ def same(x: Values, **attrs: Any) -> Values:
 def identity(x: Values) -> Values:
     """The input, unchanged."""
     return x
+
+
+@pointwise("cast", family="passive", unchanged="all", nonnegative="keeps")
+def cast(x: Values, dtype: Literal["float32", "float64", "float16", "bfloat16"]) -> Values:
+    """The same numbers in a floating-point type, as far as it can hold them; in that of the network nothing changes."""
+    return x

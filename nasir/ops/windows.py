@@ -36,7 +36,8 @@ def places(at: At, x: ValueType, rank: int | None = None) -> tuple[Axis, tuple[i
         wanted = KINDS[rank] if rank else "a signal, an image or a volume, its channels first"
         at.fail(f"needs {wanted}, got {at.shape(x)} from {at.source(0, x.channels)}")
     for axis in x.axes[1:]:
-        pin(axis, f"{at.node.op} '{at.label}' slides a window along it")
+        if axis.__class__ is not int:
+            pin(axis, f"{at.node.op} '{at.label}' slides a window along it")
     return x.axes[0], x.shape[1:]
 
 

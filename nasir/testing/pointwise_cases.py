@@ -23,6 +23,7 @@ def pointwise_cases() -> dict[str, tuple[OpCase, ...]]:
     by_op["channel_dropout"] = tuple([OpCase("channel_dropout", (shape,)) for shape in (IMAGE, VOLUME)])
     by_op["channel_dropout"] += (OpCase("channel_dropout", (TOKENS,), channel_axis=0),)
     by_op["pow"] = tuple([case for exponent in (2, 3.0, -0.5) for case in anywhere("pow", exponent=exponent)])
+    by_op["cast"] = anywhere("cast", dtype="float64")
     by_op["shift"] = (*anywhere("shift", value=1.5), *anywhere("shift", value=-1))
     by_op["divide_by"] = anywhere("divide_by", value=3)
     more: dict[str, list[dict[str, JSON]]] = {

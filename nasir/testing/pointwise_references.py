@@ -32,6 +32,7 @@ def _picked(where: Array, x: Array, y: Array) -> Array:
 
 FUNCTIONS: Mapping[str, Callable[..., Array]] = {
     "identity": lambda x: x,
+    "cast": lambda x, dtype: x,
     "relu": lambda x: np.maximum(x, 0.0),
     "relu6": lambda x: np.minimum(np.maximum(x, 0.0), 6.0),
     "leaky_relu": lambda x, slope: np.maximum(x, 0.0) + slope * np.minimum(x, 0.0),

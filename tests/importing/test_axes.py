@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from nasir import Pass
 from nasir.backends.torch import from_module
 from nasir.backends.torch.importing import runner
+from nasir.errors import RunError
 from nasir.ir import Draft, Graph
 from nasir.passes.prune_channels import PruneChannels
 from nasir.pruning.spaces import kinds_of
@@ -254,6 +255,29 @@ def opaque(graph: Graph) -> list[str]:
     return [f"{n.label}: {n.attrs['runs']}" for n in graph.nodes.values() if n.facts.family == "opaque"]
 
 
+def test_values_of_which_only_the_shape_is_taken_are_left_out() -> None:
+    class Shaped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.write, self.like, self.read = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.write(x).flatten(1).view_as(self.like(x))
+            return self.read(y * torch.sigmoid(y.amax(1, keepdim=True)).expand_as(y))  # type: ignore[no-any-return]
+
+    net = Shaped().double().eval()
+    model = from_module(net, images(2)).eval()
+    assert not opaque(model.graph) and "like" not in model.graph.labels
+    assert torch.equal(model(images(3)), net(images(3)))
+
+
+def test_inputs_of_another_size_are_refused_by_reshapes() -> None:
+    """A batch of windows would take them for more samples."""
+    model = from_module(made(windows), images(2))
+    with pytest.raises(RunError, match=r"a reshape of values of shape \(8, 6, 4\) got \(8, 4, 4\).*made for"):
+        model(images(2)[:, :, :4])
+
+
 def test_layers_find_their_channels() -> None:
     """A layer reads the axis that torch says, whichever held the channels before it."""
     graph = from_module(made(pixels), images(2)).graph
@@ -261,7 +285,7 @@ def test_layers_find_their_channels() -> None:
     assert node.label == "behind_layout" and node.attrs == {"channel_axis": 0}
     assert graph.infer.types[graph.nodes[graph.find("behind")].inputs[0]].is_image
     pinned = {atom.pin for atom in graph.infer.spaces}
-    assert "conv2d 'behind' takes it for the places of an image" in pinned
+    assert "conv2d 'behind' slides a window along it" in pinned
 
 
 def test_a_shufflenet_is_whole_and_pruned_right() -> None:

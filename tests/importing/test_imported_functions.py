@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from around import Around, check, images
+from around import Around, check, check_same, images
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nasir.backends.torch import from_module
+from nasir.passes.prune_channels import PruneChannels
 
 
 class Function(nn.Module):
@@ -56,13 +57,14 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "two": lambda x: (x - x.tanh()) / (x.exp() + 1) + torch.maximum(x, -x) - torch.min(x, x * 2),
     "alpha": lambda x: torch.add(x, x.tanh(), alpha=0.3) + x.sub(x.exp(), alpha=0.7) + torch.add(x, 2, alpha=3),
     "in place": lambda x: x.add(1).mul_(2).sub_(0.5).div_(3).neg_().tanh_(),
+    "casts": lambda x: x.float() + x.to(torch.float32) * x.to(dtype=torch.float32),
     "shares": lambda x: F.softmax(x, dim=1) * x.softmax(-1) + torch.log_softmax(x, 2),
 }
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions(name: str) -> None:
-    check(Function(FUNCTIONS[name]))
+    check(Function(FUNCTIONS[name]), double=name != "casts")
 
 
 @pytest.mark.parametrize(
@@ -87,6 +89,25 @@ def test_drop_paths() -> None:
     from transformers.models.swin.modeling_swin import SwinDropPath
 
     check(SwinDropPath(0.4))
+
+
+def dropped(x: Tensor, training: bool) -> Tensor:
+    """A drop path as people write it."""
+    if not training:
+        return x
+    return x * x.new_empty((x.shape[0], 1, 1, 1)).bernoulli_(0.7).div_(0.7)
+
+
+def test_a_function_that_draws_noise_of_its_own_shape_pins_nothing() -> None:
+    torch.manual_seed(0)
+    net = Around(Function(dropped, told=True))
+    own = copy.deepcopy(net)
+    model = from_module(net, images(2))
+    check_same(net, model, own, images(5))
+    space = model.graph.infer.slots[model.graph.find("first")]["weight"].axes[0].space
+    rewrite = model.apply(PruneChannels(fraction=0.5), space)
+    assert rewrite is not None and model.get_submodule("first").weight.shape[0] == 4
+    assert torch.isfinite(model.train()(images(3))).all()
 
 
 class OfWeights(nn.Module):
@@ -126,6 +147,7 @@ def test_other_operands_with_less_places_are_repeated() -> None:
         lambda x: x.softmax(1, dtype=torch.float64).float(),
         lambda x: F.softmax(x, 0),
         lambda x: 2**x,
+        lambda x: x.to(torch.float64).to(torch.float32),
         lambda x: torch.max(x, 1, keepdim=True).values * x,
         lambda x: x * x.shape[0],
         lambda x: F.dropout(x, 0.3, True),

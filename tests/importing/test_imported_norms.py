@@ -110,6 +110,16 @@ class Functions(nn.Module):
         return y.permute(0, 3, 1, 2)
 
 
+def test_norms_of_transformers_are_typed() -> None:
+    """They are written out: squares, their mean, a root, in float32."""
+    pytest.importorskip("transformers")
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+    from transformers.models.t5.modeling_t5 import T5LayerNorm
+
+    for kind in (LlamaRMSNorm, T5LayerNorm):
+        check(stirred(Last(kind(8))), double=False)
+
+
 def test_norms_as_functions() -> None:
     model = check(Functions())
     assert {"batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"} <= {

@@ -283,3 +283,19 @@ def test_an_import_in_evaluation_stays_in_evaluation() -> None:
 
     model = from_module(Drops().eval(), images(2))
     assert torch.equal(model(images(3)), images(3))
+
+
+def test_a_kernel_that_is_a_buffer_is_no_weight_that_learns() -> None:
+    """Blurring before a step: what no op has as it is stays a call of the function, with the buffer."""
+    net = Own(
+        lambda own, x: own.last(F.conv2d(F.conv2d(own.first(x), own.blur, groups=6), own.kernel).mean((2, 3))),
+        {"kernel": rand(8, 6, 3, 3)},
+        {"blur": rand(6, 1, 3, 3)},
+    ).double()
+    own = copy.deepcopy(net)
+    model = from_module(net, images(2))
+    opaque = [node.attrs["runs"] for node in model.graph.nodes.values() if node.facts.family == "opaque"]
+    assert opaque == ["torch.nn.functional.conv2d"]
+    assert {id(p) for p in model.parameters()} == {id(p) for p in net.parameters()}
+    assert model.state_dict().keys() == net.state_dict().keys()
+    check_parity(model, own, net, images(5))

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nasir.backends.torch.lower.ops import Call, Lowered, lowering
+from nasir.errors import RunError
 from nasir.ir import JSON, ValueType
 
 
@@ -63,12 +64,17 @@ def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowere
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
     if not out.batch:
         return Call(torch.reshape, (tuple(a["shape"]),))
-    return Call(reshaped, (tuple(a["shape"]), out.batch, x[0].batch))
+    return Call(reshaped, (tuple(a["shape"]), out.batch, x[0].shape, x[0].batch))
 
 
-def reshaped(x: Tensor, shape: tuple[int, ...], rows: int, before: int) -> Tensor:
-    """Another shape of each row; each sample has `rows` rows, and had so many before."""
-    count = x.shape[0]
+def reshaped(x: Tensor, shape: tuple[int, ...], rows: int, given: tuple[int, ...], before: int) -> Tensor:
+    """Another shape of each row, which has the shape `given`; each sample has `rows` rows, and had so many `before`."""
+    count, *sides = x.shape
+    if tuple(sides) != given:
+        raise RunError(
+            f"a reshape of values of shape {given} got {tuple(sides)}; the network is for inputs of the size that it "
+            "was made for"
+        )
     return x.reshape(count if rows == before else count // before * rows, *shape)
 
 

@@ -18,6 +18,11 @@ def quick_gelu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
+def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The same numbers in another type."""
+    return x.to(dtype)
+
+
 OVERWRITING: Mapping[str, tuple[Any, ...]] = {
     "relu": (F.relu,),
     "relu6": (F.relu6,),
@@ -78,6 +83,11 @@ def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowere
 @lowering("addcmul", spares=True)
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
     return Call(torch.addcmul, kwargs={"value": a["value"]})
+
+
+@lowering("cast")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return Call(cast, (getattr(torch, a["dtype"]),))
 
 
 @lowering("clamp")

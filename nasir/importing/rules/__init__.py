@@ -3,6 +3,7 @@
 from nasir.importing.rules import (
     activations,
     arithmetic,
+    casts,
     convolutions,
     dropping,
     embeddings,
@@ -22,6 +23,7 @@ __all__ = [
     "Typed",
     "activations",
     "arithmetic",
+    "casts",
     "convolutions",
     "dropping",
     "embeddings",

@@ -18,7 +18,7 @@ FUNCTIONS = ("flatten", "unflatten", "reshape", "squeeze", "unsqueeze", "ravel")
     "torch.nn.modules.flatten.Flatten",
     "torch.nn.modules.flatten.Unflatten",
     *[f"{home}.{name}" for home in ("torch", "torch.Tensor") for name in FUNCTIONS],
-    *[f"torch.Tensor.{name}" for name in ("view", "view_as", "reshape_as")],
+    "torch.Tensor.view",
 )
 def _reshape(place: Place, x: int, value: ValueType) -> Typed | None:
     """Entries in the order in which they lie, whatever the call is named: all is said by the shape of the result."""

@@ -38,7 +38,7 @@ def _repeat(place: Place, x: int, value: ValueType) -> Typed | None:
     return _repeated(place, x, value)
 
 
-@rule("torch.Tensor.expand", "torch.Tensor.expand_as", "torch.broadcast_to", "torch.Tensor.broadcast_to")
+@rule("torch.Tensor.expand", "torch.broadcast_to", "torch.Tensor.broadcast_to")
 def _expand(place: Place, x: int, value: ValueType) -> Typed | None:
     return _repeated(place, x, value)
 
