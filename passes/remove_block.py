@@ -33,14 +33,12 @@ class RemoveBlock(Pass):
 
     def sites(self, graph: Graph) -> Iterable[str]:
         """Every stage that may shrink, and every block that may go."""
-        blocks = [b.path for stage in graph.stages for b in graph.blocks_of(stage.path) if removable(graph, b.path)]
-        stages = [
-            stage.path
+        blocks = {
+            stage.path: [block.path for block in graph.blocks_of(stage.path) if removable(graph, block.path)]
             for stage in graph.stages
-            if len(graph.blocks_of(stage.path)) > self.floor
-            and any(block.startswith(stage.path + ".") for block in blocks)
-        ]
-        return [*stages, *blocks]
+        }
+        stages = [stage for stage in blocks if blocks[stage] and len(graph.blocks_of(stage)) > self.floor]
+        return [*stages, *(block for inside in blocks.values() for block in inside)]
 
     def rewrite(self, draft: Draft, site: str, seen: Evidence) -> None:
         """Let readers of the block read its input, and delete it."""

@@ -34,9 +34,18 @@ def declare(draft: Draft, recording: Recording, place: Callable[[str], str]) -> 
     for path in blocks:
         draft.region(path, "block")
     if not blocks:
-        for nodes in meeting_places(graph):
-            draft.region(_free(draft, "block"), "block", parts=[graph.nodes[node_id].label for node_id in nodes])
+        _declare_parts(draft, graph)
     _declare_stages(draft, modules)
+
+
+def _declare_parts(draft: Draft, graph: Graph) -> None:
+    """Declare as blocks the parts in which paths leave a value and meet again."""
+    labels = [tuple([graph.nodes[node_id].label for node_id in nodes]) for nodes in meeting_places(graph)]
+    tried = {str(number): Region(str(number), "block", parts=parts) for number, parts in enumerate(labels)}
+    crossing = borders(graph.nodes, graph.order, graph.outputs, tried, owners(graph.nodes, tried))
+    for number, region in tried.items():
+        if _ends(graph, number, crossing[number]) is not None:  # labels below those of a part belong to it, too
+            draft.region(_free(draft, "block"), "block", parts=region.parts)
 
 
 @dataclass(frozen=True, slots=True)

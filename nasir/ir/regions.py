@@ -116,10 +116,14 @@ def members(
 
 def independent(nodes: Mapping[int, Node], order: Iterable[int]) -> frozenset[int]:
     """The nodes that depend on no input of the network: weights that functions use, and what is made of them alone."""
+    first = {node.op: node for node in nodes.values()}
+    weights = {name for name, node in first.items() if node.facts.family == "weight"}
+    if not weights:
+        return frozenset()
     fixed: set[int] = set()
     for node_id in order:
         node = nodes[node_id]
-        if node.facts.family == "weight" or (node.inputs and fixed.issuperset([port.node for port in node.inputs])):
+        if node.op in weights or (node.inputs and fixed.issuperset([port.node for port in node.inputs])):
             fixed.add(node_id)
     return frozenset(fixed)
 

@@ -52,7 +52,8 @@ def overview(graph: Graph, born: Mapping[str, str] | None = None) -> str:
             shown[path] = node_id
         elif graph.nodes[node_id].facts.family in ("input", "weighted"):
             shown[node_id] = node_id
-    stage_of = {block.path: graph.stage_of(block.path) for block in graph.blocks}
+    stages = {block.path: graph.stage_of(block.path) for block in graph.blocks}
+    stage_of = {path: stage for path, stage in stages.items() if stage in graph.depths()}
     colours = {stage.path: f"s{index % COLOURS}" for index, stage in enumerate(graph.stages)}
     sizes = {item: _extent(graph, node_id) for item, node_id in shown.items()}
     middle = max((height for _, height in sizes.values()), default=40.0) / 2 + 26

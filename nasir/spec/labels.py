@@ -17,7 +17,7 @@ def check_labels(spec: Spec, graph: Graph) -> None:
 
     `freeze:` of the first phase with rules is checked too where none of them acts at its start.
     """
-    known: dict[str, None] = {}
+    known: dict[str, None] = dict.fromkeys(graph.regions)  # some have names that no label begins with
     for label in graph.labels:
         parts = label.split(".")
         known.update(dict.fromkeys(".".join(parts[:end]) for end in range(1, len(parts) + 1)))

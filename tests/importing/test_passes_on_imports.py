@@ -164,6 +164,7 @@ def test_a_block_that_goes_is_the_identity_from_then_on(name: str) -> None:
     before = model(x)
     model.apply(InsertBlock(init="default"), stage)
     depth = model.graph.depths()[stage]
+    assert stage in RemoveBlock().sites(model.graph)
     model.apply(RemoveBlock(), stage)
     assert torch.equal(model(x), before) and model.graph.depths()[stage] == depth - 1
 
