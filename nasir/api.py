@@ -20,7 +20,7 @@ from nasir.records import EndRecord, EpochRecord, PrefixRecord, Record, StartRec
 from nasir.rewriting.propose import make_pass
 from nasir.running.before import check_batches
 from nasir.running.engine import Engine, Signals, setup_of, start_of
-from nasir.running.modules import module_again, module_behind
+from nasir.running.modules import check_weights, module_again, module_behind, told
 from nasir.running.names import check_names
 from nasir.running.prefixes import PrefixStore, Sharing, environment_digest
 from nasir.running.reach import check_reach
@@ -86,6 +86,8 @@ def run(
         notice(f"imported plugin {plugin.path} (sha256 {plugin.sha256[:12]})")
     source = inherited(spec) if isinstance(spec.network, RunNetwork) else None
     module = imported(spec) if source is None else module_behind(spec, source.graph)
+    for text in told(module, spec.network) if module is not None else ():
+        notice(text)
     graph = build(spec, module=module) if source is None else source.graph
     check_reach(spec, graph)
     check_names(spec, graph)
@@ -201,6 +203,7 @@ def resume(
             fresh = not engine.restore(**circumstances, anew=from_start)
 
             def build() -> None:
+                check_weights(module, start)
                 session.build(graph, initial_plan(graph, spec), start_of(spec, _same_source(spec, start)))
 
             if fresh:

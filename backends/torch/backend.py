@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from nasir.analysis.roofline import DeviceProfile
-from nasir.backends.torch.importing.modules import import_module
+from nasir.backends.torch.importing.modules import import_module, modules_kept
 from nasir.backends.torch.observe.calibrate import calibrate
-from nasir.backends.torch.observe.latency import measure
+from nasir.backends.torch.observe.latency import measure, pick, timed_model
 from nasir.backends.torch.session import TorchSession
 from nasir.backends.torch.weights.stored_arrays import stored_weights
 from nasir.ir import Graph
@@ -29,10 +29,19 @@ class TorchBackend:
         return import_module(source)
 
     def measure(
-        self, graph: Graph, batch: int, device: str, threads: int | None = None, precision: str = "fp32"
+        self,
+        graph: Graph,
+        batch: int,
+        device: str,
+        threads: int | None = None,
+        precision: str = "fp32",
+        module: ImportedModule | None = None,
     ) -> Latency:
         """See `nasir.backends.torch.observe.latency.measure`."""
-        return measure(graph, batch, device=device, threads=threads, precision=precision)
+        if module is None:
+            return measure(graph, batch, device=device, threads=threads, precision=precision)
+        model = timed_model(graph, device, given=modules_kept(graph, module, pick(device)))
+        return measure(model, batch, device=device, threads=threads, precision=precision)
 
     def stored_weights(self, checkpoint: Path, average: bool = False) -> StoredWeights:
         """See `nasir.backends.torch.weights.stored_arrays.stored_weights`."""

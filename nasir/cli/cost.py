@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import get_args
 
+from nasir.cli.networks import Opened
 from nasir.errors import UsageError
-from nasir.ir import Graph
 from nasir.training.backend import DEFAULT_BACKEND, make_backend
 from nasir.training.plans import Precision
 
@@ -34,7 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", default="fp32", choices=get_args(Precision), help="precision of the measurement")
 
 
-def run(load: Callable[[], Graph], options: argparse.Namespace) -> int:
+def run(load: Callable[[], Opened], options: argparse.Namespace) -> int:
     """Print the costs of the network that `load` gives; raises NasirError."""
     from nasir.analysis.roofline import find_profile
     from nasir.report.cost_table import cost_table, describe, render
@@ -43,12 +44,13 @@ def run(load: Callable[[], Graph], options: argparse.Namespace) -> int:
         raise UsageError(f"--batch {options.batch}: a batch has at least 1 sample")
     here = options.profile == "here"
     profile = None if here or options.profile is None else find_profile(options.profile)
-    graph = load()
-    measured = None
+    opened = load()
+    graph, measured = opened.graph, None
     if options.measure or here:
         backend = make_backend(options.backend)
         if options.measure:
-            measured = backend.measure(graph, options.batch, options.device, options.threads, options.precision)
+            measure = backend.measure if opened.module is None else partial(backend.measure, module=opened.module)
+            measured = measure(graph, options.batch, options.device, options.threads, options.precision)
         if here:
             profile = backend.calibrate(options.device, options.threads)
     table = cost_table(graph, profile, options.batch, options.nodes)

@@ -23,7 +23,7 @@ from nasir.cli import plot as plot_command
 from nasir.cli import run as run_command
 from nasir.cli import search as search_command
 from nasir.cli import verify as verify_command
-from nasir.cli.networks import graph_of, graph_of_spec, is_spec, loaded, opened
+from nasir.cli.networks import graph_of, is_spec, loaded, of_spec, opened
 from nasir.cli.opening import open_run, print_note
 from nasir.cli.parser import Parser
 from nasir.counted import counted
@@ -216,7 +216,7 @@ def _check(options: argparse.Namespace) -> int:
         print_note(note)
     try:
         # what there is to note about the network of a search is among its notes
-        graph = graph_of_spec(spec, options.importing, print_note if search is None else None)
+        graph = of_spec(spec, options.importing, print_note if search is None else None).graph
     except NotImported as error:
         if options.simulate or options.data:
             raise
@@ -299,7 +299,8 @@ def _show(options: argparse.Namespace) -> int:
     from nasir.report.show import render
     from nasir.report.untyped import untyped_lines
 
-    graph, places = opened(options.what, options.overrides, options.importing)
+    shown = opened(options.what, options.overrides, options.importing)
+    graph = shown.graph
     if options.html:
         from nasir.report import write_drawing
 
@@ -309,7 +310,7 @@ def _show(options: argparse.Namespace) -> int:
     elif options.text:
         print(export_command.text_of("text", graph), end="")
     else:
-        print("\n".join([render(graph), *untyped_lines(graph, places)]))
+        print("\n".join([render(graph), *untyped_lines(graph, shown.untyped)]))
     return 0
 
 
@@ -324,7 +325,7 @@ def _exportable(options: argparse.Namespace) -> Exportable:
     what, path = options.what, Path(options.what)
     if is_spec(what):
         spec = loaded(what, options.overrides)
-        return Exportable(graph_of_spec(spec, options.importing), what, spec.to_yaml())
+        return Exportable(of_spec(spec, options.importing).graph, what, spec.to_yaml())
     graph = graph_of(what, options.overrides)
     if not path.is_dir():
         return Exportable(graph, what)
@@ -335,7 +336,7 @@ def _exportable(options: argparse.Namespace) -> Exportable:
 
 
 def _cost(options: argparse.Namespace) -> int:
-    return cost_command.run(lambda: graph_of(options.what, options.overrides, options.importing), options)
+    return cost_command.run(lambda: opened(options.what, options.overrides, options.importing), options)
 
 
 def _diff(options: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from nasir.errors import GraphError, UnknownName, UsageError
 if TYPE_CHECKING:
     from nasir.ir import Graph
     from nasir.spec import Spec
-    from nasir.training.modules import Untyped
+    from nasir.training.modules import ImportedModule, Untyped
 
 LARGEST_GRAPH = 2**26
 """Bytes of a graph file that is read."""
@@ -35,48 +36,50 @@ def loaded(path: str, overrides: Sequence[str], runs: bool = False) -> Spec:
     return spec
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A network; by label what is known of nodes that no rule types; what it was imported from, if that is at hand."""
+
+    graph: Graph
+    untyped: Mapping[str, Untyped] = field(default_factory=dict)
+    module: ImportedModule | None = None
+
+
 def graph_of(what: str, overrides: Sequence[str] = (), importing: bool = False) -> Graph:
     """The network of a spec, of a run directory (its last one), or of a graph file in text or JSON form."""
-    return opened(what, overrides, importing)[0]
+    return opened(what, overrides, importing).graph
 
 
-def opened(what: str, overrides: Sequence[str] = (), importing: bool = False) -> tuple[Graph, Mapping[str, Untyped]]:
-    """`graph_of`, and by label what is known of nodes that no rule types.
+def opened(what: str, overrides: Sequence[str] = (), importing: bool = False) -> Opened:
+    """`graph_of`, and what is known beside it.
 
-    `importing`: run the code that makes the network of a spec; NotImported where that is needed otherwise.
+    `importing`: run the code that made the network of a spec or a run; NotImported where a spec needs that otherwise.
     """
     path = Path(what)
     if is_spec(what):
-        spec = loaded(what, overrides)
-        return _of_spec(spec, importing)
+        return of_spec(loaded(what, overrides), importing)
     if overrides:
         raise UsageError(
             f"{path}: --set changes a spec, and this is a {'run' if path.is_dir() else 'graph'}; leave it out"
         )
-    return _of_run(path) if path.is_dir() else (_of_file(path), {})
+    return _of_run(path, importing) if path.is_dir() else Opened(_of_file(path))
 
 
-def graph_of_spec(spec: Spec, importing: bool, note: Callable[[str], None] | None = None) -> Graph:
+def of_spec(spec: Spec, importing: bool, note: Callable[[str], None] | None = None) -> Opened:
     """The network of a loaded spec; `importing` as in `opened`."""
-    return _of_spec(spec, importing, note)[0]
-
-
-def _of_spec(
-    spec: Spec, importing: bool, note: Callable[[str], None] | None = None
-) -> tuple[Graph, Mapping[str, Untyped]]:
     from nasir.spec import import_plugins
     from nasir.spec.imported import imported, made_by_code
     from nasir.spec.network import build
 
     if not (importing and made_by_code(spec)):
-        return build(spec, note), {}
+        return Opened(build(spec, note))
     for plugin in import_plugins(spec):
         print_note(f"imported plugin {plugin.path} (sha256 {plugin.sha256[:12]})")
     module = imported(spec)
-    return build(spec, note, module=module), module.untyped if module is not None else {}
+    return Opened(build(spec, note, module=module), {} if module is None else module.untyped, module)
 
 
-def _of_run(path: Path) -> tuple[Graph, Mapping[str, Untyped]]:
+def _of_run(path: Path, importing: bool) -> Opened:
     from nasir.ir import Graph
     from nasir.records import EndRecord, NetworkRecord, StartRecord
     from nasir.spec.imported import untyped_in
@@ -95,7 +98,13 @@ def _of_run(path: Path) -> tuple[Graph, Mapping[str, Untyped]]:
             f"{path}: the network needs {plugins}, which is never imported just to look at a run: "
             f"{str(error).partition(':')[0]}; install the plugin as a package to look at it"
         ) from None
-    return graph, untyped_in(None if start is None else start.imported)
+    module = None
+    if importing:
+        from nasir.running.modules import module_behind
+        from nasir.running.replay import reopen
+
+        module = module_behind(reopen(directory)[0], graph)
+    return Opened(graph, untyped_in(None if start is None else start.imported), module)
 
 
 def _of_file(path: Path) -> Graph:

@@ -12,7 +12,7 @@ from annotated_types import doc
 
 from nasir.ir.infer import At
 from nasir.ir.op import Taken, op
-from nasir.ir.space import Cat, Prod, pin, size_of
+from nasir.ir.space import Axis, Cat, Prod, pin, size_of
 from nasir.ir.types import ValueType
 from nasir.ir.unify import regroup
 from nasir.ops import axis_constants as known
@@ -199,7 +199,9 @@ def flatten(at: At, x: ValueType) -> ValueType:
     """All axes as one, row-major: channels stay resizable."""
     if not x.axes:
         at.fail("one number for each sample has no axes to flatten")
-    return x.over((x.axes[0] if len(x.axes) == 1 else Prod(x.axes),))
+    sizes = [axis for axis in x.axes if isinstance(axis, int)]
+    whole: Axis = prod(sizes) if len(sizes) == len(x.axes) else Prod(x.axes)
+    return x.over((x.axes[0] if len(x.axes) == 1 else whole,))
 
 
 @op(

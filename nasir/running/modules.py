@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from nasir.counted import counted
 from nasir.errors import RunError
 from nasir.ir import Graph
 from nasir.journal.directory import RunDirectory
 from nasir.records import StartRecord
 from nasir.running.replay import reopen
 from nasir.spec import Spec
-from nasir.spec.imported import code_digests, imported, made_by_code
+from nasir.spec.imported import code_digests, imported, made_by_code, weights_of
 from nasir.spec.model_source import ModuleNetwork, RunNetwork
 from nasir.training.modules import ImportedModule
 
@@ -46,6 +47,22 @@ def module_again(spec: Spec, start: StartRecord, graph: Graph, notice: Callable[
         if known != version and name not in OTHERWISE_TOLD:
             notice(f"resuming will not be bit-exact: {name} was {known!r}, is {version!r}")
     return module
+
+
+def check_weights(module: ImportedModule | None, start: StartRecord) -> None:
+    """Raise RunError where the file of weights that a run began with, and begins with again, has changed since."""
+    known, now = (start.imported or {}).get("weights"), None if module is None else weights_of(module)
+    if now != known and start.imported is not None and module is not None:
+        raise RunError(f"{module.source.weights}: changed since the run began; restore it, or start a new run")
+
+
+def told(module: ImportedModule, network: Any) -> Iterator[str]:
+    """Remarks on what a run imports."""
+    for name, digest in (code_digests(network) if isinstance(network, ModuleNetwork) else {}).items():
+        yield f"imported {name} (sha256 {digest[:12]})"
+    if module.untyped:
+        calls = counted(len(module.untyped), "call")
+        yield f"{module.source}: {calls} without a rule, whose sizes stay as they are; `nasir show` tells of them"
 
 
 OTHERWISE_TOLD = ("torch",)

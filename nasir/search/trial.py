@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from nasir.journal.directory import RunDirectory, share_file
 from nasir.journal.log import effective, read_journal
 from nasir.records import EndRecord, EpochRecord, PrefixRecord, PrunedRecord, Record, newest_network, of_kind
 from nasir.running.engine import Signals, setup_of
+from nasir.running.modules import module_behind
 from nasir.running.prefixes import PrefixStore
 from nasir.search import architectures
 from nasir.spec import Spec, import_plugins
@@ -115,7 +117,10 @@ def train(job: TrialJob, listener: Callable[[Record], None], signals: Signals) -
     if "latency_ms" not in job.search.metrics:
         return outcome
     latency = job.search.latency
-    measured = make_backend(job.spec.backend).measure(run.graph, latency.batch, latency.device, latency.threads)
+    module = module_behind(job.spec, run.graph)
+    measure = make_backend(job.spec.backend).measure
+    measure = measure if module is None else partial(measure, module=module)
+    measured = measure(run.graph, latency.batch, latency.device, latency.threads)
     return replace(outcome, seconds=time.monotonic() - started, latency_ms=1000 * measured.median)
 
 

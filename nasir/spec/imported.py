@@ -8,17 +8,18 @@ from importlib import import_module
 from pathlib import Path as File
 from typing import Any
 
-from nasir.errors import NasirError, SpecError
+from nasir.errors import DataError, NasirError, SpecError
 from nasir.options import suggestion
 from nasir.spec.beside import digest_of, digests_beside, importable_beside
 from nasir.spec.model import Spec
 from nasir.spec.model_source import ImportedNetwork, ModuleNetwork, is_file
 from nasir.spec.plugins import load_file
+from nasir.spec.problems import SpecProblems
 from nasir.training.backend import make_backend
 from nasir.training.modules import ImportedModule, ModuleSource, Untyped
 
 
-class NotImported(SpecError):
+class NotImported(SpecProblems):
     """The network is made by code, which nobody asked to run."""
 
 
@@ -106,8 +107,8 @@ def _function(spec: Spec, network: ModuleNetwork, names: Mapping[str, Any]) -> C
 
 def _check_ends(spec: Spec, module: ImportedModule) -> None:
     graph = module.graph
-    if len(graph.outputs) != 1:
-        text = f"{module.source} gives {len(graph.outputs)} tensors, and training needs one number a class"
+    if len(graph.answers) != 1:
+        text = f"{module.source} gives {len(graph.answers)} tensors, and training needs one number a class"
         raise spec.problem(("network",), text, "let it return the logits alone")
     shape = graph.infer.types[graph.outputs[0]].shape
     if len(shape) != 1:
@@ -117,14 +118,23 @@ def _check_ends(spec: Spec, module: ImportedModule) -> None:
 
 def facts_of(spec: Spec, module: ImportedModule) -> Mapping[str, Any]:
     """What the journal says of a module that a network was imported from."""
-    network, weights = spec.network, module.source.weights
+    network = spec.network
     return {
         "module": str(module.source),
         "versions": dict(module.versions),
         "code": code_digests(network) if isinstance(network, ModuleNetwork) else {},
-        "weights": digest_of(weights) if weights is not None and is_file(weights) else weights,
+        "weights": weights_of(module),
         "untyped": {label: [kept.runs, kept.place] for label, kept in module.untyped.items()},
     }
+
+
+def weights_of(module: ImportedModule) -> str | None:
+    """The stored weights of a module: the name of published ones, or the SHA-256 of a file. Raises DataError."""
+    weights = module.source.weights
+    try:
+        return digest_of(weights) if weights is not None and is_file(weights) else weights
+    except OSError as error:
+        raise DataError(f"network: weights: {weights} cannot be read ({error.strerror}); restore it") from error
 
 
 def untyped_in(facts: Mapping[str, Any] | None) -> dict[str, Untyped]:

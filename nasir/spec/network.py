@@ -58,7 +58,7 @@ def build(
     if made_by_code(spec):
         if module is None:
             text = f"the code that makes it is not run just to look at it: {code_name(spec)}"
-            raise NotImported(str(spec.problem(("network",), text, "run the spec, or import it by `--import`")))
+            raise NotImported(spec.problem(("network",), text, "run the spec, or import it by `--import`").problems)
         return _checked(spec, module.graph, note)
     init = init_of(spec)
     for name, definition in spec.blocks.items():

@@ -220,9 +220,18 @@ class Backend(Protocol):
 
     def open(self, setup: Setup) -> Session: ...
     def measure(
-        self, graph: Graph, batch: int, device: str, threads: int | None = None, precision: str = "fp32"
+        self,
+        graph: Graph,
+        batch: int,
+        device: str,
+        threads: int | None = None,
+        precision: str = "fp32",
+        module: ImportedModule | None = None,
     ) -> Latency:
-        """Time a forward pass of a network with arbitrary weights; raises RunError for a device that is not there."""
+        """Time a forward pass of a network with arbitrary weights; raises RunError for a device that is not there.
+
+        `module`: what the network was imported from, where it needs that to run.
+        """
 
     def stored_weights(self, checkpoint: Path, average: bool = False) -> StoredWeights:
         """The weights of the checkpoint in the folder `checkpoint`, or their moving average, on the host.

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from small_runs import killed_and_resumed, stable, weights
+from small_runs import Killed, killed_and_resumed, stable, weights
 
 import nasir
 import nasir.api
 from nasir.cli.main import main
 from nasir.errors import DataError, RunError, SpecError, UsageError
 from nasir.journal.directory import RunDirectory
-from nasir.records import StartRecord
+from nasir.records import Record, StartRecord
 from nasir.running.replay import replay_graphs
 from nasir.spec.imported import NotImported, imported
 
@@ -45,6 +46,22 @@ class Net(nn.Module):
 
 def make(classes, width=8):
     return Net(classes, width)
+
+
+class Twice(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, padding=1)
+        self.cell = nn.GRU(6, 6, batch_first=True)
+        self.attend = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.fc = nn.Linear(6, classes)
+
+    def forward(self, x):
+        x = self.conv(x).flatten(2).transpose(1, 2)
+        for _ in range(2):
+            x, _ = self.cell(x)
+            x, _ = self.attend(x, x, x)
+        return self.fc(x.mean(1))
 
 
 def tuples(classes):
@@ -132,6 +149,7 @@ def first_network(spec: Path) -> tuple[nasir.Graph, torch.nn.Module, torch.nn.Mo
     "network",
     [
         NETWORK,
+        NETWORK.replace("make", "Twice"),
         "{from: torchvision, model: resnet18, args: {num_classes: 3}}",
         "{from: torchvision, model: mobilenet_v3_small, classes: 3}",
         "{from: timm, model: resnet10t, classes: 3}",
@@ -152,9 +170,10 @@ def test_training_begins_with_the_network_of_the_module(network: str, tmp_path: 
         assert torch.equal(other(x), wanted)
     held = {id(tensor) for tensor in module.state_dict(keep_vars=True).values()}
     assert held.isdisjoint(id(tensor) for tensor in model.state_dict(keep_vars=True).values())
+    assert len(list(model.parameters())) == len(list(module.parameters()))  # shared ones once
     _, again, _ = first_network(spec)  # drawn by the seed of the spec
-    drawn = again.state_dict()
-    assert all(torch.equal(drawn[name], value) for name, value in again.state_dict().items())
+    drawn = dict(again.named_parameters())
+    assert all(torch.equal(drawn[name], value) for name, value in module.named_parameters())
 
 
 def test_a_run_that_is_killed_goes_on_bit_for_bit(tmp_path: Path) -> None:
@@ -244,6 +263,41 @@ def test_a_classifier_of_another_size_stays_fresh_where_classes_are_given(tmp_pa
     assert held["classifier.3.weight"].shape == (3, 1024)
     with pytest.raises(DataError, match=r"classifier.3.weight has shape \(1000, 1024\) there and \(3, 1024\) here"):
         first_network(written(tmp_path, network.replace("classes: 3", "args: {num_classes: 3}")))
+
+
+def kill(ordinal: int, record: Record) -> None:
+    if record.n == ordinal:
+        raise Killed
+
+
+def test_stored_weights_count_until_there_is_a_checkpoint(tmp_path: Path) -> None:
+    spec = written(tmp_path)
+    state = first_network(spec)[1].state_dict()
+    torch.save(state, tmp_path / "w.pt")
+    spec = written(tmp_path, NETWORK.replace("}}", "}, weights: w.pt}"))
+    whole = nasir.api.run(spec, tmp_path / "whole")
+    assert stable(killed_and_resumed(spec, tmp_path / "early", 1).journal) == stable(whole.journal)
+
+    for folder, ordinal in (("before", 1), ("after", 7)):
+        with pytest.raises(Killed):
+            nasir.api.run(spec, tmp_path / folder, listener=partial(kill, ordinal))
+    torch.save({**state, "fc.bias": state["fc.bias"] + 1}, tmp_path / "w.pt")
+    with pytest.raises(RunError, match=r"w.pt: changed since the run began; restore it, or start a new run"):
+        nasir.api.resume(tmp_path / "before")
+    (tmp_path / "w.pt").unlink()
+    with pytest.raises(DataError, match=r"w.pt cannot be read \(No such file or directory\); restore it"):
+        nasir.api.resume(tmp_path / "before")
+    assert stable(nasir.api.resume(tmp_path / "after").journal) == stable(whole.journal)
+
+
+def test_latency_is_measured_where_the_module_is_at_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = written(tmp_path)
+    run = nasir.api.run(spec, tmp_path / "run")
+    for what in (spec, run.path):
+        assert main(["cost", "--measure", "--import", "--device", "cpu", "--json", str(what)]) == 0
+        assert json.loads(capsys.readouterr().out)["graph"]
+    assert main(["cost", "--measure", "--device", "cpu", str(run.path)]) == 1
+    assert "GRU: a module of yours, which is not at hand" in capsys.readouterr().err
 
 
 REFUSED = [

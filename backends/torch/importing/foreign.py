@@ -111,5 +111,7 @@ def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowere
 @lowering("opaque")
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
     if a["live"]:
-        raise RunError(f"{a['runs']}: a module of yours, which is not at hand; import the network again from it")
+        raise RunError(
+            f"{a['runs']}: a module of yours, which is not at hand; import it again (from_module, or --import)"
+        )
     return OpaqueCall(a, x)

@@ -75,12 +75,13 @@ def build(
                 module = taken_over(module, made[node_id], was, old._made[node_id], slots, label)
         lowered[node_id] = module
     for node_id, borrowed in graph.infer.borrowed.items():
-        if node_id not in reused and node_id not in given:
+        if node_id not in reused:
             for name, (owner, _) in borrowed.items():
                 lender, borrower = lowered[owner.node], lowered[node_id]
                 assert isinstance(lender, nn.Module) and isinstance(borrower, nn.Module)
-                tensor = lender._parameters.get(owner.slot)
-                _put(borrower, name, lender._buffers[owner.slot] if tensor is None else tensor)  # type: ignore[arg-type]
+                home, slot = _home(lender, owner.slot)
+                tensor = home._parameters.get(slot)
+                _put(borrower, name, home._buffers[slot] if tensor is None else tensor)  # type: ignore[arg-type]
     steps = schedule(graph, as_made=model.calling is not None)
     inplace = inplace_relus(graph, graph.order)
     units: dict[str, LoweredUnit] = {}
@@ -227,7 +228,14 @@ def _reshaped(old: Graph, new: Graph) -> set[Port]:
 
 
 def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
-    if name in module._parameters:
-        module._parameters[name] = tensor  # type: ignore[assignment]
+    home, slot = _home(module, name)
+    if slot in home._parameters:
+        home._parameters[slot] = tensor  # type: ignore[assignment]
     else:
-        module._buffers[name] = tensor
+        home._buffers[slot] = tensor
+
+
+def _home(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The module within one that holds a tensor, and what it is called there."""
+    path, _, last = name.rpartition(".")
+    return module.get_submodule(path), last

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from types import MappingProxyType
 from typing import TypeAlias, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nasir.backends.torch.device.memory import memory_told
 from nasir.backends.torch.device.names import check_precision, choose_device, device_of
@@ -162,7 +163,17 @@ def _model(network: Network, device: torch.device | str | None, channels_last: b
         if device is not None and pick(device) != own:
             raise UsageError(f"the model is on {own}, not on {device}; move it there, or leave `device` out")
         return network
-    model = LoweredModule.from_graph(network, plan=_constants(network), device=pick(device))
+    return timed_model(network, device, channels_last)
+
+
+def timed_model(
+    graph: Graph,
+    device: torch.device | str | None,
+    channels_last: bool | str = "auto",
+    given: Mapping[int, nn.Module] = MappingProxyType({}),
+) -> LoweredModule:
+    """A graph with constant weights, in the memory layout that suits it; `given`: see `LoweredModule.from_graph`."""
+    model = LoweredModule.from_graph(graph, plan=_constants(graph), device=pick(device), given=given)
     if is_convolutional(model) if channels_last == "auto" else channels_last:
         model.use_channels_last()
     return model

@@ -17,7 +17,8 @@ from nasir.ir import Graph
 from nasir.records import Record, ResumeRecord, StartRecord
 from nasir.running.engine import setup_of
 from nasir.spec import Spec
-from nasir.spec.model_source import RunNetwork
+from nasir.spec.beside import digest_of
+from nasir.spec.model_source import RunNetwork, is_file
 from nasir.spec.network import initial_plan
 from nasir.training.backend import DEFAULT_BACKEND, Session
 from nasir.training.plans import OptimizerPlan, PenaltyPlan, TrainPlan
@@ -97,6 +98,8 @@ def static_digest(
     """
     setup = plain(setup_of(spec, base.resolve()))
     del setup["module"]  # told by `imported`
+    if setup["weights"] is not None and is_file(setup["weights"][1]):
+        setup["weights"] = [setup["weights"][0], digest_of(setup["weights"][1])]
     del setup["device"]  # the one it came to is in `environment`
     if setup["data"]["class_weights"] is None:  # digests were made before classes had weights
         del setup["data"]["class_weights"]
@@ -113,7 +116,7 @@ def static_digest(
             "setup": setup,
             "environment": environment,
             "inherited": inherited,
-            **({} if start.imported is None else {"imported": start.imported}),
+            **({} if start.imported is None else {"imported": {**start.imported, "untyped": None}}),
             "plugins": plugins,
             **backend,
         }
