@@ -107,10 +107,10 @@ def _function(spec: Spec, network: ModuleNetwork, names: Mapping[str, Any]) -> C
 
 def _check_ends(spec: Spec, module: ImportedModule) -> None:
     graph = module.graph
-    if len(graph.outputs) != 1:
-        text = f"{module.source} gives {len(graph.outputs)} tensors, and training needs one number a class"
+    if len(graph.answers) != 1:
+        text = f"{module.source} gives {len(graph.answers)} tensors, and training needs one number a class"
         raise spec.problem(("network",), text, "let it return the logits alone")
-    shape = graph.infer.types[graph.outputs[0]].shape
+    shape = graph.infer.types[graph.answers[0]].shape
     if len(shape) != 1:
         text = f"{module.source} gives {list(shape)} for each sample, not one number a class"
         raise spec.problem(("network",), text, "let it end with a pooling and a linear layer")
