@@ -6,10 +6,11 @@ import copy
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,12 +19,11 @@ from nasir.backends.torch import Model
 from nasir.backends.torch.importing.operands import tensors_in
 from nasir.errors import Decline, NasirError
 from nasir.ir import Graph
-from nasir.ir.space import atoms_of
+from nasir.ir.space import Atom, Index, atoms_of, positions
 from nasir.passes.insert_block import InsertBlock
 from nasir.passes.prune_channels import PruneChannels
 from nasir.pruning.spaces import chosen
 from nasir.rewriting.rewrite import WHOLE
-from nasir.testing.unit_oracles import unit_axes
 
 SHARE = 0.3  # of the units that become silent and are pruned
 FRESH = 5  # a batch size that was not recorded
@@ -150,7 +150,9 @@ def _parity(model: Model, net: nn.Module, own: nn.Module, shape: tuple[int, ...]
     apart = _apart([one for one, _ in pairs], [other for _, other in pairs])
     size = max(float(one.abs().max()) for one, _ in pairs if one is not None)
     row["parity_gradients"] = apart if isinstance(apart, str) else apart / size  # sums in another order differ a bit
-    row["parity_buffers"] = _apart(list(own.buffers()), list(net.buffers()))
+    theirs = dict(own.named_buffers())  # forward itself may have made some more in it
+    kept = dict(net.named_buffers())
+    row["parity_buffers"] = _apart([theirs.get(name) for name in kept], list(kept.values()))
     own.zero_grad(set_to_none=True)
     return row
 
@@ -190,10 +192,9 @@ def _pruned(
         return {**row, "pruned": "nothing: a norm runs over all that is free"}
     lively = _outputs(net, shape, dtype)
     generator = torch.Generator().manual_seed(4)
+    gone = {atom: torch.randperm(atom.size, generator=generator)[: int(SHARE * atom.size)].tolist() for atom in atoms}
     with torch.no_grad():
-        for atom in atoms:
-            gone = torch.randperm(atom.size, generator=generator)[: int(SHARE * atom.size)].tolist()
-            _silence(model, graph, atom, gone)
+        _silence(model, graph, gone)
     wanted = _outputs(net, shape, dtype)
     for parameter in model.parameters():
         optimizer.state[parameter] = {
@@ -232,16 +233,27 @@ def _pruned(
     return row
 
 
-def _silence(model: Model, graph: Graph, atom: Any, gone: list[int]) -> None:
+def _silence(model: Model, graph: Graph, gone: Mapping[Atom, Sequence[int]]) -> None:
     """Set units to 0 where they are written, scaled and shifted, in the arrays that model and network share."""
-    for key, axes in unit_axes(graph, atom, ("write", "along")).items():
-        label, _, name = key.rpartition(".")
-        tensor = getattr(model.get_submodule(label), name)
-        if isinstance(tensor, nn.Module):  # of a node that puts out a weight
-            tensor = tensor.value
-        for axis, labels in axes.items():
-            index = torch.isin(torch.as_tensor(labels), torch.tensor(gone)).nonzero().flatten()
-            tensor.index_fill_(axis, index, 0.0)
+    kept: dict[Atom, Index] = {}
+    for atom, units in gone.items():
+        kept[atom] = np.arange(atom.size)
+        kept[atom][list(units)] = -1
+    for node_id, slots in graph.infer.slots.items():
+        for name, slot in slots.items():
+            groups = {*atoms_of(slot.groups)} & kept.keys()  # one of them writes what it reads
+            for number, (axis, role) in enumerate(slot.axes):
+                here = {*atoms_of(axis)} & kept.keys() if role in ("write", "along") else groups & {*atoms_of(axis)}
+                if not here or role not in ("write", "along", "read"):
+                    continue
+                tensor = getattr(model.get_submodule(graph.nodes[node_id].label), name)
+                if isinstance(tensor, nn.Module):  # of a node that puts out a weight
+                    tensor = tensor.value
+                tensor.index_fill_(
+                    number,
+                    torch.as_tensor(np.flatnonzero(positions(axis, {atom: kept[atom] for atom in here}) < 0)),
+                    0.0,
+                )
 
 
 def _grown(

@@ -23,7 +23,7 @@ import nasir
 from benchmarks.common import report
 from benchmarks.processes import in_a_process
 
-IMPORTED = {"resnet18": 224, "resnet50": 224, "resnet152": 224, "densenet121": 224, "vit_b_16": 224, "swin_t": 224}
+IMPORTED = {"resnet18": 224, "resnet50": 224, "densenet121": 224, "swin_t": 224}
 STEPS = ((1, 224), (128, 32))
 """Batch size and side of the images of steps of resnet50."""
 TARGETS = {"resnet50_import_s": 2.0, "resnet50_memory_of_weights": 2.0, "step_ratio": 1.03}

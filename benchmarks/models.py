@@ -58,8 +58,7 @@ def maker(name: str) -> tuple[Callable[[], nn.Module], tuple[int, ...]]:
         config = timm.models.get_pretrained_cfg(model)
         return lambda: timm.create_model(model), tuple(config.input_size)
     options = {"init_weights": False} if model in ("googlenet", "inception_v3") else {}
-    weights = next(iter(torchvision.models.get_model_weights(model)))
-    side = weights.transforms().crop_size[0]
+    side = min(weights.transforms().crop_size[0] for weights in torchvision.models.get_model_weights(model))
     return lambda: torchvision.models.get_model(model, **options), (3, side, side)
 
 

@@ -47,7 +47,8 @@ class ResetWeights(Pass):
         changed = False
         for node_id, slots in graph.infer.slots.items():
             inside = not parts or graph.below(node_id, parts)
-            if not inside or graph.is_frozen(node_id) or graph.below(node_id, self.keep):
+            foreign = graph.nodes[node_id].facts.foreign  # of imported modules it is not known how weights begin
+            if not inside or foreign or graph.is_frozen(node_id) or graph.below(node_id, self.keep):
                 continue
             own = starts(self.init or made_with(graph, node_id), slots)
             for name, slot in slots.items():

@@ -177,11 +177,11 @@ def test_what_contributing_shows_runs_together(tmp_path: Path) -> None:
     records = RunDirectory(tmp_path / "runs/own").records()
     assert {record.pass_name for record in records if isinstance(record, RewriteRecord)} == {"insert-block", "halve"}
     exported = warm.nasir("export", "own.yaml", "--to", "dot", "--plugin", "own_exporter.py", folder=tmp_path)
-    assert exported.returncode == 2 and "hardtanh" in exported.stderr, "only a run imports the plugins of a spec"
+    assert exported.returncode == 2 and "clipped" in exported.stderr, "only a run imports the plugins of a spec"
     plugins = [f"--plugin={name}" for name in ("own_exporter.py", "own_op.py", "own_block.py")]
     exported = warm.nasir("export", "runs/own", "--to", "dot", *plugins, folder=tmp_path)
-    assert exported.stdout.startswith("digraph {\n  0 [label=") and "hardtanh" in exported.stdout, exported.stderr
-    assert "hardtanh" in (tmp_path / "own_op.py").read_text() and records[-1].metrics["test.accuracy"] > 0.5
+    assert exported.stdout.startswith("digraph {\n  0 [label=") and "clipped" in exported.stdout, exported.stderr
+    assert "clipped" in (tmp_path / "own_op.py").read_text() and records[-1].metrics["test.accuracy"] > 0.5
 
 
 def commands() -> list[tuple[str, list[str]]]:

@@ -133,8 +133,9 @@ def resource_terms(graph: Graph, resource: Resource, fixed: Fixed, batch: int = 
     latency is the larger of flops and memory in a device's time, which depends on the widths: it has no term here.
     """
     make = {"flops": _flops, "params": _params, "activations": _activations, "memory": _memory}[resource]
+    idle = frozenset() if resource == "params" else graph.idle  # all but weights is of evaluation
     nodes = [node_id for node_id in graph.order if op_named(graph.nodes[node_id].op).macs is not None]
-    return {node_id: make(graph, node_id, fixed, batch) for node_id in nodes}
+    return {node_id: make(graph, node_id, fixed, batch) for node_id in nodes if node_id not in idle}
 
 
 def _flops(graph: Graph, node_id: int, fixed: Fixed, batch: int) -> Term:

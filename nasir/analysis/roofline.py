@@ -74,12 +74,17 @@ PROFILES: Mapping[str, DeviceProfile] = {
 def estimates(graph: Graph, profile: DeviceProfile, batch: int = 1) -> dict[int, Estimate]:
     """Estimate of each node by id, in topological order, for float32 and a batch of `batch` samples (at least 1).
 
-    A node's traffic is its inputs, its outputs and its weights, each moved once.
+    A node's traffic is its inputs, its outputs and its weights, each moved once. What does not run in evaluation takes
+    no time.
     """
     if batch < 1:
         raise UsageError(f"batch: {batch}; a batch has at least 1 sample")
     costs = graph.costs
-    return {node_id: _estimate(graph, costs, node_id, profile, batch) for node_id in graph.order}
+    none = Estimate(0.0, 0.0, 0.0)
+    return {
+        node_id: none if node_id in graph.idle else _estimate(graph, costs, node_id, profile, batch)
+        for node_id in graph.order
+    }
 
 
 def estimate(graph: Graph, profile: DeviceProfile, batch: int = 1, path: str | None = None) -> float:

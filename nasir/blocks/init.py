@@ -73,9 +73,14 @@ def _oriented(rule: Fill, slot: Slot) -> Fill:
 
 
 def renew(draft: Draft, init: str) -> None:
-    """Let every weight start anew, by the rules of `init` and else by the default of its op; raises UnknownName."""
+    """Let every weight start anew, by the rules of `init` and else by the default of its op; raises UnknownName.
+
+    Weights of imported modules of which no start is known stay as they are.
+    """
     graph = draft.commit()
     for node_id, slots in graph.infer.slots.items():
+        if graph.nodes[node_id].facts.foreign:
+            continue
         own = starts(init, slots)
         for name, slot in slots.items():
             rule = own.get(name, slot.init)

@@ -117,6 +117,10 @@ def parameters(draft: Draft, tail: int) -> list[tuple[int, str, bool]]:
     if node.facts.family == "product":  # by a weight, as the scale that a layer learns
         factors = [_stripped(draft, port.node) for port in node.inputs]
         holders = [factor for factor in factors if draft.nodes[factor].facts.family == "weight"]
+    common = [holder for holder in holders if draft.base is not None and holder in draft.base.nodes]
+    if common:
+        label = draft.nodes[common[0]].label
+        raise Decline(f"the branch ends in '{label}', which others use, too; only init: default or copy apply")
     tail_parameters = [
         (holder, name, "bias" in slot.tags)
         for holder in holders

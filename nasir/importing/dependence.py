@@ -34,6 +34,11 @@ def shape_only(call: Call) -> frozenset[int]:
     return frozenset(refs(call.args[:1])) - frozenset(refs(call.args[1:])) if first else frozenset()
 
 
+def type_only(call: Call) -> frozenset[int]:
+    """Numbers of the operands of which the call reads only dtype and device: it is told the shape."""
+    return shape_only(call) if call.operation.rpartition(".")[2].startswith("new_") else frozenset()
+
+
 def sources_of(call: Call, depends: Sequence[frozenset[Source]], held: Held) -> frozenset[Source]:
     """What the results of a call depend on; `depends` says it of the values that are there already."""
     read = set(refs((call.args, dict(call.kwargs)))) - shape_only(call)

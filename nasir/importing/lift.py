@@ -10,6 +10,7 @@ from typing import cast, get_args
 from nasir.errors import NasirError, TypeRuleError
 from nasir.importing.compact import call_of, renumbered
 from nasir.importing.data import call_to_json
+from nasir.importing.dependence import type_only
 from nasir.importing.ends import Ends
 from nasir.importing.interface import Interface, interface_of
 from nasir.importing.likes import without_likes
@@ -366,6 +367,7 @@ class _Lift:
                 buffers=[name for name, state in zip(held, states, strict=True) if state.kind == "buffer"],
                 passing=[name for name, state in zip(held, states, strict=True) if not state.persistent],
                 sized_by=operands.index(telling) if sized and telling is not None else None,
+                unread=[number for number, operand in enumerate(operands) if operand in type_only(call)],
                 macs=self.macs(recorded),
             ).node
         except TypeRuleError as error:

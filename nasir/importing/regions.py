@@ -136,10 +136,13 @@ class _Modules:
 
 
 def _ends(graph: Graph, path: str, border: Border) -> _Ends | None:
-    """The ends of a region; None where it has several entries or exits."""
+    """The ends of a region; None where it has several entries or exits, or its exit is not the first output of a node,
+    as passes take it."""
     try:
         entry, exit_ = boundary(graph.nodes, path, border)
     except GraphError:
+        return None
+    if Port(exit_) not in border[1]:
         return None
     return _Ends(entry, exit_, graph.infer.types[entry].shape, graph.infer.types[Port(exit_)].shape)
 

@@ -105,6 +105,11 @@ class Structure:
         return not_in_both(self.nodes, self.outputs)
 
     @cached_property
+    def idle(self) -> frozenset[int]:
+        """The nodes that do not run in evaluation."""
+        return frozenset(node_id for node_id, modes in self.modes.items() if "eval" not in modes)
+
+    @cached_property
     def shared(self) -> Mapping[Key, tuple[Key, ...]]:
         """The other weights that are one array with a weight, for each that is not its node's alone."""
         return {key: tuple([k for k in members if k != key]) for members in sets_of(self.ties) for key in members}
@@ -245,7 +250,7 @@ class Structure:
     @cached_property
     def costs(self) -> Mapping[int, Cost]:
         """Cost of each node for one sample in evaluation, by id in topological order."""
-        return count(self.nodes, self.infer, frozenset(n for n, modes in self.modes.items() if "eval" not in modes))
+        return count(self.nodes, self.infer, self.idle)
 
     @cached_property
     def total_cost(self) -> Cost:

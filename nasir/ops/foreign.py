@@ -49,7 +49,14 @@ def _counted(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out: Valu
     return counted if isinstance(counted, int) else 0
 
 
-@op("opaque", family="opaque", takes=get_args(Taken), random=True, macs=_counted, later=("macs", "passing", "sized_by"))
+@op(
+    "opaque",
+    family="opaque",
+    takes=get_args(Taken),
+    random=True,
+    macs=_counted,
+    later=("macs", "passing", "sized_by", "unread"),
+)
 def opaque(
     at: At,
     *x: ValueType,
@@ -65,11 +72,12 @@ def opaque(
     buffers: Annotated[tuple[str, ...], doc("those of `weights` that are not learned")] = (),
     sized_by: Annotated[Whole | None, doc("number of the input whose first axis tells how large the batch is")] = None,
     passing: Annotated[tuple[str, ...], doc("those of `buffers` that are in no state_dict")] = (),
+    unread: Annotated[tuple[Whole, ...], doc("numbers of the inputs of which only type and device matter")] = (),
     macs: Annotated[Whole | None, doc("multiply-accumulates of one sample; none: unknown, counts as 0")] = None,
 ) -> tuple[ValueType, ...]:
     """A call of a function or module that has no rule: nothing that runs over its inputs or outputs can be resized."""
-    for value in x:
-        for axis in value.axes:
+    for number, value in enumerate(x):
+        for axis in value.axes if number not in unread else ():
             pin(axis, f"'{at.label}' runs {runs}, which has no rule of how it can be resized")
     for name, shape, dtype in zip(weights, weight_shapes, weight_dtypes, strict=True):
         kind = "buffer" if name in buffers else "param"

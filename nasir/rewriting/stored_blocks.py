@@ -118,9 +118,10 @@ def bring_back(draft: Draft, graph: Graph, piece: Piece, original: bool) -> None
     after = Port(made[piece.data["exit"]])
     draft.rewire(before, after, only=old)
     draft.outputs = [after if port == before else port for port in draft.outputs]
-    if original:
-        labels = {label: number for number, (label, *_) in enumerate(piece.data["nodes"])}
-        for name, (digest, shape) in piece.data["weights"].items():
-            label, _, slot = name.rpartition(".")
-            draft.source(made[labels[label]], slot, Blob(digest, tuple(shape)))
+    labels = {label: number for number, (label, *_) in enumerate(piece.data["nodes"])}
+    for name, (digest, shape) in piece.data["weights"].items():
+        label, _, slot = name.rpartition(".")
+        node_id = made[labels[label]]
+        if original or draft.nodes[node_id].facts.foreign:  # of foreign weights no other start is known
+            draft.source(node_id, slot, Blob(digest, tuple(shape)))
     draft.note(RESTORED, [piece.path])

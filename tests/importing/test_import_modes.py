@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from zoo import SLOW
 
+from nasir.analysis.resources import resource_terms
+from nasir.analysis.roofline import PROFILES, estimates
 from nasir.backends.torch import from_module
 from nasir.errors import NasirError
 from nasir.passes.prune_channels import PruneChannels
@@ -162,6 +164,11 @@ def test_what_only_training_needs_is_not_run_in_evaluation() -> None:
     assert "aux.4" in run and set(net.state_dict()) == set(model.state_dict())
     aux = model.graph.cost("aux.4")
     assert aux.macs == 0 and aux.params == 35  # what evaluation takes
+    seconds = estimates(model.graph, PROFILES["V100"])
+    assert {n for n, cost in seconds.items() if not cost.seconds} - {*model.graph.inputs} == model.graph.idle
+    for resource in ("flops", "memory", "activations"):
+        assert not model.graph.idle & resource_terms(model.graph, resource, lambda space: False).keys()
+    assert model.graph.find("aux.4") in resource_terms(model.graph, "params", lambda space: False)
 
 
 def test_auxiliary_heads_are_pruned_and_frozen_as_the_rest() -> None:

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from around import Around, check, images
+from around import Around, check, check_same, images
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nasir.backends.torch import from_module
+from nasir.passes.prune_channels import PruneChannels
 
 
 class Function(nn.Module):
@@ -88,6 +89,25 @@ def test_drop_paths() -> None:
     from transformers.models.swin.modeling_swin import SwinDropPath
 
     check(SwinDropPath(0.4))
+
+
+def dropped(x: Tensor, training: bool) -> Tensor:
+    """A drop path as people write it."""
+    if not training:
+        return x
+    return x * x.new_empty((x.shape[0], 1, 1, 1)).bernoulli_(0.7).div_(0.7)
+
+
+def test_a_function_that_draws_noise_of_its_own_shape_pins_nothing() -> None:
+    torch.manual_seed(0)
+    net = Around(Function(dropped, told=True))
+    own = copy.deepcopy(net)
+    model = from_module(net, images(2))
+    check_same(net, model, own, images(5))
+    space = model.graph.infer.slots[model.graph.find("first")]["weight"].axes[0].space
+    rewrite = model.apply(PruneChannels(fraction=0.5), space)
+    assert rewrite is not None and model.get_submodule("first").weight.shape[0] == 4
+    assert torch.isfinite(model.train()(images(3))).all()
 
 
 class OfWeights(nn.Module):

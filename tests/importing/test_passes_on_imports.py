@@ -346,6 +346,39 @@ def test_other_passes_leave_a_network_that_trains(name: str, change: Any, site: 
     assert Graph.from_json(model.graph.to_json()) == model.graph
 
 
+class Common(nn.Module):
+    """One scale for all branches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.fc = nn.Conv2d(3, 4, 1), nn.Linear(4, 5)
+        self.convs = nn.ModuleList([nn.Conv2d(4, 4, 3, padding=1) for _ in range(2)])
+        self.scale = nn.Parameter(torch.full((4, 1, 1), 0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for conv in self.convs:
+            x = x + conv(x) * self.scale
+        return self.fc(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_a_weight_that_others_use_is_not_silenced() -> None:
+    model = imported(Common())
+    with pytest.raises(Decline, match="ends in 'scale', which others use, too"):
+        InsertBlock(init="zero").attempt(model.graph, "stage1")
+    model.apply(InsertBlock(init="copy"), "stage1")
+    assert model.graph.depths() == {"stage1": 3} and torch.isfinite(model(images(2))).all()
+
+
+def test_what_begins_in_an_unknown_way_is_not_reset() -> None:
+    model = made("flat")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    model.apply(ResetWeights(), "network")
+    after = model.state_dict()
+    assert torch.equal(after["1.scale"], before["1.scale"])
+    assert not torch.equal(after["1.conv.weight"], before["1.conv.weight"])
+
+
 class TestInsertBlockOnImports(PassContract):
     make = staticmethod(lambda: InsertBlock(init="zero"))
 

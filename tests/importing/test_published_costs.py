@@ -23,24 +23,25 @@ AUXILIARY = {"inception_v3": 3_326_696, "googlenet": 0}
 """What of the published parameters belongs to auxiliary classifiers, which only run in training: left out here."""
 
 
-def built(name: str) -> nn.Module:
-    """A network of torchvision on the meta device, if it can be made there."""
-    aux = {"aux_logits": False, "init_weights": False} if name in AUXILIARY else {}
+def built(name: str, side: int) -> nn.Module:
+    """A network of torchvision for images of a size, on the meta device if it can be made there."""
+    options: dict[str, Any] = {"aux_logits": False, "init_weights": False} if name in AUXILIARY else {}
+    if name.startswith("vit_"):
+        options["image_size"] = side
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             with torch.device("meta"):
-                made: nn.Module = torchvision.models.get_model(name, **aux)
+                made: nn.Module = torchvision.models.get_model(name, **options)
         except RuntimeError:  # it draws its initial weights where they are
-            made = torchvision.models.get_model(name, **aux)
+            made = torchvision.models.get_model(name, **options)
     return made
 
 
 def check(name: str) -> None:
-    net = built(name)
     for weights in torchvision.models.get_model_weights(name):
         side = weights.transforms().crop_size[0]
-        cost = graph_of(net, torch.empty(2, 3, side, side, device="meta")).cost()
+        cost = graph_of(built(name, side), torch.empty(2, 3, side, side, device="meta")).cost()
         meta = weights.meta
         assert cost.params == meta["num_params"] - AUXILIARY.get(name, 0), weights
         assert round(cost.macs / 1e9, 3) == meta["_ops"], weights
