@@ -38,7 +38,8 @@ def misfits(graph: Graph, shape: Sequence[int] | None, class_names: Sequence[str
         few = f" ({', '.join(class_names)})" if known <= 20 else ""
         text = f"the network gives {list(classes)} logits, data set {dataset!r} has {known} classes"
         last = graph.nodes[graph.outputs[0].node].label
-        remedy = f"set `classes: {known}`{few}, or `out: {known}` where the last layer, '{last}', is no classifier"
+        remedy = f"set `classes: {known}`{few}, or `out: {known}` where the last layer, '{last}', is no classifier, or "
+        remedy += "the `args:` of a module of yours"
         yield Misfit("classifier", text, remedy)
 
 

@@ -12,7 +12,7 @@ from annotated_types import doc
 
 from nasir.ir.infer import At
 from nasir.ir.op import Taken, op
-from nasir.ir.space import Axis, Cat, Prod, pin, size_of
+from nasir.ir.space import Cat, Prod, pin, resolve, size_of
 from nasir.ir.types import ValueType
 from nasir.ir.unify import regroup
 from nasir.ops import axis_constants as known
@@ -199,9 +199,7 @@ def flatten(at: At, x: ValueType) -> ValueType:
     """All axes as one, row-major: channels stay resizable."""
     if not x.axes:
         at.fail("one number for each sample has no axes to flatten")
-    sizes = [axis for axis in x.axes if isinstance(axis, int)]
-    whole: Axis = prod(sizes) if len(sizes) == len(x.axes) else Prod(x.axes)
-    return x.over((x.axes[0] if len(x.axes) == 1 else whole,))
+    return x.over((x.axes[0] if len(x.axes) == 1 else resolve(Prod(x.axes)),))
 
 
 @op(
@@ -267,9 +265,12 @@ def reshape(
     if rows is not None and not x.batch:
         at.fail("a value without a batch axis has no rows of it; leave `rows` out")
     place = f"reshape '{at.label}'"
-    axes = regroup((max(x.batch, 1), *x.axes), (max(batch, 1), *shape), place)
-    pin(axes[0], f"{place} makes it a part of the batch")
-    for number, axis in enumerate(axes[1:]):
+    if batch == x.batch:
+        axes = regroup(x.axes, shape, place)
+    else:
+        first, *axes = regroup((x.batch, *x.axes), (batch, *shape), place)
+        pin(first, f"{place} makes it a part of the batch")
+    for number, axis in enumerate(axes):
         if not isinstance(axis, int):
             at.mirror("shape", axis, number)
-    return ValueType(tuple(axes[1:]), channel_axis, x.dtype, batch)
+    return ValueType(tuple(axes), channel_axis, x.dtype, batch)

@@ -11,7 +11,7 @@ from annotated_types import MinLen, doc
 
 from nasir.ir.infer import At
 from nasir.ir.op import op
-from nasir.ir.space import Prod, pin
+from nasir.ir.space import Prod, pin, resolve
 from nasir.ir.types import ValueType
 from nasir.ir.unify import regroup
 from nasir.ops import axis_constants as known
@@ -35,7 +35,7 @@ def channel_shuffle(at: At, x: ValueType, groups: Count) -> ValueType:
     group, unit = regroup((channels,), (groups, x.shape[0] // groups), f"channel_shuffle '{at.label}'")
     if not isinstance(group, int):
         at.mirror("groups", group)
-    return x.with_axis(0, Prod((unit, group)))
+    return x.with_axis(0, resolve(Prod((unit, group))))
 
 
 @op(

@@ -110,7 +110,7 @@ def _check_ends(spec: Spec, module: ImportedModule) -> None:
     if len(graph.answers) != 1:
         text = f"{module.source} gives {len(graph.answers)} tensors, and training needs one number a class"
         raise spec.problem(("network",), text, "let it return the logits alone")
-    shape = graph.infer.types[graph.outputs[0]].shape
+    shape = graph.infer.types[graph.answers[0]].shape
     if len(shape) != 1:
         text = f"{module.source} gives {list(shape)} for each sample, not one number a class"
         raise spec.problem(("network",), text, "let it end with a pooling and a linear layer")

@@ -108,6 +108,10 @@ def test_several_inputs_in_containers() -> None:
 
     model = check_same(Fed(), given)
     (first, more), _ = given(3)
+    with pytest.raises(UsageError, match=r"with the arguments batch, 1 by position alone, and is called with batch;"):
+        model(first)
+    with pytest.raises(UsageError, match=r"argument batch is given by position and by name; give it once"):
+        model(first, more, batch=first)
     with pytest.raises(UsageError, match=r"argument batch.pair: was imported as a tuple of 0, 1; pass one like it"):
         model({**first, "pair": (first["x"],)}, more)
     with pytest.raises(UsageError, match=r"argument batch.id is 'b', and the network was imported with 'a'"):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from small_runs import Killed, killed_and_resumed, stable, weights
 
 import nasir
@@ -62,6 +62,20 @@ class Twice(nn.Module):
             x, _ = self.cell(x)
             x, _ = self.attend(x, x, x)
         return self.fc(x.mean(1))
+
+
+class Averages(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3)
+        self.fc = nn.Linear(6, classes)
+        self.register_buffer("mean", torch.zeros(6))
+
+    def forward(self, x):
+        x = self.conv(x).mean((2, 3))
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
+        return {"logits": self.fc(x - self.mean)}
 
 
 def tuples(classes):
@@ -222,6 +236,21 @@ def test_code_that_changed_is_told_before_the_run_goes_on(file: str, tmp_path: P
         code.write("\n# another line\n")
     with pytest.raises((SpecError, RunError), match=rf"{file}.* changed since the run began.*; restore it"):
         nasir.api.resume(tmp_path / "run")
+
+
+def test_buffers_that_forward_computes_go_on_in_a_run(tmp_path: Path) -> None:
+    text = written(tmp_path, NETWORK.replace("make", "Averages")).read_text()
+    spec = tmp_path / "own.yaml"
+    spec.write_text(text[: text.index("    rules:")])
+    run = nasir.api.run(spec, tmp_path / "run")
+    newest = RunDirectory(run.path).checkpoint(RunDirectory(run.path).checkpoint_steps()[-1])
+    assert load_file(newest / "model.safetensors")["mean.value"].abs().min() > 0
+
+
+def test_logits_that_do_not_fit_the_data_are_told_with_the_way_to_change_them(tmp_path: Path) -> None:
+    spec = written(tmp_path, NETWORK.replace("classes: 3", "classes: 4"))
+    with pytest.raises(DataError, match=r"gives \[4\] logits, .* has 3 classes; .*, or the `args:` of a module"):
+        nasir.api.run(spec, tmp_path / "run")
 
 
 def test_stored_weights(tmp_path: Path) -> None:

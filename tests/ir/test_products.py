@@ -159,3 +159,20 @@ def test_channels_that_become_a_part_of_the_batch_are_pinned() -> None:
     (value,) = [graph.infer.types[port] for port in graph.outputs]
     assert (value.shape, value.batch) == ((4, 4), 8)
     assert "reshape 'rows' makes it a part of the batch" in [atom.pin for atom in graph.infer.spaces]
+
+
+def test_a_single_unit_stays_resizable_through_a_reshape_and_numbers_alone_are_a_number() -> None:
+    draft = Draft()
+    x = draft.add("conv2d", draft.add("input", (), "x", shape=[3, 2, 2]), "conv", out=1, kernel=1)
+    x = draft.add("flatten", draft.add("reshape", x, "rows", shape=[1, 4]), "flat")
+    y = draft.add(
+        "flatten", draft.add("select", draft.add("input", (), "y", shape=[3, 2, 2]), "one", axis=0), "numbers"
+    )
+    draft.output(draft.add("linear", draft.add("concat", (x, y), "both"), "fc", out=2))
+    graph = draft.commit()
+    assert [atom.name for atom in graph.infer.spaces if atom.resizable] == ["conv"]
+    wider = graph.draft()
+    wider.select(next(atom for atom in graph.infer.spaces if atom.name == "conv"), [0, -1])
+    after = wider.commit()
+    assert after.nodes[after.find("rows")].attrs["shape"] == (2, 4)
+    assert after.infer.slots[after.find("fc")]["weight"].shape == (2, 12)

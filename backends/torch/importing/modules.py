@@ -153,7 +153,7 @@ def package(name: str) -> Any:
 def _compare(imported: ImportedModule, example: Tensor) -> None:
     """Refuse a network that computes something else than the module, as one does where a rule is wrong."""
     source, module, graph = imported.source, module_of(imported), imported.graph
-    if len(graph.outputs) != 1:
+    if len(graph.answers) != 1:
         return  # no run takes it
     cpu = torch.device("cpu")
     model = LoweredModule.from_graph(graph, plan=zeros_of(graph), given=modules_kept(graph, imported, cpu))

@@ -37,8 +37,12 @@ class Calling:
     def bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
         """The inputs of the graph; raises UsageError for arguments that are not like those of the example."""
         face = self.interface
-        named = {**dict(zip(face.names, args, strict=False)), **kwargs}
-        if named.keys() != face.kwargs.keys() or len(args) - len(face.names) > len(face.args):
+        by_place = dict(zip(face.names, args, strict=False))
+        twice = sorted(by_place.keys() & kwargs.keys())
+        if twice:
+            raise UsageError(f"argument {twice[0]} is given by position and by name; give it once")
+        named = {**by_place, **kwargs}
+        if named.keys() != face.kwargs.keys() or max(0, len(args) - len(face.names)) != len(face.args):
             raise UsageError(
                 f"this network was imported with the arguments {_listed(face.kwargs, len(face.args))}, and is called "
                 f"with {_listed(named, max(0, len(args) - len(face.names)))}; pass the same ones"

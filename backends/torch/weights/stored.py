@@ -139,7 +139,12 @@ def _calling(model: Model) -> dict[str, JSON]:
             f"the network takes or returns a {own[0]}, which a file of data cannot hold; import it with "
             "call=lambda module, *args: ..., which returns tensors or a dict, or store it by torch.save(model)"
         )
-    return {"interface": interface.to_json()}
+    try:
+        return {"interface": interface.to_json()}
+    except TypeError as error:
+        raise UsageError(
+            f"the network takes what a file of data cannot hold ({error}); store it by torch.save(model)"
+        ) from None
 
 
 def load(path: Path | str, device: torch.device | str = "cpu") -> Stored:
