@@ -164,9 +164,14 @@ def _relative(graph: Graph, path: str) -> dict[str, int]:
 
 
 def _model(draft: Draft, graph: Graph, stage: str, previous: Region) -> Region:
-    """The block to copy: the nearest one of the stage that keeps its shape, `previous` first, then the last; one with
-    an identity shortcut where there is any."""
-    blocks = [b for b in (previous, *reversed(graph.blocks_of(stage))) if _keeps_shape(graph, b)]
+    """The block to copy: the nearest one of the stage that keeps the shape that `previous` puts out, `previous` first,
+    then the last; one with an identity shortcut where there is any."""
+    wanted = graph.infer.types[Port(graph.boundary(previous.path)[1])].shape
+
+    def fits(block: Region) -> bool:
+        return _keeps_shape(graph, block) and graph.infer.types[graph.boundary(block.path)[0]].shape == wanted
+
+    blocks = [b for b in (previous, *reversed(graph.blocks_of(stage))) if fits(b)]
     if not blocks:
         raise Decline(f"no block of '{stage}' keeps its shape: nothing to copy; name a template with `block:`")
 

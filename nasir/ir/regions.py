@@ -116,14 +116,12 @@ def members(
 
 def independent(nodes: Mapping[int, Node], order: Iterable[int]) -> frozenset[int]:
     """The nodes that depend on no input of the network: weights that functions use, and what is made of them alone."""
-    first = {node.op: node for node in nodes.values()}
-    weights = {name for name, node in first.items() if node.facts.family == "weight"}
-    if not weights:
+    fixed = {node_id for node_id, node in nodes.items() if node.facts.family == "weight"}
+    if not fixed:
         return frozenset()
-    fixed: set[int] = set()
     for node_id in order:
-        node = nodes[node_id]
-        if node.op in weights or (node.inputs and fixed.issuperset([port.node for port in node.inputs])):
+        inputs = nodes[node_id].inputs
+        if inputs and fixed.issuperset([port.node for port in inputs]):
             fixed.add(node_id)
     return frozenset(fixed)
 

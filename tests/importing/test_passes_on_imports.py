@@ -274,6 +274,17 @@ def test_where_no_block_can_be_copied_the_reason_is_given() -> None:
     assert grown.depths()["stage2"] == 5 and "stage2.4" in grown.regions
 
 
+def test_a_block_of_another_shape_is_no_model_for_the_place() -> None:
+    block = torchvision.models.resnet.BasicBlock
+    wider = block(4, 8, downsample=nn.Sequential(nn.Conv2d(4, 8, 1), nn.BatchNorm2d(8)))
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(block(4, 4), wider), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    graph = graph_of(net.to("meta"), torch.empty(2, 3, 8, 8, device="meta"))
+    assert graph.depths() == {"1": 2}
+    with pytest.raises(Decline, match="nothing to copy"):
+        InsertBlock().attempt(graph, "1")
+    assert InsertBlock().attempt(graph, "1.0").graph.depths() == {"1": 3}
+
+
 def test_a_module_that_nasir_does_not_know_is_copied_with_its_block() -> None:
     model = made("odd")
     model.apply(InsertBlock(init="default"), "stage1")
