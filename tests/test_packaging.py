@@ -101,7 +101,7 @@ def test_the_suite_runs_with_a_release_of_torch_of_ones_choice() -> None:
     lines = done.stdout.splitlines()
     (install,) = [line for line in lines if '--editable ".[dev]"' in line]
     assert install.startswith(".venv-torch-2.11.99/bin/python -m pip install ") and " torch==2.11.99 " in install
-    assert any(line.endswith(".venv-torch-2.11.99/bin/python -m pytest -q -n 2 --dist worksteal") for line in lines)
+    assert any(".venv-torch-2.11.99/bin/python -m pytest -q -n 2 --dist worksteal" in line for line in lines)
     assert ".venv-torch-*/" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
     nameless = made("test-torch", "VERSION=")
     assert nameless.returncode == 2 and "make test-torch VERSION=2.12.1" in nameless.stdout

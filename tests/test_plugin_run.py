@@ -30,13 +30,13 @@ from nasir.ir import At, Port, ValueType
 from nasir.registry import blocks, datasets
 
 
-@op("elu")
-def elu(at: At, x: ValueType) -> ValueType:
+@op("my_elu")
+def my_elu(at: At, x: ValueType) -> ValueType:
     """x for x > 0, else exp(x) - 1."""
     return x
 
 
-@lowering("elu")
+@lowering("my_elu")
 def _(attrs, inputs, out):
     return Call(functional.elu)
 
@@ -45,7 +45,7 @@ def _(attrs, inputs, out):
 def elu_block(make: Maker, x: Port, stride: int, out: int = 0) -> Port:
     """conv3x3 - norm - ELU."""
     y = make.conv(x, out or make.channels(x), "conv1", stride=stride)
-    return make.node("elu", make.norm(y, "bn1"), "elu")
+    return make.node("my_elu", make.norm(y, "bn1"), "elu")
 
 
 @datasets.register("stripes")
@@ -86,7 +86,7 @@ plugins: [./my_plugin.py]
 input: {image: [1, 8, 8]}
 network:
   - conv: {out: 4, kernel: 3}
-  - elu
+  - my_elu
   - stage: {name: s1, block: elu_block, out: 4, depth: 1}
   - classifier: {classes: 2}
 data: {dataset: stripes, batch_size: 10, validation: 0.2}

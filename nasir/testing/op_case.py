@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from nasir.ir import JSON, Draft, Graph
 from nasir.ir.infer import Typing, infer_nodes
+from nasir.ir.types import FLOAT, DType
 
 
 @dataclass(frozen=True)
@@ -17,12 +18,15 @@ class OpCase:
     shapes: tuple[tuple[int, ...], ...]
     attrs: Mapping[str, JSON] = field(default_factory=dict)
     channel_axis: int | None = None  # of its inputs; None: the usual one
+    dtype: DType = FLOAT  # of its inputs
 
     def graph(self) -> Graph:
         """Inputs, the op as node "op", and every output of it as an output of the network."""
         draft = Draft()
-        channels = {} if self.channel_axis is None else {"channel_axis": self.channel_axis}
-        inputs = [draft.add("input", (), f"input{n}", shape=shape, **channels) for n, shape in enumerate(self.shapes)]
+        more: dict[str, JSON] = {"dtype": self.dtype}
+        if self.channel_axis is not None:
+            more["channel_axis"] = self.channel_axis
+        inputs = [draft.add("input", (), f"input{n}", shape=shape, **more) for n, shape in enumerate(self.shapes)]
         node = draft.add(self.op, inputs, "op", **self.attrs)
         typing = Typing()
         infer_nodes(draft.nodes, typing, draft.nodes)

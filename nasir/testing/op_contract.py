@@ -180,4 +180,10 @@ def shipped_cases() -> dict[str, tuple[OpCase, ...]]:
         OpCase("input", (), {"shape": IMAGE, "channel_axis": 2}),
         OpCase("input", (), {"shape": [5], "dtype": "int64"}),
     )
+    by_op["embedding"] = tuple(
+        [
+            OpCase("embedding", ((5,),), {"count": 3, "out": 4}, dtype="int64"),
+            OpCase("embedding", ((2, 3),), {"count": 2, "out": 1, "padding": 0}, dtype="int64"),
+        ]
+    )
     return by_op | axis_cases() | window_cases()

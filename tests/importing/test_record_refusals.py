@@ -242,7 +242,7 @@ def test_modules_without_numbers_or_in_wrappers_are_refused() -> None:
     with warnings.catch_warnings(), pytest.raises(UsageError, match="a lazy module has no parameters yet"):
         warnings.simplefilter("ignore", UserWarning)  # torch: lazy modules are new
         record(nn.LazyLinear(4), (torch.randn(2, 4),))
-    with pytest.raises(UsageError, match=r"record its `.module`"):
+    with pytest.raises(UsageError, match=r"wrapped in DataParallel; give what is in it, its `.module`"):
         record(nn.DataParallel(nn.Linear(4, 4)), (torch.randn(2, 4),))
     with pytest.raises(UsageError, match="its arguments in a tuple"):
         record(nn.Linear(4, 4), torch.randn(2, 4))  # type: ignore[arg-type]

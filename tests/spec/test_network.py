@@ -220,7 +220,7 @@ WRONG = [
     ("[{conv: {out: 4}}]", "", "network.0.conv", "classifier"),
     ("[{linear: {out: 4}}]", "", "network.0.linear", "needs a vector"),
     ("[{relu6x: {}}]", "", "network.0.relu6x", "relu6x"),
-    ("[{gelu: {slope: 2}}]", "", "network.0.gelu", "slope: unknown option; this op takes none"),
+    ("[{gelu: {slope: 2}}]", "", "network.0.gelu", "slope: unknown option; known: approximate"),
     ("[add]", "", "network.0", "not one input"),
     ("[{group_norm: {groups: 2}}]", "", "network.0.group_norm", "must divide"),
     ("[{stage: {name: s, block: basik, out: 4}}]", "", "network.0.stage", "did you mean 'basic'?"),
