@@ -196,6 +196,7 @@ def test_blocks_with_and_without_an_opaque_node_are_two_kinds_of_code() -> None:
     assert torch.equal(model(x), net(x))
 
 
+@pytest.mark.slow
 def test_copies_go_their_own_way_and_files_say_what_they_cannot_hold(tmp_path: Path) -> None:
     model = from_module(network("own"), images(2)).eval()
     other = copy.deepcopy(model)

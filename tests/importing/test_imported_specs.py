@@ -159,6 +159,7 @@ def first_network(spec: Path) -> tuple[nasir.Graph, torch.nn.Module, torch.nn.Mo
     return graph, module_of(module), session.model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "network",
     [
@@ -190,6 +191,7 @@ def test_training_begins_with_the_network_of_the_module(network: str, tmp_path: 
     assert all(torch.equal(drawn[name], value) for name, value in module.named_parameters())
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_bit_for_bit(tmp_path: Path) -> None:
     """With a module that no rule types, which the resumed run makes anew and fills from the checkpoint."""
     spec = written(tmp_path)
@@ -207,6 +209,7 @@ def test_a_run_that_is_killed_goes_on_bit_for_bit(tmp_path: Path) -> None:
     assert "cell (torch.nn.modules.rnn.GRU), " in start.imported["untyped"]["cell"][1]
 
 
+@pytest.mark.slow
 def test_another_run_goes_on_with_its_network(tmp_path: Path) -> None:
     spec = written(tmp_path)
     parent = nasir.api.run(spec, tmp_path / "parent")
@@ -299,6 +302,7 @@ def kill(ordinal: int, record: Record) -> None:
         raise Killed
 
 
+@pytest.mark.slow
 def test_stored_weights_count_until_there_is_a_checkpoint(tmp_path: Path) -> None:
     spec = written(tmp_path)
     state = first_network(spec)[1].state_dict()
@@ -319,6 +323,7 @@ def test_stored_weights_count_until_there_is_a_checkpoint(tmp_path: Path) -> Non
     assert stable(nasir.api.resume(tmp_path / "after").journal) == stable(whole.journal)
 
 
+@pytest.mark.slow
 def test_latency_is_measured_where_the_module_is_at_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = written(tmp_path)
     run = nasir.api.run(spec, tmp_path / "run")

@@ -215,6 +215,7 @@ def test_training_goes_on_through_insertion_removal_and_pruning(name: str) -> No
     assert not torch.equal(new, start)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NEW)
 def test_branches_have_weights_of_their_own(name: str) -> None:
     model, (stage, _) = made(name), NEW[name]
