@@ -7,7 +7,7 @@ import numpy as np
 from nasir.ir.infer import At
 from nasir.ir.op import op
 from nasir.ir.types import ValueType
-from nasir.ops.plain import _merge
+from nasir.ops.merging import merged
 from nasir.ops.pointwise import Values, pointwise
 
 
@@ -34,7 +34,7 @@ def _difference(x: Values, y: Values, alpha: float = 1.0) -> Values:
 @op("sub", family="elementwise", pointwise=_difference, takes=("unbatched",))
 def sub(at: At, x: ValueType, y: ValueType, alpha: float = 1.0) -> ValueType:
     """x - `alpha` * y of two values of one shape; an axis of 1 is repeated."""
-    return _merge(at, (x, y))
+    return merged(at, (x, y))
 
 
 @np.errstate(all="ignore")
@@ -45,7 +45,7 @@ def _quotient(x: Values, y: Values) -> Values:
 @op("div", family="elementwise", pointwise=_quotient, nonnegative="keeps", takes=("unbatched",))
 def div(at: At, x: ValueType, y: ValueType) -> ValueType:
     """x / y of two values of one shape; an axis of 1 is repeated."""
-    return _merge(at, (x, y))
+    return merged(at, (x, y))
 
 
 def _sum_with_product(x: Values, y: Values, z: Values, value: float = 1.0) -> Values:
@@ -55,16 +55,16 @@ def _sum_with_product(x: Values, y: Values, z: Values, value: float = 1.0) -> Va
 @op("addcmul", family="elementwise", pointwise=_sum_with_product, takes=("unbatched",))
 def addcmul(at: At, x: ValueType, y: ValueType, z: ValueType, value: float = 1.0) -> ValueType:
     """x + `value` * y * z of three values of one shape; an axis of 1 is repeated."""
-    return _merge(at, (x, y, z))
+    return merged(at, (x, y, z))
 
 
 @op("maximum", family="elementwise", pointwise=np.maximum, nonnegative="keeps", takes=("unbatched",))
 def maximum(at: At, x: ValueType, y: ValueType) -> ValueType:
     """The larger of two values of one shape, element by element; an axis of 1 is repeated."""
-    return _merge(at, (x, y))
+    return merged(at, (x, y))
 
 
 @op("minimum", family="elementwise", pointwise=np.minimum, nonnegative="keeps", takes=("unbatched",))
 def minimum(at: At, x: ValueType, y: ValueType) -> ValueType:
     """The smaller of two values of one shape, element by element; an axis of 1 is repeated."""
-    return _merge(at, (x, y))
+    return merged(at, (x, y))

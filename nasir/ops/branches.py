@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 from nasir.ir.infer import At
 from nasir.ir.op import op
 from nasir.ir.types import ValueType
-from nasir.ops.plain import _merge
+from nasir.ops.merging import merged
 
 Average: TypeAlias = Literal["probabilities", "logits"]
 Training: TypeAlias = Literal["separate", "joint"]
@@ -24,4 +24,4 @@ def ensemble(at: At, *x: ValueType, average: Average = "probabilities", train: T
     """
     if len(x[0].axes) != 1:
         at.fail(f"needs vectors of logits, got shape {x[0].shape}; put a classifier at the end of each branch")
-    return _merge(at, x)
+    return merged(at, x)

@@ -1,0 +1,53 @@
+"""The type of what several inputs become, number by number."""
+
+from __future__ import annotations
+
+from nasir.ir.infer import At
+from nasir.ir.space import Axis, pin, size_of
+from nasir.ir.types import ValueType
+
+
+def merged(at: At, inputs: tuple[ValueType, ...]) -> ValueType:
+    """The inputs side by side: axes of one unit are broadcast, all others run over the same units."""
+    lead = next((number for number, value in enumerate(inputs) if value.batch), None)
+    if lead is None:  # weights alone
+        lead = max(range(len(inputs)), key=lambda number: len(inputs[number].axes))
+    first = inputs[lead]
+    for index, other in enumerate(inputs):
+        if index == lead:
+            continue
+        axes = list(first.axes)
+        for number, (a, b) in enumerate(zip(first.axes, _beside(at, lead, index, first, other), strict=True)):
+            if a is b or a == b:
+                continue
+            if 1 in (a, b):  # one number for all of the other's
+                axes[number] = b if a == 1 else a
+                continue
+            if size_of(a) != size_of(b) and 1 in (size_of(a), size_of(b)):
+                alone, axes[number] = (a, b) if size_of(a) == 1 else (b, a)
+                pin(alone, f"{at.node.op} '{at.label}' takes its one unit for all of another axis")
+                continue
+            at.same(a, b, f"axis {number + 1}", (lead, index))
+        first = first.over(tuple(axes))
+    return first
+
+
+def _beside(at: At, lead: int, index: int, first: ValueType, other: ValueType) -> tuple[Axis, ...]:
+    """The axes of input `index` that lie on those of `first`; of a value without a batch axis the last on the last."""
+    if not other.batch:
+        missing = len(first.axes) - len(other.axes)
+        if missing >= 0:
+            return (1,) * missing + other.axes
+        if missing == -1 and first.batch and other.shape[0] == 1:  # in the place of the batch
+            return other.axes[1:]
+    if len(other.axes) != len(first.axes):
+        at.fail(
+            f"inputs have shapes {first.shape} (from {at.source(lead, first.channels)}) and "
+            f"{other.shape} (from {at.source(index, other.channels)})"
+        )
+    if other.channel_axis != first.channel_axis:
+        at.fail(
+            f"inputs have their channels on axis {first.channel_axis + 1} (from {at.source(lead, first.channels)}) "
+            f"and on axis {other.channel_axis + 1} (from {at.source(index, other.channels)})"
+        )
+    return other.axes
