@@ -28,7 +28,7 @@ from nasir.backends.torch.penalties.regularize import Penalties
 from nasir.errors import RunError
 from nasir.ir import Graph, Port, op_named
 from nasir.rewriting.rewrite import Rewrite
-from nasir.testing import BackendContract, OpCase, shipped_cases
+from nasir.testing import BackendContract, OpCase, random_batch, shipped_cases
 from nasir.testing.backend_contract import Resize
 from nasir.training.backend import Setup
 from nasir.training.plans import PenaltyPlan, TrainPlan
@@ -71,7 +71,8 @@ def test_every_op_has_a_deterministic_gradient_or_says_that_it_has_none(case: Op
     graph = case.graph()
     types, node = graph.infer.types, graph.nodes[graph.outputs[0].node]
     model = Model.from_graph(graph, device="cuda")
-    inputs = [torch.rand(2, *types[Port(n)].shape, device="cuda", requires_grad=True) for n in graph.inputs]
+    given = [torch.from_numpy(x).cuda() for x in random_batch(graph, 0, 2)]
+    inputs = [x.float().requires_grad_() if x.is_floating_point() else x for x in given]
     torch.use_deterministic_algorithms(True)
     outputs = model(*inputs)
     loss = sum(out.square().sum() for out in (outputs if isinstance(outputs, tuple) else (outputs,)))
@@ -81,7 +82,7 @@ def test_every_op_has_a_deterministic_gradient_or_says_that_it_has_none(case: Op
             loss.backward()
     else:
         loss.backward()
-        assert all(x.grad is not None for x in inputs)
+        assert all(x.grad is not None for x in inputs if x.requires_grad)
 
 
 class TestTorchBackendOnCuda(BackendContract):

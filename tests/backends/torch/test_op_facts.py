@@ -15,7 +15,7 @@ from nasir.backends.torch.observe.evidence import observe
 from nasir.ir import Graph, Port, op_named
 from nasir.registry import ops
 from nasir.rewriting.evidence import Need
-from nasir.testing import random_graph, random_transformer, shipped_cases, twin_ops, with_twins
+from nasir.testing import random_batch, random_graph, random_transformer, shipped_cases, twin_ops, with_twins
 from nasir.testing.twins import TWIN
 from nasir.training.plans import PenaltyPlan
 
@@ -97,7 +97,7 @@ def test_an_op_draws_random_numbers_in_training_if_it_says_so(name: str) -> None
     drawn = False
     for case in CASES[name]:
         model = Model.from_graph(case.graph(), dtype=torch.float64).train()
-        given = [torch.randn(8, *shape, dtype=torch.float64) for shape in case.shapes]
+        given = [torch.from_numpy(x) for x in random_batch(case.graph(), 0, 8)]
         results = []
         for seed in (1, 2):
             torch.manual_seed(seed)
