@@ -26,7 +26,7 @@ from nasir.backends.torch.backend import TorchBackend
 from nasir.backends.torch.model import Model
 from nasir.backends.torch.penalties.regularize import Penalties
 from nasir.errors import RunError
-from nasir.ir import Graph, Port, op_named
+from nasir.ir import Graph, op_named
 from nasir.rewriting.rewrite import Rewrite
 from nasir.testing import BackendContract, OpCase, random_batch, shipped_cases
 from nasir.testing.backend_contract import Resize
