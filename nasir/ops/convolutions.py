@@ -54,8 +54,9 @@ def _convolution(rank: int) -> Rule:
         channels, sizes = places(at, x, rank)
         made = slid(at, sizes, kernel, stride, padding, dilation, end_padding)
         window = per_axis(kernel, rank)
-        before, more = per_axis(padding, rank), per_axis(end_padding, rank)
-        check_padding(at, padding_mode, sizes, before, tuple(map(sum, zip(before, more, strict=True))))
+        if padding_mode != "zeros":  # rare, and inference of a large network is made of this function
+            before, more = per_axis(padding, rank), per_axis(end_padding, rank)
+            check_padding(at, padding_mode, sizes, before, tuple(map(sum, zip(before, more, strict=True))))
         written, read = _sides(at, channels, x.shape[0], out, groups)
         fixed: list[tuple[Axis, Role]] = [(size, "fixed") for size in window]
         at.slot("weight", ((written, "write"), (read, "read"), *fixed), KAIMING, tags=DECAY)
