@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nasir.ir.graph import Graph
-from nasir.ir.regions import Region
+from nasir.ir.node import Region
 from nasir.ir.types import Port
 
 STREAM = ("passive", "activation", "norm", "pad")
