@@ -35,6 +35,7 @@ Reads: TypeAlias = Callable[[Mapping[str, JSON]], tuple[Mode | None, ...]]
 Family: TypeAlias = Literal[
     "input",
     "weighted",
+    "standardized",
     "norm",
     "activation",
     "scale",
@@ -89,8 +90,13 @@ class OpDef:
         weighted    sums of products of its input with one kernel (a weight with a `read` and a `write` axis), plus a
                     bias where there is one (tagged "bias"). Attribute `out`: channels it puts out; `kernel`, `stride`,
                     `padding`, `dilation`, `groups`, `bias`, where it has them, mean what they do for conv2d
+        standardized  the same with a kernel that is made of its weights by standardization: what the weights are
+                    multiplied by does nothing, and each unit depends on all that are read (its rule says so, by
+                    `at.mix`). A weight per unit, which is no kernel, multiplies what it puts out
         norm        normalizes, then multiplies by a weight and adds one, per channel (both tagged "norm", the second
-                    also "bias"). What it subtracts in evaluation, if it is of the past, is its buffer `running_mean`.
+                    also "bias"); or is what stays of such a norm, which does only the latter. What it subtracts in
+                    evaluation, if it is of the past, is its buffer `running_mean`, and `running_var` plus the attribute
+                    `eps` is the square of what it divides by.
                     With an attribute `momentum` it normalizes by the numbers of several places or samples in training
         activation  a nonlinearity
         scale       a product with one number: a weight, an attribute, or the reciprocal of one
@@ -177,6 +183,11 @@ class OpDef:
     def dead_at_zero(self) -> bool:
         """Whether 0, which it keeps, is its smallest output: no gradient passes there."""
         return self.nonnegative == "always" and self.unchanged is not None
+
+    @property
+    def convolves(self) -> bool:
+        """Whether it is a layer with a kernel: sums of products of its input."""
+        return self.family in ("weighted", "standardized")
 
     @property
     def adds(self) -> bool:
@@ -315,10 +326,13 @@ WORDS: Mapping[str, tuple[str, ...]] = {
     "unchanged": get_args(Unchanged),
     "nonnegative": get_args(Sign),
 }
-UNARY = frozenset({"weighted", "norm", "activation", "scale", "shift", "passive", "pad", "pool", "shape", "split"})
+UNARY = frozenset(
+    {"weighted", "standardized", "norm", "activation", "scale", "shift", "passive", "pad", "pool", "shape", "split"}
+)
 """Families of ops with one input."""
 ATTRS: Mapping[str | None, tuple[str, ...]] = {
     "weighted": ("out",),
+    "standardized": ("out",),
     "groups": ("groups",),
     "pad": ("before", "after"),
     "ensemble": ("average",),
