@@ -103,6 +103,6 @@ def test_a_run_may_begin_in_the_folder_of_its_code(tmp_path: Path, monkeypatch: 
     """Where `torch.classes` says that it lies, by a path that is relative."""
     written(tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "nowhere", SimpleNamespace(__file__="nowhere.py"))  # type: ignore[misc]
+    monkeypatch.setitem(sys.modules, "nowhere", SimpleNamespace(__file__="nowhere.py"))
     assert list(digests_beside(tmp_path / "net.py")) == ["net.py"]
     assert main(["run", "small.yaml", "--out", "run"]) == 0
