@@ -60,6 +60,7 @@ Family: TypeAlias = Literal[
 ]
 Sign: TypeAlias = Literal["always", "keeps"]
 Channels: TypeAlias = Literal["alone", "moves", "groups"]
+Drops: TypeAlias = Literal["elements", "channels", "samples"]
 Unchanged: TypeAlias = Literal["zero", "nonnegative", "all"]
 Taken: TypeAlias = Literal["integers", "unbatched", "rows"]
 
@@ -128,7 +129,9 @@ class OpDef:
     `nonnegative`: "always" when the output is >= 0 whatever comes in, "keeps" when it is if all inputs are.
     `mixes`: it normalizes over the channel axis, so resizing that axis is never exact. (Of another axis its rule says
     so, by `at.mix`.)
-    `random`: it draws random numbers in training. `view`: in evaluation it only renames what is in memory.
+    `random`: it draws random numbers in training. `drops`: what it then sets to zero with a probability, its attribute
+    `p`: each of the "elements", all of each of the "channels", or all that a sample holds ("samples").
+    `view`: in evaluation it only renames what is in memory.
     `even`: of a weighted op over windows, given its attributes: whether channels that hold one number all over give
     channels that do, as without zeros at the borders.
     `constant`: which parts of its outputs are constant (`nasir.ops.constants`), where family and `pointwise` do not
@@ -160,6 +163,7 @@ class OpDef:
     pointwise: Pointwise | None = None
     unchanged: Unchanged | None = None
     random: bool = False
+    drops: Drops | None = None
     view: bool = False
     even: Even | None = None
     constant: Callable[..., Any] | None = None
@@ -269,6 +273,7 @@ def op(
     nonnegative: Sign | None = None,
     mixes: bool = False,
     random: bool = False,
+    drops: Drops | None = None,
     view: bool = False,
     even: Even | None = None,
     constant: Callable[..., Any] | None = None,
@@ -302,7 +307,8 @@ def op(
             channels="alone" if pointwise is not None and channels is None else channels,
             pointwise=pointwise,
             unchanged=unchanged,
-            random=random,
+            random=random or drops is not None,
+            drops=drops,
             view=view,
             even=even,
             constant=constant,
@@ -323,6 +329,7 @@ def op(
 WORDS: Mapping[str, tuple[str, ...]] = {
     "family": get_args(Family),
     "channels": get_args(Channels),
+    "drops": get_args(Drops),
     "unchanged": get_args(Unchanged),
     "nonnegative": get_args(Sign),
 }
