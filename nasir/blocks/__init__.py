@@ -19,3 +19,4 @@ from nasir.blocks.init import starts as starts
 from nasir.blocks.make import Maker as Maker
 from nasir.blocks.steps import STEPS as STEPS
 from nasir.blocks.steps import add_step as add_step
+from nasir.blocks.stochastic_depth import space_by_depth as space_by_depth

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from nasir.blocks.make import Maker
 from nasir.blocks.options import checked, words_resolved
 from nasir.blocks.steps import add_step
+from nasir.blocks.stochastic_depth import StochasticDepth, stochastic
 from nasir.errors import TypeRuleError
 from nasir.ir import JSON, Draft, Port
 from nasir.ir.regions import closest
@@ -57,11 +58,19 @@ def _inherited(draft: Draft, path: str) -> str:
     return "default"
 
 
-def defined(make: Maker, x: Port, stride: int, definition: Mapping[str, Any], out: int = 0) -> Port:
+def defined(
+    make: Maker,
+    x: Port,
+    stride: int,
+    definition: Mapping[str, Any],
+    out: int = 0,
+    stochastic_depth: StochasticDepth = 0.0,
+) -> Port:
     """A block given as data: {branch: [steps], shortcut: identity | projection | pad | none, then: [steps]}.
 
     Steps are as in `network`; their values may be the words in, out and stride, and `out/4` or `out*2` of them.
     out   what the word `out` means; 0: the channels of the input
+    stochastic_depth   as in the block `basic`, for the branch
     """
     place = f"block '{make.path}'"
     for path, text, remedy in check_definition(definition):
@@ -69,7 +78,13 @@ def defined(make: Maker, x: Port, stride: int, definition: Mapping[str, Any], ou
     channels = make.channels(x)
     words = {"in": channels, "out": out or channels, "stride": stride}
     y = _steps(make, x, definition["branch"], words)
-    y = close_residual(make, x, y, definition.get("shortcut", "identity"), stride)
+    shortcut = definition.get("shortcut", "identity")
+    if shortcut == "none" and stochastic_depth:
+        raise TypeRuleError(
+            f"{place}: stochastic_depth drops a branch, and a block without a shortcut is nothing else; leave it away, "
+            "or give the block a shortcut"
+        )
+    y = close_residual(make, x, stochastic(make, y, stochastic_depth), shortcut, stride)
     return _steps(make, y, definition.get("then") or (), words)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from os.path import isfile
 from typing import Any
 
-from nasir.blocks import INITS, Maker, add_step, build_block, check_definition, made_with, starts
+from nasir.blocks import INITS, Maker, add_step, build_block, check_definition, made_with, space_by_depth, starts
 from nasir.blocks.steps import STEPS
 from nasir.errors import GraphError, UnknownName
 from nasir.ir import Draft, Graph, Port
@@ -82,6 +82,7 @@ def build(
         text = f"the network puts out an image {draft.shape(x)}, not one number a class"
         raise spec.problem(step.path, text, "end it with `- classifier: {classes: 10}`")
     draft.output(x)
+    space_by_depth(draft)
     try:
         graph = draft.commit()
     except GraphError as error:
