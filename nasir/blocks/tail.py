@@ -83,6 +83,10 @@ ZERO_KEPT = ("shape", "split", "pool")
 """Families of ops of one input that make zeros of zeros: places picked, averaged, or put in another order."""
 
 
+SILENCED = ("weighted", "norm", "scale")
+"""Families of ops whose output is zero when all their weights are."""
+
+
 def _stripped(draft: Draft, tail: int) -> int:
     while True:
         node = draft.nodes[tail]
@@ -113,10 +117,12 @@ def parameters(draft: Draft, tail: int) -> list[tuple[int, str, bool]]:
     if node.facts.activates and node.facts.unchanged is not None:
         tail = node.inputs[0].node
         node = draft.nodes[tail]
-    holders = [tail] if node.facts.family in ("weighted", "norm", "scale") else []
-    if node.facts.family == "product":  # by a weight, as the scale that a layer learns
+    holders = [tail] if node.facts.family in SILENCED else []
+    if node.facts.family == "product":  # by a weight, as the scale that a layer learns, else by a gate
         factors = [_stripped(draft, port.node) for port in node.inputs]
-        holders = [factor for factor in factors if draft.nodes[factor].facts.family == "weight"]
+        learned = [factor for factor in factors if draft.nodes[factor].facts.family == "weight"]
+        # one factor is enough, and with both at zero neither would get a gradient
+        holders = learned or [factor for factor in factors if draft.nodes[factor].facts.family in SILENCED][:1]
     common = [holder for holder in holders if draft.base is not None and holder in draft.base.nodes]
     if common:
         label = draft.nodes[common[0]].label
@@ -127,6 +133,11 @@ def parameters(draft: Draft, tail: int) -> list[tuple[int, str, bool]]:
         for name, slot in draft.slots(holder).items()
         if slot.kind == "param"
     ]
+    if not tail_parameters and node.facts.family == "opaque":
+        raise Decline(
+            f"the branch ends in '{node.label}', and no rule says which weights of {node.attrs['runs']} make it zero; "
+            "only init: default or copy apply"
+        )
     if not tail_parameters:
         raise Decline(
             f"the branch ends in '{node.label}' ({node.op}), which has no weights to set; "
