@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nasir.passes.grow_kernel import GrowKernel as GrowKernel
     from nasir.passes.insert_block import InsertBlock as InsertBlock
     from nasir.passes.insert_random_block import InsertRandomBlock as InsertRandomBlock
+    from nasir.passes.insert_router import InsertRouter as InsertRouter
     from nasir.passes.keep_blocks import KeepBlocks as KeepBlocks
     from nasir.passes.merge_branches import MergeBranches as MergeBranches
     from nasir.passes.morph_widths import MorphWidths as MorphWidths
@@ -37,6 +38,7 @@ _HOME = {
     "GrowKernel": "nasir.passes.grow_kernel",
     "InsertBlock": "nasir.passes.insert_block",
     "InsertRandomBlock": "nasir.passes.insert_random_block",
+    "InsertRouter": "nasir.passes.insert_router",
     "KeepBlocks": "nasir.passes.keep_blocks",
     "MergeBranches": "nasir.passes.merge_branches",
     "MorphWidths": "nasir.passes.morph_widths",

@@ -7,8 +7,11 @@ from nasir.ir.space import Axis, pin, size_of
 from nasir.ir.types import ValueType
 
 
-def merged(at: At, inputs: tuple[ValueType, ...]) -> ValueType:
-    """The inputs side by side: axes of one unit are broadcast, all others run over the same units."""
+def merged(at: At, inputs: tuple[ValueType, ...], begin: int = 0) -> ValueType:
+    """The inputs side by side: axes of one unit are broadcast, all others run over the same units.
+
+    `begin`: which input of the node is the first of them.
+    """
     lead = next((number for number, value in enumerate(inputs) if value.batch), None)
     if lead is None:  # weights alone
         lead = max(range(len(inputs)), key=lambda number: len(inputs[number].axes))
@@ -17,7 +20,9 @@ def merged(at: At, inputs: tuple[ValueType, ...]) -> ValueType:
         if index == lead:
             continue
         axes = list(first.axes)
-        for number, (a, b) in enumerate(zip(first.axes, _beside(at, lead, index, first, other), strict=True)):
+        for number, (a, b) in enumerate(
+            zip(first.axes, _beside(at, begin + lead, begin + index, first, other), strict=True)
+        ):
             if a is b or a == b:
                 continue
             if 1 in (a, b):  # one number for all of the other's
@@ -27,7 +32,7 @@ def merged(at: At, inputs: tuple[ValueType, ...]) -> ValueType:
                 alone, axes[number] = (a, b) if size_of(a) == 1 else (b, a)
                 pin(alone, f"{at.node.op} '{at.label}' takes its one unit for all of another axis")
                 continue
-            at.same(a, b, f"axis {number + 1}", (lead, index))
+            at.same(a, b, f"axis {number + 1}", (begin + lead, begin + index))
         first = first.over(tuple(axes))
     return first
 
