@@ -9,13 +9,13 @@ from typing import Literal
 
 from nasir.blocks.build import Shortcut, close_residual
 from nasir.blocks.make import Maker
+from nasir.blocks.scales import BranchScale, scaled
 from nasir.errors import TypeRuleError
 from nasir.ir import Port
 from nasir.options.ranges import Count, Rate, Share, Whole
 from nasir.registry import blocks
 
 Norm = Literal["batch", "none"]
-Scale = float | Literal["skipinit"] | None
 
 
 def _conv_norm(
@@ -26,14 +26,6 @@ def _conv_norm(
     return x if bare else make.norm(x, f"bn{number}")
 
 
-def _scaled(make: Maker, y: Port, branch_scale: Scale) -> Port:
-    if branch_scale is None:
-        return y
-    if branch_scale == "skipinit":  # De & Smith 2020: learnable, from 0
-        return make.node("scale", y, "scale", value=0.0, learnable=True)
-    return make.node("scale", y, "scale", value=float(branch_scale), learnable=False)
-
-
 @blocks.register("basic")
 def basic(
     make: Maker,
@@ -42,18 +34,19 @@ def basic(
     out: Whole = 0,
     shortcut: Shortcut = "projection",
     norm: Norm = "batch",
-    branch_scale: Scale = None,
+    branch_scale: BranchScale | None = None,
 ) -> Port:
     """Post-activation residual block: 3x3 - norm - ReLU - 3x3 - norm, sum, ReLU (He et al. 2015).
 
     out           channels; 0: those of the input
     shortcut      where shapes differ: projection (1x1 convolution and norm, option B) or pad (option A)
     norm          batch, or none: convolutions then have biases
-    branch_scale  skipinit (a learnable scalar from 0) or a fixed number at the end of the branch
+    branch_scale  what the branch is multiplied by: 1/n, 1/sqrt(n) or fischer by the residual sums n of the network, a
+                  number, or a learned one, skipinit or {skipinit: first value}
     """
     out = out or make.channels(x)
     y = make.relu(_conv_norm(make, x, out, 1, norm, stride=stride), "relu")
-    y = _scaled(make, _conv_norm(make, y, out, 2, norm), branch_scale)
+    y = scaled(make, _conv_norm(make, y, out, 2, norm), branch_scale)
     return make.relu(close_residual(make, x, y, shortcut, stride), "relu_out")
 
 
@@ -67,7 +60,7 @@ def bottleneck(
     groups: Count = 1,
     base_width: Count = 64,
     shortcut: Shortcut = "projection",
-    branch_scale: Scale = None,
+    branch_scale: BranchScale | None = None,
 ) -> Port:
     """1x1 - norm - ReLU - 3x3 - norm - ReLU - 1x1 - norm, sum, ReLU; the stride is on the 3x3 (torchvision's v1.5).
 
@@ -83,7 +76,7 @@ def bottleneck(
     inner = int(out * (base_width / 64.0)) * groups
     y = make.relu(_conv_norm(make, x, inner, 1, "batch", kernel=1), "relu1")
     y = make.relu(_conv_norm(make, y, inner, 2, "batch", stride=stride, groups=groups), "relu2")
-    y = _scaled(make, _conv_norm(make, y, out * expansion, 3, "batch", kernel=1), branch_scale)
+    y = scaled(make, _conv_norm(make, y, out * expansion, 3, "batch", kernel=1), branch_scale)
     return make.relu(close_residual(make, x, y, shortcut, stride), "relu_out")
 
 
@@ -106,7 +99,7 @@ def preact_basic(
     shortcut: Shortcut = "projection",
     norm: Norm = "batch",
     dropout: Rate = 0.0,
-    branch_scale: Scale = None,
+    branch_scale: BranchScale | None = None,
 ) -> Port:
     """Pre-activation residual block: norm - ReLU - 3x3, twice, and a sum without ReLU (He et al. 2016).
 
@@ -114,7 +107,7 @@ def preact_basic(
     shortcut      where shapes differ: projection (a bare 1x1 convolution of the activated input) or pad
     norm          batch, or none: convolutions then have biases
     dropout       between the last ReLU and the last convolution, where no norm follows (Kim et al., UAI 2023)
-    branch_scale  skipinit (a learnable scalar from 0) or a fixed number at the end of the branch
+    branch_scale  as in `basic`
     """
     out = out or make.channels(x)
     bare = norm == "none"
@@ -123,14 +116,22 @@ def preact_basic(
     y = make.relu(y if bare else make.norm(y, "bn2"), "relu2")
     if dropout:
         y = make.node("dropout", y, "dropout", p=float(dropout))
-    y = _scaled(make, make.conv(y, out, "conv2", bias=bare), branch_scale)
+    y = scaled(make, make.conv(y, out, "conv2", bias=bare), branch_scale)
     if shortcut == "projection" and make.shape(x) != make.shape(y):
         x = make.conv(active, out, "downsample.0", kernel=1, stride=stride, padding=0, bias=bare)
     return close_residual(make, x, y, shortcut, stride)
 
 
 @blocks.register("resbuilder")
-def resbuilder(make: Maker, x: Port, stride: int, out: Whole = 0, convs: Count = 2, momentum: Share = 0.01) -> Port:
+def resbuilder(
+    make: Maker,
+    x: Port,
+    stride: int,
+    out: Whole = 0,
+    convs: Count = 2,
+    momentum: Share = 0.01,
+    branch_scale: BranchScale | None = None,
+) -> Port:
     """ResBuilder's unit: y = x + ReLU(conv(norm(...))), `convs` times, no ReLU after the sum (released code).
 
     Where channels differ the narrower side is padded with zero channels; where sizes differ the shortcut is a 1x1
@@ -138,6 +139,7 @@ def resbuilder(make: Maker, x: Port, stride: int, out: Whole = 0, convs: Count =
     out           channels; 0: those of the input
     convs         convolutions of the branch
     momentum      weight of a new batch in the running statistics; Keras has 0.99 for the rest
+    branch_scale  as in `basic`
     """
     out = out or make.channels(x)
     y = x
@@ -149,7 +151,7 @@ def resbuilder(make: Maker, x: Port, stride: int, out: Whole = 0, convs: Count =
     x, y = _padded(make, x, channels, "pad_in"), _padded(make, y, channels, "pad_out")
     if make.shape(x) != make.shape(y):
         x = make.conv(x, channels, "downsample", kernel=1, stride=stride, padding=0, bias=True)
-    return make.node("add", (x, y), "add")
+    return make.node("add", (x, scaled(make, y, branch_scale)), "add")
 
 
 def _padded(make: Maker, x: Port, channels: int, name: str) -> Port:
