@@ -100,7 +100,7 @@ def test_bottlenecks_are_scaled() -> None:
     [
         ("1/srt(n)", "found the text '1/srt(n)'; did you mean '1/sqrt(n)'?"),
         ("skipint", "did you mean 'skipinit'?"),
-        ("{skipint: 0.5}", "branch_scale.skipint: unknown option; did you mean 'skipinit'?"),
+        ("{skipint: 0.5}", "branch_scale.skipint: unknown value 'skipint'; did you mean 'skipinit'?"),
         ("true", "one of 1/n, 1/sqrt(n), fischer, skipinit or a number or a mapping or nothing, found true"),
         (".nan", "finite number"),
     ],

@@ -9,6 +9,7 @@ from nasir.blocks.make import Maker
 from nasir.blocks.options import checked, words_resolved
 from nasir.blocks.scales import BranchScale, scaled, settle_scales
 from nasir.blocks.steps import add_step
+from nasir.blocks.stochastic_depth import StochasticDepth, stochastic
 from nasir.errors import TypeRuleError
 from nasir.ir import JSON, Draft, Port
 from nasir.ir.regions import closest
@@ -69,12 +70,14 @@ def defined(
     definition: Mapping[str, Any],
     out: int = 0,
     branch_scale: BranchScale | None = None,
+    stochastic_depth: StochasticDepth = 0.0,
 ) -> Port:
     """A block given as data: {branch: [steps], shortcut: identity | projection | pad | none, then: [steps]}.
 
     Steps are as in `network`; their values may be the words in, out and stride, and `out/4` or `out*2` of them.
     out           what the word `out` means; 0: the channels of the input
     branch_scale  what the branch is multiplied by (`nasir.blocks.scales`)
+    stochastic_depth  as in the block `basic`, for the branch
     """
     place = f"block '{make.path}'"
     for path, text, remedy in check_definition(definition):
@@ -84,8 +87,13 @@ def defined(
     shortcut = definition.get("shortcut", "identity")
     if shortcut == "none" and branch_scale is not None:
         raise TypeRuleError(f"{place}: shortcut: none leaves no sum to scale a branch for; leave branch_scale away")
+    if shortcut == "none" and stochastic_depth:
+        raise TypeRuleError(
+            f"{place}: stochastic_depth drops a branch, and a block without a shortcut is nothing else; leave it away, "
+            "or give the block a shortcut"
+        )
     y = scaled(make, _steps(make, x, definition["branch"], words), branch_scale)
-    y = close_residual(make, x, y, shortcut, stride)
+    y = close_residual(make, x, stochastic(make, y, stochastic_depth), shortcut, stride)
     return _steps(make, y, definition.get("then") or (), words)
 
 

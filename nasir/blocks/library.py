@@ -10,6 +10,7 @@ from typing import Literal
 from nasir.blocks.build import Shortcut, close_residual
 from nasir.blocks.make import Maker
 from nasir.blocks.scales import BranchScale, scaled
+from nasir.blocks.stochastic_depth import StochasticDepth, stochastic
 from nasir.errors import TypeRuleError
 from nasir.ir import Port
 from nasir.options.ranges import Count, Rate, Share, Whole
@@ -35,6 +36,7 @@ def basic(
     shortcut: Shortcut = "projection",
     norm: Norm = "batch",
     branch_scale: BranchScale | None = None,
+    stochastic_depth: StochasticDepth = 0.0,
 ) -> Port:
     """Post-activation residual block: 3x3 - norm - ReLU - 3x3 - norm, sum, ReLU (He et al. 2015).
 
@@ -43,10 +45,13 @@ def basic(
     norm          batch, or none: convolutions then have biases
     branch_scale  what the branch is multiplied by: 1/n, 1/sqrt(n) or fischer by the residual sums n of the network, a
                   number, or a learned one, skipinit or {skipinit: first value}
+    stochastic_depth  with which probability the branch of a sample is dropped in training; {linear: p}: in the l-th of
+                  L blocks l / L * p (Huang et al. 2016)
     """
     out = out or make.channels(x)
     y = make.relu(_conv_norm(make, x, out, 1, norm, stride=stride), "relu")
     y = scaled(make, _conv_norm(make, y, out, 2, norm), branch_scale)
+    y = stochastic(make, y, stochastic_depth)
     return make.relu(close_residual(make, x, y, shortcut, stride), "relu_out")
 
 
@@ -61,13 +66,14 @@ def bottleneck(
     base_width: Count = 64,
     shortcut: Shortcut = "projection",
     branch_scale: BranchScale | None = None,
+    stochastic_depth: StochasticDepth = 0.0,
 ) -> Port:
     """1x1 - norm - ReLU - 3x3 - norm - ReLU - 1x1 - norm, sum, ReLU; the stride is on the 3x3 (torchvision's v1.5).
 
     out           width ("planes"): the block puts out `expansion` times as many channels; 0: as many as come in
     groups        groups of the 3x3 (ResNeXt)
     base_width    channels of the 3x3 per group at out = 64 (wide ResNets have 128)
-    shortcut, branch_scale   as in `basic`
+    shortcut, branch_scale, stochastic_depth   as in `basic`
     """
     channels = make.channels(x)
     if not out and channels % expansion:
@@ -77,6 +83,7 @@ def bottleneck(
     y = make.relu(_conv_norm(make, x, inner, 1, "batch", kernel=1), "relu1")
     y = make.relu(_conv_norm(make, y, inner, 2, "batch", stride=stride, groups=groups), "relu2")
     y = scaled(make, _conv_norm(make, y, out * expansion, 3, "batch", kernel=1), branch_scale)
+    y = stochastic(make, y, stochastic_depth)
     return make.relu(close_residual(make, x, y, shortcut, stride), "relu_out")
 
 
@@ -100,6 +107,7 @@ def preact_basic(
     norm: Norm = "batch",
     dropout: Rate = 0.0,
     branch_scale: BranchScale | None = None,
+    stochastic_depth: StochasticDepth = 0.0,
 ) -> Port:
     """Pre-activation residual block: norm - ReLU - 3x3, twice, and a sum without ReLU (He et al. 2016).
 
@@ -108,6 +116,7 @@ def preact_basic(
     norm          batch, or none: convolutions then have biases
     dropout       between the last ReLU and the last convolution, where no norm follows (Kim et al., UAI 2023)
     branch_scale  as in `basic`
+    stochastic_depth  as in `basic`
     """
     out = out or make.channels(x)
     bare = norm == "none"
@@ -117,6 +126,7 @@ def preact_basic(
     if dropout:
         y = make.node("dropout", y, "dropout", p=float(dropout))
     y = scaled(make, make.conv(y, out, "conv2", bias=bare), branch_scale)
+    y = stochastic(make, y, stochastic_depth)
     if shortcut == "projection" and make.shape(x) != make.shape(y):
         x = make.conv(active, out, "downsample.0", kernel=1, stride=stride, padding=0, bias=bare)
     return close_residual(make, x, y, shortcut, stride)
@@ -131,6 +141,7 @@ def resbuilder(
     convs: Count = 2,
     momentum: Share = 0.01,
     branch_scale: BranchScale | None = None,
+    stochastic_depth: StochasticDepth = 0.0,
 ) -> Port:
     """ResBuilder's unit: y = x + ReLU(conv(norm(...))), `convs` times, no ReLU after the sum (released code).
 
@@ -140,6 +151,7 @@ def resbuilder(
     convs         convolutions of the branch
     momentum      weight of a new batch in the running statistics; Keras has 0.99 for the rest
     branch_scale  as in `basic`
+    stochastic_depth  as in `basic`
     """
     out = out or make.channels(x)
     y = x
@@ -147,11 +159,12 @@ def resbuilder(
         y = make.node("batch_norm", y, f"bn{number}", eps=1e-3, momentum=float(momentum))
         y = make.conv(y, out, f"conv{number}", stride=stride if number == 1 else 1, bias=True)
         y = make.relu(y, f"relu{number}")
+    y = stochastic(make, scaled(make, y, branch_scale), stochastic_depth)
     channels = max(out, make.channels(x))
     x, y = _padded(make, x, channels, "pad_in"), _padded(make, y, channels, "pad_out")
     if make.shape(x) != make.shape(y):
         x = make.conv(x, channels, "downsample", kernel=1, stride=stride, padding=0, bias=True)
-    return make.node("add", (x, scaled(make, y, branch_scale)), "add")
+    return make.node("add", (x, y), "add")
 
 
 def _padded(make: Maker, x: Port, channels: int, name: str) -> Port:

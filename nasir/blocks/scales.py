@@ -6,8 +6,10 @@ time, in a node at the end of the branch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Annotated, Literal, TypeAlias
+
+from annotated_types import MinLen
 
 from nasir.analysis.branch_scales import RULES, Rule
 from nasir.analysis.residuals import residual_sums
@@ -15,24 +17,17 @@ from nasir.blocks.make import Maker
 from nasir.errors import TypeRuleError
 from nasir.ir import Port, Region
 
-
-@dataclass(frozen=True)
-class SkipInit:
-    """A number that is learned, from `skipinit` on (De & Smith 2020)."""
-
-    skipinit: float = 0.0
-
-
-BranchScale: TypeAlias = Literal[Rule, "skipinit"] | float | SkipInit
-"""A rule by the number of residual sums of the network, a number, or one that is learned: `skipinit` from 0."""
+BranchScale: TypeAlias = Literal[Rule, "skipinit"] | float | Annotated[Mapping[Literal["skipinit"], float], MinLen(1)]
+"""A rule by the number of residual sums of the network; a number; or one that is learned (De & Smith 2020), `skipinit`
+from 0, `{skipinit: a}` from a."""
 
 
 def scale_attrs(scale: BranchScale, n: int) -> dict[str, float | bool]:
     """Attributes of the node `scale` that multiplies by it in a network of n residual sums, at least 1."""
+    if isinstance(scale, Mapping):
+        return {"value": float(scale["skipinit"]), "learnable": True}
     if scale == "skipinit":
-        scale = SkipInit()
-    if isinstance(scale, SkipInit):
-        return {"value": scale.skipinit, "learnable": True}
+        return {"value": 0.0, "learnable": True}
     return {"value": RULES[scale](n) if isinstance(scale, str) else float(scale), "learnable": False}
 
 

@@ -18,7 +18,7 @@ PaddingMode: TypeAlias = Literal["zeros", "reflect", "replicate", "circular"]
 NAMES = {1: "signals", 2: "images", 3: "volumes"}
 
 
-def _macs(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out: ValueType) -> int:
+def macs(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out: ValueType) -> int:
     """Each output is a sum over a window of the channels of its group."""
     kernel = per_axis(attrs["kernel"], len(out.shape) - 1)
     groups: int = attrs["groups"]
@@ -74,14 +74,14 @@ def _convolution(rank: int) -> Rule:
         family="weighted",
         channels="groups",
         even=_carries_on,
-        macs=_macs,
-        unordered=_reflected,
+        macs=macs,
+        unordered=reflected,
         later=("end_padding", "padding_mode"),
     )
     return register(convolution)
 
 
-def _reflected(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out: ValueType) -> tuple[str, str] | None:
+def reflected(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out: ValueType) -> tuple[str, str] | None:
     if attrs["padding_mode"] != "reflect":
         return None
     return "pads by reflection", "use `padding_mode: replicate`"

@@ -8,7 +8,7 @@ from os.path import isfile
 from typing import Any
 
 from nasir.analysis.residuals import residual_sums
-from nasir.blocks import INITS, Maker, add_step, build_block, check_definition, made_with, starts
+from nasir.blocks import INITS, Maker, add_step, build_block, check_definition, made_with, space_by_depth, starts
 from nasir.blocks.scales import rule_of
 from nasir.blocks.steps import STEPS
 from nasir.errors import GraphError, UnknownName
@@ -93,6 +93,7 @@ def _built(spec: Spec, init: str, sums: int) -> tuple[Graph, list[Path]]:
         text = f"the network puts out an image {draft.shape(x)}, not one number a class"
         raise spec.problem(step.path, text, "end it with `- classifier: {classes: 10}`")
     draft.output(x)
+    space_by_depth(draft)
     try:
         return draft.commit(), made
     except GraphError as error:
