@@ -24,7 +24,7 @@ from nasir.cli import run as run_command
 from nasir.cli import search as search_command
 from nasir.cli import verify as verify_command
 from nasir.cli.networks import graph_of, is_spec, loaded, of_spec, opened
-from nasir.cli.opening import open_run, print_note
+from nasir.cli.opening import noted_warnings, open_run, print_note
 from nasir.cli.parser import Parser
 from nasir.counted import counted
 from nasir.errors import NasirError, SpecError, UnknownName, printable
@@ -47,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     command: Callable[[argparse.Namespace], int] = options.run
     try:
-        return command(options)
+        with noted_warnings():
+            return command(options)
     except NasirError as error:
         _complain(error)
         return error.exit_code

@@ -6,6 +6,7 @@ import hashlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from os.path import isabs
 from pathlib import Path as File
 
 _IMPORTED: dict[str, tuple[File, str]] = {}
@@ -51,7 +52,11 @@ def _is_stale(origin: File, known: str, folder: File) -> bool:
 
 
 def _within(folder: File) -> dict[str, File]:
-    """Modules whose files lie in a folder."""
+    """Modules whose files lie in a folder.
+
+    What is no module says of itself whatever it likes: `torch.classes` names a file of no folder that is nowhere.
+    """
     files = {name: getattr(module, "__file__", None) for name, module in [*sys.modules.items()]}
-    origins = {name: File(file).resolve() for name, file in files.items() if isinstance(file, str)}
-    return {name: file for name, file in origins.items() if file.parent == folder and file.suffix == ".py"}
+    origins = {name: File(file) for name, file in files.items() if isinstance(file, str) and isabs(file)}
+    found = {name: file.resolve() for name, file in origins.items() if file.suffix == ".py" and file.is_file()}
+    return {name: file for name, file in found.items() if file.parent == folder}
