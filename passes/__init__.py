@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nasir.passes.prune_channels import PruneChannels as PruneChannels
     from nasir.passes.refresh_norms import RefreshNorms as RefreshNorms
     from nasir.passes.remove_block import RemoveBlock as RemoveBlock
+    from nasir.passes.remove_norms import RemoveNorms as RemoveNorms
     from nasir.passes.remove_weak_blocks import RemoveWeakBlocks as RemoveWeakBlocks
     from nasir.passes.reset_weights import ResetWeights as ResetWeights
     from nasir.passes.select_blocks import SelectBlocks as SelectBlocks
@@ -45,6 +46,7 @@ _HOME = {
     "PruneChannels": "nasir.passes.prune_channels",
     "RefreshNorms": "nasir.passes.refresh_norms",
     "RemoveBlock": "nasir.passes.remove_block",
+    "RemoveNorms": "nasir.passes.remove_norms",
     "RemoveWeakBlocks": "nasir.passes.remove_weak_blocks",
     "ResetWeights": "nasir.passes.reset_weights",
     "SelectBlocks": "nasir.passes.select_blocks",
