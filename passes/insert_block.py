@@ -13,11 +13,11 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Lt
 
-from nasir.blocks import build_block
+from nasir.blocks import build_block, space_by_depth
 from nasir.blocks.tail import branch_tails, near_zero, parameters
 from nasir.branching import copy_nodes
 from nasir.errors import Decline, GraphError
-from nasir.ir import Draft, Graph, Port, Region
+from nasir.ir import Draft, Graph, Node, Port, Region
 from nasir.ir.regions import relative
 from nasir.options.ranges import Count, Positive
 from nasir.registry import register
@@ -45,6 +45,8 @@ class InsertBlock(Pass):
     settle_lr     learning rate of Adam for init: adam
     settle_epochs most epochs of that training
     tolerance     accuracy (fraction) below the old training accuracy at which it may stop
+    stochastic_depth  with `{linear: p}` of blocks, which gives the new block what its depth says: keep, the blocks that
+                  are there keep theirs; respace, they too get what their depths say in the new network
     """
 
     init: Init = "zero"
@@ -53,6 +55,7 @@ class InsertBlock(Pass):
     settle_lr: Positive = 1e-3
     settle_epochs: Count = 10
     tolerance: Annotated[float, Ge(0), Lt(1)] = 0.005
+    stochastic_depth: Literal["keep", "respace"] = "keep"
 
     @property
     def settles(self) -> bool:  # type: ignore[override]
@@ -90,6 +93,7 @@ class InsertBlock(Pass):
             settle = self._initialize(draft, graph, before, after)
         draft.rewire(before, after, only=[*old_nodes])
         draft.outputs = [after if port == before else port for port in draft.outputs]
+        space_by_depth(draft, only=None if self.stochastic_depth == "respace" else {path})
         return settle
 
     def _initialize(self, draft: Draft, graph: Graph, before: Port, after: Port) -> Settle | None:
@@ -224,8 +228,7 @@ def _copy_weights(
     for block in reversed(upto):
         known = _relative(graph, block.path)
         if known.keys() == made.keys() and all(
-            (graph.nodes[known[name]].op, graph.nodes[known[name]].attrs) == (draft.nodes[n].op, draft.nodes[n].attrs)
-            for name, n in made.items()
+            _alike(graph.nodes[known[name]], draft.nodes[n]) for name, n in made.items()
         ):
             for name, node_id in made.items():
                 draft.copy(node_id, known[name])
@@ -233,3 +236,8 @@ def _copy_weights(
     for node_id, copy in copied.items():
         draft.copy(copy, node_id)
     return bool(copied)
+
+
+def _alike(node: Node, other: Node) -> bool:
+    """Whether two nodes do the same in evaluation: how much one drops in training may depend on its depth."""
+    return node.op == other.op and (node.attrs == other.attrs or node.facts.drops is not None)

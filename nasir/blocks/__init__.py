@@ -17,5 +17,8 @@ from nasir.blocks.init import init_rules as init_rules
 from nasir.blocks.init import made_with as made_with
 from nasir.blocks.init import starts as starts
 from nasir.blocks.make import Maker as Maker
+from nasir.blocks.scales import BranchScale as BranchScale
+from nasir.blocks.scales import scaled as scaled
 from nasir.blocks.steps import STEPS as STEPS
 from nasir.blocks.steps import add_step as add_step
+from nasir.blocks.stochastic_depth import space_by_depth as space_by_depth

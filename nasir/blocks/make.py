@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from nasir.analysis.branch_scales import Rule
 from nasir.blocks.init import init_rules, starts
 from nasir.errors import TypeRuleError
 from nasir.ir import JSON, Draft, Port
@@ -26,12 +27,18 @@ SHORT = {
 
 
 class Maker:
-    """Labels are `path.name`, or just `name` for an empty path; `init` is a name of `INITS`, else UnknownName."""
+    """Labels are `path.name`, or just `name` for an empty path; `init` is a name of `INITS`, else UnknownName.
 
-    def __init__(self, draft: Draft, path: str = "", init: str = "default") -> None:
+    `sums`: the residual sums that the network will have, None where they are counted later; `unsettled`: nodes whose
+    scale waits for that, with their rules (`nasir.blocks.scales`).
+    """
+
+    def __init__(self, draft: Draft, path: str = "", init: str = "default", sums: int | None = None) -> None:
         self.draft = draft
         self.path = path
         self.init = init
+        self.sums = sums
+        self.unsettled: dict[int, Rule] = {}
         self.rules = init_rules(init)
         self.used: set[str] = set()
         self._numbers: dict[str, int] = {}  # the last that each word was given

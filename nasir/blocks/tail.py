@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from nasir.errors import Decline
 from nasir.ir import Draft, Node, Port
+from nasir.ir.source import Key
+from nasir.ir.types import kernel_of
 
 NO_SHORTCUT = "the block has no identity shortcut around one branch; only init: default or copy apply"
 
@@ -107,13 +109,19 @@ def near_zero(draft: Draft, tail: int, sigma: float) -> None:
 def parameters(draft: Draft, tail: int) -> list[tuple[int, str, bool]]:
     """(node, weight, whether it only shifts) of what makes the end of a branch zero when it is zero.
 
-    Of an activation that keeps zero those of the node before it. Decline for a node that has no such weights.
+    Of an activation that keeps zero those of the node before it, and of a learned shift its own, too. Decline for a
+    node that has no such weights.
     """
     node = draft.nodes[tail]
     if node.facts.activates and node.facts.unchanged is not None:
         tail = node.inputs[0].node
         node = draft.nodes[tail]
-    holders = [tail] if node.facts.family in ("weighted", "norm", "scale") else []
+    if node.facts.family == "shift" and draft.slots(tail):
+        shifts = [(tail, name, True) for name, slot in draft.slots(tail).items() if slot.kind == "param"]
+        return [*shifts, *parameters(draft, _stripped(draft, node.inputs[0].node))]
+    if node.facts.family == "scale" and _starts_silent(draft, before := _stripped(draft, node.inputs[0].node)):
+        tail, node = before, draft.nodes[before]  # with a scale of zero, too, neither would ever learn
+    holders = [tail] if node.facts.family in ("weighted", "standardized", "norm", "scale") else []
     if node.facts.family == "product":  # by a weight, as the scale that a layer learns
         factors = [_stripped(draft, port.node) for port in node.inputs]
         holders = [factor for factor in factors if draft.nodes[factor].facts.family == "weight"]
@@ -125,7 +133,7 @@ def parameters(draft: Draft, tail: int) -> list[tuple[int, str, bool]]:
         (holder, name, "bias" in slot.tags)
         for holder in holders
         for name, slot in draft.slots(holder).items()
-        if slot.kind == "param"
+        if slot.kind == "param" and not (slot.is_kernel and draft.nodes[holder].facts.family == "standardized")
     ]
     if not tail_parameters:
         raise Decline(
@@ -133,6 +141,13 @@ def parameters(draft: Draft, tail: int) -> list[tuple[int, str, bool]]:
             "only init: default or copy apply"
         )
     return tail_parameters
+
+
+def _starts_silent(draft: Draft, node_id: int) -> bool:
+    """Whether the kernel of a new node starts at zero."""
+    kernel = kernel_of(draft.slots(node_id))
+    rule = None if kernel is None else draft.origins.fills.get(Key(node_id, kernel))
+    return rule is not None and rule.rule == "zeros"
 
 
 def _fixed_scale(draft: Draft, node_id: int) -> bool:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from os.path import isfile
 from typing import Any
 
-from nasir.blocks import INITS, Maker, add_step, build_block, check_definition, made_with, starts
+from nasir.analysis.residuals import residual_sums
+from nasir.blocks import INITS, Maker, add_step, build_block, check_definition, made_with, space_by_depth, starts
+from nasir.blocks.scales import rule_of
 from nasir.blocks.steps import STEPS
 from nasir.errors import GraphError, UnknownName
 from nasir.ir import Draft, Graph, Port
@@ -66,11 +68,20 @@ def build(
             raise spec.problem(("blocks", name), f"{name!r} is a step already", "give the block another name")
         for path, text, remedy in check_definition(definition):
             raise spec.problem(("blocks", name, *path), text, remedy)
+    graph, made = _built(spec, init, sums=1)
+    if any(rule_of(block) for block in graph.blocks):  # all of it has to be there before its residual sums are counted
+        graph, made = _built(spec, init, sums=len(residual_sums(graph)))
+    return _checked(spec, graph, note, made.__getitem__)
+
+
+def _built(spec: Spec, init: str, sums: int) -> tuple[Graph, list[Path]]:
+    """The network of a spec's steps, whose rules for branches take it to have so many residual sums; by node id, the
+    path of the step that made it."""
     draft = Draft()
-    make = Maker(draft, init=init)
+    make = Maker(draft, init=init, sums=sums)
     x = draft.add("input", (), "x", shape=list(spec.input.shape))
     step = None
-    made: list[Path] = [("input",)]  # by node id, the path of the step that made it
+    made: list[Path] = [("input",)]
     for step in _steps(spec):
         try:
             x = _add(spec, make, x, step)
@@ -82,11 +93,11 @@ def build(
         text = f"the network puts out an image {draft.shape(x)}, not one number a class"
         raise spec.problem(step.path, text, "end it with `- classifier: {classes: 10}`")
     draft.output(x)
+    space_by_depth(draft)
     try:
-        graph = draft.commit()
+        return draft.commit(), made
     except GraphError as error:
         raise spec.problem(("network",), str(error)) from error
-    return _checked(spec, graph, note, made.__getitem__)
 
 
 def _checked(
@@ -140,7 +151,7 @@ def _add(spec: Spec, make: Maker, x: Port, step: _Step) -> Port:
     name = step.label or make.numbered(step.kind)
     make.used.add(name)
     template = _template(spec, make, step.kind, options)
-    return build_block(make.draft, x, name, template, stride=step.options.get("stride", 1))
+    return build_block(make.draft, x, name, template, stride=step.options.get("stride", 1), sums=make.sums)
 
 
 def _stage(spec: Spec, make: Maker, x: Port, step: _Step) -> Port:
@@ -155,7 +166,7 @@ def _stage(spec: Spec, make: Maker, x: Port, step: _Step) -> Port:
     make.draft.region(path, "stage", template)
     for index in range(given.get("depth", 1)):
         stride = given.get("stride", 1) if index == 0 else 1
-        x = build_block(make.draft, x, f"{path}.{index}", template, stride=stride)
+        x = build_block(make.draft, x, f"{path}.{index}", template, stride=stride, sums=make.sums)
     return x
 
 

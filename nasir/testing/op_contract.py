@@ -16,6 +16,7 @@ from nasir.registry import ops
 from nasir.testing.axis_references import axis_cases
 from nasir.testing.interpreter import REFERENCES, Array, evaluate_op, trace
 from nasir.testing.norm_cases import norm_cases
+from nasir.testing.normalizer_free import normalizer_free_cases
 from nasir.testing.op_case import IMAGE, TOKENS, VECTOR, OpCase, anywhere
 from nasir.testing.op_facts import OpFactLaws
 from nasir.testing.option_laws import check_options, in_block
@@ -186,4 +187,4 @@ def shipped_cases() -> dict[str, tuple[OpCase, ...]]:
             OpCase("embedding", ((2, 3),), {"count": 2, "out": 1, "padding": 0}, dtype="int64"),
         ]
     )
-    return by_op | axis_cases() | window_cases()
+    return by_op | axis_cases() | window_cases() | normalizer_free_cases()
