@@ -283,7 +283,7 @@ def by_ratio(**options: Any) -> RemoveWeakBlocks:
 
 
 def one_quiet_and_one_small(seed: int = 0) -> Model:
-    """The last norm of s1.1 has a small gain; the first convolution of s2.1, which a norm follows, has small weights."""
+    """s1.1 ends in a norm of small gain; s2.1 has a first convolution of small weights, which a norm follows."""
     model = lived(pyramid((3, 3), 8, size=8), seed)
     with torch.no_grad():
         norm = model.get_submodule("s1.1.bn2")
