@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from nasir.passes.grow_kernel import GrowKernel as GrowKernel
     from nasir.passes.insert_block import InsertBlock as InsertBlock
     from nasir.passes.insert_random_block import InsertRandomBlock as InsertRandomBlock
+    from nasir.passes.insert_router import InsertRouter as InsertRouter
     from nasir.passes.keep_blocks import KeepBlocks as KeepBlocks
     from nasir.passes.merge_branches import MergeBranches as MergeBranches
     from nasir.passes.morph_widths import MorphWidths as MorphWidths
+    from nasir.passes.place_dropout import PlaceDropout as PlaceDropout
     from nasir.passes.prune_channels import PruneChannels as PruneChannels
     from nasir.passes.refresh_norms import RefreshNorms as RefreshNorms
     from nasir.passes.remove_block import RemoveBlock as RemoveBlock
@@ -38,9 +40,11 @@ _HOME = {
     "GrowKernel": "nasir.passes.grow_kernel",
     "InsertBlock": "nasir.passes.insert_block",
     "InsertRandomBlock": "nasir.passes.insert_random_block",
+    "InsertRouter": "nasir.passes.insert_router",
     "KeepBlocks": "nasir.passes.keep_blocks",
     "MergeBranches": "nasir.passes.merge_branches",
     "MorphWidths": "nasir.passes.morph_widths",
+    "PlaceDropout": "nasir.passes.place_dropout",
     "PruneChannels": "nasir.passes.prune_channels",
     "RefreshNorms": "nasir.passes.refresh_norms",
     "RemoveBlock": "nasir.passes.remove_block",

@@ -85,6 +85,10 @@ ZERO_KEPT = ("shape", "split", "pool")
 """Families of ops of one input that make zeros of zeros: places picked, averaged, or put in another order."""
 
 
+SILENCED = ("weighted", "standardized", "norm", "scale")
+"""Families of ops whose own weights can make their output zero."""
+
+
 def _stripped(draft: Draft, tail: int) -> int:
     while True:
         node = draft.nodes[tail]
@@ -121,10 +125,12 @@ def parameters(draft: Draft, tail: int) -> list[tuple[int, str, bool]]:
         return [*shifts, *parameters(draft, _stripped(draft, node.inputs[0].node))]
     if node.facts.family == "scale" and _starts_silent(draft, before := _stripped(draft, node.inputs[0].node)):
         tail, node = before, draft.nodes[before]  # with a scale of zero, too, neither would ever learn
-    holders = [tail] if node.facts.family in ("weighted", "standardized", "norm", "scale") else []
-    if node.facts.family == "product":  # by a weight, as the scale that a layer learns
+    holders = [tail] if node.facts.family in SILENCED else []
+    if node.facts.family == "product":  # by a weight, as the scale that a layer learns, else by a gate
         factors = [_stripped(draft, port.node) for port in node.inputs]
-        holders = [factor for factor in factors if draft.nodes[factor].facts.family == "weight"]
+        learned = [factor for factor in factors if draft.nodes[factor].facts.family == "weight"]
+        # one factor is enough, and with both at zero neither would get a gradient
+        holders = learned or [factor for factor in factors if draft.nodes[factor].facts.family in SILENCED][:1]
     common = [holder for holder in holders if draft.base is not None and holder in draft.base.nodes]
     if common:
         label = draft.nodes[common[0]].label
@@ -135,6 +141,11 @@ def parameters(draft: Draft, tail: int) -> list[tuple[int, str, bool]]:
         for name, slot in draft.slots(holder).items()
         if slot.kind == "param" and not (slot.is_kernel and draft.nodes[holder].facts.family == "standardized")
     ]
+    if not tail_parameters and node.facts.family == "opaque":
+        raise Decline(
+            f"the branch ends in '{node.label}', and no rule says which weights of {node.attrs['runs']} make it zero; "
+            "only init: default or copy apply"
+        )
     if not tail_parameters:
         raise Decline(
             f"the branch ends in '{node.label}' ({node.op}), which has no weights to set; "
