@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Lt
 
 from nasir.blocks import build_block, space_by_depth
-from nasir.blocks.branch_ends import rescale
+from nasir.blocks.end_scales import rescale
 from nasir.blocks.scales import rule_of
 from nasir.blocks.tail import branch_tails, near_zero, parameters
 from nasir.branching import copy_nodes
@@ -174,9 +174,20 @@ def _build(draft: Draft, before: Port, path: str, template: Mapping[str, Any]) -
     return after
 
 
-def _keeps_shape(graph: Graph, block: Region) -> bool:
+def _shapes(graph: Graph, block: Region) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What a block reads and what it puts out."""
     entry, exit_ = graph.boundary(block.path)
-    return graph.infer.types[entry].shape == graph.infer.types[Port(exit_)].shape
+    return graph.infer.types[entry].shape, graph.infer.types[Port(exit_)].shape
+
+
+def _nothing_to_copy(graph: Graph, stage: str, previous: Region) -> str:
+    """Why no block of a stage could follow the one before the new one."""
+    shapes = [_shapes(graph, block) for block in graph.blocks_of(stage)]
+    before, after = _shapes(graph, previous)
+    if any(one == other for one, other in shapes):
+        return f"no block of '{stage}' keeps the shape {after} that '{previous.path}' puts out: nothing to copy"
+    told = f"'{previous.path}' turns {before} into {after}"
+    return f"no block of '{stage}' keeps its shape: nothing to copy ({told})"
 
 
 def _relative(graph: Graph, path: str) -> dict[str, int]:
@@ -189,11 +200,11 @@ def _model(draft: Draft, graph: Graph, stage: str, previous: Region) -> Region:
     wanted = graph.infer.types[Port(graph.boundary(previous.path)[1])].shape
 
     def fits(block: Region) -> bool:
-        return _keeps_shape(graph, block) and graph.infer.types[graph.boundary(block.path)[0]].shape == wanted
+        return _shapes(graph, block) == (wanted, wanted)
 
     blocks = [b for b in (previous, *reversed(graph.blocks_of(stage))) if fits(b)]
     if not blocks:
-        raise Decline(f"no block of '{stage}' keeps its shape: nothing to copy; name a template with `block:`")
+        raise Decline(f"{_nothing_to_copy(graph, stage, previous)}; name a template with `block:`")
 
     def is_residual(block: Region) -> bool:
         entry, exit_ = graph.boundary(block.path)

@@ -10,7 +10,7 @@ import numpy as np
 
 from nasir.analysis.branch_scales import RULES
 from nasir.analysis.residuals import ResidualSum, residual_sums
-from nasir.blocks.branch_ends import EndScale, base_of, drop_end_scale, end_scale, multiply, set_end_scale
+from nasir.blocks.end_scales import EndScale, base_of, drop_end_scale, end_scale, multiply, set_end_scale
 from nasir.blocks.scales import BranchScale, named_rule, remember, scale_attrs
 from nasir.counted import counted
 from nasir.errors import Decline

@@ -88,12 +88,16 @@ ZERO_KEPT = ("shape", "split", "pool")
 """Families of ops of one input that make zeros of zeros: places picked, averaged, or put in another order."""
 
 
+SILENCED = ("weighted", "standardized", "norm", "scale")
+"""Families of ops whose own weights can make their output zero."""
+
+
 def stripped(draft: Draft, tail: int) -> int:
     """The node before the end of a branch that only picks places, averages, or multiplies by a constant."""
     while True:
         node = draft.nodes[tail]
         moves = node.facts.family in ZERO_KEPT and len(node.inputs) == 1
-        if not (moves or transparent(node) or fixed_scale(draft, tail)):
+        if not (moves or transparent(node) or _fixed_scale(draft, tail)):
             return tail
         tail = node.inputs[0].node
 
@@ -138,16 +142,23 @@ def end_weights(draft: Draft, tail: int, bends: Callable[[OpDef], bool], remedy:
         return [*shifts, *end_weights(draft, stripped(draft, node.inputs[0].node), bends, remedy)]
     if node.facts.family == "scale" and _starts_silent(draft, before := stripped(draft, node.inputs[0].node)):
         tail, node = before, draft.nodes[before]  # with a scale of zero, too, neither would ever learn
-    holders = [tail] if node.facts.family in ("weighted", "standardized", "norm", "scale") else []
-    if node.facts.family == "product":  # by a weight, as the scale that a layer learns
+    holders = [tail] if node.facts.family in SILENCED else []
+    if node.facts.family == "product":  # by a weight, as the scale that a layer learns, else by a gate
         factors = [stripped(draft, port.node) for port in node.inputs]
-        holders = [factor for factor in factors if draft.nodes[factor].facts.family == "weight"]
+        learned = [factor for factor in factors if draft.nodes[factor].facts.family == "weight"]
+        # one factor is enough, and with both at zero neither would get a gradient
+        holders = (learned or [factor for factor in factors if draft.nodes[factor].facts.family in SILENCED])[:1]
     found = [
         (holder, name, "bias" in slot.tags)
         for holder in holders
         for name, slot in draft.slots(holder).items()
         if slot.kind == "param" and not (slot.is_kernel and draft.nodes[holder].facts.family == "standardized")
     ]
+    if not found and node.facts.family == "opaque":
+        raise Decline(
+            f"the branch ends in '{node.label}', and no rule says which weights of {node.attrs['runs']} make it zero; "
+            f"{remedy}"
+        )
     if not found:
         raise Decline(f"the branch ends in '{node.label}' ({node.op}), which has no weights to set; {remedy}")
     return found
@@ -160,7 +171,7 @@ def _starts_silent(draft: Draft, node_id: int) -> bool:
     return rule is not None and rule.rule == "zeros"
 
 
-def fixed_scale(draft: Draft, node_id: int) -> bool:
+def _fixed_scale(draft: Draft, node_id: int) -> bool:
     """Whether a node only multiplies by a constant: zero stays zero through it."""
     if draft.nodes[node_id].facts.family != "scale" or draft.slots(node_id):
         return False

@@ -53,6 +53,7 @@ Family: TypeAlias = Literal[
     "embedding",
     "attention",
     "ensemble",
+    "route",
     "weight",
     "opaque",
     "mode",
@@ -114,6 +115,8 @@ class OpDef:
         embedding   learned vectors looked up by number, added to a sequence, or put before it
         attention   places of a sequence weigh one another
         ensemble    the mean prediction of branches; attribute `average`: probabilities or logits
+        route       the sum of its inputs from the second on, each times its share, which the first one holds; those
+                    whose share is 0 need not be computed in evaluation
         weight      puts out a weight, which functions use
         opaque      a call of somebody's function or module, of which nothing is known
         mode        the input that is read in the mode in which the network runs (`reads`), nothing where there is none
