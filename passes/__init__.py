@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nasir.passes.keep_blocks import KeepBlocks as KeepBlocks
     from nasir.passes.merge_branches import MergeBranches as MergeBranches
     from nasir.passes.morph_widths import MorphWidths as MorphWidths
+    from nasir.passes.place_dropout import PlaceDropout as PlaceDropout
     from nasir.passes.prune_channels import PruneChannels as PruneChannels
     from nasir.passes.refresh_norms import RefreshNorms as RefreshNorms
     from nasir.passes.remove_block import RemoveBlock as RemoveBlock
@@ -44,6 +45,7 @@ _HOME = {
     "KeepBlocks": "nasir.passes.keep_blocks",
     "MergeBranches": "nasir.passes.merge_branches",
     "MorphWidths": "nasir.passes.morph_widths",
+    "PlaceDropout": "nasir.passes.place_dropout",
     "PruneChannels": "nasir.passes.prune_channels",
     "RefreshNorms": "nasir.passes.refresh_norms",
     "RemoveBlock": "nasir.passes.remove_block",

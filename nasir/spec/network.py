@@ -26,6 +26,7 @@ from nasir.spec.metrics import check_metrics
 from nasir.spec.model import Spec
 from nasir.spec.model_source import ImportedNetwork, RunNetwork, is_file
 from nasir.spec.read import load_spec
+from nasir.spec.shifts import note_shifts
 from nasir.training.modules import ImportedModule
 from nasir.transfer import Source, TransferPlan
 
@@ -110,6 +111,7 @@ def _checked(
     check_labels(spec, graph)
     check_metrics(spec, graph)
     check_determinism(spec, graph, path_of, note)
+    note_shifts(spec, graph, path_of, note)
     return graph
 
 
