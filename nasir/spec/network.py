@@ -26,6 +26,7 @@ from nasir.spec.metrics import check_metrics
 from nasir.spec.model import Spec
 from nasir.spec.model_source import ImportedNetwork, RunNetwork, is_file
 from nasir.spec.read import load_spec
+from nasir.spec.teachers import check_teachers
 from nasir.training.modules import ImportedModule
 from nasir.transfer import Source, TransferPlan
 
@@ -108,6 +109,7 @@ def _checked(
 ) -> Graph:
     """The network, whose labels, classes and nodes go with the rest of the spec; `path_of`: what made a node."""
     check_labels(spec, graph)
+    check_teachers(spec, graph)
     check_metrics(spec, graph)
     check_determinism(spec, graph, path_of, note)
     return graph
