@@ -83,6 +83,7 @@ def _average_of_volume(
 @op(
     "avg_pool",
     family="pool",
+    averages=lambda attrs: True,
     channels="alone",
     nonnegative="keeps",
     constant=_averaged,
@@ -158,6 +159,7 @@ def _unordered_means(
 @op(
     "adaptive_avg_pool",
     family="pool",
+    averages=lambda attrs: True,
     channels="alone",
     nonnegative="keeps",
     constant=known.window,

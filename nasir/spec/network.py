@@ -26,6 +26,7 @@ from nasir.spec.metrics import check_metrics
 from nasir.spec.model import Spec
 from nasir.spec.model_source import ImportedNetwork, RunNetwork, is_file
 from nasir.spec.read import load_spec
+from nasir.spec.shifts import note_shifts
 from nasir.spec.teachers import check_teachers
 from nasir.training.modules import ImportedModule
 from nasir.transfer import Source, TransferPlan
@@ -112,6 +113,7 @@ def _checked(
     check_teachers(spec, graph)
     check_metrics(spec, graph)
     check_determinism(spec, graph, path_of, note)
+    note_shifts(spec, graph, path_of, note)
     return graph
 
 
