@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from nasir.passes.remove_norms import RemoveNorms as RemoveNorms
     from nasir.passes.remove_weak_blocks import RemoveWeakBlocks as RemoveWeakBlocks
     from nasir.passes.reset_weights import ResetWeights as ResetWeights
+    from nasir.passes.scale_branches import ScaleBranches as ScaleBranches
     from nasir.passes.select_blocks import SelectBlocks as SelectBlocks
     from nasir.passes.shrink_widths import ShrinkWidths as ShrinkWidths
     from nasir.passes.split_branches import SplitBranches as SplitBranches
@@ -51,6 +52,7 @@ _HOME = {
     "RemoveNorms": "nasir.passes.remove_norms",
     "RemoveWeakBlocks": "nasir.passes.remove_weak_blocks",
     "ResetWeights": "nasir.passes.reset_weights",
+    "ScaleBranches": "nasir.passes.scale_branches",
     "SelectBlocks": "nasir.passes.select_blocks",
     "ShrinkWidths": "nasir.passes.shrink_widths",
     "SplitBranches": "nasir.passes.split_branches",

@@ -20,6 +20,7 @@ from nasir.spec.fields import DEVICE, INITIALIZER, NAME, Epochs, Strict, empty_i
 from nasir.spec.model_data import Data
 from nasir.spec.model_network import Input, Network, Step
 from nasir.spec.model_phase import (
+    AdaptiveClipping,
     Budget,
     Condition,
     Ema,
@@ -49,6 +50,7 @@ class Phase(Strict):
     schedule: Schedule = Schedule.model_validate("constant")
     warmup: Annotated[Warmup, BeforeValidator(as_warmup)] | None = None
     gradient_clip: Positive | None = declared(TrainPlan, "gradient_clip")
+    adaptive_clip: AdaptiveClipping | None = declared(TrainPlan, "adaptive_clip")
     label_smoothing: Rate = declared(TrainPlan, "label_smoothing")
     ema: Annotated[Ema, BeforeValidator(empty_if_none)] | None = None
     regularize: Annotated[tuple[Penalty, ...], Field(strict=False)] = Field(
@@ -86,6 +88,7 @@ class Phase(Strict):
             schedule=self.schedule_plan(),
             batch_size=spec.data.batch_size,
             gradient_clip=self.gradient_clip,
+            adaptive_clip=self.adaptive_clip,
             label_smoothing=self.label_smoothing,
             ema_decay=self.ema.decay if self.ema else None,
             ema_warmup=self.ema.warmup if self.ema else True,

@@ -20,7 +20,7 @@ from nasir.backends.torch.lower.ensemble import cross_entropy, predicted
 from nasir.backends.torch.optimizers import eager
 from nasir.backends.torch.optimizers.groups import set_lr
 from nasir.backends.torch.penalties.regularize import penalties_of
-from nasir.backends.torch.train.clip import clipper
+from nasir.backends.torch.train.clip import clipping
 from nasir.backends.torch.train.ema import Ema
 from nasir.errors import DataError, Diverged, RunError
 from nasir.registry import code_of
@@ -171,7 +171,7 @@ def train_epoch(
     bf16, steps = wants_bf16(plan, model, device), source.steps_per_epoch
     step, lr = start_step, plan.lr(phase_epoch * steps + start_step, steps, phase_epochs)
     penalize = penalties_of(model, plan.penalties)
-    clip = None if plan.gradient_clip is None else clipper(model, plan.gradient_clip)
+    clip = clipping(model, plan)
     follow = None if ema is None else ema.follower(model)
     with _only(model, trainable):
         try:
@@ -267,7 +267,7 @@ def _only(model: nn.Module, trainable: Collection[str] | None) -> Iterator[None]
 def _checked(totals: Sums, lr: float, epoch: int, plan: TrainPlan) -> dict[str, float]:
     metrics = {f"train.{name}": value for name, value in totals.metrics().items()}
     if not math.isfinite(metrics["train.loss"]):
-        clip = "" if plan.gradient_clip is not None else ", set `gradient_clip: 1.0`"
+        clip = "" if plan.gradient_clip is not None or plan.adaptive_clip is not None else ", set `gradient_clip: 1.0`"
         raise Diverged(
             f"training diverged: the loss of epoch {epoch + 1} is {metrics['train.loss']} at learning rate {lr:g}; "
             f"lower `lr`, add `warmup: 1 epochs`{clip}, or start a new block near the identity (init: zero)",
