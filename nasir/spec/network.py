@@ -27,6 +27,7 @@ from nasir.spec.model import Spec
 from nasir.spec.model_source import ImportedNetwork, RunNetwork, is_file
 from nasir.spec.read import load_spec
 from nasir.spec.shifts import note_shifts
+from nasir.spec.teachers import check_teachers
 from nasir.training.modules import ImportedModule
 from nasir.transfer import Source, TransferPlan
 
@@ -109,6 +110,7 @@ def _checked(
 ) -> Graph:
     """The network, whose labels, classes and nodes go with the rest of the spec; `path_of`: what made a node."""
     check_labels(spec, graph)
+    check_teachers(spec, graph)
     check_metrics(spec, graph)
     check_determinism(spec, graph, path_of, note)
     note_shifts(spec, graph, path_of, note)
