@@ -36,6 +36,16 @@ def test_every_residual_block_has_one(block: str, stride: int) -> None:
     assert found.projected == (stride == 2)
 
 
+def test_a_branch_with_as_many_kernels_as_its_projection_is_the_one_that_is_not_linear() -> None:
+    draft = Draft()
+    x = draft.add("input", (), "x", shape=[4, 6, 6])
+    definition = {"branch": [{"conv": {"out": "out", "stride": "stride"}}, "relu"], "shortcut": "projection"}
+    draft.output(build_block(draft, x, "b", {"block": definition, "options": {"out": 8}}, stride=2))
+    graph = draft.commit()
+    [found] = residual_sums(graph)
+    assert found.projected and graph.nodes[found.stream.node].label == "b.downsample.1"
+
+
 def test_a_block_without_a_shortcut_has_none() -> None:
     assert residual_sums(one_block("plain")) == ()
 

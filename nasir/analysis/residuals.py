@@ -57,7 +57,7 @@ def _upwards(graph: Graph, block: Region) -> Iterator[ResidualSum]:
         if stream is None:
             return
         branch = node.inputs[1 - node.inputs.index(stream)]
-        projected = _kernels(graph, members, stream, until_sum=True) > 0
+        projected = _made_by(graph, members, stream, until_sum=True)[0] > 0
         yield ResidualSum(block.path, port.node, stream, branch, projected)
         if projected:
             return
@@ -66,17 +66,20 @@ def _upwards(graph: Graph, block: Region) -> Iterator[ResidualSum]:
 
 def _stream(graph: Graph, members: set[int], entry: Port, operands: tuple[Port, ...]) -> Port | None:
     """The operand of a sum that is the stream: the one with no kernel between it and the block's input or the sum
-    before; else the one with fewer kernels, a projection. None where both have as many."""
+    before; else the one with fewer kernels, a projection, or with as many but fewer activations. None where both have
+    as many of each."""
     if entry in operands:
         return entry if operands[0] != operands[1] else None
-    near = [_kernels(graph, members, port, until_sum=True) for port in operands]
-    if near[0] == near[1]:
-        near = [_kernels(graph, members, port, until_sum=False) for port in operands]
-    return None if near[0] == near[1] else operands[near.index(min(near))]
+    near, far = ([_made_by(graph, members, port, until_sum=until) for port in operands] for until in (True, False))
+    kernels, activations = zip(*near, strict=True)
+    for counts in (kernels, [made[0] for made in far], activations):
+        if counts[0] != counts[1]:
+            return operands[counts.index(min(counts))]
+    return None
 
 
-def _kernels(graph: Graph, members: set[int], port: Port, *, until_sum: bool) -> int:
-    """Nodes with kernels, and foreign ones, of a block that a value is made by."""
+def _made_by(graph: Graph, members: set[int], port: Port, *, until_sum: bool) -> tuple[int, int]:
+    """(nodes with kernels, and foreign ones; activations) of a block that a value is made by."""
     seen: set[int] = set()
     ahead = [port.node]
     while ahead:
@@ -86,6 +89,7 @@ def _kernels(graph: Graph, members: set[int], port: Port, *, until_sum: bool) ->
         seen.add(node_id)
         if not (until_sum and graph.nodes[node_id].facts.family == "sum"):
             ahead += [source.node for source in graph.nodes[node_id].inputs]
-    return sum(
+    kernels = sum(
         graph.nodes[n].facts.foreign or any(slot.is_kernel for slot in graph.infer.slots[n].values()) for n in seen
     )
+    return kernels, sum(graph.nodes[n].facts.family == "activation" for n in seen)

@@ -9,6 +9,7 @@ from typing import Literal
 
 from nasir.blocks.build import Shortcut, close_residual
 from nasir.blocks.make import Maker
+from nasir.blocks.scales import BranchScale, scaled
 from nasir.blocks.stochastic_depth import StochasticDepth, stochastic
 from nasir.errors import TypeRuleError
 from nasir.ir import Port
@@ -16,7 +17,6 @@ from nasir.options.ranges import Count, Rate, Share, Whole
 from nasir.registry import blocks
 
 Norm = Literal["batch", "none"]
-Scale = float | Literal["skipinit"] | None
 
 
 def _conv_norm(
@@ -27,14 +27,6 @@ def _conv_norm(
     return x if bare else make.norm(x, f"bn{number}")
 
 
-def _scaled(make: Maker, y: Port, branch_scale: Scale) -> Port:
-    if branch_scale is None:
-        return y
-    if branch_scale == "skipinit":  # De & Smith 2020: learnable, from 0
-        return make.node("scale", y, "scale", value=0.0, learnable=True)
-    return make.node("scale", y, "scale", value=float(branch_scale), learnable=False)
-
-
 @blocks.register("basic")
 def basic(
     make: Maker,
@@ -43,7 +35,7 @@ def basic(
     out: Whole = 0,
     shortcut: Shortcut = "projection",
     norm: Norm = "batch",
-    branch_scale: Scale = None,
+    branch_scale: BranchScale | None = None,
     stochastic_depth: StochasticDepth = 0.0,
 ) -> Port:
     """Post-activation residual block: 3x3 - norm - ReLU - 3x3 - norm, sum, ReLU (He et al. 2015).
@@ -51,13 +43,14 @@ def basic(
     out           channels; 0: those of the input
     shortcut      where shapes differ: projection (1x1 convolution and norm, option B) or pad (option A)
     norm          batch, or none: convolutions then have biases
-    branch_scale  skipinit (a learnable scalar from 0) or a fixed number at the end of the branch
+    branch_scale  what the branch is multiplied by: 1/n, 1/sqrt(n) or fischer by the residual sums n of the network, a
+                  number, or a learned one, skipinit or {skipinit: first value}
     stochastic_depth  with which probability the branch of a sample is dropped in training; {linear: p}: in the l-th of
                   L blocks l / L * p (Huang et al. 2016)
     """
     out = out or make.channels(x)
     y = make.relu(_conv_norm(make, x, out, 1, norm, stride=stride), "relu")
-    y = _scaled(make, _conv_norm(make, y, out, 2, norm), branch_scale)
+    y = scaled(make, _conv_norm(make, y, out, 2, norm), branch_scale)
     y = stochastic(make, y, stochastic_depth)
     return make.relu(close_residual(make, x, y, shortcut, stride), "relu_out")
 
@@ -72,7 +65,7 @@ def bottleneck(
     groups: Count = 1,
     base_width: Count = 64,
     shortcut: Shortcut = "projection",
-    branch_scale: Scale = None,
+    branch_scale: BranchScale | None = None,
     stochastic_depth: StochasticDepth = 0.0,
 ) -> Port:
     """1x1 - norm - ReLU - 3x3 - norm - ReLU - 1x1 - norm, sum, ReLU; the stride is on the 3x3 (torchvision's v1.5).
@@ -89,7 +82,7 @@ def bottleneck(
     inner = int(out * (base_width / 64.0)) * groups
     y = make.relu(_conv_norm(make, x, inner, 1, "batch", kernel=1), "relu1")
     y = make.relu(_conv_norm(make, y, inner, 2, "batch", stride=stride, groups=groups), "relu2")
-    y = _scaled(make, _conv_norm(make, y, out * expansion, 3, "batch", kernel=1), branch_scale)
+    y = scaled(make, _conv_norm(make, y, out * expansion, 3, "batch", kernel=1), branch_scale)
     y = stochastic(make, y, stochastic_depth)
     return make.relu(close_residual(make, x, y, shortcut, stride), "relu_out")
 
@@ -113,7 +106,7 @@ def preact_basic(
     shortcut: Shortcut = "projection",
     norm: Norm = "batch",
     dropout: Rate = 0.0,
-    branch_scale: Scale = None,
+    branch_scale: BranchScale | None = None,
     stochastic_depth: StochasticDepth = 0.0,
 ) -> Port:
     """Pre-activation residual block: norm - ReLU - 3x3, twice, and a sum without ReLU (He et al. 2016).
@@ -122,7 +115,7 @@ def preact_basic(
     shortcut      where shapes differ: projection (a bare 1x1 convolution of the activated input) or pad
     norm          batch, or none: convolutions then have biases
     dropout       between the last ReLU and the last convolution, where no norm follows (Kim et al., UAI 2023)
-    branch_scale  skipinit (a learnable scalar from 0) or a fixed number at the end of the branch
+    branch_scale  as in `basic`
     stochastic_depth  as in `basic`
     """
     out = out or make.channels(x)
@@ -132,7 +125,7 @@ def preact_basic(
     y = make.relu(y if bare else make.norm(y, "bn2"), "relu2")
     if dropout:
         y = make.node("dropout", y, "dropout", p=float(dropout))
-    y = _scaled(make, make.conv(y, out, "conv2", bias=bare), branch_scale)
+    y = scaled(make, make.conv(y, out, "conv2", bias=bare), branch_scale)
     y = stochastic(make, y, stochastic_depth)
     if shortcut == "projection" and make.shape(x) != make.shape(y):
         x = make.conv(active, out, "downsample.0", kernel=1, stride=stride, padding=0, bias=bare)
@@ -147,6 +140,7 @@ def resbuilder(
     out: Whole = 0,
     convs: Count = 2,
     momentum: Share = 0.01,
+    branch_scale: BranchScale | None = None,
     stochastic_depth: StochasticDepth = 0.0,
 ) -> Port:
     """ResBuilder's unit: y = x + ReLU(conv(norm(...))), `convs` times, no ReLU after the sum (released code).
@@ -156,6 +150,7 @@ def resbuilder(
     out           channels; 0: those of the input
     convs         convolutions of the branch
     momentum      weight of a new batch in the running statistics; Keras has 0.99 for the rest
+    branch_scale  as in `basic`
     stochastic_depth  as in `basic`
     """
     out = out or make.channels(x)
@@ -164,7 +159,7 @@ def resbuilder(
         y = make.node("batch_norm", y, f"bn{number}", eps=1e-3, momentum=float(momentum))
         y = make.conv(y, out, f"conv{number}", stride=stride if number == 1 else 1, bias=True)
         y = make.relu(y, f"relu{number}")
-    y = stochastic(make, y, stochastic_depth)
+    y = stochastic(make, scaled(make, y, branch_scale), stochastic_depth)
     channels = max(out, make.channels(x))
     x, y = _padded(make, x, channels, "pad_in"), _padded(make, y, channels, "pad_out")
     if make.shape(x) != make.shape(y):

@@ -7,15 +7,18 @@ from nasir.ir.space import Axis, pin, size_of
 from nasir.ir.types import ValueType
 
 
-def merged(at: At, inputs: tuple[ValueType, ...]) -> ValueType:
-    """The inputs side by side: axes of one unit are broadcast, all others run over the same units."""
+def merged(at: At, inputs: tuple[ValueType, ...], begin: int = 0) -> ValueType:
+    """The inputs side by side: axes of one unit are broadcast, all others run over the same units.
+
+    `begin`: which input of the node is the first of them.
+    """
     lead = 0 if inputs[0].batch else _lead(inputs)
     first = inputs[lead]
     for index, other in enumerate(inputs):
         if index == lead:
             continue
         axes = first.axes
-        for number, (a, b) in enumerate(zip(axes, _beside(at, lead, index, first, other), strict=True)):
+        for number, (a, b) in enumerate(zip(axes, _beside(at, begin + lead, begin + index, first, other), strict=True)):
             if a is b or a == b:
                 continue
             if b == 1:  # one number for all of the other's
@@ -27,7 +30,7 @@ def merged(at: At, inputs: tuple[ValueType, ...]) -> ValueType:
                 alone, wider = (a, b) if size == 1 else (b, a)
                 pin(alone, f"{at.node.op} '{at.label}' takes its one unit for all of another axis")
             else:
-                at.same(a, b, f"axis {number + 1}", (lead, index))
+                at.same(a, b, f"axis {number + 1}", (begin + lead, begin + index))
                 continue
             if wider is not a:
                 axes = (*axes[:number], wider, *axes[number + 1 :])
