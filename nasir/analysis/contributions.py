@@ -7,11 +7,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from nasir.analysis.branch_scales import most_responsive, response
 from nasir.analysis.residuals import STREAM, ResidualSum
 from nasir.ir.graph import Graph
 
 Statistics: TypeAlias = Literal["running", "batch"]
 """By which numbers batch norms normalize: their running statistics, or those of the batch, as in training."""
+
+
+POINTS = 12
+"""Of the response up to its maximum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,17 @@ class ResidualAnalysis:
         an effective depth.)"""
         return effective_depth(item.ratio.median for item in self.sums)
 
+    @property
+    def response(self) -> tuple[tuple[float, float], ...]:
+        """(scale, `response` of as many residual sums, its maximum taken as 1), at whole percents from 0 to about three
+        times the scale at the maximum."""
+        if not self.sums:
+            return ()
+        best = most_responsive(len(self.sums))
+        highest = response(best, len(self.sums))
+        scales = [step / 100 for step in range(0, round(300 * best) + 1, max(1, round(100 * best / POINTS)))]
+        return tuple((scale, response(scale, len(self.sums)) / highest) for scale in scales)
+
     def to_json(self) -> dict[str, Any]:
         """As data; null for what is not finite or was not measured."""
         return {
@@ -91,6 +107,8 @@ class ResidualAnalysis:
             "data": self.data,
             "path_mass": finite(self.path_mass),
             "effective_depth": finite(self.effective_depth),
+            "most_responsive_scale": most_responsive(len(self.sums)) if self.sums else None,
+            "response": [{"scale": scale, "response": finite(value)} for scale, value in self.response],
             "sums": [_row(item) for item in self.sums],
             "orders": [
                 {"order": item.order, "share": finite(item.share), "partial": finite(item.partial)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
 
 from nasir.analysis.branch_scales import most_responsive
 from nasir.analysis.contributions import Contribution, ResidualAnalysis
@@ -15,6 +14,8 @@ NOTES = (
     "|f|/|x|, |f|/|x+f|: Euclidean norms of branch, stream and sum of a sample; the median over samples, and the mean",
     "var: of each channel over samples and places, the mean over channels; share of f: var f / var x+f",
     "1/(l+1): that share if the stream's beginning and its l branches were independent and equally strong",
+    "path mass: product of 1 + |f|/|x|; effective depth: branches on a path, by weight; variance growth: last x+f to "
+    "first x; most responsive scale: of a mean-field network of so many sums",
     "|gradient|: of the loss of a sample by the sum, the mean over samples",
 )
 """What the columns mean."""
@@ -62,10 +63,10 @@ def summary(analysis: ResidualAnalysis) -> list[tuple[str, str]]:
     count = len(sums)
     grown = sums[-1].total / sums[0].stream if sums[0].stream else math.nan
     return [
-        ("path mass", f"{_short(analysis.path_mass)} (product of 1 + |f|/|x|; 2^{count} = {2.0**count:.3g} at 1)"),
+        ("path mass", f"{_short(analysis.path_mass)} ({2.0**count:.3g} at ratios of 1)"),
         ("effective depth", f"{_short(analysis.effective_depth)} of {count} branches"),
-        ("variance growth", f"{_short(grown)} (last sum to first stream)"),
-        ("most responsive scale", f"{most_responsive(count):.3g} for {counted(count, 'residual sum')}"),
+        ("variance growth", _short(grown)),
+        ("most responsive scale", f"{most_responsive(count):.3g}"),
     ]
 
 
@@ -88,16 +89,3 @@ def _short(value: float) -> str:
     if not math.isfinite(value):
         return "-"
     return f"{value:.3g}" if abs(value) < 1e-3 or abs(value) >= 1e4 else f"{value:#.3g}".rstrip(".")
-
-
-def series(sums: Sequence[Contribution], name: str) -> tuple[tuple[float, float], ...]:
-    """(number of the sum from 1, value) of one number of each."""
-    values = {
-        "ratio": [item.ratio.median for item in sums],
-        "share": [item.variance_share for item in sums],
-        "expected": [item.expected_share for item in sums],
-        "stream": [item.total for item in sums],
-        "branch": [item.branch for item in sums],
-        "gradient": [math.nan if item.gradient is None else item.gradient for item in sums],
-    }
-    return tuple((float(number), value) for number, value in enumerate(values[name], 1))
