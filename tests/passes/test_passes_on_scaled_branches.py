@@ -79,11 +79,13 @@ def test_splitting_and_merging_keep_the_scales() -> None:
     graph = pyramid((1, 2), 4, options="branch_scale: 1/n", size=8)
     split = SplitBranches(branches=2, planes="keep").attempt(graph, "s2.0").graph
     assert [round(attrs["value"], 6) for attrs in attributes(split)] == [0.333333] * 5
+    grown = InsertBlock().attempt(split, "branches.1.s2").graph
+    assert [round(1 / attrs["value"]) for attrs in attributes(grown)] == [3] * 5 + [4]  # one more on the longest way
     merged = MergeBranches().attempt(split, "network").graph
     assert [round(attrs["value"], 6) for attrs in attributes(merged)] == [0.333333] * 3
 
 
-def test_a_branch_whose_scale_is_none_of_the_others_is_not_what_others_see() -> None:
+def test_scales_stay_when_a_block_goes_until_they_are_set_to_what_n_is_now() -> None:
     graph = pyramid((2,), 4, block="preact_basic", options="branch_scale: 1/n", size=8)
     model = lived(graph, dtype=torch.float64)
     x = images(size=8).double()
