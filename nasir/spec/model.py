@@ -39,6 +39,7 @@ from nasir.spec.problems import Place, Problem, SpecProblems
 from nasir.spec.tree import Tree, locate
 from nasir.training.backend import DEFAULT_BACKEND
 from nasir.training.plans import OptimizerPlan, Precision, ScheduleKind, SchedulePlan, TrainPlan
+from nasir.training.teachers import name_of
 
 
 class Phase(Strict):
@@ -54,7 +55,7 @@ class Phase(Strict):
     label_smoothing: Rate = declared(TrainPlan, "label_smoothing")
     ema: Annotated[Ema, BeforeValidator(empty_if_none)] | None = None
     regularize: Annotated[tuple[Penalty, ...], Field(strict=False)] = Field(
-        default=(), description="terms of the loss that act on weights"
+        default=(), description="further terms of the loss"
     )
     reset_optimizer: bool = declared(TrainPlan, "reset_optimizer")
     freeze: Names | None = Field(default=None, description=options_of(TrainPlan)["freeze"].about)
@@ -227,6 +228,10 @@ class Spec(Strict):
         data["plugins"] = [File(plugin).name for plugin in self.plugins]
         if not isinstance(self.network, tuple):
             data["network"] |= {key: File(data["network"][key]).name for key in PATHS if key in data["network"]}
+        for term in [term for phase in data["phases"] for term in phase.get("regularize", ())]:
+            for options in term.values():
+                if isinstance(options.get("teacher"), str):
+                    options["teacher"] = name_of(options["teacher"])
         return data
 
     @property
