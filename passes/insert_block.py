@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Lt
 
 from nasir.blocks import build_block, space_by_depth
+from nasir.blocks.end_scales import rescale
+from nasir.blocks.scales import rule_of
 from nasir.blocks.tail import branch_tails, near_zero, parameters
 from nasir.branching import copy_nodes
 from nasir.errors import Decline, GraphError
@@ -47,6 +49,8 @@ class InsertBlock(Pass):
     tolerance     accuracy (fraction) below the old training accuracy at which it may stop
     stochastic_depth  with `{linear: p}` of blocks, which gives the new block what its depth says: keep, the blocks that
                   are there keep theirs; respace, they too get what their depths say in the new network
+    branch_scale  with a rule for the scale of branches, which gives the new block what the residual sums of the new
+                  network say: keep, the blocks that are there keep theirs; rescale, they too get the new one
     """
 
     init: Init = "zero"
@@ -56,6 +60,7 @@ class InsertBlock(Pass):
     settle_epochs: Count = 10
     tolerance: Annotated[float, Ge(0), Lt(1)] = 0.005
     stochastic_depth: Literal["keep", "respace"] = "keep"
+    branch_scale: Literal["keep", "rescale"] = "keep"
 
     @property
     def settles(self) -> bool:  # type: ignore[override]
@@ -94,7 +99,18 @@ class InsertBlock(Pass):
         draft.rewire(before, after, only=[*old_nodes])
         draft.outputs = [after if port == before else port for port in draft.outputs]
         space_by_depth(draft, only=None if self.stochastic_depth == "respace" else {path})
+        self._scale(draft, path)
         return settle
+
+    def _scale(self, draft: Draft, path: str) -> None:
+        """The constants that rules of templates name, now that the network has one more block."""
+        if not any(rule_of(region) for region in draft.regions.values()):
+            return
+        grown = draft.commit()
+        rescale(draft, grown, [path])  # a copy comes with the constants of its model
+        others = [block.path for block in grown.blocks if block.path != path]
+        if self.branch_scale == "rescale" and rescale(draft, grown, others):
+            draft.claim("no")
 
     def _initialize(self, draft: Draft, graph: Graph, before: Port, after: Port) -> Settle | None:
         tails = branch_tails(draft, before, after)
@@ -250,5 +266,9 @@ def _copy_weights(
 
 
 def _alike(node: Node, other: Node) -> bool:
-    """Whether two nodes do the same in evaluation: how much one drops in training may depend on its depth."""
-    return node.op == other.op and (node.attrs == other.attrs or node.facts.drops is not None)
+    """Whether two nodes are the same but for numbers that may depend on depth: how much one drops in training, and what
+    a branch is multiplied by."""
+    if node.op != other.op or node.facts.drops is not None:
+        return node.op == other.op
+    different = {name for name, value in node.attrs.items() if value != other.attrs[name]}
+    return different <= ({"value"} if node.facts.family == "scale" else set())

@@ -64,10 +64,10 @@ def scatter(model: Model, x: torch.Tensor, seed: int = 0) -> None:
 
 
 @contextmanager
-def rows_of(model: Model) -> Iterator[dict[str, int]]:
-    """How many samples each convolution has run for, by label; 0 for those that were not called."""
-    convolutions = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
-    rows = dict.fromkeys(convolutions, 0)
+def rows_of(model: Model, *kinds: type[nn.Module]) -> Iterator[dict[str, int]]:
+    """How many samples each convolution (or layer of `kinds`) has run for, by label; 0 for those not called."""
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, kinds or (nn.Conv2d,))}
+    rows = dict.fromkeys(layers, 0)
 
     def count(name: str) -> object:
         def hook(module: nn.Module, given: tuple[torch.Tensor, ...], result: torch.Tensor) -> None:
@@ -75,7 +75,7 @@ def rows_of(model: Model) -> Iterator[dict[str, int]]:
 
         return hook
 
-    handles = [module.register_forward_hook(count(name)) for name, module in convolutions.items()]
+    handles = [module.register_forward_hook(count(name)) for name, module in layers.items()]
     try:
         yield rows
     finally:

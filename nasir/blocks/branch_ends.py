@@ -8,10 +8,10 @@ from nasir.ir import JSON, Draft, Graph, Port
 
 def append_scale(draft: Draft, graph: Graph, item: ResidualSum, start: float) -> bool:
     """Let a branch end in a learned factor (SkipInit); False where it does already."""
-    end = _end(draft, graph, item)
+    end = end_of(draft, graph, item)
     if _learns(draft, end, "scale"):
         return False
-    _between(draft, item, end, item.node, "scale", "scale", value=start, learnable=True)
+    put_between(draft, item, end, item.node, "scale", "scale", value=start, learnable=True)
     return True
 
 
@@ -23,10 +23,10 @@ def fixup_scalars(draft: Draft, graph: Graph, item: ResidualSum, start: float) -
         node = graph.nodes[node_id]
         acts = node.facts.activates or any(slot.is_kernel for slot in graph.infer.slots[node_id].values())
         if acts and len(node.inputs) == 1 and not _learns(draft, draft.nodes[node_id].inputs[0], "shift"):
-            _between(draft, item, draft.nodes[node_id].inputs[0], node_id, "scalar_bias", "bias")
-    if not _learns(draft, _end(draft, graph, item), "shift"):
+            put_between(draft, item, draft.nodes[node_id].inputs[0], node_id, "scalar_bias", "bias")
+    if not _learns(draft, end_of(draft, graph, item), "shift"):
         append_scale(draft, graph, item, start)
-        _between(draft, item, _end(draft, graph, item), item.node, "scalar_bias", "bias")
+        put_between(draft, item, end_of(draft, graph, item), item.node, "scalar_bias", "bias")
     return draft.minted > minted
 
 
@@ -50,7 +50,7 @@ def _ancestors(graph: Graph, nodes: set[int], within: set[int] | None = None) ->
     return found
 
 
-def _end(draft: Draft, graph: Graph, item: ResidualSum) -> Port:
+def end_of(draft: Draft, graph: Graph, item: ResidualSum) -> Port:
     """The end of a branch as it is now."""
     return draft.nodes[item.node].inputs[graph.nodes[item.node].inputs.index(item.branch)]
 
@@ -60,7 +60,7 @@ def _learns(draft: Draft, port: Port, family: str) -> bool:
     return draft.nodes[port.node].facts.family == family and bool(draft.slots(port.node))
 
 
-def _between(draft: Draft, item: ResidualSum, source: Port, reader: int, op: str, name: str, **attrs: JSON) -> None:
+def put_between(draft: Draft, item: ResidualSum, source: Port, reader: int, op: str, name: str, **attrs: JSON) -> None:
     """A node between a value and one of its readers, in the block of the sum."""
     label = _free(draft, f"{item.block}.{name}")
     made = draft.add(op, source, label, **attrs)

@@ -7,15 +7,20 @@ time, in a node at the end of the branch.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Literal, TypeAlias
 
 from annotated_types import MinLen
 
 from nasir.analysis.branch_scales import RULES, Rule
-from nasir.analysis.residuals import residual_sums
+from nasir.analysis.residuals import residual_depth
 from nasir.blocks.make import Maker
 from nasir.errors import TypeRuleError
-from nasir.ir import Port, Region
+from nasir.ir import JSON, Draft, Port, Region
+from nasir.options import parameters_of
+from nasir.registry import blocks
+
+OPTION = "branch_scale"
 
 BranchScale: TypeAlias = Literal[Rule, "skipinit"] | float | Annotated[Mapping[Literal["skipinit"], float], MinLen(1)]
 """A rule by the number of residual sums of the network; a number; or one that is learned (De & Smith 2020), `skipinit`
@@ -64,9 +69,26 @@ def settle_scales(make: Maker) -> None:
             f"block '{make.path}': branch_scale {rule} asks for the number of residual sums of the network; "
             "give build_block `sums=`"
         )
-    n = len(residual_sums(draft.base)) + len(make.unsettled)
+    n = residual_depth(draft.base) + len(make.unsettled)
     for node_id, rule in make.unsettled.items():
         draft.set_attrs(node_id, **scale_attrs(rule, n))
+
+
+def remember(draft: Draft, path: str, scale: BranchScale) -> None:
+    """Let the template of a stage or block, if it has one that takes the option, scale the branches of new blocks."""
+    region = draft.regions[path]
+    template = region.template
+    if template is not None and takes_scale(template):
+        options = {**(template.get("options") or {}), OPTION: scale}
+        draft.regions[path] = replace(region, template={**template, "options": options})
+
+
+def takes_scale(template: Mapping[str, JSON]) -> bool:
+    """Whether blocks of a template have the option `branch_scale`."""
+    block = template["block"]
+    if isinstance(block, Mapping):
+        return bool(block.get("shortcut", "identity") != "none")
+    return OPTION in parameters_of(blocks.get(block), 3)[0]
 
 
 def named_rule(scale: object) -> Rule | None:
@@ -76,4 +98,4 @@ def named_rule(scale: object) -> Rule | None:
 
 def rule_of(region: Region) -> Rule | None:
     """The rule that the template of a block, or of a stage, names for the scale of its branches."""
-    return named_rule(((region.template or {}).get("options") or {}).get("branch_scale"))
+    return named_rule(((region.template or {}).get("options") or {}).get(OPTION))

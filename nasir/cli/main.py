@@ -301,6 +301,7 @@ def _simulate(spec: Spec, graph: Graph, options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
+    from nasir.analysis.variance_shift import REMEDY, told, variance_shifts
     from nasir.report.show import render
     from nasir.report.untyped import untyped_lines
 
@@ -316,6 +317,9 @@ def _show(options: argparse.Namespace) -> int:
         print(export_command.text_of("text", graph), end="")
     else:
         print("\n".join([render(graph), *untyped_lines(graph, shown.untyped)]))
+        shifts = [*variance_shifts(graph)]
+        if shifts:
+            print_note(f"{told(graph, shifts)}; {REMEDY}")
     return 0
 
 

@@ -31,6 +31,7 @@ Macs: TypeAlias = Callable[[Mapping[str, JSON], tuple[ValueType, ...], ValueType
 Unordered: TypeAlias = Callable[[Mapping[str, JSON], tuple[ValueType, ...], ValueType], tuple[str, str] | None]
 Pointwise: TypeAlias = Callable[..., Any]
 Even: TypeAlias = Callable[[Mapping[str, JSON]], bool]
+Averages: TypeAlias = Callable[[Mapping[str, JSON]], bool]
 Reads: TypeAlias = Callable[[Mapping[str, JSON]], tuple[Mode | None, ...]]
 Family: TypeAlias = Literal[
     "input",
@@ -137,6 +138,7 @@ class OpDef:
     `view`: in evaluation it only renames what is in memory.
     `even`: of a weighted op over windows, given its attributes: whether channels that hold one number all over give
     channels that do, as without zeros at the borders.
+    `averages`: given its attributes, whether it puts out means over places of its input.
     `constant`: which parts of its outputs are constant (`nasir.ops.constants`), where family and `pointwise` do not
     say it.
     `takes`: what its inputs may be beside floating-point numbers of each sample: "integers", numbers of any other
@@ -169,6 +171,7 @@ class OpDef:
     drops: Drops | None = None
     view: bool = False
     even: Even | None = None
+    averages: Averages | None = None
     constant: Callable[..., Any] | None = None
     unordered: Unordered | None = None
     reads: Reads | None = None
@@ -279,6 +282,7 @@ def op(
     drops: Drops | None = None,
     view: bool = False,
     even: Even | None = None,
+    averages: Averages | None = None,
     constant: Callable[..., Any] | None = None,
     macs: Macs | None = None,
     unordered: Unordered | None = None,
@@ -314,6 +318,7 @@ def op(
             drops=drops,
             view=view,
             even=even,
+            averages=averages,
             constant=constant,
             unordered=unordered,
             reads=reads,

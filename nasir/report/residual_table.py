@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from nasir.analysis.branch_scales import most_responsive
 from nasir.analysis.contributions import Contribution, ResidualAnalysis
 from nasir.counted import counted
 
@@ -15,7 +14,7 @@ NOTES = (
     "var: of each channel over samples and places, the mean over channels; share of f: var f / var x+f",
     "1/(l+1): that share if the stream's beginning and its l branches were independent and equally strong",
     "path mass: product of 1 + |f|/|x|; effective depth: branches on a path, by weight; variance growth: last x+f to "
-    "first x; most responsive scale: of a mean-field network of so many sums",
+    "first x; most responsive scale: of a mean-field network of n sums, those on the longest way",
     "|gradient|: of the loss of a sample by the sum, the mean over samples",
 )
 """What the columns mean."""
@@ -66,7 +65,7 @@ def summary(analysis: ResidualAnalysis) -> list[tuple[str, str]]:
         ("path mass", f"{_short(analysis.path_mass)} ({2.0**count:.3g} at ratios of 1)"),
         ("effective depth", f"{_short(analysis.effective_depth)} of {count} branches"),
         ("variance growth", _short(grown)),
-        ("most responsive scale", f"{most_responsive(count):.3g}"),
+        ("most responsive scale", _short(analysis.most_responsive_scale or math.nan)),
     ]
 
 

@@ -50,7 +50,9 @@ def _items(graph: Graph) -> list[tuple[int | Region, object]]:
 
 
 def _shape_key(graph: Graph, block: Region) -> tuple[object, ...]:
-    nodes = tuple((graph.nodes[n].op, tuple(graph.nodes[n].attrs.items())) for n in graph.members(block.path))
+    members = [graph.nodes[n] for n in graph.members(block.path)]
+    # how much is dropped in training may depend on depth
+    nodes = tuple((node.op, () if node.facts.drops else tuple(node.attrs.items())) for node in members)
     return (graph.stage_of(block.path), nodes, graph.cost(block.path).macs)
 
 

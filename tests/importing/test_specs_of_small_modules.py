@@ -30,6 +30,16 @@ def hooked(classes):
     net = make(classes)
     net[0].register_forward_hook(lambda *a: None)
     return net
+
+
+class Helped(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.stem, self.head, self.aux = nn.Flatten(), nn.Linear(64, classes), nn.Linear(64, classes)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return (self.head(x), self.aux(x)) if self.training else self.head(x)
 """
 SPEC = """\
 nasir: 1
@@ -97,6 +107,12 @@ def hooked() -> nn.Module:
     net = nn.Sequential(nn.Conv2d(1, 4, 3))
     net[0].register_forward_hook(lambda *a: None)
     return net
+
+
+def test_auxiliary_heads_are_told_with_the_remedy(tmp_path: Path) -> None:
+    told = r"small.yaml:5:\d+: network: net.py:Helped gives 2 tensors, .* one number a class; .* `aux_logits: false` in"
+    with pytest.raises(SpecError, match=told):
+        nasir.api.run(written(tmp_path, function="Helped"), tmp_path / "run")
 
 
 def test_a_run_may_begin_in_the_folder_of_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -44,32 +44,46 @@ def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowere
     return Gate(a["train"], a["evaluate"], a["temperature"], a["noise"], x[0].channel_dim)
 
 
+class Run(NamedTuple):
+    """One call of a route: the `shares` of its rows, [rows, ways], and how many `rows` each way was computed for."""
+
+    shares: Tensor
+    rows: tuple[int, ...]
+
+
 class Route(nn.Module):
-    """See the op `route`. `seen`: a list that each call adds its shares to, [rows, ways]; None: they are forgotten."""
+    """See the op `route`.
+
+    `seen`: a list that each call is added to; None: they are forgotten. `whole`: compute all ways for all samples, as
+    in training.
+    """
 
     def __init__(self, per_sample: bool) -> None:
         super().__init__()
         self.per_sample = per_sample
-        self.seen: list[Tensor] | None = None
+        self.whole = False
+        self.seen: list[Run] | None = None
 
     def forward(self, shares: Tensor, *ways: WayCall) -> Tensor:
-        if self.seen is not None:
-            self.seen.append(shares)
-        if self.training or not self.per_sample:
+        rows = shares.shape[0]
+        if self.training or self.whole or not self.per_sample:
+            self._note(shares, [rows] * len(ways))
             return _mixed(shares, {number: _run(way) for number, way in enumerate(ways)})
         counts = (shares != 0).sum(0).tolist()
-        rows = shares.shape[0]
         if sum(counts) != rows:  # some samples take several ways
+            self._note(shares, [rows if count else 0 for count in counts])
             return _mixed(shares, {n: _run(way) for n, way in enumerate(ways) if counts[n]})
+        self._note(shares, counts)
         if rows in counts:  # all take the same one
             return _run(ways[counts.index(rows)])
         order = shares.argmax(1).argsort(stable=True)
-        parts = [
-            _run(way, rows_of)
-            for way, rows_of in zip(ways, torch.split(order, counts), strict=True)
-            if rows_of.shape[0]
-        ]
+        chosen = zip(ways, torch.split(order, counts), counts, strict=True)
+        parts = [_run(way, taking) for way, taking, count in chosen if count]
         return _in_place_of(order, parts)
+
+    def _note(self, shares: Tensor, rows: list[int]) -> None:
+        if self.seen is not None:
+            self.seen.append(Run(shares, tuple(rows)))
 
 
 def _run(way: WayCall, rows: Tensor | None = None) -> Tensor:
@@ -106,17 +120,16 @@ def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowere
 
 
 @contextmanager
-def shares_seen(model: nn.Module) -> Iterator[Mapping[Route, list[Tensor]]]:
-    """The shares of every call of the routes of a model, for the length of a `with`.
-
-    In training they are those of all samples, also of samples that never come there, as where a stage is left early.
-    """
-    seen: dict[Route, list[Tensor]] = {}
-    before = {module: module.seen for module in model.modules() if isinstance(module, Route)}
+def runs_seen(model: nn.Module, whole: bool = False) -> Iterator[Mapping[Route, list[Run]]]:
+    """The calls of the routes of a model, for the length of a `with`; `whole`: each is for all samples of the batch,
+    also for those that never come to it, as where a stage is left early."""
+    seen: dict[Route, list[Run]] = {}
+    before = {module: (module.seen, module.whole) for module in model.modules() if isinstance(module, Route)}
     for module in before:
         module.seen = seen[module] = []
+        module.whole = whole or module.whole
     try:
         yield seen
     finally:
-        for module, kept in before.items():
-            module.seen = kept
+        for module, (kept, all_rows) in before.items():
+            module.seen, module.whole = kept, all_rows

@@ -20,7 +20,7 @@ from nasir.analysis.contributions import (
     Statistics,
     stream_depths,
 )
-from nasir.analysis.residuals import ResidualSum, residual_sums
+from nasir.analysis.residuals import ResidualSum, residual_depth, residual_sums
 from nasir.analysis.statistics import keeps_statistics
 from nasir.backends.torch.device.precision import float32_products
 from nasir.backends.torch.host import widened
@@ -43,7 +43,8 @@ def analyze(
     """See `Model.analyze_residual`; `highest`: its `orders`."""
     given = inputs_of(model, inputs)
     parts = () if highest is None else orders(model, given, highest, statistics)
-    return ResidualAnalysis(contributions(model, given, labels, statistics), len(given[0]), statistics, orders=parts)
+    found = contributions(model, given, labels, statistics)
+    return ResidualAnalysis(found, residual_depth(model.graph), len(given[0]), statistics, orders=parts)
 
 
 def inputs_of(model: LoweredModule, inputs: Any) -> list[Tensor]:
