@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from nasir.analysis.residuals import residual_sums
+from nasir.analysis.residuals import residual_depth, residual_sums
 from nasir.blocks import build_block
 from nasir.ir import Draft, Graph
+from nasir.passes.split_branches import SplitBranches
 from tests.networks import small_resnet
 
 
@@ -61,3 +62,11 @@ def test_a_transformers_block_has_two() -> None:
     first, second = residual_sums(graph)
     assert (first.stream, second.stream) == (x, type(x)(first.node))
     assert not first.projected and not second.projected
+
+
+def test_of_sums_in_parallel_only_those_of_one_way_are_its_depth() -> None:
+    graph = small_resnet((2, 3))
+    assert residual_depth(graph) == len(residual_sums(graph)) == 5
+    split = SplitBranches(branches=2, planes="keep").attempt(graph, "s2.0").graph
+    assert (residual_depth(split), len(residual_sums(split))) == (5, 8)
+    assert residual_depth(one_block("plain")) == 0

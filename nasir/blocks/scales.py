@@ -13,7 +13,7 @@ from typing import Annotated, Literal, TypeAlias
 from annotated_types import MinLen
 
 from nasir.analysis.branch_scales import RULES, Rule
-from nasir.analysis.residuals import residual_sums
+from nasir.analysis.residuals import residual_depth
 from nasir.blocks.make import Maker
 from nasir.errors import TypeRuleError
 from nasir.ir import JSON, Draft, Port, Region
@@ -69,7 +69,7 @@ def settle_scales(make: Maker) -> None:
             f"block '{make.path}': branch_scale {rule} asks for the number of residual sums of the network; "
             "give build_block `sums=`"
         )
-    n = len(residual_sums(draft.base)) + len(make.unsettled)
+    n = residual_depth(draft.base) + len(make.unsettled)
     for node_id, rule in make.unsettled.items():
         draft.set_attrs(node_id, **scale_attrs(rule, n))
 

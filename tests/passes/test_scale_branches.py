@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 import nasir
 from nasir.analysis.residuals import residual_sums
 from nasir.backends.torch import Model
+from nasir.cli.main import main
 from nasir.errors import Decline, OptionError
 from nasir.ir import Draft, Graph, Port
 from nasir.ir.source import Key
@@ -269,6 +271,33 @@ def test_what_is_shared_frozen_or_read_elsewhere_is_not_folded() -> None:
 def test_options_that_do_not_go_together(options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message.replace("(", r"\(").replace(")", r"\)")):
         ScaleBranches(**options)
+
+
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        ("scale-branches: {to: 1/srqt(n)}", "do.scale-branches.to: expected one of 1/n, 1/sqrt(n), fischer, skipinit"),
+        ("scale-branches: {to: 1/srqt(n)}", "did you mean '1/sqrt(n)'?"),
+        ("scale-branches: {to: 1/n, how: fol}", "do.scale-branches.how: unknown value 'fol'; did you mean 'fold'?"),
+        ("scale-branches: {to: {skipint: 1}}", "skipint: unknown value 'skipint'; did you mean 'skipinit'?"),
+        ("scale-branches: {to: present}", "to: present leaves all as it is with how: insert; use how: fold"),
+        ("insert-block: {branch_scale: rescal}", "do.insert-block.branch_scale: unknown value 'rescal'"),
+    ],
+)
+def test_wrong_options_are_told_at_their_line_of_the_spec(
+    rule: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(
+        "nasir: 1\nname: wrong\ninput: {image: [3, 8, 8]}\nnetwork:\n"
+        "  - stage: {name: s1, block: basic, out: 4, depth: 2, branch_scale: 1/n}\n  - classifier: {classes: 4}\n"
+        "data: {dataset: synthetic, options: {channels: 3}}\nphases:\n"
+        "  - name: train\n    epochs: 1\n    optimizer: {sgd: {lr: 0.1}}\n    rules:\n"
+        f"      - every: 1 epochs\n        do: {{{rule}}}\n"
+    )
+    assert main(["check", str(path)]) != 0
+    answer = capsys.readouterr()
+    assert "wrong.yaml:14:" in answer.out + answer.err and told in answer.out + answer.err
 
 
 def test_a_network_without_residual_sums_has_no_site() -> None:
