@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path as File
 
 _IMPORTED: dict[str, tuple[File, str]] = {}
@@ -53,5 +55,10 @@ def _is_stale(origin: File, known: str, folder: File) -> bool:
 def _within(folder: File) -> dict[str, File]:
     """Modules whose files lie in a folder."""
     files = {name: getattr(module, "__file__", None) for name, module in [*sys.modules.items()]}
-    origins = {name: File(file).resolve() for name, file in files.items() if isinstance(file, str)}
-    return {name: file for name, file in origins.items() if file.parent == folder and file.suffix == ".py"}
+    real = cache(os.path.realpath)  # of the folders: there are thousands of files in a few hundred
+    near = {
+        name: File(file).resolve()
+        for name, file in files.items()
+        if isinstance(file, str) and (os.path.islink(file) or real(os.path.dirname(file)) == str(folder))
+    }
+    return {name: file for name, file in near.items() if file.parent == folder and file.suffix == ".py"}
