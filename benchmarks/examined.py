@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -30,7 +30,9 @@ FRESH = 5  # a batch size that was not recorded
 FEW = 2  # images of the comparisons in float64
 SHIFT = 0.1  # standard deviation of what is added to biases and norms, so that none is 0 or 1
 SMALL = 1e-3  # what layer scales and the like begin with at most
+AGAIN = 4  # copies of a module that are compared with it
 STATE = 3.0  # times a parameter: its first moment, so that a wrong one is seen
+Ran: TypeAlias = tuple[dict[str, list[Tensor]], dict[str, Tensor | None], dict[str, Tensor]]
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}  # of the largest output
 
 
@@ -132,28 +134,47 @@ def structure(graph: Graph, net: nn.Module) -> dict[str, Any]:
 
 
 def _parity(model: Model, net: nn.Module, own: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
-    """Largest differences at another batch size: of outputs in both modes, of buffers, of gradients by the largest."""
+    """Largest differences at another batch size: of outputs in both modes, of buffers, of gradients by the largest.
+
+    Where there are any, `itself`: how far the module is from copies of itself. A library may add in another order where
+    arrays begin at another address.
+    """
     images = _images(FRESH, shape)
-    with torch.no_grad():
-        wanted, given = (list(tensors_in(each.eval()(images))) for each in (own, model))
-    row: dict[str, Any] = {"parity_eval": _apart(wanted, given)}
-    sides = []
-    for each in (own, model):
-        torch.manual_seed(3)
-        made = list(tensors_in(each.train()(images)))
-        torch.autograd.backward(sum(t.float().square().sum() for t in made if t.requires_grad))
-        sides.append(made)
-    row["parity_train"] = _apart(*sides)
+    copies = [copy.deepcopy(own)]
+    wanted = _ran(own, own, images)
     # the parameters and buffers of the model are those of the network
-    pairs = [(p.grad, other.grad) for p, other in zip(net.parameters(), own.parameters(), strict=True)]
-    pairs = [pair for pair in pairs if pair != (None, None)]
+    apart = _differences(wanted, _ran(model, net, images))
+    row: dict[str, Any] = {f"parity_{name}": value for name, value in apart.items()}
+    if any(apart.values()):
+        copies += [copy.deepcopy(copies[0]) for _ in range(AGAIN - 1)]
+        again = [_differences(wanted, _ran(each, each, images)).values() for each in copies]
+        row["itself"] = max((value for each in again for value in each if isinstance(value, float)), default=0.0)
+    own.zero_grad(set_to_none=True)
+    return row
+
+
+def _ran(run: nn.Module, holder: nn.Module, images: Tensor) -> Ran:
+    """Outputs, of evaluation and of training; gradients and buffers of the module that holds them, by name."""
+    with torch.no_grad():
+        evaluated = list(tensors_in(run.eval()(images)))
+    torch.manual_seed(3)
+    made = list(tensors_in(run.train()(images)))
+    torch.autograd.backward(sum(t.float().square().sum() for t in made if t.requires_grad))
+    gradients = {name: parameter.grad for name, parameter in holder.named_parameters()}
+    outputs = {"eval": evaluated, "train": [output.detach() for output in made]}
+    return outputs, gradients, dict(holder.named_buffers())
+
+
+def _differences(wanted: Ran, given: Ran) -> dict[str, float | str]:
+    """By kind, how far apart it is; buffers that forward itself makes, or makes anew in another shape, do not count."""
+    row = {kind: _apart(wanted[0][kind], given[0][kind]) for kind in wanted[0]}
+    pairs = [(gradient, given[1][name]) for name, gradient in wanted[1].items()]
+    pairs = [(one, other) for one, other in pairs if one is not None or other is not None]
     apart = _apart([one for one, _ in pairs], [other for _, other in pairs])
     size = max(float(one.abs().max()) for one, _ in pairs if one is not None)
-    row["parity_gradients"] = apart if isinstance(apart, str) else apart / size  # sums in another order differ a bit
-    theirs = dict(own.named_buffers())  # forward itself may have made some more in it
-    kept = dict(net.named_buffers())
-    row["parity_buffers"] = _apart([theirs.get(name) for name in kept], list(kept.values()))
-    own.zero_grad(set_to_none=True)
+    row["gradients"] = apart if isinstance(apart, str) else apart / size  # sums in another order differ a bit
+    kept = [name for name, buffer in given[2].items() if name in wanted[2] and wanted[2][name].shape == buffer.shape]
+    row["buffers"] = _apart([wanted[2][name] for name in kept], [given[2][name] for name in kept])
     return row
 
 

@@ -4,7 +4,8 @@
 
 Each network has a process of its own, with a bound on time and memory. What FILE has already is left out (but for
 `--anew`), so that an interrupted run goes on where it was. Of networks with more parameters than `--most` only the
-structure is looked at, without numbers. `make docs` writes the page.
+structure is looked at, without numbers; a later run with a higher bound looks at them again. `make docs` writes the
+page.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ def main() -> None:
     out: Path = asked.out
     rows: dict[str, Any] = json.loads(out.read_text())["models"] if out.exists() else {}
     for name in asked.names or NAMES:
-        if name in rows and not asked.anew:
+        row = rows.get(name, {})
+        if row and not asked.anew and not ("structure_only" in row and row["params"] <= asked.most):
             continue
         rows[name] = row = in_a_process(partial(looked_at, name, asked.most), asked.minutes, asked.gb)
         print(name, json.dumps(row), flush=True)

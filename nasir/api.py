@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nasir.errors import JournalError, RunError, UsageError
+from nasir.errors import JournalError, RunError, UsageError, WeightsError
 from nasir.ir import Graph
 from nasir.journal.directory import RunDirectory
 from nasir.journal.log import Journal
@@ -96,7 +96,7 @@ def run(
     RunDirectory(path).check_vacant()
     session = make_backend(spec.backend).open(setup_of(spec, base, module))
     try:
-        session.build(graph, initial_plan(graph, spec), start_of(spec, source))
+        _build(session, graph, spec, source)
         for text in _width_advice(spec, session.preferred_multiple()):
             notice(text)
         for text in _average_advice(spec, session.steps_per_epoch()):
@@ -137,7 +137,7 @@ def run(
                 )
                 if prefixes is not None:
                     sharing = Sharing(prefixes, engine, base, env, notice, prefix_every)
-                    sharing.begin(lambda: session.build(graph, initial_plan(graph, spec), start_of(spec, source)))
+                    sharing.begin(lambda: _build(session, graph, spec, source))
                 return _end(engine, directory)
     finally:
         session.close()
@@ -204,7 +204,7 @@ def resume(
 
             def build() -> None:
                 check_weights(module, start)
-                session.build(graph, initial_plan(graph, spec), start_of(spec, _same_source(spec, start)))
+                _build(session, graph, spec, _same_source(spec, start))
 
             if fresh:
                 build()
@@ -224,6 +224,14 @@ def replay_training(directory: RunDirectory, out: Path) -> tuple[Run, list[str]]
     spec, _ = reopen(directory)
     again = run(spec, out)
     return again, compare(directory.effective(), again.journal)
+
+
+def _build(session: Session, graph: Graph, spec: Spec, source: Inherited | None) -> None:
+    """Make the first network of a spec; raises SpecError at the line of `weights:` where those do not fit it."""
+    try:
+        session.build(graph, initial_plan(graph, spec), start_of(spec, source))
+    except WeightsError as error:
+        raise spec.problem(("network", "weights"), str(error)) from error
 
 
 def _same_source(spec: Spec, start: StartRecord) -> Inherited | None:

@@ -85,6 +85,10 @@ class DataAbsent(DataError):
     """Nothing lies where a data set is looked for."""
 
 
+class WeightsError(DataError):
+    """Stored weights are missing, malformed, or do not fit the network; a run tells the place in its spec."""
+
+
 class GraphError(NasirError):
     """A graph is structurally wrong: dangling port, cycle, duplicate label, region with several entries."""
 

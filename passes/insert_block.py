@@ -13,11 +13,13 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Lt
 
-from nasir.blocks import build_block
+from nasir.blocks import build_block, space_by_depth
+from nasir.blocks.end_scales import rescale
+from nasir.blocks.scales import rule_of
 from nasir.blocks.tail import branch_tails, near_zero, parameters
 from nasir.branching import copy_nodes
 from nasir.errors import Decline, GraphError
-from nasir.ir import Draft, Graph, Port, Region
+from nasir.ir import Draft, Graph, Node, Port, Region
 from nasir.ir.regions import relative
 from nasir.options.ranges import Count, Positive
 from nasir.registry import register
@@ -45,6 +47,10 @@ class InsertBlock(Pass):
     settle_lr     learning rate of Adam for init: adam
     settle_epochs most epochs of that training
     tolerance     accuracy (fraction) below the old training accuracy at which it may stop
+    stochastic_depth  with `{linear: p}` of blocks, which gives the new block what its depth says: keep, the blocks that
+                  are there keep theirs; respace, they too get what their depths say in the new network
+    branch_scale  with a rule for the scale of branches, which gives the new block what the residual sums of the new
+                  network say: keep, the blocks that are there keep theirs; rescale, they too get the new one
     """
 
     init: Init = "zero"
@@ -53,6 +59,8 @@ class InsertBlock(Pass):
     settle_lr: Positive = 1e-3
     settle_epochs: Count = 10
     tolerance: Annotated[float, Ge(0), Lt(1)] = 0.005
+    stochastic_depth: Literal["keep", "respace"] = "keep"
+    branch_scale: Literal["keep", "rescale"] = "keep"
 
     @property
     def settles(self) -> bool:  # type: ignore[override]
@@ -90,7 +98,19 @@ class InsertBlock(Pass):
             settle = self._initialize(draft, graph, before, after)
         draft.rewire(before, after, only=[*old_nodes])
         draft.outputs = [after if port == before else port for port in draft.outputs]
+        space_by_depth(draft, only=None if self.stochastic_depth == "respace" else {path})
+        self._scale(draft, path)
         return settle
+
+    def _scale(self, draft: Draft, path: str) -> None:
+        """The constants that rules of templates name, now that the network has one more block."""
+        if not any(rule_of(region) for region in draft.regions.values()):
+            return
+        grown = draft.commit()
+        rescale(draft, grown, [path])  # a copy comes with the constants of its model
+        others = [block.path for block in grown.blocks if block.path != path]
+        if self.branch_scale == "rescale" and rescale(draft, grown, others):
+            draft.claim("no")
 
     def _initialize(self, draft: Draft, graph: Graph, before: Port, after: Port) -> Settle | None:
         tails = branch_tails(draft, before, after)
@@ -154,9 +174,20 @@ def _build(draft: Draft, before: Port, path: str, template: Mapping[str, Any]) -
     return after
 
 
-def _keeps_shape(graph: Graph, block: Region) -> bool:
+def _shapes(graph: Graph, block: Region) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What a block reads and what it puts out."""
     entry, exit_ = graph.boundary(block.path)
-    return graph.infer.types[entry].shape == graph.infer.types[Port(exit_)].shape
+    return graph.infer.types[entry].shape, graph.infer.types[Port(exit_)].shape
+
+
+def _nothing_to_copy(graph: Graph, stage: str, previous: Region) -> str:
+    """Why no block of a stage could follow the one before the new one."""
+    shapes = [_shapes(graph, block) for block in graph.blocks_of(stage)]
+    before, after = _shapes(graph, previous)
+    if any(one == other for one, other in shapes):
+        return f"no block of '{stage}' keeps the shape {after} that '{previous.path}' puts out: nothing to copy"
+    told = f"'{previous.path}' turns {before} into {after}"
+    return f"no block of '{stage}' keeps its shape: nothing to copy ({told})"
 
 
 def _relative(graph: Graph, path: str) -> dict[str, int]:
@@ -169,11 +200,11 @@ def _model(draft: Draft, graph: Graph, stage: str, previous: Region) -> Region:
     wanted = graph.infer.types[Port(graph.boundary(previous.path)[1])].shape
 
     def fits(block: Region) -> bool:
-        return _keeps_shape(graph, block) and graph.infer.types[graph.boundary(block.path)[0]].shape == wanted
+        return _shapes(graph, block) == (wanted, wanted)
 
     blocks = [b for b in (previous, *reversed(graph.blocks_of(stage))) if fits(b)]
     if not blocks:
-        raise Decline(f"no block of '{stage}' keeps its shape: nothing to copy; name a template with `block:`")
+        raise Decline(f"{_nothing_to_copy(graph, stage, previous)}; name a template with `block:`")
 
     def is_residual(block: Region) -> bool:
         entry, exit_ = graph.boundary(block.path)
@@ -224,8 +255,7 @@ def _copy_weights(
     for block in reversed(upto):
         known = _relative(graph, block.path)
         if known.keys() == made.keys() and all(
-            (graph.nodes[known[name]].op, graph.nodes[known[name]].attrs) == (draft.nodes[n].op, draft.nodes[n].attrs)
-            for name, n in made.items()
+            _alike(graph.nodes[known[name]], draft.nodes[n]) for name, n in made.items()
         ):
             for name, node_id in made.items():
                 draft.copy(node_id, known[name])
@@ -233,3 +263,12 @@ def _copy_weights(
     for node_id, copy in copied.items():
         draft.copy(copy, node_id)
     return bool(copied)
+
+
+def _alike(node: Node, other: Node) -> bool:
+    """Whether two nodes are the same but for numbers that may depend on depth: how much one drops in training, and what
+    a branch is multiplied by."""
+    if node.op != other.op or node.facts.drops is not None:
+        return node.op == other.op
+    different = {name for name, value in node.attrs.items() if value != other.attrs[name]}
+    return different <= ({"value"} if node.facts.family == "scale" else set())

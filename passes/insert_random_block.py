@@ -14,7 +14,7 @@ from annotated_types import Ge
 
 from nasir.analysis.main_path import Layer, layers
 from nasir.analysis.untied import is_shortcut
-from nasir.blocks import build_block, init_rules
+from nasir.blocks import build_block, init_rules, space_by_depth
 from nasir.blocks.tail import branch_tail, near_zero
 from nasir.errors import Decline, TypeRuleError
 from nasir.ir import Draft, Graph, Port
@@ -114,6 +114,7 @@ class InsertRandomBlock(Pass):
             draft.claim("approximate")
         draft.rewire(before, after, only=known)
         draft.outputs = [after if port == before else port for port in draft.outputs]
+        space_by_depth(draft, only={path})
 
 
 def anchors(graph: Graph, position: Position = "equal_blockwise") -> list[list[int]]:

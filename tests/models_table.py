@@ -34,7 +34,8 @@ def parity(row: Row) -> str:
         return "**no**"
     if max(found["eval"], found["train"], found["buffers"]) == 0.0 and found["gradients"] <= ROUNDING:
         return "yes"
-    return f"{'to ' if max(found.values()) <= ROUNDING else '**no**: '}{max(found.values()):.0e}"
+    told = f"{'to ' if max(found.values()) <= ROUNDING else '**no**: '}{max(found.values()):.0e}"
+    return f"{told} (itself {row['itself']:.0e})" if row.get("itself") else told
 
 
 def yes(value: Any) -> str:

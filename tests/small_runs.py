@@ -9,8 +9,9 @@ import pytest
 
 import nasir.api
 from nasir.journal.directory import RunDirectory
-from nasir.records import Record
+from nasir.records import Record, RewriteRecord
 from nasir.running.engine import Signals
+from nasir.running.replay import compare
 
 SPEC = """\
 nasir: 1
@@ -80,6 +81,17 @@ def killed_and_resumed(spec: str | Path, folder: Path, ordinal: int) -> nasir.ap
     with pytest.raises(Killed):
         nasir.api.run(spec, folder, listener=listener)
     return nasir.api.resume(folder)
+
+
+def run_and_resumed(spec: str, folder: Path, after: type[Record] = RewriteRecord) -> list[Record]:
+    """The journal of a run, which one that is killed after its last record `after` and gone on with equals bit for
+    bit."""
+    run = nasir.api.run(spec, folder / "run")
+    last = [record for record in run.journal if isinstance(record, after)][-1]
+    resumed = killed_and_resumed(spec, folder / "killed", last.n)
+    assert compare(run.journal, resumed.journal) == []
+    assert weights(run.path) == weights(resumed.path)
+    return list(run.journal)
 
 
 def write_spec(folder: Path, text: str = SPEC) -> Path:

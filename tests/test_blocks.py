@@ -226,7 +226,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"block": "basic", "options": {"widht": 3}}, "widht: unknown option; known: out, shortcut"),
     (
         {"block": "basic", "options": {"branch_scale": True}},
-        "a number or the word skipinit or nothing, found true",
+        "one of 1/n, 1/sqrt(n), fischer, skipinit or a number or a mapping or nothing, found true",
     ),
     ({"block": "basic", "options": {"out": 4, "shortcut": "pad"}}, "cannot pad 8 channels to 4"),
     ({"block": "basic", "options": {"out": 4, "shortcut": "identity"}}, "identity shortcut cannot"),

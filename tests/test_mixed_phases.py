@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from small_runs import HEAD, killed_and_resumed, weights
+from small_runs import HEAD, run_and_resumed
 
-import nasir.api
 from nasir.records import DecisionRecord, DeclinedRecord, EpochRecord, Record, RewriteRecord
-from nasir.running.replay import compare
 
 SGD = "    optimizer: {sgd: {lr: 0.05, momentum: 0.9, weight_decay: 5.0e-4}}\n"
 MIXED = f"""\
@@ -77,12 +75,7 @@ phases:
 
 def run_and_resume(phases: str, folder: Path) -> list[Record]:
     """The journal of a run, which one that is killed after its last rewrite and gone on with equals bit for bit."""
-    run = nasir.api.run(HEAD + phases, folder / "run")
-    last = [record for record in run.journal if isinstance(record, RewriteRecord)][-1]
-    resumed = killed_and_resumed(HEAD + phases, folder / "killed", last.n)
-    assert compare(run.journal, resumed.journal) == []
-    assert weights(run.path) == weights(resumed.path)
-    return list(run.journal)
+    return run_and_resumed(HEAD + phases, folder)
 
 
 def acted(records: list[Record]) -> list[tuple[int, str, str]]:

@@ -10,8 +10,10 @@ from nasir.backends.torch.importing.model import from_module as from_module
 from nasir.backends.torch.lower import axes as axes
 from nasir.backends.torch.lower import convolutions as convolutions
 from nasir.backends.torch.lower import dropping as dropping
+from nasir.backends.torch.lower import normalizer_free as normalizer_free
 from nasir.backends.torch.lower import norms as norms
 from nasir.backends.torch.lower import pointwise as pointwise
+from nasir.backends.torch.lower import routing as routing
 from nasir.backends.torch.lower import tokens as tokens
 from nasir.backends.torch.lower import windows as windows
 from nasir.backends.torch.lower.ops import Call as Call

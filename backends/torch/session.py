@@ -49,6 +49,7 @@ from nasir.backends.torch.weights.arena import Arena
 from nasir.backends.torch.weights.inherit import take_over
 from nasir.backends.torch.weights.pretrained import load_pretrained, load_stored
 from nasir.backends.torch.weights.snapshot import Snapshot
+from nasir.backends.torch.weights.teachers import TeacherSet
 from nasir.datasets.fit import LONE, LONE_REMEDY, check_fit, lone_norms
 from nasir.errors import DataError, Decline, Diverged, RunError
 from nasir.files import remove_left
@@ -57,6 +58,7 @@ from nasir.records.data import DataSummary
 from nasir.rewriting.evidence import Evidence, Need
 from nasir.rewriting.rewrite import Refresh, Rewrite, Settle
 from nasir.training.backend import Effect, Saved, Setup, Start, Stretch
+from nasir.training.penalties import INITIAL
 from nasir.training.plans import TrainPlan
 from nasir.transfer import TransferPlan
 
@@ -85,6 +87,7 @@ class TorchSession:
         self._ema_state: Mapping[str, Tensor] | None = None
         self._ema_updates = 0  # of that state
         self._proposal: tuple[Rewrite, Model, Mapping[str, Tensor] | None] | None = None
+        self._teachers = TeacherSet()
         self._writer: checkpoint.AsyncWriter | None = None
         self._arena = Arena()  # that checkpoints are copied into
 
@@ -99,6 +102,8 @@ class TorchSession:
             "precision": self.setup.precision,
             "channels_last": self.setup.channels_last,
             "deterministic": self.setup.deterministic,
+            # a state without it cannot be gone on from
+            **({"initial_teacher": True} if self.setup.initial_teacher else {}),
         }
 
     def preferred_multiple(self) -> int:
@@ -127,18 +132,27 @@ class TorchSession:
             load_pretrained(self.model, *self.setup.weights)
         if start is not None:
             take_over(self.model, start)
+        if self.setup.initial_teacher:
+            self._teachers.keep(INITIAL, self.model, None)
 
     def _place(self, graph: Graph, plan: TransferPlan) -> None:
         check_fit(graph, self.source.shape, self.source.class_names, self.setup.data.dataset)
         refuse_unordered(graph, self.setup.deterministic, self.device)
-        self.model = self._lowered(graph, plan)
-        if wants_channels_last(self._layout(), self.model):
-            self.model.use_channels_last()
+        self.model = self._laid_out(self._lowered(graph, plan))
         self.compilation.apply(self.model)
 
     def _lowered(self, graph: Graph, plan: TransferPlan) -> Model:
         kept = {} if self.setup.module is None else modules_kept(graph, self.setup.module, self.device)
         return Model.from_graph(graph, self.setup.seed, plan=plan, device=self.device, given=kept)
+
+    def _blank(self, graph: Graph) -> Model:
+        """A network whose weights are about to be overwritten, laid out in memory as the one in training."""
+        return self._laid_out(self._lowered(graph, zeros_of(graph)))
+
+    def _laid_out(self, model: Model) -> Model:
+        if wants_channels_last(self._layout(), model):
+            model.use_channels_last()
+        return model
 
     def _layout(self) -> TrainPlan:
         """A plan that has what a spec says of precision and memory layout, before there is a phase."""
@@ -146,6 +160,9 @@ class TorchSession:
 
     @working("the optimizer's state", NETWORK)
     def begin_phase(self, plan: TrainPlan, phase_epochs: int | None, resumed: bool) -> Mapping[str, Any]:
+        wanted = {penalty.taught_by for penalty in plan.penalties if penalty.taught_by is not None}
+        averages = self._ema_state if self.ema is None else self.ema.tensors
+        self._teachers.begin(wanted, self.model, averages, resumed, self.setup.base, self._blank)
         self._begin(plan, phase_epochs, resumed)
         if self.setup.compile != "auto" or (resumed and self._chosen is not None):
             return {}
@@ -203,6 +220,7 @@ class TorchSession:
             sums=Sums.from_json(stretch.sums, self.device) if stretch else None,
             ema=self.ema,
             class_weights=self.source.class_weights,
+            teachers=self._teachers,
             stop=stop,
         )
         return Stretch(result.metrics, result.finished, result.steps_done, result.sums.to_json())
@@ -364,6 +382,7 @@ class TorchSession:
                 phase_epoch=0,
                 phase_epochs=self.phase_epochs,
                 ema=self.ema,
+                teachers=self._teachers,
                 stop=stop,
             )
 
@@ -397,7 +416,7 @@ class TorchSession:
         kept_by = self._kept_by if self.plan is None else KeptBy.of(self.plan.optimizer)
         updates = self._ema_updates if self.ema is None else self.ema.updates
         chosen = {} if self._chosen is None else {"compiled": self._chosen}
-        return {**KeptBy.meta(kept_by), "ema_updates": updates, **chosen}
+        return {**KeptBy.meta(kept_by), "ema_updates": updates, **chosen, **self._teachers.meta()}
 
     def _groups(self) -> checkpoint.Groups:
         """Everything to save; before the first phase, what was loaded and waits for one."""
@@ -410,7 +429,7 @@ class TorchSession:
         averages = self._ema_state if self.ema is None else self.ema.tensors
         if averages is not None:
             groups["ema"] = dict(averages)
-        return groups
+        return groups | self._teachers.groups()
 
     @working("the checkpoint", NETWORK)
     def newest(self, directory: Path) -> Saved | None:
@@ -434,6 +453,7 @@ class TorchSession:
             self._ema_state = {name: tensor.to(self.device) for name, tensor in stored.tensors["ema"].items()}
             self._ema_updates = stored.meta.get("ema_updates", 0)  # older ones had no warm-up to count for
         if self.plan is None:
+            self._teachers.load(stored, self._blank)
             self._chosen = stored.meta.get("compiled")
             self.compilation.switch(self.model, self.compilation.on or bool(self._chosen))
         else:  # the phase goes on with it; nothing of the network before may show

@@ -59,7 +59,7 @@ def layers(graph: Graph) -> tuple[Layer, ...]:
 
 
 def _kind(facts: OpDef) -> Kind | None:
-    if facts.family == "weighted":
+    if facts.convolves:
         return "weighted"
     if facts.family == "pool":
         return "pool"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nasir.ir import Graph
 
-MEAN = "running_mean"
+MEAN, VARIANCE = "running_mean", "running_var"
 
 
 def keeps_statistics(graph: Graph, node_id: int) -> bool:

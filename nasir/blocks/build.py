@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias, get_args
 
+from nasir.blocks.init import FIXUP
 from nasir.blocks.make import Maker
 from nasir.blocks.options import checked, words_resolved
+from nasir.blocks.scales import BranchScale, scaled, settle_scales
+from nasir.blocks.starts import settle_starts
 from nasir.blocks.steps import add_step
+from nasir.blocks.stochastic_depth import StochasticDepth, stochastic
 from nasir.errors import TypeRuleError
 from nasir.ir import JSON, Draft, Port
 from nasir.ir.regions import closest
@@ -18,12 +22,15 @@ SHORTCUTS: tuple[str, ...] = get_args(Shortcut)
 DEFINITION = ("branch", "shortcut", "then")
 
 
-def build_block(draft: Draft, x: Port, path: str, template: Mapping[str, JSON], *, stride: int = 1) -> Port:
+def build_block(
+    draft: Draft, x: Port, path: str, template: Mapping[str, JSON], *, stride: int = 1, sums: int | None = None
+) -> Port:
     """Add a block below `path` that reads `x`, declare its region, and return its output.
 
     `template`: {"block": name or definition, "options": {"out": 64, ...}, "init": name}, the last two optional; or a
     bare definition {"branch": [...], "shortcut": ..., "then": [...]}. Without `out` a block keeps its channels;
-    without "init" it is initialized as the region around it. Raises UnknownName and TypeRuleError.
+    without "init" it is initialized as the region around it. `sums`: the residual sums of the network, by which rules
+    scale branches; without it those of the draft's base and of the block. Raises UnknownName and TypeRuleError.
     """
     if "branch" in template:
         template = {"block": template}
@@ -33,17 +40,20 @@ def build_block(draft: Draft, x: Port, path: str, template: Mapping[str, JSON], 
         raise TypeRuleError(f"block '{path}': {wrong} in its template; write {{block: name, options: {{out: 64}}}}")
     block, options = template["block"], dict(template.get("options") or {})
     init = template.get("init") or _inherited(draft, path)
-    make = Maker(draft, path, init)
+    make = Maker(draft, path, init, sums)
     place = f"block '{path}'"
     if isinstance(block, Mapping):
         y = defined(make, x, stride, definition=block, **checked(defined, options, place, skip=4))
     else:
         builder = blocks.get(block)
         y = builder(make, x, stride, **checked(builder, options, f"{place} ({block})", skip=3))
+    settle_scales(make)
+    if make.init == FIXUP and draft.base is not None:  # of a network that is built as a whole `starts_of` tells
+        settle_starts(draft, path, y)
     before, after = draft.shape(x), draft.shape(y)
     if stride > 1 and before[1:] == after[1:] and max(before[1:], default=1) > 1:
         raise TypeRuleError(f"{place}: puts out {after} at stride {stride}; give one of its steps `stride: stride`")
-    kept = {} if init == "default" else {"init": init}
+    kept = {} if make.init == "default" else {"init": make.init}
     draft.region(path, "block", {"block": block, "options": options, **kept})
     return y
 
@@ -57,19 +67,37 @@ def _inherited(draft: Draft, path: str) -> str:
     return "default"
 
 
-def defined(make: Maker, x: Port, stride: int, definition: Mapping[str, Any], out: int = 0) -> Port:
+def defined(
+    make: Maker,
+    x: Port,
+    stride: int,
+    definition: Mapping[str, Any],
+    out: int = 0,
+    branch_scale: BranchScale | None = None,
+    stochastic_depth: StochasticDepth = 0.0,
+) -> Port:
     """A block given as data: {branch: [steps], shortcut: identity | projection | pad | none, then: [steps]}.
 
     Steps are as in `network`; their values may be the words in, out and stride, and `out/4` or `out*2` of them.
-    out   what the word `out` means; 0: the channels of the input
+    out           what the word `out` means; 0: the channels of the input
+    branch_scale  what the branch is multiplied by (`nasir.blocks.scales`)
+    stochastic_depth  as in the block `basic`, for the branch
     """
     place = f"block '{make.path}'"
     for path, text, remedy in check_definition(definition):
         raise TypeRuleError(f"{place}: {'.'.join(map(str, path))}: {text}; {remedy}")
     channels = make.channels(x)
     words = {"in": channels, "out": out or channels, "stride": stride}
-    y = _steps(make, x, definition["branch"], words)
-    y = close_residual(make, x, y, definition.get("shortcut", "identity"), stride)
+    shortcut = definition.get("shortcut", "identity")
+    if shortcut == "none" and branch_scale is not None:
+        raise TypeRuleError(f"{place}: shortcut: none leaves no sum to scale a branch for; leave branch_scale away")
+    if shortcut == "none" and stochastic_depth:
+        raise TypeRuleError(
+            f"{place}: stochastic_depth drops a branch, and a block without a shortcut is nothing else; leave it away, "
+            "or give the block a shortcut"
+        )
+    y = scaled(make, _steps(make, x, definition["branch"], words), branch_scale)
+    y = close_residual(make, x, stochastic(make, y, stochastic_depth), shortcut, stride)
     return _steps(make, y, definition.get("then") or (), words)
 
 

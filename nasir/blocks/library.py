@@ -9,13 +9,14 @@ from typing import Literal
 
 from nasir.blocks.build import Shortcut, close_residual
 from nasir.blocks.make import Maker
+from nasir.blocks.scales import BranchScale, scaled
+from nasir.blocks.stochastic_depth import StochasticDepth, stochastic
 from nasir.errors import TypeRuleError
 from nasir.ir import Port
 from nasir.options.ranges import Count, Rate, Share, Whole
 from nasir.registry import blocks
 
 Norm = Literal["batch", "none"]
-Scale = float | Literal["skipinit"] | None
 
 
 def _conv_norm(
@@ -26,14 +27,6 @@ def _conv_norm(
     return x if bare else make.norm(x, f"bn{number}")
 
 
-def _scaled(make: Maker, y: Port, branch_scale: Scale) -> Port:
-    if branch_scale is None:
-        return y
-    if branch_scale == "skipinit":  # De & Smith 2020: learnable, from 0
-        return make.node("scale", y, "scale", value=0.0, learnable=True)
-    return make.node("scale", y, "scale", value=float(branch_scale), learnable=False)
-
-
 @blocks.register("basic")
 def basic(
     make: Maker,
@@ -42,18 +35,23 @@ def basic(
     out: Whole = 0,
     shortcut: Shortcut = "projection",
     norm: Norm = "batch",
-    branch_scale: Scale = None,
+    branch_scale: BranchScale | None = None,
+    stochastic_depth: StochasticDepth = 0.0,
 ) -> Port:
     """Post-activation residual block: 3x3 - norm - ReLU - 3x3 - norm, sum, ReLU (He et al. 2015).
 
     out           channels; 0: those of the input
     shortcut      where shapes differ: projection (1x1 convolution and norm, option B) or pad (option A)
     norm          batch, or none: convolutions then have biases
-    branch_scale  skipinit (a learnable scalar from 0) or a fixed number at the end of the branch
+    branch_scale  what the branch is multiplied by: 1/n, 1/sqrt(n) or fischer by the residual sums n of the network, a
+                  number, or a learned one, skipinit or {skipinit: first value}
+    stochastic_depth  with which probability the branch of a sample is dropped in training; {linear: p}: in the l-th of
+                  L blocks l / L * p (Huang et al. 2016)
     """
     out = out or make.channels(x)
     y = make.relu(_conv_norm(make, x, out, 1, norm, stride=stride), "relu")
-    y = _scaled(make, _conv_norm(make, y, out, 2, norm), branch_scale)
+    y = scaled(make, _conv_norm(make, y, out, 2, norm), branch_scale)
+    y = stochastic(make, y, stochastic_depth)
     return make.relu(close_residual(make, x, y, shortcut, stride), "relu_out")
 
 
@@ -67,14 +65,15 @@ def bottleneck(
     groups: Count = 1,
     base_width: Count = 64,
     shortcut: Shortcut = "projection",
-    branch_scale: Scale = None,
+    branch_scale: BranchScale | None = None,
+    stochastic_depth: StochasticDepth = 0.0,
 ) -> Port:
     """1x1 - norm - ReLU - 3x3 - norm - ReLU - 1x1 - norm, sum, ReLU; the stride is on the 3x3 (torchvision's v1.5).
 
     out           width ("planes"): the block puts out `expansion` times as many channels; 0: as many as come in
     groups        groups of the 3x3 (ResNeXt)
     base_width    channels of the 3x3 per group at out = 64 (wide ResNets have 128)
-    shortcut, branch_scale   as in `basic`
+    shortcut, branch_scale, stochastic_depth   as in `basic`
     """
     channels = make.channels(x)
     if not out and channels % expansion:
@@ -83,7 +82,8 @@ def bottleneck(
     inner = int(out * (base_width / 64.0)) * groups
     y = make.relu(_conv_norm(make, x, inner, 1, "batch", kernel=1), "relu1")
     y = make.relu(_conv_norm(make, y, inner, 2, "batch", stride=stride, groups=groups), "relu2")
-    y = _scaled(make, _conv_norm(make, y, out * expansion, 3, "batch", kernel=1), branch_scale)
+    y = scaled(make, _conv_norm(make, y, out * expansion, 3, "batch", kernel=1), branch_scale)
+    y = stochastic(make, y, stochastic_depth)
     return make.relu(close_residual(make, x, y, shortcut, stride), "relu_out")
 
 
@@ -106,7 +106,8 @@ def preact_basic(
     shortcut: Shortcut = "projection",
     norm: Norm = "batch",
     dropout: Rate = 0.0,
-    branch_scale: Scale = None,
+    branch_scale: BranchScale | None = None,
+    stochastic_depth: StochasticDepth = 0.0,
 ) -> Port:
     """Pre-activation residual block: norm - ReLU - 3x3, twice, and a sum without ReLU (He et al. 2016).
 
@@ -114,7 +115,8 @@ def preact_basic(
     shortcut      where shapes differ: projection (a bare 1x1 convolution of the activated input) or pad
     norm          batch, or none: convolutions then have biases
     dropout       between the last ReLU and the last convolution, where no norm follows (Kim et al., UAI 2023)
-    branch_scale  skipinit (a learnable scalar from 0) or a fixed number at the end of the branch
+    branch_scale  as in `basic`
+    stochastic_depth  as in `basic`
     """
     out = out or make.channels(x)
     bare = norm == "none"
@@ -123,14 +125,24 @@ def preact_basic(
     y = make.relu(y if bare else make.norm(y, "bn2"), "relu2")
     if dropout:
         y = make.node("dropout", y, "dropout", p=float(dropout))
-    y = _scaled(make, make.conv(y, out, "conv2", bias=bare), branch_scale)
+    y = scaled(make, make.conv(y, out, "conv2", bias=bare), branch_scale)
+    y = stochastic(make, y, stochastic_depth)
     if shortcut == "projection" and make.shape(x) != make.shape(y):
         x = make.conv(active, out, "downsample.0", kernel=1, stride=stride, padding=0, bias=bare)
     return close_residual(make, x, y, shortcut, stride)
 
 
 @blocks.register("resbuilder")
-def resbuilder(make: Maker, x: Port, stride: int, out: Whole = 0, convs: Count = 2, momentum: Share = 0.01) -> Port:
+def resbuilder(
+    make: Maker,
+    x: Port,
+    stride: int,
+    out: Whole = 0,
+    convs: Count = 2,
+    momentum: Share = 0.01,
+    branch_scale: BranchScale | None = None,
+    stochastic_depth: StochasticDepth = 0.0,
+) -> Port:
     """ResBuilder's unit: y = x + ReLU(conv(norm(...))), `convs` times, no ReLU after the sum (released code).
 
     Where channels differ the narrower side is padded with zero channels; where sizes differ the shortcut is a 1x1
@@ -138,6 +150,8 @@ def resbuilder(make: Maker, x: Port, stride: int, out: Whole = 0, convs: Count =
     out           channels; 0: those of the input
     convs         convolutions of the branch
     momentum      weight of a new batch in the running statistics; Keras has 0.99 for the rest
+    branch_scale  as in `basic`
+    stochastic_depth  as in `basic`
     """
     out = out or make.channels(x)
     y = x
@@ -145,6 +159,7 @@ def resbuilder(make: Maker, x: Port, stride: int, out: Whole = 0, convs: Count =
         y = make.node("batch_norm", y, f"bn{number}", eps=1e-3, momentum=float(momentum))
         y = make.conv(y, out, f"conv{number}", stride=stride if number == 1 else 1, bias=True)
         y = make.relu(y, f"relu{number}")
+    y = stochastic(make, scaled(make, y, branch_scale), stochastic_depth)
     channels = max(out, make.channels(x))
     x, y = _padded(make, x, channels, "pad_in"), _padded(make, y, channels, "pad_out")
     if make.shape(x) != make.shape(y):

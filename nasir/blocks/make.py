@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from nasir.analysis.branch_scales import Rule
 from nasir.blocks.init import init_rules, starts
 from nasir.errors import TypeRuleError
 from nasir.ir import JSON, Draft, Port
@@ -26,15 +27,25 @@ SHORT = {
 
 
 class Maker:
-    """Labels are `path.name`, or just `name` for an empty path; `init` is a name of `INITS`, else UnknownName."""
+    """Labels are `path.name`, or just `name` for an empty path; `init` is a name of `INITS`, else UnknownName.
 
-    def __init__(self, draft: Draft, path: str = "", init: str = "default") -> None:
+    `sums`: the residual sums that the network will have, None where they are counted later; `unsettled`: nodes whose
+    scale waits for that, with their rules (`nasir.blocks.scales`).
+    """
+
+    def __init__(self, draft: Draft, path: str = "", init: str = "default", sums: int | None = None) -> None:
         self.draft = draft
         self.path = path
         self.init = init
+        self.sums = sums
+        self.unsettled: dict[int, Rule] = {}
         self.rules = init_rules(init)
         self.used: set[str] = set()
         self._numbers: dict[str, int] = {}  # the last that each word was given
+
+    def begin_by(self, init: str) -> None:
+        """Let what is made from now on, and later blocks like it, begin by another initializer; UnknownName."""
+        self.init, self.rules = init, init_rules(init)
 
     def node(self, op: str, inputs: Port | Iterable[Port], name: str | None = None, /, **attrs: JSON) -> Port:
         """A new node; without a name it is numbered: conv1, bn1, relu1, conv2. Raises TypeRuleError."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from nasir.blocks.make import Maker
+from nasir.blocks.scales import BranchScale, scaled
+from nasir.blocks.stochastic_depth import StochasticDepth, stochastic
 from nasir.errors import TypeRuleError
 from nasir.ir import Port
 from nasir.options.ranges import Count, NotNegative, Rate, Whole
@@ -21,6 +23,8 @@ def transformer(
     dropout: Rate = 0.0,
     attention_dropout: Rate = 0.0,
     eps: NotNegative = 1e-6,
+    branch_scale: BranchScale | None = None,
+    stochastic_depth: StochasticDepth = 0.0,
 ) -> Port:
     """Pre-norm encoder block on tokens: x + attention(norm(x)), then x + mlp(norm(x)) (Dosovitskiy et al. 2021).
 
@@ -31,6 +35,8 @@ def transformer(
     dropout            after both projections and after the hidden units
     attention_dropout  of the attention's softmax
     eps                of the norms
+    branch_scale       what both branches are multiplied by, as in `basic`
+    stochastic_depth   of both branches, each for itself, as in `basic`
     """
     channels = make.channels(x)
     place = f"block '{make.path}'"
@@ -51,8 +57,13 @@ def transformer(
     drop = float(attention_dropout)
     y = make.node("self_attention", y, "self_attention.core", heads=heads, head_dim=head_dim, scale=scale, dropout=drop)
     y = dropped(make.node("linear", y, "self_attention.out_proj", out=channels), "dropout")
+    y = scaled(make, y, branch_scale, "scale_1")
+    y = stochastic(make, y, stochastic_depth, "stochastic_depth_1")
     x = make.node("add", (x, y), "add_1")
     y = make.node("layer_norm", x, "ln_2", eps=eps)
     y = make.node("gelu", make.node("linear", y, "mlp.0", out=mlp or 4 * channels), "mlp.1")
     y = make.node("linear", dropped(y, "mlp.2"), "mlp.3", out=channels)
-    return make.node("add", (x, dropped(y, "mlp.4")), "add_2")
+    y = stochastic(
+        make, scaled(make, dropped(y, "mlp.4"), branch_scale, "scale_2"), stochastic_depth, "stochastic_depth_2"
+    )
+    return make.node("add", (x, y), "add_2")

@@ -24,7 +24,7 @@ from nasir.cli import run as run_command
 from nasir.cli import search as search_command
 from nasir.cli import verify as verify_command
 from nasir.cli.networks import graph_of, is_spec, loaded, of_spec, opened
-from nasir.cli.opening import open_run, print_note
+from nasir.cli.opening import noted_warnings, open_run, print_note
 from nasir.cli.parser import Parser
 from nasir.counted import counted
 from nasir.errors import NasirError, SpecError, UnknownName, printable
@@ -47,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     command: Callable[[argparse.Namespace], int] = options.run
     try:
-        return command(options)
+        with noted_warnings():
+            return command(options)
     except NasirError as error:
         _complain(error)
         return error.exit_code
@@ -296,6 +297,7 @@ def _simulate(spec: Spec, graph: Graph, options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
+    from nasir.analysis.variance_shift import REMEDY, told, variance_shifts
     from nasir.report.show import render
     from nasir.report.untyped import untyped_lines
 
@@ -311,6 +313,9 @@ def _show(options: argparse.Namespace) -> int:
         print(export_command.text_of("text", graph), end="")
     else:
         print("\n".join([render(graph), *untyped_lines(graph, shown.untyped)]))
+        shifts = [*variance_shifts(graph)]
+        if shifts:
+            print_note(f"{told(graph, shifts)}; {REMEDY}")
     return 0
 
 

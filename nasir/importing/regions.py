@@ -23,29 +23,31 @@ def declare(draft: Draft, recording: Recording, place: Callable[[str], str]) -> 
 
     Blocks are the modules that begin and end at one value and join values themselves, others of their classes, and what
     stands in their place. A repeated module is a block rather than one within it, such as the attention of a layer.
-    Where there are none, blocks are the parts in which paths leave a value and meet again. A stage is a module that
-    holds nothing but blocks, or a run of blocks, one behind the other, whose outputs have one shape.
+    Where there are none, blocks are the parts in which paths leave a value and meet again; where nothing does, modules
+    of a class that follow one another over one shape. A stage is a module that holds nothing but blocks, or a run of
+    blocks, one behind the other, whose outputs have one shape.
     """
     held = {scope.path: scope.kind for call in recording.calls for scope in call.scope if scope.path != call.module}
     kinds = {place(path): kind for path, kind in held.items()}
     graph = joined_step_by_step(draft, kinds)
     modules = _Modules(graph, kinds)
     blocks = modules.blocks()
+    if not blocks and not _declare_parts(draft, graph):
+        blocks = modules.plain()
     for path in blocks:
         draft.region(path, "block")
-    if not blocks:
-        _declare_parts(draft, graph)
     _declare_stages(draft, modules)
 
 
-def _declare_parts(draft: Draft, graph: Graph) -> None:
-    """Declare as blocks the parts in which paths leave a value and meet again."""
+def _declare_parts(draft: Draft, graph: Graph) -> bool:
+    """Declare as blocks the parts in which paths leave a value and meet again; whether there are any."""
     labels = [tuple([graph.nodes[node_id].label for node_id in nodes]) for nodes in meeting_places(graph)]
     tried = {str(number): Region(str(number), "block", parts=parts) for number, parts in enumerate(labels)}
     crossing = borders(graph.nodes, graph.order, graph.outputs, tried, owners(graph.nodes, tried))
     for number, region in tried.items():
         if _ends(graph, number, crossing[number]) is not None:  # labels below those of a part belong to it, too
             draft.region(_free(draft, "block"), "block", parts=region.parts)
+    return bool(draft.regions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +85,19 @@ class _Modules:
         """Paths of the blocks."""
         repeated = {self._lifted(path) for path in self.joining if self.times[self.kinds[path]] > 1}
         outer = _outermost(repeated)
+        if self.steps.keys().isdisjoint(self.kinds[path] for path in outer):  # as stages that begin and end with a sum
+            outer = _outermost([path for path in repeated if self._runs_on(self.kinds[path])]) or outer
         rest = [p for p in self.joining if not any(covers(p, other) or covers(other, p) for other in outer)]
         classes = {self.kinds[path] for path in (*outer, *rest)}
         # what changes the shape wherever it stands is a passage between stages, unless all are like that
         classes = classes & self.steps.keys() or classes
         found = _outermost([path for path in self.whole if self.kinds.get(path) in classes])
         return sorted(_outermost([*found, *self._beside(found)]))
+
+    def plain(self) -> list[str]:
+        """Paths of the blocks of a network that joins nothing: of classes that follow one another over one shape."""
+        kinds = {kind for kind in self.steps if not kind.startswith("torch.") and self._runs_on(kind)}
+        return sorted(_outermost([path for path in self.whole if self.kinds.get(path) in kinds]))
 
     def _joiner(self, path: str) -> str:
         """The module that a sum in the module at `path` belongs to: itself, or one around it that there are several of;

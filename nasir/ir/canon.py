@@ -61,11 +61,15 @@ def digest(nodes: Mapping[int, Node], order: tuple[int, ...], outputs: tuple[Por
     """sha256 over (op, attributes, inputs) of the canonically numbered nodes, the outputs, and what is shared."""
     number = {node_id: index for index, node_id in enumerate(order)}
     lines = []
+    heads: dict[tuple[str, int], str] = {}  # by op and id of the attributes: many nodes have the same
     for node_id in order:
         node = nodes[node_id]
-        edges = [(number[port.node], port.output) for port in node.inputs]
-        # attributes are stored normalized and in declaration order, so their repr is canonical
-        lines.append(f"{node.op}{tuple(node.facts.stated(node.attrs).items())}{edges}")
+        alike = (node.op, id(node.attrs))
+        head = heads.get(alike)
+        if head is None:
+            # attributes are stored normalized and in declaration order, so their repr is canonical
+            head = heads[alike] = f"{node.op}{tuple(node.facts.stated(node.attrs).items())}"
+        lines.append(f"{head}{[(number[port.node], port.output) for port in node.inputs]}")
     lines.append(repr([(number[port.node], port.output) for port in outputs]))
     if ties:  # which of the nodes owns the array makes no difference
         lines.append(repr(sorted(sorted((number[key.node], key.slot) for key in members) for members in sets_of(ties))))

@@ -135,7 +135,7 @@ class Draft(Editing[Graph]):
         self._resize()
         if not self.outputs:
             raise GraphError("the network has no output: call draft.output(port)")
-        labels = [node.label for node in self.nodes.values()]
+        labels = [node.label for node in self.nodes.values()] if self.frozen else []
         frozen = tuple(sorted(p for p in self.frozen if any(covers(p, label) for label in labels)))
         ties = left(self.ties, self.nodes)
         names = left_names(self.names, self.ties, self.nodes)

@@ -52,7 +52,7 @@ def mirrored(attrs: Mapping[str, JSON], mirrors: Mapping[Mirror, Axis], size: Ca
 class At:
     """What a rule sees of its place: fresh spaces, unification, slots, and errors that name the node."""
 
-    __slots__ = ("label", "node", "node_id", "nodes", "slots", "typing")
+    __slots__ = ("label", "largest", "node", "node_id", "nodes", "slots", "typing")
 
     def __init__(self, nodes: Mapping[int, Node], typing: Typing) -> None:
         self.nodes = nodes
@@ -61,6 +61,7 @@ class At:
         self.node: Node
         self.label = ""
         self.slots: dict[str, Slot] = {}
+        self.largest = 0  # entries of the largest weight of several axes
 
     def fresh(self, size: int, mirror: str | None = None, entry: int | None = None) -> Atom:
         """A new set of `size` units; `mirror` names the attribute (and its `entry`) that repeats the size."""
@@ -115,14 +116,17 @@ class At:
         groups: Axis = 1,
     ) -> None:
         """Declare a weight array of this node; see `Slot`."""
-        along = tuple([_new(SlotAxis, axis) for axis in axes])
-        self.slots[name] = Slot(along, init, kind, tags, dtype, stored, groups)  # type: ignore[arg-type]
+        along = tuple([axis if axis.__class__ is SlotAxis else _new(SlotAxis, axis) for axis in axes])
+        slot: Slot = _new(Slot, (along, init, kind, tags, dtype, stored, groups))
+        self.slots[name] = slot
+        if len(along) > 1 and (size := slot.size) > self.largest:  # a single axis has at most MOST_UNITS entries
+            self.largest = size
 
     def slots_along(self, space: Axis, slots: Iterable[tuple[str, Fill, Kind, frozenset[str]]]) -> None:
         """Declare several float arrays with one entry per unit of `space`: (name, init, kind, tags) each."""
-        axes = (SlotAxis(space, "along"),)
+        axes = (_new(SlotAxis, (space, "along")),)
         for name, init, kind, tags in slots:
-            self.slots[name] = Slot(axes, init, kind, tags)
+            self.slots[name] = _new(Slot, (axes, init, kind, tags, FLOAT, True, 1))
 
     def mix(self, axis: Axis) -> None:
         """Say that what comes out of one unit depends on all units of the axis: resizing it is never exact."""
@@ -197,8 +201,10 @@ def infer_nodes(nodes: Mapping[int, Node], typing: Typing, order: Iterable[int])
         definition = known.get(node.op) or op_named(node.op)
         at.node_id, at.node, at.label = node_id, node, node.label
         at.slots = typing.slots[node_id] = {}
-        try:
-            inputs = [types[port] for port in node.inputs]
+        at.largest = 0
+        ports = node.inputs
+        try:  # most nodes have one input
+            inputs = [types[ports[0]]] if len(ports) == 1 else [types[port] for port in ports]
         except KeyError as missing:
             at.fail(f"input {missing} is no output of that node; use an existing one")
         low, high = definition.arity
@@ -217,17 +223,15 @@ def infer_nodes(nodes: Mapping[int, Node], typing: Typing, order: Iterable[int])
                     at.fail(f"its input has {told}, its output has not; make the output's type by `x.over(axes)`")
         if isinstance(result, ValueType):
             types[_new(Port, (node_id, 0))] = result
-            largest = prod(result.shape)
+            largest = 0 if inputs and result is inputs[0] else prod(result.shape)
         else:
             largest = 0
             for output, value in enumerate(result):
-                types[Port(node_id, output)] = value
+                types[_new(Port, (node_id, output))] = value
                 largest = max(largest, prod(value.shape))
-        for slot in at.slots.values():
-            if len(slot.axes) > 1:
-                largest = max(largest, slot.size)
-        if largest > MOST_ENTRIES:
-            at.fail(f"a weight or a value of {largest} entries; at most {MOST_ENTRIES} fit")
+        if largest > MOST_ENTRIES or at.largest > MOST_ENTRIES:
+            most = max(largest, at.largest)
+            at.fail(f"a weight or a value of {most} entries; at most {MOST_ENTRIES} fit")
         if definition.mixes:
             at.mix(inputs[0].channels)
 
@@ -273,6 +277,9 @@ def _finish(nodes: Mapping[int, Node], outputs: Iterable[Port], typing: Typing) 
             pin(axis, "it is the output of the network")
     seen: dict[Atom, None] = {}
     for atom in typing.atoms:
+        if atom.link is None:
+            seen.setdefault(atom)
+            continue
         for part in atoms_of(atom):
             seen.setdefault(part)
     names: dict[str, int] = {}

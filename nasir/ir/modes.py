@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import get_args
 
-from nasir.ir.node import Node
+from nasir.ir.node import Node, facts_of
 from nasir.ir.types import Mode, Port
 
 BOTH: frozenset[Mode] = frozenset(get_args(Mode))
@@ -13,7 +13,7 @@ BOTH: frozenset[Mode] = frozenset(get_args(Mode))
 
 def not_in_both(nodes: Mapping[int, Node], outputs: Iterable[Port]) -> dict[int, frozenset[Mode]]:
     """The modes of the nodes that do not run in both, by id."""
-    if not any(node.facts.reads is not None for node in nodes.values()):
+    if all(facts.reads is None for facts in facts_of(nodes)):
         return {}
     return {node_id: modes for node_id, modes in running(nodes, outputs).items() if modes != BOTH}
 

@@ -27,6 +27,11 @@ class Node:
         return loaded.get(self.op) or op_named(self.op)
 
 
+def facts_of(nodes: Mapping[int, Node]) -> list[OpDef]:
+    """What is known of the ops that nodes apply, each op once; raises UnknownName."""
+    return [op_named(name) for name in {node.op for node in nodes.values()}]
+
+
 @dataclass(frozen=True, slots=True)
 class Region:
     """All nodes whose label begins with `path`; `template` says how to build another one like it.

@@ -31,10 +31,12 @@ Macs: TypeAlias = Callable[[Mapping[str, JSON], tuple[ValueType, ...], ValueType
 Unordered: TypeAlias = Callable[[Mapping[str, JSON], tuple[ValueType, ...], ValueType], tuple[str, str] | None]
 Pointwise: TypeAlias = Callable[..., Any]
 Even: TypeAlias = Callable[[Mapping[str, JSON]], bool]
+Averages: TypeAlias = Callable[[Mapping[str, JSON]], bool]
 Reads: TypeAlias = Callable[[Mapping[str, JSON]], tuple[Mode | None, ...]]
 Family: TypeAlias = Literal[
     "input",
     "weighted",
+    "standardized",
     "norm",
     "activation",
     "scale",
@@ -52,6 +54,7 @@ Family: TypeAlias = Literal[
     "embedding",
     "attention",
     "ensemble",
+    "route",
     "weight",
     "opaque",
     "mode",
@@ -59,6 +62,7 @@ Family: TypeAlias = Literal[
 ]
 Sign: TypeAlias = Literal["always", "keeps"]
 Channels: TypeAlias = Literal["alone", "moves", "groups"]
+Drops: TypeAlias = Literal["elements", "channels", "samples"]
 Unchanged: TypeAlias = Literal["zero", "nonnegative", "all"]
 Taken: TypeAlias = Literal["integers", "unbatched", "rows"]
 
@@ -89,8 +93,13 @@ class OpDef:
         weighted    sums of products of its input with one kernel (a weight with a `read` and a `write` axis), plus a
                     bias where there is one (tagged "bias"). Attribute `out`: channels it puts out; `kernel`, `stride`,
                     `padding`, `dilation`, `groups`, `bias`, where it has them, mean what they do for conv2d
+        standardized  the same with a kernel that is made of its weights by standardization: what the weights are
+                    multiplied by does nothing, and each unit depends on all that are read (its rule says so, by
+                    `at.mix`). A weight per unit, which is no kernel, multiplies what it puts out
         norm        normalizes, then multiplies by a weight and adds one, per channel (both tagged "norm", the second
-                    also "bias"). What it subtracts in evaluation, if it is of the past, is its buffer `running_mean`.
+                    also "bias"); or is what stays of such a norm, which does only the latter. What it subtracts in
+                    evaluation, if it is of the past, is its buffer `running_mean`, and `running_var` plus the attribute
+                    `eps` is the square of what it divides by.
                     With an attribute `momentum` it normalizes by the numbers of several places or samples in training
         activation  a nonlinearity
         scale       a product with one number: a weight, an attribute, or the reciprocal of one
@@ -107,6 +116,8 @@ class OpDef:
         embedding   learned vectors looked up by number, added to a sequence, or put before it
         attention   places of a sequence weigh one another
         ensemble    the mean prediction of branches; attribute `average`: probabilities or logits
+        route       the sum of its inputs from the second on, each times its share, which the first one holds; those
+                    whose share is 0 need not be computed in evaluation
         weight      puts out a weight, which functions use
         opaque      a call of somebody's function or module, of which nothing is known
         mode        the input that is read in the mode in which the network runs (`reads`), nothing where there is none
@@ -122,9 +133,12 @@ class OpDef:
     `nonnegative`: "always" when the output is >= 0 whatever comes in, "keeps" when it is if all inputs are.
     `mixes`: it normalizes over the channel axis, so resizing that axis is never exact. (Of another axis its rule says
     so, by `at.mix`.)
-    `random`: it draws random numbers in training. `view`: in evaluation it only renames what is in memory.
+    `random`: it draws random numbers in training. `drops`: what it then sets to zero with a probability, its attribute
+    `p`: each of the "elements", all of each of the "channels", or all that a sample holds ("samples").
+    `view`: in evaluation it only renames what is in memory.
     `even`: of a weighted op over windows, given its attributes: whether channels that hold one number all over give
     channels that do, as without zeros at the borders.
+    `averages`: given its attributes, whether it puts out means over places of its input.
     `constant`: which parts of its outputs are constant (`nasir.ops.constants`), where family and `pointwise` do not
     say it.
     `takes`: what its inputs may be beside floating-point numbers of each sample: "integers", numbers of any other
@@ -154,8 +168,10 @@ class OpDef:
     pointwise: Pointwise | None = None
     unchanged: Unchanged | None = None
     random: bool = False
+    drops: Drops | None = None
     view: bool = False
     even: Even | None = None
+    averages: Averages | None = None
     constant: Callable[..., Any] | None = None
     unordered: Unordered | None = None
     reads: Reads | None = None
@@ -177,6 +193,11 @@ class OpDef:
     def dead_at_zero(self) -> bool:
         """Whether 0, which it keeps, is its smallest output: no gradient passes there."""
         return self.nonnegative == "always" and self.unchanged is not None
+
+    @property
+    def convolves(self) -> bool:
+        """Whether it is a layer with a kernel: sums of products of its input."""
+        return self.family in ("weighted", "standardized")
 
     @property
     def adds(self) -> bool:
@@ -258,8 +279,10 @@ def op(
     nonnegative: Sign | None = None,
     mixes: bool = False,
     random: bool = False,
+    drops: Drops | None = None,
     view: bool = False,
     even: Even | None = None,
+    averages: Averages | None = None,
     constant: Callable[..., Any] | None = None,
     macs: Macs | None = None,
     unordered: Unordered | None = None,
@@ -291,9 +314,11 @@ def op(
             channels="alone" if pointwise is not None and channels is None else channels,
             pointwise=pointwise,
             unchanged=unchanged,
-            random=random,
+            random=random or drops is not None,
+            drops=drops,
             view=view,
             even=even,
+            averages=averages,
             constant=constant,
             unordered=unordered,
             reads=reads,
@@ -312,13 +337,17 @@ def op(
 WORDS: Mapping[str, tuple[str, ...]] = {
     "family": get_args(Family),
     "channels": get_args(Channels),
+    "drops": get_args(Drops),
     "unchanged": get_args(Unchanged),
     "nonnegative": get_args(Sign),
 }
-UNARY = frozenset({"weighted", "norm", "activation", "scale", "shift", "passive", "pad", "pool", "shape", "split"})
+UNARY = frozenset(
+    {"weighted", "standardized", "norm", "activation", "scale", "shift", "passive", "pad", "pool", "shape", "split"}
+)
 """Families of ops with one input."""
 ATTRS: Mapping[str | None, tuple[str, ...]] = {
     "weighted": ("out",),
+    "standardized": ("out",),
     "groups": ("groups",),
     "pad": ("before", "after"),
     "ensemble": ("average",),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from nasir.errors import GraphError
 from nasir.ir.canon import quoted
-from nasir.ir.node import Node, Region
+from nasir.ir.node import Node, Region, facts_of
 from nasir.ir.types import Border, Port
 
 BRANCHES = "branches"  # labels of the nodes of parallel branches begin with it and the branch's number
@@ -116,9 +116,9 @@ def members(
 
 def independent(nodes: Mapping[int, Node], order: Iterable[int]) -> frozenset[int]:
     """The nodes that depend on no input of the network: weights that functions use, and what is made of them alone."""
-    fixed = {node_id for node_id, node in nodes.items() if node.facts.family == "weight"}
-    if not fixed:
+    if all(facts.family != "weight" for facts in facts_of(nodes)):
         return frozenset()
+    fixed = {node_id for node_id, node in nodes.items() if node.facts.family == "weight"}
     for node_id in order:
         inputs = nodes[node_id].inputs
         if inputs and fixed.issuperset([port.node for port in inputs]):

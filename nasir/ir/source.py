@@ -35,13 +35,15 @@ class Twin(NamedTuple):
 class AxisTake:
     """New positions along one axis: `index` into the old ones (-1 a hole), `gain` per position, `fill` for holes.
 
-    `twin` ties holes together: equal or opposite values (see `Twin`).
+    `twin` ties holes together: equal or opposite values (see `Twin`). `averaged`: the gain of moving averages of the
+    weight, where it is another one.
     """
 
     index: Index
     gain: Gain | None = None
     fill: Fill | None = None
     twin: Twin | None = None
+    averaged: Gain | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,7 @@ def to_json(source: Source) -> dict[str, Any]:
             "gain": None if axis.gain is None else axis.gain.tolist(),
             "fill": None if axis.fill is None else to_json(axis.fill),
             **({} if axis.twin is None else {"twin": [axis.twin.of.tolist(), axis.twin.sign.tolist()]}),
+            **({} if axis.averaged is None else {"averaged": axis.averaged.tolist()}),
         }
         for axis in source.axes
     ]
@@ -185,4 +188,5 @@ def _axis(data: Mapping[str, Any] | None) -> AxisTake | None:
     if "twin" in data:
         of, sign = data["twin"]
         twin = Twin(np.asarray(of, dtype=np.int64), np.asarray(sign, dtype=np.float64))
-    return AxisTake(np.asarray(data["index"], dtype=np.int64), gain, fill, twin)
+    averaged = np.asarray(data["averaged"], dtype=np.float64) if "averaged" in data else None
+    return AxisTake(np.asarray(data["index"], dtype=np.int64), gain, fill, twin, averaged)

@@ -77,10 +77,13 @@ def size_of(axis: Axis) -> int:
 def resolve(axis: Axis) -> Axis:
     """The canonical form: links followed, nested Cat and Prod flattened, factors of one dropped."""
     if isinstance(axis, Atom):
-        if axis.link is None:
+        end: Axis | None = axis.link
+        if end is None:
             return axis
+        if end.__class__ is Atom and end.link is None:
+            return end
         chain: list[Atom] = []
-        end: Axis = axis
+        end = axis
         while isinstance(end, Atom) and end.link is not None:
             chain.append(end)
             end = end.link

@@ -32,12 +32,17 @@ _new = tuple.__new__  # what a NamedTuple's constructor calls; called directly b
 
 def to_json(graph: Structure) -> dict[str, Any]:
     """Plain data: {"format", "nodes": [[id, op, [[node, output], ...], attrs, label], ...], ...}."""
+    stated: dict[tuple[str, int], Mapping[str, JSON]] = {}  # by op and id of the attributes: many nodes share them
+    nodes: list[list[Any]] = []
+    for node_id, node in graph.nodes.items():
+        alike = (node.op, id(node.attrs))
+        attrs = stated.get(alike)
+        if attrs is None:
+            attrs = stated[alike] = node.facts.stated(node.attrs)
+        nodes.append([node_id, node.op, [list(port) for port in node.inputs], dict(attrs), node.label])
     return {
         "format": FORMAT,
-        "nodes": [
-            [node_id, node.op, [list(port) for port in node.inputs], dict(node.facts.stated(node.attrs)), node.label]
-            for node_id, node in graph.nodes.items()
-        ],
+        "nodes": nodes,
         "outputs": [list(port) for port in graph.outputs],
         "regions": [
             [region.path, region.kind, region.template, *([list(region.parts)] if region.parts else ())]

@@ -182,8 +182,8 @@ class Slot(NamedTuple):
     def size(self) -> int:
         """Number of entries."""
         total = 1
-        for axis in self.axes:
-            total *= size_of(axis.space)
+        for space, _ in self.axes:
+            total *= space if space.__class__ is int else space.size  # type: ignore[union-attr]
         return total
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nasir.ir.space import Atom, Axis, Cat, Prod, Space, atoms_of, pin, resolve, size_of
+from nasir.ir.space import Atom, Axis, Cat, Prod, Space, atoms_of, mix, pin, resolve, size_of
 
 
 class SpaceMismatch(Exception):
@@ -24,7 +24,9 @@ def unify(left: Axis, right: Axis, place: str) -> None:
         return
     if size_of(left) != size_of(right):
         raise SpaceMismatch
-    if isinstance(left, int) or isinstance(right, int):
+    if left.__class__ is right.__class__ is Atom:
+        _link(left, right)
+    elif isinstance(left, int) or isinstance(right, int):
         pin(left, f"{place} ties it to a fixed size")
         pin(right, f"{place} ties it to a fixed size")
     elif isinstance(left, Atom):
@@ -41,6 +43,10 @@ def _bind(atom: Atom, space: Space, place: str) -> None:
     if any(other is atom for other in atoms_of(space)):
         _give_up(atom, space, place)
         return
+    _link(atom, space)
+
+
+def _link(atom: Atom, space: Space) -> None:
     # the older atom stays, so that what flows on through sums keeps the name of its first writer
     if isinstance(space, Atom) and space.source > atom.source:
         atom, space = space, atom
@@ -48,8 +54,7 @@ def _bind(atom: Atom, space: Space, place: str) -> None:
     if atom.pin:
         pin(space, atom.pin)
     if atom.mixed:
-        for other in atoms_of(space):
-            other.mixed = other.mixed or atom.mixed
+        mix(space, atom.mixed)
 
 
 def _give_up(left: Axis, right: Axis, place: str) -> None:

@@ -92,6 +92,23 @@ def scaled(node: NodeView, x: Known) -> Known:
     return x * float(node.weight("weight") if node.slots else node.attrs["value"])
 
 
+def affine(node: NodeView, x: Known) -> Known:
+    """Product with a weight per channel, plus a bias per channel: where the weight is zero the bias is all of it."""
+    scale, shift = (lifted(node.weight(name), node.out) for name in ("weight", "bias"))
+    if x is None and not (scale == 0.0).any():
+        return None
+    values = np.full_like(shift, np.nan) if x is None else x * scale + shift
+    return np.where(scale == 0.0, shift, values)
+
+
+def biased(node: NodeView, x: Known) -> Known:
+    """Sum with one learned number."""
+    if x is None:
+        return None
+    total: Values = x + float(node.weight("bias"))
+    return total
+
+
 def bent(node: NodeView, x: Known) -> Known:
     """x where it is positive, else a slope times x."""
     if x is None:

@@ -11,14 +11,14 @@ from nasir.ir.op import Pads, PerAxis, Rule, Sizes, op, per_axis
 from nasir.ir.space import Axis, Prod
 from nasir.ir.types import JSON, Role, ValueType
 from nasir.ops.weighted import BIAS, DECAY, KAIMING, bias_fill
-from nasir.ops.windows import each, over_places, places, slid, times
+from nasir.ops.windows import each, over_places, places, slid, times, window_axes
 from nasir.options.ranges import Count
 
 PaddingMode: TypeAlias = Literal["zeros", "reflect", "replicate", "circular"]
 NAMES = {1: "signals", 2: "images", 3: "volumes"}
 
 
-def _macs(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out: ValueType) -> int:
+def macs(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out: ValueType) -> int:
     """Each output is a sum over a window of the channels of its group."""
     kernel = per_axis(attrs["kernel"], len(out.shape) - 1)
     groups: int = attrs["groups"]
@@ -53,15 +53,14 @@ def _convolution(rank: int) -> Rule:
     ) -> ValueType:
         channels, sizes = places(at, x, rank)
         made = slid(at, sizes, kernel, stride, padding, dilation, end_padding)
-        window = per_axis(kernel, rank)
         if padding_mode != "zeros":  # rare, and inference of a large network is made of this function
             before, more = per_axis(padding, rank), per_axis(end_padding, rank)
             check_padding(at, padding_mode, sizes, before, tuple(map(sum, zip(before, more, strict=True))))
         written, read = _sides(at, channels, x.shape[0], out, groups)
-        fixed: list[tuple[Axis, Role]] = [(size, "fixed") for size in window]
-        at.slot("weight", ((written, "write"), (read, "read"), *fixed), KAIMING, tags=DECAY)
+        at.slot("weight", ((written, "write"), (read, "read"), *window_axes(kernel, rank)), KAIMING, tags=DECAY)
         if bias:
-            at.slot("bias", ((written, "write"),), bias_fill(x.shape[0] // groups * prod(window)), tags=BIAS)
+            fan_in = x.shape[0] // groups * prod(per_axis(kernel, rank))
+            at.slot("bias", ((written, "write"),), bias_fill(fan_in), tags=BIAS)
         return over_places(x, written, made)
 
     convolution.__doc__ = f"""{rank}-D convolution of {NAMES[rank]} to `out` channels, without a bias by default.
@@ -74,14 +73,14 @@ def _convolution(rank: int) -> Rule:
         family="weighted",
         channels="groups",
         even=_carries_on,
-        macs=_macs,
-        unordered=_reflected,
+        macs=macs,
+        unordered=reflected,
         later=("end_padding", "padding_mode"),
     )
     return register(convolution)
 
 
-def _reflected(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out: ValueType) -> tuple[str, str] | None:
+def reflected(attrs: Mapping[str, JSON], inputs: tuple[ValueType, ...], out: ValueType) -> tuple[str, str] | None:
     if attrs["padding_mode"] != "reflect":
         return None
     return "pads by reflection", "use `padding_mode: replicate`"
@@ -148,9 +147,8 @@ def _transposed(rank: int) -> Rule:
         if min(made) < 1:
             at.fail(f"padding {padding} takes away all that an input of {times(sizes)} gives with kernel {kernel}")
         written, read = _sides(at, channels, x.shape[0], out, groups)
-        fixed: list[tuple[Axis, Role]] = [(size, "fixed") for size in window]
         apart, sides = _reading_first(written, read, channels, groups)
-        at.slot("weight", (*sides, *fixed), KAIMING, tags=DECAY, groups=apart)
+        at.slot("weight", (*sides, *window_axes(kernel, rank)), KAIMING, tags=DECAY, groups=apart)
         if bias:
             at.slot("bias", ((written, "write"),), bias_fill(out // groups * prod(window)), tags=BIAS)
         return over_places(x, written, tuple(made))

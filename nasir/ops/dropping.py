@@ -20,7 +20,7 @@ from nasir.options.ranges import Rate, Share
     pointwise=same,
     unchanged="all",
     nonnegative="keeps",
-    random=True,
+    drops="elements",
     view=True,
     takes=("unbatched",),
 )
@@ -29,7 +29,15 @@ def dropout(at: At, x: ValueType, p: Rate = 0.5) -> ValueType:
     return x
 
 
-@op("channel_dropout", family="passive", pointwise=same, unchanged="all", nonnegative="keeps", random=True, view=True)
+@op(
+    "channel_dropout",
+    family="passive",
+    pointwise=same,
+    unchanged="all",
+    nonnegative="keeps",
+    drops="channels",
+    view=True,
+)
 def channel_dropout(at: At, x: ValueType, p: Rate = 0.5) -> ValueType:
     """Zero whole channels of a sample with probability `p` while training; the others are divided by 1 - p.
 
@@ -46,7 +54,7 @@ def channel_dropout(at: At, x: ValueType, p: Rate = 0.5) -> ValueType:
     channels="alone",
     unchanged="all",
     nonnegative="keeps",
-    random=True,
+    drops="samples",
     view=True,
     constant=known.window,
     later=("rescale", "noise"),

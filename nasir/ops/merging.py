@@ -7,29 +7,42 @@ from nasir.ir.space import Axis, pin, size_of
 from nasir.ir.types import ValueType
 
 
-def merged(at: At, inputs: tuple[ValueType, ...]) -> ValueType:
-    """The inputs side by side: axes of one unit are broadcast, all others run over the same units."""
-    lead = next((number for number, value in enumerate(inputs) if value.batch), None)
-    if lead is None:  # weights alone
-        lead = max(range(len(inputs)), key=lambda number: len(inputs[number].axes))
+def merged(at: At, inputs: tuple[ValueType, ...], begin: int = 0) -> ValueType:
+    """The inputs side by side: axes of one unit are broadcast, all others run over the same units.
+
+    `begin`: which input of the node is the first of them.
+    """
+    lead = 0 if inputs[0].batch else _lead(inputs)
     first = inputs[lead]
     for index, other in enumerate(inputs):
         if index == lead:
             continue
-        axes = list(first.axes)
-        for number, (a, b) in enumerate(zip(first.axes, _beside(at, lead, index, first, other), strict=True)):
+        axes = first.axes
+        for number, (a, b) in enumerate(zip(axes, _beside(at, begin + lead, begin + index, first, other), strict=True)):
             if a is b or a == b:
                 continue
-            if 1 in (a, b):  # one number for all of the other's
-                axes[number] = b if a == 1 else a
+            if b == 1:  # one number for all of the other's
                 continue
-            if size_of(a) != size_of(b) and 1 in (size_of(a), size_of(b)):
-                alone, axes[number] = (a, b) if size_of(a) == 1 else (b, a)
+            size, other_size = size_of(a), size_of(b)
+            if a == 1:
+                wider = b
+            elif size != other_size and 1 in (size, other_size):
+                alone, wider = (a, b) if size == 1 else (b, a)
                 pin(alone, f"{at.node.op} '{at.label}' takes its one unit for all of another axis")
+            else:
+                at.same(a, b, f"axis {number + 1}", (begin + lead, begin + index))
                 continue
-            at.same(a, b, f"axis {number + 1}", (lead, index))
-        first = first.over(tuple(axes))
+            if wider is not a:
+                axes = (*axes[:number], wider, *axes[number + 1 :])
+        if axes is not first.axes:
+            first = first.over(axes)
     return first
+
+
+def _lead(inputs: tuple[ValueType, ...]) -> int:
+    """Which of the inputs has what the others lie beside: the first with a batch axis, else the first of most axes."""
+    batched = [number for number, value in enumerate(inputs) if value.batch]
+    return batched[0] if batched else max(range(len(inputs)), key=lambda number: len(inputs[number].axes))
 
 
 def _beside(at: At, lead: int, index: int, first: ValueType, other: ValueType) -> tuple[Axis, ...]:

@@ -12,7 +12,7 @@ from nasir.ir.op import op
 from nasir.ir.space import pin
 from nasir.ir.types import JSON, ValueType
 from nasir.ops import constants as known
-from nasir.ops.weighted import AFFINE, STATISTICS, ZEROS, Affine, Biased
+from nasir.ops.weighted import AFFINE, COUNTED, STATISTICS, ZEROS, Affine, Biased
 from nasir.options.ranges import Count, NotNegative, Share
 
 
@@ -30,7 +30,7 @@ def instance_norm(
         at.fail(f"needs channels with one to three axes behind them, got {at.shape(x)}")
     at.slots_along(x.axes[0], (AFFINE if affine else ()) + (STATISTICS if statistics else ()))
     if statistics:
-        at.slot("num_batches_tracked", (), ZEROS, "buffer", dtype="int64")
+        at.slots["num_batches_tracked"] = COUNTED
     return x
 
 

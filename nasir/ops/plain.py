@@ -55,7 +55,14 @@ def mean(at: At, *x: ValueType) -> ValueType:
     return merged(at, x)
 
 
-@op("global_avg_pool", family="shape", channels="alone", nonnegative="keeps", constant=known.mean_of_places)
+@op(
+    "global_avg_pool",
+    family="shape",
+    averages=lambda attrs: True,
+    channels="alone",
+    nonnegative="keeps",
+    constant=known.mean_of_places,
+)
 def global_avg_pool(at: At, x: ValueType) -> ValueType:
     """Mean over height and width: (C, H, W) -> (C,)."""
     return x.over((at.image(x)[0],))

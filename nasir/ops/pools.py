@@ -6,13 +6,15 @@ from collections.abc import Iterator, Mapping
 from itertools import product
 from math import prod
 
+import numpy as np
+
 from nasir.ir.infer import At
 from nasir.ir.op import Pads, PerAxis, Sizes, op, per_axis
 from nasir.ir.types import JSON, ValueType
 from nasir.ops import constants as known
 from nasir.ops.constants import Known, NodeView
 from nasir.ops.windows import each, over_places, places, slid, times
-from nasir.options.ranges import Count
+from nasir.options.ranges import Count, Positive
 
 
 @op(
@@ -83,6 +85,7 @@ def _average_of_volume(
 @op(
     "avg_pool",
     family="pool",
+    averages=lambda attrs: True,
     channels="alone",
     nonnegative="keeps",
     constant=_averaged,
@@ -108,6 +111,27 @@ def avg_pool(
     if divisor_override is not None and len(x.shape) == 2:
         at.fail("divisor_override needs an image or a volume; scale a signal by an op of its own")
     return out
+
+
+def _norms(node: NodeView, x: Known) -> Known:
+    """What is the same all over stays so: each window counts as full."""
+    if x is None:
+        return None
+    p, entries = node.attrs["p"], prod(per_axis(node.attrs["kernel"], len(node.out.shape) - 1))
+    with np.errstate(invalid="ignore"):  # of numbers below zero
+        norm: known.Values = (entries * known.even(x, node.inputs[0]) ** p) ** (1 / p)
+    return norm
+
+
+@op("lp_pool", family="pool", channels="alone", nonnegative="keeps", constant=_norms, unordered=_average_of_volume)
+def lp_pool(
+    at: At, x: ValueType, kernel: Sizes, stride: Pads = 0, p: Positive = 2.0, ceil_mode: bool = False
+) -> ValueType:
+    """p-norms over windows, without absolute values: (sum of x^p)^(1/p); stride 0 means the kernel size.
+
+    `ceil_mode`: the last window may hang over the end, and is then filled up with the mean of what it holds.
+    """
+    return _pooled(at, x, kernel, stride, 0, 1, ceil_mode)
 
 
 def _pooled(
@@ -158,6 +182,7 @@ def _unordered_means(
 @op(
     "adaptive_avg_pool",
     family="pool",
+    averages=lambda attrs: True,
     channels="alone",
     nonnegative="keeps",
     constant=known.window,

@@ -15,7 +15,15 @@ from nasir.options.ranges import Whole
 Reduction: TypeAlias = Literal["mean", "sum", "amax", "amin"]
 
 
-@op("reduce", family="shape", channels="moves", nonnegative="keeps", takes=("unbatched",), constant=known.reduced)
+@op(
+    "reduce",
+    family="shape",
+    averages=lambda attrs: attrs["how"] == "mean",
+    channels="moves",
+    nonnegative="keeps",
+    takes=("unbatched",),
+    constant=known.reduced,
+)
 def reduce(
     at: At,
     x: ValueType,

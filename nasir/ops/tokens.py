@@ -76,7 +76,14 @@ def select_token(at: At, x: ValueType, index: Whole = 0) -> ValueType:
     return x.over((channels,))
 
 
-@op("mean_tokens", family="shape", channels="moves", nonnegative="keeps", constant=known.mean_of_places)
+@op(
+    "mean_tokens",
+    family="shape",
+    averages=lambda attrs: True,
+    channels="moves",
+    nonnegative="keeps",
+    constant=known.mean_of_places,
+)
 def mean_tokens(at: At, x: ValueType) -> ValueType:
     """Mean over the tokens: (T, C) -> (C,)."""
     return x.over((at.tokens(x)[1],))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from math import prod, sqrt
 from typing import Annotated, TypeAlias
 
@@ -11,7 +12,7 @@ from annotated_types import doc
 from nasir.ir.infer import At
 from nasir.ir.op import op
 from nasir.ir.space import Axis, Prod, pin
-from nasir.ir.types import JSON, Fill, Kind, Role, ValueType
+from nasir.ir.types import JSON, Fill, Kind, Role, Slot, ValueType
 from nasir.ops import constants as known
 from nasir.options.ranges import Count, NotNegative, Share
 
@@ -29,8 +30,11 @@ STATISTICS: tuple[Along, ...] = (
     ("running_mean", ZEROS, "buffer", frozenset()),
     ("running_var", ONES, "buffer", frozenset()),
 )
+COUNTED = Slot((), ZEROS, "buffer", dtype="int64")
+"""Batches that a norm has seen."""
 
 
+@lru_cache(4096)
 def bias_fill(fan_in: int) -> Fill:
     """Torch's default for the bias of a layer with such a kernel."""
     bound = 1.0 / sqrt(fan_in)
@@ -83,7 +87,7 @@ def batch_norm(
         at.fail(f"needs at most three axes beside the channels, got shape {x.shape}")
     at.slots_along(x.axes[0], (AFFINE if affine else ()) + (STATISTICS if statistics else ()))
     if counts and statistics:
-        at.slot("num_batches_tracked", (), ZEROS, "buffer", dtype="int64")
+        at.slots["num_batches_tracked"] = COUNTED
     return x
 
 

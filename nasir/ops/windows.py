@@ -10,7 +10,7 @@ from functools import lru_cache
 from nasir.ir.infer import At
 from nasir.ir.op import PerAxis, per_axis
 from nasir.ir.space import Axis, atoms_of, pin
-from nasir.ir.types import ValueType
+from nasir.ir.types import SlotAxis, ValueType
 
 KINDS = {1: "a signal (channels, length)", 2: "an image (channels, height, width)"}
 KINDS[3] = "a volume (channels, time, height, width)"
@@ -44,6 +44,12 @@ def places(at: At, x: ValueType, rank: int | None = None) -> tuple[Axis, tuple[i
 def over_places(x: ValueType, channels: Axis, sizes: tuple[int, ...]) -> ValueType:
     """What is made of x over other channels and so many places."""
     return x.over((channels, *sizes), 0)
+
+
+@lru_cache(4096)
+def window_axes(kernel: PerAxis, rank: int) -> tuple[SlotAxis, ...]:
+    """The axes of a weight that run over the places of a window."""
+    return tuple([SlotAxis(size, "fixed") for size in per_axis(kernel, rank, "kernel")])
 
 
 def each(at: At, rank: int, **given: PerAxis) -> tuple[tuple[int, ...], ...]:

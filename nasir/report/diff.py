@@ -64,7 +64,7 @@ def _resized(before: Graph, after: Graph, changes: Sequence[Difference]) -> list
         old, new = before.labels.get(change.where), after.labels.get(change.where)
         if old is None or new is None:
             others.append(str(change))
-        elif after.nodes[new].facts.family == "weighted":
+        elif after.nodes[new].facts.convolves:
             layers.append((after.nodes[new].op, _width(before, old), _width(after, new)))
         else:
             followers.append(after.nodes[new].op)

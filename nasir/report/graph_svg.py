@@ -17,6 +17,7 @@ __all__ = ["draw", "overview"]
 
 COLOUR_OF: Mapping[str | None, str] = {
     "weighted": "weight",
+    "standardized": "weight",
     "norm": "norm",
     "scale": "norm",
     "activation": "act",
@@ -50,7 +51,7 @@ def overview(graph: Graph, born: Mapping[str, str] | None = None) -> str:
         path = owner.get(node_id)
         if path is not None:
             shown[path] = node_id
-        elif graph.nodes[node_id].facts.family in ("input", "weighted"):
+        elif graph.nodes[node_id].facts.family == "input" or graph.nodes[node_id].facts.convolves:
             shown[node_id] = node_id
     stages = {block.path: graph.stage_of(block.path) for block in graph.blocks}
     stage_of = {path: stage for path, stage in stages.items() if stage in graph.depths()}

@@ -12,7 +12,8 @@ __all__ = ["Chart", "Mark", "Series", "log_ticks", "nice_ticks", "quantity", "re
 
 WIDTH, HEIGHT = 560.0, 290.0
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 14.0, 40.0, 38.0  # room for the axes and the legend
-SPREAD = 3.0  # pixels between equal step lines, so that each stays visible
+LETTER, ROW, ROWS, LONGEST = 7.4, 18.0, 5, 58  # of the legend: width of a letter, height and number of rows, letters
+SPREAD, SPREADS = 3.0, 18.0  # pixels between equal step lines, so that each stays visible, and between all of them
 COLOURS = 6  # classes c0..c5; dashes tell further series, and colour-blind readers, apart
 
 
@@ -83,6 +84,27 @@ def log_ticks(low: float, high: float) -> tuple[float, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class _Entry:
+    """A name in the legend. `sign`: the class of the line before it, or "rewrite" for a triangle, or "" for none."""
+
+    name: str
+    sign: str
+
+    @property
+    def shown(self) -> str:
+        """The name, without its middle where it is longer than a row."""
+        return self.name if len(self.name) <= LONGEST else f"{self.name[: LONGEST // 2]}…{self.name[-LONGEST // 2 :]}"
+
+    @property
+    def indent(self) -> float:
+        return {"rewrite": 13.0, "": 0.0}.get(self.sign, 26.0)
+
+    @property
+    def width(self) -> float:
+        return self.indent + 16.0 + LETTER * len(self.shown)
+
+
+@dataclass(frozen=True, slots=True)
 class _Frame:
     x_low: float
     x_high: float
@@ -114,18 +136,21 @@ def render(chart: Chart) -> str:
     x_ticks = nice_ticks(0.0, max((x for line in chart.series for x, _ in line.points), default=1.0), 8, whole=True)
     x_high = max([x for line in chart.series for x, _ in line.points] or [1.0])
     frame = _Frame(0.0, max(x_high, 1.0), ticks[0], ticks[-1], log)
+    legend = _legend(chart)
+    above = ROW * (len(legend) - 1)  # rows that have no room over the plot
     body = [
         *_axes(chart, frame, ticks, [tick for tick in x_ticks if tick <= frame.x_high]),
         *_marks(chart, frame),
         *(_line(chart, frame, index) for index in range(len(chart.series))),
-        *_legend(chart),
+        *_drawn(legend),
     ]
     if not values:
         body.append(text(WIDTH / 2, HEIGHT / 2, "no values yet", "tick middle"))
     described = f"{chart.title}: {', '.join(line.name for line in chart.series)} over epochs"
     plot = f'data-x0="{LEFT}" data-x1="{WIDTH - RIGHT}" data-low="{frame.x_low:g}" data-high="{frame.x_high:g}"'
+    view = f'viewBox="0 {0 - above:g} {WIDTH:g} {HEIGHT + above:g}"'
     return (
-        f'<svg class="chart" viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{escape(described)}" '
+        f'<svg class="chart" {view} role="img" aria-label="{escape(described)}" '
         f'data-chart="{escape(chart.key)}" {plot}>{"".join(body)}'
         f'<line class="cursor" y1="{TOP:g}" y2="{HEIGHT - BOTTOM:g}" visibility="hidden"/></svg>'
     )
@@ -170,7 +195,8 @@ def _marks(chart: Chart, frame: _Frame) -> Iterator[str]:
 
 
 def _line(chart: Chart, frame: _Frame, index: int) -> str:
-    shift = (index - (len(chart.series) - 1) / 2) * SPREAD if chart.step else 0.0
+    others = len(chart.series) - 1
+    shift = (index - others / 2) * min(SPREAD, SPREADS / max(others, 1)) if chart.step else 0.0
     path: list[str] = []
     pen_down = False
     for x, y in chart.series[index].points:
@@ -189,18 +215,41 @@ def _line(chart: Chart, frame: _Frame, index: int) -> str:
     return f'<path class="line {_colour(index)}" d="{"".join(path)}{lone}"{single}/>'
 
 
-def _legend(chart: Chart) -> Iterator[str]:
-    x = LEFT
-    for index, line in enumerate(chart.series):
-        yield f'<path class="line {_colour(index)}" d="M{x:.1f} 18H{x + 20:.1f}"/>'
-        yield text(x + 26, 22, line.name, "legend")
-        x += 42 + 6.8 * len(line.name)
-        if x > WIDTH - 60 and index + 2 < len(chart.series):
-            yield text(x, 22, f"+{len(chart.series) - index - 1}", "legend")
-            return
+def _legend(chart: Chart) -> list[list[_Entry]]:
+    """The entries of the legend by row, as many as have room; the last one counts the series that have none."""
+    entries = [_Entry(line.name, f"line {_colour(index)}") for index, line in enumerate(chart.series)]
     if any(mark.kind == "rewrite" for mark in chart.marks):
-        yield f'<g class="rewrite"><path d="M{x:.1f} 22L{x + 3.5:.1f} 15L{x + 7:.1f} 22Z"/></g>'
-        yield text(x + 13, 22, "rewrite", "legend")
+        entries.append(_Entry("rewrite", "rewrite"))
+    rows = _rows(entries)
+    fewer = len(chart.series)
+    while len(rows) > ROWS:
+        fewer -= 1
+        more = _Entry(f"+{len(chart.series) - fewer}", "")
+        rows = _rows([*entries[:fewer], more, *entries[len(chart.series) :]])
+    return rows
+
+
+def _rows(entries: Iterable[_Entry]) -> list[list[_Entry]]:
+    rows: list[list[_Entry]] = [[]]
+    for entry in entries:
+        if rows[-1] and LEFT + sum(other.width for other in rows[-1]) + entry.width > WIDTH:
+            rows.append([])
+        rows[-1].append(entry)
+    return rows
+
+
+def _drawn(rows: Sequence[Sequence[_Entry]]) -> Iterator[str]:
+    """The legend, whose last row lies right above the plot."""
+    for row, entries in enumerate(rows):
+        x, y = LEFT, 22 - ROW * (len(rows) - 1 - row)
+        for entry in entries:
+            if entry.sign == "rewrite":
+                yield f'<g class="rewrite"><path d="M{x:.1f} {y:g}L{x + 3.5:.1f} {y - 7:g}L{x + 7:.1f} {y:g}Z"/></g>'
+            elif entry.sign:
+                yield f'<path class="{entry.sign}" d="M{x:.1f} {y - 4:g}H{x + 20:.1f}"/>'
+            words = text(x + entry.indent, y, entry.shown, "legend")
+            yield words if entry.shown == entry.name else f"<g><title>{escape(entry.name)}</title>{words}</g>"
+            x += entry.width
 
 
 def _colour(index: int) -> str:

@@ -50,14 +50,16 @@ def _items(graph: Graph) -> list[tuple[int | Region, object]]:
 
 
 def _shape_key(graph: Graph, block: Region) -> tuple[object, ...]:
-    nodes = tuple((graph.nodes[n].op, tuple(graph.nodes[n].attrs.items())) for n in graph.members(block.path))
+    members = [graph.nodes[n] for n in graph.members(block.path)]
+    # how much is dropped in training may depend on depth
+    nodes = tuple((node.op, () if node.facts.drops else tuple(node.attrs.items())) for node in members)
     return (graph.stage_of(block.path), nodes, graph.cost(block.path).macs)
 
 
 def _block_row(graph: Graph, blocks: list[Region]) -> tuple[str, str, str, str, str]:
     first, last = blocks[0].path, blocks[-1].path
     name = first if len(blocks) == 1 else f"{first} .. {last}"
-    weighted = [n for n in graph.members(first) if graph.nodes[n].facts.family == "weighted"]
+    weighted = [n for n in graph.members(first) if graph.nodes[n].facts.convolves]
     convs = " ".join(f"{window_of(graph, n) or 'fc'}:{graph.nodes[n].attrs['out']}" for n in weighted)
     what = f"{len(blocks)} x [{convs}]" if len(blocks) > 1 else f"[{convs}]"
     exit_ = graph.boundary(last)[1]
@@ -71,7 +73,7 @@ def _node_row(graph: Graph, node_id: int) -> tuple[str, str, str, str, str]:
     cost = graph.cost(node.label)
     what = node.op
     window = window_of(graph, node_id)
-    if node.facts.family == "weighted" and window:
+    if node.facts.convolves and window:
         stride = node.attrs.get("stride", 1)
         what += f" {window}" + (f" / {stride}" if stride != 1 else "")
     numbers = (f"{cost.params:,}" if cost.params else "", f"{cost.macs:,}" if cost.macs else "")

@@ -29,6 +29,7 @@ PER_UNIT = {
 }
 OTHERS = {
     "weight_abs": "by label of a conv or linear node: mean |w| of its weight, and the number of entries",
+    "residual_ratio": "by label of a residual sum x + f(x): |f(x)| / |x|, the median over probe samples",
     "weights": "the weight arrays themselves: Evidence.weight(label, slot)",
     "latency": "a clock for candidate networks on the device at hand: Evidence.latency(graph) in seconds",
 }
@@ -58,11 +59,11 @@ class _Refusals:
 class Evidence:
     """What was measured before a rewrite, and the run so far.
 
-    `measured[kind]` holds, by name of a space, one number per unit, or rows of them; by label for "weight_abs"; by
-    "label.slot" for "weights". `history`: the journal records so far. `seed` and `ordinal` (the rewrite that is being
-    made, from 1) key the randomness of passes. `latency` gives the seconds that one batch takes a network on the device
-    at hand; None unless a pass needs it. `averaged`: the "weights" of the moving average that is evaluated in their
-    place; None where there is none.
+    `measured[kind]` holds, by name of a space, one number per unit, or rows of them; by label for "weight_abs" and
+    "residual_ratio"; by "label.slot" for "weights". `history`: the journal records so far. `seed` and `ordinal` (the
+    rewrite that is being made, from 1) key the randomness of passes. `latency` gives the seconds that one batch takes
+    a network on the device at hand; None unless a pass needs it. `averaged`: the "weights" of the moving average that
+    is evaluated in their place; None where there is none.
     """
 
     measured: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
@@ -99,6 +100,10 @@ class Evidence:
     def per_weight(self, kind: str, label: str) -> NDArray[np.float64]:
         """The numbers measured for the node `label`; "weight_abs": mean |w| and number of entries of its weight."""
         return np.asarray(self._found(kind, label, "node"), dtype=np.float64)
+
+    def residual_ratio(self, label: str) -> float:
+        """|f(x)| / |x| of the residual sum `label`, the median over probe samples; needs Need("residual_ratio")."""
+        return float(self._found("residual_ratio", label, "residual sum"))
 
     def weight(self, label: str, slot: str) -> NDArray[Any]:
         """A weight array of the network, read-only and on the host, 16-bit floats as float32; needs Need("weights")."""

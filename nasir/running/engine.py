@@ -33,6 +33,7 @@ from nasir.spec.inherit import Inherited
 from nasir.spec.model_source import ImportedNetwork, RunNetwork
 from nasir.training.backend import Session, Setup, Start
 from nasir.training.modules import ImportedModule
+from nasir.training.penalties import INITIAL
 
 R = TypeVar("R", bound=Record)
 
@@ -256,6 +257,9 @@ def setup_of(spec: Spec, base: Path, module: ImportedModule | None = None) -> Se
         probe=spec.probe,
         weights=_published(spec),
         module=module,
+        initial_teacher=any(
+            penalty.plan().taught_by == INITIAL for phase in spec.phases for penalty in phase.regularize
+        ),
     )
 
 

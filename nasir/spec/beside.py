@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from os.path import dirname, isabs, islink, realpath
 from pathlib import Path as File
 
 _IMPORTED: dict[str, tuple[File, str]] = {}
@@ -53,12 +53,13 @@ def _is_stale(origin: File, known: str, folder: File) -> bool:
 
 
 def _within(folder: File) -> dict[str, File]:
-    """Modules whose files lie in a folder."""
+    """Modules whose files lie in a folder.
+
+    What is no module says of itself whatever it likes: `torch.classes` names a file of no folder that is nowhere.
+    """
     files = {name: getattr(module, "__file__", None) for name, module in [*sys.modules.items()]}
-    real = cache(os.path.realpath)  # of the folders: there are thousands of files in a few hundred
-    near = {
-        name: File(file).resolve()
-        for name, file in files.items()
-        if isinstance(file, str) and (os.path.islink(file) or real(os.path.dirname(file)) == str(folder))
-    }
-    return {name: file for name, file in near.items() if file.parent == folder and file.suffix == ".py"}
+    real = cache(realpath)  # of a few hundred folders, which hold thousands of files
+    paths = {name: file for name, file in files.items() if isinstance(file, str) and isabs(file)}
+    near = {name: File(file) for name, file in paths.items() if islink(file) or real(dirname(file)) == str(folder)}
+    found = {name: file.resolve() for name, file in near.items() if file.suffix == ".py" and file.is_file()}
+    return {name: file for name, file in found.items() if file.parent == folder}

@@ -109,7 +109,8 @@ def _check_ends(spec: Spec, module: ImportedModule) -> None:
     graph = module.graph
     if len(graph.answers) != 1:
         text = f"{module.source} gives {len(graph.answers)} tensors, and training needs one number a class"
-        raise spec.problem(("network",), text, "let it return the logits alone")
+        remedy = "let it return the logits alone, as torchvision's GoogLeNet and Inception do by `aux_logits: false`"
+        raise spec.problem(("network",), text, f"{remedy} in `args:`")
     shape = graph.infer.types[graph.answers[0]].shape
     if len(shape) != 1:
         text = f"{module.source} gives {list(shape)} for each sample, not one number a class"

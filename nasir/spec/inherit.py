@@ -10,11 +10,9 @@ from nasir.branching.merging import is_dense
 from nasir.errors import NasirError
 from nasir.ir import Draft, Graph, Port
 from nasir.journal.directory import RunDirectory
-from nasir.journal.log import effective
-from nasir.records import CheckpointRecord, NetworkRecord
+from nasir.journal.trained import newest_network, trained_network
 from nasir.spec.model import Spec
 from nasir.spec.model_source import RunNetwork
-from nasir.training.manifest import MANIFEST, manifest_digest, read_manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,25 +36,20 @@ def inherited(spec: Spec) -> Inherited:
     assert isinstance(network, RunNetwork)
     path = ("network", "run")
     remedy = "run its spec first, or correct `run:` (relative to the spec, or else to the current folder)"
+    checkpoint: File | None = None
+    manifest: str | None = None
     try:
         run = RunDirectory.open(network.run)
-        contents = run.contents().sound()
-        records = effective(contents.records)
-        newest = None
-        digest = None
-        for record in records:
-            if isinstance(record, NetworkRecord):
-                digest = record.graph
-            elif isinstance(record, CheckpointRecord) and (run.path / record.path / MANIFEST).is_file():
-                newest = (run.path / record.path, digest)
-        if network.weights == "none" and digest is not None:
-            newest = (run.path, digest)
-        if newest is None or newest[1] is None:
-            raise spec.problem(path, f"{run.path} has no checkpoint yet", "wait for its first, or `weights: none`")
-        if network.weights != "none":
-            contents.chain.check(read_manifest(newest[0])["meta"], newest[0])
-            manifest = manifest_digest(newest[0])
-        graph = Graph.from_json(run.get_blob(newest[1]))
+        if network.weights == "none":
+            digest = newest_network(run.effective())
+            if digest is None:
+                raise spec.problem(path, f"{run.path} tells of no network yet", "wait until it has begun")
+            graph = Graph.from_json(run.get_blob(digest))
+        else:
+            known = trained_network(run)
+            if known is None:
+                raise spec.problem(path, f"{run.path} has no checkpoint yet", "wait for its first, or `weights: none`")
+            graph, checkpoint, manifest = known.graph, known.checkpoint, known.manifest
     except (NasirError, OSError) as error:
         if str(error).startswith(spec.locate(path)):
             raise
@@ -72,9 +65,7 @@ def inherited(spec: Spec) -> Inherited:
     renewed: tuple[str, ...] = ()
     if network.classes is not None:
         graph, renewed = with_classes(graph, network.classes, spec)
-    if network.weights == "none":
-        return Inherited(graph, None, None, renewed)
-    return Inherited(graph, newest[0], manifest, renewed)
+    return Inherited(graph, checkpoint, manifest, renewed)
 
 
 def with_classes(graph: Graph, classes: int, spec: Spec) -> tuple[Graph, tuple[str, ...]]:

@@ -20,6 +20,7 @@ from nasir.spec.fields import DEVICE, INITIALIZER, NAME, Epochs, Strict, empty_i
 from nasir.spec.model_data import Data
 from nasir.spec.model_network import Input, Network, Step
 from nasir.spec.model_phase import (
+    AdaptiveClipping,
     Budget,
     Condition,
     Ema,
@@ -38,6 +39,7 @@ from nasir.spec.problems import Place, Problem, SpecProblems
 from nasir.spec.tree import Tree, locate
 from nasir.training.backend import DEFAULT_BACKEND
 from nasir.training.plans import OptimizerPlan, Precision, ScheduleKind, SchedulePlan, TrainPlan
+from nasir.training.teachers import name_of
 
 
 class Phase(Strict):
@@ -49,10 +51,11 @@ class Phase(Strict):
     schedule: Schedule = Schedule.model_validate("constant")
     warmup: Annotated[Warmup, BeforeValidator(as_warmup)] | None = None
     gradient_clip: Positive | None = declared(TrainPlan, "gradient_clip")
+    adaptive_clip: AdaptiveClipping | None = declared(TrainPlan, "adaptive_clip")
     label_smoothing: Rate = declared(TrainPlan, "label_smoothing")
     ema: Annotated[Ema, BeforeValidator(empty_if_none)] | None = None
     regularize: Annotated[tuple[Penalty, ...], Field(strict=False)] = Field(
-        default=(), description="terms of the loss that act on weights"
+        default=(), description="further terms of the loss"
     )
     reset_optimizer: bool = declared(TrainPlan, "reset_optimizer")
     freeze: Names | None = Field(default=None, description=options_of(TrainPlan)["freeze"].about)
@@ -86,6 +89,7 @@ class Phase(Strict):
             schedule=self.schedule_plan(),
             batch_size=spec.data.batch_size,
             gradient_clip=self.gradient_clip,
+            adaptive_clip=self.adaptive_clip,
             label_smoothing=self.label_smoothing,
             ema_decay=self.ema.decay if self.ema else None,
             ema_warmup=self.ema.warmup if self.ema else True,
@@ -224,6 +228,10 @@ class Spec(Strict):
         data["plugins"] = [File(plugin).name for plugin in self.plugins]
         if not isinstance(self.network, tuple):
             data["network"] |= {key: File(data["network"][key]).name for key in PATHS if key in data["network"]}
+        for term in [term for phase in data["phases"] for term in phase.get("regularize", ())]:
+            for options in term.values():
+                if isinstance(options.get("teacher"), str):
+                    options["teacher"] = name_of(options["teacher"])
         return data
 
     @property

@@ -14,7 +14,7 @@ from nasir.options.ranges import Count, Positive, Share
 from nasir.policy import plans
 from nasir.spec.declared import OptionsOf, Short, declared, refuse
 from nasir.spec.fields import EpochLength, Epochs, OneOf, Options, Strict, empty_if_none, fault
-from nasir.training.plans import SchedulePlan
+from nasir.training.plans import AdaptiveClip, SchedulePlan
 
 
 class Constant(Strict):
@@ -56,6 +56,13 @@ class Ema(Strict):
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
     warmup: bool = Field(default=True, description="after t steps at most (1 + t) / (10 + t), or the decay throughout")
 
+
+def as_factor(value: Any) -> Any:
+    """`adaptive_clip: 0.01` as `adaptive_clip: {factor: 0.01}`."""
+    return {"factor": value} if isinstance(value, int | float) and not isinstance(value, bool) else empty_if_none(value)
+
+
+AdaptiveClipping = Annotated[AdaptiveClip, OptionsOf(AdaptiveClip), BeforeValidator(as_factor)]
 
 Metric = Annotated[plans.Metric, WithJsonSchema(kind_of(plans.Metric).schema())]
 

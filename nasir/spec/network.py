@@ -7,7 +7,19 @@ from dataclasses import dataclass
 from os.path import isfile
 from typing import Any
 
-from nasir.blocks import INITS, Maker, add_step, build_block, check_definition, made_with, starts
+from nasir.analysis.residuals import residual_depth
+from nasir.blocks import (
+    INITS,
+    Maker,
+    add_step,
+    build_block,
+    check_definition,
+    made_with,
+    own_init,
+    space_by_depth,
+    starts_of,
+)
+from nasir.blocks.scales import rule_of
 from nasir.blocks.steps import STEPS
 from nasir.errors import GraphError, UnknownName
 from nasir.ir import Draft, Graph, Port
@@ -24,6 +36,8 @@ from nasir.spec.metrics import check_metrics
 from nasir.spec.model import Spec
 from nasir.spec.model_source import ImportedNetwork, RunNetwork, is_file
 from nasir.spec.read import load_spec
+from nasir.spec.shifts import note_shifts
+from nasir.spec.teachers import check_teachers
 from nasir.training.modules import ImportedModule
 from nasir.transfer import Source, TransferPlan
 
@@ -66,11 +80,20 @@ def build(
             raise spec.problem(("blocks", name), f"{name!r} is a step already", "give the block another name")
         for path, text, remedy in check_definition(definition):
             raise spec.problem(("blocks", name, *path), text, remedy)
+    graph, made = _built(spec, init, sums=1)
+    if any(rule_of(block) for block in graph.blocks):  # all of it has to be there before its residual sums are counted
+        graph, made = _built(spec, init, sums=residual_depth(graph))
+    return _checked(spec, graph, note, made.__getitem__)
+
+
+def _built(spec: Spec, init: str, sums: int) -> tuple[Graph, list[Path]]:
+    """The network of a spec's steps, whose rules for branches take it to have so many residual sums; by node id, the
+    path of the step that made it."""
     draft = Draft()
-    make = Maker(draft, init=init)
+    make = Maker(draft, init=init, sums=sums)
     x = draft.add("input", (), "x", shape=list(spec.input.shape))
     step = None
-    made: list[Path] = [("input",)]  # by node id, the path of the step that made it
+    made: list[Path] = [("input",)]
     for step in _steps(spec):
         try:
             x = _add(spec, make, x, step)
@@ -82,11 +105,11 @@ def build(
         text = f"the network puts out an image {draft.shape(x)}, not one number a class"
         raise spec.problem(step.path, text, "end it with `- classifier: {classes: 10}`")
     draft.output(x)
+    space_by_depth(draft)
     try:
-        graph = draft.commit()
+        return draft.commit(), made
     except GraphError as error:
         raise spec.problem(("network",), str(error)) from error
-    return _checked(spec, graph, note, made.__getitem__)
 
 
 def _checked(
@@ -97,19 +120,26 @@ def _checked(
 ) -> Graph:
     """The network, whose labels, classes and nodes go with the rest of the spec; `path_of`: what made a node."""
     check_labels(spec, graph)
+    check_teachers(spec, graph)
     check_metrics(spec, graph)
     check_determinism(spec, graph, path_of, note)
+    note_shifts(spec, graph, path_of, note)
     return graph
 
 
 def initial_plan(graph: Graph, spec: Spec) -> TransferPlan:
     """A source for every weight of the untrained network: the op's default, or what `init` says instead."""
     init = init_of(spec)
-    taken = init == "default" and isinstance(spec.network, RunNetwork)  # then blocks say how they were made
+
+    def init_at(node_id: int) -> str:
+        if not isinstance(spec.network, RunNetwork):
+            return own_init(graph, node_id) or init
+        return made_with(graph, node_id) if init == "default" else init  # blocks say how they were made
+
+    own = starts_of(graph, init_at)
     sources: dict[Key, Source] = {}
     for node_id, slots in graph.infer.slots.items():
-        own = starts(made_with(graph, node_id) if taken else init, slots)
-        sources.update({Key(node_id, name): own.get(name, slot.init) for name, slot in slots.items()})
+        sources.update({Key(node_id, name): own.get(Key(node_id, name), slot.init) for name, slot in slots.items()})
     return TransferPlan(sources)
 
 
@@ -140,7 +170,7 @@ def _add(spec: Spec, make: Maker, x: Port, step: _Step) -> Port:
     name = step.label or make.numbered(step.kind)
     make.used.add(name)
     template = _template(spec, make, step.kind, options)
-    return build_block(make.draft, x, name, template, stride=step.options.get("stride", 1))
+    return build_block(make.draft, x, name, template, stride=step.options.get("stride", 1), sums=make.sums)
 
 
 def _stage(spec: Spec, make: Maker, x: Port, step: _Step) -> Port:
@@ -155,7 +185,7 @@ def _stage(spec: Spec, make: Maker, x: Port, step: _Step) -> Port:
     make.draft.region(path, "stage", template)
     for index in range(given.get("depth", 1)):
         stride = given.get("stride", 1) if index == 0 else 1
-        x = build_block(make.draft, x, f"{path}.{index}", template, stride=stride)
+        x = build_block(make.draft, x, f"{path}.{index}", template, stride=stride, sums=make.sums)
     return x
 
 

@@ -8,16 +8,34 @@ from pathlib import Path as File
 
 from nasir.spec.model_source import is_file
 from nasir.spec.tree import Entry, Tree, is_choice
+from nasir.training.teachers import is_run
 
 
 def absolute_paths(tree: Tree) -> Tree:
     """`plugins` are relative to the file that lists them, or, in an override, to the current folder.
 
-    So are `network.module` and `network.weights` where they name files, also in the alternatives of a choice; and so is
-    `network.run`, or, if nothing is there, relative to the current folder.
+    So are `network.module` and `network.weights` where they name files, also in the alternatives of a choice; and so
+    are `network.run` and the `teacher` of a phase, or, if nothing is there, relative to the current folder.
     """
     tree = _with(tree, "plugins", lambda plugins: _each(plugins, _absolute))
+    tree = _with(tree, "phases", lambda phases: _each(phases, _with_teachers))
     return _with(tree, "network", lambda network: _chosen(network, _with_files))
+
+
+def _with_teachers(phase: Tree) -> Tree:
+    """A phase, all of whose terms may name the run of a teacher."""
+
+    def with_teacher(options: Tree) -> Tree:
+        return _with(options, "teacher", lambda teacher: _chosen(_with_cases(teacher, is_run), _absolute_teacher))
+
+    def term(named: Tree) -> Tree:
+        return _each(named, with_teacher)
+
+    return _with(phase, "regularize", lambda terms: _each(terms, lambda named: _chosen(named, term)))
+
+
+def _absolute_teacher(teacher: Tree) -> Tree:
+    return _absolute_run(teacher) if isinstance(teacher.value, str) and is_run(teacher.value) else teacher
 
 
 def _with(tree: Tree, key: str, change: Callable[[Tree], Tree]) -> Tree:

@@ -16,10 +16,12 @@ from nasir.registry import ops
 from nasir.testing.axis_references import axis_cases
 from nasir.testing.interpreter import REFERENCES, Array, evaluate_op, trace
 from nasir.testing.norm_cases import norm_cases
+from nasir.testing.normalizer_free import normalizer_free_cases
 from nasir.testing.op_case import IMAGE, TOKENS, VECTOR, OpCase, anywhere
 from nasir.testing.op_facts import OpFactLaws
 from nasir.testing.option_laws import check_options, in_block
 from nasir.testing.pointwise_cases import pointwise_cases
+from nasir.testing.routing_references import routing_cases
 from nasir.testing.unit_oracles import largest_difference
 from nasir.testing.weights import random_batch, random_weights
 from nasir.testing.window_cases import window_cases
@@ -186,4 +188,4 @@ def shipped_cases() -> dict[str, tuple[OpCase, ...]]:
             OpCase("embedding", ((2, 3),), {"count": 2, "out": 1, "padding": 0}, dtype="int64"),
         ]
     )
-    return by_op | axis_cases() | window_cases()
+    return by_op | axis_cases() | window_cases() | normalizer_free_cases() | routing_cases()

@@ -69,6 +69,18 @@ class OpFactLaws:
             else:  # it puts zeros beside them
                 assert np.array_equal(out[out != 0.0], given[given != 0.0]), f"{case}: unchanged={kept!r}"
 
+    def test_what_is_said_to_average_does(self) -> None:
+        """Linear, and of several places no mean is as large as the largest of their values."""
+        for case in self.cases:
+            averages = op_named(case.op).averages
+            if averages is None or not averages(_Node(case).attrs):
+                continue
+            node = _Node(case)
+            x, y = node.batch(0)[0], node.batch(1)[0]
+            both = node.run([2.0 * x - y])
+            assert apart_by(both, 2.0 * node.run([x]) - node.run([y])) <= BOUND, f"{case}: averages, yet is not linear"
+            assert abs(node.run([x])).max() < abs(x).max(), f"{case}: averages, yet puts out the largest value"
+
     def test_channels_are_kept_apart_as_stated(self) -> None:
         """One node on the channels of several branches does what a node of each branch does."""
         for case in self.cases:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from nasir.analysis.residuals import residual_sums
 from nasir.errors import Decline
 from nasir.ir import Graph
 from nasir.options import options_of
@@ -52,6 +53,9 @@ class PassContract:
                 slots = graph.infer.slots
                 labels = [nodes[n].label for n in nodes if any(slot.is_kernel for slot in slots[n].values())]
                 measured[kind] = {label: np.array([rng.uniform(0.1, 1.0), 10.0]) for label in labels}
+            elif kind == "residual_ratio":
+                sums = [nodes[item.node].label for item in residual_sums(graph)]
+                measured[kind] = {label: np.array(rng.uniform(0.1, 1.0)) for label in sums}
             elif kind == "weights":
                 measured[kind] = weights
         return Evidence(measured, latency=lambda candidate: 1e-9 * (candidate.cost().macs + 1000))

@@ -28,6 +28,13 @@ def window_cases() -> dict[str, tuple[OpCase, ...]]:
     for mode, shape in (("linear", SIGNAL), ("bilinear", IMAGE), ("trilinear", VOLUME)):
         for more in ({"scale_factor": 2}, {"size": 7, "align_corners": True}, {"size": 3}, {"scale_factor": 1.4}):
             by_op["interpolate"] += (OpCase("interpolate", (shape,), {"mode": mode, **more}, 0),)
+    smooth = ({"size": 3}, {"scale_factor": 1.4}, {"size": [3, 8], "align_corners": True})
+    by_op["interpolate"] += tuple(
+        [OpCase("interpolate", (IMAGE,), {"mode": "bilinear", "antialias": True, **more}, 0) for more in smooth]
+    )
+    by_op["bicubic"] = tuple(
+        [OpCase("bicubic", (IMAGE,), {"antialias": wide, **more}, 0) for wide in (False, True) for more in smooth]
+    )
     return by_op
 
 
@@ -73,6 +80,10 @@ POOLS: dict[str, tuple[list[Given], list[Given]]] = {
             {"kernel": 2, "divisor_override": 3},
             {"kernel": 3, "stride": 2, "padding": 1, "divisor_override": 5, "ceil_mode": True},
         ],
+    ),
+    "lp_pool": (
+        [{"kernel": 2}, {"kernel": 3, "stride": 2, "p": 4.0}, {"kernel": 2, "stride": 2, "ceil_mode": True}],
+        [{"kernel": [3, 2], "stride": 1, "p": 1.0}],
     ),
     "adaptive_avg_pool": ([{"size": 1}, {"size": 2}], [{"size": [2, 4]}, {"size": 7}]),
     "adaptive_max_pool": ([{"size": 1}, {"size": 2}], [{"size": [2, 4]}, {"size": 7}]),

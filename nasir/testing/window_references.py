@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -151,23 +153,86 @@ def _pad(attrs: Attrs, weights: Weights, train: bool, x: Array, *, channel: int)
     return np.pad(x, [(0, 0), *ends], mode=MODES[attrs["mode"]], **filled)  # type: ignore[call-overload, no-any-return]
 
 
+@reference("lp_pool")
+def _lp_pool(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
+    p, given = attrs["p"], {**attrs, "padding": 0}
+    means = _pool_windows(given, x**p, 0.0).sum(axis=-1) / _pool_windows(given, np.ones_like(x), 0.0).sum(axis=-1)
+    norms: Array = (means * np.prod(per_axis(attrs["kernel"], x.ndim - 2))) ** (1 / p)
+    return norms
+
+
 @reference("interpolate")
 def _interpolate(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
-    """Axis by axis, each output a weighted mean of one or two inputs."""
+    """Axis by axis, each output a weighted mean of inputs."""
+    wanted, steps = _steps(attrs, x)
+    if attrs["mode"] == "area":
+        return _adapted(wanted, x, np.mean)
+    spread = (lambda away: np.maximum(1.0 - np.abs(away), 0.0), 1.0) if attrs["antialias"] else None
+    return _mixed(x, wanted, steps, lambda *axis: _mixing(attrs, *axis) if spread is None else _spread(*spread, *axis))
+
+
+@reference("bicubic")
+def _bicubic(attrs: Attrs, weights: Weights, train: bool, x: Array) -> Array:
+    corners = attrs["align_corners"]
+    if attrs["antialias"]:
+        return _mixed(x, *_steps(attrs, x), lambda *axis: _spread(partial(_cubic, -0.5), 2.0, *axis))
+    return _mixed(x, *_steps(attrs, x), lambda *axis: _through(corners, *axis))
+
+
+def _steps(attrs: Attrs, x: Array) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Numbers of outputs, and how many inputs they lie apart, along each axis."""
     rank, factor = x.ndim - 2, attrs["scale_factor"]
     factors = factor if isinstance(factor, tuple) else (factor,) * rank
     sizes = x.shape[2:]
     if factor is None:
         wanted = per_axis(attrs["size"], rank)
-        steps = tuple([length / count for length, count in zip(sizes, wanted, strict=True)])
+        steps = [length / count for length, count in zip(sizes, wanted, strict=True)]
     else:
         wanted = tuple([int(length * each) for length, each in zip(sizes, factors, strict=True)])
-        steps = tuple([1.0 / each for each in factors])
-    if attrs["mode"] == "area":
-        return _adapted(wanted, x, np.mean)
-    for axis, (length, count, step) in enumerate(zip(sizes, wanted, steps, strict=True)):
-        x = np.moveaxis(np.moveaxis(x, 2 + axis, -1) @ _mixing(attrs, length, count, step).T, -1, 2 + axis)
+        steps = [1.0 / each for each in factors]
+    if attrs["align_corners"] and attrs["antialias"]:
+        steps = [(length - 1) / max(count - 1, 1) for length, count in zip(sizes, wanted, strict=True)]
+    return wanted, tuple(steps)
+
+
+def _mixed(
+    x: Array, wanted: Sequence[int], steps: Sequence[float], mixing: Callable[[int, int, float], Array]
+) -> Array:
+    """Each axis times the [outputs, inputs] that `mixing` makes for lengths and steps."""
+    for axis, (length, count, step) in enumerate(zip(x.shape[2:], wanted, steps, strict=True)):
+        x = np.moveaxis(np.moveaxis(x, 2 + axis, -1) @ mixing(length, count, step).T, -1, 2 + axis)
     return x
+
+
+def _cubic(a: float, away: Array) -> Array:
+    """Keys' cubic kernel with slope `a` at 1, by the distance."""
+    d = np.abs(away)
+    near, far = ((a + 2) * d - (a + 3)) * d * d + 1, a * (((d - 5) * d + 8) * d - 4)
+    return np.where(d < 1, near, np.where(d < 2, far, 0.0))
+
+
+def _spread(kernel: Callable[[Array], Array], reach: float, length: int, count: int, step: float) -> Array:
+    """[outputs, inputs]: a kernel as wide as outputs lie apart, cut off at the borders."""
+    wide = max(step, 1.0)
+    rows = np.zeros((count, length))
+    for n in range(count):
+        middle = step * (n + 0.5)
+        first = max(int(middle - reach * wide + 0.5), 0)
+        last = min(int(middle + reach * wide + 0.5), length)
+        row = kernel((np.arange(first, last) - middle + 0.5) / wide)
+        rows[n, first:last] = row / row.sum()
+    return rows
+
+
+def _through(corners: bool, length: int, count: int, step: float) -> Array:
+    """[outputs, inputs]: cubic polynomials through four inputs, of which those at the borders are repeated."""
+    rows = np.zeros((count, length))
+    for n in range(count):
+        place = n * (length - 1) / max(count - 1, 1) if corners else (n + 0.5) * step - 0.5
+        low = math.floor(place)
+        for at in range(low - 1, low + 3):
+            rows[n, min(max(at, 0), length - 1)] += _cubic(-0.75, np.asarray(place - at))
+    return rows
 
 
 def _mixing(attrs: Attrs, length: int, count: int, step: float) -> Array:

@@ -37,6 +37,7 @@ class Setup:
     probe: int = 64  # samples whose logits measure the effect of a rewrite
     weights: tuple[str, str] | None = None  # (model, published weights or a file) that a new network starts from
     module: ImportedModule | None = None  # what the network was imported from
+    initial_teacher: bool = False  # whether some phase compares with the network as the run began with it
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,5 @@
-"""Penalties: terms of the loss that act on weights. What each declares in one place, and the plan that names one.
+"""Penalties: terms of the loss that act on weights or see the forward pass. What each declares in one place, and the
+plan that names one.
 
 A penalty is a frozen dataclass that `nasir.registry.penalties` knows by name: its fields are its options. The simplest
 adds `value`, a function of the weights that it acts on.
@@ -24,6 +25,10 @@ Labels = Annotated[tuple[Label, ...], doc("of nodes or regions; all below them c
 """Labels of nodes or regions, such as `s1` or `s1.0.conv1`."""
 
 
+INITIAL, PREVIOUS = "initial", "previous"
+"""Teachers: the network as it was when the run began, and when the phase began."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Penalty(Checked):
     """Base of a penalty: subclass it as a frozen dataclass, and register that.
@@ -35,11 +40,17 @@ class Penalty(Checked):
 
     `selects`: units die under it; its term then has `alive(fetch)`, which are alive by name of the space. `labels`: the
     options that hold labels of the network.
+
+    `sees`: "weights", or "forward": the term has a value that depends on what the network computes of a batch, and is
+    differentiated with the loss. Its `term` then has `watching(model)`, a context manager that the forward pass runs
+    in, and `loss(forward)`, which gives the value with `strength`, or None; see
+    `nasir.backends.torch.penalties.forward.ForwardPass`.
     """
 
     name: ClassVar[str] = ""
     term: ClassVar[Any] = None
     selects: ClassVar[bool] = False
+    sees: ClassVar[Literal["weights", "forward"]] = "weights"
     labels: ClassVar[tuple[str, ...]] = ()
 
     strength: Annotated[NotNegative, doc("what the term is multiplied by")]
@@ -48,6 +59,12 @@ class Penalty(Checked):
     def called(cls, given: Mapping[str, Any]) -> str:
         """By its name."""
         return f"penalty {cls.name}"
+
+    @property
+    def taught_by(self) -> str | None:
+        """The network that it compares the predictions of a batch with, which its option `teacher` names: PREVIOUS,
+        INITIAL or the directory of a run; None where it has no such option."""
+        return getattr(self, "teacher", None)
 
     def slots(self, graph: Graph) -> list[Key]:
         """The weights that it acts on, in topological order: kernels, of convolutions and linear layers."""
@@ -111,6 +128,8 @@ def penalty_named(name: str) -> type[Penalty]:
 
 
 def _fault(made: type[Penalty]) -> str:
+    if made.sees == "forward" and made.term is None:
+        return "sees the forward pass, but has no `term` that computes it"
     if made.term is None and made.value is Penalty.value:
         return "has neither a `value` nor a `term`"
     return "selects units, but has no `term` that says which are alive" if made.selects and made.term is None else ""
@@ -151,6 +170,11 @@ class PenaltyPlan:
         if name.startswith("_") or name == "options":
             raise AttributeError(name)
         return getattr(self.options, name)
+
+    @property
+    def taught_by(self) -> str | None:
+        """See `Penalty.taught_by`."""
+        return self.options.taught_by
 
     def identity(self) -> dict[str, Any]:
         """As data, for digests: with the options that all penalties had in common before each had its own."""

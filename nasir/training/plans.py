@@ -89,9 +89,28 @@ class SchedulePlan(Checked):
 
 
 @dataclass(frozen=True, slots=True)
+class AdaptiveClip(Checked):
+    """The gradient of each output unit is at most `factor` times as long as its weights (Brock et al. 2021).
+
+    A unit is what a weight array has for one output: a filter of a convolution, a row of a linear layer; of biases, of
+    scales and shifts, and of single numbers it is the whole array. Lengths are L2 norms.
+    """
+
+    factor: Positive = 0.01
+    eps: Annotated[Positive, doc("weights count as at least this long, or those that are 0 would stay so")] = 1e-3
+    head: Annotated[bool, doc("the last layer is clipped, too")] = False
+    scalars: Annotated[bool, doc("learned numbers, as SkipInit's, are clipped, too")] = True
+
+    @classmethod
+    def called(cls, given: Mapping[str, Any]) -> str:
+        return "adaptive_clip"
+
+
+@dataclass(frozen=True, slots=True)
 class TrainPlan(Checked):
     """One phase of training. `gradient_clip` bounds the global L2 norm, or that of each branch that is trained
-    separately. `ema_decay` is per step; with `ema_warmup` it is at most (1 + t) / (10 + t) after t steps of averaging.
+    separately, after `adaptive_clip` has bounded that of each unit. `ema_decay` is per step; with `ema_warmup` it is at
+    most (1 + t) / (10 + t) after t steps of averaging.
 
     `precision`: `fp32` multiplies in full, `tf32` rounds the factors of products to TF32 (CUDA only), `bf16` is
     autocast; `auto` takes bf16 for conv nets where the device computes it natively, else fp32.
@@ -111,6 +130,7 @@ class TrainPlan(Checked):
     freeze: Annotated[tuple[str, ...], doc("labels, or prefixes of them, that do not learn in the phase")] = ()
     penalties: tuple[PenaltyPlan, ...] = ()
     ema_warmup: bool = True
+    adaptive_clip: Annotated[AdaptiveClip | None, doc("longest gradient of a unit beside its weights")] = None
 
     @classmethod
     def called(cls, given: Mapping[str, Any]) -> str:

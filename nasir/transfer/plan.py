@@ -137,10 +137,11 @@ def _axis_size(axis: AxisTake | None, size: int, name: str, known: Ranges) -> in
     low, high = _range(index, known) if index.ndim == 1 else (-2, 0)
     if low < -1 or high >= size:
         raise PlanError(f"{name}: index out of range -1..{size - 1}")
-    if axis.gain is not None and axis.gain.shape != index.shape:
-        raise PlanError(f"{name}: {len(axis.gain)} gains for {len(index)} positions")
-    if axis.gain is not None and not bool(np.isfinite(axis.gain).all()):
-        raise PlanError(f"{name}: gains must be finite numbers")
+    for gain in (axis.gain, axis.averaged):
+        if gain is not None and gain.shape != index.shape:
+            raise PlanError(f"{name}: {len(gain)} gains for {len(index)} positions")
+        if gain is not None and not bool(np.isfinite(gain).all()):
+            raise PlanError(f"{name}: gains must be finite numbers")
     if axis.fill is None and low < 0:
         raise PlanError(f"{name}: the index has holes but names no initializer for them")
     if axis.twin is not None:

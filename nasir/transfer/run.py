@@ -244,8 +244,9 @@ class _Worker:
         clean = [None if t is None else self.indices.clean(t.index) for t in source.axes]
         new = self.arrays.take(old, clean, out)
         for axis, take in enumerate(source.axes):
-            if take is not None and take.gain is not None:
-                self.arrays.scale(new, axis, take.gain)
+            gain = None if take is None else self._gain(take)
+            if gain is not None:
+                self.arrays.scale(new, axis, gain)
         if source.noise:
             self._perturb(source, old, new)
         # the last axis first, so that the first axis decides where several have holes
@@ -255,6 +256,9 @@ class _Worker:
         if source.shift is not None:
             self.arrays.add(new, 0, self._blob(source.shift))
         return new
+
+    def _gain(self, take: AxisTake) -> Array | None:
+        return take.averaged if self.averaged and take.averaged is not None else take.gain
 
     def _fill_holes(self, take: AxisTake, old: Any, new: Any, axis: int) -> None:
         rule, holes = take.fill, np.flatnonzero(take.index < 0)

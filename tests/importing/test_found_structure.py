@@ -65,6 +65,9 @@ TIMM = {
     "tf_mobilenetv3_small_075": "1-2-3-2-3-1",
     "mobilenetv4_conv_small": "2-2-6-6-1",
     "ghostnet_050": "1-1-1-1-1-1-5-1-4-1",
+    "cspdarknet53": "1-2-8-8-4",
+    "cspresnet50": "3-3-5-2",
+    "lcnet_050": "1-2-2-2-4-2",
 }
 SIDES = {"inception_v3": 299, "vit_b_32": 224, "maxvit_t": 224, "vit_tiny_patch16_224": 224, "mixer_s32_224": 224}
 
@@ -158,6 +161,41 @@ def test_stages_of_a_flat_network_are_runs_of_blocks_of_one_shape() -> None:
     assert [block.path for block in graph.blocks_of("features.stage2")] == ["features.2", "features.3"]
     inside = {graph.nodes[node_id].label.split(".")[1] for node_id in graph.members("features.stage2")}
     assert inside == {"2", "3"}
+
+
+class Step(nn.Module):
+    """A layer without a shortcut."""
+
+    def __init__(self, reads: int, width: int) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(reads, width, 3, padding=1), nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm(self.conv(x)))
+
+
+class Around(nn.Module):
+    """Residual blocks on a part of the channels, which are joined again: it changes the shape itself."""
+
+    def __init__(self, reads: int, width: int) -> None:
+        super().__init__()
+        block = torchvision.models.resnet.BasicBlock
+        self.down = nn.Conv2d(reads, width, 2, stride=2)
+        self.blocks = nn.Sequential(block(width // 2, width // 2), block(width // 2, width // 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.down(x).chunk(2, 1)
+        return torch.cat((first, self.blocks(second)), 1)
+
+
+def test_blocks_in_modules_that_all_change_the_shape_are_found() -> None:
+    assert structure(nn.Sequential(Around(3, 8), Around(8, 16)), 16).depths() == {"0.blocks": 2, "1.blocks": 2}
+
+
+def test_layers_without_a_shortcut_are_blocks_where_nothing_is_joined() -> None:
+    steps = nn.Sequential(Step(3, 4), Step(4, 4), Step(4, 4), nn.MaxPool2d(2), Step(4, 8), Step(8, 8))
+    assert structure(steps, 8).depths() == {"stage1": 3, "stage2": 2}
+    assert structure(nn.Sequential(Step(3, 4), Step(4, 8)), 8).depths() == {}
 
 
 class Watched(nn.Module):

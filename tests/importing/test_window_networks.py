@@ -106,6 +106,26 @@ class Video(nn.Module):
         return self.fc(F.adaptive_avg_pool3d(x, 1).flatten(1))  # type: ignore[no-any-return]
 
 
+class Smooth(nn.Module):
+    """Norms of windows, and images resized by cubic polynomials and by means."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        two, norm = nn.Conv2d, nn.BatchNorm2d
+        self.first = conv(two, norm, 3, 6, 3, padding=1)
+        self.second = conv(two, norm, 6, 8, 2)
+        self.third = conv(two, norm, 8, 5, 3)
+        self.pool = nn.LPPool2d(4, (2, 3), ceil_mode=True)
+        self.fc = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.interpolate(self.first(x), scale_factor=1.5, mode="bicubic")
+        x = self.pool(F.sigmoid(x))
+        x = F.interpolate(self.second(x), (5, 9), mode="bilinear", antialias=True)
+        x = F.interpolate(self.third(x), (4, 3), mode="bicubic", align_corners=True, antialias=True)
+        return self.fc(F.lp_pool2d(F.sigmoid(x), 2, (4, 3)).flatten(1))  # type: ignore[no-any-return]
+
+
 @dataclass(frozen=True)
 class Net:
     make: Callable[[], nn.Module]
@@ -116,6 +136,7 @@ class Net:
 NETS = {
     "unet-transposed": Net(lambda: UNet("transposed"), (3, 16, 16), 8),
     "unet-bilinear": Net(lambda: UNet("bilinear"), (3, 16, 16), 7),
+    "smooth": Net(Smooth, (3, 10, 10), 3),
     "audio": Net(Audio, (2, 64), 3),
     "video": Net(Video, (3, 4, 9, 8), 2),
 }

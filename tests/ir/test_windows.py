@@ -90,6 +90,9 @@ WRONG = [
     ("interpolate", (3, 8, 8), {"size": 4, "scale_factor": 2}, ["one of size", "scale_factor"]),
     ("interpolate", (3, 8, 8), {"size": 4, "mode": "linear"}, ["mode linear is for 1 axes", "use bilinear"]),
     ("interpolate", (3, 8, 8), {"size": 4, "align_corners": True}, ["align_corners", "nearest"]),
+    ("interpolate", (3, 8, 8), {"size": 4, "antialias": True}, ["antialias", "bilinear", "nearest"]),
+    ("bicubic", (3, 8), {"size": 4}, ["for images", "1 axes"]),
+    ("bicubic", (3, 8, 8), {}, ["one of size", "scale_factor"]),
     ("interpolate", (3, 8, 8), {"scale_factor": 0.1}, ["scale_factor 0.1", "leaves nothing"]),
     ("interpolate", (3, 8, 8), {"scale_factor": [2.0, 2.5, 3.0]}, ["scale_factor", "3 numbers", "2 axes"]),
 ]

@@ -20,7 +20,7 @@ from nasir.blocks.init import GLOROT
 from nasir.errors import Decline, OptionError
 from nasir.ir import Draft, Graph, Port
 from nasir.passes.insert_random_block import InsertRandomBlock, Position, anchors, architectures
-from nasir.passes.remove_weak_blocks import RemoveWeakBlocks
+from nasir.passes.remove_weak_blocks import THRESHOLD
 from nasir.rewriting.evidence import Evidence
 from nasir.rewriting.rewrite import WHOLE
 from nasir.spec import load_spec
@@ -261,7 +261,7 @@ def test_glorot_kernels_are_far_above_the_threshold_of_deletion_and_depend_on_th
     channels: int, mean: float
 ) -> None:
     weight = fill(GLOROT, (channels, channels, 3, 3), random_stream(0, 0, 0, "weight"))
-    assert float(np.abs(weight).mean()) == pytest.approx(mean, rel=0.04) and mean > 10 * RemoveWeakBlocks().threshold
+    assert float(np.abs(weight).mean()) == pytest.approx(mean, rel=0.04) and mean > 10 * THRESHOLD
 
 
 @pytest.mark.parametrize(("scale", "std"), [(1, 1.0), (1e-1, 0.995), (1e-2, 0.71), (1e-3, 0.10), (1e-4, 0.010)])

@@ -80,7 +80,7 @@ def test_scores_and_thresholds(options: dict[str, Any], weak: dict[str, float], 
 
 def test_mean_and_sum_are_those_of_the_kernels_themselves() -> None:
     model = lived(two_stages())
-    seen = observe(model, RemoveWeakBlocks.needs, None)
+    seen = observe(model, ALWAYS.needs, None)
     with pytest.raises(Decline) as refusal:
         ALWAYS.attempt(model.graph, WHOLE, seen)
     mean, count = refusal.value.noted["scores"]["s1.0"]["s1.0.conv1"]
@@ -272,3 +272,92 @@ def test_refusals_say_why_and_still_note_the_scores() -> None:
     assert run.history[-1]["reason"] == "the epochs have no metric 'val.f1'; they have val.accuracy"
     with pytest.raises(ValueError, match="threshold: must be above 0, found 0"):
         RemoveWeakBlocks(threshold=0)
+
+
+# -- residual ratios
+
+
+def by_ratio(**options: Any) -> RemoveWeakBlocks:
+    usual: dict[str, Any] = {"scores": "current", "candidates": "all", "guard": None}
+    return RemoveWeakBlocks(score="residual_ratio", **{**usual, **options})
+
+
+def one_quiet_and_one_small(seed: int = 0) -> Model:
+    """s1.1 ends in a norm of small gain; s2.1 has a first convolution of small weights, which a norm follows."""
+    model = lived(pyramid((3, 3), 8, size=8), seed)
+    with torch.no_grad():
+        norm = model.get_submodule("s1.1.bn2")
+        norm.weight.mul_(0.01)
+        norm.bias.mul_(0.01)
+        model.get_submodule("s2.1.conv1").weight.mul_(0.25)
+    return model
+
+
+def test_the_ratio_finds_a_block_that_l1_does_not_see() -> None:
+    model = one_quiet_and_one_small()
+    graph, x = model.graph, images(16, 8)
+    ratio, small = by_ratio(share=0.2), RemoveWeakBlocks(share=0.2, scores="current", candidates="all", guard=None)
+    assert gone(ratio, graph, observe(model, ratio.needs, x)) == ["s1.1"]
+    assert gone(small, graph, observe(model, small.needs, x)) == ["s2.1"]
+    # what either costs: |difference of logits| / |logits|, with norms by the batch
+    before = logits(model, x, training=True)
+    changed = {}
+    for rule in (ratio, small):
+        other = one_quiet_and_one_small()
+        other.apply(rule, WHOLE, images=x)
+        changed[rule.score] = float((logits(other, x, training=True) - before).norm() / before.norm())
+    assert changed["residual_ratio"] < 0.05 < 0.1 < changed["mean"]
+
+
+def test_a_threshold_on_the_ratio() -> None:
+    model = one_quiet_and_one_small()
+    seen = observe(model, by_ratio(threshold=0.1).needs, images(16, 8))
+    assert gone(by_ratio(threshold=0.1), model.graph, seen) == ["s1.1"]
+    assert gone(by_ratio(threshold=1e-3), model.graph, seen) == []
+    everything = by_ratio(threshold=1e6)
+    assert gone(everything, model.graph, seen) == ["s1.0", "s1.1", "s1.2", "s2.1", "s2.2"]  # s2.0 halves the image
+    rewrite = everything.attempt(model.graph, WHOLE, seen)
+    assert rewrite.noted["ratios"]["s1.1"] == {"s1.1.add": [seen.residual_ratio("s1.1.add")]}
+    assert "scores" not in rewrite.noted
+
+
+@pytest.mark.parametrize(("share", "removed"), [(0.2, 1), (1 / 3, 1), (0.4, 2), (0.6, 3), (1, 5)])
+def test_a_share_counts_the_blocks_that_may_go(share: float, removed: int) -> None:
+    model = one_quiet_and_one_small()
+    seen = observe(model, by_ratio(share=share).needs, images(16, 8))
+    assert len(gone(by_ratio(share=share), model.graph, seen)) == removed
+
+
+def test_a_share_too_small_for_one_block_declines() -> None:
+    model = one_quiet_and_one_small()
+    rule = by_ratio(share=0.1)
+    with pytest.raises(Decline, match=r"none of 6 blocks is among the weakest 0\.1 and may go"):
+        rule.attempt(model.graph, WHOLE, observe(model, rule.needs, images(16, 8)))
+
+
+def test_blocks_with_several_sums_go_when_all_are_weak() -> None:
+    graph = pyramid((2, 1), 4, size=8)
+    ratios = {"s1.0.add": 0.2, "s1.1.add": 0.01, "s2.0.add": 0.3}
+    seen = Evidence({"residual_ratio": {label: np.array(value) for label, value in ratios.items()}})
+    assert gone(by_ratio(threshold=0.1), graph, seen) == ["s1.1"]
+    rule = by_ratio(threshold=0.1)
+    assert rule._score({"one": [0.01], "other": [0.5]}) == 0.5
+    assert RemoveWeakBlocks()._score({"one": [0.01, 9], "other": [0.5, 9]}) == 0.01
+
+
+def test_ratios_are_never_taken_for_scores_of_weights() -> None:
+    """A rule before this one journaled mean |w|: these are the first ratios."""
+    graph = pyramid((2, 1), 4, size=8)
+    ratios = {"s1.0.add": 0.2, "s1.1.add": 0.01, "s2.0.add": 0.3}
+    measured = {"residual_ratio": {label: np.array(value) for label, value in ratios.items()}}
+    old = {"scores": {"s1.1": {"s1.1.conv1": [1e-5, 100.0]}}}
+    seen = Evidence(measured, [made("declined", {"pass": NAME, "noted": old})])
+    with pytest.raises(Decline, match="these are the first"):
+        by_ratio(threshold=0.1, scores="previous").attempt(graph, WHOLE, seen)
+
+
+def test_the_ratio_wants_a_threshold_or_a_share_and_no_rule_takes_both() -> None:
+    with pytest.raises(ValueError, match=r"residual_ratio has no usual threshold.*share: 0\.33"):
+        RemoveWeakBlocks(score="residual_ratio")
+    with pytest.raises(ValueError, match="give one of the two"):
+        RemoveWeakBlocks(threshold=0.1, share=0.5)

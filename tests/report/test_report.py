@@ -25,7 +25,7 @@ from nasir.report.graph_svg import draw, overview
 from nasir.report.history import charts, decision_rows, duration, marks, phase_rows
 from nasir.report.layout import layered
 from nasir.report.page import embedded_json
-from nasir.report.plots import Chart, Series, nice_ticks, quantity, render
+from nasir.report.plots import Chart, Mark, Series, nice_ticks, quantity, render
 from nasir.rewriting.evidence import Evidence
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -246,3 +246,32 @@ def test_names_of_stages_do_not_run_into_each_other_in_the_overview() -> None:
         assert float(right) >= float(left) + 7 * len(name)
     width = float(re.search(r'viewBox="0 0 ([0-9.]+)', overview(graph))[1])
     assert float(names[-1][0]) + 7 * len(names[-1][1]) <= width
+
+
+NAMED = {
+    "one": (["train", "validation"], 1, 0),
+    "long": ([f"features.stage{n} of backbone" for n in range(5)], 3, 0),
+    "many": ([f"backbone.layers.{n}.blocks" for n in range(40)], 5, 31),
+    "longer than a row": (["module." * 20, "b"], 2, 0),
+}
+
+
+@pytest.mark.parametrize("case", NAMED)
+def test_names_of_lines_lie_in_rows_within_the_chart(case: str) -> None:
+    names, rows, untold = NAMED[case]
+    lines = tuple(Series(name, ((0.0, 1.0), (1.0, 2.0))) for name in names)
+    drawing = render(Chart("k", "Depth", lines, (Mark(1.0, "rewrite", "a rewrite"),), "count", step=True))
+    _, top, width, height = (float(number) for number in re.search(r'viewBox="([^"]*)"', drawing)[1].split())
+    words = [
+        (float(y), float(x), name)
+        for x, y, name in re.findall(r'<text class="legend" x="([0-9.]+)" y="([-0-9.]+)">([^<]*)<', drawing)
+    ]
+    assert len({y for y, *_ in words}) == rows and top + height == 290
+    assert all(y - 12 >= top and x + 6.8 * len(name) <= width for y, x, name in words)
+    for (y, x, name), (below, right, _) in pairwise(words):
+        assert below > y or right >= x + 12 + 6.8 * len(name)
+    assert words[-1][2] == "rewrite" and len(words) == len(names) + 1 - untold + bool(untold)
+    assert not untold or words[-2][2] == f"+{untold}"
+    assert all(f"<title>{name}</title>" in drawing for name in names if len(name) > 68)
+    lines_at = [float(y) for y in re.findall(r'<path class="line [^"]*" d="M[0-9.]+ ([-0-9.]+)L', drawing)]
+    assert max(lines_at) <= 290 - 38 + 10

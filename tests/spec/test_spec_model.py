@@ -17,7 +17,7 @@ from nasir.errors import SpecError
 from nasir.policy.plans import AtEpochs, Budget, PhasePlan, Plateau, RulePlan, Threshold, Where
 from nasir.spec import Spec, load_spec, loads_spec
 from nasir.spec.model_source import ImportedNetwork
-from nasir.training.plans import DataPlan, OptimizerPlan, ResizedCrop, SchedulePlan, TrainPlan
+from nasir.training.plans import AdaptiveClip, DataPlan, OptimizerPlan, ResizedCrop, SchedulePlan, TrainPlan
 
 
 def test_the_resolved_spec_loads_back_equal() -> None:
@@ -153,6 +153,7 @@ def test_everything_a_phase_can_say() -> None:
     text = """epochs: 20
     warmup: {epochs: 0.5 epochs, start: 0.1}
     gradient_clip: 1
+    adaptive_clip: 0.02
     label_smoothing: 0.1
     ema: {decay: 0.9}
     reset_optimizer: true
@@ -162,7 +163,9 @@ def test_everything_a_phase_can_say() -> None:
     plan = spec.phases[1].training(spec)
     schedule = SchedulePlan("staircase", at=(0.5, 0.75), warmup=0.5, warmup_start=0.1)
     optimizer = OptimizerPlan("sgd", lr=1, nesterov=True, decay_norms=False)
-    assert plan == TrainPlan(optimizer, schedule, 128, 1, 0.1, 0.9, "bf16", True, True)
+    assert plan == TrainPlan(
+        optimizer, schedule, 128, 1, 0.1, 0.9, "bf16", True, True, adaptive_clip=AdaptiveClip(0.02)
+    )
     assert spec.phases[1].plan().budget == Budget(seconds=60, epochs=10)
 
 

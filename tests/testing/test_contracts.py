@@ -30,10 +30,12 @@ OPTIONS: Mapping[str, tuple[dict[str, Any], ...]] = {
     "widen": ({"factor": 1.5, "noise": 0.01}, {"units": 2, "how": "fresh"}, {"units": 4, "how": "paired"}),
     "expand-to-budget": ({"budget": 10**8},),
 }
-# these act on what generated networks lack (a frozen part, branches, a history): suites on networks of their own
+# these act on what generated networks lack (a frozen part, branches, a history, norms that come first): suites on
+# networks of their own
 ELSEWHERE = {
     "merge-branches": "passes/test_merge_branches.py",
     "ungroup-branches": "passes/test_merge_branches.py",
+    "place-dropout": "passes/test_place_dropout.py",
     "remove-weak-blocks": "passes/test_remove_weak_blocks.py",
     "select-blocks": "passes/test_select_blocks_laws.py",
     "shrink-widths": "passes/test_shrink_widths.py",

@@ -295,3 +295,21 @@ def test_a_literal_array_has_a_second_one_for_averaged_weights() -> None:
             averaged=averaged,
         )
         assert np.array_equal(after[key], weights[key] + more)
+
+
+def test_averages_of_a_weight_may_have_a_gain_of_their_own() -> None:
+    graph = network()
+    key = Key(graph.labels["hidden"], "weight")
+    rows = AxisTake(np.arange(3), np.array([1.0, 2.0, 3.0]), averaged=np.array([4.0, 5.0, 6.0]))
+    plan = TransferPlan({key: Take(key, (rows, None))})
+    plan.verify(graph, graph)
+    again = TransferPlan.from_json(json.loads(json.dumps(plan.to_json())))
+    assert again.to_json() == plan.to_json()
+    weights = random_weights(graph, 0)
+    for averaged, gain in ((False, rows.gain), (True, rows.averaged)):
+        for made in (plan, again):
+            taken = execute(made, graph, weights.__getitem__, NumpyArrays(), seed=0, ordinal=1, averaged=averaged)
+            assert (taken[key] == weights[key] * gain[:, None]).all()
+    with pytest.raises(PlanError, match=r"hidden\.weight: 2 gains for 3 positions"):
+        wrong = AxisTake(np.arange(3), averaged=np.ones(2))
+        TransferPlan({key: Take(key, (wrong, None))}).verify(graph, graph)

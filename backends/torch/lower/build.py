@@ -8,6 +8,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
+from nasir.backends.torch.lower.forward import write_top
 from nasir.backends.torch.lower.made import Made, check_hooks, refuse, taken_over
 from nasir.backends.torch.lower.network import (
     BlockCode,
@@ -18,7 +19,6 @@ from nasir.backends.torch.lower.network import (
     schedule,
     signature,
     trace_unit,
-    write_top,
 )
 from nasir.backends.torch.lower.ops import Lowered, lower_op
 from nasir.backends.torch.lower.parts import CODE, LoweredParts, LoweredUnit, Places, is_generated

@@ -16,16 +16,13 @@ from dataclasses import dataclass
 from functools import wraps
 from heapq import heapify, heappop, heappush
 from keyword import iskeyword
-from typing import Any, NamedTuple, get_args
+from typing import Any
 
 from torch import fx, nn
 
-from nasir.backends.torch.lower.modes import assign
 from nasir.backends.torch.lower.ops import Call, Lowered, may_overwrite
 from nasir.errors import NasirWarning, UsageError
 from nasir.ir import Graph, Port, op_named
-from nasir.ir.modes import reads_of
-from nasir.ir.types import Mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,35 +36,8 @@ class Unit:
 
 
 Step = int | Unit
-
-
-class Row(NamedTuple):
-    """One call of the generated forward: its text before and after the inputs; `several`: it gives a tuple; `mode`: it
-    runs in this one alone. With `reads`, the mode in which each input is read, it is no call but a choice of them."""
-
-    head: str
-    tail: str
-    inputs: tuple[Port, ...]
-    results: tuple[Port, ...]
-    several: bool
-    mode: Mode | None = None
-    reads: tuple[Mode | None, ...] = ()
-
-    def text(self, names: Mapping[Port, str]) -> str:
-        """Its expression, given the variables of the inputs."""
-        given = [names[port] for port in self.inputs]
-        if self.reads:
-            chosen = {
-                mode: next((name for name, read in zip(given, self.reads, strict=True) if read in (None, mode)), "None")
-                for mode in get_args(Mode)
-            }
-            return f"{chosen['train']} if self.training else {chosen['eval']}"
-        made = f"{self.head}{', '.join(given)}{self.tail}"
-        if self.mode is None:
-            return made
-        nothing = f"({'None, ' * len(self.results)})" if self.several else "None"
-        first, second = (made, nothing) if self.mode == "train" else (nothing, made)
-        return f"{first} if self.training else {second}"
+CHOOSING = frozenset({"mode", "assign", "route"})
+"""Families of ops that the generated forward itself carries out, in part."""
 
 
 def schedule(graph: Graph, as_made: bool = False) -> tuple[Step, ...]:
@@ -110,7 +80,7 @@ def _in_turn(graph: Graph) -> tuple[int, ...]:
 def _owners(graph: Graph) -> dict[int, str]:
     """The block path each node runs in; absent for nodes that run at the top."""
     blocks = {region.path for region in graph.blocks if not region.parts}  # those have modules of their own
-    if any(node.facts.family in ("mode", "assign") for node in graph.nodes.values()):
+    if any(node.facts.family in CHOOSING for node in graph.nodes.values()):
         blocks = {path for path in blocks if _is_one_call(graph, path)}
     outer = [path for path in blocks if not _inside(path, blocks)]
     owner = {node_id: path for path in outer for node_id in graph.members(path)}
@@ -133,22 +103,18 @@ def _owners(graph: Graph) -> dict[int, str]:
 
 
 def _is_one_call(graph: Graph, path: str) -> bool:
-    """Whether a block can run as one module: all of it in the same modes, without a buffer that is assigned to."""
+    """Whether a block can run as one module: all of it in the same modes and for the same samples, without a buffer
+    that is assigned to."""
     nodes = graph.members(path)
     modes = {graph.modes.get(node_id) for node_id in nodes}
     families = {graph.nodes[n].facts.family for n in nodes}
     families |= {"assign" for n in nodes for user in graph.users(n) if _assigns_to(graph, user, n)}
-    return len(modes) == 1 and not families & {"mode", "assign"}
+    return len(modes) == 1 and not families & CHOOSING
 
 
 def _assigns_to(graph: Graph, node_id: int, held: int) -> bool:
     node = graph.nodes[node_id]
     return node.facts.family == "assign" and node.inputs[0].node == held
-
-
-def _mode(graph: Graph, node_id: int) -> Mode | None:
-    """The one mode in which a node runs; None where it runs in both."""
-    return next(iter(graph.modes.get(node_id, ())), None)
 
 
 def _inside(path: str, others: set[str]) -> bool:
@@ -263,98 +229,6 @@ def trace_unit(graph: Graph, unit: Unit, lowered: Mapping[int, Lowered], inplace
     for node_id in unit.nodes:
         tracer.node(node_id, node_id in inplace)
     return tracer.finish(unit.outputs)
-
-
-def write_top(
-    graph: Graph, steps: Iterable[Step], lowered: Mapping[int, Lowered], inplace: set[int]
-) -> tuple[str, dict[str, Any]]:
-    """(source of the whole network's forward, the functions it calls by name), blocks as calls.
-
-    Written directly: tracing it through fx again at every rewrite took most of the time of inserting a block.
-    """
-    scope: dict[str, Any] = {}
-    names = {Port(node_id): f"x{index or ''}" for index, node_id in enumerate(graph.inputs)}
-    rows: list[Row] = []
-    assigned = {node.inputs[0].node: n for n, node in graph.nodes.items() if node.facts.family == "assign"}
-    for step in steps:
-        if isinstance(step, Unit):
-            mode, several = _mode(graph, step.nodes[-1]), len(step.outputs) > 1
-            rows.append(Row(f"{_attribute(step.path)}(", ")", step.inputs, step.outputs, several, mode))
-        elif step not in graph.inputs:
-            node, call, mode = graph.nodes[step], lowered.get(step), _mode(graph, step)
-            several = op_named(node.op).several
-            results = tuple(_outputs(graph, step)) if several else (Port(step),)
-            if node.facts.family == "mode":
-                rows.append(Row("", "", node.inputs, results, several, mode, reads_of(node)))
-            elif isinstance(call, Call):
-                kwargs = {**call.kwargs, "inplace": True} if step in inplace else call.kwargs
-                rows.append(Row(*_call_text(call, kwargs, scope), node.inputs, results, several, mode))
-            else:
-                # what is assigned at the end is written in place, and backward passes need what was read
-                tail = ").clone()" if step in assigned else ")"
-                rows.append(Row(f"{_attribute(node.label)}(", tail, node.inputs, results, several, mode))
-    if assigned:
-        scope["assign"] = assign
-    ends = [
-        (f'assign(self, {_attribute(graph.nodes[held].label)}, "{slot}", ', Port(value))
-        for held, value in assigned.items()
-        for slot in graph.weights(held)
-    ]
-    return _source(graph, rows, names, ends), scope
-
-
-def _outputs(graph: Graph, node_id: int) -> Iterator[Port]:
-    output = 0
-    while Port(node_id, output) in graph.infer.types:
-        yield Port(node_id, output)
-        output += 1
-
-
-def _attribute(label: str) -> str:
-    """The expression for the module at a dotted path."""
-    text = "self"
-    for part in label.split("."):
-        plain = part.isidentifier() and not iskeyword(part)
-        text = f"{text}.{part}" if plain else f'getattr({text}, "{part}")'
-    return text
-
-
-def _call_text(call: Call, kwargs: Mapping[str, Any], scope: dict[str, Any]) -> tuple[str, str]:
-    """Text before and after the inputs of a call; the function and its constants go into `scope`."""
-    name = f"f{len(scope)}"
-    scope[name] = call.target
-    constants = []
-    for key, value in (*((None, v) for v in call.args), *kwargs.items()):
-        constant = f"c{len(scope)}"
-        scope[constant] = value
-        constants.append(constant if key is None else f"{key}={constant}")
-    head, tail = (f"{name}([", "]") if call.listed else (f"{name}(", "")
-    return head, f"{tail}{''.join(f', {text}' for text in constants)})"
-
-
-def _source(graph: Graph, rows: list[Row], names: dict[Port, str], ends: list[tuple[str, Port]]) -> str:
-    """The rows as Python, each value dropped after its last use so that its memory is free again; `ends`: calls after
-    all of them, each with a value as its last operand."""
-    last = {port: index for index, row in enumerate(rows) for port in row.inputs}
-    kept = {*graph.outputs, *[port for _, port in ends]}
-    lines = [f"def forward(self, {', '.join(names.values())}):"]
-    for index, row in enumerate(rows):
-        for port in row.results:
-            names[port] = f"v{port.node}" + (f"_{port.output}" if port.output else "")
-        text = row.text(names)
-        done = [
-            names[port]
-            for port in dict.fromkeys((*row.inputs, *row.results))
-            if last.get(port, -1) <= index and port not in kept
-        ]
-        drop = f";  {' = '.join(done)} = None" if done else ""
-        comma = "," if row.several and len(row.results) == 1 else ""
-        targets = ", ".join([names[port] for port in row.results]) + comma
-        lines.append(f"    {targets} = {text}{drop}")
-    lines += [f"    {head}{names[port]})" for head, port in ends]
-    values = [names[port] for port in graph.answers]
-    lines.append(f"    return {values[0] if len(values) == 1 else '(' + ', '.join(values) + ')'}")
-    return "\n".join(lines) + "\n"
 
 
 class BlockCode:

@@ -12,6 +12,7 @@ from nasir.ir import JSON, ValueType, per_axis
 from nasir.ops.pools import even_windows
 
 MAX_POOLS = (F.max_pool1d, F.max_pool2d, F.max_pool3d)
+LP_POOLS = (F.lp_pool1d, F.lp_pool2d, F.lp_pool3d)
 AVG_POOLS = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
 ADAPTIVE_MAX_POOLS = (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)
 ADAPTIVE_AVG_POOLS = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
@@ -35,6 +36,16 @@ def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowere
     rank = len(out.shape) - 1
     more = {name: a[name] for name in ("ceil_mode", "count_include_pad", "divisor_override")[: None if rank > 1 else 2]}
     return Call(AVG_POOLS[rank - 1], _window(a, rank), more)
+
+
+@lowering("lp_pool")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    rank = len(out.shape) - 1
+    kernel, stride = (per_axis(a[name], rank) for name in ("kernel", "stride"))
+    hop = None if a["stride"] == 0 else stride
+    if rank == 1:  # of which torch takes no sequences
+        return Call(F.lp_pool1d, (a["p"], kernel[0], hop and hop[0], a["ceil_mode"]))
+    return Call(LP_POOLS[rank - 1], (a["p"], kernel, hop, a["ceil_mode"]))
 
 
 @lowering("adaptive_avg_pool")
@@ -71,6 +82,16 @@ def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowere
 
 @lowering("interpolate")
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    factors, linear = a["scale_factor"], a["mode"].endswith("linear")
-    how = {"mode": a["mode"], "align_corners": a["align_corners"] if linear else None}
+    corners = a["align_corners"] if a["mode"].endswith("linear") else None
+    return _resized(a, out, a["mode"], corners)
+
+
+@lowering("bicubic")
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return _resized(a, out, "bicubic", a["align_corners"])
+
+
+def _resized(a: Mapping[str, JSON], out: ValueType, mode: str, corners: bool | None) -> Lowered:
+    factors = a["scale_factor"]
+    how = {"mode": mode, "align_corners": corners, **({"antialias": True} if a["antialias"] else {})}
     return Call(F.interpolate, kwargs={"size": None if factors else out.shape[1:], "scale_factor": factors, **how})

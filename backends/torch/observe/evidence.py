@@ -16,6 +16,7 @@ from nasir.backends.torch.host import on_host, widened
 from nasir.backends.torch.lower.interface import first_floating
 from nasir.backends.torch.lower.module import LoweredModule
 from nasir.backends.torch.observe.logits import as_input
+from nasir.backends.torch.observe.residuals import contributions
 from nasir.backends.torch.observe.units import Role, Rows, by_space, weight_sums
 from nasir.backends.torch.train.loop import evaluating
 from nasir.errors import NasirError
@@ -58,6 +59,7 @@ def observe(
         "group_lasso": lambda: _means(model, 2),
         "weight_mean": lambda: _means(model, 1),
         "weight_abs": lambda: _weight_abs(model),
+        "residual_ratio": lambda: _residual_ratio(model, images),
         "weights": lambda: HostWeights(model.tensors()),
     }
     wanted = dict.fromkeys(need.kind for need in needs)
@@ -131,6 +133,12 @@ def _weight_abs(model: LoweredModule) -> Measured:
             mean, entries = (before * count + mean * entries) / (count + entries), int(count) + entries
         by_label[label] = np.array([mean, entries], dtype=np.float64)
     return by_label
+
+
+def _residual_ratio(model: LoweredModule, images: Tensor | None) -> Measured:
+    if images is None:
+        raise NasirError("'residual_ratio' needs `images` to run the network on")
+    return {item.label: np.array(item.ratio.median) for item in contributions(model, [images])}
 
 
 def _taylor(model: LoweredModule, labelled: Labelled | None) -> Measured:

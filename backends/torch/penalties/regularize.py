@@ -46,17 +46,22 @@ _KNOWN: WeakKeyDictionary[nn.Module, Penalties] = WeakKeyDictionary()
 
 
 def penalties_of(model: nn.Module, plans: Sequence[PenaltyPlan]) -> Callable[[], Tensor] | None:
-    """Adds the gradients of the terms and gives their sum; None without terms. See `Penalties`."""
-    if not plans:
+    """Adds the gradients of the terms that act on weights and gives their sum (see `Penalties`); None without such.
+
+    Those that see the forward pass are in `nasir.backends.torch.penalties.forward`.
+    """
+    acting = [plan for plan in plans if plan.options.sees == "weights"]
+    if not acting:
         return None
-    return partial(_penalties(model, plans).add_gradients, cast(LoweredModule, model))
+    return partial(_penalties(model, acting).add_gradients, cast(LoweredModule, model))
 
 
 def alive_cost(model: LoweredModule, plans: Sequence[PenaltyPlan]) -> dict[str, int] | None:
     """{"channels", "macs", "params"} that the first term among `plans` that selects leaves alive; None without one."""
-    if not any(plan.selects for plan in plans):
+    acting = [plan for plan in plans if plan.options.sees == "weights"]
+    if not any(plan.selects for plan in acting):
         return None
-    term = _penalties(model, plans).selecting[0]
+    term = _penalties(model, acting).selecting[0]
     if hasattr(term, "alive_cost"):
         own: dict[str, int] = term.alive_cost(model.tensor)
         return own

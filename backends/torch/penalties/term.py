@@ -31,12 +31,13 @@ def term_of(graph: Graph, penalty: Penalty, device: torch.device) -> Term:
     """The term that a penalty declares, or the one made of its `value`."""
     if penalty.term is None:
         return ValueTerm(graph, penalty, device)
-    with _code_of(penalty, "its `term` is made of a graph, the penalty and a device"):
+    with code_of_penalty(penalty, "its `term` is made of a graph, the penalty and a device"):
         made: Term = loaded(type(penalty).term)(graph, penalty, device)
     return made
 
 
-def _code_of(penalty: Penalty, remedy: str) -> AbstractContextManager[None]:
+def code_of_penalty(penalty: Penalty, remedy: str) -> AbstractContextManager[None]:
+    """What is raised within is told as of the penalty's author, with the remedy; memory that ran out is not."""
     return code_of(type(penalty), f"penalty {penalty.name}", remedy, (torch.OutOfMemoryError,))
 
 
@@ -68,7 +69,7 @@ class ValueTerm:
         with torch.set_grad_enabled(not self.closed):
             for weight in () if self.closed else chosen:
                 weight.requires_grad_()
-            with _code_of(self.penalty, "mend its `value`"):
+            with code_of_penalty(self.penalty, "mend its `value`"):
                 given = self.penalty.value(weights)
             value = self._number(given)
             if not learning:
@@ -97,7 +98,7 @@ class ValueTerm:
         raise UsageError(f"penalty {self.penalty.name}: `value` gave {found}; it gives a tensor of one number")
 
     def _all(self, weights: Sequence[Tensor]) -> list[Tensor]:
-        with _code_of(self.penalty, "mend its `gradient`"):
+        with code_of_penalty(self.penalty, "mend its `gradient`"):
             slopes = list(self.penalty.gradient(weights))
         if [slope.shape for slope in slopes] != [weight.shape for weight in weights]:
             raise UsageError(

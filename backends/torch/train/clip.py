@@ -1,4 +1,4 @@
-"""The norm of gradients kept below a bound: of all weights together, or of each branch that learns by itself."""
+"""Gradients kept below a length: of all weights together, or of each branch that learns by itself."""
 
 from __future__ import annotations
 
@@ -8,8 +8,30 @@ import torch
 from torch import Tensor, nn
 
 from nasir.backends.torch.lower.module import LoweredModule
+from nasir.backends.torch.train.adaptive import adaptive_clipper
 from nasir.branching.independent import Learner, Part, independent
+from nasir.errors import UsageError
+from nasir.training.plans import TrainPlan
 from nasir.transfer import Key
+
+
+def clipping(model: nn.Module, plan: TrainPlan) -> Callable[[], None] | None:
+    """What a plan does with the gradients before each step: lengths of units, then of all; None where nothing."""
+    clips = []
+    if plan.adaptive_clip is not None:
+        if not isinstance(model, LoweredModule):
+            raise UsageError(f"adaptive_clip asks what a {type(model).__name__} is made of; train a nasir.Model by it")
+        clips.append(adaptive_clipper(model, plan.adaptive_clip))
+    if plan.gradient_clip is not None:
+        clips.append(clipper(model, plan.gradient_clip))
+    if len(clips) < 2:
+        return clips[0] if clips else None
+
+    def clip_both() -> None:
+        for clip in clips:
+            clip()
+
+    return clip_both
 
 
 def clipper(model: nn.Module, bound: float) -> Callable[[], None]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -17,10 +18,12 @@ from torch.optim import Optimizer
 from nasir.backends.torch.device.memory import ran_out
 from nasir.backends.torch.device.names import computes_bf16, device_of
 from nasir.backends.torch.lower.ensemble import cross_entropy, predicted
+from nasir.backends.torch.lower.module import LoweredModule
 from nasir.backends.torch.optimizers import eager
 from nasir.backends.torch.optimizers.groups import set_lr
+from nasir.backends.torch.penalties.forward import ForwardPass, ForwardTerms, Teachers, forward_terms_of
 from nasir.backends.torch.penalties.regularize import penalties_of
-from nasir.backends.torch.train.clip import clipper
+from nasir.backends.torch.train.clip import clipping
 from nasir.backends.torch.train.ema import Ema
 from nasir.errors import DataError, Diverged, RunError
 from nasir.registry import code_of
@@ -152,13 +155,14 @@ def train_epoch(
     ema: Ema | None = None,
     trainable: Collection[str] | None = None,
     class_weights: Tensor | None = None,
+    teachers: Teachers = MappingProxyType({}),
     stop: Callable[[], bool] = lambda: False,
 ) -> EpochResult:
     """Train from `start_step` to the end of the epoch, or to the first step after which `stop()` is true.
 
     `epoch` and `phase_epoch` are 0-based: epochs done before this one, in the run and in the phase. `trainable`
     names the parameters that change (None: all); batch statistics move all the same. `class_weights` [C]: of the labels
-    in the loss. Every step seeds torch's
+    in the loss. `teachers`: networks in evaluation that terms of the loss ask, by name. Every step seeds torch's
     global generator from (seed, epoch, step), so dropout needs no saved state. `sums` is added to in place.
     Diverged when the loss is not finite.
     """
@@ -171,7 +175,8 @@ def train_epoch(
     bf16, steps = wants_bf16(plan, model, device), source.steps_per_epoch
     step, lr = start_step, plan.lr(phase_epoch * steps + start_step, steps, phase_epochs)
     penalize = penalties_of(model, plan.penalties)
-    clip = None if plan.gradient_clip is None else clipper(model, plan.gradient_clip)
+    seeing = forward_terms_of(model, plan.penalties)
+    clip = clipping(model, plan)
     follow = None if ema is None else ema.follower(model)
     with _only(model, trainable):
         try:
@@ -179,7 +184,7 @@ def train_epoch(
                 lr = plan.lr(phase_epoch * steps + step, steps, phase_epochs)
                 set_lr(optimizer, lr)
                 seed_step(seed, epoch, step, device)
-                _step(model, optimizer, plan, x, y, bf16, totals, penalize, clip, class_weights)
+                _step(model, optimizer, plan, x, y, bf16, totals, penalize, clip, class_weights, seeing, teachers)
                 if follow is not None:
                     follow()
                 step += 1
@@ -202,13 +207,22 @@ def _step(
     penalize: Callable[[], Tensor] | None = None,
     clip: Callable[[], None] | None = None,
     class_weights: Tensor | None = None,
+    seeing: ForwardTerms | None = None,
+    teachers: Teachers = MappingProxyType({}),
 ) -> None:
     eager.clear_gradients(optimizer)
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
+    computing = torch.autocast(x.device.type, torch.bfloat16, enabled=bf16)
+    with computing, nullcontext() if seeing is None else seeing.watching(cast(LoweredModule, model)):
         logits = model(x)
     logits = logits.float()  # the loss in fp32: bf16 has 8 bits, too few for a log-sum-exp
     loss = cross_entropy(logits, y, plan.label_smoothing, class_weights)
-    loss.backward()  # type: ignore[no-untyped-call]
+    whole = loss
+    if seeing is not None:
+        more = seeing.loss(ForwardPass(x, y, logits, teachers, computing))
+        if more is not None:
+            whole = loss + more
+            totals.add_penalty(more.detach().double(), len(y))
+    whole.backward()  # type: ignore[no-untyped-call]
     if penalize is not None:
         totals.add_penalty(penalize(), len(y))
     if clip is not None:
@@ -267,7 +281,7 @@ def _only(model: nn.Module, trainable: Collection[str] | None) -> Iterator[None]
 def _checked(totals: Sums, lr: float, epoch: int, plan: TrainPlan) -> dict[str, float]:
     metrics = {f"train.{name}": value for name, value in totals.metrics().items()}
     if not math.isfinite(metrics["train.loss"]):
-        clip = "" if plan.gradient_clip is not None else ", set `gradient_clip: 1.0`"
+        clip = "" if plan.gradient_clip is not None or plan.adaptive_clip is not None else ", set `gradient_clip: 1.0`"
         raise Diverged(
             f"training diverged: the loss of epoch {epoch + 1} is {metrics['train.loss']} at learning rate {lr:g}; "
             f"lower `lr`, add `warmup: 1 epochs`{clip}, or start a new block near the identity (init: zero)",

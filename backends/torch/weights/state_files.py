@@ -12,25 +12,25 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from nasir.errors import DataError
+from nasir.errors import WeightsError
 
 UNREADABLE = (SafetensorError, RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError)
 
 
 def read_state(place: str, file: Path) -> Mapping[str, Tensor]:
-    """The tensors of a file by name, on the CPU; raises DataError, which begins with `place`, for anything else."""
+    """The tensors of a file by name, on the CPU; raises WeightsError, which begins with `place`, for anything else."""
     try:
         if file.suffix == ".safetensors":
             return safetensors.torch.load_file(file)
         stored = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise DataError(f"{place}: cannot be read ({error.strerror or error}); correct the path") from error
+        raise WeightsError(f"{place}: cannot be read ({error.strerror or error}); correct the path") from error
     except UNREADABLE as error:
         remedy = "write it with torch.save(model.state_dict(), FILE), or safetensors.torch.save_file"
-        raise DataError(f"{place}: holds no state_dict ({_first_line(error)}); {remedy}") from error
+        raise WeightsError(f"{place}: holds no state_dict ({_first_line(error)}); {remedy}") from error
     if not names_tensors(stored):
         held = ", ".join(map(repr, list(stored)[:4])) if isinstance(stored, Mapping) else f"a {type(stored).__name__}"
-        raise DataError(f"{place}: holds {held}, not tensors by name; store the state_dict alone")
+        raise WeightsError(f"{place}: holds {held}, not tensors by name; store the state_dict alone")
     return stored  # type: ignore[no-any-return]
 
 

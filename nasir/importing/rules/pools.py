@@ -30,6 +30,16 @@ def _avg_pool(rank: int, place: Place, x: int, value: ValueType) -> Typed | None
     return Typed("avg_pool", (x,), _window(a) | {name: a[name] for name in ("ceil_mode", *counting)})
 
 
+def _lp_pool(rank: int, place: Place, x: int, value: ValueType) -> Typed | None:
+    a = place.options(norm_type=None, kernel_size=None, stride=None, ceil_mode=False)
+    if a is None or type(a["norm_type"]) not in (int, float) or a["norm_type"] <= 0:
+        return None
+    if not _slides(a | {"padding": 0}, rank, value):
+        return None
+    window = {"kernel": a["kernel_size"], "stride": a["stride"] or 0}
+    return Typed("lp_pool", (x,), {**window, "p": float(a["norm_type"]), "ceil_mode": a["ceil_mode"]})
+
+
 def _slides(a: dict[str, Tree], rank: int, value: ValueType) -> bool:
     stride = a["stride"] or a["kernel_size"]  # torch takes None, and an empty list, for the kernel
     return has_places(value, rank) and whole(a["kernel_size"], stride, a["padding"]) and type(a["ceil_mode"]) is bool
@@ -55,6 +65,7 @@ def _adaptive(op: str, rank: int, place: Place, x: int, value: ValueType) -> Typ
 
 
 for _rank in (1, 2, 3):
+    rule(f"torch.nn.modules.pooling.LPPool{_rank}d", f"torch.nn.functional.lp_pool{_rank}d")(partial(_lp_pool, _rank))
     for _kind, _taken in (("Max", _max_pool), ("Avg", _avg_pool)):
         _name = f"{_kind.lower()}_pool{_rank}d"
         rule(f"torch.nn.modules.pooling.{_kind}Pool{_rank}d", f"torch.nn.functional.{_name}", f"torch.{_name}")(

@@ -14,6 +14,7 @@ from nasir.ops.windows import has_places
 PADDING = "torch.nn.modules.padding"
 MODES = {"Zero": "constant", "Constant": "constant", "Reflection": "reflect", "Replication": "replicate"}
 MODES["Circular"] = "circular"
+CUBIC = "bicubic"
 
 
 @rule(*[f"{PADDING}.{kind}Pad{rank}d" for kind in MODES for rank in (1, 2, 3)])
@@ -61,7 +62,7 @@ def _interpolate(place: Place, x: int, value: ValueType) -> Typed | None:
     a = place.options(
         size=None, scale_factor=None, mode="nearest", align_corners=None, recompute_scale_factor=None, antialias=False
     )
-    if a is None or not has_places(value) or a["antialias"] or a["mode"] not in get_args(Interpolation):
+    if a is None or not has_places(value) or a["mode"] not in (*get_args(Interpolation), CUBIC):
         return None
     size, factor = a["size"], a["scale_factor"]
     if factor is not None:
@@ -74,5 +75,8 @@ def _interpolate(place: Place, x: int, value: ValueType) -> Typed | None:
             factor = None
     elif not whole(size):
         return None
-    corners = {"align_corners": bool(a["align_corners"])}
-    return Typed("interpolate", (x,), {"size": size, "scale_factor": factor, "mode": a["mode"], **corners})
+    given = {"size": size, "scale_factor": factor}
+    given |= {name: bool(a[name]) for name in ("align_corners", "antialias")}
+    if a["mode"] == CUBIC:
+        return Typed("bicubic", (x,), given)
+    return Typed("interpolate", (x,), {**given, "mode": a["mode"]})

@@ -19,6 +19,7 @@ from nasir.errors import ClaimError
 from nasir.ir import Draft, Graph
 from nasir.passes.merge_branches import MergeBranches
 from nasir.passes.prune_channels import PruneChannels
+from nasir.passes.remove_norms import RemoveNorms
 from nasir.passes.split_branches import SplitBranches
 from nasir.records import RewriteRecord
 from nasir.registry import passes, register
@@ -53,6 +54,13 @@ def test_joined_classifiers_of_averaged_branches_are_those_of_their_averages(tmp
     graph = split.attempt(pyramid((1, 1), 4, size=8, classes=3), "s2").graph
     with opened(tmp_path, graph, epochs=2) as session:
         assert carried_out(session, MergeBranches()).preserves == "exact"
+
+
+def test_norms_are_folded_into_averages_by_the_averages_of_their_statistics(tmp_path: Path) -> None:
+    for number, block in enumerate(("basic", "preact_basic")):
+        graph = pyramid((1, 1), 4, block=block, size=8, classes=3)
+        with opened(tmp_path / str(number), graph, epochs=2) as session:
+            assert carried_out(session, RemoveNorms(form="skipinit")).preserves == "exact"
 
 
 def silence(session: TorchSession, units: list[int], averages: bool) -> None:

@@ -11,6 +11,7 @@ from grown import images, lived, pyramid
 from torch.nn import functional
 
 from nasir import get_pass
+from nasir.analysis.residuals import residual_sums
 from nasir.backends.torch import Model
 from nasir.backends.torch.observe.evidence import observe
 from nasir.rewriting.evidence import KINDS, PER_UNIT, Evidence, Need
@@ -62,6 +63,9 @@ def test_every_kind_of_evidence_is_measured(kind: str, dtype: torch.dtype) -> No
         assert evidence.per_index(kind, inner).any()
     elif kind == "weight_abs":
         assert evidence.per_weight(kind, "s1.0.conv1")[1] == 8 * 8 * 9
+    elif kind == "residual_ratio":
+        assert [*evidence.measured[kind]] == [graph.nodes[item.node].label for item in residual_sums(graph)]
+        assert all(0 < evidence.residual_ratio(label) < 100 for label in evidence.measured[kind])
     elif kind == "weights":
         assert set(evidence.measured[kind]) == set(model.state_dict())
         for name in evidence.measured[kind]:

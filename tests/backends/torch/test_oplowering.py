@@ -12,6 +12,7 @@ from nasir.backends.torch import Call, Model, lowering
 from nasir.backends.torch.lower import ops as oplowering
 from nasir.backends.torch.lower.dropping import StochasticDepth
 from nasir.backends.torch.lower.ops import LOWERINGS
+from nasir.backends.torch.lower.routing import Gate
 from nasir.errors import RunError
 from nasir.ir import Draft, Graph
 from nasir.ir.op import op
@@ -27,7 +28,7 @@ CASES = [case for cases in shipped_cases().values() for case in cases]
 
 
 def loaded(graph: Graph, weights: Mapping[Key, Array]) -> Model:
-    """The lowered network in float64 with given weights, without dropout's randomness."""
+    """The lowered network in float64 with given weights, without the randomness of dropout and gates."""
     model = Model.from_graph(graph, dtype=torch.float64)
     with torch.no_grad():
         for name, key in model.keys().items():
@@ -35,6 +36,8 @@ def loaded(graph: Graph, weights: Mapping[Key, Array]) -> Model:
     for module in model.modules():
         if isinstance(module, torch.nn.modules.dropout._DropoutNd | StochasticDepth):
             module.p = 0.0
+        if isinstance(module, Gate):
+            module.gumbel = False
     return model
 
 

@@ -1,0 +1,96 @@
+"""How ops of networks without norms become torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nasir.backends.torch.lower.ops import Lowered, lowering
+from nasir.backends.torch.lower.windows import widths
+from nasir.ir import JSON, ValueType, per_axis
+
+
+class Affine(nn.Module):
+    """x * weight + bias; the channels are axis `channel_dim` of x."""
+
+    def __init__(self, channels: int, channel_dim: int, dims: int) -> None:
+        super().__init__()
+        self.beside = tuple([-1 if axis == channel_dim else 1 for axis in range(dims)])
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.bias.view(self.beside), x, self.weight.view(self.beside))
+
+
+@lowering("affine", spares=True)
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return Affine(x[0].shape[x[0].channel_axis], x[0].channel_dim, x[0].dim(len(x[0].axes)))
+
+
+class ScalarBias(nn.Module):
+    """Sum with one learnable number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.empty(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.bias
+
+
+@lowering("scalar_bias", spares=True)
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    return ScalarBias()
+
+
+class StandardizedConv2d(nn.Conv2d):
+    """A convolution by gain * gamma * (W - mean) / sqrt(fan in * (variance + eps)), for each output channel.
+
+    `widths`, `mode`: how the input is padded first, as F.pad takes it; none where the convolution does it.
+    """
+
+    gain: nn.Parameter
+    gamma: float
+    eps: float
+    widths: tuple[int, ...] = ()
+    mode: str = "constant"
+
+    def standardized(self) -> Tensor:
+        """The kernel that it convolves by."""
+        weight: Tensor = self.weight
+        variance, mean = torch.var_mean(weight, dim=(1, 2, 3), correction=0, keepdim=True)
+        fan_in = weight[0].numel()
+        scale = self.gain * (self.gamma * fan_in**-0.5) * torch.rsqrt(variance + self.eps)
+        kernel: Tensor = (weight - mean) * scale
+        return kernel
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The convolution of the input by the standardized kernel."""
+        if self.widths:
+            x = F.pad(x, self.widths, self.mode)
+        convolved: Tensor = self._conv_forward(x, self.standardized(), self.bias)
+        return convolved
+
+
+@lowering("ws_conv2d", spares=True)
+def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
+    before, more = (per_axis(a[name], 2) for name in ("padding", "end_padding"))
+    plain = a["padding_mode"] == "zeros"
+    window: dict[str, Any] = {name: per_axis(a[name], 2) for name in ("stride", "dilation")}
+    kernel: Any = per_axis(a["kernel"], 2)
+    inside: Any = before if plain else 0
+    module = StandardizedConv2d(
+        x[0].shape[0], a["out"], kernel, padding=inside, groups=a["groups"], bias=a["bias"], **window
+    )
+    module.gain = nn.Parameter(torch.ones(a["out"], 1, 1, 1))
+    module.gamma, module.eps = a["gamma"], a["eps"]
+    outside = (0, 0) if plain else before
+    if any(outside) or any(more):
+        module.widths = widths(outside, tuple(map(sum, zip(outside, more, strict=True))))
+        module.mode = "constant" if plain else a["padding_mode"]
+    return module
