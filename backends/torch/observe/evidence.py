@@ -17,6 +17,7 @@ from nasir.backends.torch.lower.interface import first_floating
 from nasir.backends.torch.lower.module import LoweredModule
 from nasir.backends.torch.observe.logits import as_input
 from nasir.backends.torch.observe.residuals import contributions, inputs_of
+from nasir.backends.torch.observe.routes import taking
 from nasir.backends.torch.observe.units import Role, Rows, by_space, weight_sums
 from nasir.backends.torch.train.loop import evaluating
 from nasir.errors import NasirError
@@ -60,6 +61,7 @@ def observe(
         "weight_mean": lambda: _means(model, 1),
         "weight_abs": lambda: _weight_abs(model),
         "residual_ratio": lambda: _residual_ratio(model, images),
+        "route_shares": lambda: _route_shares(model, images),
         "weights": lambda: HostWeights(model.tensors()),
     }
     wanted = dict.fromkeys(need.kind for need in needs)
@@ -133,6 +135,14 @@ def _weight_abs(model: LoweredModule) -> Measured:
             mean, entries = (before * count + mean * entries) / (count + entries), int(count) + entries
         by_label[label] = np.array([mean, entries], dtype=np.float64)
     return by_label
+
+
+def _route_shares(model: LoweredModule, images: Tensor | None) -> Measured:
+    if images is None:
+        raise NasirError("'route_shares' needs `images` to run the network on")
+    with evaluating(model), torch.no_grad(), taking(model, len(images)) as taken:
+        model(as_input(model, images))
+    return {label: np.array(shares) for label, shares in taken.shares(len(images)).items()}
 
 
 def _residual_ratio(model: LoweredModule, images: Tensor | None) -> Measured:
