@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from os.path import isfile
 from typing import Any
 
-from nasir.analysis.residuals import residual_sums
+from nasir.analysis.residuals import residual_depth
 from nasir.blocks import (
     INITS,
     Maker,
@@ -82,7 +82,7 @@ def build(
             raise spec.problem(("blocks", name, *path), text, remedy)
     graph, made = _built(spec, init, sums=1)
     if any(rule_of(block) for block in graph.blocks):  # all of it has to be there before its residual sums are counted
-        graph, made = _built(spec, init, sums=len(residual_sums(graph)))
+        graph, made = _built(spec, init, sums=residual_depth(graph))
     return _checked(spec, graph, note, made.__getitem__)
 
 
