@@ -288,6 +288,7 @@ def test_layers_find_their_channels() -> None:
     assert "conv2d 'behind' slides a window along it" in pinned
 
 
+@pytest.mark.slow
 def test_a_shufflenet_is_whole_and_pruned_right() -> None:
     torch.manual_seed(0)
     net = randomized(torchvision.models.shufflenet_v2_x0_5(num_classes=7).double())

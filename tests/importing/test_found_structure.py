@@ -17,10 +17,8 @@ torchvision = pytest.importorskip("torchvision")
 
 FAST = {
     "resnet18": "2-2-2-2",
-    "mobilenet_v3_small": "1-2-3-2-3",
     "shufflenet_v2_x0_5": "4-8-4",
     "squeezenet1_1": "2-2-2-2",
-    "vgg11_bn": "",
 }
 SLOW = {
     "densenet121": "6-12-24-16",
@@ -30,6 +28,7 @@ SLOW = {
     "regnet_x_400mf": "1-2-7-12",
     "regnet_y_400mf": "1-3-6-6",
     "mobilenet_v2": "1-2-3-4-3-3-1",
+    "mobilenet_v3_small": "1-2-3-2-3",
     "mobilenet_v3_large": "1-2-3-4-2-3",
     "efficientnet_b0": "1-2-2-3-3-4-1",
     "efficientnet_v2_s": "2-4-4-6-9-15",
@@ -40,6 +39,7 @@ SLOW = {
     "inception_v3": "1-2-4-2",
     "alexnet": "",
     "vgg11": "",
+    "vgg11_bn": "",
     "vit_b_32": "12",
     "swin_t": "2-2-6-2",
     "swin_v2_t": "2-2-6-2",
