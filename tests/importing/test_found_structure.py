@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -69,6 +70,8 @@ TIMM = {
     "cspresnet50": "3-3-5-2",
     "lcnet_050": "1-2-2-2-4-2",
 }
+OFTEN = {"densenet121", "resnet50", "mobilenet_v3_small", "convnext_tiny", "swin_t", "regnetx_002", "cspresnet50"}
+"""What `make test` tries of those that take longer, besides the zoo of all."""
 SIDES = {"inception_v3": 299, "vit_b_32": 224, "maxvit_t": 224, "vit_tiny_patch16_224": 224, "mixer_s32_224": 224}
 
 
@@ -89,14 +92,19 @@ def test_depths_are_those_of_the_papers(name: str, depths: str) -> None:
     check(of_torchvision(name), depths)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "depths"), SLOW.items())
+def longer(depths: dict[str, str]) -> list[Any]:
+    return [
+        pytest.param(name, depth, marks=[pytest.mark.slow] + [pytest.mark.zoo] * (name not in OFTEN))
+        for name, depth in depths.items()
+    ]
+
+
+@pytest.mark.parametrize(("name", "depths"), longer(SLOW))
 def test_depths_of_more_networks(name: str, depths: str) -> None:
     check(of_torchvision(name), depths)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "depths"), TIMM.items())
+@pytest.mark.parametrize(("name", "depths"), longer(TIMM))
 def test_depths_of_timm(name: str, depths: str) -> None:
     timm = pytest.importorskip("timm")
     check(structure(timm.create_model(name, num_classes=5), SIDES.get(name, 64)), depths)
