@@ -100,8 +100,12 @@ def multiply(draft: Draft, item: ResidualSum, gain: float) -> None:
     except Decline as refusal:
         raise Decline(f"block '{item.block}': {refusal}") from None
     holders = {node_id for node_id, _, _ in weights}
-    for node_id in _ways(graph, item, holders):
+    ways = _ways(graph, item, holders)
+    for node_id in ways:
         _check_own(graph, item, node_id, gain)
+        if sum(port.node in ways for port in graph.nodes[node_id].inputs) > 1:
+            label = graph.nodes[node_id].label
+            raise Decline(f"block '{item.block}': '{label}' multiplies what the same weights give; {NOT_FOLDED}")
     for node_id in holders:
         _check_weights(graph, item, node_id)
     for node_id, slot, _ in weights:
