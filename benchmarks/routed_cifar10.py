@@ -2,11 +2,11 @@
 
     python -m benchmarks.routed_cifar10 --folder runs/routed --seeds 3 --out benchmarks/results/routed_cifar10.json
 
-For each seed the static phase of `specs/residual/routed_cifar10_cpu.yaml` is run once. From its checkpoint go on, for as
-long and with the same teacher: `routed`, a run for each target of the expected MACs; `removed`, a run for each number of
-blocks that all stages keep; and `static`, all blocks. Each figure is of the test data: accuracy, the MACs that are
-executed for a sample in the mean, and milliseconds of a sample in batches of 128, by turns. Runs that are there are
-taken as they are, so a study that was ended goes on. `--tiny`: a minute on generated images, which shows that it works.
+For each seed the static phase of `specs/residual/routed_cifar10_cpu.yaml` is run once. From its checkpoint go on, for
+as long and with the same teacher: `routed`, a run for each target of the expected MACs; `removed`, a run for each
+number of blocks that all stages keep; and `static`, all blocks. Each figure is of the test data: accuracy, the MACs
+that are executed for a sample in the mean, and milliseconds of a sample in batches of 128, by turns. Runs that are
+there are taken as they are, so a study that was ended goes on. `--tiny`: a minute on generated images, to see it work.
 """
 
 from __future__ import annotations
