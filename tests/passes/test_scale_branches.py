@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -404,6 +405,15 @@ def test_what_was_inserted_scales_new_blocks_too() -> None:
     learned = ScaleBranches(to={"skipinit": 0.2}).attempt(grown, "s2").graph
     more = InsertBlock(init="default").attempt(learned, "s2").graph
     assert more.nodes[more.find("s2.2.scale")].attrs == {"value": 0.2, "learnable": True}
+
+
+def test_a_template_of_blocks_that_are_not_installed_is_left_alone() -> None:
+    graph = pyramid((2,), 4, size=8)
+    draft = graph.draft()
+    draft.regions["s1"] = replace(draft.regions["s1"], template={"block": "somebodys", "options": {}})
+    scaled = ScaleBranches(to="1/n").attempt(draft.commit(), "network").graph
+    assert scaled.regions["s1"].template == {"block": "somebodys", "options": {}}
+    assert constants(scaled) == {"s1.0.scale": 0.5, "s1.1.scale": 0.5}
 
 
 # -- imports
