@@ -28,6 +28,7 @@ class Registry:
         self.plural = plural or f"{kind}s"
         self._objects: dict[str, Any] = {}
         self._points: dict[str, EntryPoint] | None = None
+        self._packages: dict[str, str] | None = None
 
     def register(self, name: str) -> Callable[[T], T]:
         """Decorator: make an object known as `name`; a second, different object of that name is an error."""
@@ -77,8 +78,10 @@ class Registry:
 
     def packages(self) -> dict[str, str]:
         """Versions of the distributions whose entry points are known, by name; imports nothing."""
-        distributions = (point.dist for point in self._entry_points().values())
-        return {dist.name: dist.version for dist in distributions if dist is not None}
+        if self._packages is None:  # each name and each version is read from a file
+            distributions = {id(point.dist): point.dist for point in self._entry_points().values()}
+            self._packages = {dist.name: dist.version for dist in distributions.values() if dist is not None}
+        return dict(self._packages)
 
     def _entry_points(self) -> dict[str, EntryPoint]:
         if self._points is None:

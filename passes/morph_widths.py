@@ -18,8 +18,8 @@ from nasir.analysis.uniform import uniform_spaces
 from nasir.analysis.untied import largest_factor, own_widths, set_widths
 from nasir.blocks import init_rules
 from nasir.blocks.alive import alive_units, blend, dead_blocks, resize, scaled
-from nasir.blocks.init import renew
 from nasir.blocks.removal import remove_blocks, shortcut_padding
+from nasir.blocks.starts import renew
 from nasir.errors import Decline, TypeRuleError
 from nasir.ir import Atom, Draft, Graph
 from nasir.options.ranges import NotNegative, Positive, Share

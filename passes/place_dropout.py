@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from math import prod
 
 from nasir.analysis.residuals import ResidualSum, residual_sums
@@ -16,7 +17,7 @@ from nasir.analysis.statistics import keeps_statistics
 from nasir.analysis.variance_shift import keeps_all
 from nasir.errors import Decline, GraphError
 from nasir.ir import Draft, Graph, Node, Port
-from nasir.ir.regions import covers
+from nasir.ir.regions import covers, paths_above
 from nasir.options.ranges import Rate
 from nasir.registry import register
 from nasir.rewriting.evidence import Evidence
@@ -57,23 +58,25 @@ class PlaceDropout(Pass):
         assert graph is not None
         if site != WHOLE and site not in graph.regions:
             raise GraphError(f"no stage, block or 'network' is called {site!r}; known: {', '.join(graph.regions)}")
+        labels = [node.label for node in graph.nodes.values()]
+        taken = {*labels, *paths_above(labels)}
         if self.head is not None:
             if site != WHOLE:
                 raise Decline(f"'{site}' has no head; name the site 'network', or leave `head` away")
-            self._place(draft, head_place(graph), self.head)
+            self._place(draft, head_place(graph), self.head, taken)
         if self.p is not None:
-            self._branches(draft, graph, site, self.p)
+            self._branches(draft, graph, site, self.p, taken)
         draft.drop_empty_regions()
         draft.claim("exact")
 
-    def _branches(self, draft: Draft, graph: Graph, site: str, p: float) -> None:
+    def _branches(self, draft: Draft, graph: Graph, site: str, p: float, taken: set[str]) -> None:
         sums = [found for found in residual_sums(graph) if site == WHOLE or graph.below(found.node, (site,))]
         if not sums:
             raise Decline(f"'{site}' has no residual branch")
         refused = []
         for found in sums:
             try:
-                self._place(draft, branch_place(graph, found), p)
+                self._place(draft, branch_place(graph, found), p, taken)
             except Decline as refusal:
                 refused.append(str(refusal))
         if len(refused) == len(sums):
@@ -81,8 +84,8 @@ class PlaceDropout(Pass):
         if refused:
             draft.note(REMARK, f"{len(refused)} of {len(sums)} residual branches stay as they are: {refused[0]}")
 
-    def _place(self, draft: Draft, place: Place, p: float) -> None:
-        """Let `p` be what is dropped at a place, and nothing where it does not belong."""
+    def _place(self, draft: Draft, place: Place, p: float, taken: set[str]) -> None:
+        """Let `p` be what is dropped at a place, and nothing where it does not belong; `taken`: labels, and paths."""
         if place.misplaced and not self.move:
             node = draft.nodes[place.misplaced[0]]
             raise Decline(
@@ -95,25 +98,26 @@ class PlaceDropout(Pass):
             draft.set_attrs(place.there[0], p=p)
         elif p:
             before = draft.nodes[place.reader].inputs[0]
-            label = _free_label(draft, place.reader)
+            label = _free_label(draft.nodes[place.reader].label, taken)
             draft.rewire(before, draft.add("dropout", before, label, p=p), only=[place.reader])
-            for path in place.regions:
-                draft.join(path, label)
+            taken.add(label)
+            if place.region and not any(covers(part, label) for part in draft.regions[place.region].parts):
+                draft.join(place.region, label)
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where dropout belongs: before node `reader`. `there`: what drops there already, nearest to it first.
 
-    `misplaced`: what drops where it does not belong, which is `wrong`, in words. `regions`: those of parts that hold
-    the reader by its label.
+    `misplaced`: what drops where it does not belong, which is `wrong`, in words. `region`: the innermost one around the
+    reader if it is made of parts, of which what is new in it has to become one.
     """
 
     reader: int
     there: tuple[int, ...]
     misplaced: tuple[int, ...]
     wrong: str
-    regions: tuple[str, ...]
+    region: str | None
 
 
 def branch_place(graph: Graph, found: ResidualSum) -> Place:
@@ -122,7 +126,7 @@ def branch_place(graph: Graph, found: ResidualSum) -> Place:
     there = tuple(_dropping(graph, graph.nodes[reader].inputs[0]))
     early = _before_norms(graph, found)
     misplaced = tuple([n for n in early if _drops(graph.nodes[n]) and n not in there])
-    return Place(reader, there, misplaced, "before a norm", _regions_of_parts(graph, reader))
+    return Place(reader, there, misplaced, "before a norm", _region_of_parts(graph, reader))
 
 
 def head_place(graph: Graph) -> Place:
@@ -141,7 +145,7 @@ def head_place(graph: Graph) -> Place:
         behind += [port.node] if _drops(node) else []
         port = inputs[0]
     there = tuple(_dropping(graph, node.inputs[0]))
-    return Place(port.node, there, tuple(behind), "behind the pooling", _regions_of_parts(graph, port.node))
+    return Place(port.node, there, tuple(behind), "behind the pooling", _region_of_parts(graph, port.node))
 
 
 def _last_layer(graph: Graph, found: ResidualSum) -> int:
@@ -152,8 +156,8 @@ def _last_layer(graph: Graph, found: ResidualSum) -> int:
             return port.node
         if node.facts.family == "norm":
             raise Decline(
-                f"the norm '{node.label}' ends the branch of '{found.block}', so no place in it has no norm behind it; "
-                "blocks whose norms come first, such as preact_basic, have one"
+                f"the norm '{node.label}' ends the branch of '{found.block}': it would follow dropout anywhere in it; "
+                "blocks whose norms come first, such as preact_basic, have a place"
             )
         if node.facts.family not in CARRIES or len(inputs) != 1:
             raise Decline(f"the branch of '{found.block}' ends in '{node.label}' ({node.op}), not in one layer")
@@ -167,9 +171,12 @@ def _made_of(graph: Graph, node_id: int) -> list[Port]:
 
 
 def _dropping(graph: Graph, port: Port) -> Iterator[int]:
-    """The nodes that drop, from a port up to the next norm, layer or other node that is no function of one element."""
+    """The nodes that drop, from a port up to the next norm, layer, or other node that is no function of one element;
+    but not what others read, too."""
     node = graph.nodes[port.node]
     while node.facts.family in ("passive", "activation", "shape") and keeps_all(graph, port.node):
+        if len(graph.users(port.node)) > 1:
+            return
         if _drops(node):
             yield port.node
         port = node.inputs[0]
@@ -214,15 +221,12 @@ def _pools_all(graph: Graph, node_id: int) -> bool:
     return prod(out.shape) == value.shape[value.channel_axis] < prod(value.shape)
 
 
-def _regions_of_parts(graph: Graph, node_id: int) -> tuple[str, ...]:
-    """The innermost region around a node, if it is made of parts: what is new in it has to be said to it."""
-    return tuple([path for path in graph.owners[node_id][:1] if graph.regions[path].parts])
+def _region_of_parts(graph: Graph, node_id: int) -> str | None:
+    return next((path for path in graph.owners[node_id][:1] if graph.regions[path].parts), None)
 
 
-def _free_label(draft: Draft, reader: int) -> str:
+def _free_label(reader: str, taken: set[str]) -> str:
     """A label beside that of the node which reads what is dropped."""
-    labels = {node.label for node in draft.nodes.values()}
-    parent = draft.nodes[reader].label.rpartition(".")[0]
+    parent = reader.rpartition(".")[0]
     stem = f"{parent}.dropout" if parent else "dropout"
-    names = (f"{stem}{number or ''}" for number in range(len(labels) + 1))
-    return next(name for name in names if not any(covers(name, label) for label in labels))
+    return next(name for name in (f"{stem}{number or ''}" for number in count()) if name not in taken)

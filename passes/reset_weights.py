@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from nasir.blocks import INITS, made_with, starts
+from nasir.blocks import INITS, made_with, starts_of
 from nasir.errors import Decline
 from nasir.ir import Draft, Graph
 from nasir.ir.regions import closest
+from nasir.ir.source import Key
 from nasir.registry import register
 from nasir.rewriting.evidence import Evidence
 from nasir.rewriting.rewrite import WHOLE, Pass, parts_of
@@ -45,14 +46,14 @@ class ResetWeights(Pass):
         parts = () if site == WHOLE and not self.paths else parts_of(graph, site, self.paths)
         parts_of(graph, site, self.keep)
         changed = False
+        own = starts_of(graph, lambda node_id: self.init or made_with(graph, node_id))
         for node_id, slots in graph.infer.slots.items():
             inside = not parts or graph.below(node_id, parts)
             foreign = graph.nodes[node_id].facts.foreign  # of imported modules it is not known how weights begin
             if not inside or foreign or graph.is_frozen(node_id) or graph.below(node_id, self.keep):
                 continue
-            own = starts(self.init or made_with(graph, node_id), slots)
             for name, slot in slots.items():
-                rule = own.get(name, slot.init)
+                rule = own.get(Key(node_id, name), slot.init)
                 draft.fill(node_id, name, rule.rule, **rule.args)
                 changed = True
         if not changed:

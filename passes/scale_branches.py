@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from nasir.analysis.branch_scales import RULES
-from nasir.analysis.residuals import ResidualSum, residual_sums
+from nasir.analysis.residuals import ResidualSum, residual_depth, residual_sums
 from nasir.blocks.end_scales import EndScale, base_of, drop_end_scale, end_scale, multiply, set_end_scale
 from nasir.blocks.scales import BranchScale, named_rule, remember, scale_attrs
 from nasir.counted import counted
@@ -24,9 +24,10 @@ from nasir.rewriting.rewrite import REMARK, WHOLE, Pass
 @register("scale-branches")
 @dataclass(frozen=True)
 class ScaleBranches(Pass):
-    """Scale the residual branches of a network, a stage or a block; n counts the residual sums of the whole network.
+    """Scale the residual branches of a network, a stage or a block.
 
-    What is inserted becomes an option of the templates there, by which new blocks are built.
+    n counts the residual sums on the longest way through the network. What is inserted becomes an option of the
+    templates there, by which new blocks are built.
 
     to             1/n, 1/sqrt(n) or fischer by the n of now; a number; skipinit (a number that is learned, from 0) or
                    {skipinit: its first value}; present: what the branch is scaled by already
@@ -66,11 +67,11 @@ class ScaleBranches(Pass):
     def rewrite(self, draft: Draft, site: str, seen: Evidence) -> None:
         """Scale every branch of the site; Decline where one cannot be."""
         graph = base_of(draft)
-        everything = residual_sums(graph)
-        chosen = [item for item in everything if site == WHOLE or site in graph.owners[item.node]]
+        chosen = [item for item in residual_sums(graph) if site == WHOLE or site in graph.owners[item.node]]
         if not chosen:
             raise Decline(f"no residual sum lies in '{site}'")
-        attrs = scale_attrs(self._or_one(), len(everything))
+        n = residual_depth(graph)
+        attrs = scale_attrs(self._or_one(), n)
         kept = [self._scale(draft, item, attrs) for item in chosen]
         draft.claim("exact" if all(kept) else "no")
         if self.how == "insert":
@@ -78,7 +79,7 @@ class ScaleBranches(Pass):
                 if site in (WHOLE, path) or site in graph.around(path):
                     remember(draft, path, self._or_one())
         if self.to != "present":
-            scale = f"{attrs['value']:.4g}, n = {len(everything)}" if named_rule(self.to) else f"{attrs['value']:.4g}"
+            scale = f"{attrs['value']:.4g}, n = {n}" if named_rule(self.to) else f"{attrs['value']:.4g}"
             draft.note(REMARK, f"{counted(len(chosen), 'residual sum')}, branch scale {scale}")
 
     def _scale(self, draft: Draft, item: ResidualSum, attrs: dict[str, Any]) -> bool:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from nasir.blocks import init_rules
 from nasir.blocks.alive import alive_units, blend, dead_blocks, resize
-from nasir.blocks.init import renew
 from nasir.blocks.removal import remove_blocks
+from nasir.blocks.starts import renew
 from nasir.errors import Decline
 from nasir.ir import Atom, Draft, Graph
 from nasir.options.ranges import Count, NotNegative, Share

@@ -236,9 +236,9 @@ def contribution(ratio: float, **numbers: float) -> Contribution:
 
 
 def test_path_mass_and_effective_depth() -> None:
-    analysis = ResidualAnalysis((contribution(1.0),) * 3, 4, "running")
+    analysis = ResidualAnalysis((contribution(1.0),) * 3, 3, 4, "running")
     assert analysis.path_mass == 8 and analysis.effective_depth == 1.5  # half of all paths take a branch
-    tenth = ResidualAnalysis((contribution(0.1),) * 10, 4, "running")
+    tenth = ResidualAnalysis((contribution(0.1),) * 10, 10, 4, "running")
     assert tenth.path_mass == pytest.approx(2.5937, abs=1e-4)
     assert effective_depth([math.inf, 0.0]) == 1.0
     # by brute force: branches of all paths, by their weight
@@ -251,9 +251,9 @@ def test_path_mass_and_effective_depth() -> None:
 def test_an_analysis_goes_through_json() -> None:
     model, x = lived(small_resnet((1, 2))), images(4, 8)
     found = contributions(model, [x], torch.arange(4) % 3)
-    analysis = ResidualAnalysis(found, 4, "running", "some weights", "noise", orders(model, [x], 1))
+    analysis = ResidualAnalysis(found, 3, 4, "running", "some weights", "noise", orders(model, [x], 1))
     assert ResidualAnalysis.from_json(analysis.to_json()) == analysis
-    odd = ResidualAnalysis((contribution(math.inf, total=math.nan),), 4, "running")
+    odd = ResidualAnalysis((contribution(math.inf, total=math.nan),), 1, 4, "running")
     assert odd.to_json()["sums"][0]["ratio"] == {"mean": None, "median": None}
     assert odd.to_json()["sums"][0]["variance"]["total"] is None
 

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -65,12 +66,19 @@ def sources(folder: str) -> list[Path]:
     return [path for path in files if not any(parent.is_symlink() for parent in path.parents)]
 
 
+@cache
+def parsed(path: Path) -> tuple[ast.Import | ast.ImportFrom, ...]:
+    """All imports of a file, those inside functions and type-checking blocks included."""
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return tuple(node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom))
+
+
 def imported(path: Path) -> Iterator[tuple[str, int]]:
-    """(dotted module, line) of every import, those inside functions and type-checking blocks included."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    """(dotted module, line) of every import."""
+    for node in parsed(path):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             assert node.level == 0, f"{path}:{node.lineno}: imports are absolute"
             module = node.module or ""
             if module == "nasir":  # a submodule, or a name that nasir/__init__.py loads from one
@@ -94,10 +102,10 @@ def modules() -> dict[str, Path]:
 def imports_of(path: Path, known: Mapping[str, Path]) -> set[str]:
     """The `known` modules that a file imports, wherever in it; for `from package import module` the module."""
     named: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in parsed(path):
         if isinstance(node, ast.Import):
             named.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             for alias in node.names:
                 home = nasir._HOME.get(alias.name, "") if node.module == "nasir" else ""
                 inner = home.partition(":")[0] or f"{node.module}.{alias.name}"

@@ -13,6 +13,7 @@ from nasir.analysis.variance_shift import told, variance_shifts
 from nasir.backends.torch import Model
 from nasir.cli.main import main
 from nasir.ir import Draft, Graph
+from nasir.passes.insert_router import InsertRouter
 from nasir.spec import loads_spec
 from nasir.spec.network import build
 from tests.grown import pyramid
@@ -37,22 +38,14 @@ def drop(p: float, op: str = "dropout") -> tuple[str, dict[str, Any]]:
 
 
 def measured(graph: Graph, norm: str, seed: int) -> float:
-    """Variance in training / variance with nothing dropped, of what comes into a norm, for weights that are drawn."""
+    """The ratio of a norm on standard normal inputs, for weights that are drawn."""
     torch.manual_seed(seed)
-    model = Model.from_graph(graph, seed).train()
+    model = Model.from_graph(graph, seed)
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=WIDTH**-0.5)
             nn.init.zeros_(module.bias)
-    seen: list[torch.Tensor] = []
-    model.get_submodule(norm).register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
-    x = torch.randn(4096, WIDTH)
-    model(x)
-    for module in model.modules():
-        module.train(not hasattr(module, "p"))
-    model(x)
-    trained, evaluated = (float(value.var(0).mean()) for value in seen)
-    return trained / evaluated
+    return model.variance_shifts(torch.randn(4096, WIDTH))[norm]
 
 
 @pytest.mark.parametrize(
@@ -118,6 +111,38 @@ def test_ways_end_at_sums() -> None:
     """Kim's position is none of those that are told, although norms lie behind the sum."""
     graph = pyramid((2, 2), 4, block="preact_basic", options="dropout: 0.5", size=8)
     assert not [*variance_shifts(graph)]
+
+
+def test_measuring_leaves_the_network_as_it_was() -> None:
+    model = Model.from_graph(pyramid((1, 1), 4, block="preact_basic", options="dropout: 0.5", size=8)).train()
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    x = torch.randn(16, 3, 8, 8)
+    torch.manual_seed(7)
+    first = torch.rand(1)
+    torch.manual_seed(7)
+    ratios = model.variance_shifts(x)
+    assert torch.equal(torch.rand(1), first), "random generators go on as if nothing had been drawn"
+    assert all(module.training for module in model.modules())
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    # the norms of the first block lie before any dropout, those of the second behind a sum
+    assert ratios["s1.0.bn1"] == ratios["s1.0.bn2"] == 1.0 < ratios["s2.0.bn1"] < 1.3
+
+
+def test_routed_networks_are_measured_too() -> None:
+    model = Model.from_graph(pyramid((1, 3), 4, block="preact_basic", options="dropout: 0.5", size=8))
+    x = torch.randn(16, 3, 8, 8)
+    torch.manual_seed(0)
+    before = model.variance_shifts(x)
+    model.apply(InsertRouter(), "s2")
+    torch.manual_seed(0)
+    after = model.variance_shifts(x)
+    assert after == pytest.approx(before), "at first every sample runs through all blocks"
+
+
+def test_what_is_frozen_is_measured_as_it_trains() -> None:
+    draft = chain([NORM, drop(0.5), NORM]).draft()
+    draft.freeze("n1")
+    assert Model.from_graph(draft.commit()).variance_shifts(torch.randn(8, WIDTH)) == {"n0": 1.0, "n2": 1.0}
 
 
 SPEC = """\

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nasir.analysis.contributions import ResidualAnalysis, Statistics
 from nasir.backends.torch.data.batches import BatchSource
 from nasir.backends.torch.data.in_memory import open_source
 from nasir.backends.torch.data.rawdata import DataContext
@@ -29,6 +30,7 @@ from nasir.backends.torch.model import Model
 from nasir.backends.torch.observe.evidence import observe
 from nasir.backends.torch.observe.logits import effect_of, logits_of
 from nasir.backends.torch.observe.plane import evaluated
+from nasir.backends.torch.observe.routes import taking
 from nasir.backends.torch.optimizers.groups import build_optimizer, tagged
 from nasir.backends.torch.optimizers.named import KeptBy, export_state, flat, import_state, nested
 from nasir.backends.torch.optimizers.transfer import transfer_optimizers
@@ -88,6 +90,7 @@ class TorchSession:
         self._ema_updates = 0  # of that state
         self._proposal: tuple[Rewrite, Model, Mapping[str, Tensor] | None] | None = None
         self._teachers = TeacherSet()
+        self._routes: dict[str, Any] = {}  # that validation samples took last, for the journal
         self._writer: checkpoint.AsyncWriter | None = None
         self._arena = Arena()  # that checkpoints are copied into
 
@@ -247,8 +250,11 @@ class TorchSession:
         assert self.plan is not None
         with memory_told(f"the test part of the data, on {self.device}", DATA):  # it is placed there only now
             batches = self.source.test() if split == "test" else self.source.validation()
-        with nullcontext() if self.ema is None else self.ema.applied(self.model):
+        samples = self.source.validation_size if split == "val" else 0
+        with nullcontext() if self.ema is None else self.ema.applied(self.model), taking(self.model, samples) as taken:
             results = evaluate(self.model, batches, self.plan, self.setup.data.metrics or (), answers)
+        if split == "val":
+            self._routes = taken.told(samples)
         return {f"{split}.{name}": value for name, value in results.items()}
 
     def learning_rate(self, phase_epoch: int) -> float:
@@ -265,6 +271,11 @@ class TorchSession:
             labelled = partial(self.source.labelled, self.setup.probe)
             averages = None if self.ema is None else self.ema.tensors
             return observe(self.model, needs, images, labelled=labelled, averages=averages)
+
+    @working("an analysis of {setup.probe} samples", "analyze fewer samples")
+    def analyze_residual(self, statistics: Statistics, orders: int | None) -> ResidualAnalysis:
+        images, labels = self.source.labelled(self.setup.probe)
+        return self.model.analyze_residual(images, labels, statistics=statistics, orders=orders)
 
     @working("the new network beside the old one", NETWORK)
     def propose(self, rewrite: Rewrite) -> Effect:
@@ -392,7 +403,7 @@ class TorchSession:
         if self.compilation.compiler is not None:
             notes["compiled_graphs"] = self.compilation.compiler.graphs
         alive = alive_cost(self.model, self.plan.penalties) if self.plan is not None else None
-        return notes if alive is None else {**notes, "alive": alive}
+        return {**notes, **({} if alive is None else {"alive": alive}), **self._routes}
 
     # -- checkpoints
 

@@ -1,7 +1,7 @@
 """How strongly a network of n residual sums adds its branches, x + scale * f(x): rules for the scale, and what it does.
 
-n counts the residual sums of the whole network (`nasir.analysis.residuals`), projected ones and both of a transformer's
-block included: each doubles the number of paths.
+n counts the residual sums on the longest way through the network (`nasir.analysis.residuals.residual_depth`), projected
+ones and both of a transformer's block included: each doubles the number of paths.
 """
 
 from __future__ import annotations

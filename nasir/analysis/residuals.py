@@ -41,6 +41,16 @@ def residual_sums(graph: Graph, block: str | None = None) -> tuple[ResidualSum, 
     return tuple(found for region in inner for found in residual_sums(graph, region.path))
 
 
+def residual_depth(graph: Graph) -> int:
+    """The number of residual sums on the longest way through a network: of those in parallel only the most count."""
+    sums = {item.node for item in residual_sums(graph)}
+    passed: dict[int, int] = {}
+    for node_id in graph.order:
+        before = [passed[port.node] for port in graph.nodes[node_id].inputs]
+        passed[node_id] = max(before, default=0) + (node_id in sums)
+    return max(passed.values(), default=0)
+
+
 def _upwards(graph: Graph, block: Region) -> Iterator[ResidualSum]:
     """From the output of a block up to its input, along the stream."""
     entry, exit_ = graph.boundary(block.path)
@@ -50,6 +60,9 @@ def _upwards(graph: Graph, block: Region) -> Iterator[ResidualSum]:
         node = graph.nodes[port.node]
         if node.facts.family in STREAM and len(node.inputs) == 1:
             port = node.inputs[0]
+            continue
+        if node.facts.family == "route":  # its first way is to run the block
+            port = node.inputs[1]
             continue
         if node.facts.family != "sum" or len(node.inputs) != 2:
             return

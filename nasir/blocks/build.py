@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias, get_args
 
+from nasir.blocks.init import FIXUP
 from nasir.blocks.make import Maker
 from nasir.blocks.options import checked, words_resolved
 from nasir.blocks.scales import BranchScale, scaled, settle_scales
+from nasir.blocks.starts import settle_starts
 from nasir.blocks.steps import add_step
 from nasir.blocks.stochastic_depth import StochasticDepth, stochastic
 from nasir.errors import TypeRuleError
@@ -46,10 +48,12 @@ def build_block(
         builder = blocks.get(block)
         y = builder(make, x, stride, **checked(builder, options, f"{place} ({block})", skip=3))
     settle_scales(make)
+    if make.init == FIXUP and draft.base is not None:  # of a network that is built as a whole `starts_of` tells
+        settle_starts(draft, path, y)
     before, after = draft.shape(x), draft.shape(y)
     if stride > 1 and before[1:] == after[1:] and max(before[1:], default=1) > 1:
         raise TypeRuleError(f"{place}: puts out {after} at stride {stride}; give one of its steps `stride: stride`")
-    kept = {} if init == "default" else {"init": init}
+    kept = {} if make.init == "default" else {"init": make.init}
     draft.region(path, "block", {"block": block, "options": options, **kept})
     return y
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from nasir.analysis.residuals import ResidualSum, residual_sums
+from nasir.analysis.residuals import ResidualSum, residual_depth, residual_sums
 from nasir.blocks.branch_ends import end_of, put_between
 from nasir.blocks.scales import rule_of, scale_attrs
 from nasir.blocks.tail import end_weights, stripped, transparent
@@ -100,8 +100,12 @@ def multiply(draft: Draft, item: ResidualSum, gain: float) -> None:
     except Decline as refusal:
         raise Decline(f"block '{item.block}': {refusal}") from None
     holders = {node_id for node_id, _, _ in weights}
-    for node_id in _ways(graph, item.branch.node, holders):
+    ways = _ways(graph, item, holders)
+    for node_id in ways:
         _check_own(graph, item, node_id, gain)
+        if sum(port.node in ways for port in graph.nodes[node_id].inputs) > 1:
+            label = graph.nodes[node_id].label
+            raise Decline(f"block '{item.block}': '{label}' multiplies what the same weights give; {NOT_FOLDED}")
     for node_id in holders:
         _check_weights(graph, item, node_id)
     for node_id, slot, _ in weights:
@@ -115,17 +119,19 @@ def _proportional(facts: OpDef) -> bool:
     return facts.rectifies
 
 
-def _ways(graph: Graph, end: int, holders: set[int]) -> Iterator[int]:
+def _ways(graph: Graph, item: ResidualSum, holders: set[int]) -> set[int]:
     """The nodes on the ways from the holders of weights to the end of a branch, both included."""
-    above = {end}
-    for node_id in reversed(graph.order):
+    members = graph.members(item.block)
+    order = members if holders.issubset(members) else graph.order
+    above = {item.branch.node}
+    for node_id in reversed(order):
         if node_id in above:
             above.update(port.node for port in graph.nodes[node_id].inputs)
-    below = set(holders)
-    for node_id in graph.order:
-        if node_id in above and any(port.node in below for port in graph.nodes[node_id].inputs):
-            below.add(node_id)
-    yield from below
+    ways = set(holders)
+    for node_id in order:
+        if node_id in above and any(port.node in ways for port in graph.nodes[node_id].inputs):
+            ways.add(node_id)
+    return ways
 
 
 def _check_own(graph: Graph, item: ResidualSum, node_id: int, gain: float) -> None:
@@ -149,7 +155,7 @@ def _check_weights(graph: Graph, item: ResidualSum, node_id: int) -> None:
 def rescale(draft: Draft, graph: Graph, blocks: Iterable[str]) -> bool:
     """Give those branches of blocks that are scaled by a rule of their template what it says in the network `graph`,
     that of the draft. Whether any changes."""
-    n, changed = len(residual_sums(graph)), False
+    n, changed = residual_depth(graph), False
     for path in blocks:
         rule = rule_of(graph.regions[path])
         if rule is None:

@@ -7,12 +7,13 @@ from math import sqrt
 from typing import Literal, TypeAlias
 
 from nasir.errors import UnknownName
-from nasir.ir import Draft, Fill, Graph, Slot
+from nasir.ir import Fill, Graph, Slot
 from nasir.ir.regions import closest
 
 HE = Fill("kaiming_normal", {"mode": "fan_out"})
 GLOROT = Fill("xavier_uniform")
 ZEROS = Fill("zeros")
+FIXUP = "fixup"
 
 Part: TypeAlias = Literal["convolution", "convolution bias", "dense", "dense bias"]
 """Kernels over a window and their biases, and all other kernels and theirs."""
@@ -33,6 +34,7 @@ INITS: Mapping[str, Mapping[Part, Fill]] = {
         "dense": GLOROT,
         "dense bias": ZEROS,
     },
+    FIXUP: {},  # goes by the place of a layer (`nasir.blocks.starts`)
 }
 """By name: {part: rule}; what is not listed keeps the default of its op."""
 
@@ -60,11 +62,11 @@ def starts(init: str, slots: Mapping[str, Slot]) -> dict[str, Fill]:
         else:
             continue
         if part in rules:
-            fills[name] = _oriented(rules[part], slot)
+            fills[name] = oriented(rules[part], slot)
     return fills
 
 
-def _oriented(rule: Fill, slot: Slot) -> Fill:
+def oriented(rule: Fill, slot: Slot) -> Fill:
     """The rule for a kernel that lies as [read, written, ...]: rules count fans as of [written, read, ...]."""
     if rule.rule != "kaiming_normal" or slot.axis("write") < slot.axis("read"):
         return rule
@@ -72,19 +74,10 @@ def _oriented(rule: Fill, slot: Slot) -> Fill:
     return Fill(rule.rule, {**rule.args, "mode": turned})
 
 
-def renew(draft: Draft, init: str) -> None:
-    """Let every weight start anew, by the rules of `init` and else by the default of its op; raises UnknownName.
-
-    Weights of imported modules of which no start is known stay as they are.
-    """
-    graph = draft.commit()
-    for node_id, slots in graph.infer.slots.items():
-        if graph.nodes[node_id].facts.foreign:
-            continue
-        own = starts(init, slots)
-        for name, slot in slots.items():
-            rule = own.get(name, slot.init)
-            draft.fill(node_id, name, rule.rule, **rule.args)
+def own_init(graph: Graph, node_id: int) -> str | None:
+    """The initializer that the template of the innermost region of a node names, if there is one."""
+    templates = [graph.regions[path].template for path in graph.owners[node_id]]
+    return next((str(template["init"]) for template in templates if template is not None and "init" in template), None)
 
 
 def made_with(graph: Graph, node_id: int) -> str:

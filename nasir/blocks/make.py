@@ -43,6 +43,10 @@ class Maker:
         self.used: set[str] = set()
         self._numbers: dict[str, int] = {}  # the last that each word was given
 
+    def begin_by(self, init: str) -> None:
+        """Let what is made from now on, and later blocks like it, begin by another initializer; UnknownName."""
+        self.init, self.rules = init, init_rules(init)
+
     def node(self, op: str, inputs: Port | Iterable[Port], name: str | None = None, /, **attrs: JSON) -> Port:
         """A new node; without a name it is numbered: conv1, bn1, relu1, conv2. Raises TypeRuleError."""
         name = name or self.numbered(op)

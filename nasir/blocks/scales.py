@@ -13,7 +13,7 @@ from typing import Annotated, Literal, TypeAlias
 from annotated_types import MinLen
 
 from nasir.analysis.branch_scales import RULES, Rule
-from nasir.analysis.residuals import residual_sums
+from nasir.analysis.residuals import residual_depth
 from nasir.blocks.make import Maker
 from nasir.errors import TypeRuleError
 from nasir.ir import JSON, Draft, Port, Region
@@ -69,7 +69,7 @@ def settle_scales(make: Maker) -> None:
             f"block '{make.path}': branch_scale {rule} asks for the number of residual sums of the network; "
             "give build_block `sums=`"
         )
-    n = len(residual_sums(draft.base)) + len(make.unsettled)
+    n = residual_depth(draft.base) + len(make.unsettled)
     for node_id, rule in make.unsettled.items():
         draft.set_attrs(node_id, **scale_attrs(rule, n))
 
@@ -85,10 +85,10 @@ def remember(draft: Draft, path: str, scale: BranchScale) -> None:
 
 def takes_scale(template: Mapping[str, JSON]) -> bool:
     """Whether blocks of a template have the option `branch_scale`."""
-    block = template["block"]
+    block = template.get("block")
     if isinstance(block, Mapping):
         return bool(block.get("shortcut", "identity") != "none")
-    return OPTION in parameters_of(blocks.get(block), 3)[0]
+    return block in blocks.names() and OPTION in parameters_of(blocks.get(block), 3)[0]
 
 
 def named_rule(scale: object) -> Rule | None:

@@ -117,6 +117,13 @@ class EpochRecord(_Placed):
         Mapping[str, Count],
         doc("with a penalty on channels: `channels` it has left alive, `params` and `macs` of a network of those"),
     ] = field(default_factory=dict)
+    executed_macs: Annotated[
+        float | None, doc("with routers: multiply-accumulates that a validation sample cost in the mean")
+    ] = None
+    routes: Annotated[
+        Mapping[str, Any],
+        doc("with routers: by label of each route, the share of the validation samples that each way was computed for"),
+    ] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -173,7 +173,11 @@ def charts(records: Records) -> tuple[Chart, ...]:
         ),
         "macs": (
             "Multiply-accumulates per sample",
-            [_line("MACs", epochs, lambda record: record.macs), _alive(epochs, "macs")],
+            [
+                _line("MACs", epochs, lambda record: record.macs),
+                _alive(epochs, "macs"),
+                _line("executed", epochs, lambda record: record.executed_macs),
+            ],
             "count",
             True,
         ),

@@ -30,6 +30,7 @@ PER_UNIT = {
 OTHERS = {
     "weight_abs": "by label of a conv or linear node: mean |w| of its weight, and the number of entries",
     "residual_ratio": "by label of a residual sum x + f(x): |f(x)| / |x|, the median over probe samples",
+    "route_shares": "by label of a route: the share of the probe samples that each of its ways is computed for",
     "weights": "the weight arrays themselves: Evidence.weight(label, slot)",
     "latency": "a clock for candidate networks on the device at hand: Evidence.latency(graph) in seconds",
 }

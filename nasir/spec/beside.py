@@ -6,7 +6,8 @@ import hashlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from os.path import isabs
+from functools import cache
+from os.path import dirname, isabs, islink, realpath
 from pathlib import Path as File
 
 _IMPORTED: dict[str, tuple[File, str]] = {}
@@ -57,6 +58,8 @@ def _within(folder: File) -> dict[str, File]:
     What is no module says of itself whatever it likes: `torch.classes` names a file of no folder that is nowhere.
     """
     files = {name: getattr(module, "__file__", None) for name, module in [*sys.modules.items()]}
-    origins = {name: File(file) for name, file in files.items() if isinstance(file, str) and isabs(file)}
-    found = {name: file.resolve() for name, file in origins.items() if file.suffix == ".py" and file.is_file()}
+    real = cache(realpath)  # of a few hundred folders, which hold thousands of files
+    paths = {name: file for name, file in files.items() if isinstance(file, str) and isabs(file)}
+    near = {name: File(file) for name, file in paths.items() if islink(file) or real(dirname(file)) == str(folder)}
+    found = {name: file.resolve() for name, file in near.items() if file.suffix == ".py" and file.is_file()}
     return {name: file for name, file in found.items() if file.parent == folder}

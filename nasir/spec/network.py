@@ -7,8 +7,18 @@ from dataclasses import dataclass
 from os.path import isfile
 from typing import Any
 
-from nasir.analysis.residuals import residual_sums
-from nasir.blocks import INITS, Maker, add_step, build_block, check_definition, made_with, space_by_depth, starts
+from nasir.analysis.residuals import residual_depth
+from nasir.blocks import (
+    INITS,
+    Maker,
+    add_step,
+    build_block,
+    check_definition,
+    made_with,
+    own_init,
+    space_by_depth,
+    starts_of,
+)
 from nasir.blocks.scales import rule_of
 from nasir.blocks.steps import STEPS
 from nasir.errors import GraphError, UnknownName
@@ -72,7 +82,7 @@ def build(
             raise spec.problem(("blocks", name, *path), text, remedy)
     graph, made = _built(spec, init, sums=1)
     if any(rule_of(block) for block in graph.blocks):  # all of it has to be there before its residual sums are counted
-        graph, made = _built(spec, init, sums=len(residual_sums(graph)))
+        graph, made = _built(spec, init, sums=residual_depth(graph))
     return _checked(spec, graph, note, made.__getitem__)
 
 
@@ -120,11 +130,16 @@ def _checked(
 def initial_plan(graph: Graph, spec: Spec) -> TransferPlan:
     """A source for every weight of the untrained network: the op's default, or what `init` says instead."""
     init = init_of(spec)
-    taken = init == "default" and isinstance(spec.network, RunNetwork)  # then blocks say how they were made
+
+    def init_at(node_id: int) -> str:
+        if not isinstance(spec.network, RunNetwork):
+            return own_init(graph, node_id) or init
+        return made_with(graph, node_id) if init == "default" else init  # blocks say how they were made
+
+    own = starts_of(graph, init_at)
     sources: dict[Key, Source] = {}
     for node_id, slots in graph.infer.slots.items():
-        own = starts(made_with(graph, node_id) if taken else init, slots)
-        sources.update({Key(node_id, name): own.get(name, slot.init) for name, slot in slots.items()})
+        sources.update({Key(node_id, name): own.get(Key(node_id, name), slot.init) for name, slot in slots.items()})
     return TransferPlan(sources)
 
 

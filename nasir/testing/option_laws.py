@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import yaml
@@ -11,12 +12,15 @@ import yaml
 from nasir.errors import NasirError
 from nasir.options import Option
 from nasir.options.kinds import Choice, Dataclass, Items, Kind, Number, Scalar, Table
-from nasir.spec import loads_spec
-from nasir.spec.load import parse_mapping
+from nasir.spec import Spec
+from nasir.spec.load import merge, parse_mapping
 from nasir.spec.network import build
 from nasir.spec.passes import option_faults
 from nasir.spec.problems import Place, Problem, raise_problems
+from nasir.spec.read import checked
+from nasir.spec.tree import Tree
 
+FILE = "law.yaml"
 FOREIGN = "no_such_word"  # nothing that nasir ships has such a choice
 
 HEAD = {"nasir": 1, "name": "law", "input": {"image": [3, 8, 8]}, "data": {"dataset": "synthetic", "validation": 0.5}}
@@ -112,42 +116,44 @@ def _refusal(action: Callable[[Mapping[str, Any]], object], options: Mapping[str
     raise AssertionError(f"{what} is taken")
 
 
-def spec_with(**changes: Any) -> str:
-    """A small spec as YAML, with changes of its top level."""
-    text: str = yaml.dump({**HEAD, "network": NETWORK, "phases": [GROW], **changes}, Dumper=DUMPER, sort_keys=False)
-    return text
+def spec_with(**changes: Any) -> Spec:
+    """A small spec with changes of its top level, which are written and read as YAML."""
+    return checked(merge(_small(), _read(changes)), FILE)
+
+
+@cache
+def _small() -> Tree:
+    return _read({**HEAD, "network": NETWORK, "phases": [GROW]})
+
+
+def _read(data: Mapping[str, Any]) -> Tree:
+    return parse_mapping(yaml.dump(data, Dumper=DUMPER, sort_keys=False), FILE)
 
 
 def in_rule(name: str) -> Callable[[Mapping[str, Any]], object]:
     """Loads a spec one of whose rules has the pass `name`, with options."""
-    return lambda options: loads_spec(
-        spec_with(phases=[{**GROW, "rules": [{"every": 1, "do": {name: json_like(options)}}]}]), "law.yaml"
-    )
+    return lambda options: spec_with(phases=[{**GROW, "rules": [{"every": 1, "do": {name: json_like(options)}}]}])
 
 
 def in_phase(name: str) -> Callable[[Mapping[str, Any]], object]:
     """Loads a spec whose phase has the policy `name`, with options."""
     rules: list[dict[str, Any]] = [{"do": {"insert-block": {}}}]
-    return lambda options: loads_spec(
-        spec_with(phases=[{**GROW, "policy": {name: json_like(options)}, "rules": rules}]), "law.yaml"
-    )
+    return lambda options: spec_with(phases=[{**GROW, "policy": {name: json_like(options)}, "rules": rules}])
 
 
 def in_optimizer(name: str) -> Callable[[Mapping[str, Any]], object]:
     """Loads a spec whose phase trains with the optimizer `name`, with options."""
-    return lambda options: loads_spec(spec_with(phases=[{**GROW, "optimizer": {name: json_like(options)}}]), "law.yaml")
+    return lambda options: spec_with(phases=[{**GROW, "optimizer": {name: json_like(options)}}])
 
 
 def in_terms(name: str) -> Callable[[Mapping[str, Any]], object]:
     """Loads a spec whose phase has the penalty `name`, with options."""
-    return lambda options: loads_spec(
-        spec_with(phases=[{**GROW, "regularize": [{name: json_like(options)}]}]), "law.yaml"
-    )
+    return lambda options: spec_with(phases=[{**GROW, "regularize": [{name: json_like(options)}]}])
 
 
 def in_network(name: str) -> Callable[[Mapping[str, Any]], object]:
     """Builds the network of a spec that has the block `name` as a step, with options."""
-    return lambda options: build(loads_spec(spec_with(network=[{name: json_like(options)}, LAST]), "law.yaml"))
+    return lambda options: build(spec_with(network=[{name: json_like(options)}, LAST]))
 
 
 def in_block(name: str) -> Callable[[Mapping[str, Any]], object]:
@@ -155,7 +161,7 @@ def in_block(name: str) -> Callable[[Mapping[str, Any]], object]:
 
     def run(options: Mapping[str, Any]) -> object:
         blocks = {"law": {"branch": [{name: json_like(options)}], "shortcut": "none"}}
-        return build(loads_spec(spec_with(blocks=blocks, network=["law", LAST]), "law.yaml"))
+        return build(spec_with(blocks=blocks, network=["law", LAST]))
 
     return run
 
@@ -164,9 +170,9 @@ def as_written(made: type, kind: str) -> Callable[[Mapping[str, Any]], object]:
     """Checks options that were written in YAML, as a spec does, of a pass or policy that is not registered."""
 
     def run(options: Mapping[str, Any]) -> object:
-        plain = parse_mapping(yaml.safe_dump(json_like(options)), "law.yaml").plain()
+        plain = _read(json_like(options)).plain()
         faults = option_faults(made, plain, kind)
-        raise_problems([Problem(Place("law.yaml"), path, text, remedy) for path, text, remedy in faults])
+        raise_problems([Problem(Place(FILE), path, text, remedy) for path, text, remedy in faults])
         return plain
 
     return run

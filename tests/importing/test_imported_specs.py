@@ -33,7 +33,7 @@ class Net(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(3, width, 3, padding=1)
         self.norm = nn.BatchNorm2d(width)
-        self.conv = nn.Conv2d(width, 8, 3, padding=1)
+        self.conv = nn.Conv2d(width, 8, 3, stride=2, padding=1)
         self.gate = Gate()
         self.cell = nn.GRU(8, 6, batch_first=True, dropout=0.0)
         self.fc = nn.Linear(6, classes)
@@ -51,7 +51,7 @@ def make(classes, width=8):
 class Twice(nn.Module):
     def __init__(self, classes):
         super().__init__()
-        self.conv = nn.Conv2d(3, 6, 3, padding=1)
+        self.conv = nn.Conv2d(3, 6, 3, stride=2, padding=1)
         self.cell = nn.GRU(6, 6, batch_first=True)
         self.attend = nn.MultiheadAttention(6, 2, batch_first=True)
         self.fc = nn.Linear(6, classes)

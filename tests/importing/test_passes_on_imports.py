@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import cache
 from typing import Any
 
 import pytest
@@ -391,13 +392,18 @@ def test_what_begins_in_an_unknown_way_is_not_reset() -> None:
     assert not torch.equal(after["1.conv.weight"], before["1.conv.weight"])
 
 
+@cache
+def recorded_graphs() -> list[Graph]:
+    """The networks of two modules, recorded once: a law tells whether a pass changes them."""
+    nets = [Functional().to("meta"), resnet().to("meta")]
+    return [graph_of(net, torch.empty(2, 3, SIDE, SIDE, device="meta")) for net in nets]
+
+
 class TestInsertBlockOnImports(PassContract):
     make = staticmethod(lambda: InsertBlock(init="zero"))
 
     def graphs(self) -> list[Graph]:
-        return [
-            graph_of(net.to("meta"), torch.empty(2, 3, SIDE, SIDE, device="meta")) for net in (Functional(), resnet())
-        ]
+        return recorded_graphs()
 
 
 class TestRemoveBlockOnImports(TestInsertBlockOnImports):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ from torch import nn
 import nasir
 from nasir.analysis.residuals import residual_sums
 from nasir.backends.torch import Model
+from nasir.cli.main import main
 from nasir.errors import Decline, OptionError
 from nasir.ir import Draft, Graph, Port
 from nasir.ir.source import Key
@@ -190,6 +194,58 @@ phases:
     assert close(both(model), before) and constants(model.graph) == {}
 
 
+def test_the_learned_numbers_at_the_end_of_fixups_branches_take_the_factor() -> None:
+    model = lived(pyramid((1, 2), 4, block="fixup_basic", size=8), dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in model.parameters():  # they start at zero, where nothing would show
+            parameter.add_(torch.randn(parameter.shape, dtype=torch.float64) * 0.1)
+    model.apply(ScaleBranches(to=0.25), "network")
+    before = both(model)
+    rewrite = model.apply(ScaleBranches(to="present", how="fold"), "network")
+    assert isinstance(rewrite, Rewrite) and rewrite.preserves == "exact"
+    assert close(both(model), before) and constants(model.graph) == {}
+
+
+def gated(shared: bool) -> Graph:
+    """A block whose branch is a product of two halves of one convolution, or of a convolution and a gate."""
+    draft = Draft()
+    x = draft.add("conv2d", draft.add("input", (), "x", shape=[3, 8, 8]), "stem", out=4, kernel=3, padding=1)
+    y = draft.add("conv2d", x, "s1.0.conv", out=8 if shared else 4, kernel=3, padding=1)
+    if shared:
+        first = draft.add("split", y, "s1.0.halves", sizes=[4, 4])
+        y = draft.add("mul", (first, Port(first.node, 1)), "s1.0.mul")
+    else:
+        gate = draft.add("sigmoid", draft.add("conv2d", x, "s1.0.gate", out=4, kernel=1), "s1.0.sigmoid")
+        y = draft.add("mul", (y, gate), "s1.0.mul")
+    x = draft.add("add", (x, y), "s1.0.add")
+    draft.region("s1.0", "block")
+    draft.output(draft.add("linear", draft.add("global_avg_pool", x, "pool"), "fc", out=10))
+    return draft.commit()
+
+
+def test_one_factor_of_a_product_takes_the_factor_but_not_both() -> None:
+    model = double(gated(shared=False))
+    scaled = ScaleBranches(to=0.5).attempt(model.graph, "s1.0").graph
+    twin = Model.from_graph(scaled, seed=0).double()
+    twin.load_state_dict(model.state_dict())
+    model.apply(ScaleBranches(to=0.5, how="fold"), "s1.0")
+    assert close(both(model), both(twin))
+    with pytest.raises(Decline, match=r"block 's1.0': 's1.0.mul' multiplies what the same weights give"):
+        ScaleBranches(to=0.5, how="fold").attempt(gated(shared=True), "s1.0")
+
+
+def test_a_learned_scale_that_is_borrowed_is_no_constant() -> None:
+    graph = pyramid((2,), 4, block="preact_basic", options="branch_scale: {skipinit: 0.5}", size=8)
+    draft = graph.draft()
+    first, second = graph.find("s1.0.scale"), graph.find("s1.1.scale")
+    draft.tie(Key(second, "weight"), Key(first, "weight"))
+    tied = draft.commit()
+    with pytest.raises(Decline, match=r"block 's1.1': the branch ends in 's1.1.scale' \(scale\), which has no"):
+        ScaleBranches(to=0.25, how="fold").attempt(tied, "s1.1")
+    again = ScaleBranches(to=0.25).attempt(tied, "s1.1").graph
+    assert second in again.nodes and constants(again)["s1.1.scale_2"] == 0.25
+
+
 def test_weights_that_are_scaled_for_a_number_follow_it() -> None:
     plain = double(pyramid((1, 2), 4, size=8))
     plain.apply(ScaleBranches(to="1/sqrt(n)", how="fold"), "network")
@@ -271,6 +327,33 @@ def test_options_that_do_not_go_together(options: dict[str, Any], message: str) 
         ScaleBranches(**options)
 
 
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        ("scale-branches: {to: 1/srqt(n)}", "do.scale-branches.to: expected one of 1/n, 1/sqrt(n), fischer, skipinit"),
+        ("scale-branches: {to: 1/srqt(n)}", "did you mean '1/sqrt(n)'?"),
+        ("scale-branches: {to: 1/n, how: fol}", "do.scale-branches.how: unknown value 'fol'; did you mean 'fold'?"),
+        ("scale-branches: {to: {skipint: 1}}", "skipint: unknown value 'skipint'; did you mean 'skipinit'?"),
+        ("scale-branches: {to: present}", "to: present leaves all as it is with how: insert; use how: fold"),
+        ("insert-block: {branch_scale: rescal}", "do.insert-block.branch_scale: unknown value 'rescal'"),
+    ],
+)
+def test_wrong_options_are_told_at_their_line_of_the_spec(
+    rule: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(
+        "nasir: 1\nname: wrong\ninput: {image: [3, 8, 8]}\nnetwork:\n"
+        "  - stage: {name: s1, block: basic, out: 4, depth: 2, branch_scale: 1/n}\n  - classifier: {classes: 4}\n"
+        "data: {dataset: synthetic, options: {channels: 3}}\nphases:\n"
+        "  - name: train\n    epochs: 1\n    optimizer: {sgd: {lr: 0.1}}\n    rules:\n"
+        f"      - every: 1 epochs\n        do: {{{rule}}}\n"
+    )
+    assert main(["check", str(path)]) != 0
+    answer = capsys.readouterr()
+    assert "wrong.yaml:14:" in answer.out + answer.err and told in answer.out + answer.err
+
+
 def test_a_network_without_residual_sums_has_no_site() -> None:
     graph = pyramid((1, 1), 4, block="plain", size=8)
     assert list(ScaleBranches(to=0.5).sites(graph)) == []
@@ -324,6 +407,15 @@ def test_what_was_inserted_scales_new_blocks_too() -> None:
     assert more.nodes[more.find("s2.2.scale")].attrs == {"value": 0.2, "learnable": True}
 
 
+def test_a_template_of_blocks_that_are_not_installed_is_left_alone() -> None:
+    graph = pyramid((2,), 4, size=8)
+    draft = graph.draft()
+    draft.regions["s1"] = replace(draft.regions["s1"], template={"block": "somebodys", "options": {}})
+    scaled = ScaleBranches(to="1/n").attempt(draft.commit(), "network").graph
+    assert scaled.regions["s1"].template == {"block": "somebodys", "options": {}}
+    assert constants(scaled) == {"s1.0.scale": 0.5, "s1.1.scale": 0.5}
+
+
 # -- imports
 
 
@@ -358,3 +450,31 @@ def test_a_constant_of_an_imported_module_is_replaced(how: str) -> None:
     assert len(constants(model.graph)) == (2 if how == "insert" else 0)
     model.apply(InsertBlock(init="default"), next(stage.path for stage in model.graph.stages))
     assert len(residual_sums(model.graph)) == 3
+
+
+class Learned(nn.Module):
+    """A block whose branch ends in a number a channel that is learned (LayerScale)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+        self.gamma = nn.Parameter(torch.full((4, 1, 1), 0.5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.conv(torch.relu(x)) * self.gamma
+
+
+@pytest.mark.parametrize("how", ["insert", "fold"])
+def test_a_learned_scale_of_an_imported_module_stays_and_takes_the_factor(how: str) -> None:
+    torch.manual_seed(0)
+    blocks = nn.Sequential(Learned(), Learned())
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+    model = nasir.from_module(copy.deepcopy(net), torch.randn(2, 3, 8, 8)).double()
+    with torch.no_grad():
+        for block in blocks:
+            block.gamma.mul_(0.25)
+    wanted = net.double().eval()(images(size=8).double())
+    model.apply(ScaleBranches(to=0.25, how=how), "network")
+    assert close([logits(model, images(size=8).double())], [wanted])
+    gamma = next(value for name, value in model.named_parameters() if "gamma" in name)
+    assert gamma.flatten().tolist() == [0.5 if how == "insert" else 0.125] * 4

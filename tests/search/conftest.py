@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
 import searches
+from optuna.storages._rdb import storage
 from postgres import Server, missing, server
+
+
+@pytest.fixture(autouse=True, scope="session")
+def newest_tables() -> None:
+    """Optuna imports the history of its tables each time a storage is opened, only to see which are the newest."""
+    newest = storage._VersionManager.get_head_version
+    storage._VersionManager.get_head_version = cache(lambda self: newest(self))
 
 
 @pytest.fixture(autouse=True)

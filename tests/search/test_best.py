@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,11 +24,19 @@ sys.path.insert(0, str(Path(__file__).parent))
 from synthetic_study import NAME, SPEC, make_study
 
 
+@cache
+def database(objectives: int, trials: int, running: int) -> bytes:
+    """The SQLite file of a study; to write one takes longer than all that is asked of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "study.db"
+        open_storage(f"sqlite:///{file}").close()
+        make_study(objectives, trials, url=f"sqlite:///{file}", running=running)
+        return file.read_bytes()
+
+
 def opened(folder: Path, objectives: int = 1, trials: int = 40, running: int = 0) -> Study:
-    url = f"sqlite:///{folder / 'study.db'}"
-    open_storage(url).close()
-    make_study(objectives, trials, url=url, running=running)
-    return Study.open(url, NAME, folder, writes=False)
+    (folder / "study.db").write_bytes(database(objectives, trials, running))
+    return Study.open(f"sqlite:///{folder / 'study.db'}", NAME, folder, writes=False)
 
 
 def test_the_best_of_one_objective_keeps_the_constraints(tmp_path: Path) -> None:

@@ -124,4 +124,4 @@ def test_a_run_journals_the_penalty_and_what_is_alive(tmp_path: Path) -> None:
 def test_the_schema_offers_the_terms() -> None:
     terms = json_schema()["$defs"]["Penalty"]["properties"]
     shipped = {name for name in terms if not name.startswith(("own-", "bad-"))}  # tests register others
-    assert shipped == {"l1", "l2", "layer-lasso", "group-lasso", "gamma"}
+    assert shipped == {"l1", "l2", "layer-lasso", "group-lasso", "gamma", "distill", "expected-macs"}

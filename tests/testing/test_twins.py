@@ -12,7 +12,8 @@ import pytest
 from nasir.analysis.main_path import layers
 from nasir.analysis.roofline import PROFILES, estimates
 from nasir.analysis.untied import own_widths
-from nasir.blocks.init import INITS, renew
+from nasir.blocks.init import INITS
+from nasir.blocks.starts import renew
 from nasir.errors import Decline, NasirError
 from nasir.ir import Graph
 from nasir.pruning.constants import constants

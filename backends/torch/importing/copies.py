@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,19 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from nasir.backends.torch.importing.leaves import attributes_of
+from nasir.backends.torch.importing.lending import lent
 from nasir.backends.torch.importing.names import class_name
 from nasir.errors import NasirError, NasirWarning
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def fresh_copy(module: nn.Module, training: bool, meta: bool = False) -> nn.Module:
+def fresh_copy(module: nn.Module, training: bool, meta: bool = False, borrowing: bool = False) -> nn.Module:
     """A copy of the module in one mode, without the user's hooks; the module itself is only read.
 
     Hooks of torch itself (weight_norm, pruning) stay. `meta`: its parameters and buffers have no numbers, and take no
-    memory. Raises NasirError for modules that cannot be copied.
+    memory. `borrowing`: its parameters take none before they are written (see `lent`). Raises NasirError for modules
+    that cannot be copied.
     """
-    memo: dict[int, Any] = {}
+    memo: dict[int, Any] = {**lent(module.parameters())} if borrowing else {}
     if meta:
         for parameter in module.parameters():
             memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
@@ -33,6 +36,9 @@ def fresh_copy(module: nn.Module, training: bool, meta: bool = False) -> nn.Modu
         for hook in _hooks(inner):
             if not _of_torch(hook):
                 memo[id(hook)] = hook  # a bound method would be copied with all that its object holds
+        for held in vars(inner).values():
+            if type(held) is OrderedDict and not held:  # a module has a dozen, whose copies take most of the time
+                memo[id(held)] = OrderedDict()
         for tensor in _computed(vars(inner)):
             memo[id(tensor)] = tensor.detach().clone()  # deepcopy refuses it; whoever reads it is told
     try:

@@ -77,13 +77,13 @@ class Flow:
         """A value for a tensor that has just come up: a view where it shares the memory of an operand."""
         if tensor.layout is not torch.strided:
             raise NasirError(f"record: {name} has the layout {tensor.layout}; only strided tensors can be recorded")
-        number = self._number(Form.of(tensor), origin, name, depends)
+        form, key = Form.of(tensor), id(tensor)
+        number = self._number(form, origin, name, depends)
         memory = Memory()
         memory = self._memories.setdefault(tensor.untyped_storage()._cdata, memory)
         known = [self._tracked[id(operand)] for operand in operands if id(operand) in self._tracked]
         parent = next((other for other in known if other.memory is memory), None)
         made_of = None if parent is None else parent.value
-        form, key = Form.of(tensor), id(tensor)
         self._tracked[key] = Tracked(form, number, memory, memory.writes, number, parent, made_of, same=same)
         tracked, alive = self._tracked, self._alive
 

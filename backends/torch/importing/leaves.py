@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any
 
 from torch import nn
@@ -58,8 +59,12 @@ def operation_of(leaf: nn.Module, leaves: Collection[type[nn.Module]] = ()) -> s
 
 
 def _is_listed(kind: type[nn.Module]) -> bool:
-    name = class_name(kind)
-    return any(fnmatchcase(name, pattern) for pattern in (*LEAVES, *extending.LEAVES))
+    return _fits(class_name(kind), (*LEAVES, *extending.LEAVES))
+
+
+@lru_cache(4096)
+def _fits(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _base(kind: type[nn.Module]) -> type[nn.Module]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,10 @@ from nasir.importing.trees import refs
 
 NOT_THE_USERS = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}")
 
+
+# not public: without them every look at a tensor within a leaf takes the way through the recorder, and is as right
+_top: Callable[[], Any] = getattr(torch.overrides, "_get_current_function_mode", lambda: None)
+_without_top: Callable[[], AbstractContextManager[Any]] = getattr(torch.overrides, "_pop_mode_temporarily", nullcontext)
 
 STATISTICS = 2**16
 """As many numbers as running statistics have at most."""
@@ -136,7 +140,8 @@ class Recorder(TorchFunctionMode):
         """Nothing is recorded within."""
         before, self.paused = self.paused, True
         try:
-            yield
+            with _without_top() if _top() is self else nullcontext():
+                yield
         except NasirError as error:
             self._refusal = self._refusal or error
             raise

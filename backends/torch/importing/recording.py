@@ -26,6 +26,7 @@ from nasir.backends.torch.importing.copies import (
     warn_about_hooks,
 )
 from nasir.backends.torch.importing.fold import folded
+from nasir.backends.torch.importing.lending import part
 from nasir.backends.torch.importing.names import class_name
 from nasir.backends.torch.importing.operands import encoded, tensors_in, with_tensors
 from nasir.backends.torch.importing.recorder import Recorder
@@ -143,6 +144,12 @@ class _Run:
 
     def recorded(self) -> Recording:
         """The recording for any batch size, in both modes."""
+        try:
+            return self._merged()
+        finally:
+            part(self.module.parameters())  # from the copies, which are gone
+
+    def _merged(self) -> Recording:
         with _generators_kept(self.home), collector_paused():
             first, second = [self.once(batch, training=False) for batch in EVAL_BATCHES]
             refuse_lengths(self.measured[0] & self.measured[1])
@@ -160,7 +167,15 @@ class _Run:
 
     def once(self, batch: int, training: bool) -> Recording:
         """Record one run on a fresh copy."""
-        copy = fresh_copy(self.module, training, self.meta)
+        copy = fresh_copy(self.module, training, self.meta, borrowing=not self.meta)
+        borrowed = list(copy.parameters())
+        try:
+            return self._recorded(copy, batch, training)
+        except BaseException:
+            part(borrowed)  # whoever keeps the error keeps the copy
+            raise
+
+    def _recorded(self, copy: nn.Module, batch: int, training: bool) -> Recording:
         recorder = Recorder(copy, self.leaves, self.home)
         before = _python_generators()
         told = f"with {batch} samples in {'train' if training else 'eval'} mode"

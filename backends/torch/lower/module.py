@@ -21,6 +21,7 @@ from nasir.backends.torch.lower import attached
 from nasir.backends.torch.lower.build import build, foreign_nodes
 from nasir.backends.torch.lower.interface import Calling
 from nasir.backends.torch.lower.parts import LOWERED, LoweredParts
+from nasir.blocks import block_starts
 from nasir.errors import GraphError
 from nasir.ir import Fill, Graph
 from nasir.ir.infer import collector_paused
@@ -54,14 +55,20 @@ class LoweredModule(LoweredParts):
         given: Mapping[int, nn.Module] = MappingProxyType({}),
         calling: Calling | None = None,
     ) -> Self:
-        """A freshly initialized model. `plan` overrides the ops' own initializers; `seed` keys every random fill.
+        """A freshly initialized model. `plan` overrides the ops' own initializers, and those of blocks that have some;
+        `seed` keys every random fill.
 
         `given`: by node, modules with weights of their own, for nodes that only they can compute; `calling`: how it is
         called and what it returns, if not simply the inputs and outputs of the graph.
         """
         if plan is None:
+            own = block_starts(graph)
             plan = TransferPlan(
-                {Key(n, name): slot.init for n, slots in graph.infer.slots.items() for name, slot in slots.items()}
+                {
+                    Key(n, name): own.get(Key(n, name), slot.init)
+                    for n, slots in graph.infer.slots.items()
+                    for name, slot in slots.items()
+                }
             )
         arrays = TorchArrays(device_named(device), dtype, channels_last)
         fresh = execute(plan, graph, _nothing_to_fetch, arrays, seed=seed, ordinal=0)

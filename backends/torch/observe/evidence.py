@@ -16,7 +16,8 @@ from nasir.backends.torch.host import on_host, widened
 from nasir.backends.torch.lower.interface import first_floating
 from nasir.backends.torch.lower.module import LoweredModule
 from nasir.backends.torch.observe.logits import as_input
-from nasir.backends.torch.observe.residuals import contributions
+from nasir.backends.torch.observe.residuals import contributions, inputs_of
+from nasir.backends.torch.observe.routes import taking
 from nasir.backends.torch.observe.units import Role, Rows, by_space, weight_sums
 from nasir.backends.torch.train.loop import evaluating
 from nasir.errors import NasirError
@@ -60,6 +61,7 @@ def observe(
         "weight_mean": lambda: _means(model, 1),
         "weight_abs": lambda: _weight_abs(model),
         "residual_ratio": lambda: _residual_ratio(model, images),
+        "route_shares": lambda: _route_shares(model, images),
         "weights": lambda: HostWeights(model.tensors()),
     }
     wanted = dict.fromkeys(need.kind for need in needs)
@@ -135,10 +137,18 @@ def _weight_abs(model: LoweredModule) -> Measured:
     return by_label
 
 
+def _route_shares(model: LoweredModule, images: Tensor | None) -> Measured:
+    if images is None:
+        raise NasirError("'route_shares' needs `images` to run the network on")
+    with evaluating(model), torch.no_grad(), taking(model, len(images)) as taken:
+        model(as_input(model, images))
+    return {label: np.array(shares) for label, shares in taken.shares(len(images)).items()}
+
+
 def _residual_ratio(model: LoweredModule, images: Tensor | None) -> Measured:
     if images is None:
         raise NasirError("'residual_ratio' needs `images` to run the network on")
-    return {item.label: np.array(item.ratio.median) for item in contributions(model, [images])}
+    return {item.label: np.array(item.ratio.median) for item in contributions(model, inputs_of(model, images))}
 
 
 def _taylor(model: LoweredModule, labelled: Labelled | None) -> Measured:

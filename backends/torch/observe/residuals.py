@@ -6,13 +6,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import combinations
 from math import comb
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nasir.analysis.contributions import Contribution, OrderShare, Spread, Statistics, stream_depths
-from nasir.analysis.residuals import ResidualSum, residual_sums
+from nasir.analysis.contributions import (
+    Contribution,
+    OrderShare,
+    ResidualAnalysis,
+    Spread,
+    Statistics,
+    stream_depths,
+)
+from nasir.analysis.residuals import ResidualSum, residual_depth, residual_sums
 from nasir.analysis.statistics import keeps_statistics
 from nasir.backends.torch.device.precision import float32_products
 from nasir.backends.torch.host import widened
@@ -21,11 +29,33 @@ from nasir.backends.torch.lower.module import LoweredModule
 from nasir.backends.torch.lower.stepwise import Watcher, run_stepwise
 from nasir.backends.torch.observe.logits import as_input
 from nasir.backends.torch.train.loop import evaluating
+from nasir.counted import counted
 from nasir.errors import UsageError
 from nasir.ir import Port, ValueType
 
 MOST_RUNS = 4096
 """Networks with some branches left out that an expansion may run: all subsets of 12."""
+
+
+def analyze(
+    model: LoweredModule, inputs: Any, labels: Tensor | None, statistics: Statistics, highest: int | None
+) -> ResidualAnalysis:
+    """See `Model.analyze_residual`; `highest`: its `orders`."""
+    given = inputs_of(model, inputs)
+    parts = () if highest is None else orders(model, given, highest, statistics)
+    found = contributions(model, given, labels, statistics)
+    return ResidualAnalysis(found, residual_depth(model.graph), len(given[0]), statistics, orders=parts)
+
+
+def inputs_of(model: LoweredModule, inputs: Any) -> list[Tensor]:
+    """The inputs of the graph, of what the model is called with: a tensor, or a tuple of arguments."""
+    arguments = inputs if isinstance(inputs, tuple) else (inputs,)
+    if model.calling is not None:
+        return model.calling.bound(arguments, {})
+    count = len(model.graph.inputs)
+    if len(arguments) != count or not all(isinstance(argument, Tensor) for argument in arguments):
+        raise UsageError(f"this network has {counted(count, 'input')}; give a tensor [N, ...] for each, as a tuple")
+    return [*arguments]
 
 
 def contributions(
@@ -55,7 +85,8 @@ def orders(
 ) -> tuple[OrderShare, ...]:
     """The residual expansion of the logits, order by order up to `highest` (0 or more; see `OrderShare`).
 
-    Runs the network once for each set of at most so many branches. UsageError where these are more than MOST_RUNS.
+    Runs the network once for each set of at most so many branches. UsageError where these are more than MOST_RUNS, or
+    where `highest` is negative.
     """
     parts, whole = expansion(model, inputs, highest, statistics)
     length = _length(whole)
@@ -72,6 +103,8 @@ def expansion(
     model: LoweredModule, inputs: Sequence[Tensor], highest: int, statistics: Statistics = "running"
 ) -> tuple[list[Tensor], Tensor]:
     """(the parts of orders 0 to `highest`, the logits themselves), each like the logits; see `orders`."""
+    if highest < 0:
+        raise UsageError(f"order {highest} of the residual expansion: orders count branches; give 0 or more")
     found = residual_sums(model.graph)
     count, highest = len(found), min(highest, len(found))
     runs = sum(comb(count, size) for size in range(highest + 1))

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from nasir.analysis.last_layers import last_layers
 from nasir.backends.torch.lower.module import LoweredModule
 from nasir.branching.independent import independent
-from nasir.ir import Graph
 from nasir.ir.space import size_of
 from nasir.ir.types import Slot
 from nasir.training.plans import AdaptiveClip
@@ -61,7 +61,7 @@ def adaptive_clipper(model: LoweredModule, clip: AdaptiveClip) -> Callable[[], N
 def _units(model: LoweredModule, clip: AdaptiveClip) -> list[_Units]:
     graph, parameters = model.graph, dict(model.named_parameters())
     merged = {part.node: part.of for learner in independent(graph) for part in learner}
-    heads = set() if clip.head else last_layers(graph)
+    heads = frozenset() if clip.head else last_layers(graph)
     found = []
     for name, key in model.keys().items():
         slot = graph.infer.slots[key.node][key.slot]
@@ -86,19 +86,3 @@ def _view(slot: Slot, branches: int) -> tuple[tuple[int, ...], set[int]]:
         shape = (*shape[:read], groups, shape[read] // groups, *shape[read + 1 :])
         units = {read, *(number + (number > read) for number in units)}
     return shape, units
-
-
-def last_layers(graph: Graph) -> set[int]:
-    """The nodes whose kernels make the outputs: the classifier, or those of branches."""
-    found: set[int] = set()
-    ahead, seen = [port.node for port in graph.outputs], set[int]()
-    while ahead:
-        node_id = ahead.pop()
-        if node_id in seen:
-            continue
-        seen.add(node_id)
-        if any(slot.is_kernel for slot in graph.infer.slots[node_id].values()):
-            found.add(node_id)
-        else:
-            ahead += [port.node for port in graph.nodes[node_id].inputs]
-    return found

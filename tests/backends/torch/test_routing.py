@@ -11,8 +11,10 @@ from routed import DOUBLE, batch, force, routed, rows_of, scatter, static
 import nasir
 from nasir.analysis.routing import homes, macs_along, macs_of_ways, routes
 from nasir.backends.torch.lower.routing import runs_seen
+from nasir.backends.torch.observe.routes import taking
 from nasir.ir import Draft, Graph
 from nasir.passes import RemoveBlock
+from nasir.rewriting.evidence import Need
 
 ALL = ("skip", "reuse", "exit")
 
@@ -128,3 +130,24 @@ def _gate(**attrs: object) -> Graph:
     x = draft.add("input", (), "x", shape=[3])
     draft.output(draft.add("gate", x, "gate", **attrs))
     return draft.commit()
+
+
+@pytest.mark.parametrize("actions", [("skip",), ALL])
+def test_what_routes_cost_is_what_ran(actions: tuple[str, ...]) -> None:
+    model, x = routed(static((3, 4)), actions=actions), batch(24)
+    scatter(model, x)
+    by_label = {model.graph.nodes[node_id].label: cost.macs for node_id, cost in model.graph.costs.items()}
+    with rows_of(model, torch.nn.Conv2d, torch.nn.Linear) as rows, taking(model, len(x)) as taken:
+        for part in x.split(10):
+            model(part)
+    assert taken.macs == sum(count * by_label[label] for label, count in rows.items())
+    shares = model.observe([Need("route_shares")], x).measured["route_shares"]
+    assert {label: list(of) for label, of in shares.items()} == taken.shares(len(x))
+    assert taken.rows["s1.1.route"][0] == rows["s1.1.conv1"]
+
+
+def test_a_network_without_routers_has_no_routes() -> None:
+    model = static()
+    with taking(model, 12) as taken:
+        model(batch())
+    assert taken.told(12) == {} and not model.observe([Need("route_shares")], batch()).measured["route_shares"]
