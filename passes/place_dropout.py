@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import count
 from math import prod
 
 from nasir.analysis.residuals import ResidualSum, residual_sums
 from nasir.analysis.statistics import keeps_statistics
 from nasir.analysis.variance_shift import keeps_all
+from nasir.blocks.branch_ends import branch_nodes, put_between
 from nasir.errors import Decline, GraphError
 from nasir.ir import Draft, Graph, Node, Port
-from nasir.ir.regions import covers, paths_above
 from nasir.options.ranges import Rate
 from nasir.registry import register
 from nasir.rewriting.evidence import Evidence
@@ -58,25 +57,23 @@ class PlaceDropout(Pass):
         assert graph is not None
         if site != WHOLE and site not in graph.regions:
             raise GraphError(f"no stage, block or 'network' is called {site!r}; known: {', '.join(graph.regions)}")
-        labels = [node.label for node in graph.nodes.values()]
-        taken = {*labels, *paths_above(labels)}
         if self.head is not None:
             if site != WHOLE:
                 raise Decline(f"'{site}' has no head; name the site 'network', or leave `head` away")
-            self._place(draft, head_place(graph), self.head, taken)
+            self._place(draft, head_place(graph), self.head)
         if self.p is not None:
-            self._branches(draft, graph, site, self.p, taken)
+            self._branches(draft, graph, site, self.p)
         draft.drop_empty_regions()
         draft.claim("exact")
 
-    def _branches(self, draft: Draft, graph: Graph, site: str, p: float, taken: set[str]) -> None:
+    def _branches(self, draft: Draft, graph: Graph, site: str, p: float) -> None:
         sums = [found for found in residual_sums(graph) if site == WHOLE or graph.below(found.node, (site,))]
         if not sums:
             raise Decline(f"'{site}' has no residual branch")
         refused = []
         for found in sums:
             try:
-                self._place(draft, branch_place(graph, found), p, taken)
+                self._place(draft, branch_place(graph, found), p)
             except Decline as refusal:
                 refused.append(str(refusal))
         if len(refused) == len(sums):
@@ -84,8 +81,8 @@ class PlaceDropout(Pass):
         if refused:
             draft.note(REMARK, f"{len(refused)} of {len(sums)} residual branches stay as they are: {refused[0]}")
 
-    def _place(self, draft: Draft, place: Place, p: float, taken: set[str]) -> None:
-        """Let `p` be what is dropped at a place, and nothing where it does not belong; `taken`: labels, and paths."""
+    def _place(self, draft: Draft, place: Place, p: float) -> None:
+        """Let `p` be what is dropped at a place, and nothing where it does not belong."""
         if place.misplaced and not self.move:
             node = draft.nodes[place.misplaced[0]]
             raise Decline(
@@ -98,26 +95,21 @@ class PlaceDropout(Pass):
             draft.set_attrs(place.there[0], p=p)
         elif p:
             before = draft.nodes[place.reader].inputs[0]
-            label = _free_label(draft.nodes[place.reader].label, taken)
-            draft.rewire(before, draft.add("dropout", before, label, p=p), only=[place.reader])
-            taken.add(label)
-            if place.region and not any(covers(part, label) for part in draft.regions[place.region].parts):
-                draft.join(place.region, label)
+            put_between(draft, place.region, before, place.reader, "dropout", "dropout", p=p)
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where dropout belongs: before node `reader`. `there`: what drops there already, nearest to it first.
 
-    `misplaced`: what drops where it does not belong, which is `wrong`, in words. `region`: the innermost one around the
-    reader if it is made of parts, of which what is new in it has to become one.
+    `misplaced`: what drops where it does not belong, which is `wrong`, in words. `region`: that of the reader, or "".
     """
 
     reader: int
     there: tuple[int, ...]
     misplaced: tuple[int, ...]
     wrong: str
-    region: str | None
+    region: str
 
 
 def branch_place(graph: Graph, found: ResidualSum) -> Place:
@@ -126,7 +118,7 @@ def branch_place(graph: Graph, found: ResidualSum) -> Place:
     there = tuple(_dropping(graph, graph.nodes[reader].inputs[0]))
     early = _before_norms(graph, found)
     misplaced = tuple([n for n in early if _drops(graph.nodes[n]) and n not in there])
-    return Place(reader, there, misplaced, "before a norm", _region_of_parts(graph, reader))
+    return Place(reader, there, misplaced, "before a norm", found.block)
 
 
 def head_place(graph: Graph) -> Place:
@@ -145,7 +137,7 @@ def head_place(graph: Graph) -> Place:
         behind += [port.node] if _drops(node) else []
         port = inputs[0]
     there = tuple(_dropping(graph, node.inputs[0]))
-    return Place(port.node, there, tuple(behind), "behind the pooling", _region_of_parts(graph, port.node))
+    return Place(port.node, there, tuple(behind), "behind the pooling", next(iter(graph.owners[port.node]), ""))
 
 
 def _last_layer(graph: Graph, found: ResidualSum) -> int:
@@ -184,25 +176,14 @@ def _dropping(graph: Graph, port: Port) -> Iterator[int]:
 
 
 def _before_norms(graph: Graph, found: ResidualSum) -> list[int]:
-    """The nodes of a branch that lie before one of its norms with running statistics."""
-    members = set(graph.members(found.block))
-    entry, _ = graph.boundary(found.block)
-    ends = {entry.node, found.stream.node}
-
-    def above(start: Iterable[int]) -> set[int]:
-        seen: set[int] = set()
-        ahead = [*start]
-        while ahead:
-            node_id = ahead.pop()
-            if node_id in members and node_id not in ends and node_id not in seen:
-                seen.add(node_id)
-                ahead += [port.node for port in graph.nodes[node_id].inputs]
-        return seen
-
-    branch = above([found.branch.node])
-    norms = [n for n in branch if graph.nodes[n].facts.family == "norm" and keeps_statistics(graph, n)]
-    early = above(port.node for norm in norms for port in graph.nodes[norm].inputs)
-    return [node_id for node_id in graph.order if node_id in early]
+    """The nodes of a branch that lie before one of its norms with running statistics, in topological order."""
+    branch = branch_nodes(graph, found)
+    norms = {n for n in branch if graph.nodes[n].facts.family == "norm" and keeps_statistics(graph, n)}
+    early: set[int] = set()
+    for node_id in reversed(branch):
+        if any(user in norms or user in early for user in graph.users(node_id)):
+            early.add(node_id)
+    return [node_id for node_id in branch if node_id in early]
 
 
 def _drops(node: Node) -> bool:
@@ -219,14 +200,3 @@ def _pools_all(graph: Graph, node_id: int) -> bool:
     if value.channel_axis is None:
         return False
     return prod(out.shape) == value.shape[value.channel_axis] < prod(value.shape)
-
-
-def _region_of_parts(graph: Graph, node_id: int) -> str | None:
-    return next((path for path in graph.owners[node_id][:1] if graph.regions[path].parts), None)
-
-
-def _free_label(reader: str, taken: set[str]) -> str:
-    """A label beside that of the node which reads what is dropped."""
-    parent = reader.rpartition(".")[0]
-    stem = f"{parent}.dropout" if parent else "dropout"
-    return next(name for name in (f"{stem}{number or ''}" for number in count()) if name not in taken)

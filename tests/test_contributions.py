@@ -8,12 +8,13 @@ from itertools import combinations, pairwise
 import pytest
 import torch
 from grown import images, lived, logits, pyramid
-from networks import small_resnet
+from networks import basic_block, small_resnet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nasir import from_module
 from nasir.analysis.contributions import Contribution, ResidualAnalysis, Spread, effective_depth
+from nasir.analysis.residuals import residual_sums
 from nasir.backends.torch import Model
 from nasir.backends.torch.lower.stepwise import run_stepwise
 from nasir.backends.torch.observe.residuals import contributions, expansion, orders
@@ -220,6 +221,29 @@ def test_a_block_replaced_by_hand_cannot_be_looked_into() -> None:
     model._adopt()
     with pytest.raises(UsageError, match=r"'?s2\.1"):
         contributions(model, [images(2, 8)])
+
+
+def test_a_branch_that_only_training_runs_is_left_out() -> None:
+    draft = Draft()
+    x = draft.add("conv2d", draft.add("input", (), "x", shape=[3, 8, 8]), "stem", out=4, kernel=3, padding=1)
+    x = basic_block(draft, x, "b.0", 4)
+    aside = basic_block(draft, x, "aside.0", 4)
+    draft.output(draft.add("linear", draft.add("global_avg_pool", x, "pool"), "fc", out=3))
+    draft.output(draft.add("only", draft.add("global_avg_pool", aside, "pool_aside"), "training", mode="train"))
+    graph = draft.commit()
+    assert [item.block for item in residual_sums(graph)] == ["b.0", "aside.0"]
+    [found] = contributions(Model.from_graph(graph), [images(4, 8)], torch.arange(4) % 3)
+    assert found.block == "b.0" and found.gradient is not None
+
+
+def test_wrong_arguments_are_refused() -> None:
+    model, x = lived(small_resnet()), images(4, 8)
+    with pytest.raises(UsageError, match="statistics 'batches' of batch norms: give 'running' or 'batch'"):
+        model.analyze_residual(x, statistics="batches")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="this network has 1 input"):
+        model.analyze_residual((x, x))
+    with pytest.raises(UsageError, match="order -1"):
+        model.analyze_residual(x, orders=-1)
 
 
 def test_a_batch_of_one_has_no_statistics() -> None:

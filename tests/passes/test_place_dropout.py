@@ -98,8 +98,8 @@ def test_a_transformers_block_has_two() -> None:
     draft.output(draft.add("linear", draft.add("mean_tokens", x, "pool"), "fc", out=3))
     graph = PlaceDropout(p=0.2, head=0.4).attempt(draft.commit(), "network").graph
     assert {label: (p, reader) for label, (p, _, reader) in drops(graph).items()} == {
-        "b.self_attention.dropout": (0.2, "b.self_attention.out_proj"),
-        "b.mlp.dropout": (0.2, "b.mlp.3"),
+        "b.dropout": (0.2, "b.self_attention.out_proj"),
+        "b.dropout_2": (0.2, "b.mlp.3"),
         "dropout": (0.4, "pool"),
     }
 
@@ -164,7 +164,7 @@ def test_labels_that_are_taken_are_left_alone() -> None:
     draft.add("identity", Port(draft.base.find("s1.0.conv1")), "s1.0.dropout.inner")  # type: ignore[union-attr]
     draft.rewire_node(draft.base.find("s1.0.bn2"), [Port(draft.minted - 1)])  # type: ignore[union-attr]
     graph = PlaceDropout().attempt(draft.commit(), "network").graph
-    assert [*drops(graph)] == ["s1.0.dropout1"]
+    assert [*drops(graph)] == ["s1.0.dropout_2"]
 
 
 def test_zero_takes_it_away() -> None:

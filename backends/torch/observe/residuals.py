@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import combinations
 from math import comb
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -41,6 +41,9 @@ def analyze(
     model: LoweredModule, inputs: Any, labels: Tensor | None, statistics: Statistics, highest: int | None
 ) -> ResidualAnalysis:
     """See `Model.analyze_residual`; `highest`: its `orders`."""
+    if statistics not in get_args(Statistics):
+        known = " or ".join(map(repr, get_args(Statistics)))
+        raise UsageError(f"statistics {statistics!r} of batch norms: give {known}")
     given = inputs_of(model, inputs)
     parts = () if highest is None else orders(model, given, highest, statistics)
     found = contributions(model, given, labels, statistics)
@@ -61,7 +64,7 @@ def inputs_of(model: LoweredModule, inputs: Any) -> list[Tensor]:
 def contributions(
     model: LoweredModule, inputs: Sequence[Tensor], labels: Tensor | None = None, statistics: Statistics = "running"
 ) -> tuple[Contribution, ...]:
-    """Every residual sum of the network, in its order, measured on a batch in one forward pass in evaluation.
+    """Every residual sum that the network has in evaluation, in its order, measured on a batch in one forward pass.
 
     `inputs`: those of the graph, [N, ...] each. With `labels` [N], classes, a backward pass of the cross entropy gives
     the gradients. `statistics`: by which batch norms normalize; dropout is off in any case. The network is left as it
@@ -77,7 +80,8 @@ def contributions(
             loss = functional.cross_entropy(widened(first_floating(answers)), labels, reduction="sum")
             _backwards(loss, list(meters.values()))
     depths = stream_depths(model.graph, found)
-    return tuple(meters[item.node].told(item, depth) for item, depth in zip(found, depths, strict=True))
+    looked = zip(found, depths, strict=True)
+    return tuple(meters[item.node].told(item, depth) for item, depth in looked if meters[item.node].norms)
 
 
 def orders(
@@ -181,9 +185,10 @@ class _Meter:
 
 def _backwards(loss: Tensor, meters: Sequence[_Meter]) -> None:
     """The gradient of the loss by the value of each sum; a sum that it does not depend on has none."""
-    values = [meter.value for meter in meters if meter.value is not None]
+    followed = [meter for meter in meters if meter.value is not None]
+    values = [meter.value for meter in followed if meter.value is not None]
     if values:
-        for meter, gradient in zip(meters, torch.autograd.grad(loss, values, allow_unused=True), strict=True):
+        for meter, gradient in zip(followed, torch.autograd.grad(loss, values, allow_unused=True), strict=True):
             meter.gradient = gradient
 
 
