@@ -54,6 +54,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.rewrite
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.lowering
+	$(BIN)/python -m benchmarks.analysis
 	$(BIN)/python -m benchmarks.record
 	$(BIN)/python -m benchmarks.data
 	$(BIN)/python -m benchmarks.cost

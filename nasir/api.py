@@ -20,19 +20,19 @@ from nasir.records import EndRecord, EpochRecord, PrefixRecord, Record, StartRec
 from nasir.rewriting.propose import make_pass
 from nasir.running.before import check_batches
 from nasir.running.engine import Engine, Signals, setup_of, start_of
-from nasir.running.modules import check_weights, module_again, module_behind, told
+from nasir.running.modules import beginning, check_weights, module_again
 from nasir.running.names import check_names
 from nasir.running.prefixes import PrefixStore, Sharing, environment_digest
 from nasir.running.reach import check_reach
 from nasir.running.replay import compare, reopen
 from nasir.running.resolution import summary_of
 from nasir.running.state import RunState
-from nasir.spec import Spec, hash_code, import_plugins, load_spec
+from nasir.spec import Spec, hash_code, load_spec
 from nasir.spec.given import Given
-from nasir.spec.imported import facts_of, imported
+from nasir.spec.imported import facts_of
 from nasir.spec.inherit import Inherited, inherited
 from nasir.spec.model_source import RunNetwork
-from nasir.spec.network import build, initial_plan
+from nasir.spec.network import initial_plan
 from nasir.training.backend import Session, make_backend
 from nasir.version import VERSION
 
@@ -81,14 +81,8 @@ def run(
     """
     spec = load_spec(spec)
     base = spec.source.resolve().parent
-    plugins = import_plugins(spec)
-    for plugin in plugins:
-        notice(f"imported plugin {plugin.path} (sha256 {plugin.sha256[:12]})")
-    source = inherited(spec) if isinstance(spec.network, RunNetwork) else None
-    module = imported(spec) if source is None else module_behind(spec, source.graph)
-    for text in told(module, spec.network) if module is not None else ():
-        notice(text)
-    graph = build(spec, module=module) if source is None else source.graph
+    begun = beginning(spec, notice)
+    graph, module, source = begun.graph, begun.module, begun.source
     check_reach(spec, graph)
     check_names(spec, graph)
     check_batches(spec, graph)

@@ -14,9 +14,9 @@ from math import prod
 from nasir.analysis.residuals import ResidualSum, residual_sums
 from nasir.analysis.statistics import keeps_statistics
 from nasir.analysis.variance_shift import keeps_all
+from nasir.blocks.branch_ends import branch_nodes, put_between
 from nasir.errors import Decline, GraphError
 from nasir.ir import Draft, Graph, Node, Port
-from nasir.ir.regions import covers
 from nasir.options.ranges import Rate
 from nasir.registry import register
 from nasir.rewriting.evidence import Evidence
@@ -95,25 +95,21 @@ class PlaceDropout(Pass):
             draft.set_attrs(place.there[0], p=p)
         elif p:
             before = draft.nodes[place.reader].inputs[0]
-            label = _free_label(draft, place.reader)
-            draft.rewire(before, draft.add("dropout", before, label, p=p), only=[place.reader])
-            for path in place.regions:
-                draft.join(path, label)
+            put_between(draft, place.region, before, place.reader, "dropout", "dropout", p=p)
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where dropout belongs: before node `reader`. `there`: what drops there already, nearest to it first.
 
-    `misplaced`: what drops where it does not belong, which is `wrong`, in words. `regions`: those of parts that hold
-    the reader by its label.
+    `misplaced`: what drops where it does not belong, which is `wrong`, in words. `region`: that of the reader, or "".
     """
 
     reader: int
     there: tuple[int, ...]
     misplaced: tuple[int, ...]
     wrong: str
-    regions: tuple[str, ...]
+    region: str
 
 
 def branch_place(graph: Graph, found: ResidualSum) -> Place:
@@ -122,7 +118,7 @@ def branch_place(graph: Graph, found: ResidualSum) -> Place:
     there = tuple(_dropping(graph, graph.nodes[reader].inputs[0]))
     early = _before_norms(graph, found)
     misplaced = tuple([n for n in early if _drops(graph.nodes[n]) and n not in there])
-    return Place(reader, there, misplaced, "before a norm", _regions_of_parts(graph, reader))
+    return Place(reader, there, misplaced, "before a norm", found.block)
 
 
 def head_place(graph: Graph) -> Place:
@@ -141,7 +137,7 @@ def head_place(graph: Graph) -> Place:
         behind += [port.node] if _drops(node) else []
         port = inputs[0]
     there = tuple(_dropping(graph, node.inputs[0]))
-    return Place(port.node, there, tuple(behind), "behind the pooling", _regions_of_parts(graph, port.node))
+    return Place(port.node, there, tuple(behind), "behind the pooling", next(iter(graph.owners[port.node]), ""))
 
 
 def _last_layer(graph: Graph, found: ResidualSum) -> int:
@@ -152,8 +148,8 @@ def _last_layer(graph: Graph, found: ResidualSum) -> int:
             return port.node
         if node.facts.family == "norm":
             raise Decline(
-                f"the norm '{node.label}' ends the branch of '{found.block}', so no place in it has no norm behind it; "
-                "blocks whose norms come first, such as preact_basic, have one"
+                f"the norm '{node.label}' ends the branch of '{found.block}': it would follow dropout anywhere in it; "
+                "blocks whose norms come first, such as preact_basic, have a place"
             )
         if node.facts.family not in CARRIES or len(inputs) != 1:
             raise Decline(f"the branch of '{found.block}' ends in '{node.label}' ({node.op}), not in one layer")
@@ -167,9 +163,12 @@ def _made_of(graph: Graph, node_id: int) -> list[Port]:
 
 
 def _dropping(graph: Graph, port: Port) -> Iterator[int]:
-    """The nodes that drop, from a port up to the next norm, layer or other node that is no function of one element."""
+    """The nodes that drop, from a port up to the next norm, layer, or other node that is no function of one element;
+    but not what others read, too."""
     node = graph.nodes[port.node]
     while node.facts.family in ("passive", "activation", "shape") and keeps_all(graph, port.node):
+        if len(graph.users(port.node)) > 1:
+            return
         if _drops(node):
             yield port.node
         port = node.inputs[0]
@@ -177,25 +176,14 @@ def _dropping(graph: Graph, port: Port) -> Iterator[int]:
 
 
 def _before_norms(graph: Graph, found: ResidualSum) -> list[int]:
-    """The nodes of a branch that lie before one of its norms with running statistics."""
-    members = set(graph.members(found.block))
-    entry, _ = graph.boundary(found.block)
-    ends = {entry.node, found.stream.node}
-
-    def above(start: Iterable[int]) -> set[int]:
-        seen: set[int] = set()
-        ahead = [*start]
-        while ahead:
-            node_id = ahead.pop()
-            if node_id in members and node_id not in ends and node_id not in seen:
-                seen.add(node_id)
-                ahead += [port.node for port in graph.nodes[node_id].inputs]
-        return seen
-
-    branch = above([found.branch.node])
-    norms = [n for n in branch if graph.nodes[n].facts.family == "norm" and keeps_statistics(graph, n)]
-    early = above(port.node for norm in norms for port in graph.nodes[norm].inputs)
-    return [node_id for node_id in graph.order if node_id in early]
+    """The nodes of a branch that lie before one of its norms with running statistics, in topological order."""
+    branch = branch_nodes(graph, found)
+    norms = {n for n in branch if graph.nodes[n].facts.family == "norm" and keeps_statistics(graph, n)}
+    early: set[int] = set()
+    for node_id in reversed(branch):
+        if any(user in norms or user in early for user in graph.users(node_id)):
+            early.add(node_id)
+    return [node_id for node_id in branch if node_id in early]
 
 
 def _drops(node: Node) -> bool:
@@ -212,17 +200,3 @@ def _pools_all(graph: Graph, node_id: int) -> bool:
     if value.channel_axis is None:
         return False
     return prod(out.shape) == value.shape[value.channel_axis] < prod(value.shape)
-
-
-def _regions_of_parts(graph: Graph, node_id: int) -> tuple[str, ...]:
-    """The innermost region around a node, if it is made of parts: what is new in it has to be said to it."""
-    return tuple([path for path in graph.owners[node_id][:1] if graph.regions[path].parts])
-
-
-def _free_label(draft: Draft, reader: int) -> str:
-    """A label beside that of the node which reads what is dropped."""
-    labels = {node.label for node in draft.nodes.values()}
-    parent = draft.nodes[reader].label.rpartition(".")[0]
-    stem = f"{parent}.dropout" if parent else "dropout"
-    names = (f"{stem}{number or ''}" for number in range(len(labels) + 1))
-    return next(name for name in names if not any(covers(name, label) for label in labels))

@@ -8,12 +8,13 @@ from itertools import combinations, pairwise
 import pytest
 import torch
 from grown import images, lived, logits, pyramid
-from networks import small_resnet
+from networks import basic_block, small_resnet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nasir import from_module
 from nasir.analysis.contributions import Contribution, ResidualAnalysis, Spread, effective_depth
+from nasir.analysis.residuals import residual_sums
 from nasir.backends.torch import Model
 from nasir.backends.torch.lower.stepwise import run_stepwise
 from nasir.backends.torch.observe.residuals import contributions, expansion, orders
@@ -222,6 +223,29 @@ def test_a_block_replaced_by_hand_cannot_be_looked_into() -> None:
         contributions(model, [images(2, 8)])
 
 
+def test_a_branch_that_only_training_runs_is_left_out() -> None:
+    draft = Draft()
+    x = draft.add("conv2d", draft.add("input", (), "x", shape=[3, 8, 8]), "stem", out=4, kernel=3, padding=1)
+    x = basic_block(draft, x, "b.0", 4)
+    aside = basic_block(draft, x, "aside.0", 4)
+    draft.output(draft.add("linear", draft.add("global_avg_pool", x, "pool"), "fc", out=3))
+    draft.output(draft.add("only", draft.add("global_avg_pool", aside, "pool_aside"), "training", mode="train"))
+    graph = draft.commit()
+    assert [item.block for item in residual_sums(graph)] == ["b.0", "aside.0"]
+    [found] = contributions(Model.from_graph(graph), [images(4, 8)], torch.arange(4) % 3)
+    assert found.block == "b.0" and found.gradient is not None
+
+
+def test_wrong_arguments_are_refused() -> None:
+    model, x = lived(small_resnet()), images(4, 8)
+    with pytest.raises(UsageError, match="statistics 'batches' of batch norms: give 'running' or 'batch'"):
+        model.analyze_residual(x, statistics="batches")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="this network has 1 input"):
+        model.analyze_residual((x, x))
+    with pytest.raises(UsageError, match="order -1"):
+        model.analyze_residual(x, orders=-1)
+
+
 def test_a_batch_of_one_has_no_statistics() -> None:
     with pytest.raises(UsageError, match="from 2 samples on"):
         contributions(lived(small_resnet()), [images(1, 8)], statistics="batch")
@@ -236,9 +260,9 @@ def contribution(ratio: float, **numbers: float) -> Contribution:
 
 
 def test_path_mass_and_effective_depth() -> None:
-    analysis = ResidualAnalysis((contribution(1.0),) * 3, 4, "running")
+    analysis = ResidualAnalysis((contribution(1.0),) * 3, 3, 4, "running")
     assert analysis.path_mass == 8 and analysis.effective_depth == 1.5  # half of all paths take a branch
-    tenth = ResidualAnalysis((contribution(0.1),) * 10, 4, "running")
+    tenth = ResidualAnalysis((contribution(0.1),) * 10, 10, 4, "running")
     assert tenth.path_mass == pytest.approx(2.5937, abs=1e-4)
     assert effective_depth([math.inf, 0.0]) == 1.0
     # by brute force: branches of all paths, by their weight
@@ -251,9 +275,9 @@ def test_path_mass_and_effective_depth() -> None:
 def test_an_analysis_goes_through_json() -> None:
     model, x = lived(small_resnet((1, 2))), images(4, 8)
     found = contributions(model, [x], torch.arange(4) % 3)
-    analysis = ResidualAnalysis(found, 4, "running", "some weights", "noise", orders(model, [x], 1))
+    analysis = ResidualAnalysis(found, 3, 4, "running", "some weights", "noise", orders(model, [x], 1))
     assert ResidualAnalysis.from_json(analysis.to_json()) == analysis
-    odd = ResidualAnalysis((contribution(math.inf, total=math.nan),), 4, "running")
+    odd = ResidualAnalysis((contribution(math.inf, total=math.nan),), 1, 4, "running")
     assert odd.to_json()["sums"][0]["ratio"] == {"mean": None, "median": None}
     assert odd.to_json()["sums"][0]["variance"]["total"] is None
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from nasir.analysis.residuals import residual_depth, residual_sums
 from nasir.blocks import build_block
 from nasir.ir import Draft, Graph
+from nasir.passes.insert_router import InsertRouter
 from nasir.passes.split_branches import SplitBranches
+from tests.grown import pyramid
 from tests.networks import small_resnet
 
 
@@ -70,3 +74,13 @@ def test_of_sums_in_parallel_only_those_of_one_way_are_its_depth() -> None:
     split = SplitBranches(branches=2, planes="keep").attempt(graph, "s2.0").graph
     assert (residual_depth(split), len(residual_sums(split))) == (5, 8)
     assert residual_depth(one_block("plain")) == 0
+
+
+@pytest.mark.parametrize("actions", [("skip",), ("skip", "reuse", "exit")])
+def test_routed_blocks_have_those_that_they_had(actions: Any) -> None:
+    graph = pyramid((1, 3), 4, size=8)
+    routed = InsertRouter(actions=actions).attempt(graph, "s2").graph
+    sums, before = residual_sums(routed), residual_sums(graph)
+    assert [(found.node, found.block, found.branch) for found in sums] == [
+        (found.node, found.block, found.branch) for found in before
+    ]

@@ -234,7 +234,7 @@ def test_frozen_blocks_drop_nothing() -> None:
 
 
 def test_a_silent_block_is_exact_in_training_too() -> None:
-    """The new branch is zero, dropped or not; the others draw before and after it as they did."""
+    """The new branch is zero, dropped or not; at the end of the network it draws after all the others."""
     model = lived(pyramid((1, 1), 4, options="stochastic_depth: 0.3", size=8))
     rewrite = InsertBlock(init="zero").attempt(model.graph, "s2")
     assert rewrite.preserves == "exact"

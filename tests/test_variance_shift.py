@@ -13,6 +13,7 @@ from nasir.analysis.variance_shift import told, variance_shifts
 from nasir.backends.torch import Model
 from nasir.cli.main import main
 from nasir.ir import Draft, Graph
+from nasir.passes.insert_router import InsertRouter
 from nasir.spec import loads_spec
 from nasir.spec.network import build
 from tests.grown import pyramid
@@ -125,6 +126,17 @@ def test_measuring_leaves_the_network_as_it_was() -> None:
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
     # the norms of the first block lie before any dropout, those of the second behind a sum
     assert ratios["s1.0.bn1"] == ratios["s1.0.bn2"] == 1.0 < ratios["s2.0.bn1"] < 1.3
+
+
+def test_routed_networks_are_measured_too() -> None:
+    model = Model.from_graph(pyramid((1, 3), 4, block="preact_basic", options="dropout: 0.5", size=8))
+    x = torch.randn(16, 3, 8, 8)
+    torch.manual_seed(0)
+    before = model.variance_shifts(x)
+    model.apply(InsertRouter(), "s2")
+    torch.manual_seed(0)
+    after = model.variance_shifts(x)
+    assert after == pytest.approx(before), "at first every sample runs through all blocks"
 
 
 def test_what_is_frozen_is_measured_as_it_trains() -> None:

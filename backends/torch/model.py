@@ -8,12 +8,14 @@ from typing import Any, Protocol, Self, overload
 import torch
 from torch import Tensor, nn
 
+from nasir.analysis.contributions import ResidualAnalysis, Statistics
 from nasir.backends.torch.applying import rewrite_of
 from nasir.backends.torch.lower import attached
 from nasir.backends.torch.lower.build import build
 from nasir.backends.torch.lower.module import LoweredModule
 from nasir.backends.torch.lower.parts import LOWERED, is_generated
 from nasir.backends.torch.observe.evidence import observe
+from nasir.backends.torch.observe.residuals import analyze, inputs_of
 from nasir.backends.torch.observe.shifts import variance_shifts
 from nasir.backends.torch.optimizers import forgotten
 from nasir.backends.torch.optimizers.gradients import moved_gradients
@@ -55,15 +57,34 @@ class Model(LoweredModule):
         self._adopt()
         return observe(self, needs, images, labels, seed=self.seed, ordinal=self.ordinal + 1)
 
-    def variance_shifts(self, *inputs: Tensor) -> dict[str, float]:
-        """How much more the input of each norm with running statistics varies with what drops in training than without.
+    def analyze_residual(
+        self,
+        inputs: Tensor | tuple[Any, ...],
+        labels: Tensor | None = None,
+        *,
+        statistics: Statistics = "running",
+        orders: int | None = None,
+    ) -> ResidualAnalysis:
+        """What each residual branch contributes to the stream that it is added to: norms, variances, gradients.
 
-        `inputs`: those of the graph, [N, ...] each. By label of the norm, variance with dropping / variance without it:
-        1 where nothing before it drops. The model is left as it was. Raises UsageError where a block was replaced by
-        hand.
+        `inputs`: a batch, as this model is called with it (several arguments as a tuple). One forward pass in
+        evaluation; with `labels` [N], classes, also a backward pass of their cross entropy. `statistics`: "running", or
+        "batch" to let batch norms normalize by the batch as in training, which tells more of fresh weights. `orders`:
+        also the residual expansion of the logits up to this order, for small networks. The model is left as it was.
+        Raises UsageError where a block was replaced by hand, or where the expansion would run too many networks.
         """
         self._adopt()
-        return variance_shifts(self, inputs)
+        return analyze(self, inputs, labels, statistics, orders)
+
+    def variance_shifts(self, inputs: Tensor | tuple[Any, ...]) -> dict[str, float]:
+        """How much more the input of each norm with running statistics varies with what drops in training than without.
+
+        `inputs`: a batch, as this model is called with it (several arguments as a tuple). By label of the norm,
+        variance with dropping / variance without it: 1 where nothing before it drops. The model is left as it was.
+        Raises UsageError where a block was replaced by hand.
+        """
+        self._adopt()
+        return variance_shifts(self, inputs_of(self, inputs))
 
     @overload
     def apply(

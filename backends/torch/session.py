@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nasir.analysis.contributions import ResidualAnalysis, Statistics
 from nasir.backends.torch.data.batches import BatchSource
 from nasir.backends.torch.data.in_memory import open_source
 from nasir.backends.torch.data.rawdata import DataContext
@@ -270,6 +271,11 @@ class TorchSession:
             labelled = partial(self.source.labelled, self.setup.probe)
             averages = None if self.ema is None else self.ema.tensors
             return observe(self.model, needs, images, labelled=labelled, averages=averages)
+
+    @working("an analysis of {setup.probe} samples", "analyze fewer samples")
+    def analyze_residual(self, statistics: Statistics, orders: int | None) -> ResidualAnalysis:
+        images, labels = self.source.labelled(self.setup.probe)
+        return self.model.analyze_residual(images, labels, statistics=statistics, orders=orders)
 
     @working("the new network beside the old one", NETWORK)
     def propose(self, rewrite: Rewrite) -> Effect:

@@ -7,11 +7,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from nasir.analysis.branch_scales import most_responsive, response
 from nasir.analysis.residuals import STREAM, ResidualSum
 from nasir.ir.graph import Graph
 
 Statistics: TypeAlias = Literal["running", "batch"]
 """By which numbers batch norms normalize: their running statistics, or those of the batch, as in training."""
+
+
+POINTS = 12
+"""Of the response up to its maximum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +63,13 @@ class Contribution:
 
 @dataclass(frozen=True, slots=True)
 class ResidualAnalysis:
-    """The residual sums of a network in their order, measured on `samples`.
+    """The residual sums of a network in their order, measured on `samples`; `n` of them lie on its longest way.
 
     `weights`: what weights they were measured with, in words; `data`: on what. `orders`: see `OrderShare`.
     """
 
     sums: tuple[Contribution, ...]
+    n: int
     samples: int
     statistics: Statistics
     weights: str = "as given"
@@ -73,7 +79,8 @@ class ResidualAnalysis:
     @property
     def path_mass(self) -> float:
         """Product of 1 + ratio (the median) over all sums: each of the 2^n paths through n branches weighs the product
-        of the ratios of the branches that it takes."""
+        of the ratios of the branches that it takes. (As if all lay one behind another, also where some lie side by
+        side.)"""
         return math.prod(1 + item.ratio.median for item in self.sums)
 
     @property
@@ -82,15 +89,34 @@ class ResidualAnalysis:
         an effective depth.)"""
         return effective_depth(item.ratio.median for item in self.sums)
 
+    @property
+    def response(self) -> tuple[tuple[float, float], ...]:
+        """(scale, `response` of n residual sums, its maximum taken as 1), at whole percents from 0 to about three
+        times the scale at the maximum."""
+        best = self.most_responsive_scale
+        if best is None:
+            return ()
+        highest = response(best, self.n)
+        scales = [step / 100 for step in range(0, round(300 * best) + 1, max(1, round(100 * best / POINTS)))]
+        return tuple((scale, response(scale, self.n) / highest) for scale in scales)
+
+    @property
+    def most_responsive_scale(self) -> float | None:
+        """See `most_responsive`; None without sums."""
+        return most_responsive(self.n) if self.n else None
+
     def to_json(self) -> dict[str, Any]:
         """As data; null for what is not finite or was not measured."""
         return {
+            "n": self.n,
             "samples": self.samples,
             "statistics": self.statistics,
             "weights": self.weights,
             "data": self.data,
             "path_mass": finite(self.path_mass),
             "effective_depth": finite(self.effective_depth),
+            "most_responsive_scale": self.most_responsive_scale,
+            "response": [{"scale": scale, "response": finite(value)} for scale, value in self.response],
             "sums": [_row(item) for item in self.sums],
             "orders": [
                 {"order": item.order, "share": finite(item.share), "partial": finite(item.partial)}
@@ -103,6 +129,7 @@ class ResidualAnalysis:
         """What `to_json` gave."""
         return cls(
             tuple(_read(row) for row in data["sums"]),
+            data["n"],
             data["samples"],
             data["statistics"],
             data["weights"],

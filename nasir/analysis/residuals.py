@@ -61,6 +61,9 @@ def _upwards(graph: Graph, block: Region) -> Iterator[ResidualSum]:
         if node.facts.family in STREAM and len(node.inputs) == 1:
             port = node.inputs[0]
             continue
+        if node.facts.family == "route":  # its first way is to run the block
+            port = node.inputs[1]
+            continue
         if node.facts.family != "sum" or len(node.inputs) != 2:
             return
         stream = _stream(graph, members, entry, node.inputs)

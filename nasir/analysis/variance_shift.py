@@ -8,8 +8,9 @@ has just been made; the zeros at the borders of images are left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 from math import prod
 from typing import Any
 
@@ -48,28 +49,33 @@ def variance_shifts(graph: Graph) -> Iterator[Shift]:
     Ways end at sums: the rest of the stream does not drop with the branch, and in a residual branch the norms of the
     blocks behind it see but a share of what is dropped.
     """
-    for index, node_id in enumerate(graph.order):
+    position = {node_id: index for index, node_id in enumerate(graph.order)}
+    for node_id in graph.order:
         node = graph.nodes[node_id]
         if node.facts.drops is not None and node.attrs["p"] and not graph.is_frozen(node_id):
-            way = _way(graph, node_id, graph.order[index + 1 :])
+            way = _way(graph, node_id, position)
             if way:
                 yield _shift(graph, node_id, way[:-1], way[-1])
 
 
-def _way(graph: Graph, start: int, behind: Iterable[int]) -> list[int]:
+def _way(graph: Graph, start: int, position: Mapping[int, int]) -> list[int]:
     """The nodes from behind `start` up to the first norm with running statistics; none where there is no such norm."""
-    before: dict[int, int] = {start: start}
-    for node_id in behind:
-        node = graph.nodes[node_id]
-        reached = [port.node for port in node.inputs if port.node in before]
-        if not reached or node.facts.adds:
+    before: dict[int, int] = {}
+    ahead = [(position[user], user, start) for user in graph.users(start)]
+    heapify(ahead)
+    while ahead:
+        _, node_id, reached = heappop(ahead)
+        facts = graph.nodes[node_id].facts
+        if node_id in before or facts.adds:
             continue
-        before[node_id] = reached[0]
-        if node.facts.family == "norm" and keeps_statistics(graph, node_id):
+        before[node_id] = reached
+        if facts.family == "norm" and keeps_statistics(graph, node_id):
             way = [node_id]
             while before[way[-1]] != start:
                 way.append(before[way[-1]])
             return way[::-1]
+        for user in graph.users(node_id):
+            heappush(ahead, (position[user], user, node_id))
     return []
 
 

@@ -77,7 +77,7 @@ def set_end_scale(draft: Draft, graph: Graph, item: ResidualSum, end: EndScale, 
             draft.set_attrs(end.nodes[0], value=attrs["value"])
             return
     drop_end_scale(draft, end)
-    put_between(draft, item, end_of(draft, graph, item), item.node, "scale", "scale", **attrs)
+    put_between(draft, item.block, end_of(draft, graph, item), item.node, "scale", "scale", **attrs)
 
 
 def drop_end_scale(draft: Draft, end: EndScale) -> None:

@@ -85,10 +85,10 @@ def remember(draft: Draft, path: str, scale: BranchScale) -> None:
 
 def takes_scale(template: Mapping[str, JSON]) -> bool:
     """Whether blocks of a template have the option `branch_scale`."""
-    block = template["block"]
+    block = template.get("block")
     if isinstance(block, Mapping):
         return bool(block.get("shortcut", "identity") != "none")
-    return OPTION in parameters_of(blocks.get(block), 3)[0]
+    return block in blocks.names() and OPTION in parameters_of(blocks.get(block), 3)[0]
 
 
 def named_rule(scale: object) -> Rule | None:

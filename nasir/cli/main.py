@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasir.cli import analyze as analyze_command
 from nasir.cli import completion as completion_command
 from nasir.cli import cost as cost_command
 from nasir.cli import export as export_command
@@ -76,6 +77,7 @@ EXAMPLES = {
     "check": ("nasir check first.yaml", "nasir check first.yaml --simulate metrics.csv"),
     "show": ("nasir show first.yaml", "nasir show runs/first --html network.html"),
     "cost": ("nasir cost runs/first --nodes", "nasir cost first.yaml --measure --batch 32"),
+    "analyze": ("nasir analyze runs/first --residual", "nasir analyze first.yaml --residual --batch 128 --json"),
     "run": (
         "nasir run first.yaml --out runs/first",
         "nasir run first.yaml --set seed=1 --set phases.0.rules.0.every=2",
@@ -157,6 +159,8 @@ def _parser() -> Parser:
         add("cost", _cost, "show the cost of a network by region: parameters, MACs, bytes and latency")
     )
     cost_command.add_options(with_import(made))
+    made = with_overrides(add("analyze", analyze_command.run, "measure what the residual branches of a network add"))
+    analyze_command.add_options(made)
     run_command.add_run_options(with_overrides(add("run", _run, "train the network of a spec")))
     resume = add("resume", run_command.resume, "continue a run that was stopped or killed")
     run_command.add_resume_options(resume)

@@ -4,7 +4,7 @@ spec.yaml      the resolved spec               checkpoints/step_N/   weights and
 env.json       versions, device, threads       report.html           the report
 journal.jsonl  what happened (nasir.journal.log)   lock                  held while a process writes here
 journal.torn   last lines that a crash tore    journal.damaged       a journal as it was before it was mended
-figures/       what `nasir plot` drew
+figures/       what `nasir plot` drew          residual.json         what `nasir analyze --report` found
 individuals/N/ networks that a policy put aside    blobs/   graphs and plans, <sha256>.json; arrays, <digest>.npy
 """
 
@@ -48,6 +48,7 @@ KNOWN = frozenset(
         "individuals",
         "lock",
         "report.html",
+        "residual.json",
     }
 )
 OF_SAME = re.compile(r"\.tmp\..*|(?<=damaged)\.\d+")  # what names of several such files end in
@@ -153,6 +154,10 @@ class RunDirectory:
     @property
     def report_path(self) -> Path:
         return self.path / "report.html"
+
+    @property
+    def residual_path(self) -> Path:
+        return self.path / "residual.json"
 
     @property
     def figures(self) -> Path:

@@ -21,6 +21,7 @@ from nasir.report.graph_svg import draw
 from nasir.report.history import charts, decision_rows, duration, percent, phase_rows, summary_rows
 from nasir.report.page import page
 from nasir.report.plots import Chart, label, quantity, render
+from nasir.report.residual_section import residual_section
 
 __all__ = ["fact_list", "figures", "fold", "panel", "readout", "write_drawing", "write_report"]
 
@@ -48,6 +49,7 @@ def write_report(run_dir: str | Path) -> Path:
     contents = run.contents().sound()
     records = effective(contents.records)
     drawn = charts(records)
+    residuals, more = residual_section(run, figures, lambda rows: fact_list(rows, wide=True))
     start = next(iter(of_kind(records, StartRecord)), None)
     name = (start and start.name) or run.path.resolve().name
     sections = [
@@ -56,12 +58,13 @@ def write_report(run_dir: str | Path) -> Path:
         data_section(run, records, lambda rows: fact_list(rows, wide=True)),
         _phases(records),
         _network(run, records),
+        residuals,
         _decisions(records),
         fold("Spec", _spec(run)),
         fold("Environment", _environment(run)),
         f"<footer>{_origin(start)} · {contents.chain.stamp()}</footer>" if start else "",
     ]
-    text = page(f"{name} - nasir", "\n".join(sections), {chart.key: readout(chart) for chart in drawn})
+    text = page(f"{name} - nasir", "\n".join(sections), {chart.key: readout(chart) for chart in (*drawn, *more)})
     write_atomically(run.report_path, text.encode("utf-8"))
     return run.report_path
 

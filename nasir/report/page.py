@@ -112,7 +112,7 @@ for (const svg of document.querySelectorAll("svg[data-chart]")) {
     if (!found.length) return leave();
     const x = x0 + (epoch - low) / (high - low) * (x1 - x0);
     cursor.setAttribute("x1", x); cursor.setAttribute("x2", x); cursor.setAttribute("visibility", "visible");
-    out.textContent = "epoch " + epoch + ": " + found.join(", ");
+    out.textContent = svg.dataset.x + " " + epoch + ": " + found.join(", ");
   });
 }
 for (const button of document.querySelectorAll("button[data-open]")) {

@@ -39,7 +39,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A chart over epochs. `step` draws each value back to the x before it: what held during that epoch."""
+    """A chart by epochs, or by `x`. `step` draws each value back to the x before it: what held during that epoch."""
 
     key: str
     title: str
@@ -47,6 +47,7 @@ class Chart:
     marks: tuple[Mark, ...] = ()
     unit: Literal["percent", "number", "count"] = "number"
     step: bool = False
+    x: str = "epoch"
 
     @property
     def values(self) -> list[float]:
@@ -146,8 +147,9 @@ def render(chart: Chart) -> str:
     ]
     if not values:
         body.append(text(WIDTH / 2, HEIGHT / 2, "no values yet", "tick middle"))
-    described = f"{chart.title}: {', '.join(line.name for line in chart.series)} over epochs"
-    plot = f'data-x0="{LEFT}" data-x1="{WIDTH - RIGHT}" data-low="{frame.x_low:g}" data-high="{frame.x_high:g}"'
+    described = f"{chart.title}: {', '.join(line.name for line in chart.series)} by {chart.x}"
+    ends = f'data-x="{escape(chart.x)}" data-x0="{LEFT}" data-x1="{WIDTH - RIGHT}"'
+    plot = f'{ends} data-low="{frame.x_low:g}" data-high="{frame.x_high:g}"'
     view = f'viewBox="0 {0 - above:g} {WIDTH:g} {HEIGHT + above:g}"'
     return (
         f'<svg class="chart" {view} role="img" aria-label="{escape(described)}" '
@@ -176,7 +178,7 @@ def _axes(chart: Chart, frame: _Frame, ticks: Sequence[float], x_ticks: Iterable
         yield text(x, HEIGHT - BOTTOM + 17, f"{tick:g}", "tick middle")
     base = HEIGHT - BOTTOM
     yield f'<line class="axis" x1="{LEFT:g}" x2="{WIDTH - RIGHT:g}" y1="{base:g}" y2="{base:g}"/>'
-    yield text(WIDTH - RIGHT, HEIGHT - 4, "epoch" + (", log scale" if frame.log else ""), "tick end")
+    yield text(WIDTH - RIGHT, HEIGHT - 4, chart.x + (", log scale" if frame.log else ""), "tick end")
 
 
 def _marks(chart: Chart, frame: _Frame) -> Iterator[str]:

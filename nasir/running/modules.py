@@ -1,8 +1,10 @@
-"""The modules that networks of runs were imported from: no run stores one, so its code makes it again."""
+"""The networks that runs begin with, and the modules that they were imported from: no run stores one of these, so its
+code makes it again."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from nasir.counted import counted
@@ -11,10 +13,35 @@ from nasir.ir import Graph
 from nasir.journal.directory import RunDirectory
 from nasir.records import StartRecord
 from nasir.running.replay import reopen
-from nasir.spec import Spec
+from nasir.spec import Spec, import_plugins
 from nasir.spec.imported import code_digests, imported, made_by_code, weights_of
+from nasir.spec.inherit import Inherited, inherited
 from nasir.spec.model_source import ModuleNetwork, RunNetwork
+from nasir.spec.network import build
 from nasir.training.modules import ImportedModule
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """The network that a spec begins with, what it was imported from, and the run that it comes from, if any."""
+
+    graph: Graph
+    module: ImportedModule | None
+    source: Inherited | None
+
+
+def beginning(spec: Spec, notice: Callable[[str], None]) -> Beginning:
+    """Import the plugins of a spec and make its network, by the code that makes it; `notice` hears which code is run.
+
+    Raises SpecError.
+    """
+    for plugin in import_plugins(spec):
+        notice(f"imported plugin {plugin.path} (sha256 {plugin.sha256[:12]})")
+    source = inherited(spec) if isinstance(spec.network, RunNetwork) else None
+    module = imported(spec) if source is None else module_behind(spec, source.graph)
+    for text in told(module, spec.network) if module is not None else ():
+        notice(text)
+    return Beginning(build(spec, module=module) if source is None else source.graph, module, source)
 
 
 def module_behind(spec: Spec, graph: Graph) -> ImportedModule | None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from nasir.analysis.contributions import ResidualAnalysis, Statistics
 from nasir.analysis.roofline import DeviceProfile
 from nasir.errors import NasirError
 from nasir.ir import Graph
@@ -146,6 +147,12 @@ class Session(Protocol):
         """What `evaluate` gives, and how often each class (row) was taken for each (column), [C, C]."""
 
     def observe(self, needs: Iterable[Need]) -> Evidence: ...
+    def analyze_residual(self, statistics: Statistics, orders: int | None) -> ResidualAnalysis:
+        """The residual branches of the network, on `Setup.probe` labelled training examples; see `ResidualAnalysis`.
+
+        `orders`: also the residual expansion up to this order; UsageError where that takes too many networks.
+        """
+
     def propose(self, rewrite: Rewrite) -> Effect: ...
     def accept(self) -> None: ...
     def settle(self, settle: Settle, target: float, stop: Callable[[], bool]) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from grown import images, lived, logits, pyramid
 from nasir.backends.torch import Model
 from nasir.errors import Decline
 from nasir.ir import Graph, Port
+from nasir.passes.grow_kernel import GrowKernel
 from nasir.passes.insert_block import InsertBlock
 from nasir.passes.insert_random_block import InsertRandomBlock
 from nasir.passes.keep_blocks import KeepBlocks
@@ -20,7 +22,8 @@ from nasir.passes.prune_channels import PruneChannels
 from nasir.passes.remove_block import RemoveBlock
 from nasir.passes.split_branches import SplitBranches
 from nasir.passes.widen import Widen
-from nasir.rewriting.rewrite import Pass, Rewrite
+from nasir.rewriting.rewrite import Pass, Rewrite, site_name
+from nasir.testing import PassContract, random_graph
 
 BLOCKS = {
     "basic": "stochastic_depth: {linear: 0.4}",
@@ -53,6 +56,20 @@ def bare(graph: Graph) -> Graph:
     return draft.commit()
 
 
+def with_drops(graph: Graph, seed: int) -> Graph:
+    """The network with dropout or stochastic depth behind some of its nodes, in the same regions."""
+    rng = random.Random(seed)
+    draft = graph.draft()
+    for node_id in graph.order:
+        node = graph.nodes[node_id]
+        if rng.random() < 0.3 and not node.facts.several and node.facts.family != "input":
+            readers = [*draft.nodes]
+            dropped = draft.add(rng.choice(("dropout", "stochastic_depth")), Port(node_id), f"{node.label}_drop", p=0.3)
+            draft.rewire(Port(node_id), dropped, only=readers)
+            draft.outputs = [dropped if port == Port(node_id) else port for port in draft.outputs]
+    return draft.commit()
+
+
 def outcome(rule: Pass, site: str, model: Model) -> Rewrite | str:
     """The rewrite of a model, or why there is none."""
     reasons: list[Decline] = []
@@ -81,6 +98,46 @@ def test_a_rewrite_of_what_drops_is_that_of_what_does_not(block: str, rule: Any,
     if rewrite.preserves == "exact":
         assert torch.allclose(after, before, atol=1e-5)
     assert torch.isfinite(logits(dropping, images(size=8), training=True)).all()
+
+
+class _Measured(PassContract):
+    """What generated networks are measured as."""
+
+    make = staticmethod(lambda: PruneChannels(fraction=0.5, score="l1"))
+
+
+GENERATED: list[Pass] = [
+    InsertBlock(init="zero"),
+    InsertBlock(init="near_zero"),
+    InsertBlock(init="copy"),
+    RemoveBlock(),
+    GrowKernel(),
+    PruneChannels(fraction=0.5, score="l1"),
+    Widen(units=2, how="fresh"),
+]
+
+
+@pytest.mark.parametrize("rule", GENERATED, ids=lambda rule: f"{rule.name}-{getattr(rule, 'init', '')}")
+def test_generated_networks_that_drop_are_rewritten_as_those_that_do_not(rule: Pass) -> None:
+    acted = 0
+    contract = _Measured()
+    for seed in range(6):
+        plain = bare(random_graph(seed, steps=4))
+        dropping = with_drops(plain, seed)
+        assert bare(dropping).digest == plain.digest
+        sites = [site_name(site) for site in rule.sites(plain)]
+        assert sites == [site_name(site) for site in rule.sites(dropping)]
+        for site in sites:
+            reasons: list[Decline] = []
+            wanted = rule.apply(plain, site, contract.evidence(plain), on_decline=reasons.append)
+            given = rule.apply(dropping, site, contract.evidence(dropping), on_decline=reasons.append)
+            if wanted is None or given is None:
+                assert wanted is given and str(reasons[0]) == str(reasons[1])
+                continue
+            acted += 1
+            assert given.preserves == wanted.preserves
+            assert bare(given.graph).digest == bare(wanted.graph).digest
+    assert acted > 3
 
 
 @pytest.mark.parametrize("block", ["basic", "bottleneck", "preact_basic"])

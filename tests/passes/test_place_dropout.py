@@ -98,8 +98,8 @@ def test_a_transformers_block_has_two() -> None:
     draft.output(draft.add("linear", draft.add("mean_tokens", x, "pool"), "fc", out=3))
     graph = PlaceDropout(p=0.2, head=0.4).attempt(draft.commit(), "network").graph
     assert {label: (p, reader) for label, (p, _, reader) in drops(graph).items()} == {
-        "b.self_attention.dropout": (0.2, "b.self_attention.out_proj"),
-        "b.mlp.dropout": (0.2, "b.mlp.3"),
+        "b.dropout": (0.2, "b.self_attention.out_proj"),
+        "b.dropout_2": (0.2, "b.mlp.3"),
         "dropout": (0.4, "pool"),
     }
 
@@ -146,6 +146,25 @@ def test_again_it_acts_on_new_blocks_alone() -> None:
     grown = InsertBlock().attempt(graph, "s1").graph
     assert len(drops(grown)) == 3
     assert len(drops(PlaceDropout(p=0.2).attempt(grown, "network").graph)) == 4
+
+
+def test_dropout_of_the_stream_before_a_block_is_none_of_its_branch() -> None:
+    draft = Draft()
+    x = draft.add("conv2d", draft.add("input", (), "x", shape=[3, 8, 8]), "stem", out=4, kernel=3, padding=1)
+    x = draft.add("dropout", x, "stream", p=0.4)
+    x = build_block(draft, x, "b", {"block": {"branch": ["relu", {"conv": {"out": "out"}}]}})
+    draft.output(draft.add("linear", draft.add("global_avg_pool", x, "pool"), "fc", out=3))
+    graph = PlaceDropout(p=0.1).attempt(draft.commit(), "b").graph
+    assert graph.nodes[graph.find("stream")].attrs["p"] == 0.4
+    assert graph.nodes[graph.find("b.dropout")].attrs["p"] == 0.1
+
+
+def test_labels_that_are_taken_are_left_alone() -> None:
+    draft = preact((1,)).draft()
+    draft.add("identity", Port(draft.base.find("s1.0.conv1")), "s1.0.dropout.inner")  # type: ignore[union-attr]
+    draft.rewire_node(draft.base.find("s1.0.bn2"), [Port(draft.minted - 1)])  # type: ignore[union-attr]
+    graph = PlaceDropout().attempt(draft.commit(), "network").graph
+    assert [*drops(graph)] == ["s1.0.dropout_2"]
 
 
 def test_zero_takes_it_away() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -405,6 +407,15 @@ def test_what_was_inserted_scales_new_blocks_too() -> None:
     assert more.nodes[more.find("s2.2.scale")].attrs == {"value": 0.2, "learnable": True}
 
 
+def test_a_template_of_blocks_that_are_not_installed_is_left_alone() -> None:
+    graph = pyramid((2,), 4, size=8)
+    draft = graph.draft()
+    draft.regions["s1"] = replace(draft.regions["s1"], template={"block": "somebodys", "options": {}})
+    scaled = ScaleBranches(to="1/n").attempt(draft.commit(), "network").graph
+    assert scaled.regions["s1"].template == {"block": "somebodys", "options": {}}
+    assert constants(scaled) == {"s1.0.scale": 0.5, "s1.1.scale": 0.5}
+
+
 # -- imports
 
 
@@ -439,3 +450,31 @@ def test_a_constant_of_an_imported_module_is_replaced(how: str) -> None:
     assert len(constants(model.graph)) == (2 if how == "insert" else 0)
     model.apply(InsertBlock(init="default"), next(stage.path for stage in model.graph.stages))
     assert len(residual_sums(model.graph)) == 3
+
+
+class Learned(nn.Module):
+    """A block whose branch ends in a number a channel that is learned (LayerScale)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+        self.gamma = nn.Parameter(torch.full((4, 1, 1), 0.5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.conv(torch.relu(x)) * self.gamma
+
+
+@pytest.mark.parametrize("how", ["insert", "fold"])
+def test_a_learned_scale_of_an_imported_module_stays_and_takes_the_factor(how: str) -> None:
+    torch.manual_seed(0)
+    blocks = nn.Sequential(Learned(), Learned())
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+    model = nasir.from_module(copy.deepcopy(net), torch.randn(2, 3, 8, 8)).double()
+    with torch.no_grad():
+        for block in blocks:
+            block.gamma.mul_(0.25)
+    wanted = net.double().eval()(images(size=8).double())
+    model.apply(ScaleBranches(to=0.25, how=how), "network")
+    assert close([logits(model, images(size=8).double())], [wanted])
+    gamma = next(value for name, value in model.named_parameters() if "gamma" in name)
+    assert gamma.flatten().tolist() == [0.5 if how == "insert" else 0.125] * 4

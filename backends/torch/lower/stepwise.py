@@ -84,4 +84,6 @@ def _value(model: LoweredParts, node_id: int, operands: tuple[Tensor, ...]) -> A
     if isinstance(lowered, Call):
         first: tuple[Any, ...] = (list(operands),) if lowered.listed else operands
         return lowered.target(*first, *lowered.args, **lowered.kwargs)
+    if model.graph.nodes[node_id].facts.family == "route":  # its ways are calls, of which these are computed already
+        return lowered(operands[0], *[(None, (value,)) for value in operands[1:]])
     return lowered(*operands)

@@ -16,7 +16,7 @@ from nasir.backends.torch.host import on_host, widened
 from nasir.backends.torch.lower.interface import first_floating
 from nasir.backends.torch.lower.module import LoweredModule
 from nasir.backends.torch.observe.logits import as_input
-from nasir.backends.torch.observe.residuals import contributions
+from nasir.backends.torch.observe.residuals import contributions, inputs_of
 from nasir.backends.torch.observe.routes import taking
 from nasir.backends.torch.observe.units import Role, Rows, by_space, weight_sums
 from nasir.backends.torch.train.loop import evaluating
@@ -148,7 +148,7 @@ def _route_shares(model: LoweredModule, images: Tensor | None) -> Measured:
 def _residual_ratio(model: LoweredModule, images: Tensor | None) -> Measured:
     if images is None:
         raise NasirError("'residual_ratio' needs `images` to run the network on")
-    return {item.label: np.array(item.ratio.median) for item in contributions(model, [images])}
+    return {item.label: np.array(item.ratio.median) for item in contributions(model, inputs_of(model, images))}
 
 
 def _taylor(model: LoweredModule, labelled: Labelled | None) -> Measured:

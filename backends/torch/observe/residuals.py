@@ -6,13 +6,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import combinations
 from math import comb
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nasir.analysis.contributions import Contribution, OrderShare, Spread, Statistics, stream_depths
-from nasir.analysis.residuals import ResidualSum, residual_sums
+from nasir.analysis.contributions import (
+    Contribution,
+    OrderShare,
+    ResidualAnalysis,
+    Spread,
+    Statistics,
+    stream_depths,
+)
+from nasir.analysis.residuals import ResidualSum, residual_depth, residual_sums
 from nasir.analysis.statistics import keeps_statistics
 from nasir.backends.torch.device.precision import float32_products
 from nasir.backends.torch.host import widened
@@ -21,6 +29,7 @@ from nasir.backends.torch.lower.module import LoweredModule
 from nasir.backends.torch.lower.stepwise import Watcher, run_stepwise
 from nasir.backends.torch.observe.logits import as_input
 from nasir.backends.torch.train.loop import evaluating
+from nasir.counted import counted
 from nasir.errors import UsageError
 from nasir.ir import Port, ValueType
 
@@ -28,10 +37,34 @@ MOST_RUNS = 4096
 """Networks with some branches left out that an expansion may run: all subsets of 12."""
 
 
+def analyze(
+    model: LoweredModule, inputs: Any, labels: Tensor | None, statistics: Statistics, highest: int | None
+) -> ResidualAnalysis:
+    """See `Model.analyze_residual`; `highest`: its `orders`."""
+    if statistics not in get_args(Statistics):
+        known = " or ".join(map(repr, get_args(Statistics)))
+        raise UsageError(f"statistics {statistics!r} of batch norms: give {known}")
+    given = inputs_of(model, inputs)
+    parts = () if highest is None else orders(model, given, highest, statistics)
+    found = contributions(model, given, labels, statistics)
+    return ResidualAnalysis(found, residual_depth(model.graph), len(given[0]), statistics, orders=parts)
+
+
+def inputs_of(model: LoweredModule, inputs: Any) -> list[Tensor]:
+    """The inputs of the graph, of what the model is called with: a tensor, or a tuple of arguments."""
+    arguments = inputs if isinstance(inputs, tuple) else (inputs,)
+    if model.calling is not None:
+        return model.calling.bound(arguments, {})
+    count = len(model.graph.inputs)
+    if len(arguments) != count or not all(isinstance(argument, Tensor) for argument in arguments):
+        raise UsageError(f"this network has {counted(count, 'input')}; give a tensor [N, ...] for each, as a tuple")
+    return [*arguments]
+
+
 def contributions(
     model: LoweredModule, inputs: Sequence[Tensor], labels: Tensor | None = None, statistics: Statistics = "running"
 ) -> tuple[Contribution, ...]:
-    """Every residual sum of the network, in its order, measured on a batch in one forward pass in evaluation.
+    """Every residual sum that the network has in evaluation, in its order, measured on a batch in one forward pass.
 
     `inputs`: those of the graph, [N, ...] each. With `labels` [N], classes, a backward pass of the cross entropy gives
     the gradients. `statistics`: by which batch norms normalize; dropout is off in any case. The network is left as it
@@ -47,7 +80,8 @@ def contributions(
             loss = functional.cross_entropy(widened(first_floating(answers)), labels, reduction="sum")
             _backwards(loss, list(meters.values()))
     depths = stream_depths(model.graph, found)
-    return tuple(meters[item.node].told(item, depth) for item, depth in zip(found, depths, strict=True))
+    looked = zip(found, depths, strict=True)
+    return tuple(meters[item.node].told(item, depth) for item, depth in looked if meters[item.node].norms)
 
 
 def orders(
@@ -55,7 +89,8 @@ def orders(
 ) -> tuple[OrderShare, ...]:
     """The residual expansion of the logits, order by order up to `highest` (0 or more; see `OrderShare`).
 
-    Runs the network once for each set of at most so many branches. UsageError where these are more than MOST_RUNS.
+    Runs the network once for each set of at most so many branches. UsageError where these are more than MOST_RUNS, or
+    where `highest` is negative.
     """
     parts, whole = expansion(model, inputs, highest, statistics)
     length = _length(whole)
@@ -72,6 +107,8 @@ def expansion(
     model: LoweredModule, inputs: Sequence[Tensor], highest: int, statistics: Statistics = "running"
 ) -> tuple[list[Tensor], Tensor]:
     """(the parts of orders 0 to `highest`, the logits themselves), each like the logits; see `orders`."""
+    if highest < 0:
+        raise UsageError(f"order {highest} of the residual expansion: orders count branches; give 0 or more")
     found = residual_sums(model.graph)
     count, highest = len(found), min(highest, len(found))
     runs = sum(comb(count, size) for size in range(highest + 1))
@@ -148,9 +185,10 @@ class _Meter:
 
 def _backwards(loss: Tensor, meters: Sequence[_Meter]) -> None:
     """The gradient of the loss by the value of each sum; a sum that it does not depend on has none."""
-    values = [meter.value for meter in meters if meter.value is not None]
+    followed = [meter for meter in meters if meter.value is not None]
+    values = [meter.value for meter in followed if meter.value is not None]
     if values:
-        for meter, gradient in zip(meters, torch.autograd.grad(loss, values, allow_unused=True), strict=True):
+        for meter, gradient in zip(followed, torch.autograd.grad(loss, values, allow_unused=True), strict=True):
             meter.gradient = gradient
 
 
