@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from nasir.analysis.residuals import ResidualSum
 from nasir.ir import JSON, Draft, Graph, Port
-from nasir.ir.regions import paths_above
 
 
 def append_scale(draft: Draft, graph: Graph, item: ResidualSum, start: float) -> bool:
@@ -71,10 +70,10 @@ def put_between(draft: Draft, region: str, source: Port, reader: int, op: str, n
 
 def _free(draft: Draft, label: str) -> str:
     """The label, or the first of it with a number that no node has or lies below."""
-    used = {node.label for node in draft.nodes.values()}
-    used |= paths_above(used)
+    # one text, in which a search is quick: large networks have many branches
+    used = "\n".join(["", *[f"{node.label}." for node in draft.nodes.values()]])
     number = 2
     free = label
-    while free in used:
+    while f"\n{free}." in used:
         free, number = f"{label}_{number}", number + 1
     return free

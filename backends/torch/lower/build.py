@@ -15,7 +15,7 @@ from nasir.backends.torch.lower.network import (
     Unit,
     attach,
     children_of,
-    inplace_relus,
+    overwriting,
     schedule,
     signature,
     trace_unit,
@@ -83,7 +83,7 @@ def build(
                 tensor = home._parameters.get(slot)
                 _put(borrower, name, home._buffers[slot] if tensor is None else tensor)  # type: ignore[arg-type]
     steps = schedule(graph, as_made=model.calling is not None)
-    inplace = inplace_relus(graph, graph.order)
+    inplace = overwriting(graph, graph.order)
     units: dict[str, LoweredUnit] = {}
     for step in steps:
         if isinstance(step, Unit):

@@ -70,8 +70,8 @@ def write_top(
             if node.facts.family == "mode":
                 rows.append(Row("", "", node.inputs, results, several, mode, reads_of(node), home=at))
             elif isinstance(call, Call):
-                kwargs = {**call.kwargs, "inplace": True} if step in inplace else call.kwargs
-                rows.append(Row(*_call_text(call, kwargs, scope), node.inputs, results, several, mode, home=at))
+                text = _call_text(call.overwriting if step in inplace else call, scope)
+                rows.append(Row(*text, node.inputs, results, several, mode, home=at))
             else:
                 # what is assigned at the end is written in place, and backward passes need what was read
                 tail = ").clone()" if step in assigned else ")"
@@ -104,12 +104,12 @@ def _attribute(label: str) -> str:
     return text
 
 
-def _call_text(call: Call, kwargs: Mapping[str, Any], scope: dict[str, Any]) -> tuple[str, str]:
+def _call_text(call: Call, scope: dict[str, Any]) -> tuple[str, str]:
     """Text before and after the inputs of a call; the function and its constants go into `scope`."""
     name = f"f{len(scope)}"
     scope[name] = call.target
     constants = []
-    for key, value in (*((None, v) for v in call.args), *kwargs.items()):
+    for key, value in (*((None, v) for v in call.args), *call.kwargs.items()):
         constant = f"c{len(scope)}"
         scope[constant] = value
         constants.append(constant if key is None else f"{key}={constant}")

@@ -166,11 +166,9 @@ class Tracer:
         inputs = tuple([self.values[port] for port in node.inputs])
         lowered = self.lowered[node_id]
         if isinstance(lowered, Call):
-            first: tuple[Any, ...] = (list(inputs),) if lowered.listed else inputs
-            kwargs = dict(lowered.kwargs)
-            if inplace:
-                kwargs["inplace"] = True
-            value = self.fx.call_function(lowered.target, (*first, *lowered.args), kwargs)
+            call = lowered.overwriting if inplace else lowered
+            first: tuple[Any, ...] = (list(inputs),) if call.listed else inputs
+            value = self.fx.call_function(call.target, (*first, *call.args), dict(call.kwargs))
         else:
             target = relative(node.label, self.path)
             if any(map(iskeyword, target.split("."))):
@@ -192,16 +190,20 @@ class Tracer:
         return self.fx
 
 
-def inplace_relus(graph: Graph, nodes: Iterable[int]) -> set[int]:
-    """ReLUs that may overwrite their input: nobody else reads it, and its producer's backward does not need it."""
-    outputs = {port.node for port in graph.outputs}
+def overwriting(graph: Graph, nodes: Iterable[int]) -> set[int]:
+    """ReLUs and sums that may overwrite their first input: nobody else reads it, its producer's backward does not need
+    it, and what comes out has its shape."""
+    outputs, types = {port.node for port in graph.outputs}, graph.infer.types
     inplace = set()
     for node_id in nodes:
         node = graph.nodes[node_id]
-        if len(node.inputs) == 1 and may_overwrite(node.op, graph.nodes[node.inputs[0].node].op):
-            source = node.inputs[0].node
-            if source not in outputs and graph.users(source) == (node_id,):
-                inplace.add(node_id)
+        if not node.inputs or not may_overwrite(node.op, graph.nodes[node.inputs[0].node].op):
+            continue
+        first, *others = node.inputs
+        alone = first.node not in outputs and graph.users(first.node) == (node_id,) and first not in others
+        given, made = types[first], types[Port(node_id)]
+        if alone and (not others or (given.shape, given.batch) == (made.shape, made.batch)):
+            inplace.add(node_id)
     return inplace
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -28,12 +28,23 @@ from nasir.ir import JSON, ValueType, per_axis
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A function of the inputs and constants. `listed`: the inputs go in as one list."""
+    """A function of the inputs and constants. `listed`: the inputs go in as one list.
+
+    `over`: the function that writes the same over its first input; None: `target`, with `inplace=True`.
+    """
 
     target: Callable[..., Any]
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     listed: bool = False
+    over: Callable[..., Any] | None = None
+
+    @property
+    def overwriting(self) -> Call:
+        """The call that writes its result over its first input."""
+        if self.over is not None:
+            return replace(self, target=self.over)
+        return replace(self, kwargs={**self.kwargs, "inplace": True})
 
 
 Lowered: TypeAlias = nn.Module | Call
@@ -47,7 +58,8 @@ SPARES: set[str] = set()
 def lowering(op: str, *, overwrites: bool = False, spares: bool = False) -> Callable[[Lowering], Lowering]:
     """Register how `op` becomes torch.
 
-    `overwrites`: it is a Call whose function takes `inplace=True`, and whose backward pass then needs its output only.
+    `overwrites`: it is a Call that has a function `over`, or whose function takes `inplace=True`, and whose backward
+    pass then needs its output at most.
     `spares`: its backward pass does not need its output, so that the next op may overwrite it.
     """
 
@@ -130,15 +142,25 @@ def mean_all(*values: Tensor) -> Tensor:
     return add_all(*values) / len(values) if len(values) > 1 else values[0]
 
 
-def _merge(two: Callable[..., Any], many: Callable[..., Any], count: int) -> Call:
+def add_to(total: Tensor, *values: Tensor) -> Tensor:
+    """Sum of two or more tensors, in the first one where it can hold it: not where autocast gave it another type."""
+    if total.dtype != values[0].dtype:
+        return add_all(total, *values)
+    total += values[0]
+    return add_all(total, *values[1:]) if len(values) > 1 else total
+
+
+def _merge(
+    two: Callable[..., Any], many: Callable[..., Any], count: int, over: Callable[..., Any] | None = None
+) -> Call:
     if count == 1:
         return Call(torch.clone)
-    return Call(two if count == 2 else many)
+    return Call(two if count == 2 else many, over=over)
 
 
-@lowering("add", spares=True)
+@lowering("add", overwrites=True, spares=True)
 def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowered:
-    return _merge(operator.add, add_all, len(x))
+    return _merge(operator.add, add_all, len(x), add_to)
 
 
 @lowering("mul")

@@ -36,7 +36,7 @@ class LoweredParts(NamedWeights):
     _made: dict[int, Made]  # modules as their lowering gave them, by node id
     _places: dict[str, Places]  # containers as they were filled, by path of the block that they are in ("": none)
     _foreign: frozenset[int]  # nodes of blocks that were replaced by hand
-    _inplace: set[int]  # ReLUs that overwrite their input
+    _inplace: set[int]  # ReLUs and sums that overwrite their first input
     _forward: Callable[..., Any]
 
     def __init__(self) -> None:
