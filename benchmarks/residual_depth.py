@@ -58,7 +58,7 @@ def spec_of(layers: int, grown: bool, options: argparse.Namespace) -> str:
     epochs: {added}
     {sgd}
     rules: [{{every: 1, do: {{insert-block: {{init: gaussian}}}}, {where}, at_most: {added}}}]"""
-    root = f", options: {{root: {options.root}}}" if options.root else ""
+    root = f"\n  options: {{root: {options.root}}}" if options.root else ""
     return f"""nasir: 1
 name: residual-depth
 seed: {options.seed}
@@ -67,7 +67,12 @@ network:
   - conv_bn_relu: {{out: 16, kernel: 3}}
 {stages}
   - classifier: {{classes: 10}}
-data: {{dataset: {options.dataset}{root}, batch_size: 128, validation: {options.held}, subset: {options.subset}, augment: [pad_crop, hflip]}}
+data:
+  dataset: {options.dataset}{root}
+  batch_size: 128
+  validation: {options.held}
+  subset: {options.subset}
+  augment: [pad_crop, hflip]
 phases:{grow if added else ""}
   - name: train
     epochs: {options.epochs - added}
