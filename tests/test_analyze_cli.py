@@ -159,8 +159,9 @@ def test_the_report_shows_what_was_kept(run: Path, capsys: pytest.CaptureFixture
         assert words in section, words
     assert section.count("<svg") == 4 and not re.search(r"\bnan\b|\binf\b", section)
     assert main(["verify", str(run)]) == 0
-    (run / "residual.json").write_text("{")
-    assert "residual.json is damaged" in write_report(run).read_text()
+    for damaged in ("{", "[]", "{}", '{"sums": [1]}'):
+        (run / "residual.json").write_text(damaged)
+        assert "residual.json is damaged" in write_report(run).read_text()
 
 
 @needs_browser

@@ -13,8 +13,8 @@ NOTES = (
     "|f|/|x|, |f|/|x+f|: Euclidean norms of branch, stream and sum of a sample; the median over samples, and the mean",
     "var: of each channel over samples and places, the mean over channels; share of f: var f / var x+f",
     "1/(l+1): that share if the stream's beginning and its l branches were independent and equally strong",
-    "path mass: product of 1 + |f|/|x|; effective depth: branches on a path, by weight; variance growth: last x+f to "
-    "first x; most responsive scale: of a mean-field network of n sums, those on the longest way",
+    "path mass: product of 1 + |f|/|x|; effective depth: branches on a path, by weight; variance growth: last x+f to x",
+    "most responsive scale: of a mean-field network of as many sums as lie on the longest way",
     "|gradient|: of the loss of a sample by the sum, the mean over samples",
 )
 """What the columns mean."""
