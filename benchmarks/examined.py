@@ -34,6 +34,7 @@ AGAIN = 4  # copies of a module that are compared with it
 STATE = 3.0  # times a parameter: its first moment, so that a wrong one is seen
 Ran: TypeAlias = tuple[dict[str, list[Tensor]], dict[str, Tensor | None], dict[str, Tensor]]
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}  # of the largest output
+FOLDED = 1e-6  # the same where constants became biases, which are stored in float32
 
 
 def examined(make: Callable[[], nn.Module], shapes: Iterable[tuple[int, ...]]) -> dict[str, Any]:
@@ -225,6 +226,7 @@ def _pruned(
         }
     model.zero_grad(set_to_none=True)
     before = graph.cost()
+    names = {name for name, _ in model.named_parameters()}  # others, as a bias for what was constant, begin afresh
     reasons: list[str] = []
     try:
         rewrite = model.apply(
@@ -244,14 +246,23 @@ def _pruned(
     apart, moved = _apart(wanted, given), _apart(lively, wanted)
     row["pruned"] = apart if isinstance(apart, str) else apart / size
     row["silencing_moved"] = moved if isinstance(moved, str) else moved / size
-    row["pruned_right"] = row["pruned"] if isinstance(row["pruned"], str) else row["pruned"] <= TOLERANCE[dtype]
+    folded = any(name not in names for name, _ in model.named_parameters())
+    bound = max(TOLERANCE[dtype], FOLDED if folded else 0.0)
+    row["pruned_right"] = row["pruned"] if isinstance(row["pruned"], str) else row["pruned"] <= bound
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     row["optimizer_right"] = held == {id(p) for p in model.parameters()} and all(
-        torch.equal(optimizer.state[p]["exp_avg"], STATE * p.detach())
-        and torch.equal(optimizer.state[p]["exp_avg_sq"], p.detach() ** 2)
-        for p in model.parameters()
+        _follows(p, optimizer.state[p]) if name in names else not optimizer.state[p]
+        for name, p in model.named_parameters()
     )
     return row
+
+
+def _follows(parameter: Tensor, state: Mapping[str, Any]) -> bool:
+    """Whether the moments are those that its numbers were given."""
+    first, second = state.get("exp_avg"), state.get("exp_avg_sq")
+    if first is None or second is None:
+        return False
+    return torch.equal(first, STATE * parameter.detach()) and torch.equal(second, parameter.detach() ** 2)
 
 
 def _silence(model: Model, graph: Graph, gone: Mapping[Atom, Sequence[int]]) -> None:

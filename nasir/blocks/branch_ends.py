@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from nasir.analysis.residuals import ResidualSum
+from nasir.blocks.tail import transparent
 from nasir.ir import JSON, Draft, Graph, Port
-from nasir.ir.regions import paths_above
 
 
 def append_scale(draft: Draft, graph: Graph, item: ResidualSum, start: float) -> bool:
@@ -57,7 +57,9 @@ def end_of(draft: Draft, graph: Graph, item: ResidualSum) -> Port:
 
 
 def _learns(draft: Draft, port: Port, family: str) -> bool:
-    """Whether a value is made by a learned number of that family."""
+    """Whether a value is made by a learned number of that family, at last but for what lets it through."""
+    while transparent(draft.nodes[port.node]):
+        port = draft.nodes[port.node].inputs[0]
     return draft.nodes[port.node].facts.family == family and bool(draft.slots(port.node))
 
 
@@ -71,10 +73,10 @@ def put_between(draft: Draft, region: str, source: Port, reader: int, op: str, n
 
 def _free(draft: Draft, label: str) -> str:
     """The label, or the first of it with a number that no node has or lies below."""
-    used = {node.label for node in draft.nodes.values()}
-    used |= paths_above(used)
+    # one text, in which a search is quick: large networks have many branches
+    used = "\n".join(["", *[f"{node.label}." for node in draft.nodes.values()]])
     number = 2
     free = label
-    while free in used:
+    while f"\n{free}." in used:
         free, number = f"{label}_{number}", number + 1
     return free

@@ -106,6 +106,11 @@ class Evidence:
         """|f(x)| / |x| of the residual sum `label`, the median over probe samples; needs Need("residual_ratio")."""
         return float(self._found("residual_ratio", label, "residual sum"))
 
+    def route_shares(self, label: str) -> NDArray[np.float64]:
+        """The share of the probe samples that each way of the route `label` is computed for, the block first; needs
+        Need("route_shares")."""
+        return np.asarray(self._found("route_shares", label, "route"), dtype=np.float64)
+
     def weight(self, label: str, slot: str) -> NDArray[Any]:
         """A weight array of the network, read-only and on the host, 16-bit floats as float32; needs Need("weights")."""
         return self._found("weights", f"{label}.{slot}", "weight")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import reduce
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -69,17 +70,17 @@ class Route(nn.Module):
         if self.training or self.whole or not self.per_sample:
             self._note(shares, [rows] * len(ways))
             return _mixed(shares, {number: _run(way) for number, way in enumerate(ways)})
-        counts = (shares != 0).sum(0).tolist()
-        if sum(counts) != rows:  # some samples take several ways
+        taken = shares != 0
+        single = (taken.sum(1) == 1) & (shares.sum(1) == 1)
+        *counts, alone = torch.cat((taken.sum(0), single.sum(0, keepdim=True))).tolist()  # one wait for the device
+        if alone != rows:  # some samples take several ways, or parts of them
             self._note(shares, [rows if count else 0 for count in counts])
             return _mixed(shares, {n: _run(way) for n, way in enumerate(ways) if counts[n]})
         self._note(shares, counts)
         if rows in counts:  # all take the same one
             return _run(ways[counts.index(rows)])
         order = shares.argmax(1).argsort(stable=True)
-        chosen = zip(ways, torch.split(order, counts), counts, strict=True)
-        parts = [_run(way, taking) for way, taking, count in chosen if count]
-        return _in_place_of(order, parts)
+        return _merged(ways, torch.split(order, counts), rows)
 
     def _note(self, shares: Tensor, rows: list[int]) -> None:
         if self.seen is not None:
@@ -90,17 +91,32 @@ def _run(way: WayCall, rows: Tensor | None = None) -> Tensor:
     """The value of a way, of all samples or of those in some rows."""
     function, values = way
     if rows is not None:
-        values = tuple([value.index_select(0, rows) for value in values])
+        values = tuple([value[rows] for value in values])  # index_select would lose the layout in memory
     return values[0] if function is None else function(*values)
 
 
-def _in_place_of(order: Tensor, parts: list[Tensor]) -> Tensor:
-    """The rows of the parts one after another, each put where `order` says."""
-    first = parts[0]
-    whole = first.new_empty((order.shape[0], *first.shape[1:]))
-    if first.dim() == 4 and first.is_contiguous(memory_format=torch.channels_last):
-        whole = whole.contiguous(memory_format=torch.channels_last)
-    return whole.index_copy(0, order, torch.cat(parts))
+def _merged(ways: Sequence[WayCall], taking: Sequence[Tensor], samples: int) -> Tensor:
+    """The value of each sample on its way; `taking`: the rows of the samples that take each."""
+    chosen = [(way, rows) for way, rows in zip(ways, taking, strict=True) if len(rows)]
+    # a value that is there already is the ground that the others are written on, which saves taking it apart
+    ground = next((way for way, _ in chosen if way[0] is None), None)
+    parts = [(rows, _run(way, rows)) for way, rows in chosen if way is not ground]
+    first = parts[0][1]
+    dtype = reduce(torch.promote_types, [part.dtype for _, part in parts])
+    if ground is not None:
+        whole = _run(ground)
+        made = whole.to(torch.promote_types(whole.dtype, dtype), copy=True)
+    else:
+        last = first.dim() == 4 and first.is_contiguous(memory_format=torch.channels_last)
+        made = torch.empty(
+            (samples, *first.shape[1:]),
+            dtype=dtype,
+            device=first.device,
+            memory_format=torch.channels_last if last else torch.contiguous_format,
+        )
+    for rows, part in parts:
+        made = made.index_copy_(0, rows, part.to(made.dtype))
+    return made
 
 
 def _mixed(shares: Tensor, values: Mapping[int, Tensor]) -> Tensor:
