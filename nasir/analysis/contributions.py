@@ -15,7 +15,6 @@ from nasir.ir.graph import Graph
 Statistics: TypeAlias = Literal["running", "batch"]
 """By which numbers batch norms normalize: their running statistics, or those of the batch, as in training."""
 
-
 POINTS = 12
 """Of the response up to its maximum."""
 
