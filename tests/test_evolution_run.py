@@ -354,6 +354,7 @@ phases:
 """
 
 
+@pytest.mark.slow
 def test_hill_climbing_from_a_network_that_another_phase_has_trained(tmp_path: Path) -> None:
     """The first individual is kept before the first epoch of its phase; killed there, the run goes back to before."""
     spec = write_spec(tmp_path, SPEC[: SPEC.index("phases:")] + NASH)

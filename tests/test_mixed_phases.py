@@ -83,6 +83,7 @@ def acted(records: list[Record]) -> list[tuple[int, str, str]]:
     return [(record.epoch, record.pass_name, record.site) for record in records if isinstance(record, RewriteRecord)]
 
 
+@pytest.mark.slow
 def test_growth_pruning_and_removal_take_turns_and_a_split_network_grows_in_its_branches(tmp_path: Path) -> None:
     records = run_and_resume(MIXED, tmp_path)
     assert acted(records) == [

@@ -71,7 +71,7 @@ def test_every_spec_builds_and_returns_to_the_cost_of_its_seed(path: Path) -> No
     assert retrain.rules[0].options["threshold"] == penalty.threshold
 
 
-@pytest.mark.parametrize("score", ["norm_scale", "group_lasso"])
+@pytest.mark.parametrize("score", ["norm_scale", pytest.param("group_lasso", marks=pytest.mark.slow)])
 def test_a_small_run_shrinks_expands_and_replays_bit_for_bit(score: str, tmp_path: Path) -> None:
     run = nasir.run(tiny(tmp_path, score), out=tmp_path / "run")
     rewrites = [record for record in run.journal if isinstance(record, RewriteRecord)]

@@ -86,6 +86,7 @@ def test_a_run_and_its_resumption_use_the_backend_that_the_spec_names(folder: Pa
     assert noted(folder) == ["open"] * 3
 
 
+@pytest.mark.slow
 def test_trials_of_a_search_train_and_measure_with_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     search = "search: {trials: 1, objectives: [{minimize: latency_ms}, {maximize: val.accuracy}]}\n"
     spec = write_spec(folder, NAMED.replace("seed: 3", "seed: {choose: [3, 4]}") + search)

@@ -26,7 +26,10 @@ def spec_with(folder: Path, name: str, options: str, code: str, more: str = "") 
 
 @pytest.mark.parametrize(
     ("name", "options", "code"),
-    [("radam", "{lr: 0.02, weight_decay: 1.0e-4}", RADAM), ("lion", "{lr: 0.001, betas: [0.9, 0.95]}", LION)],
+    [
+        ("radam", "{lr: 0.02, weight_decay: 1.0e-4}", RADAM),
+        pytest.param("lion", "{lr: 0.001, betas: [0.9, 0.95]}", LION, marks=pytest.mark.slow),
+    ],
 )
 def test_a_growing_run_resumes_bit_for_bit(name: str, options: str, code: str, tmp_path: Path) -> None:
     assert len(code.splitlines()) <= (25 if name == "radam" else 45)

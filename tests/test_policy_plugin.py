@@ -74,6 +74,7 @@ def test_one_that_reads_records_as_dicts_decides_alike() -> None:
     assert played(before) == played(today)
 
 
+@pytest.mark.slow
 def test_it_steers_a_real_run_that_resumes_and_replays_alike(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

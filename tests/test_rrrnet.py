@@ -197,6 +197,7 @@ def test_a_seed_decides_the_shuffle() -> None:
     assert (first == filters(dealt("layer3.0.conv1", 7, 0))).all() and (first != other).any()
 
 
+@pytest.mark.slow
 def test_norms_and_classifiers_start_anew_and_the_stem_is_untouched() -> None:
     graph = imagenet_bottlenecks(size=32)
     rewrite = SplitBranches(branches=4).attempt(graph, "layer3")

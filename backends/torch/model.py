@@ -15,7 +15,7 @@ from nasir.backends.torch.lower.build import build
 from nasir.backends.torch.lower.module import LoweredModule
 from nasir.backends.torch.lower.parts import LOWERED, is_generated
 from nasir.backends.torch.observe.evidence import observe
-from nasir.backends.torch.observe.residuals import analyze
+from nasir.backends.torch.observe.residuals import analyze, inputs_of
 from nasir.backends.torch.observe.shifts import variance_shifts
 from nasir.backends.torch.optimizers import forgotten
 from nasir.backends.torch.optimizers.gradients import moved_gradients
@@ -76,15 +76,15 @@ class Model(LoweredModule):
         self._adopt()
         return analyze(self, inputs, labels, statistics, orders)
 
-    def variance_shifts(self, *inputs: Tensor) -> dict[str, float]:
+    def variance_shifts(self, inputs: Tensor | tuple[Any, ...]) -> dict[str, float]:
         """How much more the input of each norm with running statistics varies with what drops in training than without.
 
-        `inputs`: those of the graph, [N, ...] each. By label of the norm, variance with dropping / variance without it:
-        1 where nothing before it drops. The model is left as it was. Raises UsageError where a block was replaced by
-        hand.
+        `inputs`: a batch, as this model is called with it (several arguments as a tuple). By label of the norm,
+        variance with dropping / variance without it: 1 where nothing before it drops. The model is left as it was.
+        Raises UsageError where a block was replaced by hand.
         """
         self._adopt()
-        return variance_shifts(self, inputs)
+        return variance_shifts(self, inputs_of(self, inputs))
 
     @overload
     def apply(
@@ -191,7 +191,7 @@ def _revived(
 ) -> Model:
     """A model from what `Model.__reduce__` gives; raises UnknownName for ops that no plugin has registered yet."""
     model = kind()
-    model.training, model.calling = own["training"], own.get("calling")
+    model.training, model.calling, model.over = own["training"], own.get("calling"), own.get("over", frozenset())
     build(model, Graph.from_json(graph), {}, None, leaves)
     model.__dict__.update(own)
     attached.give_state(model._places, state)

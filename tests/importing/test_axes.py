@@ -288,6 +288,7 @@ def test_layers_find_their_channels() -> None:
     assert "conv2d 'behind' slides a window along it" in pinned
 
 
+@pytest.mark.slow
 def test_a_shufflenet_is_whole_and_pruned_right() -> None:
     torch.manual_seed(0)
     net = randomized(torchvision.models.shufflenet_v2_x0_5(num_classes=7).double())
@@ -301,7 +302,7 @@ def test_a_shufflenet_is_whole_and_pruned_right() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", ["x1_0", "x1_5", "x2_0"])
+@pytest.mark.parametrize("size", ["x1_0", *[pytest.param(size, marks=pytest.mark.zoo) for size in ("x1_5", "x2_0")]])
 def test_larger_shufflenets_are_whole_and_pruned_right(size: str) -> None:
     torch.manual_seed(0)
     net = randomized(getattr(torchvision.models, f"shufflenet_v2_{size}")(num_classes=7).double())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -17,10 +18,8 @@ torchvision = pytest.importorskip("torchvision")
 
 FAST = {
     "resnet18": "2-2-2-2",
-    "mobilenet_v3_small": "1-2-3-2-3",
     "shufflenet_v2_x0_5": "4-8-4",
     "squeezenet1_1": "2-2-2-2",
-    "vgg11_bn": "",
 }
 SLOW = {
     "densenet121": "6-12-24-16",
@@ -30,6 +29,7 @@ SLOW = {
     "regnet_x_400mf": "1-2-7-12",
     "regnet_y_400mf": "1-3-6-6",
     "mobilenet_v2": "1-2-3-4-3-3-1",
+    "mobilenet_v3_small": "1-2-3-2-3",
     "mobilenet_v3_large": "1-2-3-4-2-3",
     "efficientnet_b0": "1-2-2-3-3-4-1",
     "efficientnet_v2_s": "2-4-4-6-9-15",
@@ -40,6 +40,7 @@ SLOW = {
     "inception_v3": "1-2-4-2",
     "alexnet": "",
     "vgg11": "",
+    "vgg11_bn": "",
     "vit_b_32": "12",
     "swin_t": "2-2-6-2",
     "swin_v2_t": "2-2-6-2",
@@ -69,6 +70,8 @@ TIMM = {
     "cspresnet50": "3-3-5-2",
     "lcnet_050": "1-2-2-2-4-2",
 }
+OFTEN = {"densenet121", "resnet50", "mobilenet_v3_small", "convnext_tiny", "swin_t", "regnetx_002", "cspresnet50"}
+"""What `make test` tries of those that take longer, besides the zoo of all."""
 SIDES = {"inception_v3": 299, "vit_b_32": 224, "maxvit_t": 224, "vit_tiny_patch16_224": 224, "mixer_s32_224": 224}
 
 
@@ -89,14 +92,19 @@ def test_depths_are_those_of_the_papers(name: str, depths: str) -> None:
     check(of_torchvision(name), depths)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "depths"), SLOW.items())
+def longer(depths: dict[str, str]) -> list[Any]:
+    return [
+        pytest.param(name, depth, marks=[pytest.mark.slow] + [pytest.mark.zoo] * (name not in OFTEN))
+        for name, depth in depths.items()
+    ]
+
+
+@pytest.mark.parametrize(("name", "depths"), longer(SLOW))
 def test_depths_of_more_networks(name: str, depths: str) -> None:
     check(of_torchvision(name), depths)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "depths"), TIMM.items())
+@pytest.mark.parametrize(("name", "depths"), longer(TIMM))
 def test_depths_of_timm(name: str, depths: str) -> None:
     timm = pytest.importorskip("timm")
     check(structure(timm.create_model(name, num_classes=5), SIDES.get(name, 64)), depths)

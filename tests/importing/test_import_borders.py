@@ -10,7 +10,7 @@ import pytest
 import torch
 from edges import check_same
 from torch import Tensor, nn
-from zoo import FAST, SLOW
+from zoo import FAST, SLOW, named
 
 import nasir
 from nasir.backends.torch import from_module
@@ -183,7 +183,7 @@ def test_classes_that_cannot_be_found_again_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["several", "lstm", "llama", "t5", "tiny vit", "tiny swin", "custom", "shared", "u-net"]
+    "name", named(["several", "lstm", "llama", "t5", "tiny vit", "tiny swin", "custom", "shared", "u-net"])
 )
 def test_networks_of_others_return_the_same(name: str) -> None:
     check_same(FAST[name].made(), FAST[name].arguments)
@@ -192,13 +192,16 @@ def test_networks_of_others_return_the_same(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    [
-        *["fcn_resnet50", "lraspp_mobilenet_v3_large", "maxvit_t", "swin_v2_t", "timm mobileone_s0", "timm levit_128s"],
-        *[
-            f"transformers {name}"
-            for name in ("bert", "gpt2", "whisper", "dinov2", "bart", "swin", "clip vision", "opt")
-        ],
-    ],
+    named(
+        [
+            *["fcn_resnet50", "lraspp_mobilenet_v3_large", "maxvit_t", "swin_v2_t"],
+            *["timm mobileone_s0", "timm levit_128s"],
+            *[
+                f"transformers {name}"
+                for name in ("bert", "gpt2", "whisper", "dinov2", "bart", "swin", "clip vision", "opt")
+            ],
+        ]
+    ),
 )
 def test_more_networks_of_others_return_the_same(name: str) -> None:
     check_same(SLOW[name].made(), SLOW[name].arguments, steps=1)

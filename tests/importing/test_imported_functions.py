@@ -85,6 +85,11 @@ def test_drop_paths() -> None:
     timm = pytest.importorskip("timm")
     for scale in (True, False):
         check(timm.layers.DropPath(0.4, scale))
+
+
+@pytest.mark.slow
+@pytest.mark.zoo
+def test_drop_paths_of_transformers() -> None:
     pytest.importorskip("transformers")
     from transformers.models.swin.modeling_swin import SwinDropPath
 

@@ -110,6 +110,8 @@ class Functions(nn.Module):
         return y.permute(0, 3, 1, 2)
 
 
+@pytest.mark.slow
+@pytest.mark.zoo
 def test_norms_of_transformers_are_typed() -> None:
     """They are written out: squares, their mean, a root, in float32."""
     pytest.importorskip("transformers")

@@ -106,7 +106,7 @@ def test_what_cannot_be_counted_is_told() -> None:
         from_module(Masked(), torch.randn(2, 3))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "shufflenet_v2_x0_5"])
+@pytest.mark.parametrize("name", ["resnet18", pytest.param("shufflenet_v2_x0_5", marks=pytest.mark.slow)])
 def test_the_structure_alone_is_the_graph_of_the_model(name: str) -> None:
     torch.manual_seed(0)
     net = getattr(torchvision.models, name)()

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from zoo import FAST, SLOW, Entry
+from zoo import FAST, SLOW, Entry, named
 
 from nasir.backends.torch.importing import parity, record
 from nasir.backends.torch.importing.operands import tensors_in
@@ -33,7 +33,7 @@ def check(entry: Entry) -> None:
     assert found.largest == 0.0, found
 
 
-@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize("name", named(FAST))
 def test_recordings_compute_the_same(name: str) -> None:
     check(FAST[name])
 

@@ -144,7 +144,10 @@ VIDEOS = {
     name: Net(lambda name=name: torchvision.models.get_model(name, weights=None, num_classes=5), (3, 4, 16, 16), free)
     for name, free in (("r3d_18", 12), ("mc3_18", 12), ("r2plus1d_18", 29))
 }
-SLOW = [pytest.param(net, id=name, marks=pytest.mark.slow) for name, net in VIDEOS.items()]
+SLOW = [
+    pytest.param(net, id=name, marks=[pytest.mark.slow] + [pytest.mark.zoo] * (name != "mc3_18"))
+    for name, net in VIDEOS.items()
+]
 ALL = [*[pytest.param(net, id=name) for name, net in NETS.items()], *SLOW]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -233,3 +233,9 @@ SLOW = {
         ]
     },
 }  # fmt: skip
+
+
+def named(names: Iterable[str]) -> list[Any]:
+    """Names of entries as parameters of a test; transformers takes seconds to import: its networks are of the zoo."""
+    known, marks = {**FAST, **SLOW}, [pytest.mark.slow, pytest.mark.zoo]
+    return [pytest.param(name, marks=marks * (known[name].library == "transformers")) for name in names]

@@ -106,8 +106,13 @@ def test_a_freeze_holds_for_what_became_of_its_site() -> None:
 
 @pytest.mark.parametrize(
     "phases",
-    [GROWING, LATER.replace("STAGES", "s2"), LATER.replace("STAGES", "branches.0.s2, branches.1.s2")],
-    ids=["within", "later", "by the new names"],
+    [
+        pytest.param(GROWING, id="within"),
+        pytest.param(LATER.replace("STAGES", "s2"), id="later", marks=pytest.mark.slow),
+        pytest.param(
+            LATER.replace("STAGES", "branches.0.s2, branches.1.s2"), id="by the new names", marks=pytest.mark.slow
+        ),
+    ],
 )
 def test_growth_goes_on_in_the_branches(phases: str, tmp_path: Path) -> None:
     spec = tmp_path / "s.yaml"

@@ -91,6 +91,9 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
 
 # each of a kind with another case, which is fast enough to be tried every time
 LIKE_ANOTHER = (
+    "the more seldom one first",
+    "places of growth",
+    "a phase with a constant rate is shorter",
     "name and checkpoints differ",
     "initializer of blocks",
     "second place of growth",

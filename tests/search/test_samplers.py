@@ -28,11 +28,15 @@ def needs(kind: str) -> None:
     ("sampler", "made"),
     [
         ("tpe", "TPESampler"),
-        ("{tpe: {startup: 2, multivariate: true, group: true, constant_liar: false}}", "TPESampler"),
+        pytest.param(
+            "{tpe: {startup: 2, multivariate: true, group: true, constant_liar: false}}",
+            "TPESampler",
+            marks=pytest.mark.slow,
+        ),
         ("{gp: {startup: 2, deterministic: true}}", "GPSampler"),
         ("{cmaes: {startup: 2, population: 4, margin: true, pruned: true}}", "CmaEsSampler"),
         ("{nsga2: {population: 4, crossover: sbx}}", "NSGAIISampler"),
-        ("{nsga3: {population: 4, divisions: 2}}", "NSGAIIISampler"),
+        pytest.param("{nsga3: {population: 4, divisions: 2}}", "NSGAIIISampler", marks=pytest.mark.slow),
         ("random", "RandomSampler"),
         ("{qmc: {sequence: halton}}", "QMCSampler"),
     ],
@@ -49,7 +53,13 @@ def test_each_sampler_works_through_a_study(tmp_path: Path, sampler: str, made: 
 
 
 @pytest.mark.parametrize(
-    ("sampler", "early"), [("tpe", "startup"), ("gp", "startup"), ("nsga2", "population"), ("nsga3", "population")]
+    ("sampler", "early"),
+    [
+        ("tpe", "startup"),
+        ("gp", "startup"),
+        ("nsga2", "population"),
+        pytest.param("nsga3", "population", marks=pytest.mark.slow),
+    ],
 )
 def test_samplers_of_several_objectives(tmp_path: Path, sampler: str, early: str) -> None:
     """Also of the trials that come after the early ones, whose points are drawn at random."""
@@ -127,7 +137,12 @@ def test_only_active_choices_are_asked(tmp_path: Path) -> None:
     [
         ("none", "NopPruner", {}),
         ("median", "PercentilePruner", {"_percentile": 50.0, "_n_startup_trials": 5}),
-        ("{percentile: {percentile: 10, warmup: 3}}", "PercentilePruner", {"_percentile": 10, "_n_warmup_steps": 3}),
+        pytest.param(
+            "{percentile: {percentile: 10, warmup: 3}}",
+            "PercentilePruner",
+            {"_percentile": 10, "_n_warmup_steps": 3},
+            marks=pytest.mark.slow,
+        ),
         (
             "{hyperband: {min_resource: 2, max_resource: 9}}",
             "HyperbandPruner",
@@ -135,7 +150,7 @@ def test_only_active_choices_are_asked(tmp_path: Path) -> None:
         ),
         ("{successive_halving: {reduction: 3}}", "SuccessiveHalvingPruner", {"_reduction_factor": 3}),
         ("{wilcoxon: {p: 0.2}}", "WilcoxonPruner", {"_p_threshold": 0.2}),
-        ("{patient: {of: median, patience: 4}}", "PatientPruner", {"_patience": 4}),
+        pytest.param("{patient: {of: median, patience: 4}}", "PatientPruner", {"_patience": 4}, marks=pytest.mark.slow),
     ],
 )
 def test_each_pruner_is_made_as_told_and_works(tmp_path: Path, pruner: str, made: str, fields: dict[str, Any]) -> None:

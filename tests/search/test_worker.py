@@ -53,6 +53,7 @@ def test_every_point_ends_once_and_says_what_it_was(tmp_path: Path) -> None:
     assert drive(study) == 0  # nothing left
 
 
+@pytest.mark.slow
 def test_one_worker_of_one_seed_makes_the_same_points(tmp_path: Path) -> None:
     def points(name: str, slot: str) -> list[dict[str, Any]]:
         study = make(tmp_path / name, "trials: 12\npruner: {median: {startup: 2}}\nsampler: {tpe: {startup: 4}}")

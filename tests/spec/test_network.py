@@ -331,7 +331,7 @@ FLOORS = {  # depths at which the stop rule leaves a flat accuracy curve, and th
 }
 
 
-@pytest.mark.parametrize("name", FLOORS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "basic3_k1")) for n in FLOORS])
 def test_autogrow_specs_grow_to_the_floor_of_the_stop_rule(name: str, tmp_path: Path) -> None:
     depths, epochs = FLOORS[name]
     metrics = tmp_path / "flat.csv"

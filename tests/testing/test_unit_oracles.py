@@ -57,6 +57,7 @@ def resnet() -> tuple[Graph, Run, dict[str, Array]]:
     return imported("resnet18"), runner(module, (images,)), state_of(module)
 
 
+@pytest.mark.slow
 def test_units_of_every_space_of_resnet18_may_be_permuted(resnet: tuple[Graph, Run, dict[str, Array]]) -> None:
     graph, run, state = resnet
     spaces = [space for space in graph.infer.spaces if space.resizable]

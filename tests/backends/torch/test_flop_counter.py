@@ -47,7 +47,7 @@ def imported(model: str, size: int) -> Graph:
         ("resnet34", 128),
         ("resnet50", 224),
         ("resnet101", 97),
-        ("resnet152", 224),
+        pytest.param("resnet152", 224, marks=pytest.mark.slow),
         ("resnext50_32x4d", 224),
         ("vit_b_16", 224),
     ],

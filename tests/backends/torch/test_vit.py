@@ -147,6 +147,7 @@ def test_vit_b_16_has_torchvisions_logits_and_cost(counted: None) -> None:
     assert flops(reference, x) == 2 * graph.cost().macs == 2 * 17_563_828_224
 
 
+@pytest.mark.slow
 def test_published_weights_load_under_their_old_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """The files call the layers of a block's MLP linear_1 and linear_2."""
     full = torchvision.models.vit_b_32(num_classes=3)
