@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
 import shutil
@@ -34,6 +35,11 @@ def json_value(text: str | bytes) -> Any:
     except RecursionError:
         raise ValueError("values are nested too deep") from None
     return value
+
+
+def finite(value: float | None) -> float | None:
+    """A number as JSON has it: None for what is not finite."""
+    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def read_bounded(path: Path, most: int) -> bytes:

@@ -85,7 +85,9 @@ def reasons(rows: Mapping[str, Row]) -> dict[str, list[str]]:
                 note(f"{what}: {row[key]}", name)
         if "structure_only" in row:
             note("the structure alone was looked at, for want of time", name)
-        elif "nodes" in row:
+        if "fewer_blocks" in row:
+            note(f"examined with {row['fewer_blocks']}, since it is too large; its structure is that of all", name)
+        if "nodes" in row and "structure_only" not in row:
             if parity(row).startswith("**no**"):
                 told = ", ".join(f"{key} {row[f'parity_{key}']}" for key in ("eval", "train", "buffers", "gradients"))
                 note(f"not the same: {told}", name)

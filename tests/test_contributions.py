@@ -26,9 +26,9 @@ EXACT = 1e-12
 
 
 def values_of(module: nn.Module) -> list[Tensor]:
-    """What a module puts out from now on."""
+    """What a module puts out from now on, before anything overwrites it."""
     kept: list[Tensor] = []
-    module.register_forward_hook(lambda module, given, value: kept.append(value))
+    module.register_forward_hook(lambda module, given, value: kept.append(value.clone()))
     return kept
 
 
@@ -52,8 +52,9 @@ def by_hand(model: Model, x: Tensor, training: bool = False) -> tuple[list[tuple
         y = norm(F.conv2d(y, weights[f"{path}.conv2.weight"], padding=1), f"{path}.bn2")
         if stride == 2:
             x = norm(F.conv2d(x, weights[f"{path}.downsample.0.weight"], stride=2), f"{path}.downsample.1")
-        found.append((x, y, x + y))
-        x = F.relu(x + y)
+        total = x + y
+        found.append((x, y, total))
+        x = F.relu(total)
     return found, F.linear(x.mean((2, 3)), weights["fc.weight"], weights["fc.bias"])
 
 
@@ -89,10 +90,9 @@ def test_every_number_is_that_of_the_forward_pass_by_hand(statistics: str) -> No
 def test_gradients_are_those_of_the_loss_of_each_sample() -> None:
     model, x = lived(small_resnet((1, 2)), dtype=torch.float64), samples()
     labels = torch.arange(5) % 3
-    kept = [values_of(model.get_submodule(f"{path}.bn2")) for path in ("s1.0", "s2.0", "s2.1")]
-    loss = F.cross_entropy(model.eval()(x), labels, reduction="sum")
-    # the gradient by what a branch puts out is that by the sum
-    wanted = torch.autograd.grad(loss, [value for values in kept for value in values])
+    sums, answer = by_hand(model, x.clone().requires_grad_())
+    loss = F.cross_entropy(answer, labels, reduction="sum")
+    wanted = torch.autograd.grad(loss, [total for _, _, total in sums])
     found = contributions(model, [x], labels)
     for item, gradient in zip(found, wanted, strict=True):
         assert item.gradient == pytest.approx(length(gradient).mean().item(), rel=EXACT)

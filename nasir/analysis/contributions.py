@@ -9,11 +9,11 @@ from typing import Any, Literal, TypeAlias
 
 from nasir.analysis.branch_scales import most_responsive, response
 from nasir.analysis.residuals import STREAM, ResidualSum
+from nasir.files import finite
 from nasir.ir.graph import Graph
 
 Statistics: TypeAlias = Literal["running", "batch"]
 """By which numbers batch norms normalize: their running statistics, or those of the batch, as in training."""
-
 
 POINTS = 12
 """Of the response up to its maximum."""
@@ -171,11 +171,6 @@ def stream_depths(graph: Graph, sums: Sequence[ResidualSum]) -> tuple[int, ...]:
             port = node.inputs[0]
         depths[item.node] = 1 if item.projected else depths.get(port.node, 0) + 1
     return tuple(depths[item.node] for item in sums)
-
-
-def finite(value: float | None) -> float | None:
-    """As JSON has it: None for what is not finite."""
-    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def _divided(part: float, whole: float) -> float:

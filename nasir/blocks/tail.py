@@ -154,6 +154,8 @@ def end_weights(draft: Draft, tail: int, bends: Callable[[OpDef], bool], remedy:
         for name, slot in draft.slots(holder).items()
         if slot.kind == "param" and not (slot.is_kernel and draft.nodes[holder].facts.family == "standardized")
     ]
+    if all(shifts for _, _, shifts in found):  # a standardized kernel without a gain is never zero
+        found = []
     if not found and node.facts.family == "opaque":
         raise Decline(
             f"the branch ends in '{node.label}', and no rule says which weights of {node.attrs['runs']} make it zero; "

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from nasir.errors import UsageError
 from nasir.figures.kept import Arrays, Kept
+from nasir.files import finite
 from nasir.journal.directory import RunDirectory
 from nasir.running.engine import setup_of
 from nasir.running.modules import module_behind
@@ -32,7 +33,7 @@ class Grid:
     def rows(self) -> list[dict[str, float | None]]:
         """Every point, for a table."""
         return [
-            {"x": x, "y": y, "loss": number(self.loss[j, i]), "accuracy": number(self.accuracy[j, i])}
+            {"x": x, "y": y, "loss": finite(self.loss[j, i]), "accuracy": finite(self.accuracy[j, i])}
             for j, y in enumerate(self.y)
             for i, x in enumerate(self.x)
         ]
@@ -95,8 +96,3 @@ def _table(measured: Sequence[Mapping[str, float]], name: str, width: int) -> ND
     values = np.array([scores[name] for scores in measured], np.float64).reshape(-1, width)
     values[~np.isfinite(values)] = math.nan
     return values
-
-
-def number(value: float) -> float | None:
-    """As JSON has it: None for what is not finite."""
-    return float(value) if math.isfinite(value) else None

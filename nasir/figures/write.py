@@ -12,10 +12,10 @@ from typing import Any
 
 from nasir.counted import counted
 from nasir.errors import UsageError
-from nasir.figures.plane import Grid, number
+from nasir.figures.plane import Grid
 from nasir.figures.surface import Surface
 from nasir.figures.trajectory import Trajectory
-from nasir.files import write_atomically
+from nasir.files import finite, write_atomically
 from nasir.journal.directory import RunDirectory
 from nasir.report.history import charts
 from nasir.report.html import figures, readout
@@ -137,8 +137,8 @@ def draw_curves(run: RunDirectory, key: str, name: str) -> Drawing:
             f"{run.path}: the run has no figure {key!r}; it has {', '.join(['trajectory', 'surface', *available])}"
         )
     chart = available[key]
-    rows = [{"series": line.name, "epoch": x, "value": number(y)} for line in chart.series for x, y in line.points]
-    series = [{"name": line.name, "points": [[x, number(y)] for x, y in line.points]} for line in chart.series]
+    rows = [{"series": line.name, "epoch": x, "value": finite(y)} for line in chart.series for x, y in line.points]
+    series = [{"name": line.name, "points": [[x, finite(y)] for x, y in line.points]} for line in chart.series]
     return Drawing(f"{name}: {chart.title}", "", ((chart.title, render(chart)),), rows, {"series": series}, (chart,))
 
 

@@ -48,6 +48,7 @@ def ws_conv2d(
     padding_mode: PaddingMode = "zeros",
     gamma: Annotated[Positive, doc("gain of the nonlinearity before it; of a ReLU 1.7139")] = RELU_GAIN,
     eps: Annotated[NotNegative, doc("added to the variance of the kernel")] = 1e-6,
+    gain: Annotated[bool, doc("it multiplies each output channel by a learned number")] = True,
 ) -> ValueType:
     """2-D convolution whose kernel is standardized for each output channel (scaled weight standardization).
 
@@ -57,7 +58,8 @@ def ws_conv2d(
     """
     value = conv2d(at, x, out, kernel, stride, padding, dilation, groups, bias, end_padding, padding_mode)
     assert isinstance(value, ValueType)
-    at.slot("gain", ((value.channels, "along"), (1, "fixed"), (1, "fixed"), (1, "fixed")), ONES)
+    if gain:
+        at.slot("gain", ((value.channels, "along"), (1, "fixed"), (1, "fixed"), (1, "fixed")), ONES)
     if groups < x.shape[0]:
         at.mix(x.channels)
     return value

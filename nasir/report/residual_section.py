@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from html import escape
 
 from nasir.analysis.contributions import Contribution, ResidualAnalysis
+from nasir.files import json_value
 from nasir.journal.directory import RunDirectory
 from nasir.report.plots import Chart, Series
 from nasir.report.residual_table import HEADS, NOTES, cells, headline, summary
@@ -23,7 +23,7 @@ def residual_section(
     """(HTML, its charts); nothing for a run that was not analyzed. `figures` and `facts` draw charts and tiles."""
     title = "<h2>Residual branches</h2>"
     try:
-        analysis = ResidualAnalysis.from_json(json.loads(run.residual_path.read_text(encoding="utf-8")))
+        analysis = ResidualAnalysis.from_json(json_value(run.residual_path.read_bytes()))
     except FileNotFoundError:
         return "", ()
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+from nasir.analysis.branch_scales import path_mass
 from nasir.analysis.contributions import Contribution, ResidualAnalysis
 from nasir.counted import counted
 
@@ -13,8 +14,8 @@ NOTES = (
     "|f|/|x|, |f|/|x+f|: Euclidean norms of branch, stream and sum of a sample; the median over samples, and the mean",
     "var: of each channel over samples and places, the mean over channels; share of f: var f / var x+f",
     "1/(l+1): that share if the stream's beginning and its l branches were independent and equally strong",
-    "path mass: product of 1 + |f|/|x|; effective depth: branches on a path, by weight; variance growth: last x+f to "
-    "first x; most responsive scale: of a mean-field network of n sums, those on the longest way",
+    "path mass: product of 1 + |f|/|x|; effective depth: branches on a path, by weight; variance growth: last x+f to x",
+    "most responsive scale: of a mean-field network of as many sums as lie on the longest way",
     "|gradient|: of the loss of a sample by the sum, the mean over samples",
 )
 """What the columns mean."""
@@ -62,7 +63,7 @@ def summary(analysis: ResidualAnalysis) -> list[tuple[str, str]]:
     count = len(sums)
     grown = sums[-1].total / sums[0].stream if sums[0].stream else math.nan
     return [
-        ("path mass", f"{_short(analysis.path_mass)} ({2.0**count:.3g} at ratios of 1)"),
+        ("path mass", f"{_short(analysis.path_mass)} ({_short(path_mass(1.0, count))} at ratios of 1)"),
         ("effective depth", f"{_short(analysis.effective_depth)} of {count} branches"),
         ("variance growth", _short(grown)),
         ("most responsive scale", _short(analysis.most_responsive_scale or math.nan)),
@@ -87,4 +88,4 @@ def _row(item: Contribution, name: str) -> tuple[str, ...]:
 def _short(value: float) -> str:
     if not math.isfinite(value):
         return "-"
-    return f"{value:.3g}" if abs(value) < 1e-3 or abs(value) >= 1e4 else f"{value:#.3g}".rstrip(".")
+    return f"{value:#.3g}".rstrip(".") if 1e-3 <= abs(value) < 1e3 else f"{value:.3g}"

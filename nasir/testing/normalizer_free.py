@@ -13,7 +13,7 @@ from nasir.testing.window_cases import CONVOLUTIONS, OF_IMAGES
 
 def normalizer_free_cases() -> dict[str, tuple[OpCase, ...]]:
     """Cases by op."""
-    ways = [*CONVOLUTIONS, *OF_IMAGES, {"out": 2, "kernel": 3, "gamma": 0.5, "eps": 0.1}]
+    ways = [*CONVOLUTIONS, *OF_IMAGES, {"out": 2, "kernel": 3, "gamma": 0.5, "eps": 0.1, "gain": False}]
     return {
         "affine": anywhere("affine"),
         "scalar_bias": anywhere("scalar_bias"),
@@ -37,6 +37,6 @@ def _ws_conv2d(attrs: Attrs, weights: Mapping[str, Array], train: bool, x: Array
     centred = rows - rows.mean(axis=1, keepdims=True)
     deviation = np.sqrt((centred**2).mean(axis=1, keepdims=True) + attrs["eps"])
     kernel = attrs["gamma"] * centred / deviation / np.sqrt(rows.shape[1])
-    own = {**weights, "weight": kernel.reshape(weights["weight"].shape) * weights["gain"]}
+    own = {**weights, "weight": kernel.reshape(weights["weight"].shape) * weights.get("gain", 1.0)}
     convolved: Array = evaluate_op("conv2d", attrs, own, [x], train)
     return convolved

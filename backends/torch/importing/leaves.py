@@ -25,6 +25,7 @@ LEAVES = (
     "timm.layers.grn.GlobalResponseNorm",
     "timm.layers.norm.LayerNorm2d",
     "timm.layers.frozen_bn.FrozenBatchNorm*",
+    "timm.layers.std_conv.*StdConv2d*",
     "transformers.activations.QuickGELUActivation",
     "transformers.models.*DropPath",
     "transformers.models.*DropPath1d",

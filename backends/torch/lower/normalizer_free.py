@@ -51,23 +51,27 @@ def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowere
 class StandardizedConv2d(nn.Conv2d):
     """A convolution by gain * gamma * (W - mean) / sqrt(fan in * (variance + eps)), for each output channel.
 
-    `widths`, `mode`: how the input is padded first, as F.pad takes it; none where the convolution does it.
+    `gain`: [out, 1, 1, 1], or None. `widths`, `mode`: how the input is padded first, as F.pad takes it; none where the
+    convolution does it.
     """
 
-    gain: nn.Parameter
-    gamma: float
-    eps: float
+    gain: nn.Parameter | None
     widths: tuple[int, ...] = ()
     mode: str = "constant"
 
+    def __init__(self, *sizes: Any, gamma: float, eps: float, gain: bool, **window: Any) -> None:
+        super().__init__(*sizes, **window)
+        self.gamma, self.eps = gamma, eps
+        self.register_parameter("gain", nn.Parameter(torch.ones(self.out_channels, 1, 1, 1)) if gain else None)
+
     def standardized(self) -> Tensor:
         """The kernel that it convolves by."""
-        weight: Tensor = self.weight
-        variance, mean = torch.var_mean(weight, dim=(1, 2, 3), correction=0, keepdim=True)
-        fan_in = weight[0].numel()
-        scale = self.gain * (self.gamma * fan_in**-0.5) * torch.rsqrt(variance + self.eps)
-        kernel: Tensor = (weight - mean) * scale
-        return kernel
+        rows = self.weight.reshape(1, self.out_channels, -1)
+        scale = self.gamma * rows.shape[2] ** -0.5
+        gain = None if self.gain is None else (self.gain * scale).view(-1)
+        # as a batch norm of one sample whose channels are the outputs: one kernel, forward and backward
+        kernel = torch.batch_norm(rows, gain, None, None, None, True, 0.0, self.eps, False)
+        return (kernel if gain is not None else kernel * scale).reshape(self.weight.shape)
 
     def forward(self, x: Tensor) -> Tensor:
         """The convolution of the input by the standardized kernel."""
@@ -82,13 +86,9 @@ def _(a: Mapping[str, JSON], x: tuple[ValueType, ...], out: ValueType) -> Lowere
     before, more = (per_axis(a[name], 2) for name in ("padding", "end_padding"))
     plain = a["padding_mode"] == "zeros"
     window: dict[str, Any] = {name: per_axis(a[name], 2) for name in ("stride", "dilation")}
-    kernel: Any = per_axis(a["kernel"], 2)
-    inside: Any = before if plain else 0
-    module = StandardizedConv2d(
-        x[0].shape[0], a["out"], kernel, padding=inside, groups=a["groups"], bias=a["bias"], **window
-    )
-    module.gain = nn.Parameter(torch.ones(a["out"], 1, 1, 1))
-    module.gamma, module.eps = a["gamma"], a["eps"]
+    window |= {"padding": before if plain else 0, "groups": a["groups"], "bias": a["bias"]}
+    given = {name: a[name] for name in ("gamma", "eps", "gain")}
+    module = StandardizedConv2d(x[0].shape[0], a["out"], per_axis(a["kernel"], 2), **given, **window)
     outside = (0, 0) if plain else before
     if any(outside) or any(more):
         module.widths = widths(outside, tuple(map(sum, zip(outside, more, strict=True))))

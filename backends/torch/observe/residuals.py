@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import combinations
-from math import comb
+from math import comb, prod
 from typing import Any, get_args
 
 import torch
@@ -197,15 +197,10 @@ def _moments(value: Tensor, kind: ValueType) -> tuple[Tensor, Tensor]:
     value = widened(value)
     norms = _per_sample(value, kind)
     places = [axis for axis in range(1, value.dim()) if axis != kind.channel_dim]
-    means = (value.sum(places) if places else value).to(torch.float64).mean(0) / (_entries(value, places))
-    return norms, norms.square().sum() / value.numel() - means.square().mean()
-
-
-def _entries(value: Tensor, places: Sequence[int]) -> int:
-    count = 1
-    for axis in places:
-        count *= value.shape[axis]
-    return count
+    sums = (value.sum(places) if places else value).to(torch.float64)
+    means = sums.mean(0) / prod(value.shape[axis] for axis in places)
+    # rounding may leave less than nothing of channels that are constant
+    return norms, (norms.square().sum() / value.numel() - means.square().mean()).clamp(min=0.0)
 
 
 def _per_sample(value: Tensor, kind: ValueType) -> Tensor:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
+from math import prod, sqrt
 
 from nasir.importing.rules.place import Place, Typed, rule, whole
-from nasir.ir import JSON, ValueType
+from nasir.ir import JSON, ValueType, per_axis
 from nasir.ops.windows import has_places
 
 SHARED = {
@@ -17,6 +18,7 @@ SHARED = {
     "groups": "groups",
 }
 """Attributes of the ops by those of torch's modules."""
+WINDOW = ("kernel", "stride", "dilation")
 
 
 def _attributes(place: Place) -> dict[str, JSON] | None:
@@ -36,6 +38,29 @@ def _convolution(rank: int, place: Place, x: int, value: ValueType) -> Typed | N
         added = [step * (size - 1) for step, size in zip(attrs["dilation"], attrs["kernel"], strict=True)]
         attrs |= {"padding": [both // 2 for both in added], "end_padding": [both % 2 for both in added]}
     return Typed(f"conv{rank}d", (x,), attrs | {"padding_mode": place.call.attributes["padding_mode"]})
+
+
+STANDARDIZED = [
+    f"timm.layers.std_conv.{kind}{same}" for kind in ("StdConv2d", "ScaledStdConv2d") for same in ("", "Same")
+]
+
+
+@rule(*STANDARDIZED)
+def _standardized(place: Place, x: int, value: ValueType) -> Typed | None:
+    """Kernels of which each output is standardized, then scaled; without `scale` by the root of its size, which makes
+    up for the op's."""
+    a, attrs = place.call.attributes, _attributes(place)
+    if attrs is None or not has_places(value, 2) or a["padding_mode"] != "zeros":
+        return None
+    if a.get("same_pad"):  # as TensorFlow pads for images of this size
+        given = zip(value.shape[1:], *[per_axis(attrs[name], 2) for name in WINDOW], strict=True)
+        more = [max((-(-size // hop) - 1) * hop + (k - 1) * step + 1 - size, 0) for size, k, hop, step in given]
+        attrs |= {"padding": [both // 2 for both in more], "end_padding": [both % 2 for both in more]}
+    if isinstance(attrs["padding"], str):
+        return None
+    fan_in = a["in_channels"] // a["groups"] * prod(per_axis(attrs["kernel"], 2))
+    gamma = a.get("scale", 1.0) * sqrt(fan_in)
+    return Typed("ws_conv2d", (x,), attrs | {"gamma": gamma, "eps": a["eps"], "gain": "gain" in place.weights})
 
 
 def _transposed(rank: int, place: Place, x: int, value: ValueType) -> Typed | None:
