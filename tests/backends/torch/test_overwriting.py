@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 from nasir.backends.torch import Model
 from nasir.ir import Draft, Graph
+from tests.networks import small_resnet
 
 
 def residual(branch: str = "batch_norm", sides: str = "branch first", tail: str = "relu") -> Graph:
@@ -110,3 +113,55 @@ def test_under_autocast_the_sum_has_the_type_of_a_sum() -> None:
         expected = branch + given
         got = model(given)
     assert got.dtype == expected.dtype == torch.float32 and torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_a_layer_that_gives_back_what_it_reads_is_not_written_over(training: bool, mode: Callable[[], Any]) -> None:
+    draft = Draft()
+    x = draft.add("conv2d", draft.add("input", (), "x", shape=[3, 8, 8]), "stem", out=4, kernel=1)
+    total = draft.add("add", (draft.add("batch_norm", x, "last"), x), "sum")
+    bent = draft.add("relu", draft.add("batch_norm", x, "first"), "bent")
+    draft.output(draft.add("add", (draft.add("add", (x, total), "both"), bent), "all"))
+    model = Model.from_graph(draft.commit(), seed=0).train(training)
+    assert {"sum", "bent"} <= {model.graph.nodes[node_id].label for node_id in model._inplace}
+    model.last, model.first = nn.Identity(), View()
+    given = torch.randn(2, 3, 8, 8)
+    with mode():
+        stem = model.stem(given)
+        assert torch.equal(model(given), stem + (stem + stem) + torch.relu(stem))
+
+
+class View(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+
+def test_what_a_hook_keeps_of_a_layer_or_block_stays_as_it_was() -> None:
+    model = Model.from_graph(small_resnet(), seed=0)
+    kept: dict[str, Tensor] = {}
+    copies: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            kept[name], copies[name] = output, output.clone()
+
+        return hook
+
+    given = torch.randn(2, 3, 8, 8)
+    without = copy.deepcopy(model)(given)
+    layers = {name: module for name, module in model.named_modules() if not module._modules}
+    for name, module in {**layers, **model.units}.items():
+        module.register_forward_hook(keep(name))
+    assert torch.equal(model(given), without)
+    assert len(kept) > 10
+    for name, value in kept.items():
+        assert torch.equal(value, copies[name]), name
+
+
+def test_a_backward_hook_of_a_layer_that_a_sum_follows_runs() -> None:
+    model = Model.from_graph(residual(), seed=0)
+    seen: list[Tensor] = []
+    model.last.register_full_backward_hook(lambda module, given, made: seen.append(made[0]))
+    model(torch.randn(2, 3, 8, 8)).sum().backward()
+    assert seen[0].shape == (2, 4, 8, 8)
