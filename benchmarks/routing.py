@@ -6,7 +6,7 @@
 `skipped`: at each block that can be skipped, another part of the samples (a quarter, ..., all) skips it. `removed`: the
 static network without the blocks that all samples skip, for comparison with `skipped 1.0`. `macs`: those that are
 executed for a sample in the mean. `cpu_ratio`: the median, over the turns, of CPU seconds by those of `static` in the
-same turn, which other work on the machine disturbs least. With `--cuda` on a CUDA device, in float32 with channels last.
+same turn, which other work on the machine disturbs least. With `--cuda` on a CUDA device, in float32.
 """
 
 from __future__ import annotations
