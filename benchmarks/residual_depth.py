@@ -3,7 +3,7 @@
 Networks of 20, 32 and 56 layers (3, 5 and 9 basic blocks a stage) are trained at that depth; one more is grown to 20
 layers from one block a stage. Each is analyzed; then the third of its blocks that can go which score lowest is deleted,
 by residual ratio and by mean |w|, and the rest is trained on for an epoch. `unchanged` is the network trained on for
-that epoch with all its blocks. Accuracies are those of the test images.
+that epoch with all its blocks. Accuracies are those of held-out training images (`--held`), but for `test_accuracy`.
 
     python -m benchmarks.residual_depth --root DIR_OF_CIFAR10 --epochs 60 --threads 2 --out study.json
 """
@@ -45,8 +45,9 @@ def spec_of(layers: int, grown: bool, options: argparse.Namespace) -> str:
     """A ResNet for CIFAR-10, trained for `--epochs`; a grown one gets a block an epoch first."""
     blocks = DEPTHS[layers]
     depth, added = (1, 3 * (blocks - 1)) if grown else (blocks, 0)
-    if options.epochs <= added:
-        raise SystemExit(f"--epochs {options.epochs}: growing takes {added}; give more")
+    first = added + 1 if grown else 0  # no block is added after the last epoch of a phase
+    if options.epochs <= first:
+        raise SystemExit(f"--epochs {options.epochs}: growing takes {first}; give more")
     sgd = "optimizer: {sgd: {lr: 0.1, momentum: 0.9, weight_decay: 5.0e-4}}"
     stages = "\n".join(
         f"  - stage: {{name: s{n + 1}, block: basic, out: {16 << n}, depth: {depth}, stride: {2 if n else 1}}}"
@@ -55,10 +56,10 @@ def spec_of(layers: int, grown: bool, options: argparse.Namespace) -> str:
     where = "where: {stages: [s1, s2, s3], order: round_robin}"
     grow = f"""
   - name: grow
-    epochs: {added}
+    epochs: {first}
     {sgd}
     rules: [{{every: 1, do: {{insert-block: {{init: gaussian}}}}, {where}, at_most: {added}}}]"""
-    root = f", options: {{root: {options.root}}}" if options.root else ""
+    root = f"\n  options: {{root: {options.root}}}" if options.root else ""
     return f"""nasir: 1
 name: residual-depth
 seed: {options.seed}
@@ -67,10 +68,15 @@ network:
   - conv_bn_relu: {{out: 16, kernel: 3}}
 {stages}
   - classifier: {{classes: 10}}
-data: {{dataset: {options.dataset}{root}, batch_size: 128, subset: {options.subset}, augment: [pad_crop, hflip]}}
+data:
+  dataset: {options.dataset}{root}
+  batch_size: 128
+  validation: {options.held}
+  subset: {options.subset}
+  augment: [pad_crop, hflip]
 phases:{grow if added else ""}
   - name: train
-    epochs: {options.epochs - added}
+    epochs: {options.epochs - first}
     {sgd}
     schedule: cosine
 """
@@ -89,7 +95,7 @@ def opened(run: RunDirectory) -> tuple[Session, Kept]:
 
 
 def accuracy(session: Session) -> float:
-    return round(session.evaluate("test")["test.accuracy"], 4)
+    return round(session.evaluate("val")["val.accuracy"], 4)
 
 
 def deleted(run: RunDirectory, score: str | None) -> dict[str, Any]:
@@ -139,7 +145,8 @@ def studied(layers: int, grown: bool, folder: Path, options: argparse.Namespace)
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="residual contribution by depth")
     parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--images", type=int, default=50_000, help="training images of the 50,000")
+    parser.add_argument("--images", type=int, default=45_000, help="training images of those not held out")
+    parser.add_argument("--held", type=int, default=5_000, help="training images that accuracy is measured on")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--layers", type=int, nargs="*", choices=tuple(DEPTHS), default=list(DEPTHS))
     parser.add_argument("--batch", type=int, default=256, help="images of an analysis")
@@ -149,13 +156,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", help="folder for the runs (default: none are kept)")
     parser.add_argument("--out", help="also write the figures there")
     options = parser.parse_args(arguments)
-    options.subset = options.images / 50_000
+    options.subset = min(1.0, options.images / (50_000 - options.held))
     torch.set_num_threads(options.threads)
     wanted = [(layers, False) for layers in options.layers] + [(GROWN, True)] * (GROWN in options.layers)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(options.keep or scratch)
         found = [studied(layers, grown, folder, options) for layers, grown in wanted]
-    settings = {"epochs": options.epochs, "images": options.images, "seed": options.seed, "batch": options.batch}
+    settings = {
+        "epochs": options.epochs,
+        "images": options.images,
+        "held": options.held,
+        "seed": options.seed,
+        "batch": options.batch,
+    }
     report("residual contribution by depth", {**settings, "networks": found})
     return 0
 

@@ -94,6 +94,7 @@ class InsertRouter(Pass):
             ways.append(stream)
         if "reuse" in self.actions and before is not None:
             ways.append(_again(draft, graph, before, f"{path}.again", stream))
+            draft.join(path, f"{path}.again")
         if len(ways) == 1:
             return end
         readers = [*draft.nodes]
@@ -111,7 +112,7 @@ class InsertRouter(Pass):
         readers = [*draft.nodes]
         merged = end
         for path, stream in zip(reversed(steps), reversed(streams), strict=True):
-            label = f"{stage}.exit_{path.rpartition('.')[2]}"
+            label = f"{stage}.exit_{relative(path, stage).replace('.', '_')}"
             shares = self._shares(draft, stream, label, 2)
             merged = draft.add("route", (shares, merged, stream), f"{label}.route")
             draft.join(stage, label)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from nasir.analysis.residuals import residual_sums
 from nasir.blocks.branch_ends import append_scale, fixup_scalars
+from nasir.blocks.options import checked
+from nasir.blocks.scales import remember
 from nasir.counted import counted
-from nasir.errors import Decline
+from nasir.errors import Decline, TypeRuleError
 from nasir.ir import Draft, Graph
-from nasir.registry import register
+from nasir.registry import blocks, register
 from nasir.rewriting.evidence import Evidence, Need
 from nasir.rewriting.norm_folding import fold_into, is_fixed_map, layer_before, normalizes, replace_by_affine
 from nasir.rewriting.rewrite import REMARK, WHOLE, Pass
@@ -49,7 +51,7 @@ class RemoveNorms(Pass):
         return [WHOLE, *graph.regions, *norms]
 
     def rewrite(self, draft: Draft, site: str, seen: Evidence) -> None:
-        """Fold, replace, and add scalars; blocks without norms are described by no template any more."""
+        """Fold, replace, and add scalars; later blocks are without norms, too."""
         graph = draft.base
         assert graph is not None
         places = [n for n in graph.order if site == WHOLE or graph.below(n, (site,))]
@@ -72,7 +74,7 @@ class RemoveNorms(Pass):
         if not gone and not ends:
             reasons = "; ".join([f"'{label}': {why}" for label, why in list(stay.items())[:3]])
             raise Decline(f"'{site}' has no norm that can go" + (f" ({reasons})" if reasons else ""))
-        self._forget_templates(draft, graph, gone | ends)
+        self._renew_templates(draft, graph, gone | ends)
         if stay:
             label, why = next(iter(stay.items()))
             number = "1 norm stays" if len(stay) == 1 else f"{counted(len(stay), 'norm')} stay"
@@ -89,10 +91,26 @@ class RemoveNorms(Pass):
         add = fixup_scalars if self.form == "fixup" else append_scale
         return {item.node for item in sums if add(draft, graph, item, self.start)}
 
-    def _forget_templates(self, draft: Draft, graph: Graph, changed: set[int]) -> None:
-        """New blocks by a template would have norms: where none is left, they are copies of a neighbour."""
+    def _renew_templates(self, draft: Draft, graph: Graph, changed: set[int]) -> None:
+        """Let later blocks be without norms where none is left: by their template, else as copies of a neighbour."""
         norms = {node_id for node_id, node in draft.nodes.items() if normalizes(node)}
         for path in {path for node in changed for path in graph.owners[node]}:
             region = draft.regions.get(path)
-            if region is not None and region.template is not None and norms.isdisjoint(graph.members(path)):
-                draft.regions[path] = replace(region, template=None)
+            if region is None or region.template is None or not norms.isdisjoint(graph.members(path)):
+                continue
+            template = None if self.form == "fixup" else _without_norms(region.template)
+            draft.regions[path] = replace(region, template=template)
+            if self.form == "skipinit":
+                remember(draft, path, "skipinit")
+
+
+def _without_norms(template: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The template with `norm: none`, None where its block has no such option."""
+    block, options = template["block"], {**(template.get("options") or {}), "norm": "none"}
+    if not isinstance(block, str) or block not in blocks.names():
+        return None
+    try:
+        checked(blocks.get(block), options, block, skip=3)
+    except TypeRuleError:
+        return None
+    return {**template, "options": options}

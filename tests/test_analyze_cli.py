@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import sys
@@ -14,6 +15,7 @@ import torch
 from networks import small_resnet
 from small_runs import SPEC
 
+from nasir.analysis.contributions import Contribution, ResidualAnalysis, Spread
 from nasir.backends.torch import Model
 from nasir.backends.torch.session import TorchSession
 from nasir.cli.main import main
@@ -21,6 +23,7 @@ from nasir.figures.kept import checkpoint_after
 from nasir.figures.plane import open_backend
 from nasir.journal.directory import RunDirectory
 from nasir.report import write_report
+from nasir.report.residual_table import render
 from nasir.running.engine import setup_of
 from nasir.running.replay import reopen
 
@@ -171,3 +174,11 @@ def test_a_browser_reads_values_by_residual_sum(run: Path, tmp_path: Path, capsy
     count = (run / "report.html").read_text().count('<svg class="chart"')
     assert f'data-ready="charts-{count}"' in page.stdout and 'data-x="residual sum"' in page.stdout
     assert "Uncaught" not in page.stderr
+
+
+def test_very_deep_networks_and_odd_numbers_have_a_table() -> None:
+    spread = Spread(1.0, 1.0)
+    deep = Contribution("b.add", "b", False, 1, spread, spread, 0.0, math.nan, math.inf)
+    text = render(ResidualAnalysis((deep,) * 1100, 1100, 4, "running"))
+    assert "path mass              - (- at ratios of 1)" in text and "nan" not in text and "inf" not in text
+    assert "|gradient|" not in text  # nothing was measured

@@ -26,9 +26,9 @@ EXACT = 1e-12
 
 
 def values_of(module: nn.Module) -> list[Tensor]:
-    """What a module puts out from now on."""
+    """What a module puts out from now on, before anything overwrites it."""
     kept: list[Tensor] = []
-    module.register_forward_hook(lambda module, given, value: kept.append(value))
+    module.register_forward_hook(lambda module, given, value: kept.append(value.clone()))
     return kept
 
 
@@ -52,8 +52,9 @@ def by_hand(model: Model, x: Tensor, training: bool = False) -> tuple[list[tuple
         y = norm(F.conv2d(y, weights[f"{path}.conv2.weight"], padding=1), f"{path}.bn2")
         if stride == 2:
             x = norm(F.conv2d(x, weights[f"{path}.downsample.0.weight"], stride=2), f"{path}.downsample.1")
-        found.append((x, y, x + y))
-        x = F.relu(x + y)
+        total = x + y
+        found.append((x, y, total))
+        x = F.relu(total)
     return found, F.linear(x.mean((2, 3)), weights["fc.weight"], weights["fc.bias"])
 
 
@@ -89,10 +90,9 @@ def test_every_number_is_that_of_the_forward_pass_by_hand(statistics: str) -> No
 def test_gradients_are_those_of_the_loss_of_each_sample() -> None:
     model, x = lived(small_resnet((1, 2)), dtype=torch.float64), samples()
     labels = torch.arange(5) % 3
-    kept = [values_of(model.get_submodule(f"{path}.bn2")) for path in ("s1.0", "s2.0", "s2.1")]
-    loss = F.cross_entropy(model.eval()(x), labels, reduction="sum")
-    # the gradient by what a branch puts out is that by the sum
-    wanted = torch.autograd.grad(loss, [value for values in kept for value in values])
+    sums, answer = by_hand(model, x.clone().requires_grad_())
+    loss = F.cross_entropy(answer, labels, reduction="sum")
+    wanted = torch.autograd.grad(loss, [total for _, _, total in sums])
     found = contributions(model, [x], labels)
     for item, gradient in zip(found, wanted, strict=True):
         assert item.gradient == pytest.approx(length(gradient).mean().item(), rel=EXACT)
@@ -270,6 +270,19 @@ def test_path_mass_and_effective_depth() -> None:
     weight = {chosen: math.prod(chosen) for size in range(4) for chosen in combinations(ratios, size)}
     mean = sum(len(chosen) * value for chosen, value in weight.items()) / sum(weight.values())
     assert effective_depth(ratios) == pytest.approx(mean, rel=EXACT)
+
+
+def test_the_scale_at_the_end_of_a_branch_is_told() -> None:
+    graph = pyramid((2, 1), 4, size=8, options="branch_scale: 0.25")
+    found = Model.from_graph(graph).analyze_residual(images(4, 8), statistics="batch")
+    assert [item.scale for item in found.sums] == [0.25] * 3 and found.scale_mass == 1.25**3
+    assert found.sums[0].branch == pytest.approx(0.25**2, rel=1e-3)  # behind a batch norm
+    learned = Model.from_graph(pyramid((2, 1), 4, size=8, options="branch_scale: skipinit"))
+    with torch.no_grad():
+        learned.get_submodule("s1.1.scale").weight.fill_(-0.5)
+    found = learned.analyze_residual(images(4, 8))
+    assert [item.scale for item in found.sums] == [0, -0.5, 0] and found.scale_mass == 1.5
+    assert [item.ratio.median > 0 for item in found.sums] == [False, True, False]
 
 
 def test_an_analysis_goes_through_json() -> None:

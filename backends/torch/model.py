@@ -191,7 +191,7 @@ def _revived(
 ) -> Model:
     """A model from what `Model.__reduce__` gives; raises UnknownName for ops that no plugin has registered yet."""
     model = kind()
-    model.training, model.calling = own["training"], own.get("calling")
+    model.training, model.calling, model.over = own["training"], own.get("calling"), own.get("over", frozenset())
     build(model, Graph.from_json(graph), {}, None, leaves)
     model.__dict__.update(own)
     attached.give_state(model._places, state)

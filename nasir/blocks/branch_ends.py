@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nasir.analysis.residuals import ResidualSum
+from nasir.blocks.tail import transparent
 from nasir.ir import JSON, Draft, Graph, Port
 
 
@@ -56,7 +57,9 @@ def end_of(draft: Draft, graph: Graph, item: ResidualSum) -> Port:
 
 
 def _learns(draft: Draft, port: Port, family: str) -> bool:
-    """Whether a value is made by a learned number of that family."""
+    """Whether a value is made by a learned number of that family, at last but for what lets it through."""
+    while transparent(draft.nodes[port.node]):
+        port = draft.nodes[port.node].inputs[0]
     return draft.nodes[port.node].facts.family == family and bool(draft.slots(port.node))
 
 

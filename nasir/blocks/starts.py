@@ -24,16 +24,20 @@ def starts_of(graph: Graph, init_at: Callable[[int], str]) -> dict[Key, Fill]:
     `init_at`: the name of the initializer of a node; raises UnknownName for one that there is none of.
     """
     found: dict[Key, Fill] = {}
+    by_place = False
     for node_id, slots in graph.infer.slots.items():
         init = init_at(node_id)
+        by_place = by_place or init == FIXUP
         found.update({Key(node_id, name): rule for name, rule in starts(init, slots).items()})
-    sums = [item for item in residual_sums(graph) if init_at(item.node) == FIXUP]
-    count = len(residual_sums(graph)) if sums else 0
-    for item in sums:
-        found.update(_fixup(graph, item, count))
-    for node_id in last_layers(graph):
-        if init_at(node_id) == FIXUP and not any(node_id in branch_nodes(graph, item) for item in sums):
-            found.update(_all(graph, node_id, ZEROS))
+    if by_place:
+        sums = residual_sums(graph)
+        for item in sums:
+            if init_at(item.node) == FIXUP:
+                found.update(_fixup(graph, item, len(sums)))
+        heads = last_layers(graph)
+        if heads.isdisjoint(node_id for item in sums for node_id in graph.members(item.block)):  # else no classifier
+            for node_id in heads:
+                found.update(_all(graph, node_id, ZEROS) if init_at(node_id) == FIXUP else ())
     return found
 
 

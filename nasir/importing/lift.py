@@ -35,12 +35,14 @@ ROOT = "self"  # label of what belongs to the module as a whole
 @dataclass(slots=True)
 class Lifted:
     """`graph`; where each weight of it is, by node and name: a key of the module's state, or the number of a constant;
-    `modules`: paths of the leaf modules that nodes are, as they are."""
+    `modules`: paths of the leaf modules that nodes are, as they are; `over`: the nodes whose result the module writes
+    over their first input."""
 
     graph: Graph
     state: dict[Key, str] = field(default_factory=dict)
     constants: dict[Key, int] = field(default_factory=dict)
     modules: dict[int, str] = field(default_factory=dict)
+    over: set[int] = field(default_factory=set)
     opaque: dict[int, Call] = field(default_factory=dict)
     interface: Interface = field(default_factory=lambda: Interface((), {}, Ref(0)))
 
@@ -214,6 +216,8 @@ class _Lift:
         node = self._add(call, found, axis)
         if node is None:
             return None
+        if call.over:
+            self.lifted.over.add(node)
         for output, (number, wanted) in enumerate(zip(results, given, strict=True)):
             port = Port(node, output)
             made = self.draft.value(port)

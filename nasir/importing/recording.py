@@ -149,6 +149,7 @@ class Call:
     - `scope`: the modules that were running, outermost first, the leaf itself last.
     - `source`: `file:line` of the innermost line outside of torch.
     - `in_place`: the call writes into its first operand. It gets a copy of it, and that copy is its result.
+    - `over`: the module wrote the result over the first operand, which matters to memory alone.
     - `gradient`: whether gradients flow; false within `torch.no_grad()`.
     - `random`: it draws from torch's generator, in one mode at least.
     - `updates`: keys of buffers that it reads and changes, such as running statistics in train mode.
@@ -165,6 +166,7 @@ class Call:
     source: str
     attributes: Mapping[str, Any]
     in_place: bool = False
+    over: bool = False
     gradient: bool = True
     random: bool = False
     updates: tuple[str, ...] = ()

@@ -6,7 +6,9 @@ from nasir.errors import NasirError
 from nasir.ir import Graph
 from nasir.journal.directory import RunDirectory
 from nasir.journal.trained import trained_network
+from nasir.registry import penalties
 from nasir.spec.model import Spec
+from nasir.spec.passes import find
 from nasir.training.teachers import is_run, unfit
 
 
@@ -14,8 +16,9 @@ def check_teachers(spec: Spec, graph: Graph) -> None:
     """Raises SpecError at the line of a run that is not there, or whose network cannot teach that of the spec."""
     for index, phase in enumerate(spec.phases):
         for number, penalty in enumerate(phase.regularize):
-            teacher = penalty.chosen.get("teacher")
-            if not isinstance(teacher, str) or penalty.plan().taught_by != teacher or not is_run(teacher):
+            known = find(penalties, penalty.kind) is not None  # else only a plugin knows it
+            teacher = penalty.plan().taught_by if known else None
+            if teacher is None or not is_run(teacher):
                 continue
             path = ("phases", index, "regularize", number, penalty.kind, "teacher")
             try:

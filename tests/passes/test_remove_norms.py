@@ -114,6 +114,13 @@ def test_a_frozen_norm_is_folded_and_one_that_no_layer_takes_stays_as_it_is() ->
         RemoveNorms().attempt(graph, WHOLE, TestRemoveNormsContract().evidence(graph))
 
 
+def test_a_variance_of_zero_is_refused() -> None:
+    model = Model.from_graph(layers("conv2d", IMAGE, {"eps": 0.0}, out=3, kernel=1))
+    model.state_dict()["norm.running_var"][1] = 0.0
+    with pytest.raises(Decline, match="'norm' divides by 0: a running variance of it is 0, and so is its eps"):
+        RemoveNorms().attempt(model.graph, "norm", model.observe(RemoveNorms.needs))
+
+
 REASONS = {
     "grouped transposed": (
         layers("conv_transpose2d", IMAGE, {}, out=6, kernel=2, groups=2),
@@ -209,8 +216,26 @@ def test_templates_stay_where_norms_do() -> None:
     graph = pyramid((2, 1), 4, size=8)
     seen = TestRemoveNormsContract().evidence(graph)
     one = RemoveNorms().attempt(graph, "s1.0", seen).graph
-    assert one.regions["s1.0"].template is None and one.regions["s1"].template is not None
-    assert RemoveNorms().attempt(graph, "s1", seen).graph.regions["s1"].template is None
+    assert one.regions["s1.0"].template["options"] == {"out": 4, "norm": "none"}
+    assert one.regions["s1"].template == graph.regions["s1"].template
+    free = RemoveNorms(form="skipinit").attempt(graph, "s1", seen).graph
+    assert free.regions["s1"].template["options"] == {"out": 4, "norm": "none", "branch_scale": "skipinit"}
+    assert RemoveNorms(form="fixup").attempt(graph, "s1", seen).graph.regions["s1"].template is None
+    graph = pyramid((2, 1), 4, block="bottleneck", size=8)
+    assert (
+        RemoveNorms().attempt(graph, "s1", TestRemoveNormsContract().evidence(graph)).graph.regions["s1"].template
+        is None
+    )
+
+
+def test_a_stage_of_one_block_grows_without_norms() -> None:
+    model = lived(pyramid((1, 1), 4, size=8), dtype=torch.float64)
+    model.apply(RemoveNorms(form="skipinit"), WHOLE)
+    x = images(size=8, dtype=torch.float64)
+    before = logits(model, x)
+    rewrite = model.apply(InsertBlock(), "s2")
+    assert rewrite is not None and rewrite.preserves == "exact" and not normed(model.graph)
+    assert torch.equal(logits(model, x), before)
 
 
 def test_skipinit_from_zero_is_a_restart_of_every_block() -> None:

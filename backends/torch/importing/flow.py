@@ -138,7 +138,7 @@ class Flow:
             self._value(other, call.place)
         call = functional(call, target, [self.values[n].dtype for n in refs((call.args, dict(call.kwargs)))])
         number = self._number(Form.of(target), "call", call.operation, sources_of(call, self.depends, self._held))
-        call = replace(call, result=Ref(number))
+        call = replace(call, result=Ref(number), over=True)
         self._append(call)
         tracked.form = Form.of(target)
         written(tracked, number, lambda *emitted: self._emitted(call, *emitted), call.place)
@@ -215,7 +215,7 @@ class Flow:
     def _emitted(self, cause: Call, operation: str, args: tuple[Tree, ...], form: Form, in_place: bool) -> int:
         """Record a call that follows from a write of `cause`."""
         plain = replace(cause, operation=operation, module=None, args=args, kwargs={}, attributes={})
-        call = replace(plain, in_place=in_place, random=False, updates=())
+        call = replace(plain, in_place=in_place, over=False, random=False, updates=())
         number = self._number(form, "call", operation, sources_of(call, self.depends, self._held))
         self._append(replace(call, result=Ref(number)))
         return number

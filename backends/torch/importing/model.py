@@ -44,6 +44,7 @@ def from_module(
     recording, lifted = recorded_and_lifted(module, example, named, call=call, leaves=leaves)
     model = Model()
     model.training = module.training
+    model.over = frozenset(lifted.over)
     model.calling = Calling(lifted.interface, {name: _class(name) for name in lifted.interface.kinds})
     tensors = {key: tensor for key, tensor in held(lifted, recording, module).items() if key.node not in lifted.modules}
     build(model, lifted.graph, tensors, None, _leaves(lifted, module))

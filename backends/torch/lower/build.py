@@ -83,7 +83,7 @@ def build(
                 tensor = home._parameters.get(slot)
                 _put(borrower, name, home._buffers[slot] if tensor is None else tensor)  # type: ignore[arg-type]
     steps = schedule(graph, as_made=model.calling is not None)
-    inplace = overwriting(graph, graph.order)
+    inplace = overwriting(graph, graph.order, model.over)
     units: dict[str, LoweredUnit] = {}
     for step in steps:
         if isinstance(step, Unit):

@@ -127,7 +127,7 @@ class LoweredModule(LoweredParts):
             )
             model = type(self)()
             model.seed, model.ordinal, model.channels_last = self.seed, self.ordinal + 1, self.channels_last
-            model.training, model.calling = self.training, self.calling
+            model.training, model.calling, model.over = self.training, self.calling, self.over
             build(model, rewrite.graph, fresh, self)
             attached.carry(self, model, added)
         return model

@@ -14,9 +14,9 @@ from nasir.backends.torch.lower.ops import Lowered, may_overwrite
 from nasir.ir import Graph, Port
 
 
-def overwriting(graph: Graph, nodes: Iterable[int]) -> set[int]:
-    """ReLUs and sums that may overwrite their first input: nobody else reads it, its producer's backward does not need
-    it, and what comes out has its shape."""
+def overwriting(graph: Graph, nodes: Iterable[int], over: frozenset[int]) -> set[int]:
+    """ReLUs, and sums among `over`, that may overwrite their first input: nobody else reads it, its producer's backward
+    does not need it, and what comes out has its shape."""
     outputs, types = {port.node for port in graph.outputs}, graph.infer.types
     inplace = set()
     for node_id in nodes:
@@ -26,7 +26,8 @@ def overwriting(graph: Graph, nodes: Iterable[int]) -> set[int]:
         first, *others = node.inputs
         alone = first.node not in outputs and graph.users(first.node) == (node_id,) and first not in others
         given, made = types[first], types[Port(node_id)]
-        if alone and (not others or (given.shape, given.batch) == (made.shape, made.batch)):
+        fits = not others or (node_id in over and (given.shape, given.batch) == (made.shape, made.batch))
+        if alone and fits:
             inplace.add(node_id)
     return inplace
 

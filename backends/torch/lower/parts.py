@@ -37,7 +37,7 @@ class LoweredParts(NamedWeights):
     _made: dict[int, Made]  # modules as their lowering gave them, by node id
     _places: dict[str, Places]  # containers as they were filled, by path of the block that they are in ("": none)
     _foreign: frozenset[int]  # nodes of blocks that were replaced by hand
-    _inplace: set[int]  # ReLUs and sums that overwrite their first input
+    _inplace: set[int]  # nodes that overwrite their first input
     _makers: list[nn.Module]  # modules and blocks whose results those overwrite
     _forward: Callable[..., Any]
 
@@ -46,6 +46,7 @@ class LoweredParts(NamedWeights):
         # there from the start, so that no label can take their names
         self.__dict__.update(dict.fromkeys(LOWERED))
         self.calling: Calling | None = None  # how the user's module is called that it was imported from
+        self.over: frozenset[int] = frozenset()  # nodes whose result the user's module writes over their first input
         self.channels_last = False
         self.ordinal = 0  # rewrites so far: part of the key of every random fill
         self.seed = 0

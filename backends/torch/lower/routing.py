@@ -70,8 +70,10 @@ class Route(nn.Module):
         if self.training or self.whole or not self.per_sample:
             self._note(shares, [rows] * len(ways))
             return _mixed(shares, {number: _run(way) for number, way in enumerate(ways)})
-        counts = (shares != 0).sum(0).tolist()
-        if sum(counts) != rows:  # some samples take several ways
+        taken = shares != 0
+        single = (taken.sum(1) == 1) & (shares.sum(1) == 1)
+        *counts, alone = torch.cat((taken.sum(0), single.sum(0, keepdim=True))).tolist()  # one wait for the device
+        if alone != rows:  # some samples take several ways, or parts of them
             self._note(shares, [rows if count else 0 for count in counts])
             return _mixed(shares, {n: _run(way) for n, way in enumerate(ways) if counts[n]})
         self._note(shares, counts)

@@ -77,7 +77,7 @@ def test_equal_blocks_share_one_code_object() -> None:
 def test_units_begin_with_the_relu_of_the_block_before_and_end_before_their_own() -> None:
     model = Model.from_graph(small_resnet())
     code = model.s1.get_submodule("0").code
-    assert code.index("relu(x") < code.index("conv1") and code.rstrip().endswith("return add_to")
+    assert code.index("relu(x") < code.index("conv1") and code.rstrip().endswith("return add")
 
 
 def test_same_seed_same_weights_other_seed_others() -> None:

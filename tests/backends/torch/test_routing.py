@@ -9,9 +9,10 @@ import torch
 from routed import DOUBLE, batch, force, routed, rows_of, scatter, static
 
 import nasir
-from nasir.analysis.routing import homes, macs_along, macs_of_ways, routes
+from nasir.analysis.routing import DEEPEST, homes, macs_along, macs_of_ways, routes
 from nasir.backends.torch.lower.routing import runs_seen
 from nasir.backends.torch.observe.routes import taking
+from nasir.errors import TypeRuleError
 from nasir.ir import Draft, Graph
 from nasir.passes import RemoveBlock
 from nasir.rewriting.evidence import Need
@@ -151,3 +152,58 @@ def test_a_network_without_routers_has_no_routes() -> None:
     with taking(model, 12) as taken:
         model(batch())
     assert taken.told(12) == {} and not model.observe([Need("route_shares")], batch()).measured["route_shares"]
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [
+        [[0.5, 0.5], [0.0, 0.0]],
+        [[0.5, 0.0], [0.0, 1.0]],
+        [[1.0, 1.0], [0.0, 0.0]],
+        [[2.0, -1.0], [1.0, 0.0]],
+        [[0.0, 1.0], [1.0, 0.0]],
+        [[0.0, 1.0], [0.0, 1.0]],
+    ],
+)
+def test_a_route_is_the_sum_of_shares_times_ways_whatever_the_shares(shares: list[list[float]]) -> None:
+    draft = Draft()
+    given = draft.add("input", (), "shares", shape=[2])
+    x = draft.add("input", (), "x", shape=[3])
+    ways = [draft.add("linear", x, f"way{n}", out=3) for n in range(2)]
+    draft.output(draft.add("route", (given, *ways), "route"))
+    model = nasir.Model.from_graph(draft.commit(), dtype=DOUBLE).eval()
+    p, value = torch.tensor(shares, dtype=DOUBLE), torch.randn(2, 3, dtype=DOUBLE)
+    wanted = sum(p[:, n : n + 1] * model.get_submodule(f"way{n}")(value) for n in range(2))
+    torch.testing.assert_close(model(p, value), wanted, rtol=1e-14, atol=1e-15)
+    torch.testing.assert_close(model.train()(p, value), wanted, rtol=1e-14, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("shares", "ways", "says"),
+    [
+        ([3], [[4], [4]], r"2 ways need so many shares, got 3 \(from 'x0'\)"),
+        ([1], [[4]], "chooses among 2 ways or more, got 1"),
+        ([2], [[4], [5]], r"4 \(from 'x1'\) and 5 \(from 'x2'\)"),
+        ([7, 2], [[6, 4], [6, 4]], "axis 1"),
+        ([4, 2], [[4], [4]], "too many for ways of shape"),
+        ([2, 3, 3], [[4], [4]], "shares along the last axis"),
+    ],
+)
+def test_what_cannot_be_a_route_is_told_with_its_inputs(shares: list[int], ways: list[list[int]], says: str) -> None:
+    draft = Draft()
+    inputs = [draft.add("input", (), f"x{n}", shape=shape) for n, shape in enumerate([shares, *ways])]
+    draft.output(draft.add("route", inputs, "route"))
+    with pytest.raises(TypeRuleError, match=says):
+        draft.commit()
+
+
+def test_routes_in_routes_beyond_what_python_nests_are_computed_for_all() -> None:
+    model = static((DEEPEST + 6, 1))
+    before = model(batch(2))
+    routed(model, "s1", actions=("exit",))
+    assert torch.equal(model(batch(2)), before)
+    assert max(map(len, homes(model.graph).values())) == DEEPEST
+    force(model, {"s1.exit_3.route": 1})
+    with rows_of(model) as rows:
+        model(batch(2))
+    assert sum(count > 0 for count in rows.values()) == 1 + 2 * 3 + 3  # the stem, three blocks and the next stage's
