@@ -4,8 +4,8 @@
 
 Each network has a process of its own, with a bound on time and memory. What FILE has already is left out (but for
 `--anew`), so that an interrupted run goes on where it was. Of networks with more parameters than `--most` only the
-structure is looked at, without numbers; a later run with a higher bound looks at them again. `make docs` writes the
-page.
+structure is looked at, without numbers, or a network with fewer blocks is examined in their place; a later run with a
+higher bound looks at those without numbers again. `make docs` writes the page.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import timm
 import torch
 import torchvision
 from torch import nn
+from torchvision.models.regnet import BlockParams
 
 from benchmarks.examined import examined, structure
 from benchmarks.processes import in_a_process
@@ -63,8 +64,25 @@ def maker(name: str) -> tuple[Callable[[], nn.Module], tuple[int, ...]]:
     return lambda: torchvision.models.get_model(model, **options), (3, side, side)
 
 
+def _vit_h_14() -> nn.Module:
+    return torchvision.models.VisionTransformer(224, 14, 4, 16, 1280, 5120)
+
+
+def _regnet_y_128gf() -> nn.Module:
+    widths = [528, 1056, 2904, 7392]
+    params = BlockParams([2, 1, 1, 1], widths, [264] * 4, [1.0] * 4, [2] * 4, se_ratio=0.25)
+    return torchvision.models.RegNet(params, norm_layer=partial(nn.BatchNorm2d, eps=1e-5, momentum=0.1))
+
+
+FEWER_BLOCKS: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "torchvision vit_h_14": (_vit_h_14, "4 of 32 blocks"),
+    "torchvision regnet_y_128gf": (_regnet_y_128gf, "5 of 27 blocks"),
+}
+"""Networks that are examined with fewer blocks, since they are too large; what is told of their structure is whole."""
+
+
 def looked_at(name: str, most: float) -> dict[str, Any]:
-    """The row of one network; its structure alone where it has more than `most` parameters."""
+    """The row of one network. Of one with more than `most` parameters its structure alone, or with fewer blocks."""
     make, shape = maker(name)
     try:
         with torch.device("meta"):
@@ -74,7 +92,11 @@ def looked_at(name: str, most: float) -> dict[str, Any]:
     if sum(p.numel() for p in net.parameters()) <= most:
         return examined(make, [SMALL, shape])
     graph = graph_of(net.to("meta"), torch.empty(2, *shape, device="meta"))
-    return {"input": list(shape), "params": graph.cost().params, "structure_only": True, **structure(graph, net)}
+    whole = {"params": graph.cost().params, **structure(graph, net)}
+    if name in FEWER_BLOCKS:
+        smaller, told = FEWER_BLOCKS[name]
+        return {**examined(smaller, [SMALL, shape]), **whole, "fewer_blocks": told}
+    return {"input": list(shape), **whole, "structure_only": True}
 
 
 def main() -> None:

@@ -45,8 +45,9 @@ def spec_of(layers: int, grown: bool, options: argparse.Namespace) -> str:
     """A ResNet for CIFAR-10, trained for `--epochs`; a grown one gets a block an epoch first."""
     blocks = DEPTHS[layers]
     depth, added = (1, 3 * (blocks - 1)) if grown else (blocks, 0)
-    if options.epochs <= added:
-        raise SystemExit(f"--epochs {options.epochs}: growing takes {added}; give more")
+    first = added + 1 if grown else 0  # no block is added after the last epoch of a phase
+    if options.epochs <= first:
+        raise SystemExit(f"--epochs {options.epochs}: growing takes {first}; give more")
     sgd = "optimizer: {sgd: {lr: 0.1, momentum: 0.9, weight_decay: 5.0e-4}}"
     stages = "\n".join(
         f"  - stage: {{name: s{n + 1}, block: basic, out: {16 << n}, depth: {depth}, stride: {2 if n else 1}}}"
@@ -55,7 +56,7 @@ def spec_of(layers: int, grown: bool, options: argparse.Namespace) -> str:
     where = "where: {stages: [s1, s2, s3], order: round_robin}"
     grow = f"""
   - name: grow
-    epochs: {added}
+    epochs: {first}
     {sgd}
     rules: [{{every: 1, do: {{insert-block: {{init: gaussian}}}}, {where}, at_most: {added}}}]"""
     root = f"\n  options: {{root: {options.root}}}" if options.root else ""
@@ -75,7 +76,7 @@ data:
   augment: [pad_crop, hflip]
 phases:{grow if added else ""}
   - name: train
-    epochs: {options.epochs - added}
+    epochs: {options.epochs - first}
     {sgd}
     schedule: cosine
 """

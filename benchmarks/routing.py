@@ -3,14 +3,17 @@
     python -m benchmarks.routing --out benchmarks/results/routing.json
 
 `all_on`: every sample runs through every block, so the difference from `static` is what routers and routes cost.
-`skipped`: at each block that can be skipped, another part of the samples (none, a quarter, ..., all) skips it.
-`removed`: the static network without the blocks that all samples skip, for comparison with `skipped 1.0`. `macs`: those
-that are executed for a sample in the mean. With `--cuda` on a CUDA device, in float32 with channels last.
+`skipped`: at each block that can be skipped, another part of the samples (a quarter, ..., all) skips it. `removed`: the
+static network without the blocks that all samples skip, for comparison with `skipped 1.0`. `macs`: those that are
+executed for a sample in the mean. `cpu_ratio`: the median, over the turns, of CPU seconds by those of `static` in the
+same turn, which other work on the machine disturbs least. With `--cuda` on a CUDA device, in float32.
 """
 
 from __future__ import annotations
 
+import statistics
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -75,16 +78,20 @@ def main() -> None:
         for model in models.values():
             model.use_channels_last()
 
-        def call(model: Model) -> Callable[[], None]:
+        cpu: dict[str, list[float]] = {key: [] for key in models}
+
+        def call(key: str, model: Model, cpu: dict[str, list[float]] = cpu) -> Callable[[], None]:
             def run() -> None:
+                started = time.process_time()
                 model(x)
                 if device.type == "cuda":
                     torch.cuda.synchronize()
+                cpu[key].append(time.process_time() - started)
 
             return run
 
         with torch.inference_mode():
-            times = interleaved({key: call(model) for key, model in models.items()}, TURNS)
+            times = interleaved({key: call(key, model) for key, model in models.items()}, TURNS)
             rows: dict[str, Any] = {}
             for key, model in models.items():
                 with taking(model, BATCH) as taken:
@@ -92,7 +99,9 @@ def main() -> None:
                 macs = taken.macs // BATCH if taken.rows else model.graph.cost().macs
                 rows[key] = {**summary(times[key]), "macs": macs}
         base = rows["static"]
-        for row in rows.values():
+        for key, row in rows.items():
+            pairs = zip(cpu[key], cpu["static"], strict=True)
+            row["cpu_ratio"] = round(statistics.median([own / its for own, its in pairs]), 3)
             row["macs_ratio"] = round(row["macs"] / base["macs"], 3)
             row["time_ratio"] = round(row["median_ms"] / base["median_ms"], 3)
             row["min_time_ratio"] = round(row["min_ms"] / base["min_ms"], 3)

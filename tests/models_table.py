@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ HEADER = (
     *("network", "image", "parameters", "import (s)", "opaque", "same", "free spaces", "resizable", "blocks by stage"),
     *("inserted", "pruned", "right", "optimizer"),
 )
+INSERTED = re.compile(r"\S+, (\w+), \w+")  # the stage, how the block starts, what the rewrite claims
 ROUNDING = 1e-4  # of the largest gradient
 Row = Mapping[str, Any]
 
@@ -54,7 +56,7 @@ def line(name: str, row: Row) -> list[str]:
         return [name, side, count(row["params"]) if "params" in row else "-", "no", *["-"] * (len(HEADER) - 4)]
     stages = "-".join(map(str, row["stages"].values())) or "-"
     whole = "structure_only" not in row
-    inserted = row["inserted"].split(", ") if whole else []
+    inserted = INSERTED.fullmatch(row["inserted"]) if whole else None
     return [
         name,
         side,
@@ -65,7 +67,7 @@ def line(name: str, row: Row) -> list[str]:
         f"{row['free']} of {row['spaces']}",
         f"{100 * row['resizable']:.0f} %",
         stages,
-        inserted[1] if len(inserted) == 3 and row.get("inserted_right", True) is True else "no" if whole else "-",
+        inserted[1] if inserted and row.get("inserted_right", True) is True else "no" if whole else "-",
         f"{100 * row['pruned_params']:.0f} %" if "pruned_params" in row else "no" if whole else "-",
         "says no" if said_so(row) else yes(row.get("pruned_right")),
         yes(row.get("optimizer_right")),
@@ -85,7 +87,9 @@ def reasons(rows: Mapping[str, Row]) -> dict[str, list[str]]:
                 note(f"{what}: {row[key]}", name)
         if "structure_only" in row:
             note("the structure alone was looked at, for want of time", name)
-        elif "nodes" in row:
+        if "fewer_blocks" in row:
+            note(f"examined with {row['fewer_blocks']}, since it is too large; its structure is that of all", name)
+        if "nodes" in row and "structure_only" not in row:
             if parity(row).startswith("**no**"):
                 told = ", ".join(f"{key} {row[f'parity_{key}']}" for key in ("eval", "train", "buffers", "gradients"))
                 note(f"not the same: {told}", name)
@@ -94,7 +98,7 @@ def reasons(rows: Mapping[str, Row]) -> dict[str, list[str]]:
             elif row.get("pruned_right") is not True:
                 told = "as the rewrite says" if said_so(row) else "and not right"
                 note(f"pruned, not exact, {told}: {row['pruned']}", name)
-            if len(row["inserted"].split(", ")) != 3:
+            if not INSERTED.fullmatch(row["inserted"]):
                 note(f"no block inserted: {row['inserted']}", name)
             if row["trains"] is not True:
                 note(f"does not train afterwards: {row['trains']}", name)

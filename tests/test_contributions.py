@@ -272,6 +272,19 @@ def test_path_mass_and_effective_depth() -> None:
     assert effective_depth(ratios) == pytest.approx(mean, rel=EXACT)
 
 
+def test_the_scale_at_the_end_of_a_branch_is_told() -> None:
+    graph = pyramid((2, 1), 4, size=8, options="branch_scale: 0.25")
+    found = Model.from_graph(graph).analyze_residual(images(4, 8), statistics="batch")
+    assert [item.scale for item in found.sums] == [0.25] * 3 and found.scale_mass == 1.25**3
+    assert found.sums[0].branch == pytest.approx(0.25**2, rel=1e-3)  # behind a batch norm
+    learned = Model.from_graph(pyramid((2, 1), 4, size=8, options="branch_scale: skipinit"))
+    with torch.no_grad():
+        learned.get_submodule("s1.1.scale").weight.fill_(-0.5)
+    found = learned.analyze_residual(images(4, 8))
+    assert [item.scale for item in found.sums] == [0, -0.5, 0] and found.scale_mass == 1.5
+    assert [item.ratio.median > 0 for item in found.sums] == [False, True, False]
+
+
 def test_an_analysis_goes_through_json() -> None:
     model, x = lived(small_resnet((1, 2))), images(4, 8)
     found = contributions(model, [x], torch.arange(4) % 3)

@@ -35,7 +35,8 @@ class Contribution:
     began, or was last projected or normalized, this one included.
     `ratio`: |f(x)| / |x|, `share`: |f(x)| / |x + f(x)|, of each sample (|.|: Euclidean norm over all its numbers).
     `stream`, `branch`, `total`: variance of x, f(x) and x + f(x): of each channel over samples and places, the mean
-    over the channels. `gradient`: |d loss / d (x + f(x))| of a sample, the mean over them; None without labels.
+    over the channels. `scale`: the number that f ends in, constants times a learned one; 1 where there is none.
+    `gradient`: |d loss / d (x + f(x))| of a sample, the mean over them; None without labels.
     """
 
     label: str
@@ -47,6 +48,7 @@ class Contribution:
     stream: float
     branch: float
     total: float
+    scale: float = 1.0
     gradient: float | None = None
 
     @property
@@ -84,6 +86,11 @@ class ResidualAnalysis:
         return math.prod(1 + item.ratio.median for item in self.sums)
 
     @property
+    def scale_mass(self) -> float:
+        """`path_mass` if each branch, without its scale, were as long as the stream: product of 1 + |scale|."""
+        return math.prod(1 + abs(item.scale) for item in self.sums)
+
+    @property
     def effective_depth(self) -> float:
         """Branches that a path takes, on average over all paths by weight: sum of ratio / (1 + ratio). (Our reading of
         an effective depth.)"""
@@ -114,6 +121,7 @@ class ResidualAnalysis:
             "weights": self.weights,
             "data": self.data,
             "path_mass": finite(self.path_mass),
+            "scale_mass": finite(self.scale_mass),
             "effective_depth": finite(self.effective_depth),
             "most_responsive_scale": self.most_responsive_scale,
             "response": [{"scale": scale, "response": finite(value)} for scale, value in self.response],
@@ -188,6 +196,7 @@ def _row(item: Contribution) -> dict[str, Any]:
         "variance": {name: finite(getattr(item, name)) for name in ("stream", "branch", "total")},
         "variance_share": finite(item.variance_share),
         "expected_share": item.expected_share,
+        "scale": finite(item.scale),
         "gradient": finite(item.gradient),
     }
 
@@ -203,6 +212,7 @@ def _read(row: dict[str, Any]) -> Contribution:
         _number(row["variance"]["stream"]),
         _number(row["variance"]["branch"]),
         _number(row["variance"]["total"]),
+        _number(row["scale"]),
         row["gradient"],
     )
 

@@ -9,7 +9,19 @@ from nasir.analysis.branch_scales import path_mass
 from nasir.analysis.contributions import Contribution, ResidualAnalysis
 from nasir.counted import counted
 
-HEADS = ("", "|f|/|x|", "mean", "|f|/|x+f|", "var x", "var f", "var x+f", "share of f", "1/(l+1)", "|gradient|")
+HEADS = (
+    "",
+    "|f|/|x|",
+    "mean",
+    "|f|/|x+f|",
+    "var x",
+    "var f",
+    "var x+f",
+    "share of f",
+    "1/(l+1)",
+    "scale",
+    "|gradient|",
+)
 NOTES = (
     "|f|/|x|, |f|/|x+f|: Euclidean norms of branch, stream and sum of a sample; the median over samples, and the mean",
     "var: of each channel over samples and places, the mean over channels; share of f: var f / var x+f",
@@ -52,7 +64,8 @@ def headline(analysis: ResidualAnalysis) -> str:
 def cells(analysis: ResidualAnalysis) -> list[tuple[str, ...]]:
     """A row for each sum, under `HEADS`; empty where nothing was measured."""
     several = {block for block, count in Counter(item.block for item in analysis.sums).items() if count > 1}
-    return [_row(item, item.label if item.block in several else item.block) for item in analysis.sums]
+    scaled = any(item.scale != 1 for item in analysis.sums)
+    return [_row(item, item.label if item.block in several else item.block, scaled) for item in analysis.sums]
 
 
 def summary(analysis: ResidualAnalysis) -> list[tuple[str, str]]:
@@ -62,15 +75,17 @@ def summary(analysis: ResidualAnalysis) -> list[tuple[str, str]]:
         return []
     count = len(sums)
     grown = sums[-1].total / sums[0].stream if sums[0].stream else math.nan
+    scaled = [("path mass of scales", _short(analysis.scale_mass))] if any(item.scale != 1 for item in sums) else []
     return [
         ("path mass", f"{_short(analysis.path_mass)} ({_short(path_mass(1.0, count))} at ratios of 1)"),
+        *scaled,
         ("effective depth", f"{_short(analysis.effective_depth)} of {count} branches"),
         ("variance growth", _short(grown)),
         ("most responsive scale", _short(analysis.most_responsive_scale or math.nan)),
     ]
 
 
-def _row(item: Contribution, name: str) -> tuple[str, ...]:
+def _row(item: Contribution, name: str, scaled: bool) -> tuple[str, ...]:
     return (
         f"{name} (projected)" if item.projected else name,
         _short(item.ratio.median),
@@ -81,6 +96,7 @@ def _row(item: Contribution, name: str) -> tuple[str, ...]:
         _short(item.total),
         _short(item.variance_share),
         _short(item.expected_share),
+        _short(item.scale) if scaled else "",
         "" if item.gradient is None else _short(item.gradient),
     )
 

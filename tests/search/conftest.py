@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 
 import pytest
 import searches
@@ -12,10 +11,18 @@ from postgres import Server, missing, server
 
 
 @pytest.fixture(autouse=True, scope="session")
-def newest_tables() -> None:
+def newest_tables() -> Iterator[None]:
     """Optuna imports the history of its tables each time a storage is opened, only to see which are the newest."""
-    newest = storage._VersionManager.get_head_version
-    storage._VersionManager.get_head_version = cache(lambda self: newest(self))
+    newest, known = storage._VersionManager.get_head_version, list[str]()
+
+    def remembered(self: storage._VersionManager) -> str:
+        if not known:
+            known.append(newest(self))
+        return known[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage._VersionManager, "get_head_version", remembered)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -37,6 +37,7 @@ ELSEWHERE = {
     "ungroup-branches": "passes/test_merge_branches.py",
     "place-dropout": "passes/test_place_dropout.py",
     "remove-weak-blocks": "passes/test_remove_weak_blocks.py",
+    "scale-branches": "passes/test_scale_branches.py",
     "select-blocks": "passes/test_select_blocks_laws.py",
     "shrink-widths": "passes/test_shrink_widths.py",
     "unfreeze": "passes/test_freezing.py",

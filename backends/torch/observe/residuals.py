@@ -29,6 +29,8 @@ from nasir.backends.torch.lower.module import LoweredModule
 from nasir.backends.torch.lower.stepwise import Watcher, run_stepwise
 from nasir.backends.torch.observe.logits import as_input
 from nasir.backends.torch.train.loop import evaluating
+from nasir.blocks.end_scales import end_scale
+from nasir.blocks.tail import transparent
 from nasir.counted import counted
 from nasir.errors import UsageError
 from nasir.ir import Port, ValueType
@@ -148,6 +150,7 @@ class _Meter:
         self.label = node.label
         self.places = [node.inputs.index(item.stream), node.inputs.index(item.branch)]
         self.types = [types[item.stream], types[item.branch], types[Port(item.node)]]
+        self.scale = _scale(model, item)
         self.follow = follow
         self.norms: list[Tensor] = []  # of stream, branch and sum: [N] each
         self.variances: list[Tensor] = []
@@ -179,8 +182,20 @@ class _Meter:
             of_stream,
             of_branch,
             of_total,
+            self.scale,
             gradient,
         )
+
+
+def _scale(model: LoweredModule, item: ResidualSum) -> float:
+    """The number that a branch is multiplied by at its end: the constants there, and a learned one before them."""
+    graph = model.graph
+    end = end_scale(graph, item)
+    port = graph.nodes[end.nodes[-1]].inputs[0] if end.nodes else item.branch
+    while transparent(graph.nodes[port.node]):
+        port = graph.nodes[port.node].inputs[0]
+    keys = graph.weights(port.node).values() if graph.nodes[port.node].facts.family == "scale" else ()
+    return end.factor * prod(model.tensor(key).item() for key, _ in keys)
 
 
 def _backwards(loss: Tensor, meters: Sequence[_Meter]) -> None:
