@@ -6,7 +6,8 @@ For each seed the static phase of `specs/residual/routed_cifar10_cpu.yaml` is ru
 as long and with the same teacher: `routed`, a run for each target of the expected MACs; `removed`, a run for each
 number of blocks that all stages keep; and `static`, all blocks. Each figure is of the test data: accuracy, the MACs
 that are executed for a sample in the mean, and milliseconds of a sample in batches of 128, by turns. Runs that are
-there are taken as they are, so a study that was ended goes on. `--tiny`: a minute on generated images, to see it work.
+there are taken as they are, so a study that was ended goes on. `--subset S`: with a share of the training images.
+`--tiny`: a minute on generated images, to see it work.
 """
 
 from __future__ import annotations
@@ -48,10 +49,12 @@ def argument(name: str, default: str) -> str:
     return sys.argv[sys.argv.index(name) + 1] if name in sys.argv else default
 
 
-def specs(seed: int, base: Path, tiny: bool) -> dict[str, dict[str, Any]]:
+def specs(seed: int, base: Path, subset: float, tiny: bool) -> dict[str, dict[str, Any]]:
     """The static run, and those that go on from it in the folder `base`."""
     spec = yaml.safe_load(SPEC.read_text())
     spec["seed"] = seed
+    if subset < 1:
+        spec["data"]["subset"] = subset
     if tiny:
         spec["data"], spec["input"] = TINY, {"image": [3, 16, 16]}
         for phase in spec["phases"]:
@@ -117,10 +120,11 @@ def measured(models: dict[str, Model], batches: list[tuple[Tensor, Tensor]]) -> 
 
 def main() -> None:
     folder, tiny = Path(argument("--folder", "runs/routed_cifar10")).resolve(), "--tiny" in sys.argv
-    figures: dict[str, Any] = {}
+    subset = float(argument("--subset", "1"))
+    figures: dict[str, Any] = {"subset": subset}
     for seed in range(int(argument("--seeds", "3"))):
         base = folder / f"seed_{seed}" / "base"
-        made = specs(seed, base, tiny)
+        made = specs(seed, base, subset, tiny)
         runs = {name: ended(base.with_name(name.replace(" ", "_")), spec) for name, spec in made.items()}
         figures[f"seed_{seed}"] = measured(
             {name: network(run) for name, run in runs.items()}, test_batches(made["base"])
