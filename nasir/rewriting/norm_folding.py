@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasir.analysis.statistics import MEAN, VARIANCE
+from nasir.errors import Decline
 from nasir.ir import Draft, Graph, Node, Port
 from nasir.ir.source import AxisTake, Blob, Key, Source, Take
 from nasir.ir.space import size_of
@@ -73,7 +74,10 @@ def _map(graph: Graph, norm: int, seen: Evidence) -> _Map:
         key, _ = weights[name]
         return np.asarray(seen.weight(graph.nodes[key.node].label, key.slot), dtype=np.float64)
 
-    inverse = 1.0 / np.sqrt(held(VARIANCE) + graph.nodes[norm].attrs["eps"])
+    node, variance = graph.nodes[norm], held(VARIANCE)
+    if not bool((variance + node.attrs["eps"] > 0.0).all()):
+        raise Decline(f"'{node.label}' divides by 0: a running variance of it is 0, and so is its eps")
+    inverse = 1.0 / np.sqrt(variance + node.attrs["eps"])
     return _Map(inverse, inverse * held(WEIGHT) if WEIGHT in weights else inverse, held(MEAN))
 
 

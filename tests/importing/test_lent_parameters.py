@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -37,6 +39,15 @@ class Failing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.layer(x) @ self.layer.weight.t()
         raise ValueError(f"of {y.shape}")
+
+
+class Uncopyable(nn.Module):
+    """Holds what cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.lock = threading.Lock()
 
 
 def test_copies_take_no_memory_before_they_are_written() -> None:
@@ -83,7 +94,7 @@ def test_parameters_in_the_memory_of_others_are_copied() -> None:
     assert float(parameter.detach()[0, 0]) == 3.0
 
 
-@pytest.mark.parametrize("kind", [Writing, Failing])
+@pytest.mark.parametrize("kind", [Writing, Failing, Uncopyable])
 def test_a_run_that_is_refused_leaves_the_module_as_it_was(kind: type[nn.Module]) -> None:
     module = kind()
     before = {name: (tensor.data_ptr(), tensor.clone()) for name, tensor in module.state_dict().items()}

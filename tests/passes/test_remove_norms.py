@@ -114,6 +114,13 @@ def test_a_frozen_norm_is_folded_and_one_that_no_layer_takes_stays_as_it_is() ->
         RemoveNorms().attempt(graph, WHOLE, TestRemoveNormsContract().evidence(graph))
 
 
+def test_a_variance_of_zero_is_refused() -> None:
+    model = Model.from_graph(layers("conv2d", IMAGE, {"eps": 0.0}, out=3, kernel=1))
+    model.state_dict()["norm.running_var"][1] = 0.0
+    with pytest.raises(Decline, match="'norm' divides by 0: a running variance of it is 0, and so is its eps"):
+        RemoveNorms().attempt(model.graph, "norm", model.observe(RemoveNorms.needs))
+
+
 REASONS = {
     "grouped transposed": (
         layers("conv_transpose2d", IMAGE, {}, out=6, kernel=2, groups=2),

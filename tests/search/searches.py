@@ -50,6 +50,7 @@ search:
 """
 
 
+@cache
 def spec(search: str = "trials: 3", text: str = SPEC) -> SearchSpec:
     """The small spec with a search section, given in one line or several."""
     lines = [f"  {line}\n" for line in search.splitlines()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -105,7 +106,7 @@ def test_a_grid_grows_into_the_whole_whatever_its_seed_and_its_order_of_keys(tmp
 
 def test_a_grid_over_a_continuum_is_refused(tmp_path: Path) -> None:
     study = make(tmp_path)
-    object.__setattr__(study.spec, "search", spec("sampler: grid", GRID).search)
+    study.spec = replace(study.spec, search=spec("sampler: grid", GRID).search)
     with pytest.raises(UsageError, match="grid"):
         study.add_points(5)
 

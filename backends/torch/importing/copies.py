@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nasir.backends.torch.importing.leaves import attributes_of
-from nasir.backends.torch.importing.lending import lent
+from nasir.backends.torch.importing.lending import lent, part
 from nasir.backends.torch.importing.names import class_name
 from nasir.errors import NasirError, NasirWarning
 
@@ -26,7 +26,8 @@ def fresh_copy(module: nn.Module, training: bool, meta: bool = False, borrowing:
     memory. `borrowing`: its parameters take none before they are written (see `lent`). Raises NasirError for modules
     that cannot be copied.
     """
-    memo: dict[int, Any] = {**lent(module.parameters())} if borrowing else {}
+    borrowed = lent(module.parameters()) if borrowing else {}
+    memo: dict[int, Any] = {**borrowed}
     if meta:
         for parameter in module.parameters():
             memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
@@ -44,6 +45,7 @@ def fresh_copy(module: nn.Module, training: bool, meta: bool = False, borrowing:
     try:
         twin = copy.deepcopy(module, memo)
     except Exception as error:
+        part(borrowed.values())  # whoever keeps the error keeps them
         raise NasirError(
             f"record: the module ({class_name(type(module))}) cannot be copied ({type(error).__name__}: {error}); runs "
             "are made on copies, so that it stays as it is: let copy.deepcopy(module) work"

@@ -15,12 +15,12 @@ from nasir.backends.torch.lower.network import (
     Unit,
     attach,
     children_of,
-    overwriting,
     schedule,
     signature,
     trace_unit,
 )
 from nasir.backends.torch.lower.ops import Lowered, lower_op
+from nasir.backends.torch.lower.overwriting import overwriting
 from nasir.backends.torch.lower.parts import CODE, LoweredParts, LoweredUnit, Places, is_generated
 from nasir.backends.torch.lower.twins import take_values, twin_of
 from nasir.errors import RunError
@@ -93,9 +93,18 @@ def build(
             attach(model, graph.nodes[step].label, single)
     code, scope = write_top(graph, steps, lowered, inplace)
     exec(compile(code, "<nasir network>", "exec"), scope)
+    written = {graph.nodes[node_id].inputs[0] for node_id in inplace}
+    makers = [lowered[port.node] for port in written if isinstance(lowered.get(port.node), nn.Module)]
+    makers += [block for unit, _, block in units.values() if not written.isdisjoint(unit.outputs)]
     # plain attributes, outside nn.Module's registries: none of these is a child
     model.__dict__.update(
-        graph=graph, _lowered=lowered, _units=units, _inplace=inplace, _forward=scope["forward"], code=code
+        graph=graph,
+        _lowered=lowered,
+        _units=units,
+        _inplace=inplace,
+        _forward=scope["forward"],
+        code=code,
+        _makers=makers,
     )
     model.__dict__.update(_made=made, _places=filled_places(model, old), _foreign=foreign_nodes(model))
 

@@ -10,6 +10,7 @@ from nasir.analysis.routing import Home, Way, homes
 from nasir.backends.torch.lower.modes import assign
 from nasir.backends.torch.lower.network import Step, Unit
 from nasir.backends.torch.lower.ops import Call, Lowered
+from nasir.backends.torch.lower.overwriting import apart
 from nasir.ir import Graph, Port, op_named
 from nasir.ir.modes import reads_of
 from nasir.ir.types import Mode
@@ -53,20 +54,26 @@ def write_top(
 
     Written directly: tracing it through fx again at every rewrite took most of the time of inserting a block.
     """
-    scope: dict[str, Any] = {}
+    scope: dict[str, Any] = {"apart": apart}
     names = {Port(node_id): f"x{index or ''}" for index, node_id in enumerate(graph.inputs)}
     rows: list[Row] = []
     home = homes(graph)
+    made_of: dict[Port, tuple[Port, ...]] = {}  # what modules and blocks read that a value is made by
     assigned = {node.inputs[0].node: n for n, node in graph.nodes.items() if node.facts.family == "assign"}
     for step in steps:
         if isinstance(step, Unit):
             mode, several = _mode(graph, step.nodes[-1]), len(step.outputs) > 1
             at = home.get(step.nodes[-1], ())
+            rows += _kept_apart(graph, step.nodes, inplace, made_of, mode, at)
+            made_of |= dict.fromkeys(step.outputs, step.inputs)
             rows.append(Row(f"{_attribute(step.path)}(", ")", step.inputs, step.outputs, several, mode, home=at))
         elif step not in graph.inputs:
             node, call, mode = graph.nodes[step], lowered.get(step), _mode(graph, step)
             several = op_named(node.op).several
             results, at = tuple(_outputs(graph, step)) if several else (Port(step),), home.get(step, ())
+            rows += _kept_apart(graph, (step,), inplace, made_of, mode, at)
+            if not isinstance(call, Call):
+                made_of |= dict.fromkeys(results, node.inputs)
             if node.facts.family == "mode":
                 rows.append(Row("", "", node.inputs, results, several, mode, reads_of(node), home=at))
             elif isinstance(call, Call):
@@ -86,6 +93,20 @@ def write_top(
         for slot in graph.weights(held)
     ]
     return _source(graph, rows, names, ends), scope
+
+
+def _kept_apart(
+    graph: Graph,
+    nodes: Iterable[int],
+    inplace: Collection[int],
+    made_of: Mapping[Port, tuple[Port, ...]],
+    mode: Mode | None,
+    home: Home,
+) -> Iterator[Row]:
+    """What `nodes` are about to write over, apart from what it was made of."""
+    for port in [graph.nodes[node_id].inputs[0] for node_id in nodes if node_id in inplace]:
+        if made_of.get(port) and graph.infer.types[port].batch:
+            yield Row("apart(", ")", (port, *made_of[port]), (port,), False, mode, home=home)
 
 
 def _outputs(graph: Graph, node_id: int) -> Iterator[Port]:

@@ -20,7 +20,8 @@ from typing import Any
 
 from torch import fx, nn
 
-from nasir.backends.torch.lower.ops import Call, Lowered, may_overwrite
+from nasir.backends.torch.lower.ops import Call, Lowered
+from nasir.backends.torch.lower.overwriting import apart, passed_on
 from nasir.errors import NasirWarning, UsageError
 from nasir.ir import Graph, Port, op_named
 
@@ -166,7 +167,12 @@ class Tracer:
         inputs = tuple([self.values[port] for port in node.inputs])
         lowered = self.lowered[node_id]
         if isinstance(lowered, Call):
-            call = lowered.overwriting if inplace else lowered
+            call = lowered
+            if inplace:
+                call, sources = lowered.overwriting, passed_on(self.graph, self.lowered, node.inputs[0])
+                if sources and all(port in self.values for port in sources):
+                    value = self.fx.call_function(apart, (inputs[0], *[self.values[port] for port in sources]))
+                    inputs = (value, *inputs[1:])
             first: tuple[Any, ...] = (list(inputs),) if call.listed else inputs
             value = self.fx.call_function(call.target, (*first, *call.args), dict(call.kwargs))
         else:
@@ -188,25 +194,6 @@ class Tracer:
         values = tuple([self.values[port] for port in ports])
         self.fx.output(values[0] if len(values) == 1 else values)
         return self.fx
-
-
-def overwriting(graph: Graph, nodes: Iterable[int], over: frozenset[int]) -> set[int]:
-    """ReLUs, and sums among `over`, that may overwrite their first input: nobody else reads it, its producer's backward
-    does not need it, and what comes out has its shape. (A hook may keep what a layer puts out, so that other sums do
-    not.)"""
-    outputs, types = {port.node for port in graph.outputs}, graph.infer.types
-    inplace = set()
-    for node_id in nodes:
-        node = graph.nodes[node_id]
-        if not node.inputs or not may_overwrite(node.op, graph.nodes[node.inputs[0].node].op):
-            continue
-        first, *others = node.inputs
-        alone = first.node not in outputs and graph.users(first.node) == (node_id,) and first not in others
-        given, made = types[first], types[Port(node_id)]
-        fits = not others or (node_id in over and (given.shape, given.batch) == (made.shape, made.batch))
-        if alone and fits:
-            inplace.add(node_id)
-    return inplace
 
 
 def signature(graph: Graph, unit: Unit, lowered: Mapping[int, Lowered], inplace: set[int]) -> tuple[Any, ...]:

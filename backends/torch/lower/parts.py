@@ -12,10 +12,11 @@ from nasir.backends.torch.lower.made import Made, refuse
 from nasir.backends.torch.lower.naming import NamedWeights
 from nasir.backends.torch.lower.network import BlockCode, Unit
 from nasir.backends.torch.lower.ops import Lowered
+from nasir.backends.torch.lower.overwriting import heard, keeping
 from nasir.errors import GraphError, UsageError
 from nasir.transfer import Key
 
-LOWERED = ("graph", "code", "_lowered", "_units", "_made", "_places", "_foreign", "_inplace", "_forward")
+LOWERED = ("graph", "code", "_lowered", "_units", "_made", "_places", "_foreign", "_inplace", "_makers", "_forward")
 Children: TypeAlias = dict[str, nn.Module | None]
 Places: TypeAlias = dict[str, tuple[nn.Module, Children]]  # by path: a container or block, and what was put into it
 LoweredUnit: TypeAlias = tuple[Unit, Any, nn.Module]  # what runs, its signature, its module
@@ -37,6 +38,7 @@ class LoweredParts(NamedWeights):
     _places: dict[str, Places]  # containers as they were filled, by path of the block that they are in ("": none)
     _foreign: frozenset[int]  # nodes of blocks that were replaced by hand
     _inplace: set[int]  # nodes that overwrite their first input
+    _makers: list[nn.Module]  # modules and blocks whose results those overwrite
     _forward: Callable[..., Any]
 
     def __init__(self) -> None:
@@ -59,9 +61,15 @@ class LoweredParts(NamedWeights):
     def forward(self, *inputs: Any, **named: Any) -> Any:
         calling = self.calling
         if calling is None or (calling.plain and not named and len(inputs) == len(calling.interface.batched)):
-            return self._forward(self, *inputs, **named)
+            return self._run(*inputs, **named)
         bound = calling.bound(inputs, named)
-        return calling.packed(self._forward(self, *bound), bound, self.training)
+        return calling.packed(self._run(*bound), bound, self.training)
+
+    def _run(self, *inputs: Any, **named: Any) -> Any:
+        if heard(self._makers):
+            with keeping():
+                return self._forward(self, *inputs, **named)
+        return self._forward(self, *inputs, **named)
 
     def tensor(self, key: Key) -> Tensor:
         """The parameter or buffer of a (node id, slot); raises GraphError when there is none."""

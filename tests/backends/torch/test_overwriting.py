@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +13,10 @@ from torch import Tensor, nn
 
 import nasir
 from nasir.backends.torch import Model
-from nasir.backends.torch.lower.network import overwriting
 from nasir.backends.torch.lower.ops import add_all, add_to
+from nasir.backends.torch.lower.overwriting import overwriting
 from nasir.ir import Draft, Graph
+from tests.networks import small_resnet
 
 
 def residual(branch: str = "batch_norm", sides: str = "branch first", tail: str = "relu") -> Graph:
@@ -106,7 +109,9 @@ def test_outputs_gradients_and_what_hooks_see_are_those_of_the_module(over: bool
     results = []
     for network in (module, model, twin):
         seen: list[Tensor] = []
-        network.get_submodule("last").register_forward_hook(lambda layer, args, out, seen=seen: seen.append(out))
+        network.get_submodule("last").register_forward_hook(
+            lambda layer, args, out, seen=seen: seen.append(out.clone())
+        )
         y = network(given)
         y.square().sum().backward()
         results.append([y, *seen, *[parameter.grad for parameter in network.parameters()], *network.buffers()])
@@ -122,17 +127,82 @@ def test_a_rewrite_leaves_the_sums_that_overwrite_as_they_were() -> None:
     assert before and before <= model._inplace
 
 
-def test_what_hooks_keep_of_a_network_that_nasir_built_stays_as_it_is() -> None:
-    model, kept = Model.from_graph(residual(), seed=0), list[tuple[Tensor, Tensor]]()
-    assert {model.graph.nodes[node_id].label for node_id in model._inplace} == {"stem_relu", "out"}
-    model.get_submodule("last").register_forward_hook(lambda layer, args, out: kept.append((out, out.clone())))
-    model(torch.randn(2, 3, 8, 8))
-    assert torch.equal(*kept[0])
-
-
 def test_sums_of_several_types_are_those_of_torch() -> None:
     half, full = torch.randn(3, dtype=torch.bfloat16), torch.randn(3)
     for values in ((half, full), (full, half), (half, half, full), (half, half)):
         wanted = add_all(*values)
         got = add_to(values[0].clone(), *values[1:])
         assert got.dtype == wanted.dtype and torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_a_layer_that_gives_back_what_it_reads_is_not_written_over(training: bool, mode: Callable[[], Any]) -> None:
+    draft = Draft()
+    x = draft.add("conv2d", draft.add("input", (), "x", shape=[3, 8, 8]), "stem", out=4, kernel=1)
+    total = draft.add("add", (draft.add("batch_norm", x, "last"), x), "sum")
+    bent = draft.add("relu", draft.add("batch_norm", x, "first"), "bent")
+    draft.output(draft.add("add", (draft.add("add", (x, total), "both"), bent), "all"))
+    model = Model.from_graph(draft.commit(), seed=0).train(training)
+    assert "bent" in {model.graph.nodes[node_id].label for node_id in model._inplace}
+    model.last, model.first = nn.Identity(), View()
+    given = torch.randn(2, 3, 8, 8)
+    with mode():
+        stem = model.stem(given)
+        assert torch.equal(model(given), stem + (stem + stem) + torch.relu(stem))
+
+
+class View(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+
+def test_what_a_hook_keeps_of_a_layer_or_block_stays_as_it_was() -> None:
+    model = Model.from_graph(small_resnet(), seed=0)
+    kept: dict[str, Tensor] = {}
+    copies: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            kept[name], copies[name] = output, output.clone()
+
+        return hook
+
+    given = torch.randn(2, 3, 8, 8)
+    without = copy.deepcopy(model)(given)
+    layers = {name: module for name, module in model.named_modules() if not module._modules}
+    for name, module in {**layers, **model.units}.items():
+        module.register_forward_hook(keep(name))
+    assert torch.equal(model(given), without)
+    assert len(kept) > 10
+    for name, value in kept.items():
+        assert torch.equal(value, copies[name]), name
+
+
+def test_a_backward_hook_of_a_layer_that_a_sum_follows_runs() -> None:
+    model = Model.from_graph(residual(), seed=0)
+    seen: list[Tensor] = []
+    model.last.register_full_backward_hook(lambda module, given, made: seen.append(made[0]))
+    model(torch.randn(2, 3, 8, 8)).sum().backward()
+    assert seen[0].shape == (2, 4, 8, 8)
+
+
+@pytest.mark.parametrize("replaced", ["identity", "hook", "backward hook"])
+def test_what_layers_of_an_imported_module_put_out_is_kept_apart(replaced: str) -> None:
+    module = Residual(over=True)
+    model = nasir.from_module(copy.deepcopy(module), torch.randn(2, 3, 8, 8))
+    assert any(model.graph.nodes[node_id].facts.adds for node_id in model._inplace)
+    kept: list[tuple[Tensor, Tensor]] = []
+    if replaced == "identity":
+        model.conv, model.last = nn.Identity(), nn.Identity()
+    elif replaced == "hook":
+        model.last.register_forward_hook(lambda layer, args, out: kept.append((out, out.clone())))
+    else:
+        model.last.register_full_backward_hook(lambda layer, given, made: kept.append((made[0], made[0].clone())))
+    given = torch.randn(4, 3, 8, 8)
+    y = model(given)
+    y.sum().backward()
+    assert replaced == "identity" or (len(kept) == 1 and torch.equal(*kept[0]))
+    if replaced == "identity":
+        stem = torch.relu(model.stem(given))
+        assert torch.equal(y, model.fc((stem + stem).mean((2, 3))))
