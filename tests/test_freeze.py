@@ -183,7 +183,7 @@ def test_a_phase_freezes_for_its_own_length(tmp_path: Path) -> None:
 
     steps = sorted((tmp_path / "run" / "checkpoints").glob("step_*"), key=lambda p: int(p.name[5:]))
     before, after = (load_file(step / "model.safetensors") for step in steps[-2:])
-    fresh = Model.from_graph(nasir.api.build(nasir.api.load_spec(tmp_path / "tiny.yaml")), 3).state_dict()
+    fresh = Model.from_graph(nasir.build(nasir.load_spec(tmp_path / "tiny.yaml")), 3).state_dict()
     for name, tensor in before.items():
         held = name.startswith(("conv1", "s1"))
         still = torch.equal(tensor, fresh[name]) if name in fresh else True

@@ -23,6 +23,7 @@ from nasir.passes.insert_block import InsertBlock
 from nasir.passes.insert_random_block import InsertRandomBlock
 from nasir.passes.remove_block import RemoveBlock
 from nasir.passes.split_branches import SplitBranches
+from nasir.records import EpochRecord
 from nasir.rewriting.rewrite import REMARK
 from nasir.running.replay import compare
 from nasir.spec import loads_spec
@@ -251,7 +252,7 @@ def test_a_silent_block_is_exact_in_training_too() -> None:
 def test_a_killed_run_goes_on_with_the_same_draws(tmp_path: Path) -> None:
     path = write_spec(tmp_path, SPEC.replace("block: basic,", "block: basic, stochastic_depth: {linear: 0.4},"))
     whole = nasir.api.run(path, tmp_path / "whole")
-    second = [record.n for record in whole.journal if record.kind == "epoch"][1]
+    second = [record.n for record in whole.journal if isinstance(record, EpochRecord)][1]
     killed_and_resumed(path, tmp_path / "killed", second)
     assert compare(whole.journal, RunDirectory.open(tmp_path / "killed").effective()) == []
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")

@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema, model_validator
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    GetJsonSchemaHandler,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from nasir.errors import OptionError
-from nasir.options import kind_of
+from nasir.options import kind_of, ranges
 from nasir.options.declared import NONE
 from nasir.options.ranges import Count, Positive, Share
 from nasir.policy import plans
@@ -246,6 +256,10 @@ class Warmup(Strict):
 
     epochs: EpochLength
     start: Share = 0.0
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [kind_of(ranges.EpochLength).schema(), handler(schema)]}
 
 
 def as_warmup(value: Any) -> Any:

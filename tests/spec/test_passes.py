@@ -98,6 +98,7 @@ NEEDED: dict[str, dict[str, Any]] = {  # options without which a pass does not k
     "prune-channels": {"fraction": 0.5},
     "widen": {"factor": 1.5, "noise": 0.01},
     "expand-to-budget": {"budget": 1e6},
+    "scale-branches": {"to": "1/n"},
 }
 
 

@@ -72,11 +72,11 @@ def apart(value: Tensor, *sources: Tensor) -> Tensor:
     for source in sources:
         if value is source:
             return value.clone()
-    if value._base is not None or (torch.is_inference_mode_enabled() and _shared(value, sources)):
+    if value._base is not None or (not torch.compiler.is_compiling() and _shared(value, sources)):
         return value.clone()
     return value
 
 
 def _shared(value: Tensor, sources: tuple[Tensor, ...]) -> bool:
     """Whether a value lies in the memory of one of `sources`; views made in inference mode do not say so."""
-    return any(value.data_ptr() == source.data_ptr() for source in sources)
+    return torch.is_inference_mode_enabled() and any(value.data_ptr() == source.data_ptr() for source in sources)

@@ -66,6 +66,8 @@ def test_every_kind_of_evidence_is_measured(kind: str, dtype: torch.dtype) -> No
     elif kind == "residual_ratio":
         assert [*evidence.measured[kind]] == [graph.nodes[item.node].label for item in residual_sums(graph)]
         assert all(0 < evidence.residual_ratio(label) < 100 for label in evidence.measured[kind])
+    elif kind == "route_shares":
+        assert evidence.measured[kind] == {}, "of a network without routes"
     elif kind == "weights":
         assert set(evidence.measured[kind]) == set(model.state_dict())
         for name in evidence.measured[kind]:
