@@ -37,8 +37,8 @@ def residual_sums(graph: Graph, block: str | None = None) -> tuple[ResidualSum, 
     if block is not None:
         return tuple(reversed([*_upwards(graph, graph.regions[block])]))
     paths = [region.path for region in graph.blocks]
-    inner = [region for region in graph.blocks if not any(path.startswith(f"{region.path}.") for path in paths)]
-    return tuple(found for region in inner for found in residual_sums(graph, region.path))
+    outer = {path[:end] for path in paths for end, letter in enumerate(path) if letter == "."}
+    return tuple(found for path in paths if path not in outer for found in residual_sums(graph, path))
 
 
 def residual_depth(graph: Graph) -> int:
